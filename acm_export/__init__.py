@@ -1,0 +1,3 @@
+"""Transformers with Adaptive Computation Modules, from a trained checkpoint to the device."""
+
+__version__ = "0.1.0"

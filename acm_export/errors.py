@@ -1,0 +1,52 @@
+"""The exceptions of acm-export: one tree, one subclass for each stop of the line."""
+
+from __future__ import annotations
+
+
+class AcmError(Exception):
+    """Something the user can act on.
+
+    Args:
+        message: What is wrong, with both the value found and the value expected.
+        hint: What to do about it.
+    """
+
+    exit_code = 1
+
+    def __init__(self, message: str, hint: str | None = None) -> None:
+        super().__init__(message)
+        self.hint = hint
+
+
+class UsageError(AcmError):
+    """The call itself contradicts what it is applied to."""
+
+    exit_code = 2
+
+
+class MissingDependencyError(AcmError):
+    """An optional package is needed and not installed."""
+
+
+class OpError(AcmError, ValueError):
+    """Inputs or attributes that GatedLearners does not accept (docs/op.md)."""
+
+
+class CheckpointError(AcmError):
+    """A checkpoint cannot be read, or contradicts itself or the flags it is read with."""
+
+
+class ExportError(AcmError):
+    """A model cannot be turned into the ONNX graph that was asked for."""
+
+
+class ModelFileError(AcmError):
+    """An ONNX file is broken, unsafe, or not one of ours."""
+
+
+class VerificationError(AcmError):
+    """An ONNX file does not compute what its checkpoint computes."""
+
+
+class OutputError(AcmError):
+    """A result cannot be written. What stood at the destination before is untouched."""

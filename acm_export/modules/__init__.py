@@ -1,0 +1,7 @@
+"""ACM layers in PyTorch: learners, gate, and the torch op that runs them."""
+
+from acm_export.modules.gate import Gate
+from acm_export.modules.gated_learners import gated_learners
+from acm_export.modules.layer import ACMLayer, ACMSpec, acm_layers
+
+__all__ = ["ACMLayer", "ACMSpec", "Gate", "acm_layers", "gated_learners"]

@@ -1,0 +1,29 @@
+"""Tensors that stay float32 when a model is moved to another dtype."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import torch
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+
+def keeping_float32(fn: Callable[[torch.Tensor], torch.Tensor]) -> Callable[[torch.Tensor], torch.Tensor]:
+    """Wrap what ``Module.to``/``half``/``cuda`` applies to a tensor: devices change, float32 values do not.
+
+    Args:
+        fn: The function that ``torch.nn.Module._apply`` was given.
+
+    Returns:
+        A function that moves a float32 tensor where ``fn`` moves it, without rounding it.
+    """
+
+    def apply(tensor: torch.Tensor) -> torch.Tensor:
+        moved = fn(tensor)
+        if tensor.dtype == torch.float32 and moved.dtype != torch.float32:
+            return tensor.to(moved.device)
+        return moved
+
+    return apply

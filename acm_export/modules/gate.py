@@ -1,0 +1,43 @@
+"""The gate: scores how many learners a token needs."""
+
+from __future__ import annotations
+
+from itertools import pairwise
+from typing import TYPE_CHECKING, Any
+
+import torch
+from torch import nn
+
+from acm_export.modules.activations import activation_fn
+from acm_export.modules.float32 import keeping_float32
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Sequence
+
+
+class Gate(nn.Module):
+    """One or several linear maps, with or without an activation between them; always float32.
+
+    The decision which learners run must not depend on the dtype of the model, and a gate is about 1% of its FLOPs:
+    parameters stay float32 through ``.half()`` and ``.to(dtype)``, and inputs are cast up.
+
+    Args:
+        dims: Input width, hidden widths, number of choices: ``(D, ..., C)``.
+        activation: Applied between the linear maps; ``identity`` for none.
+    """
+
+    def __init__(self, dims: Sequence[int], activation: str = "identity") -> None:
+        super().__init__()
+        self.dims = tuple(dims)
+        self.activation = activation
+        self.linears = nn.ModuleList(nn.Linear(a, b, dtype=torch.float32) for a, b in pairwise(dims))
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        """Score tokens ``[..., D]`` of any float dtype: gate logits ``[..., C]``, float32."""
+        z = self.linears[0](x.float())
+        for linear in self.linears[1:]:
+            z = linear(activation_fn(self.activation)(z))
+        return torch.as_tensor(z)
+
+    def _apply(self, fn: Callable[[torch.Tensor], torch.Tensor], recurse: bool = True) -> Any:  # noqa: FBT001, FBT002
+        return super()._apply(keeping_float32(fn), recurse)

@@ -1,0 +1,116 @@
+"""``acm::gated_learners``: the operator as one PyTorch op, with an implementation that skips idle learners.
+
+One op, not a composition, so that ``torch.export`` keeps it whole and ``torch.compile`` does not look inside.
+"""
+
+from __future__ import annotations
+
+import torch
+
+from acm_export.errors import OpError
+from acm_export.modules.activations import activation_fn
+from acm_export.op.schema import infer_shapes
+from acm_export.op.signature import INPUTS, Signature
+
+DTYPES = (torch.float32, torch.float16, torch.bfloat16)
+
+
+@torch.library.custom_op("acm::gated_learners", mutates_args=())
+def gated_learners(
+    x: torch.Tensor,
+    gate_logits: torch.Tensor,
+    thresholds: torch.Tensor,
+    w1: torch.Tensor,
+    b1: torch.Tensor,
+    w2: torch.Tensor,
+    b2: torch.Tensor,
+    num_learners: int,
+    min_learners: int,
+    activation: str,
+) -> tuple[torch.Tensor, torch.Tensor]:
+    """Run learners 1..count of every token and sum them (docs/op.md).
+
+    Args:
+        x: ``[..., D]``, float32, float16 or bfloat16 (T).
+        gate_logits: ``[..., C]``, float32.
+        thresholds: ``[N]``, float32.
+        w1: ``[D, N*h]``, T.
+        b1: ``[N*h]``, T.
+        w2: ``[N*h, D]``, T.
+        b2: ``[N+1, D]``, T; row k is the whole output bias of a token with count k.
+        num_learners: N.
+        min_learners: Learners that always run.
+        activation: One of :data:`acm_export.op.ACTIVATIONS`.
+
+    Returns:
+        y ``[..., D]``, T, and counts ``[...]``, int32. Hidden values are rounded to T; sums are float32.
+
+    Raises:
+        OpError: Shapes, dtypes or attributes that docs/op.md does not allow, with both values.
+    """
+    _check((x, gate_logits, thresholds, w1, b1, w2, b2), Signature(num_learners, min_learners, activation))
+    counts = learner_counts(gate_logits, thresholds, min_learners)
+    rows, row_counts = x.reshape(-1, x.shape[-1]), counts.reshape(-1)
+    order = torch.argsort(row_counts, descending=True, stable=True)
+    totals = (row_counts.unsqueeze(1) > torch.arange(num_learners, device=x.device)).sum(0).tolist()
+    sorted_rows = rows[order]
+    sums = b2[row_counts[order]].float()
+    hidden = w1.shape[1] // num_learners
+    act = activation_fn(activation)
+    for learner, total in enumerate(totals):
+        if total == 0:
+            break
+        part = slice(learner * hidden, (learner + 1) * hidden)
+        up = torch.addmm(b1[part].float(), sorted_rows[:total].float(), w1[:, part].float())
+        sums[:total] += act(up).to(x.dtype).float() @ w2[part].float()
+    y = torch.empty_like(rows)
+    y[order] = sums.to(x.dtype)
+    return y.reshape(x.shape), counts
+
+
+@gated_learners.register_fake
+def _(
+    x: torch.Tensor,
+    gate_logits: torch.Tensor,
+    thresholds: torch.Tensor,  # noqa: ARG001
+    w1: torch.Tensor,  # noqa: ARG001
+    b1: torch.Tensor,  # noqa: ARG001
+    w2: torch.Tensor,  # noqa: ARG001
+    b2: torch.Tensor,  # noqa: ARG001
+    num_learners: int,  # noqa: ARG001
+    min_learners: int,  # noqa: ARG001
+    activation: str,  # noqa: ARG001
+) -> tuple[torch.Tensor, torch.Tensor]:
+    y = torch.empty_like(x, memory_format=torch.contiguous_format)
+    return y, gate_logits.new_empty(gate_logits.shape[:-1], dtype=torch.int32)
+
+
+def margins(gate_logits: torch.Tensor) -> torch.Tensor:
+    """Margins ``[..., C - 1]`` of gate logits ``[..., C]``, float32; NaN where any logit of the token is NaN."""
+    choices = gate_logits.shape[-1]
+    if choices == 1:
+        return gate_logits.new_empty((*gate_logits.shape[:-1], 0))
+    lower = torch.cummax(gate_logits, -1).values[..., :-1]
+    upper = torch.cummax(gate_logits.flip(-1), -1).values.flip(-1)[..., 1:]
+    nan = gate_logits.isnan().any(-1, keepdim=True)
+    return torch.where(nan, torch.nan, upper - lower)
+
+
+def learner_counts(gate_logits: torch.Tensor, thresholds: torch.Tensor, min_learners: int) -> torch.Tensor:
+    """Counts ``[...]``, int32: ``min_learners`` plus the longest prefix of learners whose margin is above τ."""
+    runs = margins(gate_logits) > thresholds[min_learners:]
+    return (min_learners + runs.int().cumprod(-1).sum(-1)).int()
+
+
+def _check(tensors: tuple[torch.Tensor, ...], signature: Signature) -> None:
+    infer_shapes([list(tensor.shape) for tensor in tensors], signature)
+    named = dict(zip(INPUTS, tensors, strict=True))
+    dtype = named["x"].dtype
+    if dtype not in DTYPES:
+        raise OpError(f"x is {dtype}, expected one of {', '.join(map(str, DTYPES))}")
+    for name in ("w1", "b1", "w2", "b2"):
+        if named[name].dtype != dtype:
+            raise OpError(f"{name} is {named[name].dtype} but x is {dtype}; they must be equal")
+    for name in ("gate_logits", "thresholds"):
+        if named[name].dtype != torch.float32:
+            raise OpError(f"{name} is {named[name].dtype}; it is torch.float32 for every dtype of x")

@@ -1,0 +1,142 @@
+"""The ACM layer: a gate and N ordered learners in place of an MLP or a projection."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+import torch
+from torch import nn
+
+from acm_export.errors import OpError
+from acm_export.modules.activations import activation_fn
+from acm_export.modules.float32 import keeping_float32
+from acm_export.modules.gate import Gate
+from acm_export.modules.gated_learners import gated_learners
+from acm_export.op.signature import ACTIVATIONS, Signature
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator
+
+
+@dataclass(frozen=True)
+class ACMSpec:
+    """Everything that fixes the shapes and the arithmetic of one ACM layer.
+
+    Args:
+        model_dim: D, the width of a token.
+        num_learners: N.
+        hidden_dim: h, the hidden width of one learner.
+        min_learners: Learners that always run.
+        activation: Of the hidden values.
+        gate_hidden: Widths between the linear maps of the gate; empty for a single one.
+        gate_activation: Between the linear maps of the gate.
+
+    Raises:
+        OpError: A value is out of range.
+    """
+
+    model_dim: int
+    num_learners: int
+    hidden_dim: int
+    min_learners: int = 0
+    activation: str = "gelu"
+    gate_hidden: tuple[int, ...] = ()
+    gate_activation: str = "identity"
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "gate_hidden", tuple(self.gate_hidden))
+        self.signature  # noqa: B018  validates N, min_learners and the activation
+        sizes = {"model_dim": (self.model_dim,), "hidden_dim": (self.hidden_dim,), "gate_hidden": self.gate_hidden}
+        for name, values in sizes.items():
+            if any(value < 1 for value in values):
+                raise OpError(f"{name} is {getattr(self, name)}; sizes must be positive")
+        if self.gate_activation not in ACTIVATIONS:
+            raise OpError(f"gate_activation is {self.gate_activation!r}; it must be one of {', '.join(ACTIVATIONS)}")
+
+    @property
+    def signature(self) -> Signature:
+        """The attributes of the layer's GatedLearners node."""
+        return Signature(self.num_learners, self.min_learners, self.activation)
+
+    @property
+    def gate_dims(self) -> tuple[int, ...]:
+        """Widths through the gate, from D to C."""
+        return (self.model_dim, *self.gate_hidden, self.signature.num_choices)
+
+
+class ACMLayer(nn.Module):
+    """Sum of the first k learners of each token, k decided by the gate (arXiv 2312.10193; docs/op.md).
+
+    Maps tokens ``[..., D]`` to ``[..., D]``. ``thresholds`` (float32 ``[N]``, zeros: the trained argmax) may be changed
+    in place at any time; it and the gate stay float32 whatever the layer's dtype.
+
+    Args:
+        spec: Sizes, activation and gate.
+    """
+
+    thresholds: torch.Tensor
+
+    def __init__(self, spec: ACMSpec) -> None:
+        super().__init__()
+        self.spec = spec
+        d, n, h = spec.model_dim, spec.num_learners, spec.hidden_dim
+        self.gate = Gate(spec.gate_dims, spec.gate_activation)
+        self.w1 = nn.Parameter(torch.empty(d, n * h))
+        self.b1 = nn.Parameter(torch.zeros(n * h))
+        self.w2 = nn.Parameter(torch.empty(n * h, d))
+        self.b2 = nn.Parameter(torch.zeros(n + 1, d))
+        self.register_buffer("thresholds", torch.zeros(n))
+        nn.init.normal_(self.w1, std=d**-0.5)
+        nn.init.normal_(self.w2, std=h**-0.5)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        """Tokens ``[..., D]`` of the layer's dtype to ``[..., D]``."""
+        return self.run(x, self.gate(x))[0]
+
+    def run(self, x: torch.Tensor, gate_logits: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+        """y ``[..., D]`` and learner counts ``[...]`` (int32) for gate logits ``[..., C]`` given from outside."""
+        spec = self.spec
+        y, counts = gated_learners(
+            x, gate_logits, self.thresholds, self.w1, self.b1, self.w2, self.b2,
+            spec.num_learners, spec.min_learners, spec.activation,
+        )  # fmt: skip
+        return y, counts
+
+    def dense(self) -> nn.Module:
+        """The layer with all learners and no gate, as Linear-activation-Linear over the same weights."""
+        return _DenseMLP(self)
+
+    def extra_repr(self) -> str:
+        """Shown by ``print(model)``."""
+        spec = self.spec
+        return f"D={spec.model_dim}, N={spec.num_learners}, h={spec.hidden_dim}, min_learners={spec.min_learners}"
+
+    def _apply(self, fn: Callable[[torch.Tensor], torch.Tensor], recurse: bool = True) -> Any:  # noqa: FBT001, FBT002
+        thresholds = self.thresholds
+        super()._apply(fn, recurse)
+        self.thresholds = keeping_float32(fn)(thresholds)
+        return self
+
+
+class _DenseMLP(nn.Module):
+    def __init__(self, layer: ACMLayer) -> None:
+        super().__init__()
+        width, d = layer.w2.shape
+        self.up = nn.Linear(d, width, dtype=layer.w1.dtype, device="meta")
+        self.down = nn.Linear(width, d, dtype=layer.w1.dtype, device="meta")
+        self.up.weight = nn.Parameter(layer.w1.detach().T)
+        self.up.bias = nn.Parameter(layer.b1.detach())
+        self.down.weight = nn.Parameter(layer.w2.detach().T)
+        self.down.bias = nn.Parameter(layer.b2.detach()[-1])
+        self.activation = layer.spec.activation
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return torch.as_tensor(self.down(activation_fn(self.activation)(self.up(x))))
+
+
+def acm_layers(module: nn.Module) -> Iterator[tuple[str, ACMLayer]]:
+    """Every ACM layer below ``module`` with its qualified name, in the order of registration."""
+    for name, child in module.named_modules():
+        if isinstance(child, ACMLayer):
+            yield name, child

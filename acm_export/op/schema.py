@@ -1,0 +1,150 @@
+"""The ONNX schema of GatedLearners, so that the checker and shape inference know the op."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import onnx
+from onnx import TensorProto, TypeProto, defs
+from onnx.defs import OpSchema
+
+from acm_export.errors import OpError
+from acm_export.op.signature import DOMAIN, NAME, VERSION, Signature
+
+_INPUT_DOC = {
+    "x": "Tokens, shape [..., D].",
+    "gate_logits": "One score for each learner count min_learners..N, shape [..., N - min_learners + 1].",
+    "thresholds": "A learner runs when its margin exceeds its threshold, shape [N].",
+    "w1": "Up projections of all learners, shape [D, N*h].",
+    "b1": "Hidden biases of all learners, shape [N*h].",
+    "w2": "Down projections of all learners, shape [N*h, D].",
+    "b2": "Row k is the whole output bias of a token with count k, shape [N+1, D].",
+}
+_FLOAT32_INPUTS = ("gate_logits", "thresholds")
+
+Dim = int | str | None
+
+
+def register() -> None:
+    """Register the schema with ``onnx.defs``; does nothing the second time."""
+    if not defs.has(NAME, max_inclusive_version=VERSION, domain=DOMAIN):
+        defs.register_schema(_schema())
+
+
+def _schema() -> OpSchema:
+    parameter, attribute = OpSchema.FormalParameter, OpSchema.Attribute
+    schema = OpSchema(
+        NAME,
+        DOMAIN,
+        VERSION,
+        doc="Runs the first k of N learners for each token, k decided by gate logits and thresholds (docs/op.md).",
+        inputs=[
+            parameter(name, "tensor(float)" if name in _FLOAT32_INPUTS else "T", doc) for name, doc in _INPUT_DOC.items()
+        ],
+        outputs=[
+            parameter("y", "T", "Sum of learners 1..count, shape [..., D]."),
+            parameter("counts", "tensor(int32)", "Learners that ran for each token, shape [...]."),
+        ],
+        type_constraints=[("T", ["tensor(float)", "tensor(float16)", "tensor(bfloat16)"], "Type of the tokens.")],
+        attributes=[
+            attribute("num_learners", OpSchema.AttrType.INT, "N, 1..64.", required=True),
+            attribute("min_learners", OpSchema.AttrType.INT, "Learners that always run, 0..N.", required=True),
+            attribute(
+                "activation", OpSchema.AttrType.STRING, "gelu, gelu_tanh, relu, silu or identity.", required=True
+            ),
+            attribute("plugin_version", OpSchema.AttrType.STRING, "For TensorRT; others ignore it.", required=False),
+            attribute("plugin_namespace", OpSchema.AttrType.STRING, "For TensorRT; others ignore it.", required=False),
+        ],
+    )
+    schema.set_type_and_shape_inference_function(_infer)
+    return schema
+
+
+def _infer(ctx: Any) -> None:
+    """Infer y (type and shape of x) and counts (int32, shape of x without D); refuse shapes that disagree."""
+    try:
+        signature = Signature(
+            ctx.get_attribute("num_learners").i,
+            ctx.get_attribute("min_learners").i,
+            ctx.get_attribute("activation").s.decode(),
+        )
+        element_type = ctx.get_input_type(0).tensor_type.elem_type
+        shapes = [_shape(ctx.get_input_type(i)) for i in range(ctx.get_num_inputs())]
+        tokens = infer_shapes(shapes, signature)
+    except OpError as error:
+        raise onnx.shape_inference.InferenceError(f"{NAME}: {error}") from error
+    ctx.set_output_type(0, _tensor_type(element_type, None if tokens is None else [*tokens, _model_dim(shapes)]))
+    ctx.set_output_type(1, _tensor_type(TensorProto.INT32, tokens))
+
+
+def infer_shapes(shapes: list[list[Dim] | None], signature: Signature) -> list[Dim] | None:
+    """Check the seven input shapes against each other and return the leading (token) shape.
+
+    Args:
+        shapes: For each input its dimensions (a number, a name, or None where unknown), or None without a rank.
+        signature: N and min_learners.
+
+    Returns:
+        The leading dimensions, or None where no input tells.
+
+    Raises:
+        OpError: Two known values contradict each other; the message has both.
+    """
+    x, gate_logits, thresholds, w1, b1, w2, b2 = shapes
+    n = signature.num_learners
+    for name, shape, rank in (("thresholds", thresholds, 1), ("w1", w1, 2), ("b1", b1, 1), ("w2", w2, 2), ("b2", b2, 2)):
+        if shape is not None and len(shape) != rank:
+            raise OpError(f"{name} has rank {len(shape)}, expected {rank}")
+    for name, shape in (("x", x), ("gate_logits", gate_logits)):
+        if shape is not None and not shape:
+            raise OpError(f"{name} is a scalar, expected at least one dimension")
+    model_dim = _agree("D", [("x", x, -1), ("w1", w1, 0), ("w2", w2, 1), ("b2", b2, 1)])
+    width = _agree("N*h", [("w1", w1, 1), ("b1", b1, 0), ("w2", w2, 0)])
+    if isinstance(width, int) and (width == 0 or width % n):
+        raise OpError(f"N*h is {width}, which is not a positive multiple of num_learners = {n}")
+    if model_dim == 0:
+        raise OpError("D is 0; a token needs at least one value")
+    _expect("gate_logits", gate_logits, -1, signature.num_choices, "num_learners - min_learners + 1")
+    _expect("thresholds", thresholds, 0, n, "num_learners")
+    _expect("b2", b2, 0, n + 1, "num_learners + 1")
+    if x is not None and gate_logits is not None:
+        if len(x) != len(gate_logits):
+            raise OpError(f"x has rank {len(x)} and gate_logits rank {len(gate_logits)}; they must be equal")
+        leading = range(len(x) - 1)
+        return [_agree(f"dimension {i}", [("x", x, i), ("gate_logits", gate_logits, i)]) for i in leading]
+    known = x if x is not None else gate_logits
+    return None if known is None else known[:-1]
+
+
+def _agree(what: str, places: list[tuple[str, list[Dim] | None, int]]) -> Dim:
+    """The one value of a dimension that several inputs share; numbers win over names."""
+    found = [(name, shape[axis]) for name, shape, axis in places if shape is not None and shape[axis] is not None]
+    numbers = [(name, dim) for name, dim in found if isinstance(dim, int)]
+    for name, dim in numbers[1:]:
+        if dim != numbers[0][1]:
+            raise OpError(f"{what} is {numbers[0][1]} in {numbers[0][0]} but {dim} in {name}")
+    return (numbers or found or [("", None)])[0][1]
+
+
+def _expect(name: str, shape: list[Dim] | None, axis: int, expected: int, formula: str) -> None:
+    if shape is not None and isinstance(shape[axis], int) and shape[axis] != expected:
+        raise OpError(f"{name} has size {shape[axis]} where {formula} = {expected} is expected")
+
+
+def _model_dim(shapes: list[list[Dim] | None]) -> Dim:
+    x, _, _, w1, _, w2, b2 = shapes
+    return _agree("D", [("x", x, -1), ("w1", w1, 0), ("w2", w2, 1), ("b2", b2, 1)])
+
+
+def _shape(type_proto: TypeProto | None) -> list[Dim] | None:
+    if type_proto is None or not type_proto.tensor_type.HasField("shape"):
+        return None
+    dims: list[Dim] = []
+    for dim in type_proto.tensor_type.shape.dim:
+        kind = dim.WhichOneof("value")
+        dims.append(getattr(dim, kind) if kind else None)
+    return dims
+
+
+def _tensor_type(element_type: int, shape: list[Dim] | None) -> TypeProto:
+    return onnx.helper.make_tensor_type_proto(element_type, shape)

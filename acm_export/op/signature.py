@@ -1,0 +1,55 @@
+"""Identity of the operator and the three attributes that fix its shape."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from acm_export.errors import OpError
+
+DOMAIN = "ai.acm"
+NAME = "GatedLearners"
+VERSION = 1
+
+INPUTS = ("x", "gate_logits", "thresholds", "w1", "b1", "w2", "b2")
+OUTPUTS = ("y", "counts")
+ACTIVATIONS = ("gelu", "gelu_tanh", "relu", "silu", "identity")
+MAX_LEARNERS = 64
+
+
+@dataclass(frozen=True)
+class Signature:
+    """The attributes of one GatedLearners node (docs/op.md, "Attributes").
+
+    Args:
+        num_learners: N, the number of learners, 1..64.
+        min_learners: Learners that always run, 0..N.
+        activation: One of :data:`ACTIVATIONS`, applied to the hidden values of a learner.
+
+    Raises:
+        OpError: An attribute is out of range.
+    """
+
+    num_learners: int
+    min_learners: int
+    activation: str
+
+    def __post_init__(self) -> None:
+        if not 1 <= self.num_learners <= MAX_LEARNERS:
+            raise OpError(f"num_learners is {self.num_learners}; it must lie in 1..{MAX_LEARNERS}")
+        if not 0 <= self.min_learners <= self.num_learners:
+            raise OpError(
+                f"min_learners is {self.min_learners}; with num_learners = {self.num_learners} "
+                f"it must lie in 0..{self.num_learners}"
+            )
+        if self.activation not in ACTIVATIONS:
+            raise OpError(f"activation is {self.activation!r}; it must be one of {', '.join(ACTIVATIONS)}")
+
+    @property
+    def num_choices(self) -> int:
+        """C, the gate logits per token: one for each learner count min_learners..N."""
+        return self.num_learners - self.min_learners + 1
+
+    @property
+    def overload(self) -> str:
+        """Name that tells this signature's portable body from the others in one ONNX file."""
+        return f"n{self.num_learners}_min{self.min_learners}_{self.activation}"
