@@ -50,3 +50,7 @@ class VerificationError(AcmError):
 
 class OutputError(AcmError):
     """A result cannot be written. What stood at the destination before is untouched."""
+
+
+class AcmWarning(UserWarning):
+    """Something a user should know although the work goes on."""

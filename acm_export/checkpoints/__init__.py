@@ -1,1 +1,6 @@
-"""TBD"""
+"""Checkpoints: our Hugging Face folder, and the files of the ACM authors' code."""
+
+from acm_export.checkpoints.folder import Checkpoint, load_checkpoint, save_checkpoint
+from acm_export.checkpoints.reference import convert_reference
+
+__all__ = ["Checkpoint", "convert_reference", "load_checkpoint", "save_checkpoint"]

@@ -1,0 +1,143 @@
+"""Sort the ACM layers out of the authors' weights and infer what the weights do not say outright."""
+
+from __future__ import annotations
+
+import re
+from collections import defaultdict
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+import torch
+
+from acm_export.errors import AcmError, CheckpointError
+from acm_export.modules import ACMSpec
+
+State = dict[str, torch.Tensor]
+MinLearners = Mapping[str, int]
+
+_GATE = "gating_network."
+_LINEAR = re.compile(r"gating_network\.(?:fc|net\.(\d+))\.(weight|bias)")
+_IGNORED = ("gating_network.gs_tau",)  # temperature of the Gumbel softmax in training
+
+
+@dataclass(frozen=True)
+class InferredLayer:
+    """One ACM layer: its description, and its tensors under the names of :class:`~acm_export.modules.ACMLayer`."""
+
+    spec: ACMSpec
+    state: State
+
+
+def group_acm_layers(state: State) -> tuple[dict[str, State], State]:
+    """Split the weights into ACM layers (by module name; tensors by the rest of their name) and everything else."""
+    names = [name.removesuffix(".w1") for name in state if name.endswith(".w1")]
+    groups: dict[str, State] = defaultdict(dict)
+    dense: State = {}
+    for name, tensor in state.items():
+        owner = next((owner for owner in names if name.startswith(f"{owner}.")), None)
+        if owner is None:
+            dense[name] = tensor
+        elif name.removeprefix(f"{owner}.") not in _IGNORED:
+            groups[owner][name.removeprefix(f"{owner}.")] = tensor
+    return dict(groups), dense
+
+
+def infer_learners(
+    groups: dict[str, State], num_learners: int | None, min_learners: MinLearners
+) -> dict[str, InferredLayer]:
+    """Find N, h, min_learners and the gate of every ACM layer.
+
+    N is the flag, else the rows of b2 minus one cannot tell it without h, so the widest gate does: a gate without
+    ``min_learners`` has N + 1 choices.
+
+    Args:
+        groups: The tensors of each ACM layer.
+        num_learners: N where the user gave it.
+        min_learners: By a part of the layer name, where the user gave it.
+
+    Returns:
+        A description and tensors for each layer.
+
+    Raises:
+        CheckpointError: The tensors contradict each other or the flags; the message has both values.
+    """
+    gates = {name: _gate(name, tensors) for name, tensors in groups.items()}
+    unused = [pattern for pattern in min_learners if not any(pattern in name for name in groups)]
+    if unused:
+        raise CheckpointError(f"--min-learners names {', '.join(unused)}, which is part of no ACM layer's name")
+    widths = {name: gate[-1][0].shape[0] for name, gate in gates.items()}
+    given = {name: next((v for k, v in min_learners.items() if k in name), None) for name in groups}
+    n = num_learners
+    if n is None:
+        n = max((width - 1 + (given[name] or 0) for name, width in widths.items()), default=0)
+    layers = {}
+    for name, tensors in groups.items():
+        minimum = n + 1 - widths[name]
+        if given[name] is not None and given[name] != minimum:
+            raise CheckpointError(
+                f"{name}: the gate has {widths[name]} choices; with N = {n} that means min_learners = {minimum}, "
+                f"but --min-learners gives {given[name]}"
+            )
+        if not 0 <= minimum <= n:
+            raise CheckpointError(
+                f"{name}: the gate has {widths[name]} choices, which contradicts N = {n} (at most {n + 1})",
+                "correct --num-learners, or leave it out to infer N from the widest gate",
+            )
+        layers[name] = _layer(name, tensors, gates[name], n, minimum)
+    return layers
+
+
+def _gate(name: str, tensors: State) -> list[tuple[torch.Tensor, torch.Tensor]]:
+    """Weights and biases of the gate's linear maps in order; nothing stands between them in that code."""
+    parts: dict[int, dict[str, torch.Tensor]] = defaultdict(dict)
+    for key, tensor in tensors.items():
+        if key.startswith(_GATE):
+            match = _LINEAR.fullmatch(key)
+            if match is None:
+                raise CheckpointError(f"{name}.{key} is not part of a gate that this version knows (fc, net.0, ...)")
+            parts[int(match[1] or 0)][match[2]] = tensor
+    linears = [parts[index] for index in sorted(parts)]
+    if not linears:
+        raise CheckpointError(f"{name} has no gate", "the file was saved before the gates were trained; finish training")
+    for linear in linears:
+        if linear.keys() != {"weight", "bias"} or linear["weight"].ndim != 2:
+            raise CheckpointError(f"{name} has a gate with parts {', '.join(linear)}; expected weight and bias")
+    for before, after in zip(linears, linears[1:], strict=False):
+        if before["weight"].shape[0] != after["weight"].shape[1]:
+            raise CheckpointError(
+                f"{name}: a gate map of width {before['weight'].shape[0]} feeds one of {after['weight'].shape[1]}"
+            )
+    return [(linear["weight"], linear["bias"]) for linear in linears]
+
+
+def _layer(
+    name: str, tensors: State, gate: list[tuple[torch.Tensor, torch.Tensor]], n: int, minimum: int
+) -> InferredLayer:
+    if missing := {"w1", "w2"} - tensors.keys():
+        raise CheckpointError(f"{name} has no {', '.join(missing)}")
+    w1, w2 = tensors["w1"], tensors["w2"]
+    if w1.ndim != 2 or w2.ndim != 2 or w1.shape != w2.T.shape:
+        raise CheckpointError(f"{name}: w1 is {list(w1.shape)} and w2 {list(w2.shape)}; expected transposed shapes")
+    d, width = w1.shape
+    if n < 1 or width % n:
+        raise CheckpointError(f"{name}: w1 has {width} columns, which N = {n} does not divide", "give --num-learners")
+    if gate[0][0].shape[1] != d:
+        raise CheckpointError(f"{name}: the gate reads width {gate[0][0].shape[1]}, the learners {d}")
+    b1 = tensors.get("b1", torch.zeros(width))
+    rows = tensors.get("b2", torch.zeros((n + 1) * d))
+    if b1.shape != (width,) or rows.numel() != (n + 1) * d:
+        raise CheckpointError(
+            f"{name}: b1 has {b1.numel()} values and b2 {rows.numel()}; expected {width} and (N+1)*D = {(n + 1) * d}"
+        )
+    try:
+        spec = ACMSpec(
+            model_dim=d, num_learners=n, hidden_dim=width // n, min_learners=minimum,
+            activation="gelu" if name.endswith(".mlp") else "identity",
+            gate_hidden=tuple(weight.shape[0] for weight, _ in gate[:-1]),
+        )  # fmt: skip
+    except AcmError as error:
+        raise CheckpointError(f"{name}: {error}") from error
+    state = {"w1": w1, "b1": b1, "w2": w2, "b2": rows.reshape(n + 1, d).cumsum(0), "thresholds": torch.zeros(n)}
+    for index, (weight, bias) in enumerate(gate):
+        state |= {f"gate.linears.{index}.weight": weight, f"gate.linears.{index}.bias": bias}
+    return InferredLayer(spec, state)

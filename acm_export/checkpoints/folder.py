@@ -1,0 +1,239 @@
+"""Our checkpoint: a Hugging Face folder whose ``config.json`` has a section ``acm``.
+
+    config.json         the transformer's config; "acm": {"schema", "layers": {name: ACMSpec}, "source"}
+    model.safetensors   every tensor under its module's name
+    preprocessor_config.json and the like, where the model has them
+
+Dense folders, without the section, are read through transformers itself.
+"""
+
+from __future__ import annotations
+
+import json
+import shutil
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import torch
+import transformers
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import save_file
+from transformers.initialization import no_init_weights
+
+from acm_export.checkpoints.health import warn_about_values
+from acm_export.errors import AcmError, CheckpointError
+from acm_export.files import move_folder_into_place, sha256_of, staging_folder
+from acm_export.modules import ACMSpec, acm_layers
+from acm_export.surgery import Family, family_of, install_acm_layers
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+
+    from transformers import PretrainedConfig, PreTrainedModel
+
+SCHEMA = 1
+WEIGHTS = "model.safetensors"
+_MAX_CONFIG_BYTES = 16 << 20
+_PROCESSOR_FILES = ("preprocessor_config.json", "processor_config.json", "tokenizer.json", "tokenizer_config.json")
+
+
+@dataclass(frozen=True)
+class Checkpoint:
+    """A model read from disk.
+
+    Args:
+        model: In evaluation mode, in the dtype that was saved.
+        family: The table entry of its architecture.
+        path: The folder.
+        sha256: Of its weights file, hex.
+        source: What the ``acm`` section says about where the weights came from.
+    """
+
+    model: PreTrainedModel
+    family: Family
+    path: Path
+    sha256: str
+    source: dict[str, Any] = field(default_factory=dict)
+
+
+def save_checkpoint(
+    model: PreTrainedModel, folder: Path, *, source: Mapping[str, Any], processor_from: Path | None = None
+) -> None:
+    """Write a model as a checkpoint folder, whole or not at all.
+
+    Args:
+        model: A model of a supported family, with or without ACM layers.
+        folder: Is made, or replaced where it holds nothing but an earlier checkpoint.
+        source: Where the weights came from, kept in the ``acm`` section.
+        processor_from: A folder whose preprocessor files are copied along.
+
+    Raises:
+        OutputError: The folder cannot be written or holds other files.
+    """
+    layers = {name: asdict(layer.spec) for name, layer in acm_layers(model)}
+    with staging_folder(folder) as staging:
+        content = staging / "checkpoint"
+        content.mkdir()
+        if layers:
+            config = model.config.to_dict() | {"architectures": [type(model).__name__]}
+            config["acm"] = {"schema": SCHEMA, "layers": layers, "source": dict(source)}
+            (content / "config.json").write_text(json.dumps(config, indent=2, sort_keys=True) + "\n")
+            state = {name: tensor.contiguous() for name, tensor in model.state_dict().items()}
+            save_file(state, content / WEIGHTS, metadata={"format": "pt"})
+        else:
+            model.save_pretrained(content)
+        for name in _PROCESSOR_FILES if processor_from else ():
+            if (path := Path(processor_from or ".") / name).is_file():
+                shutil.copy(path, content / name)
+        move_folder_into_place(content, folder)
+
+
+def load_checkpoint(folder: Path) -> Checkpoint:
+    """Read a checkpoint folder, dense or with ACM layers.
+
+    Nothing from the folder is executed, and no memory is reserved before the shapes that the config announces have
+    been found in the weights file. Values that are not finite are named in an :class:`~acm_export.errors.AcmWarning`.
+
+    Args:
+        folder: A folder with ``config.json`` and ``model.safetensors``.
+
+    Returns:
+        The model in evaluation mode, bit-identical to what was saved.
+
+    Raises:
+        CheckpointError: A file is missing, broken or contradicts the other; the family is unknown.
+    """
+    config_json = _read_config(folder)
+    family = family_of(str(config_json.get("model_type")))
+    model_class = _model_class(config_json, family)
+    weights = folder / WEIGHTS
+    section = config_json.get("acm")
+    shapes = _weight_shapes(weights)
+    _check_layer_count(config_json, family, len(shapes))
+    config = transformers.AutoConfig.from_pretrained(folder, local_files_only=True)
+    if section is None:
+        model = _load_dense(folder, model_class, config)
+    else:
+        model = _load_acm(weights, model_class, config, family, _read_section(section), shapes)
+    warn_about_values(model.state_dict())
+    source = section.get("source") if isinstance(section, dict) else None
+    return Checkpoint(model.eval(), family, folder, sha256_of(weights), source if isinstance(source, dict) else {})
+
+
+def _read_config(folder: Path) -> dict[str, Any]:
+    path = folder / "config.json"
+    if not folder.is_dir():
+        hint = "for a file of the ACM authors' code: acm-export convert FILE --num-heads H -o DIR"
+        raise CheckpointError(f"there is no checkpoint folder {folder}", hint if folder.is_file() else None)
+    if not path.is_file():
+        raise CheckpointError(f"{folder} has no config.json", "give the folder that holds config.json")
+    if path.stat().st_size > _MAX_CONFIG_BYTES:
+        raise CheckpointError(f"{path} has {path.stat().st_size} bytes; a config has at most {_MAX_CONFIG_BYTES}")
+    try:
+        config = json.loads(path.read_text())
+    except ValueError as error:
+        raise CheckpointError(f"{path} is not JSON: {error}") from error
+    if not isinstance(config, dict):
+        raise CheckpointError(f"{path} holds a {type(config).__name__}, expected an object")
+    return config
+
+
+def _model_class(config: dict[str, Any], family: Family) -> type[PreTrainedModel]:
+    names = config.get("architectures") or [next(iter(family.outputs))]
+    name = names[0] if isinstance(names, list) and len(names) == 1 else names
+    if name not in family.outputs:
+        raise CheckpointError(
+            f"architecture {name!r} of model_type {family.model_type!r} is not supported; "
+            f"supported: {', '.join(family.outputs)}"
+        )
+    model_class: type[PreTrainedModel] = getattr(transformers, str(name))
+    return model_class
+
+
+def _weight_shapes(path: Path) -> dict[str, tuple[int, ...]]:
+    """Names and shapes from the header of the weights file; no tensor is read."""
+    if not path.is_file():
+        raise CheckpointError(f"{path.parent} has no {WEIGHTS}", "sharded and pickled weights are not supported")
+    try:
+        with safe_open(path, "pt") as weights:
+            return {name: tuple(weights.get_slice(name).get_shape()) for name in weights.keys()}  # noqa: SIM118
+    except (SafetensorError, OSError) as error:
+        raise CheckpointError(f"{path} is truncated or not a safetensors file: {error}") from error
+
+
+def _check_layer_count(config: dict[str, Any], family: Family, num_tensors: int) -> None:
+    count = config.get(family.num_layers)
+    if isinstance(count, int) and count > num_tensors:
+        raise CheckpointError(f"the config has {family.num_layers} = {count}, the weights only {num_tensors} tensors")
+
+
+def _read_section(section: Any) -> dict[str, ACMSpec]:
+    if not isinstance(section, dict) or not isinstance(section.get("layers"), dict):
+        raise CheckpointError("the 'acm' section of config.json has no 'layers'")
+    if section.get("schema") != SCHEMA:
+        raise CheckpointError(
+            f"the 'acm' section has schema {section.get('schema')!r}, this version reads {SCHEMA}",
+            "update acm-export",
+        )
+    try:
+        return {name: ACMSpec(**spec) for name, spec in section["layers"].items()}
+    except (TypeError, AcmError) as error:
+        raise CheckpointError(f"the 'acm' section of config.json describes an impossible layer: {error}") from error
+
+
+def _load_dense(folder: Path, model_class: type[PreTrainedModel], config: PretrainedConfig) -> PreTrainedModel:
+    try:
+        model, report = model_class.from_pretrained(
+            folder, config=config, local_files_only=True, use_safetensors=True, output_loading_info=True, dtype="auto"
+        )
+    except (OSError, ValueError, RuntimeError) as error:
+        raise CheckpointError(f"the weights in {folder} contradict its config: {error}") from error
+    if report["missing_keys"]:
+        raise CheckpointError(f"the weights in {folder} lack {', '.join(sorted(report['missing_keys'])[:5])}")
+    return model
+
+
+def _load_acm(
+    weights: Path,
+    model_class: type[PreTrainedModel],
+    config: PretrainedConfig,
+    family: Family,
+    specs: dict[str, ACMSpec],
+    shapes: dict[str, tuple[int, ...]],
+) -> PreTrainedModel:
+    with torch.device("meta"):
+        expected = build_model(model_class, config, family, specs).state_dict()
+    _compare_shapes({name: tuple(tensor.shape) for name, tensor in expected.items()}, shapes, weights)
+    with no_init_weights():
+        model = build_model(model_class, config, family, specs)
+    with safe_open(weights, "pt") as file:
+        state = {name: file.get_tensor(name) for name in shapes}
+    model.load_state_dict(state, assign=True)
+    return model
+
+
+def build_model(
+    model_class: type[PreTrainedModel], config: PretrainedConfig, family: Family, specs: dict[str, ACMSpec]
+) -> PreTrainedModel:
+    """A model with untrained weights and ACM layers at the places that ``specs`` names."""
+    try:
+        model = model_class(config)
+    except (ValueError, TypeError, RuntimeError, AttributeError) as error:
+        raise CheckpointError(f"config.json does not describe a {model_class.__name__}: {error}") from error
+    install_acm_layers(model, family, specs)
+    return model
+
+
+def _compare_shapes(
+    expected: dict[str, tuple[int, ...]], found: dict[str, tuple[int, ...]], path: Path
+) -> None:
+    missing, extra = sorted(expected.keys() - found.keys()), sorted(found.keys() - expected.keys())
+    if missing or extra:
+        parts = [f"{word} {', '.join(names[:4])}" for word, names in (("lacks", missing), ("has", extra)) if names]
+        raise CheckpointError(f"{path.name} contradicts config.json: it {'; it '.join(parts)}")
+    for name, shape in expected.items():
+        if found[name] != shape:
+            raise CheckpointError(
+                f"{path.name} contradicts config.json: {name} is {list(found[name])}, expected {list(shape)}"
+            )

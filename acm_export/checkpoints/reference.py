@@ -1,0 +1,215 @@
+"""Read what the ACM authors' code saves (github.com/bartwojcik/adaptive_computation_modules).
+
+Its Vision Transformers carry torchvision's names. ACM layers hold ``w1``, ``w2``, optionally ``b1`` and ``b2``, and a
+gate under ``gating_network``. Their b2 has one row for each learner, added with it; ours is its running sum.
+"""
+
+from __future__ import annotations
+
+import re
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+import torch
+import transformers
+from safetensors import SafetensorError
+from safetensors.torch import load_file
+from transformers.initialization import no_init_weights
+
+from acm_export.checkpoints.acm_inference import MinLearners, group_acm_layers, infer_learners
+from acm_export.checkpoints.folder import build_model
+from acm_export.checkpoints.health import warn_about_values
+from acm_export.checkpoints.unpickle import load_state
+from acm_export.errors import CheckpointError
+from acm_export.surgery import FAMILIES
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+    from transformers import PretrainedConfig, PreTrainedModel
+
+    from acm_export.modules import ACMSpec
+
+State = dict[str, torch.Tensor]
+
+_LAYER = re.compile(r"encoder\.layers\.encoder_layer_(\d+)\.(.+)")
+_OUTER = {
+    "class_token": "vit.embeddings.cls_token",
+    "encoder.pos_embedding": "vit.embeddings.position_embeddings",
+    "conv_proj.weight": "vit.embeddings.patch_embeddings.projection.weight",
+    "conv_proj.bias": "vit.embeddings.patch_embeddings.projection.bias",
+    "encoder.ln.weight": "vit.layernorm.weight",
+    "encoder.ln.bias": "vit.layernorm.bias",
+    "heads.head.weight": "classifier.weight",
+    "heads.head.bias": "classifier.bias",
+}
+_MODULES = {
+    "ln_1": "layernorm_before",
+    "ln_2": "layernorm_after",
+    "mlp.0": "mlp.fc1",
+    "mlp.3": "mlp.fc2",
+    "mlp.linear_1": "mlp.fc1",
+    "mlp.linear_2": "mlp.fc2",
+    "mlp": "mlp",
+    "self_attention.out_proj": "attention.o_proj",
+    **{f"self_attention.{p}_proj": f"attention.{p}_proj" for p in "qkvo"},
+}
+
+
+@dataclass(frozen=True)
+class Converted:
+    """A converted model and what was inferred on the way.
+
+    Args:
+        model: ``ViTForImageClassification``, in evaluation mode.
+        num_learners: N, or None for a dense model.
+        inferred: One line for each fact that was not given, for the user to check.
+    """
+
+    model: PreTrainedModel
+    num_learners: int | None
+    inferred: tuple[str, ...]
+
+
+def convert_reference(
+    path: Path,
+    *,
+    num_heads: int | None = None,
+    num_learners: int | None = None,
+    min_learners: MinLearners | None = None,
+) -> Converted:
+    """Turn a file of the authors' code into a Hugging Face Vision Transformer.
+
+    Args:
+        path: A ``.pth`` file as that code saves it, or its ``model_state`` as ``.safetensors``.
+        num_heads: Attention heads; not in the weights. May be left out where the file's config records it.
+        num_learners: N; by default the widest gate tells it.
+        min_learners: Learners that always run, by a part of the layer name (``{"q_proj": 1}``); by default the
+            difference between N and the gate's width tells it.
+
+    Returns:
+        The model, dense or with ACM layers.
+
+    Raises:
+        CheckpointError: The file cannot be read safely, or contradicts itself or the flags.
+    """
+    state, args = _load(path)
+    warn_about_values(state)
+    groups, dense = group_acm_layers(state)
+    if not groups and (num_learners is not None or min_learners):
+        raise CheckpointError(f"{path} has no ACM layers, but --num-learners or --min-learners was given")
+    layers = infer_learners(groups, num_learners, min_learners or {})
+    renamed = _rename_dense(dense)
+    specs: dict[str, ACMSpec] = {}
+    for name, layer in layers.items():
+        place = _rename(name)
+        specs[place] = layer.spec
+        renamed |= {f"{place}.{key}": value for key, value in layer.state.items()}
+    heads, heads_note = _heads(num_heads, args, renamed["vit.embeddings.cls_token"].shape[-1])
+    config = _config(renamed, heads, specs)
+    model = _assemble(config, specs, renamed)
+    counts = sorted({spec.num_learners for spec in specs.values()})
+    notes = [heads_note] if num_heads is None else []
+    if specs and num_learners is None:
+        notes.append(f"N = {counts[0]}, from the widest gate")
+    notes += sorted({f"min_learners = {s.min_learners} for {_kind(n)}" for n, s in specs.items() if s.min_learners})
+    return Converted(model, counts[0] if counts else None, tuple(notes))
+
+
+def _load(path: Path) -> tuple[State, dict[str, Any]]:
+    if path.suffix != ".safetensors":
+        return load_state(path)
+    try:
+        return load_file(path), {}
+    except FileNotFoundError as error:
+        raise CheckpointError(f"there is no file {path}") from error
+    except (SafetensorError, OSError) as error:
+        raise CheckpointError(f"{path} is truncated or not a safetensors file: {error}") from error
+
+
+def _rename(name: str) -> str:
+    """A module of a transformer layer in the authors' naming to its Hugging Face name."""
+    match = _LAYER.fullmatch(name)
+    if match is None or match[2] not in _MODULES:
+        raise CheckpointError(f"the weights hold {name!r}, which is no part of that code's Vision Transformer")
+    return f"vit.layers.{match[1]}.{_MODULES[match[2]]}"
+
+
+def _rename_dense(state: State) -> State:
+    renamed: State = {}
+    for name, tensor in state.items():
+        module, _, kind = name.rpartition(".")
+        if name in _OUTER:
+            renamed[_OUTER[name]] = tensor
+        elif kind in ("in_proj_weight", "in_proj_bias"):
+            attention = _rename(f"{module}.q_proj").removesuffix("q_proj")
+            suffix = kind.removeprefix("in_proj_")
+            for projection, part in zip("qkv", tensor.chunk(3), strict=True):
+                renamed[f"{attention}{projection}_proj.{suffix}"] = part
+        elif name.startswith(("conv_proj.", "heads.")):
+            raise CheckpointError(f"the weights hold {name!r}: convolutional stems and pre-logits are not supported")
+        else:
+            renamed[f"{_rename(module)}.{kind}"] = tensor
+    missing = sorted(set(_OUTER.values()) - renamed.keys())
+    if missing:
+        names = [old for old, new in _OUTER.items() if new in missing]
+        raise CheckpointError(f"the weights lack {', '.join(names)}; they are not that code's Vision Transformer")
+    return renamed
+
+
+def _heads(given: int | None, args: dict[str, Any], model_dim: int) -> tuple[int, str]:
+    model_args = args.get("model_args")
+    recorded = model_args.get("num_heads") if isinstance(model_args, dict) else None
+    heads = given if given is not None else recorded
+    if not isinstance(heads, int):
+        raise CheckpointError("the file does not record the number of attention heads", "give it with --num-heads")
+    if given is not None and isinstance(recorded, int) and given != recorded:
+        raise CheckpointError(f"--num-heads is {given}, but the file records num_heads = {recorded}")
+    if heads < 1 or model_dim % heads:
+        raise CheckpointError(
+            f"--num-heads is {heads}, which does not divide the width {model_dim}", "give the value used in training"
+        )
+    return heads, f"num_heads = {heads}, recorded in the file"
+
+
+def _config(state: State, heads: int, specs: dict[str, ACMSpec]) -> PretrainedConfig:
+    kernel = state["vit.embeddings.patch_embeddings.projection.weight"]
+    positions = state["vit.embeddings.position_embeddings"].shape[1]
+    layers = {int(match[1]) for name in state if (match := re.match(r"vit\.layers\.(\d+)\.", name))}
+    if layers != set(range(len(layers))):
+        raise CheckpointError(f"the transformer layers are numbered {sorted(layers)}; one is missing")
+    side = round((positions - 1) ** 0.5)
+    if kernel.ndim != 4 or kernel.shape[2] != kernel.shape[3] or side * side != positions - 1 or side < 1:
+        raise CheckpointError(
+            f"conv_proj.weight is {list(kernel.shape)} with {positions} positions; expected square patches and images"
+        )
+    model_dim, channels, patch, _ = kernel.shape
+    dense_ffn = state.get(f"vit.layers.{min(layers, default=0)}.mlp.fc1.weight")
+    ffn = [spec for name, spec in specs.items() if name.endswith(".mlp")]
+    width = dense_ffn.shape[0] if dense_ffn is not None else max((s.num_learners * s.hidden_dim for s in ffn), default=1)
+    config: PretrainedConfig = transformers.ViTConfig(
+        hidden_size=model_dim, num_hidden_layers=len(layers), num_attention_heads=heads, intermediate_size=width,
+        hidden_act="gelu", layer_norm_eps=1e-6, image_size=side * patch, patch_size=patch, num_channels=channels,
+        num_labels=state["classifier.weight"].shape[0], qkv_bias=True,
+    )  # fmt: skip
+    return config
+
+
+def _assemble(config: PretrainedConfig, specs: dict[str, ACMSpec], state: State) -> PreTrainedModel:
+    model_class = transformers.ViTForImageClassification
+    with torch.device("meta"):
+        expected = build_model(model_class, config, FAMILIES["vit"], specs).state_dict()
+    for name in sorted(expected.keys() | state.keys()):
+        if name not in state or name not in expected:
+            where = "lack" if name not in state else "hold an unexpected"
+            raise CheckpointError(f"the weights {where} {name} (Hugging Face name)")
+        if expected[name].shape != state[name].shape:
+            raise CheckpointError(f"{name} is {list(state[name].shape)}, expected {list(expected[name].shape)}")
+    with no_init_weights():
+        model = build_model(model_class, config, FAMILIES["vit"], specs)
+    model.load_state_dict({name: tensor.contiguous() for name, tensor in state.items()}, assign=True)
+    return model.eval()
+
+
+def _kind(name: str) -> str:
+    return name.rpartition(".")[2]

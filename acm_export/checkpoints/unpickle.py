@@ -1,0 +1,209 @@
+"""Read the tensors of a PyTorch checkpoint without running anything that the file names.
+
+The authors' files hold a config object of another library beside the weights, so that PyTorch's weights-only loading
+refuses them. Here every name in the pickle becomes an inert placeholder, except those from which tensors are made,
+and these are answered by our own code. Nothing named in the file is imported or called.
+"""
+
+from __future__ import annotations
+
+import collections
+import pickle  # noqa: S403
+import zipfile
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+import torch
+
+from acm_export.errors import CheckpointError
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+_MAX_PICKLE_BYTES = 256 << 20
+_DTYPES = {
+    "FloatStorage": torch.float32,
+    "DoubleStorage": torch.float64,
+    "HalfStorage": torch.float16,
+    "BFloat16Storage": torch.bfloat16,
+    "LongStorage": torch.int64,
+    "IntStorage": torch.int32,
+    "ShortStorage": torch.int16,
+    "CharStorage": torch.int8,
+    "ByteStorage": torch.uint8,
+    "BoolStorage": torch.bool,
+}
+
+
+def load_state(path: Path) -> tuple[dict[str, torch.Tensor], dict[str, Any]]:
+    """Read ``model_state`` and the plain values of ``args`` of a file that the authors' code saved.
+
+    Args:
+        path: A zip file as ``torch.save`` writes it.
+
+    Returns:
+        The tensors by name, and the numbers and strings of the file's config object, nested as they were.
+
+    Raises:
+        CheckpointError: The file is missing, truncated, in another format, or not a checkpoint of that code.
+    """
+    try:
+        with zipfile.ZipFile(path) as archive:
+            content = _Reader(archive).load()
+    except FileNotFoundError as error:
+        raise CheckpointError(f"there is no file {path}") from error
+    except (OSError, zipfile.BadZipFile) as error:
+        raise CheckpointError(f"{path} is not a complete PyTorch zip file: {error}", _resave_hint()) from error
+    except CheckpointError:
+        raise
+    except (pickle.UnpicklingError, EOFError, ValueError, TypeError, AttributeError, LookupError, RuntimeError, OverflowError) as error:
+        raise CheckpointError(f"{path} holds a broken pickle: {error}") from error
+    if not isinstance(content, dict) or not isinstance(content.get("model_state"), dict):
+        found = ", ".join(map(str, content)) if isinstance(content, dict) else type(content).__name__
+        raise CheckpointError(f"{path} has no 'model_state'; found: {found or 'nothing'}")
+    state = content["model_state"]
+    strange = [str(name) for name, value in state.items() if not isinstance(value, torch.Tensor)]
+    if strange:
+        raise CheckpointError(f"'model_state' of {path} holds values that are not tensors: {', '.join(strange[:5])}")
+    args = _plain(content.get("args"))
+    return {str(k): v for k, v in state.items()}, args if isinstance(args, dict) else {}
+
+
+def _resave_hint() -> str:
+    return "files of PyTorch before 1.6 must be saved again; or pass a .safetensors file of model_state"
+
+
+class _Placeholder:
+    """Stands for an object whose class is named in the file; keeps the state it was pickled with, does nothing."""
+
+    def __init__(self, *args: Any, **kwargs: Any) -> None:
+        self.state: Any = args or kwargs
+
+    def __new__(cls, *_args: Any, **_kwargs: Any) -> _Placeholder:  # noqa: PYI034
+        placeholder = super().__new__(cls)
+        placeholder.state = None
+        return placeholder
+
+    def __call__(self, *_args: Any, **_kwargs: Any) -> _Placeholder:
+        return _Placeholder()
+
+    def __setstate__(self, state: Any) -> None:
+        self.state = state
+
+    def __setitem__(self, key: Any, value: Any) -> None:
+        """Items of dict subclasses are dropped."""
+
+    def append(self, value: Any) -> None:
+        """Items of list subclasses are dropped."""
+
+    def extend(self, values: Any) -> None:
+        """Items of list subclasses are dropped."""
+
+
+@dataclass(frozen=True)
+class _StorageType:
+    dtype: torch.dtype
+
+
+class _TensorMaker:
+    """Answers the file's calls of PyTorch's tensor constructors."""
+
+    __slots__ = ()
+
+    def __call__(self, storage: Any, offset: int = 0, size: Any = (), stride: Any = (), *_rest: Any) -> Any:
+        if isinstance(storage, torch.Tensor) and not size:
+            return storage  # a Parameter around a tensor
+        if not isinstance(storage, _Storage):
+            raise CheckpointError(f"a tensor is made from {type(storage).__name__} instead of a storage")
+        if min((offset, *size, *stride)) < 0 or len(size) != len(stride):
+            raise CheckpointError(f"a tensor has offset {offset}, size {tuple(size)}, stride {tuple(stride)}")
+        last = offset + sum((n - 1) * s for n, s in zip(size, stride, strict=True)) if 0 not in size else offset - 1
+        if last >= storage.values.numel():
+            raise CheckpointError(f"a tensor of size {tuple(size)} exceeds its storage of {storage.values.numel()}")
+        if 0 in stride and storage.values.numel() < torch.Size(size).numel():
+            raise CheckpointError(f"a tensor of size {tuple(size)} is an expanded view; save it contiguous")
+        return torch.as_strided(storage.values, tuple(size), tuple(stride), offset)
+
+
+@dataclass(frozen=True)
+class _Storage:
+    values: torch.Tensor
+
+
+# The pure Python unpickler: its memo is a dict, so that a large index in a hostile file reserves no memory.
+class _Unpickler(pickle._Unpickler):  # type: ignore[name-defined,misc]  # noqa: SLF001
+    def __init__(self, file: Any, reader: _Reader) -> None:
+        super().__init__(file, encoding="utf-8")
+        self._reader = reader
+
+    def find_class(self, module: str, name: str) -> Any:
+        if module == "torch" and name in _DTYPES:
+            return _StorageType(_DTYPES[name])
+        if module == "torch._utils" and name in ("_rebuild_tensor_v2", "_rebuild_tensor", "_rebuild_parameter"):
+            return _TensorMaker()
+        if (module, name) == ("collections", "OrderedDict"):
+            return collections.OrderedDict
+        return type(f"{module}.{name}", (_Placeholder,), {})
+
+    def persistent_load(self, pid: Any) -> _Storage:
+        return self._reader.storage(pid)
+
+    def get_extension(self, code: int) -> Any:
+        raise CheckpointError(f"the pickle uses the extension registry (code {code})")
+
+
+class _Reader:
+    def __init__(self, archive: zipfile.ZipFile) -> None:
+        self._archive = archive
+        pickles = [name for name in archive.namelist() if name.endswith("/data.pkl")]
+        if len(pickles) != 1:
+            raise CheckpointError("the zip file is not a PyTorch checkpoint (no data.pkl)", _resave_hint())
+        self._root = pickles[0].removesuffix("data.pkl")
+        self._storages: dict[str, _Storage] = {}
+        if self._root + "byteorder" in archive.namelist() and self._read("byteorder", 16) != b"little":
+            raise CheckpointError("the checkpoint was saved on a big-endian machine", "save it again on another")
+
+    def load(self) -> Any:
+        with self._open("data.pkl", _MAX_PICKLE_BYTES) as file:
+            return _Unpickler(file, self).load()
+
+    def storage(self, pid: Any) -> _Storage:
+        if not (isinstance(pid, tuple) and len(pid) == 5 and pid[0] == "storage" and isinstance(pid[1], _StorageType)):
+            raise CheckpointError("the file refers to a storage in a way PyTorch does not write")
+        _, kind, key, _, count = pid
+        if key not in self._storages:
+            size = int(count) * kind.dtype.itemsize
+            data = self._read(f"data/{key}", size)
+            if len(data) != size:
+                raise CheckpointError(f"storage {key} has {len(data)} bytes where {size} are announced")
+            values = torch.frombuffer(bytearray(data), dtype=kind.dtype) if size else torch.empty(0, dtype=kind.dtype)
+            self._storages[key] = _Storage(values)
+        return self._storages[key]
+
+    def _read(self, name: str, limit: int) -> bytes:
+        with self._open(name, limit) as file:
+            return file.read()
+
+    def _open(self, name: str, limit: int) -> Any:
+        info = self._archive.getinfo(self._root + name)
+        if info.compress_type != zipfile.ZIP_STORED:
+            raise CheckpointError(f"the entry {name} is compressed; PyTorch never writes that")
+        if info.file_size > limit:
+            raise CheckpointError(f"the entry {name} has {info.file_size} bytes where at most {limit} are expected")
+        return self._archive.open(info)
+
+
+def _plain(value: Any, depth: int = 0) -> Any:
+    """Numbers, strings, lists and dicts out of placeholders (OmegaConf keeps them under _content and _val)."""
+    if depth > 16:
+        return None
+    if isinstance(value, _Placeholder):
+        state = value.state
+        if isinstance(state, dict):
+            return _plain(state.get("_content", state.get("_val", state)), depth + 1)
+        return None
+    if isinstance(value, dict):
+        return {str(k): _plain(v, depth + 1) for k, v in value.items()}
+    if isinstance(value, (list, tuple)):
+        return [_plain(v, depth + 1) for v in value]
+    return value if isinstance(value, (bool, int, float, str)) else None

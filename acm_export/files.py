@@ -1,0 +1,111 @@
+"""Outputs that appear whole or not at all."""
+
+from __future__ import annotations
+
+import errno
+import hashlib
+import os
+import shutil
+import tempfile
+from contextlib import contextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from acm_export.errors import OutputError
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+_CHUNK = 1 << 22
+
+
+@contextmanager
+def staging_folder(target: Path) -> Iterator[Path]:
+    """A temporary folder beside ``target``, on the same file system, removed however the block ends.
+
+    Args:
+        target: The file or folder that will be replaced; its parent must exist and be writable.
+
+    Raises:
+        OutputError: The folder cannot be made or written, or the disk is full; the target is untouched.
+    """
+    parent = target.absolute().parent
+    if not parent.is_dir():
+        raise OutputError(f"the output folder {parent} does not exist", "create it, or choose another with -o")
+    try:
+        staging = Path(tempfile.mkdtemp(prefix=f".{target.name}.", suffix=".tmp", dir=parent))
+    except OSError as error:
+        raise OutputError(f"cannot write into {parent}: {error.strerror}") from error
+    try:
+        yield staging
+    except OSError as error:
+        if error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG):
+            reason = f"no space left while writing {target}"
+            raise OutputError(reason, f"free some space; what was at {target.name} is untouched") from error
+        if error.filename is not None and str(staging) in str(error.filename):
+            raise OutputError(f"cannot write {target}: {error.strerror}") from error
+        raise
+    finally:
+        shutil.rmtree(staging, ignore_errors=True)
+
+
+def move_into_place(source: Path, target: Path) -> None:
+    """Sync ``source`` to disk and rename it over ``target`` (same file system; atomic for files)."""
+    if target.is_dir():
+        raise OutputError(f"{target} is a folder", "name a file with -o")
+    with source.open("rb") as handle:
+        os.fsync(handle.fileno())
+    source.chmod(0o666 & ~_umask())
+    source.replace(target)
+    _sync_folder(target.absolute().parent)
+
+
+def move_folder_into_place(source: Path, target: Path) -> None:
+    """Sync the files of ``source`` and rename it to ``target``.
+
+    An existing target is replaced only where every file in it is one that is being replaced.
+
+    Raises:
+        OutputError: The target holds something else; nothing was changed.
+    """
+    if target.is_symlink() or (target.exists() and not target.is_dir()):
+        raise OutputError(f"{target} exists and is not a folder", "choose another folder with -o")
+    foreign = sorted(p.name for p in target.iterdir() if not (source / p.name).exists()) if target.exists() else []
+    if foreign:
+        raise OutputError(f"{target} holds other files: {', '.join(foreign[:5])}", "choose another folder with -o")
+    for path in source.rglob("*"):
+        if path.is_file():
+            with path.open("rb") as handle:
+                os.fsync(handle.fileno())
+    source.chmod(0o777 & ~_umask())
+    if target.exists():
+        retired = source.with_name(source.name + ".old")
+        target.rename(retired)
+        source.rename(target)
+        shutil.rmtree(retired)
+    else:
+        source.rename(target)
+    _sync_folder(target.absolute().parent)
+
+
+def sha256_of(path: Path) -> str:
+    """Hex SHA-256 of a file, read in pieces."""
+    digest = hashlib.sha256()
+    with path.open("rb") as handle:
+        while chunk := handle.read(_CHUNK):
+            digest.update(chunk)
+    return digest.hexdigest()
+
+
+def _umask() -> int:
+    mask = os.umask(0)
+    os.umask(mask)
+    return mask
+
+
+def _sync_folder(folder: Path) -> None:
+    descriptor = os.open(folder, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
