@@ -1,1 +1,5 @@
-"""TBD"""
+"""From a torch model to an ONNX file."""
+
+from acm_export.export.exporter import DTYPES, ExportResult, export, export_checkpoint
+
+__all__ = ["DTYPES", "ExportResult", "export", "export_checkpoint"]

@@ -1,1 +1,1 @@
-"""TBD"""
+"""What runs exported files."""

@@ -1,1 +1,1 @@
-"""TBD"""
+"""Does the file compute what the model computes?"""

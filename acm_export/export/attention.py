@@ -1,0 +1,55 @@
+"""Attention as four plain operators while a model is exported.
+
+The attention of transformers that is built for speed in PyTorch (scaled_dot_product_attention) exports with guards
+against fully masked rows, and its eager attention with a mask even where nothing is masked. ONNX Runtime and TensorRT
+fuse MatMul, Mul, Softmax, MatMul, and only that.
+"""
+
+from __future__ import annotations
+
+from contextlib import contextmanager
+from typing import TYPE_CHECKING, Any
+
+import torch
+from transformers import AttentionInterface, PreTrainedModel
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+    from torch import nn
+
+_NAME = "acm_export_plain"
+
+
+@contextmanager
+def plain_attention(module: nn.Module) -> Iterator[None]:
+    """Make every transformers model inside ``module`` use plain attention until the block ends."""
+    AttentionInterface.register(_NAME, _attend)
+    configs = {id(m.config): m.config for m in module.modules() if isinstance(m, PreTrainedModel)}
+    before = {key: config._attn_implementation for key, config in configs.items()}  # noqa: SLF001
+    try:
+        for config in configs.values():
+            config._attn_implementation = _NAME  # noqa: SLF001
+        yield
+    finally:
+        for key, config in configs.items():
+            config._attn_implementation = before[key]  # noqa: SLF001
+
+
+def _attend(
+    module: nn.Module,  # noqa: ARG001
+    query: torch.Tensor,  # (batch, heads, queries, head_dim)
+    key: torch.Tensor,  # (batch, heads, keys, head_dim)
+    value: torch.Tensor,  # (batch, heads, keys, head_dim)
+    attention_mask: torch.Tensor | None,  # (batch, 1, queries, keys), bool or added to the scores
+    scaling: float | None = None,
+    **_: Any,
+) -> tuple[torch.Tensor, None]:
+    scale = query.shape[-1] ** -0.5 if scaling is None else scaling
+    scores = torch.matmul(query, key.transpose(2, 3)) * scale
+    if attention_mask is not None:
+        if attention_mask.dtype == torch.bool:
+            attention_mask = torch.where(attention_mask, 0.0, torch.finfo(scores.dtype).min)
+        scores = scores + attention_mask.to(scores.dtype)
+    mixed = torch.matmul(torch.softmax(scores, dim=-1), value)
+    return mixed.transpose(1, 2).contiguous(), None

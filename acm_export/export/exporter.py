@@ -1,0 +1,275 @@
+"""Export a module with ACM layers to an ONNX file."""
+
+from __future__ import annotations
+
+import copy
+import logging
+import warnings
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+import onnx
+import onnx_ir as ir
+import torch
+from torch import nn
+
+from acm_export import __version__
+from acm_export.errors import ExportError, VerificationError
+from acm_export.export.attention import plain_attention
+from acm_export.export.graph import clean
+from acm_export.export.measure import describe_layers
+from acm_export.export.translation import translation_table
+from acm_export.export.wrapper import PREFIX, ExampleInputs, Exportable, name_inputs
+from acm_export.files import move_into_place, sha256_of, staging_folder
+from acm_export.manifest import LayerEntry, Manifest, Setting, Source, write_manifest
+from acm_export.model_file import EXTERNAL_ABOVE, data_files, external_tensors
+from acm_export.modules import acm_layers
+from acm_export.op.body import MIN_OPSET
+from acm_export.targets import TARGETS, retarget
+from acm_export.verification.compare import verify_model
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator, Mapping, Sequence
+    from pathlib import Path
+
+    from acm_export.checkpoints import Checkpoint
+    from acm_export.verification.report import Report
+
+DTYPES = {"fp32": torch.float32, "fp16": torch.float16, "bf16": torch.bfloat16}
+DEFAULT_OPSET = 20
+MAX_OPSET = 22
+"""The newest operator set of IR version 10, which function overloads need and TensorRT 10.3 still parses."""
+
+_IR_VERSION = 10
+
+
+@dataclass(frozen=True)
+class ExportResult:
+    """What an export wrote.
+
+    Args:
+        path: The ONNX file.
+        data_path: Its external data, or None.
+        manifest: What the file says about itself.
+        report: What its verification found, or None where it was not asked for.
+    """
+
+    path: Path
+    data_path: Path | None
+    manifest: Manifest
+    report: Report | None
+
+
+def export_checkpoint(checkpoint: Checkpoint, path: Path, **options: Any) -> ExportResult:
+    """Export a checkpoint folder's model; inputs, outputs and dynamic batch come from its family.
+
+    Args:
+        checkpoint: As :func:`acm_export.checkpoints.load_checkpoint` gives it.
+        path: The ONNX file to write.
+        options: Keyword arguments of :func:`export`.
+
+    Returns:
+        What was written.
+    """
+    model = checkpoint.model
+    return export(
+        model, example_inputs(checkpoint), path,
+        output_fields=checkpoint.family.outputs[type(model).__name__],
+        source=Source(checkpoint.path.name, checkpoint.sha256),
+        **options,
+    )  # fmt: skip
+
+
+def example_inputs(checkpoint: Checkpoint, batch: int = 2, seed: int = 0) -> dict[str, torch.Tensor]:
+    """Random inputs of the shapes that a checkpoint's family takes, standard normal."""
+    generator = torch.Generator().manual_seed(seed)
+    specs = checkpoint.family.inputs(checkpoint.model.config)
+    return {
+        spec.name: torch.randn([batch if d == "batch" else int(d) for d in spec.shape], generator=generator)
+        for spec in specs
+    }
+
+
+def export(
+    module: nn.Module,
+    example_inputs: ExampleInputs,
+    path: Path,
+    *,
+    dtype: str = "fp32",
+    target: str = "portable",
+    opset: int = DEFAULT_OPSET,
+    with_counts: bool = False,
+    verify: bool = True,
+    atol: float | None = None,
+    dynamic_shapes: Mapping[str, Mapping[int, str]] | None = None,
+    output_fields: Sequence[str] | None = None,
+    source: Source | None = None,
+) -> ExportResult:
+    """Export any module that holds ACM layers, or none, to one ONNX file.
+
+    The file takes and gives float32 whatever ``dtype`` is; gates run in float32 inside. The module is not changed.
+
+    Args:
+        module: Traced in evaluation mode.
+        example_inputs: A tensor, a sequence in the order of ``forward``'s parameters, or a mapping by their names.
+        path: Is replaced, with its external data if any, once the new file is complete and has passed verification.
+        dtype: Of the weights and activations: fp32, fp16 or bf16.
+        target: One of :data:`acm_export.targets.TARGETS`.
+        opset: Version of the default ONNX operator set, 18 to 22.
+        with_counts: Adds the learner counts of each layer as int32 outputs ``counts/<layer>``.
+        verify: Compare the file with the module before it is put in place.
+        atol: Largest absolute error of an output that verification accepts; by default relative to the outputs.
+        dynamic_shapes: For each input the names of its dynamic axes; by default axis 0 of each is ``batch``.
+        output_fields: Fields of the module's output to return; by default all its tensors.
+        source: Recorded in the manifest.
+
+    Returns:
+        What was written.
+
+    Raises:
+        ExportError: The module cannot be traced, or an option is out of range.
+        VerificationError: The file does not compute what the module computes; nothing was written.
+        OutputError: The file cannot be written; what was at ``path`` is untouched.
+    """
+    _check_options(dtype, target, opset)
+    inputs = name_inputs(module, example_inputs)
+    with staging_folder(path) as staging, _evaluating(module), torch.no_grad():
+        original = Exportable(_as_dtype(module, torch.float32), list(inputs), torch.float32, output_fields).eval()
+        one_sample = tuple(value[:1] for value in inputs.values())
+        entries, rest_flops = describe_layers(original, one_sample)
+        manifest = Manifest(
+            source=source or Source(type(module).__name__), dtype=dtype, target=target, opset=opset,
+            layers=tuple(_without_prefix(e) for e in entries), rest_flops=rest_flops,
+            example_inputs={name: list(v.shape) for name, v in zip(inputs, one_sample, strict=True)},
+            setting=Setting(), producer=f"acm-export {__version__}",
+        )  # fmt: skip
+        graph = _trace(_exportable_as(original, dtype), inputs, dynamic_shapes, opset)
+        clean(graph, [layer.name for layer in manifest.layers])
+        if with_counts:
+            graph.graph.outputs.extend(_counts(graph, manifest))
+        written = _write(graph, manifest, staging / path.name)
+        report = None
+        if verify:
+            report = verify_model(staging / path.name, original, inputs, atol=atol)
+            if not report.passed:
+                raise VerificationError(
+                    f"the exported file does not compute what the model computes: {report.failure}",
+                    "nothing was written; --no-verify writes the file all the same, to look into it",
+                )
+        for data in written:
+            move_into_place(staging / data, path.parent / data)
+        move_into_place(staging / path.name, path)
+    return ExportResult(path, path.parent / written[0] if written else None, manifest, report)
+
+
+def _check_options(dtype: str, target: str, opset: int) -> None:
+    if dtype not in DTYPES:
+        raise ExportError(f"dtype is {dtype!r}; it must be one of {', '.join(DTYPES)}")
+    if target not in TARGETS:
+        raise ExportError(f"target is {target!r}; it must be one of {', '.join(TARGETS)}")
+    if not MIN_OPSET <= opset <= MAX_OPSET:
+        raise ExportError(f"opset is {opset}; it must lie in {MIN_OPSET}..{MAX_OPSET}")
+
+
+@contextmanager
+def _evaluating(module: nn.Module) -> Iterator[None]:
+    training = {name for name, child in module.named_modules() if child.training}
+    module.eval()
+    try:
+        yield
+    finally:
+        for name, child in module.named_modules():
+            child.training = name in training
+
+
+def _as_dtype(module: nn.Module, dtype: torch.dtype) -> nn.Module:
+    """The module itself where all its floating parameters have the dtype already, else a converted copy."""
+    floating = [t for t in module.state_dict().values() if t.is_floating_point()]
+    if dtype == torch.float32 and all(t.dtype == dtype for t in floating):
+        return module
+    return copy.deepcopy(module).to(dtype)
+
+
+def _exportable_as(original: Exportable, dtype: str) -> Exportable:
+    if dtype == "fp32":
+        return original
+    other = copy.copy(original)
+    other._modules = {"module": _as_dtype(original.module, DTYPES[dtype])}  # noqa: SLF001
+    other._dtype = DTYPES[dtype]  # noqa: SLF001
+    return other
+
+
+def _without_prefix(entry: LayerEntry) -> LayerEntry:
+    return LayerEntry(**(vars(entry) | {"name": entry.name.removeprefix(PREFIX)}))
+
+
+def _trace(
+    model: Exportable, inputs: dict[str, torch.Tensor], dynamic: Mapping[str, Mapping[int, str]] | None, opset: int
+) -> ir.Model:
+    axes = dynamic if dynamic is not None else {name: {0: "batch"} for name in inputs}
+    dims = {dim: torch.export.Dim(dim) for named in axes.values() for dim in named.values()}
+    shapes = tuple({axis: dims[dim] for axis, dim in axes.get(name, {}).items()} or None for name in inputs)
+    try:
+        with plain_attention(model), warnings.catch_warnings(), _quiet_exporter():
+            warnings.simplefilter("ignore", FutureWarning)
+            warnings.simplefilter("ignore", DeprecationWarning)
+            program = torch.onnx.export(
+                model, tuple(inputs.values()), dynamo=True, optimize=False, verbose=False, opset_version=opset,
+                dynamic_shapes=(shapes,), input_names=list(inputs), output_names=_output_names(model, inputs),
+                custom_translation_table=translation_table(opset),
+            )  # fmt: skip
+    except (torch.onnx.OnnxExporterError, RuntimeError) as error:
+        reason = str(error.__cause__ or error).strip().splitlines()[0]
+        raise ExportError(f"PyTorch cannot export this module: {reason}") from error
+    if program is None:
+        raise ExportError("PyTorch returned no ONNX program")
+    program.model.ir_version = _IR_VERSION
+    model_ir: ir.Model = program.model
+    return model_ir
+
+
+@contextmanager
+def _quiet_exporter() -> Iterator[None]:
+    """Without the exporter's remarks on packages that are not installed."""
+    logger = logging.getLogger("torch.onnx._internal.exporter._registration")
+    level = logger.level
+    logger.setLevel(logging.ERROR)
+    try:
+        yield
+    finally:
+        logger.setLevel(level)
+
+
+def _output_names(model: Exportable, inputs: dict[str, torch.Tensor]) -> list[str]:
+    one_sample = {name: value[:1] for name, value in inputs.items()}
+    cast = {n: v.to(model._dtype) if v.is_floating_point() else v for n, v in one_sample.items()}  # noqa: SLF001
+    return list(model.named(model.module(**cast)))
+
+
+def _counts(model: ir.Model, manifest: Manifest) -> list[ir.Value]:
+    nodes = {node.name: node for node in model.graph}
+    return [nodes[layer.name].outputs[1] for layer in manifest.layers]
+
+
+def _write(model: ir.Model, manifest: Manifest, path: Path) -> list[str]:
+    """Write the model into the staging folder; returns the names of its external data files."""
+    weights = sum(v.const_value.nbytes for v in model.graph.initializers.values() if v.const_value is not None)
+    external = "weights" if weights > EXTERNAL_ABOVE else None
+    ir.save(model, path, external_data=external)
+    proto = onnx.load(path, load_external_data=False)
+    retarget(proto, manifest, manifest.target)
+    write_manifest(proto, manifest)
+    if external:
+        data = path.with_name(external)
+        name = f"{path.stem}.{sha256_of(data)[:12]}.data"
+        data.rename(path.with_name(name))
+        for tensor in external_tensors(proto):
+            next(entry for entry in tensor.external_data if entry.key == "location").value = name
+    onnx.save(proto, path)
+    return data_files(proto)
+
+
+def count_layers(module: nn.Module) -> int:
+    """Number of ACM layers in a module."""
+    return sum(1 for _ in acm_layers(module))

@@ -1,0 +1,106 @@
+"""From PyTorch's raw ONNX graph to the clean one.
+
+The weights are hidden from the optimizer: it would merge equal tensors (the zero thresholds of all layers, say) under
+one layer's name, and keep a second copy of every transposed matrix in memory.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import numpy as np
+import onnx_ir as ir
+from onnx_ir.passes import common as passes
+from onnxscript import optimizer
+
+from acm_export.errors import ExportError
+from acm_export.export.wrapper import PREFIX
+from acm_export.op.signature import DOMAIN, INPUTS, NAME
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+
+def clean(model: ir.Model, layer_names: Sequence[str]) -> None:
+    """Optimize and rename a graph, in place.
+
+    Args:
+        model: What ``torch.onnx.export`` made without optimization, with GatedLearners nodes.
+        layer_names: Of the ACM layers; each must own exactly one node afterwards.
+
+    Raises:
+        ExportError: A layer has no node, or several.
+    """
+    hidden = _hide_weights(model.graph)
+    optimizer.optimize_ir(model)
+    _show_weights(model.graph, hidden)
+    _fold_transposes(model.graph)
+    passes.RemoveUnusedNodesPass()(model)
+    passes.RemoveUnusedOpsetsPass()(model)
+    _name_layers(model.graph, layer_names)
+    passes.ClearMetadataAndDocStringPass()(model)
+
+
+def _hide_weights(graph: ir.Graph) -> dict[str, ir.TensorProtocol]:
+    hidden: dict[str, ir.TensorProtocol] = {}
+    for name, value in list(graph.initializers.items()):
+        if name.startswith(PREFIX) and value.const_value is not None:
+            hidden[name] = value.const_value
+            del graph.initializers[name]
+            value.const_value = None
+            graph.inputs.append(value)
+    return hidden
+
+
+def _show_weights(graph: ir.Graph, hidden: dict[str, ir.TensorProtocol]) -> None:
+    for value in [value for value in graph.inputs if value.name in hidden]:
+        graph.inputs.remove(value)
+        tensor = hidden[str(value.name)]
+        value.const_value = tensor
+        value.name = str(value.name).removeprefix(PREFIX)
+        graph.register_initializer(value)
+
+
+def _fold_transposes(graph: ir.Graph) -> None:
+    """Store transposed weights transposed, under their own name with ``.T``, computed when the file is written."""
+    for node in list(graph):
+        source = node.inputs[0] if node.inputs else None
+        if node.op_type != "Transpose" or source is None or source.const_value is None or not source.is_initializer():
+            continue
+        tensor, order = source.const_value, node.attributes.get_ints("perm")
+        name = f"{source.name}.T"
+        if name not in graph.initializers:
+            shape = ir.Shape([tensor.shape[axis] for axis in order])
+            lazy = ir.LazyTensor(
+                lambda tensor=tensor, order=order, name=name: ir.Tensor(  # type: ignore[misc]
+                    np.ascontiguousarray(tensor.numpy().transpose(order)), dtype=tensor.dtype, name=name
+                ),
+                dtype=tensor.dtype, shape=shape, name=name,
+            )  # fmt: skip
+            graph.register_initializer(
+                ir.Value(name=name, shape=shape, type=ir.TensorType(tensor.dtype), const_value=lazy)
+            )
+        node.outputs[0].replace_all_uses_with(graph.initializers[name])
+        graph.remove(node, safe=True)
+    for name, value in list(graph.initializers.items()):
+        if not value.uses() and not value.is_graph_output():
+            del graph.initializers[name]
+
+
+def _name_layers(graph: ir.Graph, layer_names: Sequence[str]) -> None:
+    found = []
+    for node in graph:
+        if (node.domain, node.op_type) != (DOMAIN, NAME):
+            continue
+        layer = str(node.inputs[INPUTS.index("w1")].name).removesuffix(".w1")  # type: ignore[union-attr]
+        node.name = layer
+        node.outputs[0].name = f"{layer}.y"
+        node.outputs[1].name = f"counts/{layer}"
+        found.append(layer)
+    if sorted(found) != sorted(layer_names):
+        missing = sorted(set(layer_names) - set(found)) or sorted({n for n in found if found.count(n) > 1})
+        raise ExportError(
+            f"expected one GatedLearners node for each of {len(layer_names)} ACM layers, found {len(found)}; "
+            f"look at {', '.join(missing[:3])}",
+            "each ACM layer must run exactly once in the forward pass",
+        )

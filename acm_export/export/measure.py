@@ -1,0 +1,56 @@
+"""What a model does for one sample: tokens through each ACM layer, FLOPs outside learners and gates."""
+
+from __future__ import annotations
+
+from contextlib import ExitStack
+from typing import TYPE_CHECKING
+
+import torch
+from torch.utils.flop_counter import FlopCounterMode
+
+from acm_export.flops import gate_flops, learner_flops
+from acm_export.manifest import LayerEntry
+from acm_export.modules import ACMLayer, acm_layers
+
+if TYPE_CHECKING:
+    from torch import nn
+
+
+def describe_layers(model: nn.Module, one_sample: tuple[torch.Tensor, ...]) -> tuple[tuple[LayerEntry, ...], int]:
+    """Run one sample and describe the ACM layers in the order in which they ran.
+
+    Args:
+        model: Called with ``*one_sample``; the names of its layers are kept as they are.
+        one_sample: Inputs with batch size 1.
+
+    Returns:
+        An entry for each layer that ran, and the FLOPs of everything else (gates not counted).
+    """
+    tokens: dict[str, int] = {}
+    with ExitStack() as stack, torch.no_grad(), FlopCounterMode(display=False) as counter:
+        for name, layer in acm_layers(model):
+            stack.enter_context(_Hook(layer, name, tokens))
+        model(*one_sample)
+    layers = dict(acm_layers(model))
+    entries = tuple(_entry(name, layers[name], count) for name, count in tokens.items())
+    return entries, counter.get_total_flops() - sum(e.gate_flops * e.tokens for e in entries)
+
+
+class _Hook:
+    def __init__(self, layer: ACMLayer, name: str, tokens: dict[str, int]) -> None:
+        self._handle = layer.register_forward_pre_hook(
+            lambda _, args: tokens.__setitem__(name, tokens.get(name, 0) + args[0][..., 0].numel())
+        )
+
+    def __enter__(self) -> None: ...
+
+    def __exit__(self, *_: object) -> None:
+        self._handle.remove()
+
+
+def _entry(name: str, layer: ACMLayer, tokens: int) -> LayerEntry:
+    spec = layer.spec
+    return LayerEntry(
+        name, spec.model_dim, spec.num_learners, spec.hidden_dim, spec.min_learners, spec.activation,
+        learner_flops(spec.model_dim, spec.hidden_dim), gate_flops(spec.gate_dims), tokens,
+    )  # fmt: skip

@@ -1,0 +1,47 @@
+"""How ``torch.onnx.export`` translates the ops that its own library would take apart."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+import onnxscript
+import torch
+
+from acm_export.op.schema import register
+from acm_export.op.signature import DOMAIN, VERSION
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+_GELU_OPSET = 20
+
+
+def translation_table(opset: int) -> dict[Callable[..., Any], Callable[..., Any]]:
+    """Translations for one export.
+
+    Args:
+        opset: Version of the default ONNX operator set; Gelu is a single operator from 20 on.
+
+    Returns:
+        From torch ops to functions of onnxscript, as ``torch.onnx.export`` takes them.
+    """
+    register()
+    table: dict[Callable[..., Any], Callable[..., Any]] = {torch.ops.acm.gated_learners.default: _gated_learners}
+    if opset >= _GELU_OPSET:
+        table[torch.ops.aten.gelu.default] = _gelu
+    return table
+
+
+def _gated_learners(
+    x: Any, gate_logits: Any, thresholds: Any, w1: Any, b1: Any, w2: Any, b2: Any,
+    num_learners: int, min_learners: int, activation: str,
+) -> Any:  # fmt: skip
+    op = onnxscript.values.Opset(DOMAIN, VERSION)
+    return op.GatedLearners(
+        x, gate_logits, thresholds, w1, b1, w2, b2,
+        num_learners=num_learners, min_learners=min_learners, activation=activation,
+    )  # fmt: skip
+
+
+def _gelu(x: Any, approximate: str = "none") -> Any:
+    return onnxscript.opset20.Gelu(x, approximate=approximate)

@@ -1,0 +1,117 @@
+"""ONNX files on disk: read without their weights, checked before use, written whole or not at all.
+
+Weights over :data:`EXTERNAL_ABOVE` bytes go to a file beside the model. It is named after its content, so that files
+that differ only in thresholds share it, and a rewrite never changes data that another file refers to.
+"""
+
+from __future__ import annotations
+
+import os
+import shutil
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import onnx
+from google.protobuf.message import DecodeError
+from onnx import TensorProto
+
+from acm_export.errors import ModelFileError
+from acm_export.files import move_into_place, staging_folder
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+EXTERNAL_ABOVE = 1 << 30
+"""Bytes of weights that a single file may hold. Protobuf ends at 2 GiB and needs a second copy while writing."""
+
+_MAX_PROTO = (2 << 30) - 1
+
+
+def read_model(path: Path) -> onnx.ModelProto:
+    """Parse an ONNX file; tensors with external data keep pointing at it.
+
+    Args:
+        path: The file.
+
+    Returns:
+        The model, with every reference to external data checked: inside the folder, there, and long enough.
+
+    Raises:
+        ModelFileError: The file is missing, not ONNX, or refers to data it must not or cannot use.
+    """
+    if not path.is_file():
+        raise ModelFileError(f"there is no file {path}")
+    size = path.stat().st_size
+    if size == 0 or size > _MAX_PROTO:
+        raise ModelFileError(f"{path} has {size} bytes; an ONNX file has between 1 and {_MAX_PROTO}")
+    try:
+        model = onnx.load(path, load_external_data=False)
+    except (DecodeError, ValueError) as error:
+        raise ModelFileError(f"{path} is not an ONNX file: {error}") from error
+    if not model.ir_version or not model.graph.node:
+        raise ModelFileError(f"{path} is not an ONNX file: it has no graph")
+    for tensor in external_tensors(model):
+        _check_external(tensor, path)
+    return model
+
+
+def external_tensors(model: onnx.ModelProto) -> Iterator[TensorProto]:
+    """Initializers whose data lie in another file."""
+    for tensor in model.graph.initializer:
+        if tensor.data_location == TensorProto.EXTERNAL:
+            yield tensor
+
+
+def data_files(model: onnx.ModelProto) -> list[str]:
+    """Names of the external data files of a model, relative to its folder."""
+    return sorted({location(tensor) for tensor in external_tensors(model)})
+
+
+def location(tensor: TensorProto) -> str:
+    """Relative path of a tensor's external data."""
+    return next((entry.value for entry in tensor.external_data if entry.key == "location"), "")
+
+
+def write_model(model: onnx.ModelProto, path: Path, *, data_from: Path) -> None:
+    """Write a model beside its external data.
+
+    Args:
+        model: External data, if any, lie in ``data_from`` under the names that the model gives.
+        path: Is replaced whole or not at all.
+        data_from: Folder of the external data; they are linked (or copied, across file systems) where missing.
+
+    Raises:
+        OutputError: The file cannot be written; what was there is untouched.
+    """
+    with staging_folder(path) as staging:
+        onnx.save(model, staging / path.name)
+        for name in data_files(model):
+            if not (path.parent / name).exists():
+                _link_or_copy(data_from / name, staging / Path(name).name)
+                (path.parent / name).parent.mkdir(parents=True, exist_ok=True)
+                move_into_place(staging / Path(name).name, path.parent / name)
+        move_into_place(staging / path.name, path)
+
+
+def _check_external(tensor: TensorProto, path: Path) -> None:
+    name = location(tensor)
+    folder = path.absolute().parent.resolve()
+    target = (folder / name).resolve()
+    if not name or Path(name).is_absolute() or not target.is_relative_to(folder):
+        raise ModelFileError(f"{path}: the data of {tensor.name} point outside the model's folder: {name!r}")
+    if not target.is_file():
+        raise ModelFileError(f"{path}: the data file {name} is missing", "keep it in the model's folder")
+    entries = {entry.key: entry.value for entry in tensor.external_data}
+    try:
+        end = int(entries.get("offset", 0)) + int(entries.get("length", 0))
+    except ValueError as error:
+        raise ModelFileError(f"{path}: the data of {tensor.name} have no numeric offset and length") from error
+    if end > target.stat().st_size or int(entries.get("offset", 0)) < 0:
+        raise ModelFileError(f"{path}: {name} has {target.stat().st_size} bytes, {tensor.name} ends at {end}")
+
+
+def _link_or_copy(source: Path, target: Path) -> None:
+    try:
+        os.link(source, target)
+    except OSError:
+        shutil.copyfile(source, target)

@@ -1,0 +1,63 @@
+"""ONNX Runtime on the CPU."""
+
+from __future__ import annotations
+
+import os
+from typing import TYPE_CHECKING, Any
+
+from acm_export.errors import ModelFileError
+from acm_export.optional import require
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping, Sequence
+    from pathlib import Path
+
+    import numpy as np
+    import onnx
+
+_ERRORS_ONLY = 3
+
+
+class CpuSession:
+    """An ONNX Runtime session on the CPU for a model held in memory.
+
+    Args:
+        model: Its external data, if any, lie in ``folder``.
+        folder: Where the model came from.
+        threads: Of one operator; 0 for one per core.
+
+    Raises:
+        MissingDependencyError: ONNX Runtime is not installed.
+        ModelFileError: ONNX Runtime refuses the model.
+    """
+
+    def __init__(self, model: onnx.ModelProto, folder: Path, *, threads: int = 0) -> None:
+        runtime = require("onnxruntime")
+        options = runtime.SessionOptions()
+        options.intra_op_num_threads = threads
+        options.log_severity_level = _ERRORS_ONLY
+        options.add_session_config_entry("session.model_external_initializers_file_folder_path", os.fspath(folder))
+        try:
+            self._session = runtime.InferenceSession(
+                model.SerializeToString(), options, providers=["CPUExecutionProvider"]
+            )
+        except Exception as error:  # noqa: BLE001  pybind11 raises its own types, all derived from Exception
+            raise ModelFileError(f"ONNX Runtime {runtime.__version__} cannot load the model: {error}") from error
+        self.name = f"ONNX Runtime {runtime.__version__} (CPU)"
+        self.input_names: list[str] = [value.name for value in self._session.get_inputs()]
+        self.output_names: list[str] = [value.name for value in self._session.get_outputs()]
+
+    def run(
+        self, feeds: Mapping[str, np.ndarray[Any, Any]], outputs: Sequence[str] | None = None
+    ) -> dict[str, np.ndarray[Any, Any]]:
+        """Run once.
+
+        Args:
+            feeds: Arrays by input name.
+            outputs: Names of the outputs to compute; all by default.
+
+        Returns:
+            Arrays by output name.
+        """
+        names = list(outputs) if outputs is not None else self.output_names
+        return dict(zip(names, self._session.run(names, dict(feeds)), strict=True))

@@ -1,0 +1,148 @@
+"""Compare an ONNX file with the PyTorch model it came from.
+
+Two runtimes round differently, so a token whose margin lies next to its threshold may be routed differently, and from
+there on all values of its sample differ. So the file runs first and its learner counts are replayed in PyTorch: both
+sides then do the same work, what remains is numeric error, and the choices that PyTorch's gates would have made under
+the same inputs are compared apart.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import torch
+
+from acm_export.errors import VerificationError
+from acm_export.manifest import LayerEntry, read_manifest
+from acm_export.model_file import read_model
+from acm_export.modules import acm_layers
+from acm_export.op.routing import learner_counts, margins
+from acm_export.runtimes.onnx_runtime import CpuSession
+from acm_export.verification.replay import replaying
+from acm_export.verification.report import LayerRouting, Report, SettingResult
+from acm_export.verification.runnable import runnable_copy
+from acm_export.verification.settings import ThresholdSetting, choose_settings
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+    from pathlib import Path
+
+    from numpy.typing import NDArray
+
+    from acm_export.export.wrapper import Exportable
+
+Arrays = dict[str, np.ndarray[Any, Any]]
+
+
+def verify_model(
+    path: Path, model: Exportable, inputs: Mapping[str, torch.Tensor], *, atol: float | None = None
+) -> Report:
+    """Run a file and its model at three budgets and compare outputs and routing.
+
+    Args:
+        path: The ONNX file.
+        model: The model in float32, as it presents itself to the outside.
+        inputs: By name, the leading axis of each is the batch.
+        atol: Largest absolute error that is accepted; by default relative to the outputs (report.py).
+
+    Returns:
+        Errors and routing disagreements; it does not raise where they are too large.
+
+    Raises:
+        VerificationError: File and model have other layers or inputs.
+        ModelFileError: The file cannot be read or run.
+    """
+    proto = read_model(path)
+    manifest = read_manifest(proto, path)
+    module = model.module
+    _check_layers(manifest.layers, {name: layer.spec for name, layer in acm_layers(module)})
+    copy, notes = runnable_copy(proto, manifest, path.parent)
+    session = CpuSession(copy, path.parent)
+    overridable = {layer.thresholds for layer in manifest.layers}
+    expected = [name for name in session.input_names if name not in overridable]
+    if sorted(expected) != sorted(inputs):
+        raise VerificationError(f"the file takes {', '.join(expected)}, the data give {', '.join(inputs)}")
+    feeds = {name: np.ascontiguousarray(value.numpy()) for name, value in inputs.items()}
+    with torch.no_grad():
+        with replaying(module, None) as own:
+            model(*inputs.values())
+        observed = {name: margins(logits) for name, logits in own.gate_logits.items()}
+        results = [
+            _compare(session, feeds, model, inputs, manifest.layers, setting)
+            for setting in choose_settings(manifest.layers, observed)
+        ]
+    return Report(tuple(results), manifest.dtype, atol, session.name, notes)
+
+
+def _check_layers(entries: tuple[LayerEntry, ...], specs: Mapping[str, Any]) -> None:
+    in_file = {e.name: (e.model_dim, e.num_learners, e.hidden_dim, e.min_learners, e.activation) for e in entries}
+    in_model = {
+        name: (s.model_dim, s.num_learners, s.hidden_dim, s.min_learners, s.activation) for name, s in specs.items()
+    }
+    for name in sorted(in_file.keys() | in_model.keys()):
+        if in_file.get(name) != in_model.get(name):
+            raise VerificationError(
+                f"layer {name} (D, N, h, min_learners, activation) is {in_file.get(name)} in the file "
+                f"and {in_model.get(name)} in the checkpoint",
+                "give the checkpoint that the file was exported from",
+            )
+
+
+def _compare(
+    session: CpuSession,
+    feeds: Arrays,
+    model: Exportable,
+    inputs: Mapping[str, torch.Tensor],
+    layers: tuple[LayerEntry, ...],
+    setting: ThresholdSetting,
+) -> SettingResult:
+    thresholds = {layer.thresholds: setting.thresholds[layer.name] for layer in layers}
+    ran = session.run(feeds | thresholds)
+    counts = {layer.name: ran[f"counts/{layer.name}"] for layer in layers}
+    with replaying(model.module, counts) as replay:
+        reference = [value.numpy() for value in model(*inputs.values())]
+    outputs = [ran[name] for name in session.output_names if not name.startswith("counts/")]
+    if [o.shape for o in outputs] != [r.shape for r in reference]:
+        raise VerificationError(
+            f"the file's outputs have shapes {[o.shape for o in outputs]}, the model's {[r.shape for r in reference]}"
+        )
+    errors = np.concatenate([_error(o, r).ravel() for o, r in zip(outputs, reference, strict=True)])
+    finite = [np.abs(r[np.isfinite(r)]).max(initial=0.0) for r in reference]
+    return SettingResult(
+        setting.name, executed_budget(layers, counts), float(errors.max(initial=0)), float(errors.mean()),
+        float(max(finite)),
+        tuple(_routing(e, counts[e.name], replay.gate_logits[e.name], setting.thresholds[e.name]) for e in layers),
+    )  # fmt: skip
+
+
+def _error(output: np.ndarray[Any, Any], reference: np.ndarray[Any, Any]) -> NDArray[np.float64]:
+    """Absolute error; values that are the same infinity or both NaN agree."""
+    same = (output == reference) | (np.isnan(output) & np.isnan(reference))
+    with np.errstate(invalid="ignore"):
+        return np.where(same, 0.0, np.abs(output.astype(np.float64) - reference.astype(np.float64)))
+
+
+def executed_budget(layers: tuple[LayerEntry, ...], counts: Mapping[str, np.ndarray[Any, Any]]) -> float:
+    """β: executed ÷ all learner FLOPs over the tokens of all layers; 1 without ACM layers."""
+    executed = sum(float(counts[e.name].sum()) * e.learner_flops for e in layers)
+    everything = sum(counts[e.name].size * e.num_learners * e.learner_flops for e in layers)
+    return executed / everything if everything else 1.0
+
+
+def _routing(
+    entry: LayerEntry, counts: NDArray[np.int32], gate_logits: NDArray[np.float32], thresholds: NDArray[np.float32]
+) -> LayerRouting:
+    ran, own = counts.ravel(), learner_counts(gate_logits, thresholds, entry.min_learners)
+    margin = margins(gate_logits)
+    differ = np.flatnonzero(ran != own)
+    at = np.minimum(ran, own)[differ] - entry.min_learners  # the first learner that the two decided differently
+    farthest = 0.0
+    if differ.size:
+        distance = np.abs(margin[differ, at] - thresholds[entry.min_learners :][at])
+        farthest = float(np.nan_to_num(distance, nan=np.inf).max())
+    finite = margin[np.isfinite(margin)]
+    return LayerRouting(
+        entry.name, ran.size, int(differ.size), farthest,
+        float(finite.std()) if finite.size else 0.0, float(ran.mean()) / entry.num_learners if ran.size else 0.0,
+    )  # fmt: skip

@@ -1,0 +1,133 @@
+"""What a verification found, and whether that is good enough."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+from typing import Any
+
+OUTPUT_TOLERANCE = {"fp32": 1e-4, "fp16": 2e-2, "bf16": 1e-1}
+"""Largest error of an output, relative to the largest value of the reference. Measured on ViT-B and the digits model,
+fp32 stays below 1e-5, fp16 below 4e-3 and bf16 below 3e-2 (benchmarks/results); a wrong graph is off by 0.1 or more."""
+
+MARGIN_TOLERANCE = {"fp32": 1e-3, "fp16": 1e-1, "bf16": 5e-1}
+"""How far from its threshold a margin may lie where two runtimes route a token differently, relative to the spread of
+the layer's margins. Further away it is a defect of routing, not of rounding."""
+
+
+@dataclass(frozen=True)
+class LayerRouting:
+    """Where two runtimes routed tokens of one layer differently, at one setting.
+
+    Args:
+        name: Of the layer.
+        tokens: Tokens compared.
+        disagreements: Tokens with another learner count.
+        farthest: Largest distance between margin and threshold among them (0 where there are none).
+        spread: Standard deviation of the layer's finite margins, which ``farthest`` is held against.
+        mean_share: Mean of count / N.
+    """
+
+    name: str
+    tokens: int
+    disagreements: int
+    farthest: float
+    spread: float
+    mean_share: float
+
+
+@dataclass(frozen=True)
+class SettingResult:
+    """Errors at one setting of the thresholds; both sides ran the same learners, those that the file chose.
+
+    Args:
+        name: The setting, readable.
+        budget: β, executed ÷ all learner FLOPs, as the file ran.
+        max_abs: Largest absolute error of any output value.
+        mean_abs: Mean absolute error.
+        scale: Largest absolute value of the reference.
+        layers: Routing, by layer.
+    """
+
+    name: str
+    budget: float
+    max_abs: float
+    mean_abs: float
+    scale: float
+    layers: tuple[LayerRouting, ...]
+
+    @property
+    def relative(self) -> float:
+        """Largest error relative to the largest value."""
+        return self.max_abs / self.scale if self.scale else self.max_abs
+
+
+@dataclass(frozen=True)
+class Report:
+    """The outcome of a verification.
+
+    Args:
+        settings: One result for each setting of the thresholds.
+        dtype: Of the file.
+        atol: Absolute tolerance where the user gave one.
+        runtime: What ran the file.
+        notes: What a reader must know, such as a stand-in for a dtype that the runtime lacks.
+    """
+
+    settings: tuple[SettingResult, ...]
+    dtype: str
+    atol: float | None
+    runtime: str
+    notes: tuple[str, ...] = ()
+
+    def tolerance(self, setting: SettingResult) -> float:
+        """Largest absolute error that is accepted at a setting."""
+        return self.atol if self.atol is not None else OUTPUT_TOLERANCE[self.dtype] * setting.scale
+
+    @property
+    def failure(self) -> str | None:
+        """What does not hold, in one sentence with both values; None where everything holds."""
+        for setting in self.settings:
+            tolerance = self.tolerance(setting)
+            if not setting.max_abs <= tolerance:
+                return f"at {setting.name} an output is off by {setting.max_abs:.3g}, tolerance {tolerance:.3g}"
+            for layer in setting.layers:
+                allowed = MARGIN_TOLERANCE[self.dtype] * layer.spread
+                if layer.disagreements and not layer.farthest <= allowed:
+                    return (
+                        f"at {setting.name} layer {layer.name} routes {layer.disagreements} of {layer.tokens} tokens "
+                        f"differently, one with a margin {layer.farthest:.3g} away from its threshold, "
+                        f"tolerance {allowed:.3g}"
+                    )
+        return None
+
+    @property
+    def passed(self) -> bool:
+        """Whether every error lies within its tolerance."""
+        return self.failure is None
+
+    def to_json(self) -> dict[str, Any]:
+        """For ``--json``; values that are not finite become null."""
+        return {
+            "passed": self.passed,
+            "failure": self.failure,
+            "runtime": self.runtime,
+            "dtype": self.dtype,
+            "notes": list(self.notes),
+            "settings": [
+                {
+                    "name": s.name,
+                    "budget": s.budget,
+                    "max_abs_error": _finite(s.max_abs),
+                    "mean_abs_error": _finite(s.mean_abs),
+                    "relative_error": _finite(s.relative),
+                    "tolerance": _finite(self.tolerance(s)),
+                    "layers": [{k: _finite(v) for k, v in vars(layer).items()} for layer in s.layers],
+                }
+                for s in self.settings
+            ],
+        }
+
+
+def _finite(value: Any) -> Any:
+    return None if isinstance(value, float) and not math.isfinite(value) else value
