@@ -6,6 +6,7 @@ Everything downstream of the export reads the manifest; nothing guesses from nod
 from __future__ import annotations
 
 import json
+import math
 from dataclasses import asdict, dataclass, replace
 from typing import TYPE_CHECKING, Any
 
@@ -105,6 +106,13 @@ class Manifest:
     producer: str
     schema: int = SCHEMA
 
+    def to_json(self) -> dict[str, Any]:
+        """The document; an infinite threshold is written as text, which JSON has no number for."""
+        content = asdict(self)
+        if not math.isfinite(self.setting.threshold):
+            content["setting"]["threshold"] = str(self.setting.threshold)
+        return content
+
     def replaced(self, **changes: Any) -> Manifest:
         """A copy with some values changed."""
         return replace(self, **changes)
@@ -120,7 +128,7 @@ def write_manifest(model: onnx.ModelProto, manifest: Manifest) -> None:
     """Put the manifest into a model, in the place of an earlier one."""
     kept = [(p.key, p.value) for p in model.metadata_props if p.key != KEY]
     del model.metadata_props[:]
-    for key, value in [*kept, (KEY, json.dumps(asdict(manifest), sort_keys=True))]:
+    for key, value in [*kept, (KEY, json.dumps(manifest.to_json(), sort_keys=True, allow_nan=False))]:
         model.metadata_props.add(key=key, value=value)
 
 
@@ -157,7 +165,7 @@ def _parse(content: dict[str, Any]) -> Manifest:
     parsed = {
         "source": Source(**content["source"]),
         "layers": tuple(LayerEntry(**layer) for layer in content["layers"]),
-        "setting": Setting(**content["setting"]),
+        "setting": Setting(float(content["setting"]["threshold"]), content["setting"]["max_learners"]),
     }
     manifest = Manifest(**(content | parsed))
     for layer in manifest.layers:

@@ -1,1 +1,26 @@
-"""TBD"""
+"""The command line. Verbs import what they need when they run, so that ``--help`` is quick."""
+
+from __future__ import annotations
+
+import click
+
+from acm_export import __version__
+from acm_export.cli.convert import convert
+from acm_export.cli.demo import demo
+from acm_export.cli.export import export
+from acm_export.cli.inspect import inspect
+from acm_export.cli.set_budget import set_budget
+from acm_export.cli.verify import verify
+
+
+@click.group(context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 110})
+@click.version_option(__version__, prog_name="acm-export")
+def main() -> None:
+    """Take transformers with Adaptive Computation Modules from a trained checkpoint to the device.
+
+    The line: convert -> export -> verify -> set-budget. Each verb explains itself with --help.
+    """
+
+
+for command in (convert, demo, export, inspect, set_budget, verify):
+    main.add_command(command)

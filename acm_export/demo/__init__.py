@@ -1,1 +1,1 @@
-"""TBD"""
+"""The embedded model, a trained ACM Vision Transformer for handwritten digits, and the demonstration of the line."""

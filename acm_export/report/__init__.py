@@ -1,1 +1,1 @@
-"""TBD"""
+"""Results as people read them."""

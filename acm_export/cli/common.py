@@ -1,0 +1,98 @@
+"""What all verbs share: errors without tracebacks, ``--json``, progress on stderr."""
+
+from __future__ import annotations
+
+import functools
+import json
+import logging
+import signal
+import sys
+import warnings
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from acm_export.errors import AcmError, AcmWarning
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from rich.table import Table
+
+
+def verb(function: Callable[..., None]) -> Callable[..., None]:
+    """Give a verb ``--json`` and ``--debug``, and turn exceptions into ``error:`` and ``hint:`` with an exit code."""
+
+    @click.option("--json", "as_json", is_flag=True, help="Write the result to stdout as JSON, all else to stderr.")
+    @click.option("--debug", is_flag=True, help="Show tracebacks of errors.")
+    @functools.wraps(function)
+    def run(*args: Any, debug: bool, **kwargs: Any) -> None:
+        _prepare()
+        try:
+            function(*args, **kwargs)
+        except AcmError as error:
+            if debug:
+                raise
+            _fail(str(error), error.hint, error.exit_code)
+        except KeyboardInterrupt:
+            if debug:
+                raise
+            _fail("interrupted; what stood at the output before is untouched", None, 1)
+        except (click.ClickException, click.exceptions.Exit, click.Abort):
+            raise
+        except Exception as error:  # noqa: BLE001  the last line of defence: no traceback without --debug
+            if debug:
+                raise
+            reason = str(error).strip().splitlines() or ["no message"]
+            _fail(f"unexpected {type(error).__name__}: {reason[0]}", "run again with --debug and report it", 1)
+
+    return run
+
+
+def _prepare() -> None:
+    signal.signal(signal.SIGTERM, lambda *_: signal.raise_signal(signal.SIGINT))
+    handler = logging.StreamHandler(sys.stderr)
+    handler.setFormatter(logging.Formatter("%(message)s"))
+    logger = logging.getLogger("acm_export")
+    logger.handlers = [handler]
+    logger.setLevel(logging.INFO)
+    warnings.showwarning = _show_warning
+    warnings.simplefilter("always", AcmWarning)
+
+
+def _show_warning(message: Warning | str, category: type[Warning], *_: Any) -> None:
+    if issubclass(category, AcmWarning):
+        click.echo(f"{click.style('warning:', fg='yellow')} {message}", err=True)
+
+
+def _fail(message: str, hint: str | None, code: int) -> None:
+    click.echo(f"{click.style('error:', fg='red')} {message}", err=True)
+    if hint:
+        click.echo(f"{click.style('hint:', fg='cyan')} {hint}", err=True)
+    raise SystemExit(code)
+
+
+def need_export_packages() -> None:
+    """Import what reads checkpoints, or say how to install it; silence its progress bars."""
+    from acm_export.optional import EXPORT, require
+
+    require(*EXPORT)
+    from transformers.utils import logging as transformers_logging
+
+    transformers_logging.disable_progress_bar()
+    transformers_logging.set_verbosity_error()
+
+
+def write_json(content: Any) -> None:
+    """Write one JSON document to stdout."""
+    click.echo(json.dumps(content, indent=2, allow_nan=False))
+
+
+def write_table(table: Table, *notes: str) -> None:
+    """Write a table to stdout, and what a reader must know below it."""
+    from rich.console import Console
+
+    console = Console(width=None if sys.stdout.isatty() else 110)
+    console.print(table)
+    for note in notes:
+        console.print(note, highlight=False, markup=False)

@@ -1,0 +1,69 @@
+"""``acm-export convert``."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import click
+
+from acm_export.cli.common import need_export_packages, verb, write_json
+
+
+def _min_learners(_context: click.Context, _parameter: click.Parameter, value: str | None) -> dict[str, int]:
+    pairs = {}
+    for item in (value or "").split(","):
+        name, separator, count = item.partition("=")
+        if not item:
+            continue
+        if not separator or not name or not count.isdigit():
+            raise click.BadParameter(f"{item!r} is not NAME=COUNT, as in q_proj=1,k_proj=1")
+        pairs[name] = int(count)
+    return pairs
+
+
+@click.command(short_help="Read a checkpoint of the ACM authors' code.")
+@click.argument("reference", type=click.Path(path_type=Path))
+@click.option("-o", "--output", type=click.Path(path_type=Path), required=True, help="Checkpoint folder to make.")
+@click.option("--num-heads", type=int, help="Attention heads; needed unless the file records them.")
+@click.option("--num-learners", type=int, help="N; by default the widest gate tells it.")
+@click.option(
+    "--min-learners", callback=_min_learners, metavar="NAME=K,...",
+    help="Learners that always run, by part of a layer's name, as in q_proj=1; by default the gates tell it.",
+)  # fmt: skip
+@verb
+def convert(
+    reference: Path,
+    output: Path,
+    num_heads: int | None,
+    num_learners: int | None,
+    min_learners: dict[str, int],
+    as_json: bool,  # noqa: FBT001
+) -> None:
+    """Turn REFERENCE, a .pth file of the ACM authors' code, into a Hugging Face checkpoint folder.
+
+    Nothing that the file names is imported or run. Its model_state as .safetensors is read too.
+
+    \b
+    Example:
+      acm-export convert acm_vit_b.pth --num-heads 12 -o acm-vit-b
+    """
+    need_export_packages()
+    from acm_export.checkpoints import convert_reference, save_checkpoint
+    from acm_export.files import sha256_of
+    from acm_export.modules import acm_layers
+
+    converted = convert_reference(
+        reference, num_heads=num_heads, num_learners=num_learners, min_learners=min_learners
+    )
+    source = {"format": "adaptive_computation_modules", "file": reference.name, "sha256": sha256_of(reference)}
+    save_checkpoint(converted.model, output, source=source)
+    layers = dict(acm_layers(converted.model))
+    if as_json:
+        write_json(
+            {"output": str(output), "num_layers": len(layers), "num_learners": converted.num_learners,
+             "inferred": list(converted.inferred), "source": source}
+        )  # fmt: skip
+        return
+    click.echo(f"{output}: {len(layers)} ACM layers" if layers else f"{output}: a dense model, no ACM layers")
+    for line in converted.inferred:
+        click.echo(f"  inferred: {line}")

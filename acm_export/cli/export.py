@@ -1,0 +1,80 @@
+"""``acm-export export``."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import click
+
+from acm_export.cli.common import need_export_packages, verb, write_json, write_table
+
+if TYPE_CHECKING:
+    from acm_export.export import ExportResult
+
+# Not taken from the modules that define them: importing those would take seconds for every --help.
+_DTYPES = ("fp32", "fp16", "bf16")
+_TARGETS = ("portable", "tensorrt", "ort-tensorrt")
+
+
+@click.command(short_help="Export a checkpoint to a verified ONNX file.")
+@click.argument("checkpoint", type=click.Path(path_type=Path))
+@click.option("-o", "--output", type=click.Path(path_type=Path, dir_okay=False), required=True, help="ONNX file.")
+@click.option("--dtype", type=click.Choice(_DTYPES), default="fp32", show_default=True, help="Of weights; gates stay fp32.")
+@click.option("--target", type=click.Choice(_TARGETS), default="portable", show_default=True, help="What will run the file.")
+@click.option("--opset", type=click.IntRange(18, 22), default=20, show_default=True, help="ONNX operator set.")
+@click.option("--with-counts", is_flag=True, help="Add the learner counts of each layer as outputs counts/<layer>.")
+@click.option("--atol", type=click.FloatRange(0), help="Largest absolute error that verification accepts.")
+@click.option("--no-verify", is_flag=True, help="Do not compare the file with the checkpoint.")
+@verb
+def export(
+    checkpoint: Path,
+    output: Path,
+    dtype: str,
+    target: str,
+    opset: int,
+    with_counts: bool,  # noqa: FBT001
+    atol: float | None,
+    no_verify: bool,  # noqa: FBT001
+    as_json: bool,  # noqa: FBT001
+) -> None:
+    """Export CHECKPOINT, a folder with config.json and model.safetensors, with a dynamic batch.
+
+    Inputs and outputs are float32 in every file. Unless --no-verify is given the file is compared with the
+    checkpoint at three budgets, and is not written where they disagree.
+
+    \b
+    Targets:
+      portable      op and function body: ONNX Runtime on any machine
+      tensorrt      op alone: TensorRT's parser and trtexec
+      ort-tensorrt  op in the domain trt.plugins: ONNX Runtime's TensorRT execution provider
+
+    \b
+    Example:
+      acm-export export acm-vit-b -o acm-vit-b.onnx --dtype fp16
+    """
+    need_export_packages()
+    from acm_export.checkpoints import load_checkpoint
+    from acm_export.export import export_checkpoint
+
+    loaded = load_checkpoint(checkpoint)
+    result = export_checkpoint(
+        loaded, output, dtype=dtype, target=target, opset=opset, with_counts=with_counts,
+        verify=not no_verify, atol=atol,
+    )  # fmt: skip
+    if as_json:
+        write_json(
+            {"output": str(result.path), "data": str(result.data_path) if result.data_path else None,
+             "bytes": _size(result), "manifest": result.manifest.to_json(),
+             "verification": result.report.to_json() if result.report else None}
+        )  # fmt: skip
+        return
+    if result.report:
+        from acm_export.report.verification import verification_table
+
+        write_table(verification_table(result.report), *result.report.notes)
+    click.echo(f"{result.path}: {len(result.manifest.layers)} ACM layers, {dtype}, target {target}, {_size(result) / 1e6:.1f} MB")
+
+
+def _size(result: ExportResult) -> int:
+    return sum(path.stat().st_size for path in (result.path, result.data_path) if path)

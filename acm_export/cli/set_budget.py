@@ -1,0 +1,50 @@
+"""``acm-export set-budget``."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import click
+
+from acm_export.cli.common import verb, write_json
+
+
+@click.command(name="set-budget", short_help="Change how much of its learners a file runs.")
+@click.argument("model", type=click.Path(path_type=Path))
+@click.argument("budget", type=click.FloatRange(0, 1), required=False)
+@click.option("-o", "--output", type=click.Path(path_type=Path, dir_okay=False), help="Write here instead of into MODEL itself.")
+@click.option("--threshold", type=float, help="One τ for every gated learner; 0 is as trained, larger is cheaper, inf allowed.")
+@click.option("--max-learners", type=click.IntRange(0), help="No token runs more learners than this.")
+@click.option("--trained", is_flag=True, help="Go back to τ = 0 without a bound.")
+@verb
+def set_budget(
+    model: Path,
+    budget: float | None,
+    output: Path | None,
+    threshold: float | None,
+    max_learners: int | None,
+    trained: bool,  # noqa: FBT001
+    as_json: bool,  # noqa: FBT001
+) -> None:
+    """Rewrite the thresholds of MODEL, in place unless -o is given; what is not named keeps its value.
+
+    Weights outside the file are not read. A file written elsewhere shares them where the file system can.
+    BUDGET needs a calibrated file.
+
+    \b
+    Examples:
+      acm-export set-budget acm-vit-b.onnx --threshold 1.5 -o cheaper.onnx
+      acm-export set-budget acm-vit-b.onnx --max-learners 2
+      acm-export set-budget acm-vit-b.onnx --trained
+    """
+    from acm_export import calibration
+
+    manifest = calibration.set_budget(
+        model, budget=budget, threshold=threshold, max_learners=max_learners, trained=trained, output=output
+    )
+    setting = manifest.setting
+    if as_json:
+        write_json({"output": str(output or model), "setting": manifest.to_json()["setting"]})
+        return
+    bound = f", at most {setting.max_learners} learners" if setting.max_learners is not None else ""
+    click.echo(f"{output or model}: τ = {setting.threshold:g}{bound} in {len(manifest.layers)} ACM layers")

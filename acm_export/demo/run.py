@@ -1,0 +1,146 @@
+"""The whole line on the embedded model: export, verify, and what each threshold costs and gives."""
+
+from __future__ import annotations
+
+import logging
+from dataclasses import asdict, dataclass
+from statistics import median
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from acm_export.checkpoints import load_checkpoint
+from acm_export.demo.digits import ACM, DENSE, load_test_images
+from acm_export.export import ExportResult, export_checkpoint
+from acm_export.model_file import read_model
+from acm_export.runtimes.onnx_runtime import CpuSession
+from acm_export.timing import paired_ratios
+from acm_export.verification.compare import executed_budget
+from acm_export.verification.runnable import runnable_copy
+from acm_export.verification.settings import uniform
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+    from numpy.typing import NDArray
+
+    from acm_export.manifest import Manifest
+
+THRESHOLDS = (-8.0, -4.0, -2.0, -1.0, 0.0, 0.5, 1.0, 2.0, 4.0, 8.0)
+_PAIRS, _RUNS = 5, 5
+
+_log = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True)
+class Row:
+    """What one threshold gives on the test images.
+
+    Args:
+        threshold: τ for every learner of every layer.
+        share: Mean of count / N over tokens and layers, unweighted.
+        budget: β, executed ÷ all learner FLOPs.
+        accuracy: Share of images classified rightly.
+        flops: Of the whole model for one image.
+        time_ratio: Time ÷ time of the dense model, all images in one batch.
+    """
+
+    threshold: float
+    share: float
+    budget: float
+    accuracy: float
+    flops: float
+    time_ratio: float
+
+
+@dataclass(frozen=True)
+class Demo:
+    """The outcome of the demonstration.
+
+    Args:
+        acm: The exported ACM model.
+        dense: The dense model it came from, exported the same way.
+        rows: One for each threshold.
+        dense_accuracy: Of the dense model.
+        images: How many were run.
+        runtime: What ran them.
+    """
+
+    acm: ExportResult
+    dense: ExportResult
+    rows: tuple[Row, ...]
+    dense_accuracy: float
+    images: int
+    runtime: str
+
+    def to_json(self) -> dict[str, Any]:
+        """For ``--json``."""
+        return {
+            "files": {"acm": str(self.acm.path), "dense": str(self.dense.path)},
+            "images": self.images,
+            "runtime": self.runtime,
+            "dense": {"accuracy": self.dense_accuracy, "flops": self.dense.manifest.model_flops(1)},
+            "rows": [asdict(row) for row in self.rows],
+            "verification": {
+                name: result.report.to_json() if result.report else None
+                for name, result in (("acm", self.acm), ("dense", self.dense))
+            },
+        }
+
+
+def run_demo(folder: Path) -> Demo:
+    """Export both embedded models into ``folder`` and run the 360 test images at ten thresholds.
+
+    Args:
+        folder: Is made where it does not exist.
+
+    Returns:
+        Files, verification and the table.
+    """
+    folder.mkdir(parents=True, exist_ok=True)
+    images, labels = load_test_images()
+    exported = {}
+    for checkpoint in (ACM, DENSE):
+        _log.info("exporting and verifying %s", checkpoint.name)
+        exported[checkpoint] = export_checkpoint(load_checkpoint(checkpoint), folder / f"{checkpoint.name}.onnx")
+    acm, dense = _Runner(exported[ACM]), _Runner(exported[DENSE])
+    _log.info("running %d images at %d thresholds beside the dense model", len(images), len(THRESHOLDS))
+    rows = tuple(_row(tau, acm, dense, images, labels) for tau in THRESHOLDS)
+    accuracy = float((dense.logits(images, 0.0).argmax(-1) == labels).mean())
+    return Demo(exported[ACM], exported[DENSE], rows, accuracy, len(images), acm.session.name)
+
+
+class _Runner:
+    """An exported file with its thresholds as inputs."""
+
+    def __init__(self, exported: ExportResult) -> None:
+        self.manifest: Manifest = exported.manifest
+        model, _ = runnable_copy(read_model(exported.path), exported.manifest, exported.path.parent)
+        self.session = CpuSession(model, exported.path.parent)
+
+    def feeds(self, images: NDArray[np.float32], tau: float) -> dict[str, np.ndarray[Any, Any]]:
+        thresholds = uniform("", tau, self.manifest.layers).thresholds
+        return {"pixel_values": images} | {e.thresholds: thresholds[e.name] for e in self.manifest.layers}
+
+    def logits(self, images: NDArray[np.float32], tau: float) -> np.ndarray[Any, Any]:
+        return self.session.run(self.feeds(images, tau), ["logits"])["logits"]
+
+
+def _row(
+    tau: float, acm: _Runner, dense: _Runner, images: NDArray[np.float32], labels: NDArray[np.int64]
+) -> Row:
+    outputs = acm.session.run(acm.feeds(images, tau))
+    layers = acm.manifest.layers
+    counts = {e.name: outputs[f"counts/{e.name}"] for e in layers}
+    budget = executed_budget(layers, counts)
+    ratios = paired_ratios(
+        lambda: acm.logits(images, tau), lambda: dense.logits(images, tau), pairs=_PAIRS, runs=_RUNS
+    )
+    return Row(
+        tau,
+        float(np.mean([counts[e.name].mean() / e.num_learners for e in layers])),
+        budget,
+        float((outputs["logits"].argmax(-1) == labels).mean()),
+        acm.manifest.model_flops(budget),
+        median(ratios),
+    )

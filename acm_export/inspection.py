@@ -1,0 +1,107 @@
+"""What an exported file holds: manifest and graph, held against each other."""
+
+from __future__ import annotations
+
+from dataclasses import asdict, dataclass
+from typing import TYPE_CHECKING, Any
+
+from onnx import TensorProto, numpy_helper
+
+from acm_export.errors import ModelFileError
+from acm_export.manifest import Manifest, read_manifest
+from acm_export.model_file import data_files, read_model
+from acm_export.op.signature import INPUTS
+from acm_export.targets import TARGETS, gated_learners_nodes
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+    import onnx
+
+
+@dataclass(frozen=True)
+class FileSummary:
+    """An exported file.
+
+    Args:
+        manifest: What it says about itself.
+        inputs: Shapes by name, with names for dynamic dimensions.
+        outputs: Likewise.
+        thresholds: Of each layer, as they stand in the file.
+        data_files: External data, relative to the file's folder.
+        num_nodes: Nodes of the main graph.
+        runs_on: What runs a file of this target.
+    """
+
+    manifest: Manifest
+    inputs: dict[str, list[int | str]]
+    outputs: dict[str, list[int | str]]
+    thresholds: dict[str, list[float]]
+    data_files: list[str]
+    num_nodes: int
+    runs_on: str
+
+    def to_json(self) -> dict[str, Any]:
+        """For ``--json``; infinite thresholds are written as strings."""
+        content = asdict(self)
+        content["manifest"] = self.manifest.to_json()
+        content["thresholds"] = {k: [finite_or_text(v) for v in values] for k, values in self.thresholds.items()}
+        return content
+
+
+def finite_or_text(value: float) -> float | str:
+    """A JSON value for a number that may be infinite."""
+    return value if abs(value) < float("inf") else str(value)
+
+
+def summarize(path: Path) -> FileSummary:
+    """Read and check an exported file; weights are not read where they lie outside the file.
+
+    Raises:
+        ModelFileError: The file is broken, not ours, or its graph contradicts its manifest.
+    """
+    model = read_model(path)
+    manifest = read_manifest(model, path)
+    check_graph(model, manifest, path)
+    tensors = {tensor.name: tensor for tensor in model.graph.initializer}
+    return FileSummary(
+        manifest,
+        {value.name: _shape(value) for value in model.graph.input if value.name not in tensors},
+        {value.name: _shape(value) for value in model.graph.output},
+        {e.name: numpy_helper.to_array(tensors[e.thresholds], str(path.parent)).tolist() for e in manifest.layers},
+        data_files(model),
+        len(model.graph.node),
+        TARGETS[manifest.target].partition(": ")[2],
+    )
+
+
+def check_graph(model: onnx.ModelProto, manifest: Manifest, path: Path) -> None:
+    """Hold the graph against the manifest.
+
+    Raises:
+        ModelFileError: A layer has no node of its own, other attributes, or no thresholds.
+    """
+    if manifest.target not in TARGETS:
+        raise ModelFileError(f"{path} is for the target {manifest.target!r}, which this version does not know")
+    nodes = [node.name for node in gated_learners_nodes(model)]
+    names = [layer.name for layer in manifest.layers]
+    if sorted(nodes) != sorted(names):
+        raise ModelFileError(
+            f"{path} has {len(nodes)} GatedLearners nodes, its manifest names {len(names)} layers, and they differ",
+            "another tool changed the file; export it again",
+        )
+    tensors = {tensor.name: tensor for tensor in model.graph.initializer}
+    layers = {layer.name: layer for layer in manifest.layers}
+    for node in gated_learners_nodes(model):
+        layer = layers[node.name]
+        attributes = {a.name: a.s.decode() if a.s else a.i for a in node.attribute}
+        expected = vars(layer.signature)
+        if {key: attributes.get(key) for key in expected} != expected or len(node.input) != len(INPUTS):
+            raise ModelFileError(f"{path}: the node {node.name} contradicts the manifest, which says {expected}")
+        tensor = tensors.get(layer.thresholds)
+        if tensor is None or list(tensor.dims) != [layer.num_learners] or tensor.data_type != TensorProto.FLOAT:
+            raise ModelFileError(f"{path}: the initializer {layer.thresholds} (float32 [{layer.num_learners}]) is missing")
+
+
+def _shape(value: onnx.ValueInfoProto) -> list[int | str]:
+    return [dim.dim_param or dim.dim_value for dim in value.type.tensor_type.shape.dim]

@@ -1,0 +1,49 @@
+"""An exported file as text and a table."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from rich.table import Table
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+    from acm_export.inspection import FileSummary
+
+
+def describe(summary: FileSummary) -> Iterator[str]:
+    """Lines about the whole file."""
+    manifest = summary.manifest
+    digest = f", weights sha256 {manifest.source.sha256[:12]}..." if manifest.source.sha256 else ""
+    yield f"source    {manifest.source.name}{digest}"
+    yield f"written   by {manifest.producer}, {manifest.dtype}, opset {manifest.opset}, {summary.num_nodes} nodes"
+    yield f"target    {manifest.target}: for {summary.runs_on}"
+    for title, values in (("inputs", summary.inputs), ("outputs", summary.outputs)):
+        yield f"{title:<9} " + ", ".join(f"{name} {shape}" for name, shape in values.items())
+    for name in summary.data_files:
+        yield f"data      {name}"
+    shape = ", ".join(f"{name} {dims}" for name, dims in manifest.example_inputs.items())
+    yield f"FLOPs     {manifest.model_flops(1) / 1e6:.4g} M with all learners, {manifest.model_flops(0) / 1e6:.4g} M with none ({shape})"
+    if manifest.layers:
+        setting = manifest.setting
+        bound = f", at most {setting.max_learners} learners" if setting.max_learners is not None else ""
+        yield f"dial      τ = {setting.threshold:g}{bound}; not calibrated" + (" (as trained)" if not setting.threshold and not bound else "")
+
+
+def layer_table(summary: FileSummary) -> Table:
+    """One row for each ACM layer."""
+    table = Table()
+    table.add_column("layer")
+    for column in ("D", "N", "h", "min"):
+        table.add_column(column, justify="right")
+    table.add_column("activation")
+    table.add_column("gate ÷ learners", justify="right")
+    table.add_column("thresholds")
+    for e in summary.manifest.layers:
+        share = e.gate_flops / (e.num_learners * e.learner_flops)
+        table.add_row(
+            e.name, str(e.model_dim), str(e.num_learners), str(e.hidden_dim), str(e.min_learners), e.activation,
+            f"{share:.1%}", " ".join(f"{v:.3g}" for v in summary.thresholds[e.name]),
+        )  # fmt: skip
+    return table

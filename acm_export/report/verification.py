@@ -1,0 +1,30 @@
+"""A verification as a table."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from rich.table import Table
+
+if TYPE_CHECKING:
+    from acm_export.verification.report import Report
+
+
+def verification_table(report: Report) -> Table:
+    """One row for each setting, and one for each layer that routed tokens differently there."""
+    table = Table(title=f"{report.runtime} against PyTorch, {report.dtype}", title_justify="left")
+    table.add_column("setting")
+    for column in ("β", "max error", "mean error", "relative", "tolerance", "routed differently"):
+        table.add_column(column, justify="right")
+    for setting in report.settings:
+        tokens = sum(layer.tokens for layer in setting.layers)
+        differing = [layer for layer in setting.layers if layer.disagreements]
+        count = sum(layer.disagreements for layer in differing)
+        table.add_row(
+            setting.name, f"{setting.budget:.3f}", f"{setting.max_abs:.2e}", f"{setting.mean_abs:.2e}",
+            f"{setting.relative:.1e}", f"{report.tolerance(setting):.1e}", f"{count} of {tokens}",
+        )  # fmt: skip
+        for layer in differing:
+            where = f"{layer.disagreements}, margin within {layer.farthest:.1e} of τ"
+            table.add_row(f"  {layer.name}", f"{layer.mean_share:.3f}", "", "", "", "", where)
+    return table

@@ -1,0 +1,40 @@
+"""Time two callables side by side on a machine that others use too."""
+
+from __future__ import annotations
+
+import time
+from statistics import median
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+_SETTLE_SECONDS = 0.03
+"""ONNX Runtime's threads spin on for some milliseconds after a run and would take cores from another session."""
+
+_WARM_UP = 2
+
+
+def block_seconds(run: Callable[[], object], runs: int) -> float:
+    """Median seconds of ``runs`` runs back to back, after a pause and two runs that are not counted."""
+    time.sleep(_SETTLE_SECONDS)
+    for _ in range(_WARM_UP):
+        run()
+    seconds = []
+    for _ in range(runs):
+        start = time.perf_counter()
+        run()
+        seconds.append(time.perf_counter() - start)
+    return median(seconds)
+
+
+def paired_ratios(run: Callable[[], object], baseline: Callable[[], object], *, pairs: int, runs: int) -> list[float]:
+    """Time ÷ baseline time, ``pairs`` times: each the mean of the baseline's blocks before and after."""
+    ratios = []
+    before = block_seconds(baseline, runs)
+    for _ in range(pairs):
+        seconds = block_seconds(run, runs)
+        after = block_seconds(baseline, runs)
+        ratios.append(2 * seconds / (before + after))
+        before = after
+    return ratios

@@ -1,0 +1,55 @@
+"""Verify a file on disk against a checkpoint on disk, on real or random data."""
+
+from __future__ import annotations
+
+import warnings
+from typing import TYPE_CHECKING
+
+import torch
+
+from acm_export.data import load_npz
+from acm_export.errors import AcmWarning
+from acm_export.export.exporter import example_inputs
+from acm_export.export.wrapper import Exportable
+from acm_export.manifest import read_manifest
+from acm_export.model_file import read_model
+from acm_export.verification.compare import verify_model
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+    from acm_export.checkpoints import Checkpoint
+    from acm_export.verification.report import Report
+
+
+def verify_file(
+    path: Path, checkpoint: Checkpoint, *, data: Path | None = None, samples: int = 4, atol: float | None = None
+) -> Report:
+    """Compare a file with a checkpoint.
+
+    Args:
+        path: The ONNX file.
+        checkpoint: What it should compute; is moved to float32.
+        data: ``.npz`` with arrays named as the inputs; random normal inputs by default.
+        samples: Samples to run, at most.
+        atol: Largest absolute error that is accepted; by default relative to the outputs.
+
+    Returns:
+        What was found.
+    """
+    manifest = read_manifest(read_model(path), path)
+    if manifest.source.sha256 not in (None, checkpoint.sha256):
+        warnings.warn(
+            f"{path.name} was exported from {manifest.source.name}, whose weights differ from {checkpoint.path}",
+            AcmWarning,
+            stacklevel=2,
+        )
+    specs = checkpoint.family.inputs(checkpoint.model.config)
+    if data is None:
+        inputs = example_inputs(checkpoint, samples)
+    else:
+        arrays = load_npz(data, {spec.name: spec.shape for spec in specs})
+        inputs = {name: torch.from_numpy(array[:samples]) for name, array in arrays.items()}
+    fields = checkpoint.family.outputs[type(checkpoint.model).__name__]
+    model = Exportable(checkpoint.model.float(), list(inputs), torch.float32, fields).eval()
+    return verify_model(path, model, inputs, atol=atol)

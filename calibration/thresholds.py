@@ -1,0 +1,50 @@
+"""From a setting of the dials to thresholds: pure arithmetic."""
+
+from __future__ import annotations
+
+import math
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from acm_export.errors import UsageError
+
+if TYPE_CHECKING:
+    from numpy.typing import NDArray
+
+    from acm_export.manifest import LayerEntry, Setting
+
+
+def thresholds_for(layer: LayerEntry, setting: Setting) -> NDArray[np.float32]:
+    """Thresholds of one layer under a setting.
+
+    Args:
+        layer: The layer.
+        setting: One τ for all learners; learners beyond ``max_learners`` never run (τ = +inf).
+
+    Returns:
+        float32 ``[N]``.
+    """
+    thresholds = np.full(layer.num_learners, setting.threshold, np.float32)
+    if setting.max_learners is not None:
+        thresholds[setting.max_learners :] = np.inf
+    return thresholds
+
+
+def check_setting(setting: Setting, layers: tuple[LayerEntry, ...]) -> None:
+    """Refuse settings that no layer, or not every layer, can follow.
+
+    Raises:
+        UsageError: τ is NaN, or the bound lies below what some layer always runs.
+    """
+    if math.isnan(setting.threshold):
+        raise UsageError("the threshold is NaN, which would switch every learner off", "give a number, inf or -inf")
+    if setting.max_learners is None:
+        return
+    highest = max((layer.min_learners for layer in layers), default=0)
+    if setting.max_learners < highest:
+        names = [layer.name for layer in layers if layer.min_learners == highest]
+        raise UsageError(
+            f"--max-learners is {setting.max_learners}, but {names[0]} always runs {highest}",
+            f"the smallest bound for this file is {highest}",
+        )
