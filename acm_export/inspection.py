@@ -100,7 +100,9 @@ def check_graph(model: onnx.ModelProto, manifest: Manifest, path: Path) -> None:
             raise ModelFileError(f"{path}: the node {node.name} contradicts the manifest, which says {expected}")
         tensor = tensors.get(layer.thresholds)
         if tensor is None or list(tensor.dims) != [layer.num_learners] or tensor.data_type != TensorProto.FLOAT:
-            raise ModelFileError(f"{path}: the initializer {layer.thresholds} (float32 [{layer.num_learners}]) is missing")
+            raise ModelFileError(
+                f"{path}: the initializer {layer.thresholds} (float32 [{layer.num_learners}]) is missing"
+            )
 
 
 def _shape(value: onnx.ValueInfoProto) -> list[int | str]:

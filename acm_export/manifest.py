@@ -144,7 +144,9 @@ def read_manifest(model: onnx.ModelProto, path: object) -> Manifest:
     """
     text = next((p.value for p in model.metadata_props if p.key == KEY), None)
     if text is None:
-        raise ModelFileError(f"{path} has no acm-export manifest", "export it with: acm-export export CHECKPOINT -o M.onnx")
+        raise ModelFileError(
+            f"{path} has no acm-export manifest", "export it with: acm-export export CHECKPOINT -o M.onnx"
+        )
     try:
         content = json.loads(text)
         if not isinstance(content, dict) or not isinstance(content.get("schema"), int):

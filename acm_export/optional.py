@@ -28,16 +28,18 @@ def require(*names: str) -> ModuleType:
     Raises:
         MissingDependencyError: One is not installed; the hint has the command that installs it.
     """
-    for name in names:
-        try:
-            module = importlib.import_module(name)
-        except ModuleNotFoundError as error:
-            missing = (error.name or "").split(".")[0]
-            if missing not in _EXTRAS:
-                raise
-            extra = _EXTRAS[missing]
-            hint = f"pip install 'acm-export[{extra}]'"
-            if extra == "cpu":
-                hint += "   (on a machine with an NVIDIA GPU: acm-export[gpu])"
-            raise MissingDependencyError(f"this needs the package {missing}, which is not installed", hint) from error
-    return module
+    return [_import(name) for name in names][-1]
+
+
+def _import(name: str) -> ModuleType:
+    try:
+        return importlib.import_module(name)
+    except ModuleNotFoundError as error:
+        missing = (error.name or "").split(".")[0]
+        if missing not in _EXTRAS:
+            raise
+        extra = _EXTRAS[missing]
+        hint = f"pip install 'acm-export[{extra}]'"
+        if extra == "cpu":
+            hint += "   (on a machine with an NVIDIA GPU: acm-export[gpu])"
+        raise MissingDependencyError(f"this needs the package {missing}, which is not installed", hint) from error

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import re
 from collections import defaultdict
 from collections.abc import Mapping
@@ -98,11 +99,13 @@ def _gate(name: str, tensors: State) -> list[tuple[torch.Tensor, torch.Tensor]]:
             parts[int(match[1] or 0)][match[2]] = tensor
     linears = [parts[index] for index in sorted(parts)]
     if not linears:
-        raise CheckpointError(f"{name} has no gate", "the file was saved before the gates were trained; finish training")
+        raise CheckpointError(
+            f"{name} has no gate", "the file was saved before the gates were trained; finish training"
+        )
     for linear in linears:
         if linear.keys() != {"weight", "bias"} or linear["weight"].ndim != 2:
             raise CheckpointError(f"{name} has a gate with parts {', '.join(linear)}; expected weight and bias")
-    for before, after in zip(linears, linears[1:], strict=False):
+    for before, after in itertools.pairwise(linears):
         if before["weight"].shape[0] != after["weight"].shape[1]:
             raise CheckpointError(
                 f"{name}: a gate map of width {before['weight'].shape[0]} feeds one of {after['weight'].shape[1]}"
@@ -137,7 +140,13 @@ def _layer(
         )  # fmt: skip
     except AcmError as error:
         raise CheckpointError(f"{name}: {error}") from error
-    state = {"w1": w1, "b1": b1, "w2": w2, "b2": rows.reshape(n + 1, d).cumsum(0), "thresholds": torch.zeros(n)}
+    state = {
+        "w1": w1,
+        "b1": b1,
+        "w2": w2,
+        "b2": rows.reshape(n + 1, d).cumsum(0),
+        "thresholds": torch.zeros(n),
+    }
     for index, (weight, bias) in enumerate(gate):
         state |= {f"gate.linears.{index}.weight": weight, f"gate.linears.{index}.bias": bias}
     return InferredLayer(spec, state)

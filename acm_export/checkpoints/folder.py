@@ -35,7 +35,12 @@ if TYPE_CHECKING:
 SCHEMA = 1
 WEIGHTS = "model.safetensors"
 _MAX_CONFIG_BYTES = 16 << 20
-_PROCESSOR_FILES = ("preprocessor_config.json", "processor_config.json", "tokenizer.json", "tokenizer_config.json")
+_PROCESSOR_FILES = (
+    "preprocessor_config.json",
+    "processor_config.json",
+    "tokenizer.json",
+    "tokenizer_config.json",
+)
 
 
 @dataclass(frozen=True)
@@ -185,7 +190,12 @@ def _read_section(section: Any) -> dict[str, ACMSpec]:
 def _load_dense(folder: Path, model_class: type[PreTrainedModel], config: PretrainedConfig) -> PreTrainedModel:
     try:
         model, report = model_class.from_pretrained(
-            folder, config=config, local_files_only=True, use_safetensors=True, output_loading_info=True, dtype="auto"
+            folder,
+            config=config,
+            local_files_only=True,
+            use_safetensors=True,
+            output_loading_info=True,
+            dtype="auto",
         )
     except (OSError, ValueError, RuntimeError) as error:
         raise CheckpointError(f"the weights in {folder} contradict its config: {error}") from error
@@ -225,9 +235,7 @@ def build_model(
     return model
 
 
-def _compare_shapes(
-    expected: dict[str, tuple[int, ...]], found: dict[str, tuple[int, ...]], path: Path
-) -> None:
+def _compare_shapes(expected: dict[str, tuple[int, ...]], found: dict[str, tuple[int, ...]], path: Path) -> None:
     missing, extra = sorted(expected.keys() - found.keys()), sorted(found.keys() - expected.keys())
     if missing or extra:
         parts = [f"{word} {', '.join(names[:4])}" for word, names in (("lacks", missing), ("has", extra)) if names]

@@ -167,7 +167,8 @@ def _heads(given: int | None, args: dict[str, Any], model_dim: int) -> tuple[int
         raise CheckpointError(f"--num-heads is {given}, but the file records num_heads = {recorded}")
     if heads < 1 or model_dim % heads:
         raise CheckpointError(
-            f"--num-heads is {heads}, which does not divide the width {model_dim}", "give the value used in training"
+            f"--num-heads is {heads}, which does not divide the width {model_dim}",
+            "give the value used in training",
         )
     return heads, f"num_heads = {heads}, recorded in the file"
 
@@ -186,7 +187,9 @@ def _config(state: State, heads: int, specs: dict[str, ACMSpec]) -> PretrainedCo
     model_dim, channels, patch, _ = kernel.shape
     dense_ffn = state.get(f"vit.layers.{min(layers, default=0)}.mlp.fc1.weight")
     ffn = [spec for name, spec in specs.items() if name.endswith(".mlp")]
-    width = dense_ffn.shape[0] if dense_ffn is not None else max((s.num_learners * s.hidden_dim for s in ffn), default=1)
+    width = (
+        dense_ffn.shape[0] if dense_ffn is not None else max((s.num_learners * s.hidden_dim for s in ffn), default=1)
+    )
     config: PretrainedConfig = transformers.ViTConfig(
         hidden_size=model_dim, num_hidden_layers=len(layers), num_attention_heads=heads, intermediate_size=width,
         hidden_act="gelu", layer_norm_eps=1e-6, image_size=side * patch, patch_size=patch, num_channels=channels,

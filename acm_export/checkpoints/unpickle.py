@@ -8,7 +8,7 @@ and these are answered by our own code. Nothing named in the file is imported or
 from __future__ import annotations
 
 import collections
-import pickle  # noqa: S403
+import pickle
 import zipfile
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
@@ -56,7 +56,16 @@ def load_state(path: Path) -> tuple[dict[str, torch.Tensor], dict[str, Any]]:
         raise CheckpointError(f"{path} is not a complete PyTorch zip file: {error}", _resave_hint()) from error
     except CheckpointError:
         raise
-    except (pickle.UnpicklingError, EOFError, ValueError, TypeError, AttributeError, LookupError, RuntimeError, OverflowError) as error:
+    except (
+        pickle.UnpicklingError,
+        EOFError,
+        ValueError,
+        TypeError,
+        AttributeError,
+        LookupError,
+        RuntimeError,
+        OverflowError,
+    ) as error:
         raise CheckpointError(f"{path} holds a broken pickle: {error}") from error
     if not isinstance(content, dict) or not isinstance(content.get("model_state"), dict):
         found = ", ".join(map(str, content)) if isinstance(content, dict) else type(content).__name__
@@ -131,7 +140,7 @@ class _Storage:
 
 
 # The pure Python unpickler: its memo is a dict, so that a large index in a hostile file reserves no memory.
-class _Unpickler(pickle._Unpickler):  # type: ignore[name-defined,misc]  # noqa: SLF001
+class _Unpickler(pickle._Unpickler):  # noqa: SLF001
     def __init__(self, file: Any, reader: _Reader) -> None:
         super().__init__(file, encoding="utf-8")
         self._reader = reader
@@ -139,7 +148,11 @@ class _Unpickler(pickle._Unpickler):  # type: ignore[name-defined,misc]  # noqa:
     def find_class(self, module: str, name: str) -> Any:
         if module == "torch" and name in _DTYPES:
             return _StorageType(_DTYPES[name])
-        if module == "torch._utils" and name in ("_rebuild_tensor_v2", "_rebuild_tensor", "_rebuild_parameter"):
+        if module == "torch._utils" and name in (
+            "_rebuild_tensor_v2",
+            "_rebuild_tensor",
+            "_rebuild_parameter",
+        ):
             return _TensorMaker()
         if (module, name) == ("collections", "OrderedDict"):
             return collections.OrderedDict
@@ -182,7 +195,7 @@ class _Reader:
 
     def _read(self, name: str, limit: int) -> bytes:
         with self._open(name, limit) as file:
-            return file.read()
+            return bytes(file.read())
 
     def _open(self, name: str, limit: int) -> Any:
         info = self._archive.getinfo(self._root + name)

@@ -40,7 +40,7 @@ def verb(function: Callable[..., None]) -> Callable[..., None]:
             _fail("interrupted; what stood at the output before is untouched", None, 1)
         except (click.ClickException, click.exceptions.Exit, click.Abort):
             raise
-        except Exception as error:  # noqa: BLE001  the last line of defence: no traceback without --debug
+        except Exception as error:
             if debug:
                 raise
             reason = str(error).strip().splitlines() or ["no message"]
@@ -60,7 +60,7 @@ def _prepare() -> None:
     warnings.simplefilter("always", AcmWarning)
 
 
-def _show_warning(message: Warning | str, category: type[Warning], *_: Any) -> None:
+def _show_warning(message: Warning | str, category: type[Warning], *_: Any, **__: Any) -> None:
     if issubclass(category, AcmWarning):
         click.echo(f"{click.style('warning:', fg='yellow')} {message}", err=True)
 

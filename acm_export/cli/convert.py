@@ -37,7 +37,7 @@ def convert(
     num_heads: int | None,
     num_learners: int | None,
     min_learners: dict[str, int],
-    as_json: bool,  # noqa: FBT001
+    as_json: bool,
 ) -> None:
     """Turn REFERENCE, a .pth file of the ACM authors' code, into a Hugging Face checkpoint folder.
 
@@ -52,10 +52,12 @@ def convert(
     from acm_export.files import sha256_of
     from acm_export.modules import acm_layers
 
-    converted = convert_reference(
-        reference, num_heads=num_heads, num_learners=num_learners, min_learners=min_learners
-    )
-    source = {"format": "adaptive_computation_modules", "file": reference.name, "sha256": sha256_of(reference)}
+    converted = convert_reference(reference, num_heads=num_heads, num_learners=num_learners, min_learners=min_learners)
+    source = {
+        "format": "adaptive_computation_modules",
+        "file": reference.name,
+        "sha256": sha256_of(reference),
+    }
     save_checkpoint(converted.model, output, source=source)
     layers = dict(acm_layers(converted.model))
     if as_json:

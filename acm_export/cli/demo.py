@@ -15,7 +15,7 @@ from acm_export.cli.common import need_export_packages, verb, write_json, write_
     help="Folder for the exported files.",
 )  # fmt: skip
 @verb
-def demo(output: Path, as_json: bool) -> None:  # noqa: FBT001
+def demo(output: Path, as_json: bool) -> None:
     """Export the embedded ACM model and the dense model it came from, verify both, and run real images.
 
     One file serves every row of the table: only its thresholds change.

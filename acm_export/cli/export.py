@@ -20,8 +20,20 @@ _TARGETS = ("portable", "tensorrt", "ort-tensorrt")
 @click.command(short_help="Export a checkpoint to a verified ONNX file.")
 @click.argument("checkpoint", type=click.Path(path_type=Path))
 @click.option("-o", "--output", type=click.Path(path_type=Path, dir_okay=False), required=True, help="ONNX file.")
-@click.option("--dtype", type=click.Choice(_DTYPES), default="fp32", show_default=True, help="Of weights; gates stay fp32.")
-@click.option("--target", type=click.Choice(_TARGETS), default="portable", show_default=True, help="What will run the file.")
+@click.option(
+    "--dtype",
+    type=click.Choice(_DTYPES),
+    default="fp32",
+    show_default=True,
+    help="Of weights; gates stay fp32.",
+)
+@click.option(
+    "--target",
+    type=click.Choice(_TARGETS),
+    default="portable",
+    show_default=True,
+    help="What will run the file.",
+)
 @click.option("--opset", type=click.IntRange(18, 22), default=20, show_default=True, help="ONNX operator set.")
 @click.option("--with-counts", is_flag=True, help="Add the learner counts of each layer as outputs counts/<layer>.")
 @click.option("--atol", type=click.FloatRange(0), help="Largest absolute error that verification accepts.")
@@ -33,10 +45,10 @@ def export(
     dtype: str,
     target: str,
     opset: int,
-    with_counts: bool,  # noqa: FBT001
+    with_counts: bool,
     atol: float | None,
-    no_verify: bool,  # noqa: FBT001
-    as_json: bool,  # noqa: FBT001
+    no_verify: bool,
+    as_json: bool,
 ) -> None:
     """Export CHECKPOINT, a folder with config.json and model.safetensors, with a dynamic batch.
 
@@ -73,7 +85,8 @@ def export(
         from acm_export.report.verification import verification_table
 
         write_table(verification_table(result.report), *result.report.notes)
-    click.echo(f"{result.path}: {len(result.manifest.layers)} ACM layers, {dtype}, target {target}, {_size(result) / 1e6:.1f} MB")
+    layers, megabytes = len(result.manifest.layers), _size(result) / 1e6
+    click.echo(f"{result.path}: {layers} ACM layers, {dtype}, target {target}, {megabytes:.1f} MB")
 
 
 def _size(result: ExportResult) -> int:

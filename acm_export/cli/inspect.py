@@ -12,7 +12,7 @@ from acm_export.cli.common import verb, write_json, write_table
 @click.command(short_help="Show what an exported file holds and what runs it.")
 @click.argument("model", type=click.Path(path_type=Path))
 @verb
-def inspect(model: Path, as_json: bool) -> None:  # noqa: FBT001
+def inspect(model: Path, as_json: bool) -> None:
     """Show the layers, thresholds, FLOPs and target of MODEL.
 
     \b

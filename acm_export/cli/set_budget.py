@@ -12,8 +12,17 @@ from acm_export.cli.common import verb, write_json
 @click.command(name="set-budget", short_help="Change how much of its learners a file runs.")
 @click.argument("model", type=click.Path(path_type=Path))
 @click.argument("budget", type=click.FloatRange(0, 1), required=False)
-@click.option("-o", "--output", type=click.Path(path_type=Path, dir_okay=False), help="Write here instead of into MODEL itself.")
-@click.option("--threshold", type=float, help="One τ for every gated learner; 0 is as trained, larger is cheaper, inf allowed.")
+@click.option(
+    "-o",
+    "--output",
+    type=click.Path(path_type=Path, dir_okay=False),
+    help="Write here instead of into MODEL itself.",
+)
+@click.option(
+    "--threshold",
+    type=float,
+    help="One τ for every gated learner; 0 is as trained, larger is cheaper, inf allowed.",
+)
 @click.option("--max-learners", type=click.IntRange(0), help="No token runs more learners than this.")
 @click.option("--trained", is_flag=True, help="Go back to τ = 0 without a bound.")
 @verb
@@ -23,8 +32,8 @@ def set_budget(
     output: Path | None,
     threshold: float | None,
     max_learners: int | None,
-    trained: bool,  # noqa: FBT001
-    as_json: bool,  # noqa: FBT001
+    trained: bool,
+    as_json: bool,
 ) -> None:
     """Rewrite the thresholds of MODEL, in place unless -o is given; what is not named keeps its value.
 

@@ -12,8 +12,16 @@ from acm_export.cli.common import need_export_packages, verb, write_json, write_
 @click.command(short_help="Compare an ONNX file with its checkpoint.")
 @click.argument("model", type=click.Path(path_type=Path))
 @click.option("--checkpoint", type=click.Path(path_type=Path), required=True, help="Folder it was exported from.")
-@click.option("--data", type=click.Path(path_type=Path), help="Inputs as .npz, arrays named as the inputs; else random.")
-@click.option("--samples", type=click.IntRange(1), default=4, show_default=True, help="Samples to run, or of --data at most.")
+@click.option(
+    "--data", type=click.Path(path_type=Path), help="Inputs as .npz, arrays named as the inputs; else random."
+)
+@click.option(
+    "--samples",
+    type=click.IntRange(1),
+    default=4,
+    show_default=True,
+    help="Samples to run, or of --data at most.",
+)
 @click.option("--atol", type=click.FloatRange(0), help="Largest absolute error that is accepted.")
 @verb
 def verify(
@@ -22,7 +30,7 @@ def verify(
     data: Path | None,
     samples: int,
     atol: float | None,
-    as_json: bool,  # noqa: FBT001
+    as_json: bool,
 ) -> None:
     """Run MODEL in ONNX Runtime and its checkpoint in PyTorch, at the trained budget and at two others.
 

@@ -126,16 +126,12 @@ class _Runner:
         return self.session.run(self.feeds(images, tau), ["logits"])["logits"]
 
 
-def _row(
-    tau: float, acm: _Runner, dense: _Runner, images: NDArray[np.float32], labels: NDArray[np.int64]
-) -> Row:
+def _row(tau: float, acm: _Runner, dense: _Runner, images: NDArray[np.float32], labels: NDArray[np.int64]) -> Row:
     outputs = acm.session.run(acm.feeds(images, tau))
     layers = acm.manifest.layers
     counts = {e.name: outputs[f"counts/{e.name}"] for e in layers}
     budget = executed_budget(layers, counts)
-    ratios = paired_ratios(
-        lambda: acm.logits(images, tau), lambda: dense.logits(images, tau), pairs=_PAIRS, runs=_RUNS
-    )
+    ratios = paired_ratios(lambda: acm.logits(images, tau), lambda: dense.logits(images, tau), pairs=_PAIRS, runs=_RUNS)
     return Row(
         tau,
         float(np.mean([counts[e.name].mean() / e.num_learners for e in layers])),

@@ -205,7 +205,10 @@ def _without_prefix(entry: LayerEntry) -> LayerEntry:
 
 
 def _trace(
-    model: Exportable, inputs: dict[str, torch.Tensor], dynamic: Mapping[str, Mapping[int, str]] | None, opset: int
+    model: Exportable,
+    inputs: dict[str, torch.Tensor],
+    dynamic: Mapping[str, Mapping[int, str]] | None,
+    opset: int,
 ) -> ir.Model:
     axes = dynamic if dynamic is not None else {name: {0: "batch"} for name in inputs}
     dims = {dim: torch.export.Dim(dim) for named in axes.values() for dim in named.values()}

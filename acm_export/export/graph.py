@@ -70,7 +70,7 @@ def _fold_transposes(graph: ir.Graph) -> None:
         tensor, order = source.const_value, node.attributes.get_ints("perm")
         name = f"{source.name}.T"
         if name not in graph.initializers:
-            shape = ir.Shape([tensor.shape[axis] for axis in order])
+            shape = ir.Shape([tensor.shape.numpy()[axis] for axis in order])
             lazy = ir.LazyTensor(
                 lambda tensor=tensor, order=order, name=name: ir.Tensor(  # type: ignore[misc]
                     np.ascontiguousarray(tensor.numpy().transpose(order)), dtype=tensor.dtype, name=name

@@ -31,7 +31,11 @@ class Exportable(nn.Module):
     """
 
     def __init__(
-        self, module: nn.Module, input_names: Sequence[str], dtype: torch.dtype, fields: Sequence[str] | None = None
+        self,
+        module: nn.Module,
+        input_names: Sequence[str],
+        dtype: torch.dtype,
+        fields: Sequence[str] | None = None,
     ) -> None:
         super().__init__()
         self.module = module
@@ -56,7 +60,9 @@ class Exportable(nn.Module):
             return {name: outputs[name] for name in names}
         if isinstance(outputs, (tuple, list)) and all(isinstance(v, torch.Tensor) for v in outputs):
             return {f"output_{i}": value for i, value in enumerate(outputs)}
-        raise ExportError(f"the module returns {type(outputs).__name__}; expected tensors, a tuple or a mapping of them")
+        raise ExportError(
+            f"the module returns {type(outputs).__name__}; expected tensors, a tuple or a mapping of them"
+        )
 
 
 def name_inputs(module: nn.Module, example_inputs: ExampleInputs) -> dict[str, torch.Tensor]:

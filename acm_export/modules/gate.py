@@ -39,5 +39,6 @@ class Gate(nn.Module):
             z = linear(activation_fn(self.activation)(z))
         return torch.as_tensor(z)
 
-    def _apply(self, fn: Callable[[torch.Tensor], torch.Tensor], recurse: bool = True) -> Any:  # noqa: FBT001, FBT002
-        return super()._apply(keeping_float32(fn), recurse)
+    def _apply(self, fn: Callable[[torch.Tensor], torch.Tensor], recurse: bool = True) -> Any:
+        move: Any = super()._apply
+        return move(keeping_float32(fn), recurse)

@@ -47,7 +47,11 @@ class ACMSpec:
     def __post_init__(self) -> None:
         object.__setattr__(self, "gate_hidden", tuple(self.gate_hidden))
         self.signature  # noqa: B018  validates N, min_learners and the activation
-        sizes = {"model_dim": (self.model_dim,), "hidden_dim": (self.hidden_dim,), "gate_hidden": self.gate_hidden}
+        sizes = {
+            "model_dim": (self.model_dim,),
+            "hidden_dim": (self.hidden_dim,),
+            "gate_hidden": self.gate_hidden,
+        }
         for name, values in sizes.items():
             if any(value < 1 for value in values):
                 raise OpError(f"{name} is {getattr(self, name)}; sizes must be positive")
@@ -95,7 +99,7 @@ class ACMLayer(nn.Module):
         return self.run(x, self.gate(x))[0]
 
     def run(self, x: torch.Tensor, gate_logits: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
-        """y ``[..., D]`` and learner counts ``[...]`` (int32) for gate logits ``[..., C]`` given from outside."""
+        """Y ``[..., D]`` and learner counts ``[...]`` (int32) for gate logits ``[..., C]`` given from outside."""
         spec = self.spec
         y, counts = gated_learners(
             x, gate_logits, self.thresholds, self.w1, self.b1, self.w2, self.b2,
@@ -112,9 +116,10 @@ class ACMLayer(nn.Module):
         spec = self.spec
         return f"D={spec.model_dim}, N={spec.num_learners}, h={spec.hidden_dim}, min_learners={spec.min_learners}"
 
-    def _apply(self, fn: Callable[[torch.Tensor], torch.Tensor], recurse: bool = True) -> Any:  # noqa: FBT001, FBT002
+    def _apply(self, fn: Callable[[torch.Tensor], torch.Tensor], recurse: bool = True) -> Any:
         thresholds = self.thresholds
-        super()._apply(fn, recurse)
+        move: Any = super()._apply
+        move(fn, recurse)
         self.thresholds = keeping_float32(fn)(thresholds)
         return self
 

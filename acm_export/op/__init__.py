@@ -3,6 +3,15 @@
 docs/op.md is the normative text. Nothing in this package needs PyTorch or a runtime.
 """
 
-from acm_export.op.signature import ACTIVATIONS, DOMAIN, INPUTS, MAX_LEARNERS, NAME, OUTPUTS, VERSION, Signature
+from acm_export.op.signature import (
+    ACTIVATIONS,
+    DOMAIN,
+    INPUTS,
+    MAX_LEARNERS,
+    NAME,
+    OUTPUTS,
+    VERSION,
+    Signature,
+)
 
 __all__ = ["ACTIVATIONS", "DOMAIN", "INPUTS", "MAX_LEARNERS", "NAME", "OUTPUTS", "VERSION", "Signature"]

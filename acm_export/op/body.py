@@ -156,7 +156,7 @@ def _count(signature: Signature) -> list[str]:
 
 
 def _sort(signature: Signature) -> list[str]:
-    """order [T] by count, descending; total_g [1], the tokens that run gated learner g; tokens_g [total_g, D]."""
+    """Order [T] by count, descending; total_g [1], the tokens that run gated learner g; tokens_g [total_g, D]."""
     learners = _gated(signature)
     column = ", ".join(str(g) for g in learners)
     return [
@@ -291,7 +291,10 @@ def _decomposed_gelu(v: str, out: str, *, tanh: bool) -> list[str]:
 
 
 def _scalar(name: str, value: float, like: str) -> list[str]:
-    return [f"{name}_float = Constant <value_float = {value!r}> ()", f"{name} = CastLike ({name}_float, {like})"]
+    return [
+        f"{name}_float = Constant <value_float = {value!r}> ()",
+        f"{name} = CastLike ({name}_float, {like})",
+    ]
 
 
 def _gated(signature: Signature) -> list[int]:

@@ -21,18 +21,25 @@ def activate(name: str, v: NDArray[np.float64]) -> NDArray[np.float64]:
     """The activation ``name`` of float64 values, elementwise (docs/op.md, "Attributes")."""
     with np.errstate(over="ignore"):
         if name == "gelu":
-            return v * 0.5 * (1 + np.vectorize(math.erf, otypes=[np.float64])(v / math.sqrt(2)))
-        if name == "gelu_tanh":
-            return v * 0.5 * (1 + np.tanh(math.sqrt(2 / math.pi) * (v + 0.044715 * v**3)))
-        if name == "relu":
-            return np.maximum(v, 0)
-        if name == "silu":
-            return v / (1 + np.exp(-v))
-        return v
+            v = v * 0.5 * (1 + np.vectorize(math.erf, otypes=[np.float64])(v / math.sqrt(2)))
+        elif name == "gelu_tanh":
+            v = v * 0.5 * (1 + np.tanh(math.sqrt(2 / math.pi) * (v + 0.044715 * v**3)))
+        elif name == "relu":
+            v = np.maximum(v, 0)
+        elif name == "silu":
+            v = v / (1 + np.exp(-v))
+    return v
 
 
 def gated_learners(
-    x: Array, gate_logits: Array, thresholds: Array, w1: Array, b1: Array, w2: Array, b2: Array, signature: Signature
+    x: Array,
+    gate_logits: Array,
+    thresholds: Array,
+    w1: Array,
+    b1: Array,
+    w2: Array,
+    b2: Array,
+    signature: Signature,
 ) -> tuple[NDArray[np.float64], NDArray[np.int32]]:
     """Evaluate the operator one token and one learner at a time.
 

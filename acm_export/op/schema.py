@@ -39,7 +39,8 @@ def _schema() -> OpSchema:
         VERSION,
         doc="Runs the first k of N learners for each token, k decided by gate logits and thresholds (docs/op.md).",
         inputs=[
-            parameter(name, "tensor(float)" if name in _FLOAT32_INPUTS else "T", doc) for name, doc in _INPUT_DOC.items()
+            parameter(name, "tensor(float)" if name in _FLOAT32_INPUTS else "T", doc)
+            for name, doc in _INPUT_DOC.items()
         ],
         outputs=[
             parameter("y", "T", "Sum of learners 1..count, shape [..., D]."),
@@ -50,10 +51,18 @@ def _schema() -> OpSchema:
             attribute("num_learners", OpSchema.AttrType.INT, "N, 1..64.", required=True),
             attribute("min_learners", OpSchema.AttrType.INT, "Learners that always run, 0..N.", required=True),
             attribute(
-                "activation", OpSchema.AttrType.STRING, "gelu, gelu_tanh, relu, silu or identity.", required=True
+                "activation",
+                OpSchema.AttrType.STRING,
+                "gelu, gelu_tanh, relu, silu or identity.",
+                required=True,
             ),
             attribute("plugin_version", OpSchema.AttrType.STRING, "For TensorRT; others ignore it.", required=False),
-            attribute("plugin_namespace", OpSchema.AttrType.STRING, "For TensorRT; others ignore it.", required=False),
+            attribute(
+                "plugin_namespace",
+                OpSchema.AttrType.STRING,
+                "For TensorRT; others ignore it.",
+                required=False,
+            ),
         ],
     )
     schema.set_type_and_shape_inference_function(_infer)
@@ -92,7 +101,13 @@ def infer_shapes(shapes: list[list[Dim] | None], signature: Signature) -> list[D
     """
     x, gate_logits, thresholds, w1, b1, w2, b2 = shapes
     n = signature.num_learners
-    for name, shape, rank in (("thresholds", thresholds, 1), ("w1", w1, 2), ("b1", b1, 1), ("w2", w2, 2), ("b2", b2, 2)):
+    for name, shape, rank in (
+        ("thresholds", thresholds, 1),
+        ("w1", w1, 2),
+        ("b1", b1, 1),
+        ("w2", w2, 2),
+        ("b2", b2, 2),
+    ):
         if shape is not None and len(shape) != rank:
             raise OpError(f"{name} has rank {len(shape)}, expected {rank}")
     for name, shape in (("x", x), ("gate_logits", gate_logits)):

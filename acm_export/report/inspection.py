@@ -24,11 +24,14 @@ def describe(summary: FileSummary) -> Iterator[str]:
     for name in summary.data_files:
         yield f"data      {name}"
     shape = ", ".join(f"{name} {dims}" for name, dims in manifest.example_inputs.items())
-    yield f"FLOPs     {manifest.model_flops(1) / 1e6:.4g} M with all learners, {manifest.model_flops(0) / 1e6:.4g} M with none ({shape})"
+    most, least = (f"{manifest.model_flops(budget) / 1e6:.4g} M" for budget in (1, 0))
+    yield f"FLOPs     {most} with all learners, {least} with none ({shape})"
     if manifest.layers:
         setting = manifest.setting
         bound = f", at most {setting.max_learners} learners" if setting.max_learners is not None else ""
-        yield f"dial      τ = {setting.threshold:g}{bound}; not calibrated" + (" (as trained)" if not setting.threshold and not bound else "")
+        yield f"dial      τ = {setting.threshold:g}{bound}; not calibrated" + (
+            " (as trained)" if not setting.threshold and not bound else ""
+        )
 
 
 def layer_table(summary: FileSummary) -> Table:

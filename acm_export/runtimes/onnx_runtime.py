@@ -41,7 +41,7 @@ class CpuSession:
             self._session = runtime.InferenceSession(
                 model.SerializeToString(), options, providers=["CPUExecutionProvider"]
             )
-        except Exception as error:  # noqa: BLE001  pybind11 raises its own types, all derived from Exception
+        except Exception as error:
             raise ModelFileError(f"ONNX Runtime {runtime.__version__} cannot load the model: {error}") from error
         self.name = f"ONNX Runtime {runtime.__version__} (CPU)"
         self.input_names: list[str] = [value.name for value in self._session.get_inputs()]

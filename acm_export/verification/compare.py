@@ -131,7 +131,10 @@ def executed_budget(layers: tuple[LayerEntry, ...], counts: Mapping[str, np.ndar
 
 
 def _routing(
-    entry: LayerEntry, counts: NDArray[np.int32], gate_logits: NDArray[np.float32], thresholds: NDArray[np.float32]
+    entry: LayerEntry,
+    counts: NDArray[np.int32],
+    gate_logits: NDArray[np.float32],
+    thresholds: NDArray[np.float32],
 ) -> LayerRouting:
     ran, own = counts.ravel(), learner_counts(gate_logits, thresholds, entry.min_learners)
     margin = margins(gate_logits)

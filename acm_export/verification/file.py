@@ -23,7 +23,12 @@ if TYPE_CHECKING:
 
 
 def verify_file(
-    path: Path, checkpoint: Checkpoint, *, data: Path | None = None, samples: int = 4, atol: float | None = None
+    path: Path,
+    checkpoint: Checkpoint,
+    *,
+    data: Path | None = None,
+    samples: int = 4,
+    atol: float | None = None,
 ) -> Report:
     """Compare a file with a checkpoint.
 
