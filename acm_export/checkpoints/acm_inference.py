@@ -48,8 +48,8 @@ def infer_learners(
 ) -> dict[str, InferredLayer]:
     """Find N, h, min_learners and the gate of every ACM layer.
 
-    N is the flag, else the rows of b2 minus one cannot tell it without h, so the widest gate does: a gate without
-    ``min_learners`` has N + 1 choices.
+    A gate has N + 1 - min_learners choices. So the widest gate tells N, unless flags say that learners always run there
+    too; N tells min_learners of every other layer.
 
     Args:
         groups: The tensors of each ACM layer.
@@ -71,21 +71,29 @@ def infer_learners(
     n = num_learners
     if n is None:
         n = max((width - 1 + (given[name] or 0) for name, width in widths.items()), default=0)
-    layers = {}
-    for name, tensors in groups.items():
-        minimum = n + 1 - widths[name]
-        if given[name] is not None and given[name] != minimum:
-            raise CheckpointError(
-                f"{name}: the gate has {widths[name]} choices; with N = {n} that means min_learners = {minimum}, "
-                f"but --min-learners gives {given[name]}"
-            )
-        if not 0 <= minimum <= n:
-            raise CheckpointError(
-                f"{name}: the gate has {widths[name]} choices, which contradicts N = {n} (at most {n + 1})",
-                "correct --num-learners, or leave it out to infer N from the widest gate",
-            )
-        layers[name] = _layer(name, tensors, gates[name], n, minimum)
-    return layers
+    for name, width in widths.items():
+        _check_gate(name, width, n, given[name], is_widest=width == max(widths.values()))
+    return {name: _layer(name, tensors, gates[name], n, n + 1 - widths[name]) for name, tensors in groups.items()}
+
+
+def _check_gate(name: str, width: int, n: int, given: int | None, *, is_widest: bool) -> None:
+    """Hold the width of one gate against N and the flag for its layer."""
+    minimum = n + 1 - width
+    if given is not None and given != minimum:
+        raise CheckpointError(
+            f"{name}: the gate has {width} choices; with N = {n} that means min_learners = {minimum}, "
+            f"but --min-learners gives {given}"
+        )
+    if not 0 <= minimum <= n:
+        raise CheckpointError(
+            f"{name}: the gate has {width} choices, which contradicts N = {n} (at most {n + 1})",
+            "correct --num-learners, or leave it out to infer N from the widest gate",
+        )
+    if minimum > 0 and is_widest and given is None:
+        raise CheckpointError(
+            f"{name}: its gate is the widest with {width} choices, which means N = {width - 1}, but the flags say N = {n}",
+            "correct --num-learners, or say with --min-learners how many learners always run there",
+        )
 
 
 def _gate(name: str, tensors: State) -> list[tuple[torch.Tensor, torch.Tensor]]:

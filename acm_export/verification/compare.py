@@ -12,9 +12,11 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
+from onnx import numpy_helper
 
 from acm_export.errors import VerificationError
-from acm_export.manifest import LayerEntry, read_manifest
+from acm_export.inspection import check_graph
+from acm_export.manifest import LayerEntry, Manifest, read_manifest
 from acm_export.model_file import read_model
 from acm_export.modules import acm_layers
 from acm_export.op.routing import learner_counts, margins
@@ -28,6 +30,7 @@ if TYPE_CHECKING:
     from collections.abc import Mapping
     from pathlib import Path
 
+    import onnx
     from numpy.typing import NDArray
 
     from acm_export.export.wrapper import Exportable
@@ -55,6 +58,7 @@ def verify_model(
     """
     proto = read_model(path)
     manifest = read_manifest(proto, path)
+    check_graph(proto, manifest, path)
     module = model.module
     _check_layers(manifest.layers, {name: layer.spec for name, layer in acm_layers(module)})
     copy, notes = runnable_copy(proto, manifest, path.parent)
@@ -68,11 +72,16 @@ def verify_model(
         with replaying(module, None) as own:
             model(*inputs.values())
         observed = {name: margins(logits) for name, logits in own.gate_logits.items()}
-        results = [
-            _compare(session, feeds, model, inputs, manifest.layers, setting)
-            for setting in choose_settings(manifest.layers, observed)
-        ]
+        settings = [*_as_set(proto, manifest), *choose_settings(manifest.layers, observed)]
+        results = [_compare(session, feeds, model, inputs, manifest.layers, setting) for setting in settings]
     return Report(tuple(results), manifest.dtype, atol, session.name, notes)
+
+
+def _as_set(proto: onnx.ModelProto, manifest: Manifest) -> list[ThresholdSetting]:
+    """The thresholds that stand in the file, where they are not the trained ones."""
+    tensors = {tensor.name: tensor for tensor in proto.graph.initializer}
+    stored = {e.name: numpy_helper.to_array(tensors[e.thresholds]) for e in manifest.layers}
+    return [ThresholdSetting("as the file is set", stored)] if any(t.any() for t in stored.values()) else []
 
 
 def _check_layers(entries: tuple[LayerEntry, ...], specs: Mapping[str, Any]) -> None:

@@ -1,0 +1,35 @@
+# make demo and make test do all set-up on a machine with Python 3.10 or later and a network, and are quick afterwards.
+
+PYTHON ?= python3
+VENV := .venv
+BIN := $(VENV)/bin
+READY := $(VENV)/.ready-$(shell cksum pyproject.toml constraints.txt | cksum | cut -d' ' -f1)
+
+.PHONY: demo test lint check benchmarks clean
+
+demo: $(READY)  ## the whole line on the embedded model
+	$(BIN)/acm-export demo -o acm-demo
+
+test: $(READY)  ## the test suite
+	$(BIN)/python -m pytest -q
+
+lint: $(READY)  ## formatting, lint rules and types
+	$(BIN)/ruff format --check .
+	$(BIN)/ruff check .
+	rm -rf build/typed && $(BIN)/python -m pip install -q --no-deps --target build/typed .
+	MYPYPATH=build/typed $(BIN)/mypy --python-executable $(BIN)/python -p acm_export
+	MYPYPATH=build/typed:benchmarks:tests $(BIN)/mypy --python-executable $(BIN)/python benchmarks tests examples
+
+check: lint test  ## everything that must hold before a commit
+
+benchmarks: $(READY)  ## measure on this machine; writes benchmarks/results/
+	for program in portable_body whole_model export_cost; do $(BIN)/python benchmarks/$$program.py || exit 1; done
+
+$(READY): pyproject.toml constraints.txt
+	$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 10) and "Python 3.10 or later is needed: make PYTHON=python3.11")'
+	$(PYTHON) -m venv $(VENV)
+	$(BIN)/python -m pip install -q -c constraints.txt -e '.[dev]'
+	rm -f $(VENV)/.ready-* && touch $@
+
+clean:  ## remove what make made
+	rm -rf $(VENV) build acm-demo
