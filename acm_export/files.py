@@ -39,7 +39,7 @@ def staging_folder(target: Path) -> Iterator[Path]:
     try:
         yield staging
     except OSError as error:
-        if error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG):
+        if _is_full(error, parent):
             reason = f"no space left while writing {target}"
             raise OutputError(reason, f"free some space; what was at {target.name} is untouched") from error
         if error.filename is not None and str(staging) in str(error.filename):
@@ -95,6 +95,13 @@ def sha256_of(path: Path) -> str:
         while chunk := handle.read(_CHUNK):
             digest.update(chunk)
     return digest.hexdigest()
+
+
+def _is_full(error: OSError, folder: Path) -> bool:
+    """Whether a write failed for lack of space; numpy reports that without an error number."""
+    if error.errno is None:
+        return shutil.disk_usage(folder).free < _CHUNK
+    return error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 
 
 def _umask() -> int:

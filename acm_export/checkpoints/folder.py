@@ -22,7 +22,7 @@ from safetensors.torch import save_file
 from transformers.initialization import no_init_weights
 
 from acm_export.checkpoints.health import warn_about_values
-from acm_export.errors import AcmError, CheckpointError
+from acm_export.errors import AcmError, CheckpointError, OutputError
 from acm_export.files import move_folder_into_place, sha256_of, staging_folder
 from acm_export.modules import ACMSpec, acm_layers
 from acm_export.surgery import Family, family_of, install_acm_layers
@@ -85,13 +85,20 @@ def save_checkpoint(
             config["acm"] = {"schema": SCHEMA, "layers": layers, "source": dict(source)}
             (content / "config.json").write_text(json.dumps(config, indent=2, sort_keys=True) + "\n")
             state = {name: tensor.contiguous() for name, tensor in model.state_dict().items()}
-            save_file(state, content / WEIGHTS, metadata={"format": "pt"})
+            _save_weights(state, content / WEIGHTS)
         else:
             model.save_pretrained(content)
         for name in _PROCESSOR_FILES if processor_from else ():
             if (path := Path(processor_from or ".") / name).is_file():
                 shutil.copy(path, content / name)
         move_folder_into_place(content, folder)
+
+
+def _save_weights(state: dict[str, torch.Tensor], path: Path) -> None:
+    try:
+        save_file(state, path, metadata={"format": "pt"})
+    except SafetensorError as error:  # in the place of an OSError
+        raise OutputError(f"cannot write {path.name}: {error}", "nothing was changed") from error
 
 
 def load_checkpoint(folder: Path) -> Checkpoint:

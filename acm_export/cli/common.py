@@ -38,8 +38,8 @@ def verb(function: Callable[..., None]) -> Callable[..., None]:
             if debug:
                 raise
             _fail("interrupted; what stood at the output before is untouched", None, 1)
-        except (click.ClickException, click.exceptions.Exit, click.Abort):
-            raise
+        except (click.ClickException, click.exceptions.Exit, click.Abort, BrokenPipeError):
+            raise  # click knows what to do
         except Exception as error:
             if debug:
                 raise
@@ -50,7 +50,7 @@ def verb(function: Callable[..., None]) -> Callable[..., None]:
 
 
 def _prepare() -> None:
-    signal.signal(signal.SIGTERM, lambda *_: signal.raise_signal(signal.SIGINT))
+    signal.signal(signal.SIGTERM, _interrupt)
     handler = logging.StreamHandler(sys.stderr)
     handler.setFormatter(logging.Formatter("%(message)s"))
     logger = logging.getLogger("acm_export")
@@ -58,6 +58,10 @@ def _prepare() -> None:
     logger.setLevel(logging.INFO)
     warnings.showwarning = _show_warning
     warnings.simplefilter("always", AcmWarning)
+
+
+def _interrupt(*_: Any) -> None:
+    raise KeyboardInterrupt
 
 
 def _show_warning(message: Warning | str, category: type[Warning], *_: Any, **__: Any) -> None:
