@@ -2,7 +2,7 @@
 
 The attention of transformers that is built for speed in PyTorch (scaled_dot_product_attention) exports with guards
 against fully masked rows, and its eager attention with a mask even where nothing is masked. ONNX Runtime and TensorRT
-fuse MatMul, Mul, Softmax, MatMul, and only that.
+fuse MatMul, Div, Softmax, MatMul (ONNX Runtime's attention fusion knows no Mul where there is no mask).
 """
 
 from __future__ import annotations
@@ -45,8 +45,8 @@ def _attend(
     scaling: float | None = None,
     **_: Any,
 ) -> tuple[torch.Tensor, None]:
-    scale = query.shape[-1] ** -0.5 if scaling is None else scaling
-    scores = torch.matmul(query, key.transpose(2, 3)) * scale
+    divisor = query.shape[-1] ** 0.5 if scaling is None else 1 / scaling
+    scores = torch.matmul(query, key.transpose(2, 3)) / divisor
     if attention_mask is not None:
         if attention_mask.dtype == torch.bool:
             attention_mask = torch.where(attention_mask, 0.0, torch.finfo(scores.dtype).min)
