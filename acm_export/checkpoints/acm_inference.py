@@ -91,7 +91,8 @@ def _check_gate(name: str, width: int, n: int, given: int | None, *, is_widest: 
         )
     if minimum > 0 and is_widest and given is None:
         raise CheckpointError(
-            f"{name}: its gate is the widest with {width} choices, which means N = {width - 1}, but the flags say N = {n}",
+            f"{name}: its gate is the widest with {width} choices, which means N = {width - 1}, "
+            f"but the flags say N = {n}",
             "correct --num-learners, or say with --min-learners how many learners always run there",
         )
 

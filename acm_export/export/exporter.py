@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import copy
 import logging
 import warnings
 from contextlib import contextmanager
@@ -18,13 +17,12 @@ from acm_export import __version__
 from acm_export.errors import ExportError, VerificationError
 from acm_export.export.attention import plain_attention
 from acm_export.export.graph import clean
-from acm_export.export.measure import describe_layers
+from acm_export.export.measure import run_one_sample
 from acm_export.export.translation import translation_table
-from acm_export.export.wrapper import PREFIX, ExampleInputs, Exportable, name_inputs
+from acm_export.export.wrapper import PREFIX, ExampleInputs, Exportable, as_dtype, name_inputs
 from acm_export.files import move_into_place, sha256_of, staging_folder
 from acm_export.manifest import LayerEntry, Manifest, Setting, Source, write_manifest
 from acm_export.model_file import EXTERNAL_ABOVE, data_files, external_tensors
-from acm_export.modules import acm_layers
 from acm_export.op.body import MIN_OPSET
 from acm_export.targets import TARGETS, retarget
 from acm_export.verification.compare import verify_model
@@ -42,6 +40,8 @@ MAX_OPSET = 22
 """The newest operator set of IR version 10, which function overloads need and TensorRT 10.3 still parses."""
 
 _IR_VERSION = 10
+
+_log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
@@ -135,23 +135,26 @@ def export(
     _check_options(dtype, target, opset)
     inputs = name_inputs(module, example_inputs)
     with staging_folder(path) as staging, _evaluating(module), torch.no_grad():
-        original = Exportable(_as_dtype(module, torch.float32), list(inputs), torch.float32, output_fields).eval()
+        original = Exportable(as_dtype(module, torch.float32), list(inputs), torch.float32, output_fields).eval()
         one_sample = tuple(value[:1] for value in inputs.values())
         with plain_attention(original):  # whose products the counter sees; it does not know fused attention on CPUs
-            entries, rest_flops = describe_layers(original, one_sample)
+            probe = run_one_sample(original, one_sample)
         manifest = Manifest(
             source=source or Source(type(module).__name__), dtype=dtype, target=target, opset=opset,
-            layers=tuple(_without_prefix(e) for e in entries), rest_flops=rest_flops,
+            layers=tuple(_without_prefix(e) for e in probe.layers), rest_flops=probe.rest_flops,
             example_inputs={name: list(v.shape) for name, v in zip(inputs, one_sample, strict=True)},
             setting=Setting(), producer=f"acm-export {__version__}",
         )  # fmt: skip
-        graph = _trace(_exportable_as(original, dtype), inputs, dynamic_shapes, opset)
+        _log.info("tracing %s with %d ACM layers", type(module).__name__, len(manifest.layers))
+        graph = _trace(original.in_dtype(DTYPES[dtype]), inputs, probe.output_names, dynamic_shapes, opset)
         clean(graph, [layer.name for layer in manifest.layers])
         if with_counts:
             graph.graph.outputs.extend(_counts(graph, manifest))
+        _log.info("writing %s", path.name)
         written = _write(graph, manifest, staging / path.name)
         report = None
         if verify:
+            _log.info("verifying against PyTorch")
             report = verify_model(staging / path.name, original, inputs, atol=atol)
             if not report.passed:
                 raise VerificationError(
@@ -184,23 +187,6 @@ def _evaluating(module: nn.Module) -> Iterator[None]:
             child.training = name in training
 
 
-def _as_dtype(module: nn.Module, dtype: torch.dtype) -> nn.Module:
-    """The module itself where all its floating parameters have the dtype already, else a converted copy."""
-    floating = [t for t in module.state_dict().values() if t.is_floating_point()]
-    if dtype == torch.float32 and all(t.dtype == dtype for t in floating):
-        return module
-    return copy.deepcopy(module).to(dtype)
-
-
-def _exportable_as(original: Exportable, dtype: str) -> Exportable:
-    if dtype == "fp32":
-        return original
-    other = copy.copy(original)
-    other._modules = {"module": _as_dtype(original.module, DTYPES[dtype])}  # noqa: SLF001
-    other._dtype = DTYPES[dtype]  # noqa: SLF001
-    return other
-
-
 def _without_prefix(entry: LayerEntry) -> LayerEntry:
     return LayerEntry(**(vars(entry) | {"name": entry.name.removeprefix(PREFIX)}))
 
@@ -208,6 +194,7 @@ def _without_prefix(entry: LayerEntry) -> LayerEntry:
 def _trace(
     model: Exportable,
     inputs: dict[str, torch.Tensor],
+    output_names: list[str],
     dynamic: Mapping[str, Mapping[int, str]] | None,
     opset: int,
 ) -> ir.Model:
@@ -220,7 +207,7 @@ def _trace(
             warnings.simplefilter("ignore", DeprecationWarning)
             program = torch.onnx.export(
                 model, tuple(inputs.values()), dynamo=True, optimize=False, verbose=False, opset_version=opset,
-                dynamic_shapes=(shapes,), input_names=list(inputs), output_names=_output_names(model, inputs),
+                dynamic_shapes=(shapes,), input_names=list(inputs), output_names=output_names,
                 custom_translation_table=translation_table(opset),
             )  # fmt: skip
     except (torch.onnx.OnnxExporterError, RuntimeError) as error:
@@ -245,12 +232,6 @@ def _quiet_exporter() -> Iterator[None]:
         logger.setLevel(level)
 
 
-def _output_names(model: Exportable, inputs: dict[str, torch.Tensor]) -> list[str]:
-    one_sample = {name: value[:1] for name, value in inputs.items()}
-    cast = {n: v.to(model._dtype) if v.is_floating_point() else v for n, v in one_sample.items()}  # noqa: SLF001
-    return list(model.named(model.module(**cast)))
-
-
 def _counts(model: ir.Model, manifest: Manifest) -> list[ir.Value]:
     nodes = {node.name: node for node in model.graph}
     return [nodes[layer.name].outputs[1] for layer in manifest.layers]
@@ -272,8 +253,3 @@ def _write(model: ir.Model, manifest: Manifest, path: Path) -> list[str]:
             next(entry for entry in tensor.external_data if entry.key == "location").value = name
     onnx.save(proto, path)
     return data_files(proto)
-
-
-def count_layers(module: nn.Module) -> int:
-    """Number of ACM layers in a module."""
-    return sum(1 for _ in acm_layers(module))

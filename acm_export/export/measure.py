@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from contextlib import ExitStack
+from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 import torch
@@ -13,27 +14,43 @@ from acm_export.manifest import LayerEntry
 from acm_export.modules import ACMLayer, acm_layers
 
 if TYPE_CHECKING:
-    from torch import nn
+    from acm_export.export.wrapper import Exportable
 
 
-def describe_layers(model: nn.Module, one_sample: tuple[torch.Tensor, ...]) -> tuple[tuple[LayerEntry, ...], int]:
-    """Run one sample and describe the ACM layers in the order in which they ran.
+@dataclass(frozen=True)
+class Probe:
+    """What one sample showed.
 
     Args:
-        model: Called with ``*one_sample``; the names of its layers are kept as they are.
+        layers: The ACM layers in the order in which they ran.
+        rest_flops: FLOPs of everything but learners and gates.
+        output_names: Of the tensors that the model returns.
+    """
+
+    layers: tuple[LayerEntry, ...]
+    rest_flops: int
+    output_names: list[str]
+
+
+def run_one_sample(model: Exportable, one_sample: tuple[torch.Tensor, ...]) -> Probe:
+    """Run one sample, counting.
+
+    Args:
+        model: The names of its layers are kept as they are.
         one_sample: Inputs with batch size 1.
 
     Returns:
-        An entry for each layer that ran, and the FLOPs of everything else (gates not counted).
+        Layers, FLOPs and output names.
     """
     tokens: dict[str, int] = {}
     with ExitStack() as stack, torch.no_grad(), FlopCounterMode(display=False) as counter:
         for name, layer in acm_layers(model):
             stack.enter_context(_Hook(layer, name, tokens))
-        model(*one_sample)
+        outputs = model.outputs(*one_sample)
     layers = dict(acm_layers(model))
     entries = tuple(_entry(name, layers[name], count) for name, count in tokens.items())
-    return entries, counter.get_total_flops() - sum(e.gate_flops * e.tokens for e in entries)
+    rest = counter.get_total_flops() - sum(e.gate_flops * e.tokens for e in entries)
+    return Probe(entries, rest, list(outputs))
 
 
 class _Hook:

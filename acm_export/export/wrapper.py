@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import inspect
 from collections.abc import Mapping, Sequence
 from typing import Any
@@ -10,6 +11,7 @@ import torch
 from torch import nn
 
 from acm_export.errors import ExportError
+from acm_export.modules import acm_layers
 
 PREFIX = "module."
 """Stands before the names of parameters in the wrapper's state."""
@@ -43,16 +45,16 @@ class Exportable(nn.Module):
 
     def forward(self, *inputs: torch.Tensor) -> tuple[torch.Tensor, ...]:
         """Tensors in the order of the input names to a tuple of tensors."""
-        cast = [v.to(self._dtype) if v.is_floating_point() else v for v in inputs]
-        outputs = self.module(**dict(zip(self._input_names, cast, strict=True)))
-        return tuple(v.float() if v.is_floating_point() else v for v in self.named(outputs).values())
+        return tuple(v.float() if v.is_floating_point() else v for v in self.outputs(*inputs).values())
 
-    def named(self, outputs: Any) -> dict[str, torch.Tensor]:
-        """The tensors of what the module returned, by name.
+    def outputs(self, *inputs: torch.Tensor) -> dict[str, torch.Tensor]:
+        """What the module returns for the same inputs: tensors by name, in the module's dtype.
 
         Raises:
             ExportError: It returned something other than tensors.
         """
+        cast = [v.to(self._dtype) if v.is_floating_point() else v for v in inputs]
+        outputs: Any = self.module(**dict(zip(self._input_names, cast, strict=True)))
         if isinstance(outputs, torch.Tensor):
             return {"output": outputs}
         if isinstance(outputs, Mapping):
@@ -63,6 +65,20 @@ class Exportable(nn.Module):
         raise ExportError(
             f"the module returns {type(outputs).__name__}; expected tensors, a tuple or a mapping of them"
         )
+
+    def in_dtype(self, dtype: torch.dtype) -> Exportable:
+        """The same with another dtype inside; the module is copied unless it has that dtype already."""
+        return Exportable(as_dtype(self.module, dtype), self._input_names, dtype, self._fields).eval()
+
+
+def as_dtype(module: nn.Module, dtype: torch.dtype) -> nn.Module:
+    """The module itself where nothing would change, else a converted copy; gates and thresholds stay float32."""
+    layers = [layer for _, layer in acm_layers(module)]
+    float32 = {id(t) for layer in layers for t in (layer.thresholds, *layer.gate.parameters())}
+    tensors = [t for t in (*module.parameters(), *module.buffers()) if t.is_floating_point() and id(t) not in float32]
+    if all(t.dtype == dtype for t in tensors):
+        return module
+    return copy.deepcopy(module).to(dtype)
 
 
 def name_inputs(module: nn.Module, example_inputs: ExampleInputs) -> dict[str, torch.Tensor]:
