@@ -29,7 +29,7 @@ def demo(output: Path, as_json: bool) -> None:
 
     require("onnxruntime", "sklearn")
     from acm_export.demo.run import run_demo
-    from acm_export.report.demo import demo_table
+    from acm_export.report.demo import demo_table, ffn_table
     from acm_export.report.verification import verification_table
 
     result = run_demo(output)
@@ -41,7 +41,9 @@ def demo(output: Path, as_json: bool) -> None:
     write_table(
         demo_table(result),
         "τ = 0 is the trained model. One image is 0.28 points; the standard error of an accuracy is about 1.1 points.",
-        "Tokens of this model are 48 wide: gates and routing weigh far more here than in a real transformer",
-        "(benchmarks/README.md has the figures for ViT-B).",
+        "Tokens of this model are 48 wide: gates and routing weigh far more here than in a real transformer.",
+    )
+    write_table(
+        ffn_table(result),
         f"written: {result.acm.path}, {result.dense.path}",
     )

@@ -11,6 +11,7 @@ import numpy as np
 
 from acm_export.checkpoints import load_checkpoint
 from acm_export.demo.digits import ACM, DENSE, load_test_images
+from acm_export.demo.ffn import FFNRow, time_ffn
 from acm_export.export import ExportResult, export_checkpoint
 from acm_export.model_file import read_model
 from acm_export.runtimes.onnx_runtime import CpuSession
@@ -62,6 +63,7 @@ class Demo:
         dense: The dense model it came from, exported the same way.
         rows: One for each threshold.
         dense_accuracy: Of the dense model.
+        ffn: The op alone at the size of ViT-B's FFN: what the tiny model cannot show.
         images: How many were run.
         runtime: What ran them.
     """
@@ -70,6 +72,7 @@ class Demo:
     dense: ExportResult
     rows: tuple[Row, ...]
     dense_accuracy: float
+    ffn: tuple[FFNRow, ...]
     images: int
     runtime: str
 
@@ -81,6 +84,7 @@ class Demo:
             "runtime": self.runtime,
             "dense": {"accuracy": self.dense_accuracy, "flops": self.dense.manifest.model_flops(1)},
             "rows": [asdict(row) for row in self.rows],
+            "ffn": [asdict(row) for row in self.ffn],
             "verification": {
                 name: result.report.to_json() if result.report else None
                 for name, result in (("acm", self.acm), ("dense", self.dense))
@@ -107,7 +111,9 @@ def run_demo(folder: Path) -> Demo:
     _log.info("running %d images at %d thresholds beside the dense model", len(images), len(THRESHOLDS))
     rows = tuple(_row(tau, acm, dense, images, labels) for tau in THRESHOLDS)
     accuracy = float((dense.logits(images, 0.0).argmax(-1) == labels).mean())
-    return Demo(exported[ACM], exported[DENSE], rows, accuracy, len(images), acm.session.name)
+    _log.info("timing the op at the size of ViT-B's FFN")
+    ffn = tuple(time_ffn(batch=1, pairs=_PAIRS, runs=_RUNS))
+    return Demo(exported[ACM], exported[DENSE], rows, accuracy, ffn, len(images), acm.session.name)
 
 
 class _Runner:

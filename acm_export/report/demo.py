@@ -10,6 +10,16 @@ if TYPE_CHECKING:
     from acm_export.demo.run import Demo
 
 
+def ffn_table(demo: Demo) -> Table:
+    """Time against share for the op alone."""
+    table = Table(title="FFN of ViT-B, 197 tokens, random weights", title_justify="left")
+    table.add_column("learners run", justify="right", min_width=18)
+    table.add_column("time ÷ dense", justify="right", min_width=18)
+    for row in demo.ffn:
+        table.add_row(f"{row.share:.3f}", f"{row.time_ratio:.2f}")
+    return table
+
+
 def demo_table(demo: Demo) -> Table:
     """One row for each threshold, the dense model last."""
     table = Table(title=f"Embedded digits model, {demo.images} test images, {demo.runtime}", title_justify="left")
