@@ -72,6 +72,12 @@ def location(tensor: TensorProto) -> str:
     return next((entry.value for entry in tensor.external_data if entry.key == "location"), "")
 
 
+def external_range(tensor: TensorProto, folder: Path) -> tuple[Path, int, int]:
+    """Where the external data of a tensor lie: file, offset and length in bytes."""
+    entries = {entry.key: entry.value for entry in tensor.external_data}
+    return folder / entries.get("location", ""), int(entries.get("offset", 0)), int(entries.get("length", 0))
+
+
 def write_model(model: onnx.ModelProto, path: Path, *, data_from: Path) -> None:
     """Write a model beside its external data.
 
@@ -101,12 +107,12 @@ def _check_external(tensor: TensorProto, path: Path) -> None:
         raise ModelFileError(f"{path}: the data of {tensor.name} point outside the model's folder: {name!r}")
     if not target.is_file():
         raise ModelFileError(f"{path}: the data file {name} is missing", "keep it in the model's folder")
-    entries = {entry.key: entry.value for entry in tensor.external_data}
     try:
-        end = int(entries.get("offset", 0)) + int(entries.get("length", 0))
+        _, offset, length = external_range(tensor, folder)
     except ValueError as error:
         raise ModelFileError(f"{path}: the data of {tensor.name} have no numeric offset and length") from error
-    if end > target.stat().st_size or int(entries.get("offset", 0)) < 0:
+    if offset < 0 or length < 0 or offset + length > target.stat().st_size:
+        end = offset + length
         raise ModelFileError(f"{path}: {name} has {target.stat().st_size} bytes, {tensor.name} ends at {end}")
 
 

@@ -121,7 +121,7 @@ class _Runner:
 
     def __init__(self, exported: ExportResult) -> None:
         self.manifest: Manifest = exported.manifest
-        model, _ = runnable_copy(read_model(exported.path), exported.manifest, exported.path.parent)
+        model, _ = runnable_copy(read_model(exported.path), exported.manifest)
         self.session = CpuSession(model, exported.path.parent)
 
     def feeds(self, images: NDArray[np.float32], tau: float) -> dict[str, np.ndarray[Any, Any]]:

@@ -14,6 +14,7 @@ import torch
 from torch import nn
 
 from acm_export import __version__
+from acm_export.embedding import write_embedded
 from acm_export.errors import ExportError, VerificationError
 from acm_export.export.attention import plain_attention
 from acm_export.export.graph import clean
@@ -22,7 +23,7 @@ from acm_export.export.translation import translation_table
 from acm_export.export.wrapper import PREFIX, ExampleInputs, Exportable, as_dtype, name_inputs
 from acm_export.files import move_into_place, sha256_of, staging_folder
 from acm_export.manifest import LayerEntry, Manifest, Setting, Source, write_manifest
-from acm_export.model_file import EXTERNAL_ABOVE, data_files, external_tensors
+from acm_export.model_file import EXTERNAL_ABOVE, external_tensors
 from acm_export.op.body import MIN_OPSET
 from acm_export.targets import TARGETS, retarget
 from acm_export.verification.compare import verify_model
@@ -40,6 +41,9 @@ MAX_OPSET = 22
 """The newest operator set of IR version 10, which function overloads need and TensorRT 10.3 still parses."""
 
 _IR_VERSION = 10
+
+_WEIGHTS = "weights"
+"""Name of the external data while a file is staged."""
 
 _log = logging.getLogger(__name__)
 
@@ -151,7 +155,8 @@ def export(
         if with_counts:
             graph.graph.outputs.extend(_counts(graph, manifest))
         _log.info("writing %s", path.name)
-        written = _write(graph, manifest, staging / path.name)
+        _write(graph, manifest, staging / path.name)
+        del graph
         report = None
         if verify:
             _log.info("verifying against PyTorch")
@@ -161,10 +166,8 @@ def export(
                     f"the exported file does not compute what the model computes: {report.failure}",
                     "nothing was written; --no-verify writes the file all the same, to look into it",
                 )
-        for data in written:
-            move_into_place(staging / data, path.parent / data)
-        move_into_place(staging / path.name, path)
-    return ExportResult(path, path.parent / written[0] if written else None, manifest, report)
+        data_path = _finish(staging / path.name, path)
+    return ExportResult(path, data_path, manifest, report)
 
 
 def _check_options(dtype: str, target: str, opset: int) -> None:
@@ -237,19 +240,28 @@ def _counts(model: ir.Model, manifest: Manifest) -> list[ir.Value]:
     return [nodes[layer.name].outputs[1] for layer in manifest.layers]
 
 
-def _write(model: ir.Model, manifest: Manifest, path: Path) -> list[str]:
-    """Write the model into the staging folder; returns the names of its external data files."""
-    weights = sum(v.const_value.nbytes for v in model.graph.initializers.values() if v.const_value is not None)
-    external = "weights" if weights > EXTERNAL_ABOVE else None
-    ir.save(model, path, external_data=external)
+def _write(model: ir.Model, manifest: Manifest, path: Path) -> None:
+    """Write the model with its weights beside it, as ``path`` and ``_WEIGHTS``; streams one tensor after the other."""
+    ir.save(model, path, external_data=_WEIGHTS)
     proto = onnx.load(path, load_external_data=False)
     retarget(proto, manifest, manifest.target)
     write_manifest(proto, manifest)
-    if external:
-        data = path.with_name(external)
-        name = f"{path.stem}.{sha256_of(data)[:12]}.data"
-        data.rename(path.with_name(name))
-        for tensor in external_tensors(proto):
-            next(entry for entry in tensor.external_data if entry.key == "location").value = name
     onnx.save(proto, path)
-    return data_files(proto)
+
+
+def _finish(path: Path, target: Path) -> Path | None:
+    """Bring a staged model into its final form and put it in place; returns its external data, if it keeps any."""
+    proto = onnx.load(path, load_external_data=False)
+    weights = path.with_name(_WEIGHTS)
+    if not weights.exists() or weights.stat().st_size <= EXTERNAL_ABOVE:
+        complete = path.with_suffix(".complete")
+        write_embedded(proto, path.parent, complete)
+        move_into_place(complete, target)
+        return None
+    data = target.with_name(f"{target.stem}.{sha256_of(weights)[:12]}.data")
+    for tensor in external_tensors(proto):
+        next(entry for entry in tensor.external_data if entry.key == "location").value = data.name
+    onnx.save(proto, path)
+    move_into_place(weights, data)
+    move_into_place(path, target)
+    return data

@@ -25,21 +25,25 @@ class CpuSession:
         model: Its external data, if any, lie in ``folder``.
         folder: Where the model came from.
         threads: Of one operator; 0 for one per core.
+        lean: Make no second copy of the weights, prepacked or cut, at the price of speed.
 
     Raises:
         MissingDependencyError: ONNX Runtime is not installed.
         ModelFileError: ONNX Runtime refuses the model.
     """
 
-    def __init__(self, model: onnx.ModelProto, folder: Path, *, threads: int = 0) -> None:
+    def __init__(self, model: onnx.ModelProto, folder: Path, *, threads: int = 0, lean: bool = False) -> None:
         runtime = require("onnxruntime")
         options = runtime.SessionOptions()
         options.intra_op_num_threads = threads
         options.log_severity_level = _ERRORS_ONLY
         options.add_session_config_entry("session.model_external_initializers_file_folder_path", os.fspath(folder))
+        if lean:
+            options.add_session_config_entry("session.disable_prepacking", "1")
+        disabled = ["ConstantFolding"] if lean else []
         try:
             self._session = runtime.InferenceSession(
-                model.SerializeToString(), options, providers=["CPUExecutionProvider"]
+                model.SerializeToString(), options, providers=["CPUExecutionProvider"], disabled_optimizers=disabled
             )
         except Exception as error:
             raise ModelFileError(f"ONNX Runtime {runtime.__version__} cannot load the model: {error}") from error

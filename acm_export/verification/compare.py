@@ -8,6 +8,8 @@ the same inputs are compared apart.
 
 from __future__ import annotations
 
+from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -23,12 +25,11 @@ from acm_export.op.routing import learner_counts, margins
 from acm_export.runtimes.onnx_runtime import CpuSession
 from acm_export.verification.replay import replaying
 from acm_export.verification.report import LayerRouting, Report, SettingResult
-from acm_export.verification.runnable import runnable_copy
+from acm_export.verification.runnable import float32_twin, runnable_copy
 from acm_export.verification.settings import ThresholdSetting, choose_settings
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
-    from pathlib import Path
 
     import onnx
     from numpy.typing import NDArray
@@ -61,8 +62,9 @@ def verify_model(
     check_graph(proto, manifest, path)
     module = model.module
     _check_layers(manifest.layers, {name: layer.spec for name, layer in acm_layers(module)})
-    copy, notes = runnable_copy(proto, manifest, path.parent)
-    session = CpuSession(copy, path.parent)
+    settings = _as_set(proto, manifest)
+    session, notes = _open(proto, manifest, path.parent)
+    del proto
     overridable = {layer.thresholds for layer in manifest.layers}
     expected = [name for name in session.input_names if name not in overridable]
     if sorted(expected) != sorted(inputs):
@@ -72,9 +74,20 @@ def verify_model(
         with replaying(module, None) as own:
             model(*inputs.values())
         observed = {name: margins(logits) for name, logits in own.gate_logits.items()}
-        settings = [*_as_set(proto, manifest), *choose_settings(manifest.layers, observed)]
+        settings += choose_settings(manifest.layers, observed)
         results = [_compare(session, feeds, model, inputs, manifest.layers, setting) for setting in settings]
     return Report(tuple(results), manifest.dtype, atol, session.name, notes)
+
+
+def _open(proto: onnx.ModelProto, manifest: Manifest, folder: Path) -> tuple[CpuSession, tuple[str, ...]]:
+    copy, notes = runnable_copy(proto, manifest)
+    if manifest.dtype != "bf16":
+        return CpuSession(copy, folder, lean=True), notes
+    with TemporaryDirectory(prefix="acm-export-") as scratch:
+        float32_twin(copy, folder, Path(scratch))
+        session = CpuSession(copy, Path(scratch), lean=True)
+    note = "ONNX Runtime's CPU provider has no bfloat16: the float32 twin of the file was checked"
+    return session, (*notes, note)
 
 
 def _as_set(proto: onnx.ModelProto, manifest: Manifest) -> list[ThresholdSetting]:

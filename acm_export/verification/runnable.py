@@ -7,37 +7,36 @@ from typing import TYPE_CHECKING
 import numpy as np
 import onnx
 from onnx import TensorProto, helper, numpy_helper
-from onnx.external_data_helper import load_external_data_for_model
+from onnx.external_data_helper import set_external_data
 
 from acm_export.targets import gated_learners_nodes, retarget
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
     from pathlib import Path
+    from typing import BinaryIO
 
     from acm_export.manifest import Manifest
 
 
-def runnable_copy(model: onnx.ModelProto, manifest: Manifest, folder: Path) -> tuple[onnx.ModelProto, tuple[str, ...]]:
-    """Prepare a file of any target and dtype for ONNX Runtime's CPU provider.
+_TWIN = "float32-twin"
+_SMALL = 1024
+
+
+def runnable_copy(model: onnx.ModelProto, manifest: Manifest) -> tuple[onnx.ModelProto, tuple[str, ...]]:
+    """Prepare a file of any target for ONNX Runtime's CPU provider.
 
     Args:
         model: The file as read; is changed.
         manifest: Its manifest.
-        folder: Where its external data lie.
 
     Returns:
         The model with the portable body, each layer's thresholds overridable as inputs and its counts as the output
         ``counts/<layer>``; and notes on what differs from the file.
     """
-    notes: list[str] = []
+    notes: tuple[str, ...] = ()
     if manifest.target != "portable":
-        notes.append(f"the file is for the target {manifest.target}; its op ran with the portable body")
+        notes = (f"the file is for the target {manifest.target}; its op ran with the portable body",)
         retarget(model, manifest, "portable")
-    if manifest.dtype == "bf16":
-        notes.append("ONNX Runtime's CPU provider has no bfloat16: the float32 twin of the file was checked")
-        load_external_data_for_model(model, str(folder))
-        to_float32(model)
     outputs = {value.name for value in model.graph.output}
     inputs = {value.name for value in model.graph.input}
     for layer in manifest.layers:
@@ -47,27 +46,41 @@ def runnable_copy(model: onnx.ModelProto, manifest: Manifest, folder: Path) -> t
     for node in gated_learners_nodes(model):
         if node.output[1] not in outputs:
             model.graph.output.append(helper.make_tensor_value_info(node.output[1], TensorProto.INT32, None))
-    return model, tuple(notes)
+    return model, notes
 
 
-def to_float32(model: onnx.ModelProto) -> None:
-    """Turn a bfloat16 model into float32 with the same, rounded weights, in place."""
+def float32_twin(model: onnx.ModelProto, folder: Path, scratch: Path) -> None:
+    """Turn a bfloat16 model into float32 with the same, rounded weights, in place.
+
+    Args:
+        model: The model.
+        folder: Where its external data lie.
+        scratch: Where the float32 weights are written, one tensor after the other, as the new external data.
+    """
     for value in (*model.graph.input, *model.graph.output, *model.graph.value_info):
         if value.type.tensor_type.elem_type == TensorProto.BFLOAT16:
             value.type.tensor_type.elem_type = TensorProto.FLOAT
-    for tensor in _tensors(model):
-        if tensor.data_type == TensorProto.BFLOAT16:
-            values = numpy_helper.to_array(tensor).astype(np.float32)
-            tensor.CopyFrom(numpy_helper.from_array(values, tensor.name))
     for node in model.graph.node:
         for attribute in node.attribute:
+            if attribute.HasField("t") and attribute.t.data_type == TensorProto.BFLOAT16:
+                values = numpy_helper.to_array(attribute.t).astype(np.float32)
+                attribute.t.CopyFrom(numpy_helper.from_array(values))
             if node.op_type == "Cast" and attribute.name == "to" and attribute.i == TensorProto.BFLOAT16:
                 attribute.i = TensorProto.FLOAT
+    with (scratch / _TWIN).open("wb") as data:
+        for tensor in model.graph.initializer:
+            _move_out(tensor, folder, data)
 
 
-def _tensors(model: onnx.ModelProto) -> Iterator[TensorProto]:
-    yield from model.graph.initializer
-    for node in model.graph.node:
-        for attribute in node.attribute:
-            if attribute.HasField("t"):
-                yield attribute.t
+def _move_out(tensor: TensorProto, folder: Path, data: BinaryIO) -> None:
+    """Append a tensor to the twin's data, in float32 where it was bfloat16; small ones stay where they are."""
+    values = numpy_helper.to_array(tensor, str(folder))
+    if tensor.data_type == TensorProto.BFLOAT16:
+        values = values.astype(np.float32)
+    tensor.CopyFrom(numpy_helper.from_array(values, tensor.name))
+    if values.nbytes < _SMALL:
+        return
+    offset = data.tell()
+    data.write(tensor.raw_data)
+    set_external_data(tensor, _TWIN, offset=offset, length=values.nbytes)
+    tensor.ClearField("raw_data")

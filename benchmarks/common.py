@@ -1,0 +1,173 @@
+"""What the benchmark programs share: options, block-interleaved timing, tables, and results as JSON.
+
+Timing. Threads of ONNX Runtime spin on for some milliseconds after a run and take the cores of the next session, so
+runs that strictly alternate measure each other. ``acm_export.timing.block_seconds`` therefore measures in blocks: a
+pause, two runs that are not counted, then n counted runs back to back, of which the block's median is kept. Here the
+blocks alternate between a dense baseline and the cases, round after round: baseline, case 1, baseline, case 2, ...
+One ratio is ``2 * case / (baseline before + baseline after)``; a result is the median of the rounds' ratios with their
+quartiles, so a disturbance that lasts for some seconds moves single ratios and not the result.
+
+Results go to ``OUTPUT/DEVICE/NAME.json`` and name the machine by what it is, never by what it is called.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import platform
+from dataclasses import dataclass
+from datetime import datetime, timezone
+from importlib import metadata
+from pathlib import Path
+from tempfile import TemporaryDirectory
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+from rich.console import Console
+from rich.table import Table
+
+from acm_export.files import move_into_place
+from acm_export.timing import block_seconds
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Hashable, Mapping, Sequence
+    from typing import TypeVar
+
+    Key = TypeVar("Key", bound=Hashable)
+
+SCHEMA = 1
+_PACKAGES = ("acm-export", "torch", "transformers", "onnx", "onnxruntime", "numpy")
+
+
+@dataclass(frozen=True)
+class Timing:
+    """Time of a case beside its dense baseline.
+
+    Args:
+        ratio: Case ÷ baseline, median over the rounds.
+        ratio_q25: Lower quartile of the rounds' ratios.
+        ratio_q75: Upper quartile.
+        ms: Milliseconds of one run of the case, median over its blocks.
+        baseline_ms: The same of the baseline blocks beside it.
+        rounds: Ratios that were measured.
+        runs: Counted runs in one block.
+    """
+
+    ratio: float
+    ratio_q25: float
+    ratio_q75: float
+    ms: float
+    baseline_ms: float
+    rounds: int
+    runs: int
+
+
+def interleaved(
+    cases: Mapping[Key, Callable[[], object]], baseline: Callable[[], object], *, rounds: int, runs: int
+) -> dict[Key, Timing]:
+    """Time cases in blocks, each between two blocks of the baseline.
+
+    Args:
+        cases: What to time, by any key.
+        baseline: What each case is held against.
+        rounds: How often each case is measured.
+        runs: Counted runs in one block.
+
+    Returns:
+        A timing for each key of ``cases``.
+    """
+    triples: dict[Key, list[tuple[float, float]]] = {key: [] for key in cases}
+    before = block_seconds(baseline, runs)
+    for _ in range(rounds):
+        for key, case in cases.items():
+            seconds = block_seconds(case, runs)
+            after = block_seconds(baseline, runs)
+            triples[key].append((seconds, (before + after) / 2))
+            before = after
+    return {key: _summary(np.array(measured), runs) for key, measured in triples.items()}
+
+
+def _summary(measured: np.ndarray[Any, Any], runs: int) -> Timing:
+    # measured: (rounds, 2), seconds of the case and of the baseline beside it
+    q25, middle, q75 = np.quantile(measured[:, 0] / measured[:, 1], (0.25, 0.5, 0.75)).tolist()
+    ms, baseline_ms = (1e3 * np.median(measured, axis=0)).tolist()
+    return Timing(middle, q25, q75, ms, baseline_ms, len(measured), runs)
+
+
+def parser(doc: str) -> argparse.ArgumentParser:
+    """The options that every program has; ``doc`` is its module docstring, whose first line describes it."""
+    options = argparse.ArgumentParser(description=doc.splitlines()[0])
+    default = Path(__file__).parent / "results"
+    options.add_argument("--device", default=f"cpu-{os.cpu_count()}core", help="folder of the result (%(default)s)")
+    options.add_argument("--quick", action="store_true", help="a smoke run of some seconds; its numbers mean nothing")
+    options.add_argument("--output", type=Path, default=default, help="folder of the devices (benchmarks/results)")
+    return options
+
+
+def write_result(name: str, payload: Mapping[str, Any], options: argparse.Namespace) -> Path:
+    """Write what was measured, whole or not at all, and say where.
+
+    Args:
+        name: Of the program; a quick run writes ``NAME-quick.json``, so that it never replaces a measurement.
+        payload: What was measured, ready for JSON.
+        options: As parsed by :func:`parser`.
+
+    Returns:
+        The file.
+    """
+    flags = ["--quick"] if options.quick else []
+    result = {
+        "schema": SCHEMA,
+        "benchmark": name,
+        "date": datetime.now(timezone.utc).isoformat(timespec="seconds"),
+        "command": " ".join(["python", f"benchmarks/{name}.py", "--device", options.device, *flags]),
+        "quick": options.quick,
+        "machine": machine(),
+        **payload,
+    }
+    folder: Path = options.output / options.device
+    folder.mkdir(parents=True, exist_ok=True)
+    path: Path = folder / f"{name}{'-quick' if options.quick else ''}.json"
+    with TemporaryDirectory(prefix=f".{name}.", dir=folder) as staging:
+        staged = Path(staging) / path.name
+        staged.write_text(json.dumps(result, indent=1, ensure_ascii=False, allow_nan=False) + "\n")
+        move_into_place(staged, path)
+    print(f"wrote {path}")
+    return path
+
+
+def machine() -> dict[str, Any]:
+    """Processor, cores, memory in bytes and versions; no names of hosts, users or folders."""
+    return {
+        "cpu": _cpu_name(),
+        "logical_cores": os.cpu_count(),
+        "memory_bytes": os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES"),
+        "system": f"{platform.system()} {platform.machine()}",
+        "python": platform.python_version(),
+        "versions": {package: _version(package) for package in _PACKAGES},
+    }
+
+
+def _cpu_name() -> str:
+    info = Path("/proc/cpuinfo")
+    lines = info.read_text().splitlines() if info.is_file() else []
+    names = [line.partition(":")[2].strip() for line in lines if line.startswith("model name")]
+    return names[0] if names else platform.processor()
+
+
+def _version(package: str) -> str | None:
+    try:
+        return metadata.version(package)
+    except metadata.PackageNotFoundError:
+        return None
+
+
+def print_table(title: str, columns: Sequence[str], rows: Sequence[Sequence[str]]) -> None:
+    """Print a table; all columns but the first are aligned right."""
+    table = Table(title=title, title_justify="left")
+    for index, column in enumerate(columns):
+        table.add_column(column, justify="right" if index else "left")
+    for row in rows:
+        table.add_row(*row)
+    Console(width=None if os.isatty(1) else 160).print(table)

@@ -1,0 +1,195 @@
+"""Measure the op's portable body in ONNX Runtime against the dense MLP of equal size.
+
+What: GatedLearners with D = 768, N = 4, h = 768 and gelu, and MatMul-Add-Gelu-MatMul-Add with hidden size N*h = 3072.
+Both stand as they stand in a transformer block, ``out = x + MLP(x)``, with weights as initializers, in float32. Learner
+counts are drawn per token, binomial(N, share), and fed as one-hot gate logits; at share 1 every token runs all N. What
+is reported is the share that really ran. Before anything is timed, some tokens of every case are compared with float64.
+
+How: blocks of runs, dense, op, dense (benchmarks/common.py), two threads. The limit for time ÷ dense is the executed
+share plus a margin: 0.05 (aim 0.02) at 1576 tokens, 0.08 at 197.
+
+Run: ``python benchmarks/portable_body.py [--quick]``
+"""
+
+from __future__ import annotations
+
+from dataclasses import asdict, dataclass
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import onnx
+from common import Timing, interleaved, parser, print_table, write_result
+from onnx import TensorProto, helper, numpy_helper
+
+from acm_export.errors import VerificationError
+from acm_export.op import DOMAIN, INPUTS, NAME, VERSION, Signature
+from acm_export.op.body import portable_body
+from acm_export.op.reference import activate, gated_learners
+from acm_export.op.schema import register
+from acm_export.runtimes.onnx_runtime import CpuSession
+
+THREADS, OPSET, IR_VERSION = 2, 20, 10
+SIGNATURE = Signature(num_learners=4, min_learners=0, activation="gelu")
+MODEL_DIM, HIDDEN_DIM, TOKENS_PER_SAMPLE = 768, 768, 197
+SHARES = (1.0, 0.75, 0.5, 0.25)
+TOLERANCE, TOKENS_CHECKED = 1e-4, 8
+
+Arrays = dict[str, np.ndarray[Any, Any]]
+
+
+@dataclass(frozen=True)
+class Size:
+    """A number of tokens and how it is measured: limit and aim are what time ÷ dense may lie above the share."""
+
+    batch: int
+    limit: float
+    aim: float | None
+    rounds: int
+    runs: int
+
+
+SIZES = (Size(8, 0.05, 0.02, rounds=8, runs=5), Size(1, 0.08, None, rounds=16, runs=12))
+QUICK = (Size(1, 0.08, None, rounds=2, runs=2),)
+
+
+@dataclass(frozen=True)
+class Row:
+    """One case: tokens, the share that ran, the largest error relative to the largest value, and the time."""
+
+    tokens: int
+    share_drawn: float
+    share: float
+    relative_error: float
+    timing: Timing
+    limit: float
+    aim: float | None
+    within_limit: bool
+    within_aim: bool | None
+
+
+def weights(rng: np.random.Generator) -> Arrays:
+    """The op's weights, of a size that keeps activations near 1; thresholds 0."""
+    n = SIGNATURE.num_learners
+    shapes = {
+        "w1": (MODEL_DIM, n * HIDDEN_DIM), "b1": (n * HIDDEN_DIM,), "w2": (n * HIDDEN_DIM, MODEL_DIM),
+        "b2": (n + 1, MODEL_DIM),
+    }  # fmt: skip
+    drawn = {k: (rng.standard_normal(shape) * shape[0] ** -0.5).astype(np.float32) for k, shape in shapes.items()}
+    return {"thresholds": np.zeros(n, np.float32), **drawn}
+
+
+def op_model(values: Arrays) -> onnx.ModelProto:
+    """``out = x + GatedLearners(x)``."""
+    register()
+    node = helper.make_node(
+        NAME, list(INPUTS), ["y", "counts"], domain=DOMAIN, overload=SIGNATURE.overload,
+        num_learners=SIGNATURE.num_learners, min_learners=SIGNATURE.min_learners, activation=SIGNATURE.activation,
+    )  # fmt: skip
+    inputs = {"x": MODEL_DIM, "gate_logits": SIGNATURE.num_choices}
+    return _model([node, helper.make_node("Add", ["x", "y"], ["out"])], inputs, values, with_op=True)
+
+
+def dense_model(values: Arrays) -> onnx.ModelProto:
+    """``out = x + MLP(x)`` with the weights of all learners."""
+    steps = (
+        ("MatMul", ["x", "w1"], "up"), ("Add", ["up", "b1"], "hidden"), ("Gelu", ["hidden"], "active"),
+        ("MatMul", ["active", "w2"], "down"), ("Add", ["down", "b2"], "y"), ("Add", ["x", "y"], "out"),
+    )  # fmt: skip
+    nodes = [helper.make_node(kind, inputs, [output]) for kind, inputs, output in steps]
+    kept = {"w1": values["w1"], "b1": values["b1"], "w2": values["w2"], "b2": values["b2"][-1]}
+    return _model(nodes, {"x": MODEL_DIM}, kept, with_op=False)
+
+
+def _model(nodes: list[onnx.NodeProto], inputs: dict[str, int], values: Arrays, *, with_op: bool) -> onnx.ModelProto:
+    def info(name: str, last: int) -> onnx.ValueInfoProto:
+        return helper.make_tensor_value_info(name, TensorProto.FLOAT, ["batch", TOKENS_PER_SAMPLE, last])
+
+    outputs = [info("out", MODEL_DIM)]
+    opsets = [helper.make_opsetid("", OPSET)]
+    if with_op:
+        outputs.append(helper.make_tensor_value_info("counts", TensorProto.INT32, ["batch", TOKENS_PER_SAMPLE]))
+        opsets.append(helper.make_opsetid(DOMAIN, VERSION))
+    initializers = [numpy_helper.from_array(value, name) for name, value in values.items()]
+    graph = helper.make_graph(nodes, "block", [info(*item) for item in inputs.items()], outputs, initializers)
+    functions = [portable_body(SIGNATURE, OPSET)] if with_op else []
+    return helper.make_model(graph, ir_version=IR_VERSION, functions=functions, opset_imports=opsets)
+
+
+def feeds(rng: np.random.Generator, batch: int, share: float) -> Arrays:
+    """Tokens, and one-hot gate logits that ask for a random count for each of them."""
+    x = rng.standard_normal((batch, TOKENS_PER_SAMPLE, MODEL_DIM)).astype(np.float32)
+    counts = rng.binomial(SIGNATURE.num_learners, share, x.shape[:-1])
+    return {"x": x, "gate_logits": np.eye(SIGNATURE.num_choices, dtype=np.float32)[counts]}
+
+
+def check(values: Arrays, given: Arrays, op: CpuSession, dense: CpuSession) -> tuple[float, float]:
+    """The share that runs, and the largest error of either model on a few tokens, relative to the largest value.
+
+    Raises:
+        VerificationError: A model does not compute what the reference computes.
+    """
+    ran = op.run(given)
+    x, logits = given["x"][0, :TOKENS_CHECKED], given["gate_logits"][0, :TOKENS_CHECKED]
+    y, counts = gated_learners(x, logits, **values, signature=SIGNATURE)
+    if not np.array_equal(ran["counts"][0, :TOKENS_CHECKED], counts):
+        raise VerificationError("the portable body routes tokens differently from the reference")
+    w1, b1, w2, b2 = (values[name].astype(np.float64) for name in ("w1", "b1", "w2", "b2"))
+    mlp = activate(SIGNATURE.activation, x @ w1 + b1) @ w2 + b2[-1]
+    worst = 0.0
+    for name, got, expected in (
+        ("op", ran["out"], x + y), ("dense", dense.run({"x": given["x"]})["out"], x + mlp),
+    ):  # fmt: skip
+        error = float(np.abs(got[0, :TOKENS_CHECKED] - expected).max() / np.abs(expected).max())
+        if not error <= TOLERANCE:
+            raise VerificationError(f"the {name} model is off by {error:.3g}, tolerance {TOLERANCE:g}")
+        worst = max(worst, error)
+    return float(ran["counts"].mean()) / SIGNATURE.num_learners, worst
+
+
+def measure(size: Size, values: Arrays, op: CpuSession, dense: CpuSession) -> list[Row]:
+    """All shares at one number of tokens."""
+    rng = np.random.default_rng(size.batch)
+    given = {share: feeds(rng, size.batch, share) for share in SHARES}
+    checked = {share: check(values, case, op, dense) for share, case in given.items()}
+    runs = {share: partial(op.run, case, ["out"]) for share, case in given.items()}
+    baseline = partial(dense.run, {"x": given[SHARES[0]]["x"]})
+    timings = interleaved(runs, baseline, rounds=size.rounds, runs=size.runs)
+    rows = []
+    for drawn, timing in timings.items():
+        share, error = checked[drawn]
+        limit, aim = share + size.limit, None if size.aim is None else share + size.aim
+        within_aim = None if aim is None else timing.ratio <= aim
+        tokens = size.batch * TOKENS_PER_SAMPLE
+        rows.append(Row(tokens, drawn, share, error, timing, limit, aim, timing.ratio <= limit, within_aim))
+    return rows
+
+
+def main() -> None:
+    """Measure, print and write."""
+    options = parser(__doc__ or "").parse_args()
+    values = weights(np.random.default_rng(0))
+    op, dense = (CpuSession(model, Path(), threads=THREADS) for model in (op_model(values), dense_model(values)))
+    rows = [row for size in (QUICK if options.quick else SIZES) for row in measure(size, values, op, dense)]
+    columns = ("tokens", "share run", "time ÷ dense", "quartiles", "ms", "dense ms", "limit", "", "aim", "")
+    verdict = {True: "ok", False: "over", None: ""}
+    table = [
+        (
+            str(r.tokens), f"{r.share:.3f}", f"{r.timing.ratio:.3f}",
+            f"{r.timing.ratio_q25:.3f} - {r.timing.ratio_q75:.3f}", f"{r.timing.ms:.2f}",
+            f"{r.timing.baseline_ms:.2f}", f"{r.limit:.3f}", verdict[r.within_limit],
+            "" if r.aim is None else f"{r.aim:.3f}", verdict[r.within_aim],
+        )
+        for r in rows
+    ]  # fmt: skip
+    print_table(f"Portable body against the dense MLP, {op.name}, {THREADS} threads", columns, table)
+    case = {
+        "model_dim": MODEL_DIM, "hidden_dim": HIDDEN_DIM, **asdict(SIGNATURE), "opset": OPSET, "dtype": "fp32",
+        "threads": THREADS,
+    }  # fmt: skip
+    write_result("portable_body", {"case": case, "rows": [asdict(row) for row in rows]}, options)
+
+
+if __name__ == "__main__":
+    main()
