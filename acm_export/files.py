@@ -81,7 +81,11 @@ def move_folder_into_place(source: Path, target: Path) -> None:
     if target.exists():
         retired = source.with_name(source.name + ".old")
         target.rename(retired)
-        source.rename(target)
+        try:
+            source.rename(target)
+        except BaseException:
+            retired.rename(target)
+            raise
         shutil.rmtree(retired)
     else:
         source.rename(target)

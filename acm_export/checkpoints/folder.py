@@ -82,6 +82,7 @@ def save_checkpoint(
         content.mkdir()
         if layers:
             config = model.config.to_dict() | {"architectures": [type(model).__name__]}
+            config.pop("_name_or_path", None)  # a path of the machine that loaded the model
             config["acm"] = {"schema": SCHEMA, "layers": layers, "source": dict(source)}
             (content / "config.json").write_text(json.dumps(config, indent=2, sort_keys=True) + "\n")
             state = {name: tensor.contiguous() for name, tensor in model.state_dict().items()}

@@ -95,6 +95,7 @@ def convert_reference(
     """
     state, args = _load(path)
     warn_about_values(state)
+    state = {name: tensor.float() if tensor.is_floating_point() else tensor for name, tensor in state.items()}
     groups, dense = group_acm_layers(state)
     if not groups and (num_learners is not None or min_learners):
         raise CheckpointError(f"{path} has no ACM layers, but --num-learners or --min-learners was given")
@@ -185,7 +186,7 @@ def _config(state: State, heads: int, specs: dict[str, ACMSpec]) -> PretrainedCo
             f"conv_proj.weight is {list(kernel.shape)} with {positions} positions; expected square patches and images"
         )
     model_dim, channels, patch, _ = kernel.shape
-    dense_ffn = state.get(f"vit.layers.{min(layers, default=0)}.mlp.fc1.weight")
+    dense_ffn = next((t for name, t in state.items() if name.endswith(".mlp.fc1.weight")), None)
     ffn = [spec for name, spec in specs.items() if name.endswith(".mlp")]
     width = (
         dense_ffn.shape[0] if dense_ffn is not None else max((s.num_learners * s.hidden_dim for s in ffn), default=1)

@@ -129,8 +129,8 @@ class _TensorMaker:
         last = offset + sum((n - 1) * s for n, s in zip(size, stride, strict=True)) if 0 not in size else offset - 1
         if last >= storage.values.numel():
             raise CheckpointError(f"a tensor of size {tuple(size)} exceeds its storage of {storage.values.numel()}")
-        if 0 in stride and storage.values.numel() < torch.Size(size).numel():
-            raise CheckpointError(f"a tensor of size {tuple(size)} is an expanded view; save it contiguous")
+        if storage.values.numel() < torch.Size(size).numel():
+            raise CheckpointError(f"a tensor of size {tuple(size)} has overlapping values; save it contiguous")
         return torch.as_strided(storage.values, tuple(size), tuple(stride), offset)
 
 
