@@ -6,7 +6,8 @@ h = ffn / 4, random float32 weights, saved as checkpoint folders. Measured is wh
 
 How: every case runs in a process of its own, made from a small one, so that its resident peak (``getrusage``) is its
 own. Seconds are split into imports, load, and export with its verification. Memory is reported twice: the whole peak ÷
-weights, and the growth since the imports ÷ weights. The limit is 3 for the whole peak. Pages of files that are only
+weights, and the growth since the imports ÷ weights. The limit of 3 is for the growth: the imports alone
+are 0.4 GB, more than the weights of ViT-B. Pages of files that are only
 mapped, as safetensors maps the weights, are part of the peak, as the system counts them.
 
 Checkpoints and files go to the system's temporary folder (``TMPDIR``) and are removed; free space is checked before.
@@ -101,7 +102,7 @@ def measure(folder: Path, *, verify: bool) -> dict[str, Any]:
         "seconds": dict(zip(("imports", "load", "export"), spans, strict=True)),
         "rss_after_imports": after_imports, "rss_after_load": after_load, "peak_rss": peak,
         "peak_ratio": peak / weights, "growth_ratio": (peak - after_imports) / weights, "limit": LIMIT,
-        "within_limit": peak / weights <= LIMIT,
+        "within_limit": (peak - after_imports) / weights <= LIMIT,
     }  # fmt: skip
 
 

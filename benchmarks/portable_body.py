@@ -19,20 +19,16 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import onnx
 from common import Timing, interleaved, parser, print_table, write_result
-from onnx import TensorProto, helper, numpy_helper
 
+from acm_export.demo.ffn import FFN
 from acm_export.errors import VerificationError
-from acm_export.op import DOMAIN, INPUTS, NAME, VERSION, Signature
-from acm_export.op.body import portable_body
+from acm_export.op import Signature
 from acm_export.op.reference import activate, gated_learners
-from acm_export.op.schema import register
 from acm_export.runtimes.onnx_runtime import CpuSession
 
-THREADS, OPSET, IR_VERSION = 2, 20, 10
-SIGNATURE = Signature(num_learners=4, min_learners=0, activation="gelu")
-MODEL_DIM, HIDDEN_DIM, TOKENS_PER_SAMPLE = 768, 768, 197
+THREADS = 2
+BLOCK = FFN(model_dim=768, hidden_dim=768, tokens_per_sample=197, signature=Signature(4, 0, "gelu"))
 SHARES = (1.0, 0.75, 0.5, 0.25)
 TOLERANCE, TOKENS_CHECKED = 1e-4, 8
 
@@ -69,61 +65,6 @@ class Row:
     within_aim: bool | None
 
 
-def weights(rng: np.random.Generator) -> Arrays:
-    """The op's weights, of a size that keeps activations near 1; thresholds 0."""
-    n = SIGNATURE.num_learners
-    shapes = {
-        "w1": (MODEL_DIM, n * HIDDEN_DIM), "b1": (n * HIDDEN_DIM,), "w2": (n * HIDDEN_DIM, MODEL_DIM),
-        "b2": (n + 1, MODEL_DIM),
-    }  # fmt: skip
-    drawn = {k: (rng.standard_normal(shape) * shape[0] ** -0.5).astype(np.float32) for k, shape in shapes.items()}
-    return {"thresholds": np.zeros(n, np.float32), **drawn}
-
-
-def op_model(values: Arrays) -> onnx.ModelProto:
-    """``out = x + GatedLearners(x)``."""
-    register()
-    node = helper.make_node(
-        NAME, list(INPUTS), ["y", "counts"], domain=DOMAIN, overload=SIGNATURE.overload,
-        num_learners=SIGNATURE.num_learners, min_learners=SIGNATURE.min_learners, activation=SIGNATURE.activation,
-    )  # fmt: skip
-    inputs = {"x": MODEL_DIM, "gate_logits": SIGNATURE.num_choices}
-    return _model([node, helper.make_node("Add", ["x", "y"], ["out"])], inputs, values, with_op=True)
-
-
-def dense_model(values: Arrays) -> onnx.ModelProto:
-    """``out = x + MLP(x)`` with the weights of all learners."""
-    steps = (
-        ("MatMul", ["x", "w1"], "up"), ("Add", ["up", "b1"], "hidden"), ("Gelu", ["hidden"], "active"),
-        ("MatMul", ["active", "w2"], "down"), ("Add", ["down", "b2"], "y"), ("Add", ["x", "y"], "out"),
-    )  # fmt: skip
-    nodes = [helper.make_node(kind, inputs, [output]) for kind, inputs, output in steps]
-    kept = {"w1": values["w1"], "b1": values["b1"], "w2": values["w2"], "b2": values["b2"][-1]}
-    return _model(nodes, {"x": MODEL_DIM}, kept, with_op=False)
-
-
-def _model(nodes: list[onnx.NodeProto], inputs: dict[str, int], values: Arrays, *, with_op: bool) -> onnx.ModelProto:
-    def info(name: str, last: int) -> onnx.ValueInfoProto:
-        return helper.make_tensor_value_info(name, TensorProto.FLOAT, ["batch", TOKENS_PER_SAMPLE, last])
-
-    outputs = [info("out", MODEL_DIM)]
-    opsets = [helper.make_opsetid("", OPSET)]
-    if with_op:
-        outputs.append(helper.make_tensor_value_info("counts", TensorProto.INT32, ["batch", TOKENS_PER_SAMPLE]))
-        opsets.append(helper.make_opsetid(DOMAIN, VERSION))
-    initializers = [numpy_helper.from_array(value, name) for name, value in values.items()]
-    graph = helper.make_graph(nodes, "block", [info(*item) for item in inputs.items()], outputs, initializers)
-    functions = [portable_body(SIGNATURE, OPSET)] if with_op else []
-    return helper.make_model(graph, ir_version=IR_VERSION, functions=functions, opset_imports=opsets)
-
-
-def feeds(rng: np.random.Generator, batch: int, share: float) -> Arrays:
-    """Tokens, and one-hot gate logits that ask for a random count for each of them."""
-    x = rng.standard_normal((batch, TOKENS_PER_SAMPLE, MODEL_DIM)).astype(np.float32)
-    counts = rng.binomial(SIGNATURE.num_learners, share, x.shape[:-1])
-    return {"x": x, "gate_logits": np.eye(SIGNATURE.num_choices, dtype=np.float32)[counts]}
-
-
 def check(values: Arrays, given: Arrays, op: CpuSession, dense: CpuSession) -> tuple[float, float]:
     """The share that runs, and the largest error of either model on a few tokens, relative to the largest value.
 
@@ -132,11 +73,11 @@ def check(values: Arrays, given: Arrays, op: CpuSession, dense: CpuSession) -> t
     """
     ran = op.run(given)
     x, logits = given["x"][0, :TOKENS_CHECKED], given["gate_logits"][0, :TOKENS_CHECKED]
-    y, counts = gated_learners(x, logits, **values, signature=SIGNATURE)
+    y, counts = gated_learners(x, logits, **values, signature=BLOCK.signature)
     if not np.array_equal(ran["counts"][0, :TOKENS_CHECKED], counts):
         raise VerificationError("the portable body routes tokens differently from the reference")
     w1, b1, w2, b2 = (values[name].astype(np.float64) for name in ("w1", "b1", "w2", "b2"))
-    mlp = activate(SIGNATURE.activation, x @ w1 + b1) @ w2 + b2[-1]
+    mlp = activate(BLOCK.signature.activation, x @ w1 + b1) @ w2 + b2[-1]
     worst = 0.0
     for name, got, expected in (
         ("op", ran["out"], x + y), ("dense", dense.run({"x": given["x"]})["out"], x + mlp),
@@ -145,13 +86,13 @@ def check(values: Arrays, given: Arrays, op: CpuSession, dense: CpuSession) -> t
         if not error <= TOLERANCE:
             raise VerificationError(f"the {name} model is off by {error:.3g}, tolerance {TOLERANCE:g}")
         worst = max(worst, error)
-    return float(ran["counts"].mean()) / SIGNATURE.num_learners, worst
+    return float(ran["counts"].mean()) / BLOCK.signature.num_learners, worst
 
 
 def measure(size: Size, values: Arrays, op: CpuSession, dense: CpuSession) -> list[Row]:
     """All shares at one number of tokens."""
     rng = np.random.default_rng(size.batch)
-    given = {share: feeds(rng, size.batch, share) for share in SHARES}
+    given = {share: BLOCK.feeds(rng, size.batch, share) for share in SHARES}
     checked = {share: check(values, case, op, dense) for share, case in given.items()}
     runs = {share: partial(op.run, case, ["out"]) for share, case in given.items()}
     baseline = partial(dense.run, {"x": given[SHARES[0]]["x"]})
@@ -161,7 +102,7 @@ def measure(size: Size, values: Arrays, op: CpuSession, dense: CpuSession) -> li
         share, error = checked[drawn]
         limit, aim = share + size.limit, None if size.aim is None else share + size.aim
         within_aim = None if aim is None else timing.ratio <= aim
-        tokens = size.batch * TOKENS_PER_SAMPLE
+        tokens = size.batch * BLOCK.tokens_per_sample
         rows.append(Row(tokens, drawn, share, error, timing, limit, aim, timing.ratio <= limit, within_aim))
     return rows
 
@@ -169,8 +110,10 @@ def measure(size: Size, values: Arrays, op: CpuSession, dense: CpuSession) -> li
 def main() -> None:
     """Measure, print and write."""
     options = parser(__doc__ or "").parse_args()
-    values = weights(np.random.default_rng(0))
-    op, dense = (CpuSession(model, Path(), threads=THREADS) for model in (op_model(values), dense_model(values)))
+    values = BLOCK.weights(np.random.default_rng(0))
+    op, dense = (
+        CpuSession(model, Path(), threads=THREADS) for model in (BLOCK.op_model(values), BLOCK.dense_model(values))
+    )
     rows = [row for size in (QUICK if options.quick else SIZES) for row in measure(size, values, op, dense)]
     columns = ("tokens", "share run", "time ÷ dense", "quartiles", "ms", "dense ms", "limit", "", "aim", "")
     verdict = {True: "ok", False: "over", None: ""}
@@ -184,10 +127,7 @@ def main() -> None:
         for r in rows
     ]  # fmt: skip
     print_table(f"Portable body against the dense MLP, {op.name}, {THREADS} threads", columns, table)
-    case = {
-        "model_dim": MODEL_DIM, "hidden_dim": HIDDEN_DIM, **asdict(SIGNATURE), "opset": OPSET, "dtype": "fp32",
-        "threads": THREADS,
-    }  # fmt: skip
+    case = asdict(BLOCK) | {"dtype": "fp32", "threads": THREADS}
     write_result("portable_body", {"case": case, "rows": [asdict(row) for row in rows]}, options)
 
 
