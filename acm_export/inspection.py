@@ -5,8 +5,10 @@ from __future__ import annotations
 from dataclasses import asdict, dataclass
 from typing import TYPE_CHECKING, Any
 
+import numpy as np
 from onnx import TensorProto, numpy_helper
 
+from acm_export.calibration.thresholds import thresholds_for
 from acm_export.errors import ModelFileError
 from acm_export.manifest import Manifest, read_manifest
 from acm_export.model_file import data_files, read_model
@@ -102,6 +104,23 @@ def check_graph(model: onnx.ModelProto, manifest: Manifest, path: Path) -> None:
         if tensor is None or list(tensor.dims) != [layer.num_learners] or tensor.data_type != TensorProto.FLOAT:
             raise ModelFileError(
                 f"{path}: the initializer {layer.thresholds} (float32 [{layer.num_learners}]) is missing"
+            )
+
+
+def check_thresholds(model: onnx.ModelProto, manifest: Manifest, path: Path) -> None:
+    """Hold the thresholds against the setting that the manifest records.
+
+    Raises:
+        ModelFileError: Another tool changed them.
+    """
+    tensors = {tensor.name: tensor for tensor in model.graph.initializer}
+    for layer in manifest.layers if manifest.setting.threshold is not None else ():
+        stored = numpy_helper.to_array(tensors[layer.thresholds], str(path.parent))
+        expected = thresholds_for(layer, manifest.setting)
+        if not np.array_equal(stored, expected):
+            raise ModelFileError(
+                f"{path}: {layer.thresholds} is {stored.tolist()}, but the manifest says {expected.tolist()}",
+                "set them with: acm-export set-budget",
             )
 
 

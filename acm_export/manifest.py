@@ -70,11 +70,11 @@ class Setting:
     """Where the dial stands: one threshold for all layers, and a bound on the learners of every token.
 
     Args:
-        threshold: τ; 0 is the trained argmax.
+        threshold: τ; 0 is the trained argmax; None where the model came with a threshold for each learner.
         max_learners: No token runs more, or None for no bound.
     """
 
-    threshold: float = 0.0
+    threshold: float | None = 0.0
     max_learners: int | None = None
 
 
@@ -109,7 +109,7 @@ class Manifest:
     def to_json(self) -> dict[str, Any]:
         """The document; an infinite threshold is written as text, which JSON has no number for."""
         content = asdict(self)
-        if not math.isfinite(self.setting.threshold):
+        if self.setting.threshold is not None and not math.isfinite(self.setting.threshold):
             content["setting"]["threshold"] = str(self.setting.threshold)
         return content
 
@@ -163,11 +163,15 @@ def read_manifest(model: onnx.ModelProto, path: object) -> Manifest:
         raise ModelFileError(f"the manifest of {path} is broken: {error}") from error
 
 
+def _parse_setting(threshold: float | str | None, max_learners: int | None) -> Setting:
+    return Setting(None if threshold is None else float(threshold), max_learners)
+
+
 def _parse(content: dict[str, Any]) -> Manifest:
     parsed = {
         "source": Source(**content["source"]),
         "layers": tuple(LayerEntry(**layer) for layer in content["layers"]),
-        "setting": Setting(float(content["setting"]["threshold"]), content["setting"]["max_learners"]),
+        "setting": _parse_setting(**content["setting"]),
     }
     manifest = Manifest(**(content | parsed))
     for layer in manifest.layers:

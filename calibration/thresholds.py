@@ -24,7 +24,12 @@ def thresholds_for(layer: LayerEntry, setting: Setting) -> NDArray[np.float32]:
 
     Returns:
         float32 ``[N]``.
+
+    Raises:
+        UsageError: The setting has no single threshold.
     """
+    if setting.threshold is None:
+        raise UsageError("the file has thresholds of its own for each learner", "give --threshold or --trained as well")
     thresholds = np.full(layer.num_learners, setting.threshold, np.float32)
     if setting.max_learners is not None:
         thresholds[setting.max_learners :] = np.inf
@@ -37,7 +42,7 @@ def check_setting(setting: Setting, layers: tuple[LayerEntry, ...]) -> None:
     Raises:
         UsageError: τ is NaN, or the bound lies below what some layer always runs.
     """
-    if math.isnan(setting.threshold):
+    if setting.threshold is not None and math.isnan(setting.threshold):
         raise UsageError("the threshold is NaN, which would switch every learner off", "give a number, inf or -inf")
     if setting.max_learners is None:
         return

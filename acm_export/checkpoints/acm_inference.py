@@ -18,6 +18,7 @@ MinLearners = Mapping[str, int]
 
 _GATE = "gating_network."
 _LINEAR = re.compile(r"gating_network\.(?:fc|net\.(\d+))\.(weight|bias)")
+_LEARNERS = ("w1", "b1", "w2", "b2")
 _IGNORED = ("gating_network.gs_tau",)  # temperature of the Gumbel softmax in training
 
 
@@ -38,8 +39,11 @@ def group_acm_layers(state: State) -> tuple[dict[str, State], State]:
         owner = next((owner for owner in names if name.startswith(f"{owner}.")), None)
         if owner is None:
             dense[name] = tensor
-        elif name.removeprefix(f"{owner}.") not in _IGNORED:
-            groups[owner][name.removeprefix(f"{owner}.")] = tensor
+        elif (key := name.removeprefix(f"{owner}.")) in _LEARNERS or key.startswith(_GATE):
+            if key not in _IGNORED:
+                groups[owner][key] = tensor
+        else:
+            raise CheckpointError(f"the weights hold {name!r}, which is no part of an ACM layer")
     return dict(groups), dense
 
 
@@ -106,6 +110,8 @@ def _gate(name: str, tensors: State) -> list[tuple[torch.Tensor, torch.Tensor]]:
             if match is None:
                 raise CheckpointError(f"{name}.{key} is not part of a gate that this version knows (fc, net.0, ...)")
             parts[int(match[1] or 0)][match[2]] = tensor
+    if sorted(parts) != list(range(len(parts))):
+        raise CheckpointError(f"{name} has a gate with maps {sorted(parts)}; something stands between them")
     linears = [parts[index] for index in sorted(parts)]
     if not linears:
         raise CheckpointError(

@@ -35,6 +35,7 @@ if TYPE_CHECKING:
 SCHEMA = 1
 WEIGHTS = "model.safetensors"
 _MAX_CONFIG_BYTES = 16 << 20
+_WEIGHT_DTYPES = ("F32", "F16", "BF16")
 _PROCESSOR_FILES = (
     "preprocessor_config.json",
     "processor_config.json",
@@ -124,7 +125,7 @@ def load_checkpoint(folder: Path) -> Checkpoint:
     section = config_json.get("acm")
     shapes = _weight_shapes(weights)
     _check_layer_count(config_json, family, len(shapes))
-    config = transformers.AutoConfig.from_pretrained(folder, local_files_only=True)
+    config = _parse_config(folder)
     if section is None:
         model = _load_dense(folder, model_class, config)
     else:
@@ -145,17 +146,25 @@ def _read_config(folder: Path) -> dict[str, Any]:
         raise CheckpointError(f"{path} has {path.stat().st_size} bytes; a config has at most {_MAX_CONFIG_BYTES}")
     try:
         config = json.loads(path.read_text())
-    except ValueError as error:
+    except (ValueError, RecursionError) as error:
         raise CheckpointError(f"{path} is not JSON: {error}") from error
     if not isinstance(config, dict):
         raise CheckpointError(f"{path} holds a {type(config).__name__}, expected an object")
     return config
 
 
+def _parse_config(folder: Path) -> PretrainedConfig:
+    try:
+        return transformers.AutoConfig.from_pretrained(folder, local_files_only=True)
+    except Exception as error:  # transformers raises whatever a strange value leads to
+        reason = " ".join(str(error).split())
+        raise CheckpointError(f"{folder / 'config.json'} is no config of transformers: {reason}") from error
+
+
 def _model_class(config: dict[str, Any], family: Family) -> type[PreTrainedModel]:
     names = config.get("architectures") or [next(iter(family.outputs))]
     name = names[0] if isinstance(names, list) and len(names) == 1 else names
-    if name not in family.outputs:
+    if not isinstance(name, str) or name not in family.outputs:
         raise CheckpointError(
             f"architecture {name!r} of model_type {family.model_type!r} is not supported; "
             f"supported: {', '.join(family.outputs)}"
@@ -223,6 +232,7 @@ def _load_acm(
     with torch.device("meta"):
         expected = build_model(model_class, config, family, specs).state_dict()
     _compare_shapes({name: tuple(tensor.shape) for name, tensor in expected.items()}, shapes, weights)
+    _check_dtypes(expected, weights)
     with no_init_weights():
         model = build_model(model_class, config, family, specs)
     with safe_open(weights, "pt") as file:
@@ -237,10 +247,25 @@ def build_model(
     """A model with untrained weights and ACM layers at the places that ``specs`` names."""
     try:
         model = model_class(config)
-    except (ValueError, TypeError, RuntimeError, AttributeError) as error:
+    except Exception as error:  # transformers raises whatever a strange value leads to
         raise CheckpointError(f"config.json does not describe a {model_class.__name__}: {error}") from error
     install_acm_layers(model, family, specs)
     return model
+
+
+def _check_dtypes(expected: Mapping[str, torch.Tensor], path: Path) -> None:
+    """Gates and thresholds are float32; all other weights have one of the op's types, the same for all."""
+    with safe_open(path, "pt") as weights:
+        found = {name: str(weights.get_slice(name).get_dtype()) for name in expected}
+    pinned = {name for name in found if ".gate." in name or name.endswith(".thresholds")}
+    others = {found[name] for name in found.keys() - pinned}
+    for name in sorted(found):
+        if found[name] not in (("F32",) if name in pinned else _WEIGHT_DTYPES):
+            raise CheckpointError(
+                f"{path.name}: {name} is {found[name]}, expected float32" + (" or half" * (name not in pinned))
+            )
+    if len(others) > 1:
+        raise CheckpointError(f"{path.name} mixes weights of {', '.join(sorted(others))}; they must have one dtype")
 
 
 def _compare_shapes(expected: dict[str, tuple[int, ...]], found: dict[str, tuple[int, ...]], path: Path) -> None:

@@ -95,7 +95,9 @@ def convert_reference(
     """
     state, args = _load(path)
     warn_about_values(state)
-    state = {name: tensor.float() if tensor.is_floating_point() else tensor for name, tensor in state.items()}
+    if strange := [f"{name} ({t.dtype})" for name, t in state.items() if not t.is_floating_point()]:
+        raise CheckpointError(f"weights must be floating point, but {', '.join(strange[:5])}")
+    state = {name: tensor.float() for name, tensor in state.items()}
     groups, dense = group_acm_layers(state)
     if not groups and (num_learners is not None or min_learners):
         raise CheckpointError(f"{path} has no ACM layers, but --num-learners or --min-learners was given")
@@ -143,6 +145,8 @@ def _rename_dense(state: State) -> State:
         if name in _OUTER:
             renamed[_OUTER[name]] = tensor
         elif kind in ("in_proj_weight", "in_proj_bias"):
+            if tensor.ndim == 0 or tensor.shape[0] % 3:
+                raise CheckpointError(f"{name} is {list(tensor.shape)}; expected queries, keys and values, 3·D rows")
             attention = _rename(f"{module}.q_proj").removesuffix("q_proj")
             suffix = kind.removeprefix("in_proj_")
             for projection, part in zip("qkv", tensor.chunk(3), strict=True):
@@ -155,6 +159,9 @@ def _rename_dense(state: State) -> State:
     if missing:
         names = [old for old, new in _OUTER.items() if new in missing]
         raise CheckpointError(f"the weights lack {', '.join(names)}; they are not that code's Vision Transformer")
+    for old, rank in (("class_token", 3), ("encoder.pos_embedding", 3), ("heads.head.weight", 2)):
+        if renamed[_OUTER[old]].ndim != rank:
+            raise CheckpointError(f"{old} is {list(renamed[_OUTER[old]].shape)}; expected {rank} dimensions")
     return renamed
 
 

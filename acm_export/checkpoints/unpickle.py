@@ -9,9 +9,10 @@ from __future__ import annotations
 
 import collections
 import pickle
+import struct
 import zipfile
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, ClassVar
 
 import torch
 
@@ -21,6 +22,7 @@ if TYPE_CHECKING:
     from pathlib import Path
 
 _MAX_PICKLE_BYTES = 256 << 20
+_MAX_DEPTH = 16
 _DTYPES = {
     "FloatStorage": torch.float32,
     "DoubleStorage": torch.float64,
@@ -65,6 +67,7 @@ def load_state(path: Path) -> tuple[dict[str, torch.Tensor], dict[str, Any]]:
         LookupError,
         RuntimeError,
         OverflowError,
+        struct.error,
     ) as error:
         raise CheckpointError(f"{path} holds a broken pickle: {error}") from error
     if not isinstance(content, dict) or not isinstance(content.get("model_state"), dict):
@@ -145,6 +148,17 @@ class _Unpickler(pickle._Unpickler):  # noqa: SLF001
         super().__init__(file, encoding="utf-8")
         self._reader = reader
 
+    dispatch: ClassVar[dict[int, Any]] = dict(pickle._Unpickler.dispatch)  # noqa: SLF001
+    del dispatch[pickle.BYTEARRAY8[0]]  # reserves the memory that the file announces; no checkpoint holds one
+
+    def load_build(self) -> None:
+        """Give placeholders their state, and nothing else: a state could overwrite a tensor's or our own."""
+        state = self.stack.pop()
+        if isinstance(self.stack[-1], _Placeholder):
+            self.stack[-1].state = state
+
+    dispatch[pickle.BUILD[0]] = load_build
+
     def find_class(self, module: str, name: str) -> Any:
         if module == "torch" and name in _DTYPES:
             return _StorageType(_DTYPES[name])
@@ -206,17 +220,16 @@ class _Reader:
         return self._archive.open(info)
 
 
-def _plain(value: Any, depth: int = 0) -> Any:
+def _plain(value: Any, inside: tuple[int, ...] = ()) -> Any:
     """Numbers, strings, lists and dicts out of placeholders (OmegaConf keeps them under _content and _val)."""
-    if depth > 16:
+    if id(value) in inside or len(inside) > _MAX_DEPTH:
         return None
+    inside = (*inside, id(value))
     if isinstance(value, _Placeholder):
         state = value.state
-        if isinstance(state, dict):
-            return _plain(state.get("_content", state.get("_val", state)), depth + 1)
-        return None
+        return _plain(state.get("_content", state.get("_val", state)), inside) if isinstance(state, dict) else None
     if isinstance(value, dict):
-        return {str(k): _plain(v, depth + 1) for k, v in value.items()}
+        return {str(k): _plain(v, inside) for k, v in value.items() if k != "_parent"}
     if isinstance(value, (list, tuple)):
-        return [_plain(v, depth + 1) for v in value]
+        return [_plain(v, inside) for v in value]
     return value if isinstance(value, (bool, int, float, str)) else None

@@ -46,14 +46,14 @@ def set_budget(
       acm-export set-budget acm-vit-b.onnx --max-learners 2
       acm-export set-budget acm-vit-b.onnx --trained
     """
-    from acm_export import calibration
+    from acm_export.calibration.set_budget import set_budget as turn
+    from acm_export.report.inspection import describe_setting
 
-    manifest = calibration.set_budget(
+    manifest = turn(
         model, budget=budget, threshold=threshold, max_learners=max_learners, trained=trained, output=output
     )
     setting = manifest.setting
     if as_json:
         write_json({"output": str(output or model), "setting": manifest.to_json()["setting"]})
         return
-    bound = f", at most {setting.max_learners} learners" if setting.max_learners is not None else ""
-    click.echo(f"{output or model}: τ = {setting.threshold:g}{bound} in {len(manifest.layers)} ACM layers")
+    click.echo(f"{output or model}: {describe_setting(setting)} in {len(manifest.layers)} ACM layers")

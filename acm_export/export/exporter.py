@@ -24,6 +24,7 @@ from acm_export.export.wrapper import PREFIX, ExampleInputs, Exportable, as_dtyp
 from acm_export.files import move_into_place, sha256_of, staging_folder
 from acm_export.manifest import LayerEntry, Manifest, Setting, Source, write_manifest
 from acm_export.model_file import EXTERNAL_ABOVE, external_tensors
+from acm_export.modules import acm_layers
 from acm_export.op.body import MIN_OPSET
 from acm_export.targets import TARGETS, retarget
 from acm_export.verification.compare import verify_model
@@ -147,7 +148,7 @@ def export(
             source=source or Source(type(module).__name__), dtype=dtype, target=target, opset=opset,
             layers=tuple(_without_prefix(e) for e in probe.layers), rest_flops=probe.rest_flops,
             example_inputs={name: list(v.shape) for name, v in zip(inputs, one_sample, strict=True)},
-            setting=Setting(), producer=f"acm-export {__version__}",
+            setting=_setting(module), producer=f"acm-export {__version__}",
         )  # fmt: skip
         _log.info("tracing %s with %d ACM layers", type(module).__name__, len(manifest.layers))
         graph = _trace(original.in_dtype(DTYPES[dtype]), inputs, probe.output_names, dynamic_shapes, opset)
@@ -188,6 +189,13 @@ def _evaluating(module: nn.Module) -> Iterator[None]:
     finally:
         for name, child in module.named_modules():
             child.training = name in training
+
+
+def _setting(module: nn.Module) -> Setting:
+    """The thresholds of the module as a setting of the dial."""
+    thresholds = [layer.thresholds for _, layer in acm_layers(module)]
+    values = torch.cat(thresholds).unique().tolist() if thresholds else [0.0]
+    return Setting(values[0] if len(values) == 1 else None)
 
 
 def _without_prefix(entry: LayerEntry) -> LayerEntry:

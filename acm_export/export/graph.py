@@ -21,6 +21,9 @@ if TYPE_CHECKING:
     from collections.abc import Sequence
 
 
+_BF16_CONV_OPSET = 22
+
+
 def clean(model: ir.Model, layer_names: Sequence[str]) -> None:
     """Optimize and rename a graph, in place.
 
@@ -35,6 +38,8 @@ def clean(model: ir.Model, layer_names: Sequence[str]) -> None:
     optimizer.optimize_ir(model)
     _show_weights(model.graph, hidden)
     _fold_transposes(model.graph)
+    if model.opset_imports[""] < _BF16_CONV_OPSET:
+        _run_convolutions_in_float32(model.graph)
     passes.RemoveUnusedNodesPass()(model)
     passes.RemoveUnusedOpsetsPass()(model)
     _name_layers(model.graph, layer_names)
@@ -85,6 +90,33 @@ def _fold_transposes(graph: ir.Graph) -> None:
     for name, value in list(graph.initializers.items()):
         if not value.uses() and not value.is_graph_output():
             del graph.initializers[name]
+
+
+def _run_convolutions_in_float32(graph: ir.Graph) -> None:
+    """Put casts around bfloat16 convolutions, which ONNX has from opset 22 on only."""
+    for node in [n for n in graph if n.op_type == "Conv" and n.inputs[0].dtype == ir.DataType.BFLOAT16]:
+        for index, value in enumerate(node.inputs):
+            if value is not None:
+                node.replace_input_with(index, _cast(graph, value, ir.DataType.FLOAT, before=node))
+        output = node.outputs[0]
+        result = _cast(graph, output, ir.DataType.BFLOAT16, after=node)
+        output.dtype = ir.DataType.FLOAT
+        for user, index in list(output.uses()):
+            if user is not result.producer():
+                user.replace_input_with(index, result)
+
+
+def _cast(
+    graph: ir.Graph, value: ir.Value, dtype: ir.DataType, *, before: ir.Node | None = None, after: ir.Node | None = None
+) -> ir.Value:
+    name = f"{value.name}_{dtype.name.lower()}"
+    cast = ir.node("Cast", [value], attributes={"to": int(dtype)}, name=f"node_{name}")
+    cast.outputs[0].name, cast.outputs[0].dtype, cast.outputs[0].shape = name, dtype, value.shape
+    if before is not None:
+        graph.insert_before(before, cast)
+    elif after is not None:
+        graph.insert_after(after, cast)
+    return cast.outputs[0]
 
 
 def _name_layers(graph: ir.Graph, layer_names: Sequence[str]) -> None:

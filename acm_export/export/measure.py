@@ -9,6 +9,8 @@ from typing import TYPE_CHECKING
 import torch
 from torch.utils.flop_counter import FlopCounterMode
 
+from acm_export.errors import AcmError, ExportError
+from acm_export.export.wrapper import PREFIX
 from acm_export.flops import gate_flops, learner_flops
 from acm_export.manifest import LayerEntry
 from acm_export.modules import ACMLayer, acm_layers
@@ -41,13 +43,25 @@ def run_one_sample(model: Exportable, one_sample: tuple[torch.Tensor, ...]) -> P
 
     Returns:
         Layers, FLOPs and output names.
+
+    Raises:
+        ExportError: The module does not run, or an ACM layer in it does not.
     """
     tokens: dict[str, int] = {}
     with ExitStack() as stack, torch.no_grad(), FlopCounterMode(display=False) as counter:
         for name, layer in acm_layers(model):
             stack.enter_context(_Hook(layer, name, tokens))
-        outputs = model.outputs(*one_sample)
+        try:
+            outputs = model.outputs(*one_sample)
+        except (RuntimeError, TypeError, ValueError) as error:
+            if isinstance(error, AcmError):
+                raise
+            raise ExportError(f"the module does not run on the example inputs: {error}") from error
     layers = dict(acm_layers(model))
+    if idle := [name.removeprefix(PREFIX) for name in layers if name not in tokens]:
+        raise ExportError(
+            f"ACM layers that the forward pass does not reach: {', '.join(idle[:5])}", "remove them from the module"
+        )
     entries = tuple(_entry(name, layers[name], count) for name, count in tokens.items())
     rest = counter.get_total_flops() - sum(e.gate_flops * e.tokens for e in entries)
     return Probe(entries, rest, list(outputs))
@@ -55,8 +69,10 @@ def run_one_sample(model: Exportable, one_sample: tuple[torch.Tensor, ...]) -> P
 
 class _Hook:
     def __init__(self, layer: ACMLayer, name: str, tokens: dict[str, int]) -> None:
-        self._handle = layer.register_forward_pre_hook(
-            lambda _, args: tokens.__setitem__(name, tokens.get(name, 0) + args[0][..., 0].numel())
+        self._handle = (
+            layer.gate.register_forward_pre_hook(  # which the layer calls with its tokens, always by position
+                lambda _, args: tokens.__setitem__(name, tokens.get(name, 0) + args[0][..., 0].numel())
+            )
         )
 
     def __enter__(self) -> None: ...

@@ -63,7 +63,7 @@ def gated_learners(
         part = slice(learner * hidden, (learner + 1) * hidden)
         up = torch.addmm(b1[part].float(), sorted_rows[:total].float(), w1[:, part].float())
         sums[:total] += act(up).to(x.dtype).float() @ w2[part].float()
-    y = torch.empty_like(rows)
+    y = torch.empty_like(rows, memory_format=torch.contiguous_format)
     y[order] = sums.to(x.dtype)
     return y.reshape(x.shape), counts
 

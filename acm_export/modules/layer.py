@@ -19,6 +19,9 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
 
 
+_MAX_SIZE = 1 << 24
+
+
 @dataclass(frozen=True)
 class ACMSpec:
     """Everything that fixes the shapes and the arithmetic of one ACM layer.
@@ -53,8 +56,8 @@ class ACMSpec:
             "gate_hidden": self.gate_hidden,
         }
         for name, values in sizes.items():
-            if any(value < 1 for value in values):
-                raise OpError(f"{name} is {getattr(self, name)}; sizes must be positive")
+            if not all(isinstance(value, int) and 1 <= value <= _MAX_SIZE for value in values):
+                raise OpError(f"{name} is {getattr(self, name)}; sizes are whole numbers from 1 to {_MAX_SIZE}")
         if self.gate_activation not in ACTIVATIONS:
             raise OpError(f"gate_activation is {self.gate_activation!r}; it must be one of {', '.join(ACTIVATIONS)}")
 

@@ -34,6 +34,9 @@ class Signature:
     activation: str
 
     def __post_init__(self) -> None:
+        for name in ("num_learners", "min_learners"):
+            if not isinstance(getattr(self, name), int):
+                raise OpError(f"{name} is {getattr(self, name)!r}; it must be a whole number")
         if not 1 <= self.num_learners <= MAX_LEARNERS:
             raise OpError(f"num_learners is {self.num_learners}; it must lie in 1..{MAX_LEARNERS}")
         if not 0 <= self.min_learners <= self.num_learners:

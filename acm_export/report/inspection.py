@@ -10,6 +10,7 @@ if TYPE_CHECKING:
     from collections.abc import Iterator
 
     from acm_export.inspection import FileSummary
+    from acm_export.manifest import Setting
 
 
 def describe(summary: FileSummary) -> Iterator[str]:
@@ -27,11 +28,14 @@ def describe(summary: FileSummary) -> Iterator[str]:
     most, least = (f"{manifest.model_flops(budget) / 1e6:.4g} M" for budget in (1, 0))
     yield f"FLOPs     {most} with all learners, {least} with none ({shape})"
     if manifest.layers:
-        setting = manifest.setting
-        bound = f", at most {setting.max_learners} learners" if setting.max_learners is not None else ""
-        yield f"dial      τ = {setting.threshold:g}{bound}; not calibrated" + (
-            " (as trained)" if not setting.threshold and not bound else ""
-        )
+        yield f"dial      {describe_setting(manifest.setting)}; not calibrated"
+
+
+def describe_setting(setting: Setting) -> str:
+    """The dial in words."""
+    threshold = "a τ for each learner" if setting.threshold is None else f"τ = {setting.threshold:g}"
+    bound = f", at most {setting.max_learners} learners" if setting.max_learners is not None else ""
+    return threshold + bound + (" (as trained)" if setting.threshold == 0 and not bound else "")
 
 
 def layer_table(summary: FileSummary) -> Table:

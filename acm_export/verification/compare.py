@@ -8,6 +8,7 @@ the same inputs are compared apart.
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import TYPE_CHECKING, Any
@@ -17,7 +18,7 @@ import torch
 from onnx import numpy_helper
 
 from acm_export.errors import VerificationError
-from acm_export.inspection import check_graph
+from acm_export.inspection import check_graph, check_thresholds
 from acm_export.manifest import LayerEntry, Manifest, read_manifest
 from acm_export.model_file import read_model
 from acm_export.modules import acm_layers
@@ -60,6 +61,7 @@ def verify_model(
     proto = read_model(path)
     manifest = read_manifest(proto, path)
     check_graph(proto, manifest, path)
+    check_thresholds(proto, manifest, path)
     module = model.module
     _check_layers(manifest.layers, {name: layer.spec for name, layer in acm_layers(module)})
     settings = _as_set(proto, manifest)
@@ -75,7 +77,7 @@ def verify_model(
             model(*inputs.values())
         observed = {name: margins(logits) for name, logits in own.gate_logits.items()}
         settings += choose_settings(manifest.layers, observed)
-        results = [_compare(session, feeds, model, inputs, manifest.layers, setting) for setting in settings]
+        results = [_compare(session, feeds, model, inputs, manifest.layers, setting, atol) for setting in settings]
     return Report(tuple(results), manifest.dtype, atol, session.name, notes)
 
 
@@ -118,10 +120,18 @@ def _compare(
     inputs: Mapping[str, torch.Tensor],
     layers: tuple[LayerEntry, ...],
     setting: ThresholdSetting,
+    atol: float | None,
 ) -> SettingResult:
     thresholds = {layer.thresholds: setting.thresholds[layer.name] for layer in layers}
     ran = session.run(feeds | thresholds)
     counts = {layer.name: ran[f"counts/{layer.name}"] for layer in layers}
+    for layer in layers:
+        ran_counts = counts[layer.name]
+        if ran_counts.size and not layer.min_learners <= ran_counts.min() <= ran_counts.max() <= layer.num_learners:
+            raise VerificationError(
+                f"layer {layer.name} reports counts from {ran_counts.min()} to {ran_counts.max()}, "
+                f"expected {layer.min_learners} to {layer.num_learners}"
+            )
     with replaying(model.module, counts) as replay:
         reference = [value.numpy() for value in model(*inputs.values())]
     outputs = [ran[name] for name in session.output_names if not name.startswith("counts/")]
@@ -129,13 +139,31 @@ def _compare(
         raise VerificationError(
             f"the file's outputs have shapes {[o.shape for o in outputs]}, the model's {[r.shape for r in reference]}"
         )
-    errors = np.concatenate([_error(o, r).ravel() for o, r in zip(outputs, reference, strict=True)])
-    finite = [np.abs(r[np.isfinite(r)]).max(initial=0.0) for r in reference]
+    worst = max((_errors(o, r) for o, r in zip(outputs, reference, strict=True)), key=lambda e: e.rank(atol))
     return SettingResult(
-        setting.name, executed_budget(layers, counts), float(errors.max(initial=0)), float(errors.mean()),
-        float(max(finite)),
+        setting.name, executed_budget(layers, counts), worst.largest, worst.mean, worst.scale,
         tuple(_routing(e, counts[e.name], replay.gate_logits[e.name], setting.thresholds[e.name]) for e in layers),
     )  # fmt: skip
+
+
+@dataclass(frozen=True)
+class _Errors:
+    """Of one output: largest and mean absolute error, and the largest absolute value of the reference."""
+
+    largest: float
+    mean: float
+    scale: float
+
+    def rank(self, atol: float | None) -> float:
+        """What the worst output is chosen by; NaN is worst."""
+        error = self.largest if atol is not None or not self.scale else self.largest / self.scale
+        return float("inf") if np.isnan(error) else error
+
+
+def _errors(output: np.ndarray[Any, Any], reference: np.ndarray[Any, Any]) -> _Errors:
+    error = _error(output, reference)
+    scale = np.abs(reference[np.isfinite(reference)]).max(initial=0.0)
+    return _Errors(float(error.max(initial=0)), float(error.mean()) if error.size else 0.0, float(scale))
 
 
 def _error(output: np.ndarray[Any, Any], reference: np.ndarray[Any, Any]) -> NDArray[np.float64]:
@@ -165,7 +193,7 @@ def _routing(
     farthest = 0.0
     if differ.size:
         distance = np.abs(margin[differ, at] - thresholds[entry.min_learners :][at])
-        farthest = float(np.nan_to_num(distance, nan=np.inf).max())
+        farthest = float(np.nan_to_num(distance, nan=np.inf, posinf=np.inf).max())
     finite = margin[np.isfinite(margin)]
     return LayerRouting(
         entry.name, ran.size, int(differ.size), farthest,
