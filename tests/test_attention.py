@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
-from pathlib import Path
+from typing import TYPE_CHECKING
 
 import pytest
 import torch
@@ -12,6 +12,9 @@ from acm_export.checkpoints import load_checkpoint
 from acm_export.demo.digits import DENSE
 from acm_export.export import export_checkpoint
 from acm_export.export.attention import plain_attention
+
+if TYPE_CHECKING:
+    from pathlib import Path
 
 optimizer = pytest.importorskip("onnxruntime.transformers.optimizer", reason="ONNX Runtime's offline optimizer")
 

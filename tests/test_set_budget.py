@@ -8,7 +8,8 @@ from pathlib import Path
 import numpy as np
 import onnx
 import pytest
-from acm_export.calibration import set_budget, thresholds_for
+from acm_export.calibration.set_budget import set_budget
+from acm_export.calibration.thresholds import thresholds_for
 
 from acm_export.checkpoints import load_checkpoint
 from acm_export.demo.digits import ACM

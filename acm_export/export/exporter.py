@@ -20,11 +20,11 @@ from acm_export.export.attention import plain_attention
 from acm_export.export.graph import clean
 from acm_export.export.measure import run_one_sample
 from acm_export.export.translation import translation_table
-from acm_export.export.wrapper import PREFIX, ExampleInputs, Exportable, as_dtype, name_inputs
+from acm_export.export.wrapper import PREFIX, Alone, ExampleInputs, Exportable, as_dtype, name_inputs
 from acm_export.files import move_into_place, sha256_of, staging_folder
 from acm_export.manifest import LayerEntry, Manifest, Setting, Source, write_manifest
 from acm_export.model_file import EXTERNAL_ABOVE, external_tensors
-from acm_export.modules import acm_layers
+from acm_export.modules import ACMLayer, acm_layers
 from acm_export.op.body import MIN_OPSET
 from acm_export.targets import TARGETS, retarget
 from acm_export.verification.compare import verify_model
@@ -138,6 +138,8 @@ def export(
         OutputError: The file cannot be written; what was at ``path`` is untouched.
     """
     _check_options(dtype, target, opset)
+    if isinstance(module, ACMLayer):
+        module = Alone(module)
     inputs = name_inputs(module, example_inputs)
     with staging_folder(path) as staging, _evaluating(module), torch.no_grad():
         original = Exportable(as_dtype(module, torch.float32), list(inputs), torch.float32, output_fields).eval()

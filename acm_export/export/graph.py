@@ -126,7 +126,8 @@ def _name_layers(graph: ir.Graph, layer_names: Sequence[str]) -> None:
             continue
         layer = str(node.inputs[INPUTS.index("w1")].name).removesuffix(".w1")  # type: ignore[union-attr]
         node.name = layer
-        node.outputs[0].name = f"{layer}.y"
+        if not node.outputs[0].is_graph_output():
+            node.outputs[0].name = f"{layer}.y"
         node.outputs[1].name = f"counts/{layer}"
         found.append(layer)
     if sorted(found) != sorted(layer_names):

@@ -11,7 +11,7 @@ import torch
 from torch import nn
 
 from acm_export.errors import ExportError
-from acm_export.modules import acm_layers
+from acm_export.modules import ACMLayer, acm_layers
 
 PREFIX = "module."
 """Stands before the names of parameters in the wrapper's state."""
@@ -69,6 +69,18 @@ class Exportable(nn.Module):
     def in_dtype(self, dtype: torch.dtype) -> Exportable:
         """The same with another dtype inside; the module is copied unless it has that dtype already."""
         return Exportable(as_dtype(self.module, dtype), self._input_names, dtype, self._fields).eval()
+
+
+class Alone(nn.Module):
+    """Gives a layer that is exported by itself a name, as it has in any module."""
+
+    def __init__(self, layer: ACMLayer) -> None:
+        super().__init__()
+        self.layer = layer
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        """Tokens ``[..., D]`` to ``[..., D]``."""
+        return torch.as_tensor(self.layer(x))
 
 
 def as_dtype(module: nn.Module, dtype: torch.dtype) -> nn.Module:

@@ -93,7 +93,7 @@ class ACMLayer(nn.Module):
         self.b1 = nn.Parameter(torch.zeros(n * h))
         self.w2 = nn.Parameter(torch.empty(n * h, d))
         self.b2 = nn.Parameter(torch.zeros(n + 1, d))
-        self.register_buffer("thresholds", torch.zeros(n))
+        self.register_buffer("thresholds", torch.zeros(n, dtype=torch.float32))
         nn.init.normal_(self.w1, std=d**-0.5)
         nn.init.normal_(self.w2, std=h**-0.5)
 

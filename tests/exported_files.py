@@ -1,0 +1,50 @@
+"""Running exported files, for the tests."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import onnxruntime
+import torch
+from tiny_models import IMAGES
+from torch import nn
+
+from acm_export.modules import acm_layers
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+
+def images(batch: int) -> torch.Tensor:
+    return torch.randn(batch, *IMAGES, generator=torch.Generator().manual_seed(batch))
+
+
+def names(folder: Path) -> list[str]:
+    return sorted(path.name for path in folder.iterdir())
+
+
+def run(path: Path, **feeds: Any) -> dict[str, np.ndarray[Any, Any]]:
+    """The file as it lies there."""
+    options = onnxruntime.SessionOptions()
+    options.log_severity_level = 3
+    session = onnxruntime.InferenceSession(path, options, providers=["CPUExecutionProvider"])
+    names = [output.name for output in session.get_outputs()]
+    feeds = {k: np.asarray(v.numpy()) for k, v in feeds.items()}
+    return dict(zip(names, session.run(names, feeds), strict=True))
+
+
+def torch_counts(model: nn.Module, *inputs: torch.Tensor) -> dict[str, np.ndarray[Any, Any]]:
+    """Learner counts of every ACM layer in one forward pass."""
+    counts = {}
+    handles = [
+        layer.register_forward_pre_hook(
+            lambda layer, args, name=name: counts.__setitem__(name, layer.run(args[0], layer.gate(args[0]))[1].numpy())
+        )
+        for name, layer in acm_layers(model)
+    ]
+    with torch.no_grad():
+        model(*inputs)
+    for handle in handles:
+        handle.remove()
+    return counts

@@ -1,0 +1,61 @@
+"""Small models with ACM layers, for the tests."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+import transformers
+from torch import nn
+
+from acm_export.modules import ACMLayer, ACMSpec, acm_layers
+from acm_export.surgery import FAMILIES, install_acm_layers
+
+VIT_SPECS = {
+    "vit.layers.0.mlp": ACMSpec(12, 4, 6),
+    "vit.layers.1.attention.q_proj": ACMSpec(12, 4, 3, 1, "identity", (8,), "relu"),
+    "vit.layers.1.mlp": ACMSpec(12, 4, 6),
+}
+IMAGES = (1, 8, 8)
+
+
+def tiny_vit(specs: dict[str, ACMSpec] | None = None, **config: Any) -> Any:
+    """A ViT of width 12 with two layers; three ACM layers unless ``specs`` says otherwise."""
+    settings = {
+        "hidden_size": 12, "num_hidden_layers": 2, "num_attention_heads": 3, "intermediate_size": 24, "image_size": 8,
+        "patch_size": 4, "num_channels": 1, "num_labels": 5,
+    }  # fmt: skip
+    model = transformers.ViTForImageClassification(transformers.ViTConfig(**(settings | config)))
+    with torch.no_grad():
+        for name, parameter in model.named_parameters():
+            if parameter.ndim > 1:
+                parameter.normal_(std=1.0 if "embeddings" in name else 12**-0.5)
+    install_acm_layers(model, FAMILIES["vit"], VIT_SPECS if specs is None else specs)
+    randomize(model)
+    return model.eval()
+
+
+def randomize(model: nn.Module) -> None:
+    """Biases that are not zero, and gates whose margins spread."""
+    with torch.no_grad():
+        for _, layer in acm_layers(model):
+            layer.b1.normal_(std=0.3)
+            layer.b2.normal_(std=0.3)
+            for linear in layer.gate.linears:
+                linear.weight.normal_()
+                linear.bias.normal_(std=0.3)
+
+
+class TwoBranches(nn.Module):
+    """Not of transformers: two ACM layers, the same signature, two inputs and two outputs."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.first = ACMLayer(ACMSpec(6, 3, 5, 1, "relu"))
+        self.stack = nn.Sequential(nn.Linear(6, 6), ACMLayer(ACMSpec(6, 3, 5, 1, "relu")), nn.LayerNorm(6), nn.GELU())
+        randomize(self)
+
+    def forward(self, tokens: torch.Tensor, scale: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+        """Tokens ``[batch, t, 6]`` and a factor ``[batch, 1, 1]``."""
+        first = self.first(tokens * scale)
+        return first, self.stack(first + tokens)
