@@ -54,7 +54,7 @@ def write_embedded(model: ModelProto, folder: Path, target: Path) -> None:
 def _header(tensor: TensorProto) -> bytes:
     """The encoded tensor without its data."""
     header = TensorProto(name=tensor.name, data_type=tensor.data_type, dims=tensor.dims)
-    return header.SerializeToString()
+    return bytes(header.SerializeToString())
 
 
 def _initializer_size(header: bytes, length: int) -> int:

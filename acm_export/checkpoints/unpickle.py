@@ -151,6 +151,8 @@ class _Unpickler(pickle._Unpickler):  # noqa: SLF001
     dispatch: ClassVar[dict[int, Any]] = dict(pickle._Unpickler.dispatch)  # noqa: SLF001
     del dispatch[pickle.BYTEARRAY8[0]]  # reserves the memory that the file announces; no checkpoint holds one
 
+    stack: list[Any]
+
     def load_build(self) -> None:
         """Give placeholders their state, and nothing else: a state could overwrite a tensor's or our own."""
         state = self.stack.pop()

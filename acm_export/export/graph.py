@@ -94,7 +94,7 @@ def _fold_transposes(graph: ir.Graph) -> None:
 
 def _run_convolutions_in_float32(graph: ir.Graph) -> None:
     """Put casts around bfloat16 convolutions, which ONNX has from opset 22 on only."""
-    for node in [n for n in graph if n.op_type == "Conv" and n.inputs[0].dtype == ir.DataType.BFLOAT16]:
+    for node in [n for n in graph if n.op_type == "Conv" and n.outputs[0].dtype == ir.DataType.BFLOAT16]:
         for index, value in enumerate(node.inputs):
             if value is not None:
                 node.replace_input_with(index, _cast(graph, value, ir.DataType.FLOAT, before=node))

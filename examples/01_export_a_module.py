@@ -1,0 +1,36 @@
+"""Export any torch module that holds ACM layers, and run it at two budgets in ONNX Runtime.
+
+Run: ``python examples/01_export_a_module.py [FOLDER]``
+"""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+
+import onnxruntime
+import torch
+from acm_export.calibration.set_budget import set_budget
+
+from acm_export.export import export
+from acm_export.modules import ACMLayer, ACMSpec
+
+
+def main(folder: Path) -> None:
+    """Write two files into ``folder`` and print how many learners ran in each."""
+    torch.manual_seed(0)
+    spec = ACMSpec(model_dim=64, num_learners=4, hidden_dim=64)
+    model = torch.nn.Sequential(torch.nn.LayerNorm(64), ACMLayer(spec))
+    tokens = torch.randn(2, 10, 64)
+
+    trained, cheaper = folder / "trained.onnx", folder / "cheaper.onnx"
+    export(model, tokens, trained, with_counts=True)
+    set_budget(trained, threshold=0.5, output=cheaper)
+    for path in (trained, cheaper):
+        session = onnxruntime.InferenceSession(path)
+        _, counts = session.run(None, {"input": tokens.numpy()})
+        print(f"{path.name}: {counts.mean():.2f} of 4 learners per token")
+
+
+if __name__ == "__main__":
+    main(Path(sys.argv[1]) if len(sys.argv) > 1 else Path())
