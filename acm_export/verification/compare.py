@@ -64,7 +64,7 @@ def verify_model(
     check_thresholds(proto, manifest, path)
     module = model.module
     _check_layers(manifest.layers, {name: layer.spec for name, layer in acm_layers(module)})
-    settings = _as_set(proto, manifest)
+    settings = _as_set(proto, manifest, path.parent)
     session, notes = _open(proto, manifest, path.parent)
     del proto
     overridable = {layer.thresholds for layer in manifest.layers}
@@ -92,10 +92,10 @@ def _open(proto: onnx.ModelProto, manifest: Manifest, folder: Path) -> tuple[Cpu
     return session, (*notes, note)
 
 
-def _as_set(proto: onnx.ModelProto, manifest: Manifest) -> list[ThresholdSetting]:
+def _as_set(proto: onnx.ModelProto, manifest: Manifest, folder: Path) -> list[ThresholdSetting]:
     """The thresholds that stand in the file, where they are not the trained ones."""
     tensors = {tensor.name: tensor for tensor in proto.graph.initializer}
-    stored = {e.name: numpy_helper.to_array(tensors[e.thresholds]) for e in manifest.layers}
+    stored = {e.name: numpy_helper.to_array(tensors[e.thresholds], str(folder)) for e in manifest.layers}
     return [ThresholdSetting("as the file is set", stored)] if any(t.any() for t in stored.values()) else []
 
 
