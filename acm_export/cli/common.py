@@ -40,7 +40,7 @@ def verb(function: Callable[..., None]) -> Callable[..., None]:
             _fail("interrupted; what stood at the output before is untouched", None, 1)
         except (click.ClickException, click.exceptions.Exit, click.Abort, BrokenPipeError):
             raise  # click knows what to do
-        except Exception as error:
+        except Exception as error:  # the last line of defence: no traceback without --debug
             if debug:
                 raise
             reason = str(error).strip().splitlines() or ["no message"]

@@ -45,7 +45,7 @@ class CpuSession:
             self._session = runtime.InferenceSession(
                 model.SerializeToString(), options, providers=["CPUExecutionProvider"], disabled_optimizers=disabled
             )
-        except Exception as error:
+        except Exception as error:  # its own types, with no common base but Exception
             raise ModelFileError(f"ONNX Runtime {runtime.__version__} cannot load the model: {error}") from error
         self.name = f"ONNX Runtime {runtime.__version__} (CPU)"
         self.input_names: list[str] = [value.name for value in self._session.get_inputs()]
