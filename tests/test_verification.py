@@ -183,6 +183,16 @@ def test_a_model_whose_outputs_are_nan_on_both_sides_agrees(tmp_path: Path) -> N
     assert not verify_model(model.path, model.exportable, model.inputs).passed
 
 
+def test_values_that_the_model_itself_leaves_undefined_are_counted(tmp_path: Path) -> None:
+    module, inputs = nn.Sequential(ACMLayer(ACMSpec(6, 3, 20)), nn.Linear(6, 4)).eval(), {"input": torch.randn(2, 6)}
+    with torch.no_grad():
+        module[1].bias[1] = NAN
+    report = export(module, inputs, tmp_path / "m.onnx").report
+    assert report is not None
+    assert report.passed
+    assert "2 of 8 values" in report.notes[-1]
+
+
 def test_a_disagreement_next_to_the_threshold_is_tolerated_and_reported(tmp_path: Path) -> None:
     model = Model(tmp_path)
     near = copy.deepcopy(model.module)

@@ -74,10 +74,13 @@ def verify_model(
     feeds = {name: np.ascontiguousarray(value.numpy()) for name, value in inputs.items()}
     with torch.no_grad():
         with replaying(module, None) as own:
-            model(*inputs.values())
+            outputs = model(*inputs.values())
         observed = {name: margins(logits) for name, logits in own.gate_logits.items()}
         settings += choose_settings(manifest.layers, observed)
         results = [_compare(session, feeds, model, inputs, manifest.layers, setting, atol) for setting in settings]
+    if undefined := sum(int((~torch.isfinite(output)).sum()) for output in outputs):
+        total = sum(output.numel() for output in outputs)
+        notes = (*notes, f"the model itself gives NaN or infinity in {undefined} of {total} values")
     return Report(tuple(results), manifest.dtype, atol, session.name, notes)
 
 
