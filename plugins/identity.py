@@ -1,9 +1,6 @@
-"""Under which name, version and namespace TensorRT knows the operator's plugin."""
+"""Under which version and namespace TensorRT knows the operator's plugin; its name is the operator's."""
 
 from __future__ import annotations
 
-from acm_export.op.signature import NAME
-
-PLUGIN_NAME = NAME
 PLUGIN_VERSION = "1"
 PLUGIN_NAMESPACE = ""

@@ -12,12 +12,12 @@ import onnx.parser
 from onnx import FunctionProto, TensorProto
 
 from acm_export.errors import OpError
+from acm_export.op.body_activation import activation_statements
 from acm_export.op.signature import DOMAIN, INPUTS, NAME, OUTPUTS, Signature
 
 MIN_OPSET = 18
 """Split by number of outputs and reduction axes as inputs, which the body uses, came with opset 18."""
 
-_GELU_OPSET = 20
 _ATTRIBUTES = ("num_learners", "min_learners", "activation", "plugin_version", "plugin_namespace")
 
 
@@ -242,58 +242,9 @@ def _learner(tokens: str, w1: str, b1: str, w2: str, name: str, activation: str,
     """NAME_hidden [rows, h] and NAME_w2 [h, D]: float32, so that the sum over learners is float32 for every T."""
     return [
         f"{name}_up = Gemm ({tokens}, {w1}, {b1})",
-        *_activation(activation, f"{name}_up", f"{name}_act", opset),
+        *activation_statements(activation, f"{name}_up", f"{name}_act", opset),
         f"{name}_hidden = Cast <to = {TensorProto.FLOAT}> ({name}_act)",
         f"{name}_w2 = Cast <to = {TensorProto.FLOAT}> ({w2})",
-    ]
-
-
-def _activation(activation: str, v: str, out: str, opset: int) -> list[str]:
-    if activation == "identity":
-        return [f"{out} = Identity ({v})"]
-    if activation == "relu":
-        return [f"{out} = Relu ({v})"]
-    if activation == "silu":
-        return [f"{out}_gate = Sigmoid ({v})", f"{out} = Mul ({v}, {out}_gate)"]
-    approximate = "tanh" if activation == "gelu_tanh" else "none"
-    if opset >= _GELU_OPSET:
-        return [f'{out} = Gelu <approximate = "{approximate}"> ({v})']
-    return _decomposed_gelu(v, out, tanh=approximate == "tanh")
-
-
-def _decomposed_gelu(v: str, out: str, *, tanh: bool) -> list[str]:
-    """Gelu before opset 20, in the form that ONNX Runtime fuses back."""
-    if tanh:
-        inner = [
-            *_scalar(f"{out}_cubic", 0.044715, v),
-            *_scalar(f"{out}_scale", 0.7978845608028654, v),
-            f"{out}_v2 = Mul ({v}, {v})",
-            f"{out}_v3 = Mul ({out}_v2, {v})",
-            f"{out}_c3 = Mul ({out}_v3, {out}_cubic)",
-            f"{out}_poly = Add ({v}, {out}_c3)",
-            f"{out}_inner = Mul ({out}_poly, {out}_scale)",
-            f"{out}_odd = Tanh ({out}_inner)",
-        ]
-    else:
-        inner = [
-            *_scalar(f"{out}_root2", 1.4142135623730951, v),
-            f"{out}_inner = Div ({v}, {out}_root2)",
-            f"{out}_odd = Erf ({out}_inner)",
-        ]
-    return [
-        *inner,
-        *_scalar(f"{out}_one", 1.0, v),
-        *_scalar(f"{out}_half", 0.5, v),
-        f"{out}_shifted = Add ({out}_odd, {out}_one)",
-        f"{out}_twice = Mul ({v}, {out}_shifted)",
-        f"{out} = Mul ({out}_twice, {out}_half)",
-    ]
-
-
-def _scalar(name: str, value: float, like: str) -> list[str]:
-    return [
-        f"{name}_float = Constant <value_float = {value!r}> ()",
-        f"{name} = CastLike ({name}_float, {like})",
     ]
 
 
