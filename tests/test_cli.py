@@ -214,6 +214,23 @@ def test_an_interrupt_leaves_the_old_file_and_nothing_else(tmp_path: Path) -> No
     assert [(p.name, p.read_text()) for p in tmp_path.iterdir()] == [("m.onnx", "old")]
 
 
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_an_interrupt_in_generated_code_is_reported_like_any_other(number: int) -> None:
+    # a KeyboardInterrupt that leaves exec() of a string makes CPython kill itself at exit, caught or not
+    program = (
+        "import click, os\n"
+        "from acm_export.cli.common import verb\n"
+        "@click.command()\n"
+        "@verb\n"
+        "def work(as_json):\n"
+        f"    exec('os.kill(os.getpid(), {int(number)})\\nwhile True: pass')\n"
+        "work()\n"
+    )
+    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, timeout=60, check=False)
+    assert done.returncode == 1
+    assert done.stderr.startswith("error: interrupted")
+
+
 def test_wrong_usage_has_exit_code_2(exported: Path, tmp_path: Path) -> None:
     assert run("export", ACM).exit_code == 2
     assert run("export", ACM, "-o", tmp_path / "m.onnx", "--dtype", "int8").exit_code == 2

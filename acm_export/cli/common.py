@@ -34,7 +34,7 @@ def verb(function: Callable[..., None]) -> Callable[..., None]:
             if debug:
                 raise
             _fail(str(error), error.hint, error.exit_code)
-        except KeyboardInterrupt:
+        except (_Interrupted, KeyboardInterrupt):
             if debug:
                 raise
             _fail("interrupted; what stood at the output before is untouched", None, 1)
@@ -50,7 +50,8 @@ def verb(function: Callable[..., None]) -> Callable[..., None]:
 
 
 def _prepare() -> None:
-    signal.signal(signal.SIGTERM, _interrupt)
+    for number in (signal.SIGINT, signal.SIGTERM):
+        signal.signal(number, _interrupt)
     handler = logging.StreamHandler(sys.stderr)
     handler.setFormatter(logging.Formatter("%(message)s"))
     logger = logging.getLogger("acm_export")
@@ -60,8 +61,16 @@ def _prepare() -> None:
     warnings.simplefilter("always", AcmWarning)
 
 
+class _Interrupted(BaseException):
+    """Raised by SIGINT and SIGTERM.
+
+    Not KeyboardInterrupt: once that has passed through ``exec`` of a string, as PyTorch makes of every graph, CPython
+    dies of SIGINT at exit although it was caught (tried: 3.10 to 3.13).
+    """
+
+
 def _interrupt(*_: Any) -> None:
-    raise KeyboardInterrupt
+    raise _Interrupted
 
 
 def _show_warning(message: Warning | str, category: type[Warning], *_: Any, **__: Any) -> None:
