@@ -44,6 +44,10 @@ class ModelFileError(AcmError):
     """An ONNX file is broken, unsafe, or not one of ours."""
 
 
+class KernelError(AcmError):
+    """The GPU kernels do not serve this device or problem, or their compiled pack is broken or stale."""
+
+
 class VerificationError(AcmError):
     """An ONNX file does not compute what its checkpoint computes."""
 

@@ -13,7 +13,7 @@ if TYPE_CHECKING:
 EXPORT = ("torch", "transformers", "safetensors", "onnxscript")
 """What reads checkpoints and exports; parts of acm_export that need these import them directly."""
 
-_EXTRAS = {**dict.fromkeys(EXPORT, "export"), "onnxruntime": "cpu", "sklearn": "demo"}
+_EXTRAS = {**dict.fromkeys(EXPORT, "export"), "onnxruntime": "cpu", "sklearn": "demo", "triton": "gpu"}
 
 
 def require(*names: str) -> ModuleType:

@@ -1,0 +1,197 @@
+"""Compile every kernel for every architecture into a pack: ``python -m acm_export.plugins.kernels.compile``.
+
+Needs Triton and no GPU. The same sources and the same Triton give the same bytes.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import re
+import subprocess
+import tempfile
+from concurrent.futures import ProcessPoolExecutor
+from dataclasses import dataclass, replace
+from importlib import resources
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import click
+from acm_export.plugins.kernels.pack import CUBINS, TABLE, Kernel, Pack, default_folder, source_digest
+from acm_export.plugins.kernels.tiles import ARCHITECTURES
+from acm_export.plugins.kernels.variants import Variant, variants
+from rich.progress import Progress
+
+from acm_export.errors import KernelError
+from acm_export.files import move_folder_into_place, staging_folder
+from acm_export.optional import require
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+_MODULES = {
+    "up": "up", "down": "down", "down_split": "down", "sum_pieces": "down",
+    "route_one_block": "routing", "count_tokens": "routing", "scan_blocks": "routing", "place_tokens": "routing",
+}  # fmt: skip
+_TENSORS = {"x", "w1", "b1", "hidden", "w2", "b2", "y"}
+_FLOAT32 = {"gate_logits", "thresholds", "partial"}
+_INT32 = {"counts", "order", "reach", "totals", "histograms", "offsets"}
+_DIVISIBLE = {"model_dim", "hidden_dim"}
+
+_OLDER_PTXAS_UP_TO = 90
+"""Architectures that drivers of CUDA 12 must load (JetPack 6 among them) are assembled by the older of Triton's two
+ptxas: the newer one writes ELF files of ABI version 8, which those drivers refuse."""
+
+_SETTINGS = {
+    "TRITON_DISABLE_LINE_INFO": "1",  # cubins four times smaller
+    "TRITON_DEFAULT_FP_FUSION": "1",  # said explicitly: the default changes between versions
+}
+
+
+@dataclass(frozen=True)
+class Compiled:
+    """One kernel as the compiler gave it.
+
+    Args:
+        kernel: Its row; place and size are not known yet.
+        cubin: The binary.
+        ptx: What it was assembled from.
+        stack_bytes: Local memory of a thread, spilled registers included.
+    """
+
+    kernel: Kernel
+    cubin: bytes
+    ptx: str
+    stack_bytes: int
+
+
+def compile_variant(arch: str, variant: Variant) -> Compiled:
+    """Compile one kernel for one architecture.
+
+    Args:
+        arch: ``sm_90`` and so on.
+        variant: What to compile.
+
+    Returns:
+        The binary and what is to be known about it.
+
+    Raises:
+        MissingDependencyError: Triton is not installed.
+    """
+    os.environ.update(_SETTINGS)
+    triton = require("triton")
+    from triton.backends.compiler import GPUTarget
+    from triton.compiler import ASTSource
+
+    capability = int(arch[3:])
+    if capability <= _OLDER_PTXAS_UP_TO:
+        os.environ["TRITON_PTXAS_BLACKWELL_PATH"] = triton.knobs.nvidia.ptxas.path
+    else:
+        os.environ.pop("TRITON_PTXAS_BLACKWELL_PATH", None)
+    module = __import__(f"acm_export.plugins.kernels.{_MODULES[variant.kernel]}", fromlist=[variant.kernel])
+    function = getattr(module, variant.kernel)
+    names: list[str] = function.arg_names
+    types = {name: "constexpr" if name in variant.constants else _type(name, variant.dtype) for name in names}
+    aligned = [n for n in names if variant.aligned and (types[n].startswith("*") or n in _DIVISIBLE)]
+    source = ASTSource(
+        function, types,
+        constexprs={(names.index(name),): value for name, value in variant.constants.items()},
+        attrs={(names.index(name),): [["tt.divisibility", 16]] for name in aligned},
+    )  # fmt: skip
+    options: dict[str, Any] = {"num_warps": variant.warps, "num_stages": variant.stages}
+    if variant.registers:
+        options["maxnreg"] = variant.registers
+    built = triton.compile(source, target=GPUTarget("cuda", capability, 32), options=options)
+    metadata, cubin = built.metadata, built.asm["cubin"]
+    if metadata.global_scratch_size or metadata.profile_scratch_size:
+        raise KernelError(f"{variant.kernel} for {arch} wants scratch memory, which the plugin does not give")
+    registers, stack = _resources(cubin, Path(triton.knobs.nvidia.cuobjdump.path))
+    arguments = tuple((n, "ptr" if types[n].startswith("*") else "i32") for n in names if types[n] != "constexpr")
+    row = Kernel(
+        arch, *variant.key, metadata.name, 32 * metadata.num_warps, metadata.shared, registers, arguments,
+        0, len(cubin), hashlib.sha256(cubin).hexdigest(),
+    )  # fmt: skip
+    return Compiled(row, cubin, built.asm["ptx"], stack)
+
+
+def _type(name: str, dtype: str) -> str:
+    if name in _TENSORS:
+        return "*fp32" if dtype == "tf32" else f"*{dtype}"
+    if name in _FLOAT32:
+        return "*fp32"
+    return "*i32" if name in _INT32 else "i32"
+
+
+def _resources(cubin: bytes, cuobjdump: Path) -> tuple[int, int]:
+    """Registers of a thread and bytes of its stack."""
+    with tempfile.NamedTemporaryFile(suffix=".cubin") as file:
+        file.write(cubin)
+        file.flush()
+        report = subprocess.run(  # noqa: S603
+            [str(cuobjdump), "-res-usage", file.name], check=True, capture_output=True, text=True
+        ).stdout
+    found = re.search(r"REG:(\d+) STACK:(\d+)", report)
+    if found is None:
+        raise KernelError(f"cuobjdump reports no resources: {report.strip()[:200]}")
+    return int(found[1]), int(found[2])
+
+
+def compile_pack(architectures: Sequence[str], *, workers: int | None = None) -> tuple[Pack, list[Compiled]]:
+    """Compile all kernels for some architectures.
+
+    Args:
+        architectures: Some of :data:`acm_export.plugins.kernels.tiles.ARCHITECTURES`.
+        workers: Processes; one for each core by default.
+
+    Returns:
+        The pack, and what the compiler gave for each of its kernels, in the same order.
+    """
+    triton = require("triton")
+    tasks = [(arch, variant) for arch in architectures for variant in variants(arch)]
+    compiled, rows, offset = [], [], 0
+    with ProcessPoolExecutor(workers or os.cpu_count()) as pool, Progress(transient=True) as progress:
+        for result in progress.track(
+            pool.map(compile_variant, *zip(*tasks, strict=True), chunksize=4), len(tasks), description="compiling"
+        ):
+            rows.append(replace(result.kernel, offset=offset))
+            offset += result.kernel.size
+            compiled.append(result)
+    cubins = b"".join(result.cubin for result in compiled)
+    return Pack(tuple(rows), triton.__version__, source_digest(), cubins), compiled
+
+
+def write_pack(pack: Pack, folder: Path) -> None:
+    """Write a pack, whole or not at all.
+
+    Raises:
+        OutputError: The folder cannot be written or holds other files.
+    """
+    tiles = json.loads(resources.files("acm_export.plugins.kernels").joinpath("tiles.json").read_text())
+    with staging_folder(folder) as staging:
+        content = staging / "pack"
+        content.mkdir()
+        (content / TABLE).write_text(json.dumps(pack.to_json(tiles), indent=1) + "\n")
+        (content / CUBINS).write_bytes(pack.cubins)
+        move_folder_into_place(content, folder)
+
+
+@click.command()
+@click.option("-o", "--output", type=click.Path(path_type=Path), help="Folder; by default that of the package.")
+@click.option(
+    "--arch", "architectures", type=click.Choice(ARCHITECTURES), multiple=True, default=ARCHITECTURES,
+    help="Only this one; may be repeated.",
+)  # fmt: skip
+def main(output: Path | None, architectures: Sequence[str]) -> None:
+    """Compile the GPU kernels ahead of time, on a machine that needs no GPU."""
+    folder = output or default_folder()
+    pack, _ = compile_pack(architectures)
+    write_pack(pack, folder)
+    click.echo(
+        f"{folder}: {len(pack.kernels)} kernels for {', '.join(pack.architectures)}, {len(pack.cubins) / 1e6:.1f} MB, "
+        f"Triton {pack.triton}"
+    )
+
+
+if __name__ == "__main__":
+    main()

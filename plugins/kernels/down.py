@@ -1,0 +1,164 @@
+"""GEMM 2: y = hidden W2 + b2[count], each tile of rows with the learners that its first row runs."""
+
+from __future__ import annotations
+
+import triton
+import triton.language as tl
+from acm_export.plugins.kernels.staircase import grouped, learners_of_row, padded
+
+
+@triton.jit
+def _multiply(
+    hidden,  # (rows, num_learners * padded(hidden_dim)), T
+    w2,  # (num_learners * hidden_dim, model_dim), T
+    row,  # (BLOCK_M,)
+    column,  # (BLOCK_N,)
+    first_step,
+    last_step,
+    model_dim,
+    hidden_dim,
+    num_learners,
+    BLOCK_M: tl.constexpr,
+    BLOCK_N: tl.constexpr,
+    BLOCK_K: tl.constexpr,
+    EVEN: tl.constexpr,
+    PRECISION: tl.constexpr,
+):  # fmt: skip
+    """Sum over K in steps of BLOCK_K: ``cdiv(hidden_dim, BLOCK_K)`` for each learner; none crosses into the next."""
+    k = tl.arange(0, BLOCK_K)
+    width = padded(hidden_dim)
+    a_rows = hidden + row.to(tl.int64)[:, None] * (num_learners * width)
+    total = tl.zeros((BLOCK_M, BLOCK_N), tl.float32)
+    if EVEN:  # learners lie side by side without gaps
+        a = a_rows + first_step * BLOCK_K + k[None, :]
+        b = w2 + (first_step * BLOCK_K + k).to(tl.int64)[:, None] * model_dim + column[None, :]
+        b_step = tl.cast(model_dim, tl.int64) * BLOCK_K
+        for _ in range(first_step, last_step):
+            total = tl.dot(tl.load(a), tl.load(b), total, input_precision=PRECISION)
+            a += BLOCK_K
+            b += b_step
+    else:
+        steps = tl.cdiv(hidden_dim, BLOCK_K)
+        for step in range(first_step, last_step):
+            learner = step // steps
+            j = step % steps * BLOCK_K + k
+            inside = j < hidden_dim
+            a = tl.load(a_rows + (learner * width + j)[None, :], mask=inside[None, :], other=0.0)
+            b = tl.load(
+                w2 + (learner * hidden_dim + j).to(tl.int64)[:, None] * model_dim + column[None, :],
+                mask=inside[:, None] & (column < model_dim)[None, :],
+                other=0.0,
+            )
+            total = tl.dot(a, b, total, input_precision=PRECISION)
+    return total
+
+
+@triton.jit(do_not_specialize=["first_row", "num_rows", "num_learners"])
+def down(
+    hidden,  # (rows of a chunk, num_learners * padded(hidden_dim)), T
+    order,  # (num_tokens,), int32: the token at each sorted row
+    counts,  # (num_tokens,), int32
+    reach,  # (num_learners + 1,), int32
+    w2,  # (num_learners * hidden_dim, model_dim), T
+    b2,  # (num_learners + 1, model_dim), T
+    y,  # out: (num_tokens, model_dim), T
+    first_row,
+    num_rows,
+    model_dim,
+    hidden_dim,
+    num_learners,
+    BLOCK_M: tl.constexpr,
+    BLOCK_N: tl.constexpr,
+    BLOCK_K: tl.constexpr,
+    GROUP: tl.constexpr,
+    EVEN: tl.constexpr,
+    PRECISION: tl.constexpr,
+):  # fmt: skip
+    """One tile of y for sorted rows ``first_row ..``. Grid: ``cdiv(num_rows, BLOCK_M) * cdiv(model_dim, BLOCK_N)``.
+
+    Rows with many learners come first. EVEN: hidden_dim is a multiple of BLOCK_K and of 16, and model_dim of BLOCK_N.
+    """
+    row_tile, column_tile = grouped(tl.program_id(0), tl.cdiv(num_rows, BLOCK_M), tl.cdiv(model_dim, BLOCK_N), GROUP)
+    row = row_tile * BLOCK_M + tl.arange(0, BLOCK_M)
+    column = column_tile * BLOCK_N + tl.arange(0, BLOCK_N)
+    learners = learners_of_row(reach, first_row + row_tile * BLOCK_M, num_learners)
+    total = _multiply(
+        hidden, w2, row, column, 0, learners * tl.cdiv(hidden_dim, BLOCK_K), model_dim, hidden_dim, num_learners,
+        BLOCK_M, BLOCK_N, BLOCK_K, EVEN, PRECISION,
+    )  # fmt: skip
+    inside = row < num_rows
+    token = tl.load(order + first_row + row, mask=inside, other=0)
+    count = tl.load(counts + token, mask=inside, other=0)
+    mask = inside[:, None] & (column < model_dim)[None, :]
+    bias = tl.load(b2 + count.to(tl.int64)[:, None] * model_dim + column[None, :], mask=mask, other=0.0)
+    out = y + token.to(tl.int64)[:, None] * model_dim + column[None, :]
+    tl.store(out, (total + bias.to(tl.float32)).to(y.dtype.element_ty), mask=mask)
+
+
+@triton.jit(do_not_specialize=["num_rows", "num_learners"])
+def down_split(
+    hidden,  # (num_rows, num_learners * padded(hidden_dim)), T
+    reach,  # (num_learners + 1,), int32
+    w2,  # (num_learners * hidden_dim, model_dim), T
+    partial,  # out: (num_learners * SPLIT, num_rows, model_dim), float32
+    num_rows,
+    model_dim,
+    hidden_dim,
+    num_learners,
+    BLOCK_M: tl.constexpr,
+    BLOCK_N: tl.constexpr,
+    BLOCK_K: tl.constexpr,
+    EVEN: tl.constexpr,
+    PRECISION: tl.constexpr,
+    SPLIT: tl.constexpr,
+):  # fmt: skip
+    """One tile of the product of one slice of one learner, for few tokens: more blocks, each with a short K.
+
+    Grid: (``cdiv(num_rows, BLOCK_M) * cdiv(model_dim, BLOCK_N)``, num_learners * SPLIT). Slices of learners that no row
+    of the tile runs are neither computed nor written, so their weights are not read.
+    """
+    num_columns = tl.cdiv(model_dim, BLOCK_N)
+    row_tile = tl.program_id(0) // num_columns
+    piece = tl.program_id(1)
+    learner = piece // SPLIT
+    if learner >= learners_of_row(reach, row_tile * BLOCK_M, num_learners):
+        return
+    row = row_tile * BLOCK_M + tl.arange(0, BLOCK_M)
+    column = tl.program_id(0) % num_columns * BLOCK_N + tl.arange(0, BLOCK_N)
+    steps = tl.cdiv(hidden_dim, BLOCK_K)
+    steps_here = tl.cdiv(steps, SPLIT)
+    first_step = min(piece % SPLIT * steps_here, steps)
+    last_step = min(first_step + steps_here, steps)
+    total = _multiply(
+        hidden, w2, row, column, learner * steps + first_step, learner * steps + last_step,
+        model_dim, hidden_dim, num_learners, BLOCK_M, BLOCK_N, BLOCK_K, EVEN, PRECISION,
+    )  # fmt: skip
+    out = partial + (piece.to(tl.int64) * num_rows + row)[:, None] * model_dim + column[None, :]
+    tl.store(out, total, mask=(row < num_rows)[:, None] & (column < model_dim)[None, :])
+
+
+@triton.jit(do_not_specialize=["num_rows", "slices"])
+def sum_pieces(
+    partial,  # (num_learners * slices, num_rows, model_dim), float32
+    order,  # (num_rows,), int32
+    counts,  # (num_rows,), int32
+    b2,  # (num_learners + 1, model_dim), T
+    y,  # out: (num_rows, model_dim), T
+    num_rows,
+    model_dim,
+    slices,
+    BLOCK_N: tl.constexpr,
+):  # fmt: skip
+    """One row of y: the pieces of its learners, always in the same order. Grid: (num_rows, cdiv(model_dim, BLOCK_N))."""
+    row = tl.program_id(0)
+    token = tl.load(order + row)
+    count = tl.load(counts + token)
+    column = tl.program_id(1) * BLOCK_N + tl.arange(0, BLOCK_N)
+    mask = column < model_dim
+    total = tl.zeros((BLOCK_N,), tl.float32)
+    for piece in range(count * slices):
+        part = partial + (tl.cast(piece, tl.int64) * num_rows + row) * model_dim
+        total += tl.load(part + column, mask=mask, other=0.0)
+    bias = tl.load(b2 + count.to(tl.int64) * model_dim + column, mask=mask, other=0.0)
+    out = y + token.to(tl.int64) * model_dim + column
+    tl.store(out, (total + bias.to(tl.float32)).to(y.dtype.element_ty), mask=mask)

@@ -1,0 +1,157 @@
+"""Run the kernels on PyTorch tensors: on a GPU, or interpreted on a CPU (``TRITON_INTERPRET=1``)."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+import torch
+from acm_export.plugins.kernels import down, plan, routing, up
+from acm_export.plugins.kernels.tiles import GROUP, Entry, Tile, select
+from acm_export.plugins.kernels.variants import PLAIN_WARPS, SCAN_STEP, SUM_COLUMNS
+
+from acm_export.op.signature import ACTIVATIONS, Signature
+
+if TYPE_CHECKING:
+    from acm_export.plugins.kernels.plan import Problem
+
+_INTERPRETED = "sm_80"
+"""Whose tiles the interpreter uses."""
+
+
+def precision_of(dtype: torch.dtype, *, allow_tf32: bool) -> str:
+    """The table's name for a dtype: ``half``, ``fp32`` or ``tf32``."""
+    if dtype != torch.float32:
+        return "half"
+    return "tf32" if allow_tf32 else "fp32"
+
+
+def architecture(device: torch.device) -> str:
+    """``sm_90`` and so on."""
+    if device.type == "cpu":
+        return _INTERPRETED
+    major, minor = torch.cuda.get_device_capability(device)
+    return f"sm_{major}{minor}"
+
+
+def gated_learners(
+    x: torch.Tensor,
+    gate_logits: torch.Tensor,
+    thresholds: torch.Tensor,
+    w1: torch.Tensor,
+    b1: torch.Tensor,
+    w2: torch.Tensor,
+    b2: torch.Tensor,
+    signature: Signature,
+    *,
+    allow_tf32: bool = False,
+    entry: Entry | None = None,
+) -> tuple[torch.Tensor, torch.Tensor]:
+    """Run the operator (docs/op.md) without waiting for the GPU.
+
+    Args:
+        x: ``[..., D]``, float32, float16 or bfloat16 (T).
+        gate_logits: ``[..., C]``, float32.
+        thresholds: ``[N]``, float32.
+        w1: ``[D, N*h]``, T.
+        b1: ``[N*h]``, T.
+        w2: ``[N*h, D]``, T.
+        b2: ``[N+1, D]``, T.
+        signature: N, min_learners and the activation. Shapes and dtypes are taken as checked.
+        allow_tf32: Round float32 operands to TF32.
+        entry: Tile sizes; by default the table's.
+
+    Returns:
+        y ``[..., D]``, T, and counts ``[...]``, int32.
+
+    Raises:
+        KernelError: No kernels for this architecture, or too many tokens.
+    """
+    y = torch.empty(x.shape, dtype=x.dtype, device=x.device)
+    counts = torch.empty(x.shape[:-1], dtype=torch.int32, device=x.device)
+    if not counts.numel():
+        return y, counts
+    problem = plan.Problem(
+        counts.numel(), x.shape[-1], w1.shape[1] // signature.num_learners, signature.num_learners,
+        signature.min_learners, x.element_size(),
+    )  # fmt: skip
+    precision = precision_of(x.dtype, allow_tf32=allow_tf32)
+    x, gate_logits, thresholds, w1, b1, w2, b2 = (t.contiguous() for t in (x, gate_logits, thresholds, w1, b1, w2, b2))
+    aligned = plan.aligned(problem, *(t.data_ptr() for t in (x, w1, b1, w2, b2, y)))
+    entry = entry or select(architecture(x.device), precision, problem, aligned=aligned)
+    space = Space(problem, x.dtype, x.device)
+    route(problem, gate_logits, thresholds, counts, space)
+    even_up, even_down = plan.even(problem, entry)
+    sizes = (problem.model_dim, problem.hidden_dim, problem.num_learners)
+    activation = ACTIVATIONS.index(signature.activation)
+    input_precision = "tf32" if precision == "tf32" else "ieee"
+    for first, rows in problem.chunks():
+        up.up[(plan.up_grid(problem, entry, rows),)](
+            x, space.order, space.reach, w1, b1, space.hidden, first, rows, *sizes, activation,
+            GROUP=GROUP, EVEN=even_up, PRECISION=input_precision, **_blocks(entry.up),
+        )  # fmt: skip
+        blocks = plan.down_grid(problem, entry, rows)
+        if entry.split:
+            down.down_split[(blocks, problem.num_learners * entry.split)](
+                space.hidden, space.reach, w2, space.partial, rows, *sizes,
+                EVEN=even_down, PRECISION=input_precision, SPLIT=entry.split, **_blocks(entry.down),
+            )  # fmt: skip
+            down.sum_pieces[(rows, plan.cdiv(problem.model_dim, SUM_COLUMNS))](
+                space.partial, space.order, counts, b2, y, rows, problem.model_dim, entry.split,
+                BLOCK_N=SUM_COLUMNS, num_warps=PLAIN_WARPS,
+            )  # fmt: skip
+        else:
+            down.down[(blocks,)](
+                space.hidden, space.order, counts, space.reach, w2, b2, y, first, rows, *sizes,
+                GROUP=GROUP, EVEN=even_down, PRECISION=input_precision, **_blocks(entry.down),
+            )  # fmt: skip
+    return y, counts
+
+
+class Space:
+    """The workspace of one call, cut into its arrays (plan.py, ``Workspace``)."""
+
+    def __init__(self, problem: Problem, dtype: torch.dtype, device: torch.device) -> None:
+        layout = plan.workspace(problem)
+        memory = torch.empty(layout.size, dtype=torch.uint8, device=device)
+        ints = memory.view(torch.int32)
+        self.reach = ints[layout.reach // 4 :]
+        self.order = ints[layout.order // 4 :]
+        self.totals = ints[layout.totals // 4 :]
+        self.histograms = ints[layout.histograms // 4 :]
+        self.hidden = memory[layout.hidden : layout.partial].view(dtype)
+        self.partial = memory[layout.partial :].view(torch.float32)
+
+
+def route(
+    problem: Problem, gate_logits: torch.Tensor, thresholds: torch.Tensor, counts: torch.Tensor, space: Space
+) -> None:
+    """Counts, the order of the tokens, and how many tokens reach each learner.
+
+    Args:
+        problem: Shapes.
+        gate_logits: ``[tokens, C]``, float32.
+        thresholds: ``[N]``, float32.
+        counts: int32, one for each token; is written.
+        space: Its ``order`` and ``reach`` are written.
+    """
+    blocks = plan.routing(problem)
+    sizes = (problem.tokens, problem.num_choices, problem.min_learners)
+    constants: dict[str, Any] = {"BLOCK": blocks.block, "CHOICES": blocks.choices, "num_warps": PLAIN_WARPS}
+    if blocks.num_blocks == 1:
+        routing.route_one_block[(1,)](gate_logits, thresholds, counts, space.order, space.reach, *sizes, **constants)
+        return
+    grid, number = (blocks.num_blocks,), blocks.num_blocks
+    routing.count_tokens[grid](gate_logits, thresholds, counts, space.histograms, *sizes, number, **constants)
+    routing.scan_blocks[(problem.num_choices,)](
+        space.histograms, space.totals, number, STEP=SCAN_STEP, num_warps=PLAIN_WARPS
+    )
+    routing.place_tokens[grid](
+        counts, space.histograms, space.totals, space.order, space.reach, *sizes, number, **constants
+    )
+
+
+def _blocks(tile: Tile) -> dict[str, int]:
+    return {
+        "BLOCK_M": tile.block_m, "BLOCK_N": tile.block_n, "BLOCK_K": tile.block_k,
+        "num_warps": tile.warps, "num_stages": tile.stages, **({"maxnreg": tile.registers} if tile.registers else {}),
+    }  # fmt: skip

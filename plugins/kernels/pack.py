@@ -1,0 +1,176 @@
+"""The pack: all kernels compiled ahead of time, for machines without a compiler.
+
+    table.json    one row a kernel: key, symbol, threads, shared memory, arguments, place in the other file; the tile
+                  table; versions; the digest of the sources it was made from
+    kernels.bin   the cubins, one after the other
+
+``python -m acm_export.plugins.kernels.compile`` makes it. Reading needs nothing but the standard library.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from dataclasses import asdict, dataclass
+from importlib import resources
+from pathlib import Path
+from typing import Any
+
+from acm_export.errors import KernelError
+
+SCHEMA = 1
+TABLE, CUBINS = "table.json", "kernels.bin"
+_SOURCES = (
+    "activation.py", "compile.py", "down.py", "pack.py", "plan.py", "routing.py", "staircase.py", "tiles.json",
+    "tiles.py", "up.py", "variants.py",
+)  # fmt: skip
+_HOW = "make it with: python -m acm_export.plugins.kernels.compile (needs triton, no GPU)"
+
+
+@dataclass(frozen=True)
+class Kernel:
+    """One compiled kernel in the pack.
+
+    Args:
+        arch: ``sm_90`` and so on.
+        kernel: Name of the Triton function.
+        dtype: ``fp16``, ``bf16``, ``fp32``, ``tf32``; empty where T does not matter.
+        entry: Index into the tile table, CHOICES of a routing kernel, or -1.
+        even: Without masks.
+        symbol: Entry point in the cubin.
+        threads: Of a block.
+        shared_bytes: Dynamic shared memory of a block.
+        registers: Of a thread.
+        arguments: Name and kind (``ptr`` or ``i32``) of each argument; two pointers that may be null follow.
+        offset: Of the cubin in ``kernels.bin``.
+        size: Of the cubin.
+        sha256: Of the cubin, hex.
+    """
+
+    arch: str
+    kernel: str
+    dtype: str
+    entry: int
+    even: bool
+    symbol: str
+    threads: int
+    shared_bytes: int
+    registers: int
+    arguments: tuple[tuple[str, str], ...]
+    offset: int
+    size: int
+    sha256: str
+
+    @property
+    def key(self) -> tuple[str, str, int, bool]:
+        """What tells it from the others of its architecture."""
+        return self.kernel, self.dtype, self.entry, self.even
+
+
+@dataclass(frozen=True)
+class Pack:
+    """A pack that was read and found whole.
+
+    Args:
+        kernels: All of them.
+        triton: Version of Triton that compiled them.
+        source_digest: Of the sources that they were compiled from.
+        cubins: All cubins, one after the other.
+    """
+
+    kernels: tuple[Kernel, ...]
+    triton: str
+    source_digest: str
+    cubins: bytes
+
+    @property
+    def architectures(self) -> list[str]:
+        """What it holds kernels for."""
+        return sorted({kernel.arch for kernel in self.kernels}, key=lambda arch: int(arch[3:]))
+
+    def cubin(self, kernel: Kernel) -> bytes:
+        """The binary of one of its kernels."""
+        return self.cubins[kernel.offset : kernel.offset + kernel.size]
+
+    def architecture_for(self, capability: tuple[int, int], *, integrated: bool) -> str:
+        """The architecture whose kernels a GPU runs.
+
+        Args:
+            capability: Compute capability, major and minor.
+            integrated: Whether the GPU shares its memory with the CPU (Tegra: Orin, Thor).
+
+        Returns:
+            The exact architecture, or ``sm_80`` on discrete chips of the 8.x family.
+
+        Raises:
+            KernelError: The pack has nothing that runs there.
+        """
+        exact = f"sm_{capability[0]}{capability[1]}"
+        held = self.architectures
+        if exact in held:
+            return exact
+        if capability[0] == 8 and not integrated and "sm_80" in held:
+            return "sm_80"
+        kind = "an integrated" if integrated else "a discrete"
+        raise KernelError(f"no kernels for {kind} GPU of architecture {exact}; the pack holds {', '.join(held)}")
+
+    def to_json(self, tile_table: Any) -> dict[str, Any]:
+        """The table, without the cubins."""
+        return {
+            "schema": SCHEMA, "triton": self.triton, "source_digest": self.source_digest,
+            "cubins_sha256": hashlib.sha256(self.cubins).hexdigest(), "tiles": tile_table,
+            "kernels": [asdict(kernel) for kernel in self.kernels],
+        }  # fmt: skip
+
+
+def default_folder() -> Path:
+    """Where the pack of the installed package lies."""
+    return Path(str(resources.files("acm_export.plugins.kernels"))) / "pack"
+
+
+def source_digest() -> str:
+    """SHA-256 over everything that decides what is in a pack."""
+    folder, digest = resources.files("acm_export.plugins.kernels"), hashlib.sha256()
+    for name in _SOURCES:
+        digest.update(name.encode() + b"\0" + folder.joinpath(name).read_bytes() + b"\0")
+    return digest.hexdigest()
+
+
+def read_pack(folder: Path | None = None) -> Pack:
+    """Read a pack and check it: schema, digests, and that it was made from the sources that are installed.
+
+    Args:
+        folder: By default that of the installed package.
+
+    Raises:
+        KernelError: It is missing, damaged or stale.
+    """
+    folder = folder or default_folder()
+    try:
+        table = json.loads((folder / TABLE).read_text())
+        cubins = (folder / CUBINS).read_bytes()
+    except FileNotFoundError as error:
+        raise KernelError(f"there is no kernel pack at {folder}", _HOW) from error
+    except (OSError, ValueError) as error:
+        raise KernelError(f"the kernel pack at {folder} cannot be read: {error}", _HOW) from error
+    if not isinstance(table, dict) or table.get("schema") != SCHEMA:
+        found = table.get("schema") if isinstance(table, dict) else None
+        raise KernelError(f"the kernel pack at {folder} has schema {found}, expected {SCHEMA}", _HOW)
+    try:
+        kernels = tuple(
+            Kernel(**(row | {"arguments": tuple((name, kind) for name, kind in row["arguments"])}))
+            for row in table["kernels"]
+        )
+        pack = Pack(kernels, table["triton"], table["source_digest"], cubins)
+        damaged = hashlib.sha256(cubins).hexdigest() != table["cubins_sha256"]
+        ends = max((kernel.offset + kernel.size for kernel in kernels), default=0)
+    except (KeyError, TypeError, ValueError) as error:
+        raise KernelError(f"the table of the kernel pack at {folder} is broken: {error}", _HOW) from error
+    if damaged or ends != len(cubins):
+        raise KernelError(f"{folder / CUBINS} is damaged: its content is not what {TABLE} was written for", _HOW)
+    if pack.source_digest != source_digest():
+        raise KernelError(
+            f"the kernel pack at {folder} is stale: made from sources {pack.source_digest[:12]}, "
+            f"installed are {source_digest()[:12]}", _HOW,
+        )  # fmt: skip
+    return pack

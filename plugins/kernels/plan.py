@@ -1,0 +1,187 @@
+"""What a launch needs besides pointers: pure arithmetic over shapes, the same here and in the C++ plugin.
+
+Nothing here depends on how tokens are routed, so a plan is made once for a shape and a CUDA graph can keep it.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+from acm_export.errors import KernelError
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+    from acm_export.plugins.kernels.tiles import Entry
+
+HIDDEN_LIMIT = 192 << 20
+"""Bytes of hidden values that one chunk of sorted rows may take. With the partial sums and the routing that stays
+within 256 MiB, except that a chunk is at least ROWS rows."""
+
+PARTIAL_LIMIT = 32 << 20
+"""Bytes of partial sums; where they would take more, K is not split."""
+
+ROWS = 128
+"""Every tile has a divisor of this many rows, so chunks and the hidden workspace are multiples of it."""
+
+MAX_SPLIT = 4
+"""Most slices of K in one learner that a table entry may ask for; sizes the partial sums."""
+
+MAX_TOKENS = (1 << 31) - 1
+ALIGNMENT = 256
+
+ROUTING_BLOCKS = ((8, 256), (32, 128), (128, 32))
+"""(choices, tokens): tokens of a routing block, so that a block holds at most 4,096 values and spills no registers."""
+
+
+@dataclass(frozen=True)
+class Problem:
+    """Shapes of one call.
+
+    Args:
+        tokens: Number of tokens, at least 1.
+        model_dim: D.
+        hidden_dim: h.
+        num_learners: N.
+        min_learners: Learners that always run.
+        element_size: Bytes of T.
+    """
+
+    tokens: int
+    model_dim: int
+    hidden_dim: int
+    num_learners: int
+    min_learners: int
+    element_size: int
+
+    def __post_init__(self) -> None:
+        if not 1 <= self.tokens <= MAX_TOKENS:
+            raise KernelError(f"{self.tokens} tokens; the kernels take 1 to {MAX_TOKENS}")
+
+    @property
+    def num_choices(self) -> int:
+        """C."""
+        return self.num_learners - self.min_learners + 1
+
+    @property
+    def hidden_row_bytes(self) -> int:
+        """Bytes of one token's hidden values, learners padded to a multiple of 16."""
+        return self.num_learners * _round_up(self.hidden_dim, 16) * self.element_size
+
+    @property
+    def chunk_rows(self) -> int:
+        """Sorted rows that are worked on at a time, a multiple of ROWS."""
+        fitting = HIDDEN_LIMIT // self.hidden_row_bytes // ROWS * ROWS
+        return min(max(fitting, ROWS), _round_up(self.tokens, ROWS))
+
+    @property
+    def partial_bytes(self) -> int:
+        """Bytes of the partial sums with the most slices, or of as many as the limit allows."""
+        return min(self.num_learners * MAX_SPLIT * self.tokens * self.model_dim * 4, PARTIAL_LIMIT)
+
+    def splits(self, split: int) -> bool:
+        """Whether K is split: asked for, all tokens in one chunk, and the partial sums fit."""
+        size = self.num_learners * split * self.tokens * self.model_dim * 4
+        return split > 0 and size <= self.partial_bytes and self.tokens <= self.chunk_rows
+
+    def chunks(self) -> Iterator[tuple[int, int]]:
+        """First row and number of rows of each chunk."""
+        for first in range(0, self.tokens, self.chunk_rows):
+            yield first, min(self.chunk_rows, self.tokens - first)
+
+
+@dataclass(frozen=True)
+class Routing:
+    """How tokens are cut for routing.
+
+    Args:
+        block: Tokens of a block.
+        choices: C rounded up to a size that kernels exist for.
+        num_blocks: Blocks; one block is routed in one launch.
+    """
+
+    block: int
+    choices: int
+    num_blocks: int
+
+
+def routing(problem: Problem) -> Routing:
+    """Blocks for a problem."""
+    choices, block = next(pair for pair in ROUTING_BLOCKS if pair[0] >= problem.num_choices)
+    return Routing(block, choices, cdiv(problem.tokens, block))
+
+
+@dataclass(frozen=True)
+class Workspace:
+    """Byte offsets into the workspace, each a multiple of ALIGNMENT, and its size.
+
+    Never smaller for more tokens, so the size for the most tokens serves every smaller call.
+
+    Args:
+        reach: int32 ``[N + 1]``.
+        order: int32 ``[tokens]``.
+        totals: int32 ``[C]``.
+        histograms: int32 ``[C, blocks]``.
+        hidden: T ``[chunk rows, N * padded h]``.
+        partial: float32 ``[N * slices, tokens, D]``.
+        size: Bytes in all.
+    """
+
+    reach: int
+    order: int
+    totals: int
+    histograms: int
+    hidden: int
+    partial: int
+    size: int
+
+
+def workspace(problem: Problem) -> Workspace:
+    """Layout of the workspace for a problem."""
+    sizes = (
+        4 * (problem.num_learners + 1),
+        4 * problem.tokens,
+        4 * problem.num_choices,
+        4 * problem.num_choices * routing(problem).num_blocks,
+        problem.chunk_rows * problem.hidden_row_bytes,
+        problem.partial_bytes,
+    )
+    offsets = [0]
+    for size in sizes:
+        offsets.append(offsets[-1] + _round_up(size, ALIGNMENT))
+    return Workspace(*offsets)
+
+
+def aligned(problem: Problem, *pointers: int) -> bool:
+    """Whether kernels that load 16 bytes at a time may be used."""
+    return all(value % 16 == 0 for value in (problem.model_dim, problem.hidden_dim, *pointers))
+
+
+def up_grid(problem: Problem, entry: Entry, num_rows: int) -> int:
+    """Blocks of GEMM 1 for a chunk."""
+    tile = entry.up
+    return cdiv(num_rows, tile.block_m) * problem.num_learners * cdiv(problem.hidden_dim, tile.block_n)
+
+
+def down_grid(problem: Problem, entry: Entry, num_rows: int) -> int:
+    """Blocks of GEMM 2 for a chunk, of one slice where K is split."""
+    return cdiv(num_rows, entry.down.block_m) * cdiv(problem.model_dim, entry.down.block_n)
+
+
+def even(problem: Problem, entry: Entry) -> tuple[bool, bool]:
+    """Whether tiles of GEMM 1 and of GEMM 2 never reach beyond D or h, so that loads need no masks."""
+    d, h = problem.model_dim, problem.hidden_dim
+    return (
+        d % entry.up.block_k == 0 and h % entry.up.block_n == 0,
+        h % entry.down.block_k == 0 and d % entry.down.block_n == 0,
+    )
+
+
+def cdiv(a: int, b: int) -> int:
+    """Quotient, rounded up."""
+    return -(-a // b)
+
+
+def _round_up(value: int, multiple: int) -> int:
+    return cdiv(value, multiple) * multiple

@@ -1,0 +1,161 @@
+"""Routing: from gate logits to counts, and the order of the tokens by count, descending. Docs/op.md has the rule.
+
+A counting sort without atomics: tokens are cut into blocks; ``count_tokens`` makes a histogram of each block,
+``scan_blocks`` turns the histograms into offsets, ``place_tokens`` writes every token to its row. Up to one block of
+tokens, ``route_one_block`` does the three in one launch. Ties keep the order of the tokens, so results are the same
+bit for bit on every run.
+
+A *choice* c = 0..C-1 stands for the learner count ``min_learners + c``.
+"""
+
+from __future__ import annotations
+
+import triton
+import triton.language as tl
+
+
+@triton.jit
+def _maximum(a, b):
+    return tl.maximum(a, b)
+
+
+@triton.jit
+def _choices(
+    gate_logits,  # (num_tokens, num_choices), float32
+    thresholds,  # (num_learners,), float32
+    tokens,  # (BLOCK,), int32
+    num_tokens,
+    num_choices,
+    min_learners,
+    CHOICES: tl.constexpr,
+):  # fmt: skip
+    """The choice of every token of a block, int32 ``(BLOCK,)``; -1 beyond the last token."""
+    c = tl.arange(0, CHOICES)
+    inside = tokens < num_tokens
+    row = gate_logits + tokens.to(tl.int64)[:, None] * num_choices
+    low = float("-inf")
+    z = tl.load(row + c[None, :], mask=inside[:, None] & (c < num_choices)[None, :], other=low)
+    gated = (c > 0) & (c < num_choices)
+    z_before = tl.load(row + c[None, :] - 1, mask=inside[:, None] & gated[None, :], other=low)
+    upper = tl.associative_scan(z, 1, _maximum, reverse=True)  # max of z[c:]
+    lower = tl.associative_scan(z_before, 1, _maximum)  # max of z[:c]
+    tau = tl.load(thresholds + min_learners + c - 1, mask=gated, other=0.0)
+    stops = gated[None, :] & ~(upper - lower > tau[None, :])  # a NaN margin is above no threshold
+    choice = tl.min(tl.where(stops, c[None, :] - 1, num_choices - 1), axis=1)
+    any_nan = tl.max((z != z).to(tl.int32), axis=1)
+    choice = tl.where(any_nan > 0, 0, choice)
+    return tl.where(inside, choice, -1)
+
+
+@triton.jit
+def _rows(chosen, starts):
+    """Row of every token: start of its choice plus its rank among the block's tokens of that choice.
+
+    ``chosen``: (BLOCK, CHOICES), int32, one-hot; ``starts``: (CHOICES,), int32.
+    """
+    ranks = tl.cumsum(chosen, axis=0) - 1
+    return tl.sum(tl.where(chosen > 0, starts[None, :] + ranks, 0), axis=1)
+
+
+@triton.jit
+def _store_reach(reach, at_least, num_tokens, num_choices, min_learners, CHOICES: tl.constexpr):
+    """``reach[n]`` = tokens that run learner n or more, from ``at_least[c]`` = tokens whose choice is c or more."""
+    c = tl.arange(0, CHOICES)
+    tl.store(reach + min_learners + c, at_least, mask=c < num_choices)
+    for n in range(min_learners):
+        tl.store(reach + n, num_tokens)
+
+
+@triton.jit(do_not_specialize=["num_tokens", "num_choices", "min_learners"])
+def route_one_block(
+    gate_logits,  # (num_tokens, num_choices), float32
+    thresholds,  # (num_learners,), float32
+    counts,  # out: (num_tokens,), int32
+    order,  # out: (num_tokens,), int32: the token at each row, by count, descending
+    reach,  # out: (num_learners + 1,), int32
+    num_tokens,
+    num_choices,
+    min_learners,
+    BLOCK: tl.constexpr,
+    CHOICES: tl.constexpr,
+):  # fmt: skip
+    """Route up to BLOCK tokens. Grid: (1,)."""
+    tokens = tl.arange(0, BLOCK)
+    choice = _choices(gate_logits, thresholds, tokens, num_tokens, num_choices, min_learners, CHOICES)
+    tl.store(counts + tokens, min_learners + choice, mask=tokens < num_tokens)
+    chosen = (choice[:, None] == tl.arange(0, CHOICES)[None, :]).to(tl.int32)
+    total = tl.sum(chosen, axis=0)
+    at_least = tl.cumsum(total, axis=0, reverse=True)
+    _store_reach(reach, at_least, num_tokens, num_choices, min_learners, CHOICES)
+    tl.store(order + _rows(chosen, at_least - total), tokens, mask=tokens < num_tokens)
+
+
+@triton.jit(do_not_specialize=["num_tokens", "num_choices", "min_learners", "num_blocks"])
+def count_tokens(
+    gate_logits,  # (num_tokens, num_choices), float32
+    thresholds,  # (num_learners,), float32
+    counts,  # out: (num_tokens,), int32
+    histograms,  # out: (num_choices, num_blocks), int32
+    num_tokens,
+    num_choices,
+    min_learners,
+    num_blocks,
+    BLOCK: tl.constexpr,
+    CHOICES: tl.constexpr,
+):  # fmt: skip
+    """Counts of one block of tokens, and how many tokens made each choice. Grid: (num_blocks,)."""
+    block = tl.program_id(0)
+    tokens = block * BLOCK + tl.arange(0, BLOCK)
+    choice = _choices(gate_logits, thresholds, tokens, num_tokens, num_choices, min_learners, CHOICES)
+    tl.store(counts + tokens, min_learners + choice, mask=tokens < num_tokens)
+    c = tl.arange(0, CHOICES)
+    total = tl.sum((choice[:, None] == c[None, :]).to(tl.int32), axis=0)
+    tl.store(histograms + c * num_blocks + block, total, mask=c < num_choices)
+
+
+@triton.jit(do_not_specialize=["num_blocks"])
+def scan_blocks(
+    histograms,  # in: tokens of each choice and block; out: how many come before, (num_choices, num_blocks), int32
+    totals,  # out: (num_choices,), int32
+    num_blocks,
+    STEP: tl.constexpr,
+):  # fmt: skip
+    """Exclusive sums along the blocks. Grid: (num_choices,)."""
+    choice = tl.program_id(0)
+    row = histograms + choice * num_blocks
+    before = 0
+    for start in range(0, num_blocks, STEP):
+        block = start + tl.arange(0, STEP)
+        tokens = tl.load(row + block, mask=block < num_blocks, other=0)
+        tl.store(row + block, before + tl.cumsum(tokens, axis=0) - tokens, mask=block < num_blocks)
+        before += tl.sum(tokens, axis=0)
+    tl.store(totals + choice, before)
+
+
+@triton.jit(do_not_specialize=["num_tokens", "num_choices", "min_learners", "num_blocks"])
+def place_tokens(
+    counts,  # (num_tokens,), int32
+    offsets,  # (num_choices, num_blocks), int32: what scan_blocks left
+    totals,  # (num_choices,), int32
+    order,  # out: (num_tokens,), int32
+    reach,  # out: (num_learners + 1,), int32
+    num_tokens,
+    num_choices,
+    min_learners,
+    num_blocks,
+    BLOCK: tl.constexpr,
+    CHOICES: tl.constexpr,
+):  # fmt: skip
+    """Write the tokens of one block to their rows. Grid: (num_blocks,)."""
+    block = tl.program_id(0)
+    tokens = block * BLOCK + tl.arange(0, BLOCK)
+    c = tl.arange(0, CHOICES)
+    total = tl.load(totals + c, mask=c < num_choices, other=0)
+    at_least = tl.cumsum(total, axis=0, reverse=True)
+    if block == 0:
+        _store_reach(reach, at_least, num_tokens, num_choices, min_learners, CHOICES)
+    choice = tl.load(counts + tokens, mask=tokens < num_tokens, other=-1) - min_learners
+    choice = tl.where(tokens < num_tokens, choice, -1)
+    chosen = (choice[:, None] == c[None, :]).to(tl.int32)
+    offset = tl.load(offsets + c * num_blocks + block, mask=c < num_choices, other=0)
+    tl.store(order + _rows(chosen, at_least - total + offset), tokens, mask=tokens < num_tokens)

@@ -1,0 +1,93 @@
+"""Every kernel that the pack holds for an architecture: which constants, for which table entry, under which key.
+
+The same keys are what a launch looks for, here (tests) and in the C++ plugin (``plugins/tensorrt/pack.h``).
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+from acm_export.plugins.kernels.plan import ROUTING_BLOCKS
+from acm_export.plugins.kernels.tiles import GROUP, Tile, entries
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+SCAN_STEP = 1024
+"""Blocks that ``scan_blocks`` adds up in one step."""
+
+SUM_COLUMNS = 1024
+"""Columns of one block of ``sum_pieces``."""
+
+PLAIN_WARPS = 4
+"""Warps of the kernels without matrix products."""
+
+DTYPES = {"half": ("fp16", "bf16"), "fp32": ("fp32",), "tf32": ("tf32",)}
+
+
+@dataclass(frozen=True)
+class Variant:
+    """One compiled kernel.
+
+    Args:
+        kernel: Name of the Triton function.
+        dtype: ``fp16``, ``bf16``, ``fp32``, ``tf32``; empty where T does not matter.
+        entry: Index into the tile table, or the CHOICES of a routing kernel, or -1.
+        even: Without masks (plan.py, ``even``).
+        aligned: Pointers, D and h are multiples of 16.
+        constants: Compile-time arguments.
+        warps: Of a block.
+        stages: Of the software pipeline.
+        registers: Most registers of a thread, or 0.
+    """
+
+    kernel: str
+    dtype: str
+    entry: int
+    even: bool
+    aligned: bool
+    constants: dict[str, int | str | bool]
+    warps: int
+    stages: int = 1
+    registers: int = 0
+
+    @property
+    def key(self) -> tuple[str, str, int, bool]:
+        """What tells it from the others of an architecture."""
+        return self.kernel, self.dtype, self.entry, self.even
+
+
+def variants(arch: str) -> Iterator[Variant]:
+    """All kernels for an architecture."""
+    yield from _routing()
+    for dtype in ("fp16", "bf16", "fp32"):
+        yield Variant("sum_pieces", dtype, -1, False, False, {"BLOCK_N": SUM_COLUMNS}, PLAIN_WARPS)
+    for index, entry in enumerate(entries()):
+        if arch not in entry.archs:
+            continue
+        aligned = entry.alignment > 1
+        for dtype in DTYPES[entry.precision]:
+            # float32 is bound by arithmetic, so masks cost it nothing that would pay for more kernels
+            for even in (True, False) if aligned and entry.precision == "half" else (False,):
+                common = {"EVEN": even, "PRECISION": "tf32" if dtype == "tf32" else "ieee"}
+                for kernel, tile, extra in (
+                    ("up", entry.up, {"GROUP": GROUP}),
+                    ("down_split", entry.down, {"SPLIT": entry.split}) if entry.split else
+                    ("down", entry.down, {"GROUP": GROUP}),
+                ):  # fmt: skip
+                    constants = {**_blocks(tile), **common, **extra}
+                    yield Variant(
+                        kernel, dtype, index, even, aligned, constants, tile.warps, tile.stages, tile.registers
+                    )
+
+
+def _routing() -> Iterator[Variant]:
+    yield Variant("scan_blocks", "", -1, False, False, {"STEP": SCAN_STEP}, PLAIN_WARPS)
+    for choices, block in ROUTING_BLOCKS:
+        for kernel in ("route_one_block", "count_tokens", "place_tokens"):
+            yield Variant(kernel, "", choices, False, False, {"BLOCK": block, "CHOICES": choices}, PLAIN_WARPS)
+
+
+def _blocks(tile: Tile) -> dict[str, int]:
+    return {"BLOCK_M": tile.block_m, "BLOCK_N": tile.block_n, "BLOCK_K": tile.block_k}
