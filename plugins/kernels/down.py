@@ -149,7 +149,7 @@ def sum_pieces(
     slices,
     BLOCK_N: tl.constexpr,
 ):  # fmt: skip
-    """One row of y: the pieces of its learners, always in the same order. Grid: (num_rows, cdiv(model_dim, BLOCK_N))."""
+    """One row of y: the pieces of its learners in a fixed order. Grid: (num_rows, cdiv(model_dim, BLOCK_N))."""
     row = tl.program_id(0)
     token = tl.load(order + row)
     count = tl.load(counts + token)
