@@ -1,6 +1,8 @@
-"""``acm::gated_learners``: the operator as one PyTorch op, with an implementation that skips idle learners.
+"""``acm::gated_learners``: the operator as one PyTorch op that skips idle learners.
 
-One op, not a composition, so that ``torch.export`` keeps it whole and ``torch.compile`` does not look inside.
+One op, not a composition, so that ``torch.export`` keeps it whole and ``torch.compile`` does not look inside. On NVIDIA
+GPUs it runs the staircase kernels (acm_export.plugins.kernels); elsewhere one matrix product per learner on the tokens
+that run it.
 """
 
 from __future__ import annotations
@@ -11,6 +13,7 @@ from acm_export.errors import OpError
 from acm_export.modules.activations import activation_fn
 from acm_export.op.schema import infer_shapes
 from acm_export.op.signature import INPUTS, Signature
+from acm_export.optional import require
 
 DTYPES = (torch.float32, torch.float16, torch.bfloat16)
 
@@ -43,10 +46,13 @@ def gated_learners(
         activation: One of :data:`acm_export.op.ACTIVATIONS`.
 
     Returns:
-        y ``[..., D]``, T, and counts ``[...]``, int32. Hidden values are rounded to T; sums are float32.
+        y ``[..., D]``, T, and counts ``[...]``, int32. Hidden values are rounded to T; sums are float32. On a GPU
+        nothing waits for the device, and float32 stays exact unless ``torch.backends.cuda.matmul.fp32_precision`` is
+        ``"tf32"``.
 
     Raises:
         OpError: Shapes, dtypes or attributes that docs/op.md does not allow, with both values.
+        KernelError: The GPU is older than sm_80, or not one that the kernels know.
     """
     _check((x, gate_logits, thresholds, w1, b1, w2, b2), Signature(num_learners, min_learners, activation))
     counts = learner_counts(gate_logits, thresholds, min_learners)
@@ -66,6 +72,29 @@ def gated_learners(
     y = torch.empty_like(rows, memory_format=torch.contiguous_format)
     y[order] = sums.to(x.dtype)
     return y.reshape(x.shape), counts
+
+
+@gated_learners.register_kernel("cuda")
+def _(
+    x: torch.Tensor,
+    gate_logits: torch.Tensor,
+    thresholds: torch.Tensor,
+    w1: torch.Tensor,
+    b1: torch.Tensor,
+    w2: torch.Tensor,
+    b2: torch.Tensor,
+    num_learners: int,
+    min_learners: int,
+    activation: str,
+) -> tuple[torch.Tensor, torch.Tensor]:
+    tensors = (x, gate_logits, thresholds, w1, b1, w2, b2)
+    signature = Signature(num_learners, min_learners, activation)
+    _check(tensors, signature)
+    require("triton")
+    from acm_export.plugins.kernels.launch import gated_learners as run_kernels
+
+    allow_tf32 = torch.backends.cuda.matmul.fp32_precision == "tf32"
+    return run_kernels(*tensors, signature, allow_tf32=allow_tf32)
 
 
 @gated_learners.register_fake
@@ -111,6 +140,8 @@ def _check(tensors: tuple[torch.Tensor, ...], signature: Signature) -> None:
     for name in ("w1", "b1", "w2", "b2"):
         if named[name].dtype != dtype:
             raise OpError(f"{name} is {named[name].dtype} but x is {dtype}; they must be equal")
+    if elsewhere := [name for name in INPUTS if named[name].device != named["x"].device]:
+        raise OpError(f"{elsewhere[0]} is on {named[elsewhere[0]].device} but x is on {named['x'].device}")
     for name in ("gate_logits", "thresholds"):
         if named[name].dtype != torch.float32:
             raise OpError(f"{name} is {named[name].dtype}; it is torch.float32 for every dtype of x")

@@ -78,32 +78,33 @@ def gated_learners(
     x, gate_logits, thresholds, w1, b1, w2, b2 = (t.contiguous() for t in (x, gate_logits, thresholds, w1, b1, w2, b2))
     aligned = plan.aligned(problem, *(t.data_ptr() for t in (x, w1, b1, w2, b2, y)))
     entry = entry or select(architecture(x.device), precision, problem, aligned=aligned)
-    space = Space(problem, x.dtype, x.device)
-    route(problem, gate_logits, thresholds, counts, space)
-    even_up, even_down = plan.even(problem, entry)
-    sizes = (problem.model_dim, problem.hidden_dim, problem.num_learners)
-    activation = ACTIVATIONS.index(signature.activation)
-    input_precision = "tf32" if precision == "tf32" else "ieee"
-    for first, rows in problem.chunks():
-        up.up[(plan.up_grid(problem, entry, rows),)](
-            x, space.order, space.reach, w1, b1, space.hidden, first, rows, *sizes, activation,
-            GROUP=GROUP, EVEN=even_up, PRECISION=input_precision, **_blocks(entry.up),
-        )  # fmt: skip
-        blocks = plan.down_grid(problem, entry, rows)
-        if entry.split:
-            down.down_split[(blocks, problem.num_learners * entry.split)](
-                space.hidden, space.reach, w2, space.partial, rows, *sizes,
-                EVEN=even_down, PRECISION=input_precision, SPLIT=entry.split, **_blocks(entry.down),
+    with torch.cuda.device_of(x):
+        space = Space(problem, x.dtype, x.device)
+        route(problem, gate_logits, thresholds, counts, space)
+        even_up, even_down = plan.even(problem, entry)
+        sizes = (problem.model_dim, problem.hidden_dim, problem.num_learners)
+        activation = ACTIVATIONS.index(signature.activation)
+        input_precision = "tf32" if precision == "tf32" else "ieee"
+        for first, rows in problem.chunks():
+            up.up[(plan.up_grid(problem, entry, rows),)](
+                x, space.order, space.reach, w1, b1, space.hidden, first, rows, *sizes, activation,
+                GROUP=GROUP, EVEN=even_up, PRECISION=input_precision, **_blocks(entry.up),
             )  # fmt: skip
-            down.sum_pieces[(rows, plan.cdiv(problem.model_dim, SUM_COLUMNS))](
-                space.partial, space.order, counts, b2, y, rows, problem.model_dim, entry.split,
-                BLOCK_N=SUM_COLUMNS, num_warps=PLAIN_WARPS,
-            )  # fmt: skip
-        else:
-            down.down[(blocks,)](
-                space.hidden, space.order, counts, space.reach, w2, b2, y, first, rows, *sizes,
-                GROUP=GROUP, EVEN=even_down, PRECISION=input_precision, **_blocks(entry.down),
-            )  # fmt: skip
+            blocks = plan.down_grid(problem, entry, rows)
+            if entry.split:
+                down.down_split[(blocks, problem.num_learners * entry.split)](
+                    space.hidden, space.reach, w2, space.partial, rows, *sizes,
+                    EVEN=even_down, PRECISION=input_precision, SPLIT=entry.split, **_blocks(entry.down),
+                )  # fmt: skip
+                down.sum_pieces[(rows, plan.cdiv(problem.model_dim, SUM_COLUMNS))](
+                    space.partial, space.order, counts, b2, y, rows, problem.model_dim, entry.split,
+                    BLOCK_N=SUM_COLUMNS, num_warps=PLAIN_WARPS,
+                )  # fmt: skip
+            else:
+                down.down[(blocks,)](
+                    space.hidden, space.order, counts, space.reach, w2, b2, y, first, rows, *sizes,
+                    GROUP=GROUP, EVEN=even_down, PRECISION=input_precision, **_blocks(entry.down),
+                )  # fmt: skip
     return y, counts
 
 

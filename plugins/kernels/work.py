@@ -1,0 +1,61 @@
+"""How much work a routing makes: executed tiles, and the least that it could be. Pure arithmetic over counts."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+import numpy as np
+from acm_export.plugins.kernels.plan import cdiv
+
+if TYPE_CHECKING:
+    from acm_export.plugins.kernels.plan import Problem
+    from acm_export.plugins.kernels.tiles import Entry
+    from numpy.typing import NDArray
+
+
+@dataclass(frozen=True)
+class Work:
+    """Multiply-adds of both GEMMs.
+
+    Args:
+        executed: In the tiles that the kernels compute, rows and columns beyond the edges included.
+        needed: By the tokens: count x 2 x D x h each.
+    """
+
+    executed: int
+    needed: int
+
+    @property
+    def waste(self) -> float:
+        """Executed / needed; 1 where nothing is needed."""
+        return self.executed / self.needed if self.needed else 1.0
+
+
+def work(problem: Problem, entry: Entry, counts: NDArray[np.int32]) -> Work:
+    """Work of one call.
+
+    Args:
+        problem: Shapes.
+        entry: Tile sizes.
+        counts: int32 ``[tokens]``, learners of each token, in any order.
+    """
+    in_order = np.sort(np.asarray(counts))[::-1]
+    executed = 0
+    for first, rows in problem.chunks():
+        executed += _up(problem, entry, in_order[first : first + rows])
+        executed += _down(problem, entry, in_order[first : first + rows])
+    return Work(executed, int(in_order.sum()) * 2 * problem.model_dim * problem.hidden_dim)
+
+
+def _up(problem: Problem, entry: Entry, counts: NDArray[np.int32]) -> int:
+    tile = entry.up
+    rows = np.array([np.count_nonzero(counts > learner) for learner in range(problem.num_learners)])
+    tiles = int((-(-rows // tile.block_m)).sum()) * cdiv(problem.hidden_dim, tile.block_n)
+    return tiles * tile.block_m * tile.block_n * cdiv(problem.model_dim, tile.block_k) * tile.block_k
+
+
+def _down(problem: Problem, entry: Entry, counts: NDArray[np.int32]) -> int:
+    tile = entry.down
+    steps = int(counts[:: tile.block_m].astype(np.int64).sum()) * cdiv(problem.hidden_dim, tile.block_k)
+    return steps * tile.block_k * tile.block_m * cdiv(problem.model_dim, tile.block_n) * tile.block_n
