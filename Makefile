@@ -5,7 +5,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 READY := $(VENV)/.ready-$(shell cksum pyproject.toml constraints.txt | cksum | cut -d' ' -f1)
 
-.PHONY: demo test lint check benchmarks clean
+.PHONY: demo test lint check pack wheel gpu-check benchmarks clean
 
 demo: $(READY)  ## the whole line on the embedded model
 	$(BIN)/acm-export demo -o acm-demo
@@ -22,8 +22,18 @@ lint: $(READY)  ## formatting, lint rules and types
 
 check: lint test  ## everything that must hold before a commit
 
+pack: $(READY)  ## the GPU kernels, compiled ahead of time for every architecture; needs no GPU, takes minutes
+	$(BIN)/python -m acm_export.plugins.kernels.compile
+
+wheel: pack  ## the wheel, with the compiled kernels inside
+	$(BIN)/python -m pip wheel -q --no-deps -w dist .
+
+gpu-check:  ## everything that wants a GPU, with the Python that has PyTorch for it (PYTHON=...)
+	$(PYTHON) -c 'import acm_export' 2>/dev/null || $(PYTHON) -m pip install -q --no-deps --no-build-isolation -e .
+	$(PYTHON) benchmarks/gpu_check.py $(GPU_CHECK)
+
 benchmarks: $(READY)  ## measure on this machine; writes benchmarks/results/
-	for program in portable_body whole_model export_cost; do $(BIN)/python benchmarks/$$program.py || exit 1; done
+	for program in portable_body whole_model export_cost tile_waste; do $(BIN)/python benchmarks/$$program.py || exit 1; done
 
 $(READY): pyproject.toml constraints.txt
 	$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 10) and "Python 3.10 or later is needed: make PYTHON=python3.11")'

@@ -9,7 +9,7 @@ from __future__ import annotations
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from tempfile import TemporaryDirectory
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from acm_export.plugins.kernels.plan import Problem
@@ -38,11 +38,12 @@ class Row:
 
 def routings(tokens: int, rng: np.random.Generator, real: NDArray[np.int32]) -> dict[str, NDArray[np.int32]]:
     """Counts by how they were made."""
-    made = {f"random {share:.2f}": rng.binomial(LEARNERS, share, tokens) for share in SHARES}
+    made: dict[str, NDArray[np.integer[Any]]] = {
+        f"random {share:.2f}": rng.binomial(LEARNERS, share, tokens) for share in SHARES
+    }
     for share in SHARES:  # a few tokens run all learners, the others none
         skewed = np.zeros(tokens, np.int32)
         skewed[: max(1, round(share * tokens))] = LEARNERS
-        made[f"skewed {share:.2f}"] = skewed
     made["real"] = rng.choice(real, tokens)
     return {name: counts.astype(np.int32) for name, counts in made.items()}
 

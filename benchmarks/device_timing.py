@@ -1,0 +1,137 @@
+"""Time on the GPU itself: CUDA graphs over rotating inputs, device events, cases beside their baseline in one run.
+
+A graph leaves out the time that Python takes to launch. Several input sets rotate, so that no run finds its inputs in
+the cache because the run before left them there. Blocks of the baseline and of the cases alternate; a ratio is a
+case's block over the mean of the baseline's blocks before and after it; the result is the median over the rounds.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from itertools import cycle
+from typing import TYPE_CHECKING
+
+import numpy as np
+import torch
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Hashable, Iterator, Mapping, Sequence
+    from typing import TypeVar
+
+    Key = TypeVar("Key", bound=Hashable)
+
+_WARM_UP_RUNS = 3
+
+
+@dataclass(frozen=True)
+class DeviceTiming:
+    """Time of a case beside its baseline.
+
+    Args:
+        us: Microseconds of one run, median over the blocks.
+        baseline_us: Of the baseline beside it.
+        ratio: Median over the rounds.
+        ratio_q25: Lower quartile.
+        ratio_q75: Upper quartile.
+    """
+
+    us: float
+    baseline_us: float
+    ratio: float
+    ratio_q25: float
+    ratio_q75: float
+
+
+class Rotation:
+    """Calls captured as CUDA graphs, one for each input set, replayed in turn.
+
+    Args:
+        calls: The same work on different inputs; nothing in it may wait for the device.
+    """
+
+    def __init__(self, calls: Sequence[Callable[[], object]]) -> None:
+        graphs = [_capture(call) for call in calls]
+        self._next: Iterator[torch.cuda.CUDAGraph] = cycle(graphs)
+
+    def block_us(self, runs: int) -> float:
+        """Microseconds of one of ``runs`` replays back to back."""
+        start, end = (torch.cuda.Event(enable_timing=True) for _ in range(2))
+        next(self._next).replay()
+        start.record()
+        for _ in range(runs):
+            next(self._next).replay()
+        end.record()
+        end.synchronize()
+        return float(start.elapsed_time(end)) * 1e3 / runs
+
+
+def _capture(call: Callable[[], object]) -> torch.cuda.CUDAGraph:
+    stream = torch.cuda.Stream()
+    stream.wait_stream(torch.cuda.current_stream())
+    with torch.cuda.stream(stream):
+        for _ in range(_WARM_UP_RUNS):
+            call()
+    torch.cuda.current_stream().wait_stream(stream)
+    graph = torch.cuda.CUDAGraph()
+    with torch.cuda.graph(graph):
+        call()
+    return graph
+
+
+def runs_for(rotation: Rotation, milliseconds: float) -> int:
+    """Runs that fill a block of this length, at least 3."""
+    rotation.block_us(_WARM_UP_RUNS)
+    return max(3, round(milliseconds * 1e3 / rotation.block_us(10)))
+
+
+def interleaved(
+    cases: Mapping[Key, Rotation], baseline: Rotation, *, rounds: int, block_ms: float = 4.0
+) -> dict[Key, DeviceTiming]:
+    """Time cases, each block between two blocks of the baseline.
+
+    Args:
+        cases: By any key.
+        baseline: What each is held against.
+        rounds: How often each is measured.
+        block_ms: Length of a block.
+    """
+    runs = {key: runs_for(case, block_ms) for key, case in cases.items()}
+    baseline_runs = runs_for(baseline, block_ms)
+    measured: dict[Key, list[tuple[float, float]]] = {key: [] for key in cases}
+    before = baseline.block_us(baseline_runs)
+    for _ in range(rounds):
+        for key, case in cases.items():
+            us = case.block_us(runs[key])
+            after = baseline.block_us(baseline_runs)
+            measured[key].append((us, (before + after) / 2))
+            before = after
+    return {key: _summary(np.array(pairs)) for key, pairs in measured.items()}
+
+
+def median_us(rotation: Rotation, *, rounds: int, block_ms: float = 4.0) -> float:
+    """Microseconds of one run, median over blocks."""
+    runs = runs_for(rotation, block_ms)
+    return float(np.median([rotation.block_us(runs) for _ in range(rounds)]))
+
+
+def _summary(pairs: np.ndarray[tuple[int, ...], np.dtype[np.float64]]) -> DeviceTiming:
+    # pairs: (rounds, 2), microseconds of the case and of the baseline
+    q25, middle, q75 = np.quantile(pairs[:, 0] / pairs[:, 1], (0.25, 0.5, 0.75)).tolist()
+    us, baseline_us = np.median(pairs, axis=0).tolist()
+    return DeviceTiming(us, baseline_us, middle, q25, q75)
+
+
+def device_facts() -> dict[str, object]:
+    """What the numbers were measured on."""
+    properties = torch.cuda.get_device_properties(0)
+    import triton
+
+    return {
+        "gpu": properties.name,
+        "capability": f"sm_{properties.major}{properties.minor}",
+        "multiprocessors": properties.multi_processor_count,
+        "memory_bytes": properties.total_memory,
+        "torch": torch.__version__,
+        "cuda": torch.version.cuda,
+        "triton": triton.__version__,
+    }
