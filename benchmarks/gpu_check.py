@@ -2,9 +2,10 @@
 
     make gpu-check          or: python benchmarks/gpu_check.py --device h100
 
-The limits of the steps add up to eight minutes. Each step is a process of its own; one that fails or is cut off does not stop the next. What could not be run is
-recorded with the reason. The plugin is driven where TensorRT's headers are found (TENSORRT_ROOT). With
-``--tensorrt85 DIR``, an unpacked TensorRT 8.5.3 with its own ``python``, engines are built and run too.
+The limits of the steps add up to eight minutes. Each step is a process of its own; one that fails or is cut off does
+not stop the next. What could not be run is recorded with the reason. The plugin is driven where TensorRT's headers are
+found (TENSORRT_ROOT). With ``--tensorrt85 DIR``, an unpacked TensorRT 8.5.3 with its own ``python``, and
+``--plugin85 LIB``, engines are built and run too.
 """
 
 from __future__ import annotations
@@ -66,7 +67,7 @@ def steps(options: argparse.Namespace) -> list[Step]:
     quick = ("--quick",) if options.quick else ()
     common = ("--device", options.device, "--output", str(options.output), *quick)
     kit = options.tensorrt85
-    engine = ("--kit", str(kit), "--plugin", str(options.plugin85), "--device", options.device)
+    engine = ("--kit", str(kit), "--plugin", str(options.plugin85))
     return [
         Step("tests on the GPU", (python, "-m", "pytest", "-q", "-m", "gpu", "-rs", "tests"), 200),
         *[
