@@ -39,9 +39,9 @@ _FLOAT32 = {"gate_logits", "thresholds", "partial"}
 _INT32 = {"counts", "order", "reach", "totals", "histograms", "offsets"}
 _DIVISIBLE = {"model_dim", "hidden_dim"}
 
-_OLDER_PTXAS_UP_TO = 90
-"""Architectures that drivers of CUDA 12 must load (JetPack 6 among them) are assembled by the older of Triton's two
-ptxas: the newer one writes ELF files of ABI version 8, which those drivers refuse."""
+_NEWER_PTXAS = ("sm_110",)
+"""What the older of Triton's two ptxas does not know. It assembles all others: drivers of CUDA 12 (JetPack 6 among them)
+refuse what the newer one makes of sm_8x and sm_90, ELF files of ABI version 8."""
 
 _SETTINGS = {
     "TRITON_DISABLE_LINE_INFO": "1",  # cubins four times smaller
@@ -85,10 +85,10 @@ def compile_variant(arch: str, variant: Variant) -> Compiled:
     from triton.compiler import ASTSource
 
     capability = int(arch[3:])
-    if capability <= _OLDER_PTXAS_UP_TO:
-        os.environ["TRITON_PTXAS_BLACKWELL_PATH"] = triton.knobs.nvidia.ptxas.path
-    else:
+    if arch in _NEWER_PTXAS:
         os.environ.pop("TRITON_PTXAS_BLACKWELL_PATH", None)
+    else:
+        os.environ["TRITON_PTXAS_BLACKWELL_PATH"] = triton.knobs.nvidia.ptxas.path
     module = __import__(f"acm_export.plugins.kernels.{_MODULES[variant.kernel]}", fromlist=[variant.kernel])
     function = getattr(module, variant.kernel)
     names: list[str] = function.arg_names
