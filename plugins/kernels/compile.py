@@ -40,7 +40,7 @@ _INT32 = {"counts", "order", "reach", "totals", "histograms", "offsets"}
 _DIVISIBLE = {"model_dim", "hidden_dim"}
 
 _NEWER_PTXAS = ("sm_110",)
-"""What the older of Triton's two ptxas does not know. It assembles all others: drivers of CUDA 12 (JetPack 6 among them)
+"""What the older of Triton's two ptxas does not know. It assembles all others: drivers of CUDA 12 (those of JetPack 6)
 refuse what the newer one makes of sm_8x and sm_90, ELF files of ABI version 8."""
 
 _SETTINGS = {
