@@ -48,6 +48,10 @@ class KernelError(AcmError):
     """The GPU kernels do not serve this device or problem, or their compiled pack is broken or stale."""
 
 
+class PluginError(AcmError):
+    """The TensorRT plugin cannot be compiled on this machine."""
+
+
 class VerificationError(AcmError):
     """An ONNX file does not compute what its checkpoint computes."""
 

@@ -1,0 +1,132 @@
+#include "core/driver.h"
+
+#include <dlfcn.h>
+
+#include "core/error.h"
+
+namespace acm {
+namespace {
+
+// Values of the driver's enumerations.
+constexpr int kIntegrated = 18;            // CU_DEVICE_ATTRIBUTE_INTEGRATED
+constexpr int kMajor = 75;                 // CU_DEVICE_ATTRIBUTE_COMPUTE_CAPABILITY_MAJOR
+constexpr int kMinor = 76;                 // CU_DEVICE_ATTRIBUTE_COMPUTE_CAPABILITY_MINOR
+constexpr int kMaxDynamicSharedBytes = 8;  // CU_FUNC_ATTRIBUTE_MAX_DYNAMIC_SHARED_SIZE_BYTES
+constexpr std::int32_t kSharedWithoutOptIn = 48 << 10;
+
+const char* last_dl_error() {
+  const char* reason = dlerror();
+  return reason ? reason : "unknown reason";
+}
+
+template <typename F>
+void find(void* library, const char* name, F& entry_point) {
+  entry_point = reinterpret_cast<F>(dlsym(library, name));
+}
+
+template <typename F>
+void find_required(void* library, const char* name, F& entry_point) {
+  find(library, name, entry_point);
+  if (!entry_point) {
+    fail("the CUDA driver has no ", name, "; it must be of CUDA 11.4 or later");
+  }
+}
+
+}  // namespace
+
+Driver::Driver(const char* library) {
+  void* handle = dlopen(library, RTLD_NOW | RTLD_LOCAL);
+  if (!handle) {
+    fail("no CUDA driver: cannot open ", library, " (", last_dl_error(), ")");
+  }
+  find_required(handle, "cuGetErrorName", get_error_name_);
+  find_required(handle, "cuCtxGetCurrent", get_current_);
+  find_required(handle, "cuCtxGetDevice", get_device_);
+  find_required(handle, "cuDeviceGetAttribute", get_attribute_);
+  find(handle, "cuCtxGetId", get_id_);
+  find_required(handle, "cuModuleLoadData", load_data_);
+  find_required(handle, "cuModuleGetFunction", get_function_);
+  find_required(handle, "cuFuncSetAttribute", set_attribute_);
+  find_required(handle, "cuLaunchKernel", launch_);
+}
+
+Device Driver::current_device() const {
+  Device device;
+  device.context = current_context();
+  if (!device.context) {
+    fail("no CUDA context is current on this thread");
+  }
+  device.context_id = id_of(device.context);
+  int ordinal = 0;
+  require(get_device_(&ordinal), "cuCtxGetDevice");
+  device.major = attribute(kMajor, ordinal);
+  device.minor = attribute(kMinor, ordinal);
+  device.integrated = attribute(kIntegrated, ordinal) != 0;
+  return device;
+}
+
+bool Driver::is_current(const Device& device) const {
+  const Context context = current_context();
+  return context == device.context && (!context || id_of(context) == device.context_id);
+}
+
+Module Driver::load_module(const void* cubin) const {
+  Module module = nullptr;
+  require(load_data_(&module, cubin), "cuModuleLoadData");
+  return module;
+}
+
+Function Driver::get_function(Module module, const char* symbol, std::int32_t shared_bytes) const {
+  Function function = nullptr;
+  require(get_function_(&function, module, symbol), text("cuModuleGetFunction of ", symbol));
+  if (shared_bytes > kSharedWithoutOptIn) {
+    require(set_attribute_(function, kMaxDynamicSharedBytes, shared_bytes),
+            text("cuFuncSetAttribute: ", shared_bytes, " bytes of shared memory for ", symbol));
+  }
+  return function;
+}
+
+void Driver::launch(Function function, Grid grid, std::int32_t threads, std::int32_t shared_bytes,
+                    Stream stream, void** arguments) const {
+  const Result result = launch_(function, static_cast<unsigned>(grid.x), static_cast<unsigned>(grid.y), 1,
+                                static_cast<unsigned>(threads), 1, 1, static_cast<unsigned>(shared_bytes),
+                                stream, arguments, nullptr);
+  if (result != 0) {
+    require(result, text("cuLaunchKernel with ", grid.x, " x ", grid.y, " blocks of ", threads, " threads"));
+  }
+}
+
+void Driver::require(Result result, const std::string& action) const {
+  if (result == 0) {
+    return;
+  }
+  const char* name = nullptr;
+  get_error_name_(result, &name);
+  fail(action, " failed: ", name ? name : "unknown error", " (", result, ")");
+}
+
+Context Driver::current_context() const {
+  Context context = nullptr;
+  if (const Result result = get_current_(&context); result != 0) {
+    require(result, "cuCtxGetCurrent");
+  }
+  return context;
+}
+
+std::uint64_t Driver::id_of(Context context) const {
+  unsigned long long id = 0;
+  return get_id_ && get_id_(context, &id) == 0 ? id : 0;
+}
+
+std::int32_t Driver::attribute(int which, int device) const {
+  int value = 0;
+  require(get_attribute_(&value, which, device), text("cuDeviceGetAttribute ", which));
+  return value;
+}
+
+const Driver& driver() {
+  static const Driver instance(driver_library());
+  return instance;
+}
+
+}  // namespace acm

@@ -1,0 +1,95 @@
+#include "core/launch.h"
+
+#include <algorithm>
+
+#include "core/arguments.h"
+
+namespace acm {
+namespace {
+
+constexpr std::int64_t kSumColumns = 1024;  // SUM_COLUMNS in plugins/kernels/variants.py
+
+void set_tensors(Arguments& arguments, const Problem& problem, const Pointers& pointers) {
+  const Workspace layout = workspace(problem);
+  const auto* space = static_cast<const unsigned char*>(pointers.workspace);
+  arguments.set(Argument::x, pointers.x);
+  arguments.set(Argument::gate_logits, pointers.gate_logits);
+  arguments.set(Argument::thresholds, pointers.thresholds);
+  arguments.set(Argument::w1, pointers.w1);
+  arguments.set(Argument::b1, pointers.b1);
+  arguments.set(Argument::w2, pointers.w2);
+  arguments.set(Argument::b2, pointers.b2);
+  arguments.set(Argument::y, pointers.y);
+  arguments.set(Argument::counts, pointers.counts);
+  arguments.set(Argument::reach, space + layout.reach);
+  arguments.set(Argument::order, space + layout.order);
+  arguments.set(Argument::totals, space + layout.totals);
+  arguments.set(Argument::histograms, space + layout.histograms);
+  arguments.set(Argument::offsets, space + layout.histograms);  // what scan_blocks made of the histograms
+  arguments.set(Argument::hidden, space + layout.hidden);
+  arguments.set(Argument::partial, space + layout.partial);
+}
+
+void set_sizes(Arguments& arguments, const Problem& problem) {
+  arguments.set(Argument::num_tokens, problem.tokens);
+  arguments.set(Argument::num_choices, problem.num_choices());
+  arguments.set(Argument::min_learners, problem.min_learners);
+  arguments.set(Argument::num_blocks, routing(problem).num_blocks);
+  arguments.set(Argument::model_dim, problem.model_dim);
+  arguments.set(Argument::hidden_dim, problem.hidden_dim);
+  arguments.set(Argument::num_learners, problem.num_learners);
+}
+
+void route(const RoutingKernels& kernels, const Problem& problem, Arguments& arguments, Stream stream) {
+  const std::int64_t num_blocks = routing(problem).num_blocks;
+  if (num_blocks == 1) {
+    arguments.launch(kernels.one_block, {1}, stream);
+    return;
+  }
+  arguments.launch(kernels.count, {num_blocks}, stream);
+  arguments.launch(kernels.scan, {problem.num_choices()}, stream);
+  arguments.launch(kernels.place, {num_blocks}, stream);
+}
+
+std::int32_t choose_entry(const LayerKernels& kernels, const Problem& problem, const Pointers& p,
+                          std::int32_t forced) {
+  const bool is_aligned = aligned(problem, {p.x, p.w1, p.b1, p.w2, p.b2, p.y, p.workspace});
+  if (forced >= 0 && static_cast<std::size_t>(forced) < pack().entries.size()) {
+    const Entry& entry = pack().entries[static_cast<std::size_t>(forced)];
+    if (entry.is_for(kernels.arch(), kernels.precision()) && entry.can_run(problem, is_aligned)) {
+      return forced;
+    }
+  }
+  return select_entry(kernels.arch(), kernels.precision(), problem, is_aligned);
+}
+
+}  // namespace
+
+void run(const LayerKernels& kernels, const Problem& problem, Activation activation, const Pointers& pointers,
+         std::int32_t forced, Stream stream) {
+  const std::int32_t index = choose_entry(kernels, problem, pointers, forced);
+  const Entry& entry = pack().entries[static_cast<std::size_t>(index)];
+  const GemmKernels& gemms = kernels.gemms(index);
+  Arguments arguments;
+  set_tensors(arguments, problem, pointers);
+  set_sizes(arguments, problem);
+  arguments.set(Argument::activation, static_cast<std::int64_t>(activation));
+  arguments.set(Argument::slices, static_cast<std::int64_t>(entry.split));
+  route(kernels.routing(), problem, arguments, stream);
+  const std::int64_t chunk_rows = problem.chunk_rows();
+  for (std::int64_t first = 0; first < problem.tokens; first += chunk_rows) {
+    const std::int64_t rows = std::min(chunk_rows, problem.tokens - first);
+    arguments.set(Argument::first_row, first);
+    arguments.set(Argument::num_rows, rows);
+    arguments.launch(gemms.up, {up_grid(problem, entry, rows)}, stream);
+    if (entry.split == 0) {
+      arguments.launch(gemms.down, {down_grid(problem, entry, rows)}, stream);
+      continue;
+    }
+    const std::int64_t slices = problem.num_learners * entry.split;
+    arguments.launch(gemms.down, {down_grid(problem, entry, rows), slices}, stream);
+    arguments.launch(kernels.sum_pieces(), {rows, ceil_div(problem.model_dim, kSumColumns)}, stream);
+  }
+}
+
+}  // namespace acm

@@ -1,0 +1,64 @@
+#include "core/layer_kernels.h"
+
+namespace acm {
+namespace {
+
+KernelType kernel_type(Type type, Precision precision) {
+  if (precision == Precision::kTf32) {
+    return KernelType::tf32;
+  }
+  switch (type) {
+    case Type::float16:
+      return KernelType::fp16;
+    case Type::bfloat16:
+      return KernelType::bf16;
+    default:
+      return KernelType::fp32;
+  }
+}
+
+}  // namespace
+
+LayerKernels::LayerKernels(const Problem& problem, Type type, bool allow_tf32)
+    : device_(driver().current_device()),
+      arch_(architecture_for(device_.major, device_.minor, device_.integrated)),
+      sizes_(problem),
+      type_(type),
+      precision_(precision_of(type, allow_tf32)),
+      gemms_(pack().entries.size()) {
+  const std::int64_t choices = acm::routing(problem).choices;
+  routing_.one_block = load(KernelName::route_one_block, KernelType::any, choices, false);
+  routing_.count = load(KernelName::count_tokens, KernelType::any, choices, false);
+  routing_.scan = load(KernelName::scan_blocks, KernelType::any, -1, false);
+  routing_.place = load(KernelName::place_tokens, KernelType::any, choices, false);
+  sum_pieces_ = load(KernelName::sum_pieces, kernel_type(type, precision_of(type, false)), -1, false);
+  load_gemms(problem, kernel_type(type, precision_));
+}
+
+bool LayerKernels::serve(const Problem& problem, Type type) const {
+  return type == type_ && problem.model_dim == sizes_.model_dim && problem.hidden_dim == sizes_.hidden_dim &&
+         driver().is_current(device_);
+}
+
+LoadedKernel LayerKernels::load(KernelName name, KernelType type, std::int64_t entry, bool even) const {
+  return modules().load(device_, find_kernel(arch_, name, type, static_cast<std::int32_t>(entry), even));
+}
+
+void LayerKernels::load_gemms(const Problem& problem, KernelType type) {
+  const bool sizes_aligned = aligned(problem, {});
+  for (std::size_t i = 0; i < gemms_.size(); ++i) {
+    const Entry& entry = pack().entries[i];
+    if (!entry.is_for(arch_, precision_) || (entry.alignment > 1 && !sizes_aligned)) {
+      continue;
+    }
+    // the pack has kernels without masks for these alone (plugins/kernels/variants.py)
+    const bool may_be_even = entry.alignment > 1 && precision_ == Precision::kHalf;
+    const Even tiles = even(problem, entry);
+    const KernelName down = entry.split ? KernelName::down_split : KernelName::down;
+    const auto index = static_cast<std::int64_t>(i);
+    gemms_[i].up = load(KernelName::up, type, index, may_be_even && tiles.up);
+    gemms_[i].down = load(down, type, index, may_be_even && tiles.down);
+  }
+}
+
+}  // namespace acm

@@ -1,0 +1,57 @@
+// The kernels that one layer may launch in one CUDA context: found and loaded before the first launch, so
+// that enqueue searches, locks and allocates nothing.
+#pragma once
+
+#include <cstdint>
+#include <vector>
+
+#include "core/driver.h"
+#include "core/modules.h"
+#include "core/plan.h"
+#include "core/tensors.h"
+
+namespace acm {
+
+struct RoutingKernels {
+  LoadedKernel one_block;
+  LoadedKernel count;
+  LoadedKernel scan;
+  LoadedKernel place;
+};
+
+// For one entry of the tile table; `down` is down_split where the entry splits K.
+struct GemmKernels {
+  LoadedKernel up;
+  LoadedKernel down;
+};
+
+class LayerKernels {
+ public:
+  // Loads for the current device. Any number of tokens will do: kernels depend on the other sizes only.
+  LayerKernels(const Problem& problem, Type type, bool allow_tf32);
+
+  // Whether these are the kernels for a problem on the device that is current now.
+  bool serve(const Problem& problem, Type type) const;
+
+  std::int32_t arch() const { return arch_; }
+  Precision precision() const { return precision_; }
+  const RoutingKernels& routing() const { return routing_; }
+  const LoadedKernel& sum_pieces() const { return sum_pieces_; }
+  const GemmKernels& gemms(std::int32_t entry) const { return gemms_[static_cast<std::size_t>(entry)]; }
+
+ private:
+  LoadedKernel load(KernelName name, KernelType type, std::int64_t entry, bool even) const;
+  void load_gemms(const Problem& problem, KernelType type);
+
+  Device device_;
+  std::int32_t arch_;
+  Problem sizes_;
+  Type type_;
+  Precision precision_;
+  RoutingKernels routing_;
+  LoadedKernel sum_pieces_;
+  std::vector<GemmKernels>
+      gemms_;  // by index in the tile table; empty for entries that cannot serve the layer
+};
+
+}  // namespace acm

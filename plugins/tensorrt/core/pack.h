@@ -1,0 +1,94 @@
+// The kernels inside this library. embed.py writes the table (pack_table.cpp) and the cubins that it points
+// into.
+#pragma once
+
+#include <cstdint>
+#include <string>
+
+#include "core/span.h"
+#include "core/tiles.h"
+
+namespace acm {
+
+enum class KernelName {
+  up,
+  down,
+  down_split,
+  sum_pieces,
+  route_one_block,
+  count_tokens,
+  scan_blocks,
+  place_tokens
+};
+
+// T of a kernel; `any` where T does not matter.
+enum class KernelType { any, fp16, bf16, fp32, tf32 };
+
+// Every run-time argument of the kernels, by its name in their Triton source.
+enum class Argument {
+  // pointers
+  x,
+  gate_logits,
+  thresholds,
+  w1,
+  b1,
+  w2,
+  b2,
+  y,
+  counts,
+  order,
+  reach,
+  totals,
+  histograms,
+  offsets,
+  hidden,
+  partial,
+  // int32
+  num_tokens,
+  num_choices,
+  min_learners,
+  num_blocks,
+  first_row,
+  num_rows,
+  model_dim,
+  hidden_dim,
+  num_learners,
+  activation,
+  slices,
+  kCount,
+};
+
+struct Kernel {
+  std::int32_t arch;
+  KernelName name;
+  KernelType type;
+  std::int32_t entry;  // index into the tile table, or CHOICES of a routing kernel, or -1
+  bool even;           // without masks
+  const char* symbol;
+  std::int32_t threads;       // of a block
+  std::int32_t shared_bytes;  // dynamic shared memory of a block
+  Span<Argument> arguments;   // in order; two pointers that may be null follow
+  std::uint64_t offset;       // of its cubin in the blob
+};
+
+struct Pack {
+  const char* triton;         // version of the compiler
+  const char* source_digest;  // of the kernels' sources
+  Span<Entry> entries;
+  Span<Kernel> kernels;
+  const unsigned char* cubins;
+};
+
+const Pack& pack();
+
+// "sm_80, sm_90", for messages.
+std::string architectures();
+
+// The architecture whose kernels a GPU runs: its own, or sm_80 on discrete chips of the 8.x family. Binaries
+// are never shared between Tegra and desktop chips. Throws where the pack has nothing that runs there.
+std::int32_t architecture_for(std::int32_t major, std::int32_t minor, bool integrated);
+
+// Throws where the pack has no such kernel.
+const Kernel& find_kernel(std::int32_t arch, KernelName name, KernelType type, std::int32_t entry, bool even);
+
+}  // namespace acm

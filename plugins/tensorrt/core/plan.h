@@ -1,0 +1,75 @@
+// What a launch needs besides pointers: arithmetic over shapes, the same as plugins/kernels/plan.py, which
+// has the reasons. tests/test_plugin_plan.py holds the two together.
+#pragma once
+
+#include <cstdint>
+#include <initializer_list>
+
+namespace acm {
+
+struct Entry;
+
+constexpr std::int64_t kMaxTokens = (std::int64_t{1} << 31) - 1;
+
+// Shapes of one call.
+struct Problem {
+  std::int64_t tokens;
+  std::int64_t model_dim;     // D
+  std::int64_t hidden_dim;    // h
+  std::int64_t num_learners;  // N
+  std::int64_t min_learners;
+  std::int64_t element_size;  // bytes of T
+
+  std::int64_t num_choices() const { return num_learners - min_learners + 1; }
+  std::int64_t hidden_row_bytes() const;
+  std::int64_t chunk_rows() const;
+  std::int64_t partial_bytes() const;
+
+  // Whether K is cut into `split` slices in each learner: the partial sums fit and all tokens are one chunk.
+  bool splits(std::int64_t split) const;
+};
+
+// How tokens are cut for routing.
+struct Routing {
+  std::int64_t block;       // tokens of a block
+  std::int64_t choices;     // C, rounded up to a size that kernels exist for
+  std::int64_t num_blocks;  // one block is routed in one launch
+};
+
+Routing routing(const Problem& problem);
+
+// Byte offsets into the workspace and its size; never smaller for more tokens.
+struct Workspace {
+  std::int64_t reach;       // int32 [N + 1]
+  std::int64_t order;       // int32 [tokens]
+  std::int64_t totals;      // int32 [C]
+  std::int64_t histograms;  // int32 [C, blocks]
+  std::int64_t hidden;      // T [chunk rows, N * padded h]
+  std::int64_t partial;     // float32 [N * slices, tokens, D]
+  std::int64_t size;
+};
+
+Workspace workspace(const Problem& problem);
+
+// Whether kernels that load 16 bytes at a time may be used.
+bool aligned(const Problem& problem, std::initializer_list<const void*> pointers);
+
+// Blocks of GEMM 1 and of GEMM 2 for a chunk of sorted rows.
+std::int64_t up_grid(const Problem& problem, const Entry& entry, std::int64_t num_rows);
+std::int64_t down_grid(const Problem& problem, const Entry& entry, std::int64_t num_rows);
+
+// Whether tiles of each GEMM never reach beyond D or h.
+struct Even {
+  bool up;
+  bool down;
+};
+
+Even even(const Problem& problem, const Entry& entry);
+
+constexpr std::int64_t ceil_div(std::int64_t a, std::int64_t b) { return (a + b - 1) / b; }
+
+constexpr std::int64_t round_up(std::int64_t value, std::int64_t multiple) {
+  return ceil_div(value, multiple) * multiple;
+}
+
+}  // namespace acm

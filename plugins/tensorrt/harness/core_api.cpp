@@ -1,0 +1,146 @@
+// C interface to the core, without TensorRT: plans and launches as the tests compare them with the Python
+// side.
+//
+//   const char* acm_error()                                  of the last call that failed
+//   int acm_plan(problem[6], out[12])                        problem as the fields of acm::Problem; out: 7
+//   offsets of the
+//                                                            workspace, chunk rows, partial bytes, routing
+//                                                            block, choices, blocks
+//   int acm_splits(problem[6], split)
+//   int acm_select(arch, precision, problem[6], aligned)     index, or -1
+//   void acm_grids(problem[6], entry, rows, out[4])          GEMM 1, GEMM 2, even of each
+//   int acm_architecture(major, minor, integrated)           80 and so on, or -1
+//   void* acm_layer_create(num, min, activation, tf32)       or null
+//   int acm_layer_prepare(layer, tensors[9])                 0, or -1
+//   int acm_layer_enqueue(layer, tensors[9], pointers)       0, or -1
+//   int64 acm_layer_workspace(layer, tensors[9])             bytes, or -1
+//   int acm_layer_tactics(layer, tensors[9], out, capacity)  how many, or -1
+//   int acm_layer_set_tactic(layer, tactic)                  0, or -1
+//   void acm_layer_destroy(layer)
+#include <algorithm>
+
+#include "core/error.h"
+#include "core/layer.h"
+#include "harness/api.h"
+
+namespace {
+
+thread_local std::string last_error;
+
+template <typename R, typename F>
+R guarded(R failure, F&& action) {
+  try {
+    return action();
+  } catch (const std::exception& error) {
+    last_error = error.what();
+    return failure;
+  }
+}
+
+acm::Problem problem_of(const std::int64_t* p) { return {p[0], p[1], p[2], p[3], p[4], p[5]}; }
+
+acm::Tensors tensors_of(const AcmTensor* tensors) {
+  acm::Tensors converted;
+  for (int i = 0; i < acm::kNumTensors; ++i) {
+    converted[i].type = static_cast<acm::Type>(tensors[i].type);
+    converted[i].shape.rank = tensors[i].rank;
+    std::copy_n(tensors[i].dims, tensors[i].rank, converted[i].shape.dims.begin());
+  }
+  return converted;
+}
+
+acm::Pointers pointers_of(const AcmPointers& p) {
+  return {p.inputs[0], p.inputs[1], p.inputs[2],  p.inputs[3],  p.inputs[4],
+          p.inputs[5], p.inputs[6], p.outputs[0], p.outputs[1], p.workspace};
+}
+
+acm::Layer& layer_of(void* layer) { return *static_cast<acm::Layer*>(layer); }
+
+}  // namespace
+
+ACM_API const char* acm_error() { return last_error.c_str(); }
+
+ACM_API int acm_plan(const std::int64_t* problem, std::int64_t* out) {
+  return guarded(-1, [&] {
+    const acm::Problem p = problem_of(problem);
+    const acm::Workspace w = acm::workspace(p);
+    const acm::Routing r = acm::routing(p);
+    const std::int64_t values[] = {w.reach,           w.order,   w.totals,  w.histograms,
+                                   w.hidden,          w.partial, w.size,    p.chunk_rows(),
+                                   p.partial_bytes(), r.block,   r.choices, r.num_blocks};
+    std::copy(std::begin(values), std::end(values), out);
+    return 0;
+  });
+}
+
+ACM_API int acm_splits(const std::int64_t* problem, std::int64_t split) {
+  return problem_of(problem).splits(split);
+}
+
+ACM_API int acm_select(std::int32_t arch, std::int32_t precision, const std::int64_t* problem,
+                       std::int32_t aligned) {
+  return guarded(-1, [&] {
+    return acm::select_entry(arch, static_cast<acm::Precision>(precision), problem_of(problem), aligned != 0);
+  });
+}
+
+ACM_API void acm_grids(const std::int64_t* problem, std::int32_t entry, std::int64_t rows,
+                       std::int64_t* out) {
+  const acm::Problem p = problem_of(problem);
+  const acm::Entry& e = acm::pack().entries[static_cast<std::size_t>(entry)];
+  const acm::Even tiles = acm::even(p, e);
+  out[0] = acm::up_grid(p, e, rows);
+  out[1] = acm::down_grid(p, e, rows);
+  out[2] = tiles.up;
+  out[3] = tiles.down;
+}
+
+ACM_API int acm_architecture(std::int32_t major, std::int32_t minor, std::int32_t integrated) {
+  return guarded(-1, [&] { return acm::architecture_for(major, minor, integrated != 0); });
+}
+
+ACM_API void* acm_layer_create(std::int32_t num, std::int32_t min, std::int32_t activation,
+                               std::int32_t tf32) {
+  return guarded(static_cast<void*>(nullptr), [&]() -> void* {
+    return new acm::Layer({num, min, acm::activation_numbered(activation), tf32 != 0});
+  });
+}
+
+ACM_API void acm_layer_destroy(void* layer) { delete &layer_of(layer); }
+
+ACM_API int acm_layer_prepare(void* layer, const AcmTensor* tensors) {
+  return guarded(-1, [&] {
+    layer_of(layer).prepare(tensors_of(tensors));
+    return 0;
+  });
+}
+
+ACM_API int acm_layer_enqueue(void* layer, const AcmTensor* tensors, const AcmPointers* pointers) {
+  return guarded(-1, [&] {
+    layer_of(layer).enqueue(tensors_of(tensors), pointers_of(*pointers), pointers->stream);
+    return 0;
+  });
+}
+
+ACM_API std::int64_t acm_layer_workspace(void* layer, const AcmTensor* tensors) {
+  return guarded(std::int64_t{-1}, [&] {
+    return static_cast<std::int64_t>(layer_of(layer).workspace_size(tensors_of(tensors)));
+  });
+}
+
+ACM_API int acm_layer_tactics(void* layer, const AcmTensor* tensors, std::int32_t* out,
+                              std::int32_t capacity) {
+  return guarded(-1, [&] {
+    const std::vector<std::int32_t> tactics = layer_of(layer).tactics(tensors_of(tensors));
+    std::copy_n(tactics.begin(), std::min<std::size_t>(tactics.size(), static_cast<std::size_t>(capacity)),
+                out);
+    return static_cast<int>(tactics.size());
+  });
+}
+
+ACM_API int acm_layer_set_tactic(void* layer, std::int32_t tactic) {
+  return guarded(-1, [&] {
+    layer_of(layer).set_tactic(tactic);
+    return 0;
+  });
+}

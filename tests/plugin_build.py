@@ -1,0 +1,81 @@
+"""Compile the plugin's test libraries, where the tools for that are found."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+from acm_export.plugins.tensorrt.headers import TensorRTHeaders, cuda_headers, tensorrt_headers
+
+from acm_export.errors import PluginError
+
+SOURCES = Path(__file__).parent.parent / "plugins" / "tensorrt"
+TOOLS = ("cmake", os.environ.get("CXX", "c++"))
+
+
+def need_tools() -> None:
+    for tool in TOOLS:
+        if shutil.which(tool) is None:
+            pytest.skip(f"compiling the plugin needs {tool}, which is not installed")
+
+
+def header_sets() -> list[TensorRTHeaders]:
+    """One for each folder in TENSORRT_ROOT (separated by ``:``), else those that the machine has."""
+    roots = [Path(root) for root in os.environ.get("TENSORRT_ROOT", "").split(os.pathsep) if root]
+    if roots:
+        return [tensorrt_headers(root) for root in roots]
+    try:
+        return [tensorrt_headers()]
+    except PluginError:
+        return []
+
+
+def each_header_set() -> pytest.MarkDecorator:
+    """Run a test once for each set of TensorRT headers; skip it where there are none."""
+    found = header_sets()
+    reason = "no TensorRT headers found; set TENSORRT_ROOT to one or more folders, separated by ':'"
+    none = pytest.param(None, id="no-headers", marks=pytest.mark.skip(reason=reason))
+    sets = [pytest.param(headers, id=f"trt{headers.version_text}") for headers in found] or [none]
+    return pytest.mark.parametrize("headers", sets, scope="session")
+
+
+def build(target: str, folder: Path, pack: Path, headers: TensorRTHeaders | None = None, *, sanitize: str = "") -> Path:
+    """Compile one library of plugins/tensorrt.
+
+    Args:
+        target: As CMakeLists.txt names it.
+        folder: To build in.
+        pack: Kernel pack to embed.
+        headers: Of TensorRT; none are needed for the core alone.
+        sanitize: Sanitizers, such as ``address,undefined``.
+    """
+    need_tools()
+    options = [
+        f"-DPython3_EXECUTABLE={sys.executable}", f"-DACM_PACK={pack}", "-DACM_HARNESS=ON",
+        f"-DACM_PLUGIN={'ON' if headers else 'OFF'}", f"-DACM_SANITIZE={sanitize}",
+    ]  # fmt: skip
+    if headers:
+        options += [f"-DACM_TENSORRT_INCLUDE={headers.folder}", f"-DACM_CUDA_INCLUDE={cuda_headers()}"]
+    _run("cmake", "-S", str(SOURCES), "-B", str(folder), *options)
+    _run("cmake", "--build", str(folder), "--target", target, "--parallel", "2")
+    return folder / f"lib{target}.so"
+
+
+def compile_stand_in_driver(folder: Path) -> Path:
+    """Compile tests/plugin_fake_cuda.cpp."""
+    need_tools()
+    library = folder / "libfake_cuda.so"
+    source = Path(__file__).parent / "plugin_fake_cuda.cpp"
+    flags = ["-std=c++17", "-O1", "-shared", "-fPIC", "-fvisibility=hidden", "-Wall", "-Wextra", "-Werror"]
+    _run(TOOLS[1], *flags, str(source), "-o", str(library))
+    return library
+
+
+def _run(*command: str) -> None:
+    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    if done.returncode:
+        pytest.fail(f"{' '.join(command)} failed:\n{done.stdout[-3000:]}\n{done.stderr[-5000:]}")

@@ -1,0 +1,222 @@
+"""The plugin's core through its C interface (plugins/tensorrt/harness/core_api.cpp), and the stand-in driver."""
+
+from __future__ import annotations
+
+import ctypes
+import math
+import os
+from ctypes import POINTER, byref, c_char_p, c_int, c_int32, c_int64, c_uint64, c_void_p
+from dataclasses import dataclass, fields
+from typing import TYPE_CHECKING, Any
+
+from acm_export.plugins.kernels.plan import Problem
+from acm_export.plugins.kernels.tiles import PRECISIONS
+from plugin_pack import Identity, argument_names
+
+from acm_export.op.signature import ACTIVATIONS, INPUTS, OUTPUTS
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+    from pathlib import Path
+
+TYPES = ("float32", "float16", "bfloat16", "int32", "other")
+TENSORS = (*INPUTS, *OUTPUTS)
+
+
+class CTensor(ctypes.Structure):
+    _fields_ = (("type", c_int32), ("format", c_int32), ("rank", c_int32), ("dims", c_int64 * 8))
+
+
+class CPointers(ctypes.Structure):
+    _fields_ = (("inputs", c_void_p * 7), ("outputs", c_void_p * 2), ("workspace", c_void_p), ("stream", c_void_p))
+
+
+@dataclass
+class Case:
+    """One layer and the shapes it is called with; tests change single tensors to make it wrong."""
+
+    leading: tuple[int, ...] = (197,)
+    model_dim: int = 64
+    hidden_dim: int = 32
+    num_learners: int = 4
+    min_learners: int = 0
+    activation: str = "gelu"
+    dtype: str = "float16"
+    allow_tf32: bool = False
+
+    def shapes(self) -> dict[str, tuple[int, ...]]:
+        d, n, width = self.model_dim, self.num_learners, self.num_learners * self.hidden_dim
+        return {
+            "x": (*self.leading, d), "gate_logits": (*self.leading, n - self.min_learners + 1), "thresholds": (n,),
+            "w1": (d, width), "b1": (width,), "w2": (width, d), "b2": (n + 1, d),
+            "y": (*self.leading, d), "counts": self.leading,
+        }  # fmt: skip
+
+    def types(self) -> dict[str, str]:
+        fixed = {"gate_logits": "float32", "thresholds": "float32", "counts": "int32"}
+        return {name: fixed.get(name, self.dtype) for name in TENSORS}
+
+    def tensors(self, **changes: tuple[int, ...] | str) -> Any:
+        """The nine tensors as C structures; a change is another shape or another type."""
+        shapes, types = self.shapes(), self.types()
+        for name, change in changes.items():
+            if isinstance(change, str):
+                types[name] = change
+            else:
+                shapes[name] = change
+        return (CTensor * len(TENSORS))(*(c_tensor(types[name], shapes[name]) for name in TENSORS))
+
+    @property
+    def problem(self) -> Problem:
+        size = 4 if self.dtype == "float32" else 2
+        sizes = (self.model_dim, self.hidden_dim, self.num_learners, self.min_learners, size)
+        return Problem(math.prod(self.leading), *sizes)
+
+
+def c_tensor(dtype: str, shape: Sequence[int], *, linear: bool = True) -> CTensor:
+    return CTensor(TYPES.index(dtype), int(not linear), len(shape), (c_int64 * 8)(*shape))
+
+
+SPACING = 1 << 36
+"""Between the addresses of stand-in tensors, so that an address tells its tensor."""
+
+
+def pointers(**changes: int) -> CPointers:
+    """An address for each tensor; 0 for null."""
+    address = {name: (i + 1) * SPACING for i, name in enumerate((*TENSORS, "workspace"))} | {"stream": 77} | changes
+    inputs, outputs = (c_void_p * 7)(*(address[n] for n in INPUTS)), (c_void_p * 2)(*(address[n] for n in OUTPUTS))
+    return CPointers(inputs, outputs, address["workspace"], address["stream"])
+
+
+def place(address: int) -> tuple[str, int]:
+    """Tensor and byte offset of an address that :func:`pointers` gave."""
+    return (*TENSORS, "workspace")[address // SPACING - 1], address % SPACING
+
+
+def load(library: Path, driver: Path | str) -> ctypes.CDLL:
+    """Load a harness library that opens ``driver`` as the CUDA driver (at its first use)."""
+    os.environ["ACM_HARNESS_CUDA"] = str(driver)
+    return ctypes.CDLL(str(library))
+
+
+class Core:
+    """``acm_core_harness``."""
+
+    def __init__(self, library: Path, driver: Path | str) -> None:
+        self._c = load(library, driver)
+        self._c.acm_error.restype = c_char_p
+        self._c.acm_layer_create.restype = c_void_p
+        self._c.acm_layer_workspace.restype = c_int64
+
+    @property
+    def error(self) -> str:
+        return str(self._c.acm_error().decode())
+
+    def plan(self, problem: Problem) -> list[int]:
+        out = (c_int64 * 12)()
+        assert self._c.acm_plan(_numbers(problem), out) == 0, self.error
+        return list(out)
+
+    def splits(self, problem: Problem, split: int) -> bool:
+        return bool(self._c.acm_splits(_numbers(problem), c_int64(split)))
+
+    def select(self, arch: str, precision: str, problem: Problem, *, aligned: bool) -> int:
+        number = PRECISIONS.index(precision)
+        return int(self._c.acm_select(int(arch[3:]), number, _numbers(problem), int(aligned)))
+
+    def grids(self, problem: Problem, entry: int, rows: int) -> tuple[int, int, bool, bool]:
+        out = (c_int64 * 4)()
+        self._c.acm_grids(_numbers(problem), entry, c_int64(rows), out)
+        return out[0], out[1], bool(out[2]), bool(out[3])
+
+    def architecture(self, major: int, minor: int, *, integrated: bool) -> str | None:
+        found = int(self._c.acm_architecture(major, minor, int(integrated)))
+        return None if found < 0 else f"sm_{found}"
+
+    def layer(self, case: Case) -> Layer:
+        handle = self._c.acm_layer_create(
+            case.num_learners, case.min_learners, ACTIVATIONS.index(case.activation), int(case.allow_tf32)
+        )
+        assert handle, self.error
+        return Layer(self._c, c_void_p(handle))
+
+
+class Layer:
+    """One ``acm::Layer``."""
+
+    def __init__(self, library: ctypes.CDLL, handle: c_void_p) -> None:
+        self._c, self._handle = library, handle
+
+    def __del__(self) -> None:
+        self._c.acm_layer_destroy(self._handle)
+
+    def workspace(self, tensors: Any) -> int:
+        return int(self._c.acm_layer_workspace(self._handle, tensors))
+
+    def prepare(self, tensors: Any) -> bool:
+        return bool(self._c.acm_layer_prepare(self._handle, tensors) == 0)
+
+    def enqueue(self, tensors: Any, addresses: CPointers | None = None) -> bool:
+        return bool(self._c.acm_layer_enqueue(self._handle, tensors, byref(addresses or pointers())) == 0)
+
+    def tactics(self, tensors: Any) -> list[int]:
+        out = (c_int32 * 64)()
+        return list(out[: self._c.acm_layer_tactics(self._handle, tensors, out, 64)])
+
+    def set_tactic(self, tactic: int) -> bool:
+        return bool(self._c.acm_layer_set_tactic(self._handle, tactic) == 0)
+
+
+@dataclass(frozen=True)
+class Launch:
+    """One kernel launch that the stand-in driver recorded; pointers as :func:`place` gives them."""
+
+    kernel: Identity
+    grid: tuple[int, int]
+    block: int
+    shared: int
+    stream: int
+    arguments: dict[str, int | tuple[str, int]]
+
+
+class Driver:
+    """tests/plugin_fake_cuda.cpp."""
+
+    def __init__(self, library: Path) -> None:
+        self._c = ctypes.CDLL(str(library))
+        self._c.fake_launch.argtypes = (c_int, POINTER(c_uint64))
+        self._c.fake_launch.restype = c_char_p
+
+    def reset(self, capability: tuple[int, int] = (9, 0), *, integrated: bool = False) -> None:
+        self._c.fake_device(*capability, int(integrated))
+        self.context(0x1000, 1)
+        self.fail_launches(0)
+        self._c.fake_forget_launches()
+
+    def context(self, address: int, number: int) -> None:
+        self._c.fake_context(c_uint64(address), c_uint64(number))
+
+    def fail_launches(self, code: int) -> None:
+        self._c.fake_fail_launches(code)
+
+    @property
+    def num_modules(self) -> int:
+        return int(self._c.fake_num_modules())
+
+    def launches(self) -> list[Launch]:
+        """All since the last call."""
+        found = [self._launch(index) for index in range(self._c.fake_num_launches())]
+        self._c.fake_forget_launches()
+        return found
+
+    def _launch(self, index: int) -> Launch:
+        out = (c_uint64 * 40)()
+        kernel = Identity.parse(self._c.fake_launch(index, out).decode())
+        names, values = argument_names()[kernel.kernel], out[6 : 6 + out[5]]
+        assert len(names) == len(values)
+        arguments = {n: place(v) if v >= SPACING else v for n, v in zip(names, values, strict=True)}
+        return Launch(kernel, (out[0], out[1]), out[2], out[3], out[4], arguments)
+
+
+def _numbers(problem: Problem) -> Any:
+    return (c_int64 * 6)(*(getattr(problem, field.name) for field in fields(problem)))

@@ -1,0 +1,160 @@
+// A stand-in for the CUDA driver: one device, no memory, and a record of every kernel launch.
+//
+// A "cubin" is the text that tests/plugin_pack.py writes: its identity, a space, one letter for each argument
+// (p or i).
+#include <algorithm>
+#include <cstdint>
+#include <cstring>
+#include <deque>
+#include <string>
+#include <vector>
+
+#define EXPORT extern "C" __attribute__((visibility("default")))
+
+namespace {
+
+struct Module {
+  std::string identity;
+  std::string kinds;
+};
+
+struct Function {
+  Module* module;
+  std::string symbol;
+  int max_shared = 48 << 10;
+};
+
+struct Launch {
+  const Function* function;
+  std::int64_t grid_x, grid_y, block, shared;
+  void* stream;
+  std::vector<std::uint64_t> arguments;
+};
+
+int compute_major = 9, compute_minor = 0, integrated = 0;
+void* context = reinterpret_cast<void*>(0x1000);
+std::uint64_t context_id = 1;
+int failing_launch = 0;
+std::deque<Module> loaded;
+std::deque<Function> functions;
+std::vector<Launch> launches;
+
+}  // namespace
+
+EXPORT void fake_device(int major, int minor, int is_integrated) {
+  compute_major = major;
+  compute_minor = minor;
+  integrated = is_integrated;
+}
+
+EXPORT void fake_context(std::uint64_t address, std::uint64_t id) {
+  context = reinterpret_cast<void*>(address);
+  context_id = id;
+}
+
+EXPORT void fake_fail_launches(int code) { failing_launch = code; }
+EXPORT int fake_num_modules() { return static_cast<int>(loaded.size()); }
+EXPORT int fake_num_launches() { return static_cast<int>(launches.size()); }
+EXPORT void fake_forget_launches() { launches.clear(); }
+
+// out: grid x, grid y, block, dynamic shared memory, stream, number of arguments, then the arguments.
+EXPORT const char* fake_launch(int index, std::uint64_t* out) {
+  const Launch& launch = launches[static_cast<std::size_t>(index)];
+  out[0] = static_cast<std::uint64_t>(launch.grid_x);
+  out[1] = static_cast<std::uint64_t>(launch.grid_y);
+  out[2] = static_cast<std::uint64_t>(launch.block);
+  out[3] = static_cast<std::uint64_t>(launch.shared);
+  out[4] = reinterpret_cast<std::uint64_t>(launch.stream);
+  out[5] = launch.arguments.size();
+  std::copy(launch.arguments.begin(), launch.arguments.end(), out + 6);
+  return launch.function->module->identity.c_str();
+}
+
+EXPORT int cuGetErrorName(int, const char** name) {
+  *name = "CUDA_ERROR_FAKE";
+  return 0;
+}
+
+EXPORT int cuCtxGetCurrent(void** current) {
+  *current = context;
+  return 0;
+}
+
+EXPORT int cuCtxGetDevice(int* device) {
+  *device = 0;
+  return 0;
+}
+
+EXPORT int cuCtxGetId(void*, unsigned long long* id) {
+  *id = context_id;
+  return 0;
+}
+
+EXPORT int cuDeviceGetAttribute(int* value, int attribute, int) {
+  switch (attribute) {
+    case 18:
+      *value = integrated;
+      return 0;
+    case 75:
+      *value = compute_major;
+      return 0;
+    case 76:
+      *value = compute_minor;
+      return 0;
+    default:
+      return 1;
+  }
+}
+
+EXPORT int cuModuleLoadData(void** module, const void* image) {
+  const std::string content(static_cast<const char*>(image));
+  const auto space = content.find(' ');
+  if (reinterpret_cast<std::uintptr_t>(image) % 64 != 0 || space == std::string::npos) {
+    return 200;  // CUDA_ERROR_INVALID_IMAGE
+  }
+  loaded.push_back({content.substr(0, space), content.substr(space + 1)});
+  *module = &loaded.back();
+  return 0;
+}
+
+EXPORT int cuModuleGetFunction(void** function, void* module, const char* symbol) {
+  functions.push_back({static_cast<Module*>(module), symbol});
+  *function = &functions.back();
+  return 0;
+}
+
+EXPORT int cuFuncSetAttribute(void* function, int attribute, int value) {
+  if (attribute != 8 || value > 227 << 10) {
+    return 1;
+  }
+  static_cast<Function*>(function)->max_shared = value;
+  return 0;
+}
+
+EXPORT int cuLaunchKernel(void* handle, unsigned grid_x, unsigned grid_y, unsigned grid_z, unsigned block_x,
+                          unsigned block_y, unsigned block_z, unsigned shared, void* stream, void** arguments,
+                          void** extra) {
+  const auto* function = static_cast<Function*>(handle);
+  if (failing_launch) {
+    return failing_launch;
+  }
+  if (extra || grid_z != 1 || block_y != 1 || block_z != 1 ||
+      static_cast<int>(shared) > function->max_shared) {
+    return 1;
+  }
+  Launch launch{function, grid_x, grid_y, block_x, shared, stream, {}};
+  for (const char kind : function->module->kinds) {
+    std::uint64_t value = 0;
+    std::memcpy(&value, *arguments++, kind == 'p' ? 8 : 4);
+    launch.arguments.push_back(value);
+  }
+  for (int i = 0; i < 2; ++i) {
+    void* scratch;
+    std::memcpy(&scratch, *arguments++, sizeof scratch);
+    if (scratch) {
+      return 1;
+    }
+  }
+  launches.push_back(launch);
+  return 0;
+}

@@ -1,0 +1,85 @@
+"""A kernel pack without kernels: the table is the real one, each cubin is a text that the stand-in driver reads.
+
+So the plugin's own logic is tested with no Triton, no compiled pack and no GPU.
+"""
+
+from __future__ import annotations
+
+import ast
+import json
+from dataclasses import dataclass
+from functools import cache
+from importlib import resources
+from typing import TYPE_CHECKING
+
+from acm_export.plugins.kernels.pack import CUBINS, TABLE, Kernel, Pack, source_digest
+from acm_export.plugins.kernels.tiles import ARCHITECTURES
+from acm_export.plugins.kernels.variants import Variant, variants
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+_SOURCES = ("routing.py", "up.py", "down.py")
+_POINTERS = {
+    "x", "gate_logits", "thresholds", "w1", "b1", "w2", "b2", "y", "counts", "order", "reach", "totals", "histograms",
+    "offsets", "hidden", "partial",
+}  # fmt: skip
+
+
+@dataclass(frozen=True)
+class Identity:
+    """Which kernel a stand-in cubin is."""
+
+    arch: str
+    kernel: str
+    dtype: str
+    entry: int
+    even: bool
+
+    def __str__(self) -> str:
+        return f"{self.arch},{self.kernel},{self.dtype},{self.entry},{int(self.even)}"
+
+    @staticmethod
+    def parse(text: str) -> Identity:
+        arch, kernel, dtype, entry, even = text.split(",")
+        return Identity(arch, kernel, dtype, int(entry), even == "1")
+
+
+@cache
+def argument_names() -> dict[str, tuple[str, ...]]:
+    """Run-time arguments of each kernel, read from its source."""
+    folder = resources.files("acm_export.plugins.kernels")
+    functions = [
+        node
+        for name in _SOURCES
+        for node in ast.parse(folder.joinpath(name).read_text()).body
+        if isinstance(node, ast.FunctionDef) and not node.name.startswith("_")
+    ]
+    return {
+        function.name: tuple(argument.arg for argument in function.args.args if argument.annotation is None)
+        for function in functions
+    }
+
+
+def write_stand_in_pack(folder: Path, architectures: tuple[str, ...] = ARCHITECTURES) -> None:
+    """Write a pack that `read_pack` takes."""
+    rows, blob = [], b""
+    for arch in architectures:
+        for variant in variants(arch):
+            kernel, cubin = _stand_in(arch, variant, len(blob))
+            rows.append(kernel)
+            blob += cubin
+    pack = Pack(tuple(rows), "0.0.0", source_digest(), blob)
+    tiles = json.loads(resources.files("acm_export.plugins.kernels").joinpath("tiles.json").read_text())
+    folder.mkdir()
+    (folder / TABLE).write_text(json.dumps(pack.to_json(tiles)))
+    (folder / CUBINS).write_bytes(blob)
+
+
+def _stand_in(arch: str, variant: Variant, offset: int) -> tuple[Kernel, bytes]:
+    names = argument_names()[variant.kernel]
+    kinds = tuple((name, "ptr" if name in _POINTERS else "i32") for name in names)
+    letters = "".join(kind[0] for _, kind in kinds)
+    cubin = f"{Identity(arch, *variant.key)} {letters}\0".encode()
+    threads, shared = 32 * variant.warps, 16384 * variant.stages
+    return Kernel(arch, *variant.key, variant.kernel, threads, shared, 32, kinds, offset, len(cubin), ""), cubin

@@ -1,0 +1,219 @@
+"""What the plugin's core launches is what plugins/kernels/launch.py launches: kernels, grids, arguments, in order."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from types import SimpleNamespace
+from typing import TYPE_CHECKING, Any
+
+import pytest
+import torch
+from acm_export.plugins.kernels import launch
+from acm_export.plugins.kernels.tiles import entries
+from plugin_core import Case, pointers
+from plugin_pack import argument_names
+
+from acm_export.op.signature import INPUTS, Signature
+
+if TYPE_CHECKING:
+    from plugin_core import Core, Driver, Launch
+
+pytest_plugins = ["plugin_fixtures"]
+
+CASES = [
+    Case(leading=(1,)),
+    Case(leading=(16,), dtype="bfloat16", activation="silu"),
+    Case(leading=(2, 30), min_learners=1),
+    Case(leading=(197,)),
+    Case(leading=(3, 400), model_dim=128, hidden_dim=256, activation="relu"),
+    Case(leading=(257,), num_learners=7),
+    Case(leading=(40,), num_learners=64, hidden_dim=16),
+    Case(leading=(5,), num_learners=40, min_learners=40),
+    Case(leading=(300,), model_dim=65, hidden_dim=33),
+    Case(leading=(30,), model_dim=48, hidden_dim=80),
+    Case(leading=(50,), dtype="float32", activation="gelu_tanh"),
+    Case(leading=(500,), dtype="float32", model_dim=1040, activation="identity"),
+    Case(leading=(64,), dtype="float32", allow_tf32=True),
+    Case(leading=(65,), dtype="float32", allow_tf32=True),
+    Case(leading=(9, 3000), model_dim=16, hidden_dim=1024, num_learners=4),  # several chunks
+]
+
+
+class Recorder:
+    """Stands in the place of a Triton kernel and records what it is launched with."""
+
+    def __init__(self, name: str, log: list[tuple[str, tuple[int, ...], dict[str, Any], dict[str, Any]]]) -> None:
+        self._name, self._log = name, log
+
+    def __getitem__(self, grid: tuple[int, ...]) -> Any:
+        def run(*arguments: Any, **constants: Any) -> None:
+            named = dict(zip(argument_names()[self._name], arguments, strict=True))
+            self._log.append((self._name, grid, named, constants))
+
+        return run
+
+
+@pytest.fixture
+def recorded(monkeypatch: pytest.MonkeyPatch) -> list[tuple[str, tuple[int, ...], dict[str, Any], dict[str, Any]]]:
+    log: list[tuple[str, tuple[int, ...], dict[str, Any], dict[str, Any]]] = []
+    for module, names in (
+        ("routing", ("route_one_block", "count_tokens", "scan_blocks", "place_tokens")),
+        ("up", ("up",)), ("down", ("down", "down_split", "sum_pieces")),
+    ):  # fmt: skip
+        monkeypatch.setattr(launch, module, SimpleNamespace(**{name: Recorder(name, log) for name in names}))
+    return log
+
+
+@pytest.mark.parametrize("arch", ["sm_80", "sm_90", "sm_110"])
+@pytest.mark.parametrize("case", CASES, ids=str)
+def test_launches_agree(
+    core: Core, driver: Driver, recorded: Any, monkeypatch: pytest.MonkeyPatch, case: Case, arch: str
+) -> None:
+    monkeypatch.setattr(launch, "architecture", lambda _: arch)
+    tensors = {name: torch.empty(case.shapes()[name], dtype=getattr(torch, case.types()[name])) for name in INPUTS}
+    signature = Signature(case.num_learners, case.min_learners, case.activation)
+    y, counts = launch.gated_learners(*tensors.values(), signature, allow_tf32=case.allow_tf32)
+    starts = {tensor.data_ptr(): name for name, tensor in {**tensors, "y": y, "counts": counts}.items()}
+
+    number = int(arch[3:])
+    driver.reset((number // 10, number % 10), integrated=arch == "sm_110")
+    assert core.layer(case).enqueue(case.tensors()), core.error
+    ours = driver.launches()
+
+    assert [(run.kernel.kernel, run.grid) for run in ours] == [(name, (*grid, 1)[:2]) for name, grid, *_ in recorded]
+    workspace = next(named["reach"].data_ptr() for _, _, named, _ in recorded if "reach" in named)
+    for run, (name, _, named, constants) in zip(ours, recorded, strict=True):
+        for argument, value in named.items():
+            expected = _placed(value, starts, workspace) if isinstance(value, torch.Tensor) else value
+            assert run.arguments[argument] == expected, (name, argument)
+        assert run.block == 32 * constants["num_warps"]
+        assert run.stream == 77
+        _check_constants(run, constants, case)
+
+
+def _placed(value: torch.Tensor, starts: dict[int, str], workspace: int) -> tuple[str, int]:
+    name = starts.get(value.data_ptr())
+    return (name, 0) if name else ("workspace", value.data_ptr() - workspace)
+
+
+def _check_constants(run: Launch, constants: dict[str, Any], case: Case) -> None:
+    if run.kernel.kernel in ("up", "down", "down_split"):
+        entry = entries()[run.kernel.entry]
+        tile = entry.up if run.kernel.kernel == "up" else entry.down
+        assert (tile.block_m, tile.block_n, tile.block_k) == tuple(constants[f"BLOCK_{axis}"] for axis in "MNK")
+        assert run.kernel.even == (constants["EVEN"] and entry.alignment > 1 and case.dtype != "float32")
+        assert (run.kernel.dtype == "tf32") == (constants["PRECISION"] == "tf32")
+    elif "CHOICES" in constants:
+        assert run.kernel.entry == constants["CHOICES"]
+
+
+def test_nothing_is_launched_for_no_tokens(core: Core, driver: Driver) -> None:
+    case = Case(leading=(3, 0))
+    nowhere = pointers(**dict.fromkeys(("x", "gate_logits", "y", "counts", "workspace"), 0))
+    assert core.layer(case).enqueue(case.tensors(), nowhere), core.error
+    assert driver.launches() == []
+    assert core.layer(case).workspace(case.tensors()) == 0
+
+
+def test_kernels_are_loaded_once_and_before_the_first_launch(core: Core, driver: Driver) -> None:
+    driver.context(0x2000, 7)
+    case = Case(leading=(197,), num_learners=5)
+    layer = core.layer(case)
+    assert layer.prepare(case.tensors()), core.error
+    loaded = driver.num_modules
+    assert driver.launches() == []
+    for tokens in (1, 16, 64, 197, 4096):  # every entry of the table, aligned and not
+        other = replace(case, leading=(tokens,))
+        assert layer.enqueue(other.tensors()), core.error
+        assert layer.enqueue(other.tensors(), pointers(x=(1 << 36) + 4)), core.error
+        assert core.layer(other).enqueue(other.tensors())
+    assert driver.num_modules == loaded
+
+
+def test_each_context_has_its_own_kernels(core: Core, driver: Driver) -> None:
+    case = Case()
+    layer = core.layer(case)
+    for context in ((0x3000, 8), (0x4000, 9), (0x3000, 10)):  # the last: a new context where the first one was
+        before = driver.num_modules
+        driver.context(*context)
+        assert layer.enqueue(case.tensors()), core.error
+        assert driver.num_modules > before
+
+
+def test_a_tactic_forces_its_tiles_where_they_can_run(core: Core, driver: Driver) -> None:
+    case = Case(leading=(64,))
+    layer = core.layer(case)
+    tactics = layer.tactics(case.tensors())
+    assert len(tactics) > 2
+    for tactic in tactics:
+        assert layer.set_tactic(tactic)
+        assert layer.enqueue(case.tensors()), core.error
+        assert {run.kernel.entry for run in driver.launches() if run.kernel.kernel == "up"} == {tactic - 1}
+
+
+def test_a_tactic_that_cannot_run_is_left_for_the_table(core: Core, driver: Driver) -> None:
+    case = Case(leading=(100_000,))
+    layer = core.layer(case)
+    few = next(i for i, entry in enumerate(entries()) if entry.max_tokens == 16 and entry.precision == "half")
+    assert few + 1 not in layer.tactics(case.tensors())
+    assert layer.set_tactic(few + 1)
+    assert layer.enqueue(case.tensors()), core.error
+    chosen = {run.kernel.entry for run in driver.launches() if run.kernel.kernel == "up"}
+    assert chosen != {few}
+
+
+def test_a_tactic_that_does_not_exist_is_refused(core: Core) -> None:
+    assert not core.layer(Case()).set_tactic(len(entries()) + 1)
+    assert f"tactic {len(entries()) + 1}" in core.error
+
+
+@pytest.mark.parametrize("name", ["x", "w1", "b1", "w2", "b2", "y", "workspace"])
+def test_an_unaligned_address_gets_kernels_without_wide_loads(core: Core, driver: Driver, name: str) -> None:
+    case = Case()
+    address = getattr(_addresses(), name)
+    assert core.layer(case).enqueue(case.tensors(), pointers(**{name: address + 4})), core.error
+    up = next(run for run in driver.launches() if run.kernel.kernel == "up")
+    assert entries()[up.kernel.entry].alignment == 1
+
+
+def _addresses() -> SimpleNamespace:
+    p = pointers()
+    return SimpleNamespace(
+        **dict(zip(INPUTS, p.inputs, strict=True)), y=p.outputs[0], counts=p.outputs[1], workspace=p.workspace
+    )
+
+
+def test_discrete_chips_of_the_8_family_run_sm_80(core: Core, driver: Driver) -> None:
+    driver.reset((8, 8))
+    assert core.layer(Case()).enqueue(Case().tensors()), core.error
+    assert {run.kernel.arch for run in driver.launches()} == {"sm_80"}
+
+
+def test_an_unsupported_chip_is_refused(core: Core, driver: Driver) -> None:
+    driver.reset((7, 2), integrated=True)
+    driver.context(0x7000, 20)
+    assert not core.layer(Case()).enqueue(Case().tensors())
+    assert "an integrated GPU of architecture sm_72; the pack holds sm_80" in core.error
+
+
+def test_a_failed_launch_is_an_error_and_leaves_the_layer_usable(core: Core, driver: Driver) -> None:
+    layer = core.layer(Case())
+    driver.fail_launches(700)
+    assert not layer.enqueue(Case().tensors())
+    assert "cuLaunchKernel" in core.error
+    assert "CUDA_ERROR_FAKE (700)" in core.error
+    driver.fail_launches(0)
+    assert layer.enqueue(Case().tensors())
+
+
+def test_no_current_context_is_an_error(core: Core, driver: Driver) -> None:
+    driver.context(0, 0)
+    assert not core.layer(Case()).enqueue(Case().tensors())
+    assert "no CUDA context is current" in core.error
+
+
+@pytest.mark.parametrize("name", [*INPUTS, "y", "counts", "workspace"])
+def test_a_null_address_is_refused_before_any_launch(core: Core, driver: Driver, name: str) -> None:
+    assert not core.layer(Case()).enqueue(Case().tensors(), pointers(**{name: 0}))
+    assert f"the address of {'the workspace' if name == 'workspace' else name} is null" in core.error
+    assert driver.launches() == []

@@ -1,0 +1,86 @@
+"""The C++ plan is the Python plan: workspace, chunks, grids, tile selection, architecture."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import pytest
+from acm_export.plugins.kernels import plan
+from acm_export.plugins.kernels.pack import read_pack
+from acm_export.plugins.kernels.plan import MAX_TOKENS, Problem
+from acm_export.plugins.kernels.tiles import ARCHITECTURES, PRECISIONS, entries, select
+from hypothesis import given
+from hypothesis import strategies as st
+
+from acm_export.errors import KernelError
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+    from plugin_core import Core
+
+pytest_plugins = ["plugin_fixtures"]
+
+TOKENS = st.one_of(st.integers(1, 700), st.integers(1, 1 << 21), st.sampled_from([MAX_TOKENS, 25216, 64, 65]))
+SIZES = st.one_of(st.sampled_from([768, 1280, 3072, 16, 48]), st.integers(1, 5000))
+
+
+@st.composite
+def problems(draw: st.DrawFn) -> Problem:
+    num_learners = draw(st.integers(1, 64))
+    return Problem(
+        draw(TOKENS), draw(SIZES), draw(SIZES), num_learners, draw(st.integers(0, num_learners)),
+        draw(st.sampled_from([2, 4])),
+    )  # fmt: skip
+
+
+@given(problem=problems())
+def test_workspace_chunks_and_routing_agree(core: Core, problem: Problem) -> None:
+    layout, blocks = plan.workspace(problem), plan.routing(problem)
+    assert core.plan(problem) == [
+        layout.reach, layout.order, layout.totals, layout.histograms, layout.hidden, layout.partial, layout.size,
+        problem.chunk_rows, problem.partial_bytes, blocks.block, blocks.choices, blocks.num_blocks,
+    ]  # fmt: skip
+
+
+@given(problem=problems(), split=st.integers(0, 4))
+def test_splitting_agrees(core: Core, problem: Problem, split: int) -> None:
+    assert core.splits(problem, split) == problem.splits(split)
+
+
+@given(problem=problems(), data=st.data())
+def test_grids_agree(core: Core, problem: Problem, data: st.DataObject) -> None:
+    index = data.draw(st.integers(0, len(entries()) - 1))
+    rows = data.draw(st.integers(1, problem.chunk_rows))
+    entry = entries()[index]
+    expected = (plan.up_grid(problem, entry, rows), plan.down_grid(problem, entry, rows), *plan.even(problem, entry))
+    assert core.grids(problem, index, rows) == expected
+
+
+@given(
+    problem=problems(), arch=st.sampled_from(ARCHITECTURES), precision=st.sampled_from(PRECISIONS),
+    aligned=st.booleans(),
+)  # fmt: skip
+def test_tile_selection_agrees(core: Core, problem: Problem, arch: str, precision: str, aligned: bool) -> None:
+    expected = select(arch, precision, problem, aligned=aligned)
+    assert entries()[core.select(arch, precision, problem, aligned=aligned)] == expected
+
+
+def test_an_unknown_architecture_has_no_tiles(core: Core) -> None:
+    assert core.select("sm_75", "half", Problem(1, 16, 16, 1, 0, 2), aligned=True) == -1
+    assert "sm_75" in core.error
+    assert "sm_80" in core.error
+
+
+@pytest.mark.parametrize("integrated", [False, True])
+@pytest.mark.parametrize("capability", [(7, 5), (8, 0), (8, 6), (8, 7), (8, 8), (8, 9), (9, 0), (10, 0), (10, 1),
+                                        (10, 3), (11, 0), (12, 0), (12, 1), (13, 0)])  # fmt: skip
+def test_architecture_choice_agrees(
+    core: Core, stand_in_pack: Path, capability: tuple[int, int], integrated: bool
+) -> None:
+    try:
+        expected, reason = read_pack(stand_in_pack).architecture_for(capability, integrated=integrated), ""
+    except KernelError as error:
+        expected, reason = None, str(error)
+    assert core.architecture(*capability, integrated=integrated) == expected
+    assert expected or core.error == reason
