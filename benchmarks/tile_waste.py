@@ -44,6 +44,7 @@ def routings(tokens: int, rng: np.random.Generator, real: NDArray[np.int32]) -> 
     for share in SHARES:  # a few tokens run all learners, the others none
         skewed = np.zeros(tokens, np.int32)
         skewed[: max(1, round(share * tokens))] = LEARNERS
+        made[f"skewed {share:.2f}"] = skewed
     made["real"] = rng.choice(real, tokens)
     return {name: counts.astype(np.int32) for name, counts in made.items()}
 
