@@ -15,8 +15,11 @@ from acm_export.errors import OpError
 from acm_export.op.body_activation import activation_statements
 from acm_export.op.signature import DOMAIN, INPUTS, NAME, OUTPUTS, Signature
 
-MIN_OPSET = 18
-"""Split by number of outputs and reduction axes as inputs, which the body uses, came with opset 18."""
+MIN_OPSET = 17
+"""That of the target tensorrt-8; the body itself needs the ranges of Shape, which came with opset 15."""
+
+_REDUCTION_AXES_INPUT_OPSET = 18
+_SPLIT_NUM_OUTPUTS_OPSET = 18
 
 _ATTRIBUTES = ("num_learners", "min_learners", "activation", "plugin_version", "plugin_namespace")
 
@@ -26,13 +29,13 @@ def portable_body(signature: Signature, opset: int) -> FunctionProto:
 
     Args:
         signature: N, min_learners and the activation; also names the function's overload.
-        opset: Version of the default ONNX operator set that the model imports, at least 18.
+        opset: Version of the default ONNX operator set that the model imports, at least 17.
 
     Returns:
         A model-local function in the op's own domain and name.
 
     Raises:
-        OpError: The opset is older than 18.
+        OpError: The opset is older than 17.
     """
     if opset < MIN_OPSET:
         raise OpError(f"the portable body needs opset {MIN_OPSET} or later, not {opset}")
@@ -42,7 +45,7 @@ def portable_body(signature: Signature, opset: int) -> FunctionProto:
     if signature.num_choices == 1:
         statements += _finish_ungated(signature)
     else:
-        statements += [*_count(signature), *_sort(signature), *_weights(signature)]
+        statements += [*_count(signature, opset), *_sort(signature, opset), *_weights(signature, opset)]
         statements += [*_run(signature, opset), *_restore(signature)]
     text = (
         f'<domain: "{DOMAIN}", opset_import: ["": {opset}]>\n'
@@ -113,7 +116,7 @@ def _finish_ungated(signature: Signature) -> list[str]:
     ]
 
 
-def _count(signature: Signature) -> list[str]:
+def _count(signature: Signature, opset: int) -> list[str]:
     """Margins, thresholds and the longest prefix: gated [T], int64, the count beyond min_learners."""
     choices = signature.num_choices
     lower, upper = ["z0"], [f"z{choices - 1}"]
@@ -123,8 +126,8 @@ def _count(signature: Signature) -> list[str]:
         "z = Transpose <perm = [1, 0]> (logits)",
         "nan = IsNaN (z)",
         f"nan_int = Cast <to = {TensorProto.INT32}> (nan)",
-        "any_nan = ReduceMax <keepdims = 1> (nan_int, zero)",
-        f"{_names('z', range(choices))} = Split <axis = 0, num_outputs = {choices}> (z)",
+        _any_row("any_nan", "nan_int", opset),
+        _split("z", range(choices), "z", 0, opset),
     ]
     for c in range(2, choices):
         statements.append(f"lower{c} = Max ({lower[-1]}, z{c - 1})")
@@ -155,7 +158,7 @@ def _count(signature: Signature) -> list[str]:
     ]
 
 
-def _sort(signature: Signature) -> list[str]:
+def _sort(signature: Signature, opset: int) -> list[str]:
     """Order [T] by count, descending; total_g [1], the tokens that run gated learner g; tokens_g [total_g, D]."""
     learners = _gated(signature)
     column = ", ".join(str(g) for g in learners)
@@ -165,14 +168,14 @@ def _sort(signature: Signature) -> list[str]:
         "reaches = GreaterOrEqual (gated, learner_column)",
         f"reaches_int = Cast <to = {TensorProto.INT64}> (reaches)",
         "totals = ReduceSum <keepdims = 0> (reaches_int, one)",
-        f"{_names('total', learners)} = Split <axis = 0, num_outputs = {len(learners)}> (totals)",
+        _split("total", learners, "totals", 0, opset),
         "active = Slice (order, zero, total1, zero)",
         "tokens1 = Gather (rows, active)",
         *[f"tokens{g} = Slice (tokens1, zero, total{g}, zero)" for g in learners[1:]],
     ]
 
 
-def _weights(signature: Signature) -> list[str]:
+def _weights(signature: Signature, opset: int) -> list[str]:
     """w1_g, b1_g, w2_g and the bias rows, cut at load time because they are constants."""
     learners = _gated(signature)
     cuts = [("w1", 1), ("b1", 0), ("w2", 0)]
@@ -182,13 +185,12 @@ def _weights(signature: Signature) -> list[str]:
         if signature.min_learners:
             source = f"{name}_gated"
             statements.append(f"{source} = Slice ({name}, always_end, end, {'one' if axis else 'zero'})")
-        parts = _names(name + "_", learners)
-        statements.append(f"{parts} = Split <axis = {axis}, num_outputs = {len(learners)}> ({source})")
+        statements.append(_split(f"{name}_", learners, source, axis, opset))
     return [
         *statements,
         f"b2_float = Cast <to = {TensorProto.FLOAT}> (b2)",
         "b2_gated = Slice (b2_float, first_gated, end, zero)",
-        f"{_names('bias', [0, *learners])} = Split <axis = 0, num_outputs = {len(learners) + 1}> (b2_gated)",
+        _split("bias", [0, *learners], "b2_gated", 0, opset),
     ]
 
 
@@ -251,6 +253,19 @@ def _learner(tokens: str, w1: str, b1: str, w2: str, name: str, activation: str,
 def _gated(signature: Signature) -> list[int]:
     """Numbers 1..N - min_learners of the gated learners."""
     return list(range(1, signature.num_choices))
+
+
+def _any_row(out: str, rows: str, opset: int) -> str:
+    """The maximum over axis 0."""
+    if opset >= _REDUCTION_AXES_INPUT_OPSET:
+        return f"{out} = ReduceMax <keepdims = 1> ({rows}, zero)"
+    return f"{out} = ReduceMax <axes = [0], keepdims = 1> ({rows})"
+
+
+def _split(prefix: str, numbers: range | list[int], source: str, axis: int, opset: int) -> str:
+    """Equal parts, named by the numbers."""
+    parts = f", num_outputs = {len(numbers)}" if opset >= _SPLIT_NUM_OUTPUTS_OPSET else ""
+    return f"{_names(prefix, numbers)} = Split <axis = {axis}{parts}> ({source})"
 
 
 def _names(prefix: str, numbers: range | list[int]) -> str:
