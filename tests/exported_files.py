@@ -26,12 +26,17 @@ def names(folder: Path) -> list[str]:
 
 def run(path: Path, **feeds: Any) -> dict[str, np.ndarray[Any, Any]]:
     """The file as it lies there."""
+    opened = session(path)
+    names = [output.name for output in opened.get_outputs()]
+    feeds = {k: np.asarray(v.numpy()) for k, v in feeds.items()}
+    return dict(zip(names, opened.run(names, feeds), strict=True))
+
+
+def session(model: Path | bytes) -> onnxruntime.InferenceSession:
+    """A file or its content in ONNX Runtime."""
     options = onnxruntime.SessionOptions()
     options.log_severity_level = 3
-    session = onnxruntime.InferenceSession(path, options, providers=["CPUExecutionProvider"])
-    names = [output.name for output in session.get_outputs()]
-    feeds = {k: np.asarray(v.numpy()) for k, v in feeds.items()}
-    return dict(zip(names, session.run(names, feeds), strict=True))
+    return onnxruntime.InferenceSession(model, options, providers=["CPUExecutionProvider"])
 
 
 def torch_counts(model: nn.Module, *inputs: torch.Tensor) -> dict[str, np.ndarray[Any, Any]]:
