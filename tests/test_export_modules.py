@@ -15,7 +15,7 @@ from onnx import numpy_helper
 from tiny_models import TwoBranches, randomize, tiny_vit
 from torch import nn
 
-from acm_export.errors import AcmError, ExportError, OutputError, VerificationError
+from acm_export.errors import AcmError, ExportError, OutputError, UsageError, VerificationError
 from acm_export.export import export as export_module
 from acm_export.export import exporter
 from acm_export.modules import ACMLayer, ACMSpec, acm_layers
@@ -222,8 +222,8 @@ class Text(nn.Module):
     [
         (nn.Linear(6, 6), torch.randn(2, 6), {"dtype": "int8"}, ExportError, "int8.*fp32, fp16, bf16"),
         (nn.Linear(6, 6), torch.randn(2, 6), {"target": "gpu"}, ExportError, "gpu.*portable"),
-        (nn.Linear(6, 6), torch.randn(2, 6), {"opset": 17}, ExportError, "17.*18..22"),
-        (nn.Linear(6, 6), torch.randn(2, 6), {"opset": 23}, ExportError, "23.*18..22"),
+        (nn.Linear(6, 6), torch.randn(2, 6), {"opset": 17}, UsageError, "17.*18..22"),
+        (nn.Linear(6, 6), torch.randn(2, 6), {"opset": 23}, UsageError, "23.*18..22"),
         (nn.Linear(6, 6), {"x": torch.randn(2, 6)}, {}, ExportError, "no parameter x.*input"),
         (nn.Linear(6, 6), [torch.randn(2, 6)] * 2, {}, ExportError, "2 example inputs for 1"),
         (nn.Linear(6, 6), [3], {}, ExportError, "int"),

@@ -14,7 +14,7 @@ if TYPE_CHECKING:
 
 # Not taken from the modules that define them: importing those would take seconds for every --help.
 _DTYPES = ("fp32", "fp16", "bf16")
-_TARGETS = ("portable", "tensorrt", "ort-tensorrt")
+_TARGETS = ("portable", "tensorrt", "tensorrt-8", "ort-tensorrt")
 
 
 @click.command(short_help="Export a checkpoint to a verified ONNX file.")
@@ -34,7 +34,7 @@ _TARGETS = ("portable", "tensorrt", "ort-tensorrt")
     show_default=True,
     help="What will run the file.",
 )
-@click.option("--opset", type=click.IntRange(18, 22), default=20, show_default=True, help="ONNX operator set.")
+@click.option("--opset", type=click.IntRange(17, 22), help="ONNX operator set. [default: 20; 17 for tensorrt-8]")
 @click.option("--with-counts", is_flag=True, help="Add the learner counts of each layer as outputs counts/<layer>.")
 @click.option("--atol", type=click.FloatRange(0), help="Largest absolute error that verification accepts.")
 @click.option("--no-verify", is_flag=True, help="Do not compare the file with the checkpoint.")
@@ -44,7 +44,7 @@ def export(
     output: Path,
     dtype: str,
     target: str,
-    opset: int,
+    opset: int | None,
     with_counts: bool,
     atol: float | None,
     no_verify: bool,
@@ -59,6 +59,7 @@ def export(
     Targets:
       portable      op and function body: ONNX Runtime on any machine
       tensorrt      op alone: TensorRT's parser and trtexec
+      tensorrt-8    op alone, in opset 17, fp32 or fp16: TensorRT 8.5 and 8.6
       ort-tensorrt  op in the domain trt.plugins: ONNX Runtime's TensorRT execution provider
 
     \b
@@ -67,8 +68,9 @@ def export(
     """
     need_export_packages()
     from acm_export.checkpoints import load_checkpoint
-    from acm_export.export import export_checkpoint
+    from acm_export.export import check_options, export_checkpoint
 
+    check_options(dtype, target, opset)
     loaded = load_checkpoint(checkpoint)
     result = export_checkpoint(
         loaded, output, dtype=dtype, target=target, opset=opset, with_counts=with_counts,

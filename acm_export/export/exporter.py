@@ -15,18 +15,18 @@ from torch import nn
 
 from acm_export import __version__
 from acm_export.embedding import write_embedded
-from acm_export.errors import ExportError, VerificationError
+from acm_export.errors import ExportError, UsageError, VerificationError
 from acm_export.export.attention import plain_attention
 from acm_export.export.graph import clean
 from acm_export.export.measure import run_one_sample
 from acm_export.export.translation import translation_table
 from acm_export.export.wrapper import PREFIX, Alone, ExampleInputs, Exportable, as_dtype, name_inputs
 from acm_export.files import move_into_place, sha256_of, staging_folder
+from acm_export.lowering import OPSET as TENSORRT_8_OPSET
 from acm_export.manifest import LayerEntry, Manifest, Setting, Source, write_manifest
 from acm_export.model_file import EXTERNAL_ABOVE, external_tensors
 from acm_export.modules import ACMLayer, acm_layers
-from acm_export.op.body import MIN_OPSET
-from acm_export.targets import TARGETS, retarget
+from acm_export.targets import IR_VERSION, TARGETS, retarget
 from acm_export.verification.compare import verify_model
 
 if TYPE_CHECKING:
@@ -37,11 +37,12 @@ if TYPE_CHECKING:
     from acm_export.verification.report import Report
 
 DTYPES = {"fp32": torch.float32, "fp16": torch.float16, "bf16": torch.bfloat16}
+MIN_OPSET = 18
+"""The oldest that PyTorch's exporter writes."""
+
 DEFAULT_OPSET = 20
 MAX_OPSET = 22
 """The newest operator set of IR version 10, which function overloads need and TensorRT 10.3 still parses."""
-
-_IR_VERSION = 10
 
 _WEIGHTS = "weights"
 """Name of the external data while a file is staged."""
@@ -103,7 +104,7 @@ def export(
     *,
     dtype: str = "fp32",
     target: str = "portable",
-    opset: int = DEFAULT_OPSET,
+    opset: int | None = None,
     with_counts: bool = False,
     verify: bool = True,
     atol: float | None = None,
@@ -121,7 +122,7 @@ def export(
         path: Is replaced, with its external data if any, once the new file is complete and has passed verification.
         dtype: Of the weights and activations: fp32, fp16 or bf16.
         target: One of :data:`acm_export.targets.TARGETS`.
-        opset: Version of the default ONNX operator set, 18 to 22.
+        opset: Version of the default ONNX operator set, 18 to 22, by default 20; for tensorrt-8 it is 17.
         with_counts: Adds the learner counts of each layer as int32 outputs ``counts/<layer>``.
         verify: Compare the file with the module before it is put in place.
         atol: Largest absolute error of an output that verification accepts; by default relative to the outputs.
@@ -133,11 +134,12 @@ def export(
         What was written.
 
     Raises:
-        ExportError: The module cannot be traced, or an option is out of range.
+        ExportError: The module cannot be traced, or holds what the target cannot express; or an option is unknown.
+        UsageError: The dtype or the opset does not fit the target.
         VerificationError: The file does not compute what the module computes; nothing was written.
         OutputError: The file cannot be written; what was at ``path`` is untouched.
     """
-    _check_options(dtype, target, opset)
+    traced_opset = check_options(dtype, target, opset)
     if isinstance(module, ACMLayer):
         module = Alone(module)
     inputs = name_inputs(module, example_inputs)
@@ -147,18 +149,18 @@ def export(
         with plain_attention(original):  # whose products the counter sees; it does not know fused attention on CPUs
             probe = run_one_sample(original, one_sample)
         manifest = Manifest(
-            source=source or Source(type(module).__name__), dtype=dtype, target=target, opset=opset,
+            source=source or Source(type(module).__name__), dtype=dtype, target=target, opset=traced_opset,
             layers=tuple(_without_prefix(e) for e in probe.layers), rest_flops=probe.rest_flops,
             example_inputs={name: list(v.shape) for name, v in zip(inputs, one_sample, strict=True)},
             setting=_setting(module), producer=f"acm-export {__version__}",
         )  # fmt: skip
         _log.info("tracing %s with %d ACM layers", type(module).__name__, len(manifest.layers))
-        graph = _trace(original.in_dtype(DTYPES[dtype]), inputs, probe.output_names, dynamic_shapes, opset)
+        graph = _trace(original.in_dtype(DTYPES[dtype]), inputs, probe.output_names, dynamic_shapes, traced_opset)
         clean(graph, [layer.name for layer in manifest.layers])
         if with_counts:
             graph.graph.outputs.extend(_counts(graph, manifest))
         _log.info("writing %s", path.name)
-        _write(graph, manifest, staging / path.name)
+        manifest = _write(graph, manifest, staging / path.name)
         del graph
         report = None
         if verify:
@@ -173,13 +175,33 @@ def export(
     return ExportResult(path, data_path, manifest, report)
 
 
-def _check_options(dtype: str, target: str, opset: int) -> None:
+def check_options(dtype: str, target: str, opset: int | None) -> int:
+    """Hold the options of an export against each other.
+
+    Returns:
+        The opset to trace the module in: that of the file, but for tensorrt-8, which :func:`retarget` makes of it.
+
+    Raises:
+        ExportError: A dtype or target is unknown.
+        UsageError: The dtype or the opset does not fit the target.
+    """
     if dtype not in DTYPES:
         raise ExportError(f"dtype is {dtype!r}; it must be one of {', '.join(DTYPES)}")
     if target not in TARGETS:
         raise ExportError(f"target is {target!r}; it must be one of {', '.join(TARGETS)}")
+    if target == "tensorrt-8":
+        if dtype == "bf16":
+            raise UsageError(
+                "dtype is bf16; for the target tensorrt-8 it must be fp16 or fp32", "TensorRT 8 has no bf16"
+            )
+        if opset not in (None, TENSORRT_8_OPSET):
+            raise UsageError(f"opset is {opset}; for the target tensorrt-8 it must be {TENSORRT_8_OPSET}")
+        return DEFAULT_OPSET
+    if opset is None:
+        return DEFAULT_OPSET
     if not MIN_OPSET <= opset <= MAX_OPSET:
-        raise ExportError(f"opset is {opset}; it must lie in {MIN_OPSET}..{MAX_OPSET}")
+        raise UsageError(f"opset is {opset}; it must lie in {MIN_OPSET}..{MAX_OPSET}")
+    return opset
 
 
 @contextmanager
@@ -228,7 +250,7 @@ def _trace(
         raise ExportError(f"PyTorch cannot export this module: {reason}") from error
     if program is None:
         raise ExportError("PyTorch returned no ONNX program")
-    program.model.ir_version = _IR_VERSION
+    program.model.ir_version = IR_VERSION
     model_ir: ir.Model = program.model
     return model_ir
 
@@ -250,13 +272,14 @@ def _counts(model: ir.Model, manifest: Manifest) -> list[ir.Value]:
     return [nodes[layer.name].outputs[1] for layer in manifest.layers]
 
 
-def _write(model: ir.Model, manifest: Manifest, path: Path) -> None:
+def _write(model: ir.Model, manifest: Manifest, path: Path) -> Manifest:
     """Write the model with its weights beside it, as ``path`` and ``_WEIGHTS``; streams one tensor after the other."""
     ir.save(model, path, external_data=_WEIGHTS)
     proto = onnx.load(path, load_external_data=False)
-    retarget(proto, manifest, manifest.target)
+    manifest = retarget(proto, manifest, manifest.target)
     write_manifest(proto, manifest)
     onnx.save(proto, path)
+    return manifest
 
 
 def _finish(path: Path, target: Path) -> Path | None:
