@@ -9,6 +9,7 @@ from acm_export.plugins.kernels.staircase import grouped, learners_of_row, padde
 
 @triton.jit
 def _multiply(
+    total,  # (BLOCK_M, BLOCK_N), float32: what to add to
     hidden,  # (rows, num_learners * padded(hidden_dim)), T
     w2,  # (num_learners * hidden_dim, model_dim), T
     row,  # (BLOCK_M,)
@@ -18,17 +19,14 @@ def _multiply(
     model_dim,
     hidden_dim,
     num_learners,
-    BLOCK_M: tl.constexpr,
-    BLOCK_N: tl.constexpr,
     BLOCK_K: tl.constexpr,
     EVEN: tl.constexpr,
     PRECISION: tl.constexpr,
 ):  # fmt: skip
-    """Sum over K in steps of BLOCK_K: ``cdiv(hidden_dim, BLOCK_K)`` for each learner; none crosses into the next."""
+    """Add the product over K: ``cdiv(hidden_dim, BLOCK_K)`` steps for each learner; none crosses into the next."""
     k = tl.arange(0, BLOCK_K)
     width = padded(hidden_dim)
     a_rows = hidden + row.to(tl.int64)[:, None] * (num_learners * width)
-    total = tl.zeros((BLOCK_M, BLOCK_N), tl.float32)
     if EVEN:  # learners lie side by side without gaps
         a = a_rows + first_step * BLOCK_K + k[None, :]
         b = w2 + (first_step * BLOCK_K + k).to(tl.int64)[:, None] * model_dim + column[None, :]
@@ -81,11 +79,20 @@ def down(
     row_tile, column_tile = grouped(tl.program_id(0), tl.cdiv(num_rows, BLOCK_M), tl.cdiv(model_dim, BLOCK_N), GROUP)
     row = row_tile * BLOCK_M + tl.arange(0, BLOCK_M)
     column = column_tile * BLOCK_N + tl.arange(0, BLOCK_N)
-    learners = learners_of_row(reach, first_row + row_tile * BLOCK_M, num_learners)
-    total = _multiply(
-        hidden, w2, row, column, 0, learners * tl.cdiv(hidden_dim, BLOCK_K), model_dim, hidden_dim, num_learners,
-        BLOCK_M, BLOCK_N, BLOCK_K, EVEN, PRECISION,
-    )  # fmt: skip
+    first = first_row + row_tile * BLOCK_M
+    most = learners_of_row(reach, first, num_learners)
+    fewest = learners_of_row(reach, min(first + BLOCK_M, first_row + num_rows) - 1, num_learners)
+    steps = tl.cdiv(hidden_dim, BLOCK_K)
+    total = tl.zeros((BLOCK_M, BLOCK_N), tl.float32)
+    # Learners that only some of the rows run, from the last to the first: after each, the sums of the rows that do not
+    # run it are dropped, since 0 times a weight is NaN where the weight is not finite. Then, in one go, the learners
+    # that all rows run; most tiles have only those. Hoisting out of the outer loop would spill registers on sm_90.
+    for learners in tl.range(most, fewest - 1, -1, disable_licm=True):
+        total = _multiply(
+            total, hidden, w2, row, column, tl.where(learners > fewest, learners - 1, 0) * steps, learners * steps,
+            model_dim, hidden_dim, num_learners, BLOCK_K, EVEN, PRECISION,
+        )  # fmt: skip
+        total = tl.where((first_row + row < tl.load(reach + learners))[:, None], total, 0.0)
     inside = row < num_rows
     token = tl.load(order + first_row + row, mask=inside, other=0)
     count = tl.load(counts + token, mask=inside, other=0)
@@ -130,8 +137,9 @@ def down_split(
     first_step = min(piece % SPLIT * steps_here, steps)
     last_step = min(first_step + steps_here, steps)
     total = _multiply(
-        hidden, w2, row, column, learner * steps + first_step, learner * steps + last_step,
-        model_dim, hidden_dim, num_learners, BLOCK_M, BLOCK_N, BLOCK_K, EVEN, PRECISION,
+        tl.zeros((BLOCK_M, BLOCK_N), tl.float32), hidden, w2, row, column,
+        learner * steps + first_step, learner * steps + last_step,
+        model_dim, hidden_dim, num_learners, BLOCK_K, EVEN, PRECISION,
     )  # fmt: skip
     out = partial + (piece.to(tl.int64) * num_rows + row)[:, None] * model_dim + column[None, :]
     tl.store(out, total, mask=(row < num_rows)[:, None] & (column < model_dim)[None, :])
