@@ -1,0 +1,53 @@
+"""Processes for Triton: one that interprets kernels on the CPU, one that compiles them.
+
+Triton decides when it is imported whether it interprets, and keeps to it; so neither may happen in the process of the
+tests, where a GPU test may want the real thing. Functions are sent to a process by name: they import Triton when they
+run, never when their module is imported.
+"""
+
+from __future__ import annotations
+
+import os
+from concurrent.futures import ProcessPoolExecutor
+from concurrent.futures.process import BrokenProcessPool
+from multiprocessing import get_context
+from typing import TYPE_CHECKING, ParamSpec, TypeVar
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+P = ParamSpec("P")
+R = TypeVar("R")
+
+_running: dict[bool, ProcessPoolExecutor] = {}
+
+
+def interpreted(function: Callable[P, R], *args: P.args, **kwargs: P.kwargs) -> R:
+    """What a function returns where Triton interprets, with its handling of bfloat16 put right."""
+    return _call(True, function, *args, **kwargs)
+
+
+def compiling(function: Callable[P, R], *args: P.args, **kwargs: P.kwargs) -> R:
+    """What a function returns where Triton compiles."""
+    return _call(False, function, *args, **kwargs)
+
+
+def _call(interpret: bool, function: Callable[P, R], *args: P.args, **kwargs: P.kwargs) -> R:
+    if interpret not in _running:
+        _running[interpret] = ProcessPoolExecutor(1, get_context("spawn"), initializer=_start, initargs=(interpret,))
+    try:
+        return _running[interpret].submit(function, *args, **kwargs).result()
+    except BrokenProcessPool:
+        del _running[interpret]  # a kernel that reads a wrong address ends its process, not the tests behind it
+        raise
+
+
+def _start(interpret: bool) -> None:
+    os.environ.pop("TRITON_INTERPRET", None)
+    if interpret:
+        os.environ["TRITON_INTERPRET"] = "1"
+        import torch
+        from kernel_bfloat16 import correct_bfloat16
+
+        torch.set_num_threads(1)
+        correct_bfloat16()
