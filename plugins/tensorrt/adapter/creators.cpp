@@ -1,0 +1,77 @@
+// The creator that TensorRT finds under the operator's name.
+#include <string>
+
+#include "adapter/fields.h"
+#include "adapter/logging.h"
+#include "adapter/plugin_v2.h"
+#include "adapter/plugin_v3.h"
+#include "adapter/serialized_signature.h"
+
+namespace acm {
+namespace {
+
+#if ACM_PLUGIN_V3
+
+class Creator final : public nvinfer1::IPluginCreatorV3One {
+ public:
+  // Both phases bring the same fields.
+  nvinfer1::IPluginV3* createPlugin(const char*, const nvinfer1::PluginFieldCollection* fields,
+                                    nvinfer1::TensorRTPhase) noexcept override {
+    return guarded("createPlugin", static_cast<nvinfer1::IPluginV3*>(nullptr),
+                   [&]() -> nvinfer1::IPluginV3* { return new PluginV3(read_fields(fields)); });
+  }
+
+  const nvinfer1::PluginFieldCollection* getFieldNames() noexcept override { return &announced_fields(); }
+  const char* getPluginName() const noexcept override { return kPluginName; }
+  const char* getPluginVersion() const noexcept override { return kPluginVersion; }
+  const char* getPluginNamespace() const noexcept override { return kPluginNamespace; }
+};
+
+#else
+
+class Creator final : public nvinfer1::IPluginCreator {
+ public:
+  nvinfer1::IPluginV2DynamicExt* createPlugin(
+      const char*, const nvinfer1::PluginFieldCollection* fields) noexcept override {
+    return create("createPlugin", [&] { return read_fields(fields); });
+  }
+
+  nvinfer1::IPluginV2DynamicExt* deserializePlugin(const char*, const void* data,
+                                                   std::size_t size) noexcept override {
+    return create("deserializePlugin", [&] { return deserialize(data, size); });
+  }
+
+  const nvinfer1::PluginFieldCollection* getFieldNames() noexcept override { return &announced_fields(); }
+  const char* getPluginName() const noexcept override { return kPluginName; }
+  const char* getPluginVersion() const noexcept override { return kPluginVersion; }
+
+  void setPluginNamespace(const char* plugin_namespace) noexcept override {
+    guarded_action("setPluginNamespace", [&] { namespace_ = plugin_namespace ? plugin_namespace : ""; });
+  }
+
+  const char* getPluginNamespace() const noexcept override { return namespace_.c_str(); }
+
+ private:
+  template <typename F>
+  nvinfer1::IPluginV2DynamicExt* create(const char* where, F&& read_signature) noexcept {
+    return guarded(where, static_cast<nvinfer1::IPluginV2DynamicExt*>(nullptr),
+                   [&]() -> nvinfer1::IPluginV2DynamicExt* {
+                     auto* plugin = new PluginV2(read_signature());
+                     plugin->setPluginNamespace(namespace_.c_str());
+                     return plugin;
+                   });
+  }
+
+  std::string namespace_ = kPluginNamespace;
+};
+
+#endif
+
+}  // namespace
+
+CreatorInterface& creator() {
+  static Creator instance;
+  return instance;
+}
+
+}  // namespace acm

@@ -1,0 +1,126 @@
+#include "adapter/fields.h"
+
+#include <cstring>
+#include <optional>
+#include <string>
+
+#include "core/error.h"
+
+namespace acm {
+namespace {
+
+using nvinfer1::PluginField;
+using nvinfer1::PluginFieldCollection;
+using nvinfer1::PluginFieldType;
+
+constexpr const char* kNumLearners = "num_learners";
+constexpr const char* kMinLearners = "min_learners";
+constexpr const char* kActivation = "activation";
+constexpr const char* kAllowTf32 = "allow_tf32";
+constexpr const char* kIgnored[] = {"plugin_version",
+                                    "plugin_namespace"};  // TensorRT reads them to find the creator
+
+bool is_ignored(const char* name) {
+  for (const char* ignored : kIgnored) {
+    if (std::strcmp(name, ignored) == 0) {
+      return true;
+    }
+  }
+  return false;
+}
+
+void check_field(const PluginField& field, PluginFieldType type, const char* expected) {
+  if (field.type != type) {
+    fail("field ", field.name, " has type ", static_cast<int>(field.type), ", expected ",
+         static_cast<int>(type), " (", expected, ")");
+  }
+  if (!field.data) {
+    fail("field ", field.name, " has no data, expected ", expected);
+  }
+}
+
+std::int32_t read_number(const PluginField& field) {
+  check_field(field, PluginFieldType::kINT32, "one int32");
+  if (field.length != 1) {
+    fail("field ", field.name, " has ", field.length, " values, expected one int32");
+  }
+  std::int32_t value;
+  std::memcpy(&value, field.data, sizeof value);
+  return value;
+}
+
+// With or without the NUL in its length.
+std::string read_text(const PluginField& field) {
+  check_field(field, PluginFieldType::kCHAR, "characters");
+  if (field.length < 0) {
+    fail("field ", field.name, " has length ", field.length);
+  }
+  const auto* characters = static_cast<const char*>(field.data);
+  return {characters, strnlen(characters, static_cast<std::size_t>(field.length))};
+}
+
+template <typename T>
+T need(const std::optional<T>& value, const char* name) {
+  if (!value) {
+    fail("field ", name,
+         " is missing; expected are num_learners, min_learners, activation and optionally allow_tf32");
+  }
+  return *value;
+}
+
+}  // namespace
+
+const PluginFieldCollection& announced_fields() {
+  static const PluginField fields[] = {
+      {kNumLearners, nullptr, PluginFieldType::kINT32, 1},
+      {kMinLearners, nullptr, PluginFieldType::kINT32, 1},
+      {kActivation, nullptr, PluginFieldType::kCHAR, 0},
+      {kAllowTf32, nullptr, PluginFieldType::kINT32, 1},
+      {kIgnored[0], nullptr, PluginFieldType::kCHAR, 0},
+      {kIgnored[1], nullptr, PluginFieldType::kCHAR, 0},
+  };
+  static const PluginFieldCollection collection{static_cast<std::int32_t>(std::size(fields)), fields};
+  return collection;
+}
+
+Signature read_fields(const PluginFieldCollection* fields) {
+  if (!fields || (fields->nbFields > 0 && !fields->fields)) {
+    fail("the field collection is null");
+  }
+  std::optional<std::int32_t> num_learners, min_learners, allow_tf32;
+  std::optional<std::string> activation;
+  for (std::int32_t i = 0; i < fields->nbFields; ++i) {
+    const PluginField& field = fields->fields[i];
+    const std::string name = field.name ? field.name : "";
+    if (name == kNumLearners) {
+      num_learners = read_number(field);
+    } else if (name == kMinLearners) {
+      min_learners = read_number(field);
+    } else if (name == kAllowTf32) {
+      allow_tf32 = read_number(field);
+    } else if (name == kActivation) {
+      activation = read_text(field);
+    } else if (!is_ignored(name.c_str())) {
+      fail("there is no field '", name, "'; expected are num_learners, min_learners, activation, allow_tf32");
+    }
+  }
+  const Signature signature{need(num_learners, kNumLearners), need(min_learners, kMinLearners),
+                            activation_named(need(activation, kActivation)), allow_tf32.value_or(0) != 0};
+  check(signature);
+  return signature;
+}
+
+SignatureFields::SignatureFields(const Signature& signature)
+    : num_learners_(signature.num_learners),
+      min_learners_(signature.min_learners),
+      allow_tf32_(signature.allow_tf32),
+      collection_{static_cast<std::int32_t>(fields_.size()), fields_.data()} {
+  const char* activation = name_of(signature.activation);
+  const auto length = static_cast<std::int32_t>(std::strlen(activation) + 1);
+  fields_ = {PluginField{kNumLearners, &num_learners_, PluginFieldType::kINT32, 1},
+             PluginField{kMinLearners, &min_learners_, PluginFieldType::kINT32, 1},
+             PluginField{kActivation, activation, PluginFieldType::kCHAR, length},
+             PluginField{kAllowTf32, &allow_tf32_, PluginFieldType::kINT32, 1}};
+}
+
+}  // namespace acm

@@ -1,0 +1,35 @@
+// The plugin's fields: node attributes when a network is built, what was serialised when an engine is loaded.
+#pragma once
+
+#include <array>
+#include <cstdint>
+
+#include "adapter/interface.h"
+#include "core/signature.h"
+
+namespace acm {
+
+// Names and types of all fields, as creators announce them.
+const nvinfer1::PluginFieldCollection& announced_fields();
+
+// Throws where a field is missing, unknown, of another type or out of range.
+Signature read_fields(const nvinfer1::PluginFieldCollection* fields);
+
+// A signature as fields, from which read_fields makes it again. Lives as long as what TensorRT reads from it.
+class SignatureFields {
+ public:
+  explicit SignatureFields(const Signature& signature);
+  SignatureFields(const SignatureFields&) = delete;
+  SignatureFields& operator=(const SignatureFields&) = delete;
+
+  const nvinfer1::PluginFieldCollection& collection() const { return collection_; }
+
+ private:
+  std::int32_t num_learners_;
+  std::int32_t min_learners_;
+  std::int32_t allow_tf32_;
+  std::array<nvinfer1::PluginField, 4> fields_;
+  nvinfer1::PluginFieldCollection collection_;
+};
+
+}  // namespace acm

@@ -1,0 +1,97 @@
+#include "adapter/plugin_v2.h"
+
+#if !ACM_PLUGIN_V3
+
+#include "adapter/logging.h"
+#include "adapter/serialized_signature.h"
+#include "adapter/tensor_descs.h"
+#include "core/error.h"
+
+namespace acm {
+namespace {
+
+using nvinfer1::DataType;
+using nvinfer1::DimsExprs;
+using nvinfer1::DynamicPluginTensorDesc;
+using nvinfer1::PluginTensorDesc;
+
+}  // namespace
+
+nvinfer1::IPluginV2DynamicExt* PluginV2::clone() const noexcept {
+  return guarded("clone", static_cast<nvinfer1::IPluginV2DynamicExt*>(nullptr),
+                 [&]() -> nvinfer1::IPluginV2DynamicExt* { return new PluginV2(*this); });
+}
+
+void PluginV2::setPluginNamespace(const char* plugin_namespace) noexcept {
+  guarded_action("setPluginNamespace", [&] { namespace_ = plugin_namespace ? plugin_namespace : ""; });
+}
+
+DataType PluginV2::getOutputDataType(std::int32_t index, const DataType* inputs,
+                                     std::int32_t) const noexcept {
+  return index == 0 && inputs ? inputs[kX] : DataType::kINT32;
+}
+
+DimsExprs PluginV2::getOutputDimensions(std::int32_t index, const DimsExprs* inputs, std::int32_t num_inputs,
+                                        nvinfer1::IExprBuilder&) noexcept {
+  DimsExprs y{};
+  DimsExprs counts{};
+  const int failed =
+      guarded_action("getOutputDimensions", [&] { set_output_shapes(inputs, num_inputs, &y, &counts); });
+  if (failed) {
+    return {-1, {}};
+  }
+  return index == 0 ? y : counts;
+}
+
+bool PluginV2::supportsFormatCombination(std::int32_t pos, const PluginTensorDesc* tensors,
+                                         std::int32_t num_inputs, std::int32_t num_outputs) noexcept {
+  return num_inputs == kNumInputs && num_outputs == kNumOutputs && tensors && pos >= 0 && pos < kNumTensors &&
+         supports(pos, tensors[pos], tensors[kX].type);
+}
+
+void PluginV2::configurePlugin(const DynamicPluginTensorDesc* inputs, std::int32_t num_inputs,
+                               const DynamicPluginTensorDesc* outputs, std::int32_t num_outputs) noexcept {
+  guarded_action("configurePlugin", [&] {
+    const Range range = range_of(inputs, num_inputs, outputs, num_outputs);
+    if (is_known(range.current[kX].shape)) {  // about to run, or a network without dynamic shapes
+      layer_.prepare(range.current);
+      configured_ = range.current;
+    } else {
+      layer_.plan_for(range.largest);
+      configured_ = range.largest;
+    }
+  });
+}
+
+std::size_t PluginV2::getWorkspaceSize(const PluginTensorDesc* inputs, std::int32_t num_inputs,
+                                       const PluginTensorDesc* outputs,
+                                       std::int32_t num_outputs) const noexcept {
+  return guarded("getWorkspaceSize", std::size_t{0}, [&] {
+    return layer_.workspace_size(tensors_of_inputs(inputs, num_inputs, outputs, num_outputs));
+  });
+}
+
+std::int32_t PluginV2::initialize() noexcept {
+  return guarded_action("initialize", [&] {
+    if (configured_) {
+      layer_.prepare(*configured_);
+    }
+  });
+}
+
+std::int32_t PluginV2::enqueue(const PluginTensorDesc* input_descs, const PluginTensorDesc* output_descs,
+                               const void* const* inputs, void* const* outputs, void* workspace,
+                               cudaStream_t stream) noexcept {
+  return guarded_action("enqueue", [&] {
+    layer_.enqueue(tensors_of(input_descs, kNumInputs, output_descs, kNumOutputs),
+                   pointers_of(inputs, outputs, workspace), stream);
+  });
+}
+
+std::size_t PluginV2::getSerializationSize() const noexcept { return kSerializedSize; }
+
+void PluginV2::serialize(void* buffer) const noexcept { acm::serialize(layer_.signature(), buffer); }
+
+}  // namespace acm
+
+#endif

@@ -1,0 +1,122 @@
+// The two ways in which TensorRT comes to know the creator.
+//
+// 1. loadLibrary of a registry (Python, trtexec --dynamicPlugins, engines with plugins inside) calls
+// getCreators, or
+//    before TensorRT 10 getPluginCreators, and registers what that returns.
+// 2. A plain dlopen (ONNX Runtime's TensorRT provider, trtexec --staticPlugins, ctypes) calls nothing: the
+// library
+//    registers itself when it is loaded, where it finds a TensorRT in the process.
+//
+// loadLibrary also makes 2. happen, and refuses a creator that is registered already. So getCreators first
+// takes back what 2. did (tried with the registry of TensorRT 11.4, which allows that).
+#include "adapter/logging.h"
+#include "adapter/runtime_library.h"
+#include "core/error.h"
+
+#define ACM_EXPORT extern "C" __attribute__((visibility("default")))
+
+namespace acm {
+namespace {
+
+// Once is enough, though loadLibrary brings a library here twice.
+void print_refusal(const RuntimeLibrary& library) {
+  static bool printed = false;
+  if (printed) {
+    return;
+  }
+  printed = true;
+  const std::string message =
+      text(kPluginName, ": this library is built for TensorRT ", version_of_headers(),
+           " and cannot serve TensorRT ", library.version(), "; build it with that one's headers");
+  print_error(message.c_str());
+}
+
+// Registers the creator while it is constructed: as the library is loaded.
+class SelfRegistration {
+ public:
+  SelfRegistration() noexcept {
+    try {
+      register_creator();
+    } catch (const std::exception& error) {
+      print_error(error.what());
+    }
+  }
+
+  void take_back(const RuntimeLibrary& caller) {
+    if (registry_ && registry_ == caller.registry()) {
+      registry_->deregisterCreator(creator());
+      registry_ = nullptr;
+    }
+  }
+
+ private:
+  void register_creator() {
+    const RuntimeLibrary* refused = nullptr;
+    const std::vector<RuntimeLibrary> libraries = RuntimeLibrary::loaded();
+    for (const RuntimeLibrary& library : libraries) {
+      if (library.is_of_another_major()) {
+        refused = &library;
+        continue;
+      }
+      nvinfer1::IPluginRegistry* registry = library.registry();
+      if (registry && registry->registerCreator(creator(), kPluginNamespace)) {
+        registry_ = registry;
+        return;
+      }
+    }
+    if (refused) {
+      print_refusal(*refused);
+    }
+  }
+
+  nvinfer1::IPluginRegistry* registry_ = nullptr;
+};
+
+SelfRegistration self_registration;
+
+#if ACM_LOADS_LIBRARIES
+
+nvinfer1::ILoggerFinder* logger_finder = nullptr;
+
+// The creators for a registry, whose code the return address lies in.
+CreatorInterface* const* creators_for(const void* return_address, std::int32_t& count) noexcept {
+  static CreatorInterface* const creators[] = {&creator()};
+  count = guarded("getCreators", 0, [&] {
+    const RuntimeLibrary caller = RuntimeLibrary::containing(return_address);
+    if (caller.is_of_another_major()) {
+      print_refusal(caller);
+      return 0;
+    }
+    self_registration.take_back(caller);
+    return 1;
+  });
+  return creators;
+}
+
+#endif
+
+}  // namespace
+}  // namespace acm
+
+#if ACM_LOADS_LIBRARIES
+
+#if ACM_PLUGIN_V3
+ACM_EXPORT nvinfer1::IPluginCreatorInterface* const* getCreators(std::int32_t& count) {
+  return acm::creators_for(__builtin_return_address(0), count);
+}
+#else
+ACM_EXPORT nvinfer1::IPluginCreator* const* getPluginCreators(std::int32_t& count) {
+  return acm::creators_for(__builtin_return_address(0), count);
+}
+#endif
+
+ACM_EXPORT void setLoggerFinder(nvinfer1::ILoggerFinder* finder) {
+  using acm::RuntimeLibrary;
+  const bool usable =
+      finder && !RuntimeLibrary::containing(__builtin_return_address(0)).is_of_another_major();
+  acm::logger_finder = usable ? finder : nullptr;
+  acm::set_logger_source(usable ? [] { return acm::logger_finder->findLogger(); }
+                                : acm::LoggerSource{nullptr});
+}
+
+#endif

@@ -1,0 +1,90 @@
+#include "adapter/runtime_library.h"
+
+#include <dlfcn.h>
+#include <link.h>
+
+#include <cstring>
+
+#include "core/error.h"
+
+namespace acm {
+namespace {
+
+constexpr const char* kLibraries[] = {"libnvinfer.so", "libnvinfer_lean.so", "libnvinfer_dispatch.so"};
+
+int collect_path(dl_phdr_info* info, std::size_t, void* paths) {
+  static_cast<std::vector<std::string>*>(paths)->emplace_back(info->dlpi_name ? info->dlpi_name : "");
+  return 0;
+}
+
+bool is_named(const std::string& path, const char* library) {
+  const auto slash = path.rfind('/');
+  const std::size_t start = slash == std::string::npos ? 0 : slash + 1;
+  return path.compare(start, std::strlen(library), library) == 0;
+}
+
+// TensorRT writes 10.3.0 as 100300, before 10 as 8503.
+int major_of(int number) { return number >= 10000 ? number / 10000 : number / 1000; }
+
+}  // namespace
+
+RuntimeLibrary::RuntimeLibrary(const char* path) : handle_(dlopen(path, RTLD_LAZY | RTLD_NOLOAD)) {}
+
+std::vector<RuntimeLibrary> RuntimeLibrary::loaded() {
+  std::vector<std::string> paths;
+  dl_iterate_phdr(collect_path, &paths);
+  std::vector<RuntimeLibrary> found;
+  for (const char* library : kLibraries) {
+    for (const std::string& path : paths) {
+      if (is_named(path, library)) {
+        found.push_back(RuntimeLibrary(path.c_str()));
+      }
+    }
+  }
+  return found;
+}
+
+RuntimeLibrary RuntimeLibrary::containing(const void* code_address) {
+  Dl_info info{};
+  dladdr(code_address, &info);
+  return RuntimeLibrary(info.dli_fname);
+}
+
+std::string RuntimeLibrary::version() const {
+  const int n = number();
+  if (n == 0) {
+    return "";
+  }
+  return n >= 10000 ? text(n / 10000, ".", n / 100 % 100, ".", n % 100)
+                    : text(n / 1000, ".", n / 100 % 10, ".", n % 100);
+}
+
+bool RuntimeLibrary::is_of_another_major() const {
+  return number() != 0 && major_of(number()) != NV_TENSORRT_MAJOR;
+}
+
+nvinfer1::IPluginRegistry* RuntimeLibrary::registry() const {
+  const auto get = find<nvinfer1::IPluginRegistry* (*)()>("getPluginRegistry");
+  return get ? get() : nullptr;
+}
+
+nvinfer1::ILogger* RuntimeLibrary::logger() const {
+  const auto get = find<nvinfer1::ILogger* (*)()>("getLogger");
+  return get ? get() : nullptr;
+}
+
+template <typename F>
+F RuntimeLibrary::find(const char* name) const {
+  return handle_ ? reinterpret_cast<F>(dlsym(handle_, name)) : nullptr;
+}
+
+int RuntimeLibrary::number() const {
+  const auto get = find<int (*)()>("getInferLibVersion");
+  return get ? get() : 0;
+}
+
+std::string version_of_headers() {
+  return text(NV_TENSORRT_MAJOR, ".", NV_TENSORRT_MINOR, ".", NV_TENSORRT_PATCH);
+}
+
+}  // namespace acm

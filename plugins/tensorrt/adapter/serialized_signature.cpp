@@ -1,0 +1,52 @@
+#include "adapter/serialized_signature.h"
+
+#include <cstring>
+
+#include "core/error.h"
+
+namespace acm {
+namespace {
+
+constexpr std::int32_t kMagic = 0x4d4341;  // "ACM"
+constexpr std::int32_t kVersion = 1;
+
+struct Record {
+  std::int32_t magic;
+  std::int32_t version;
+  std::int32_t num_learners;
+  std::int32_t min_learners;
+  std::int32_t activation;
+  std::int32_t allow_tf32;
+};
+
+static_assert(sizeof(Record) == kSerializedSize);
+
+}  // namespace
+
+void serialize(const Signature& signature, void* buffer) {
+  const Record record{kMagic,
+                      kVersion,
+                      signature.num_learners,
+                      signature.min_learners,
+                      static_cast<std::int32_t>(signature.activation),
+                      signature.allow_tf32};
+  std::memcpy(buffer, &record, sizeof record);
+}
+
+Signature deserialize(const void* buffer, std::size_t size) {
+  if (!buffer || size != kSerializedSize) {
+    fail("the serialised plugin has ", buffer ? size : 0, " bytes, expected ", kSerializedSize);
+  }
+  Record record;
+  std::memcpy(&record, buffer, sizeof record);
+  if (record.magic != kMagic || record.version != kVersion) {
+    fail("the serialised plugin begins with ", record.magic, " and ", record.version, ", expected ", kMagic,
+         " and ", kVersion);
+  }
+  const Signature signature{record.num_learners, record.min_learners, activation_numbered(record.activation),
+                            record.allow_tf32 != 0};
+  check(signature);
+  return signature;
+}
+
+}  // namespace acm

@@ -1,0 +1,17 @@
+// A signature as the bytes that IPluginV2 keeps in an engine.
+#pragma once
+
+#include <cstddef>
+
+#include "core/signature.h"
+
+namespace acm {
+
+constexpr std::size_t kSerializedSize = 6 * sizeof(std::int32_t);
+
+void serialize(const Signature& signature, void* buffer);
+
+// Throws where the bytes are none that `serialize` wrote.
+Signature deserialize(const void* buffer, std::size_t size);
+
+}  // namespace acm
