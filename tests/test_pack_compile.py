@@ -1,0 +1,134 @@
+"""Compiling kernels ahead of time: what the table says of a kernel is what the compiler made."""
+
+from __future__ import annotations
+
+import inspect
+from typing import TYPE_CHECKING
+
+import pytest
+from acm_export.plugins.kernels import plan
+from acm_export.plugins.kernels.tiles import ARCHITECTURES, entries
+from acm_export.plugins.kernels.variants import Variant, variants
+from kernel_cubins import ABI_VERSION, compiled, ptx_parameters
+from kernel_processes import compiling
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+    from acm_export.plugins.kernels.compile import Compiled
+
+MAIN = [index for index, entry in enumerate(entries()) if "sm_90" in entry.archs and entry.precision == "half"][3]
+"""The entry of sm_90 for many tokens in half precision."""
+
+KEYS = [
+    ("up", "fp16", MAIN, True),
+    ("down", "bf16", MAIN, True),
+    ("down_split", "fp16", 0, False),
+    ("sum_pieces", "fp32", -1, False),
+    ("scan_blocks", "", -1, False),
+    *((kernel, "", 8, False) for kernel in ("route_one_block", "count_tokens", "place_tokens")),
+]
+POINTERS = {
+    "up": ["x", "order", "reach", "w1", "b1", "hidden"],
+    "down": ["hidden", "order", "counts", "reach", "w2", "b2", "y"],
+    "down_split": ["hidden", "reach", "w2", "partial"],
+    "sum_pieces": ["partial", "order", "counts", "b2", "y"],
+    "scan_blocks": ["histograms", "totals"],
+    "route_one_block": ["gate_logits", "thresholds", "counts", "order", "reach"],
+    "count_tokens": ["gate_logits", "thresholds", "counts", "histograms"],
+    "place_tokens": ["counts", "offsets", "totals", "order", "reach"],
+}
+"""Written out: a kernel that gets an argument more must get it in the plugin too."""
+
+
+@pytest.fixture(scope="module")
+def kernels(tmp_path_factory: pytest.TempPathFactory) -> list[Compiled]:
+    """One of each kernel for sm_90."""
+    return compiling(compiled, "sm_90", KEYS, tmp_path_factory.mktemp("cache"))
+
+
+def signatures() -> dict[str, list[str]]:
+    """Names of the run-time arguments of every kernel, from its source."""
+    from acm_export.plugins.kernels import down, routing, up
+
+    found = {}
+    for kernel in POINTERS:
+        function = next(getattr(module, kernel) for module in (down, routing, up) if hasattr(module, kernel))
+        parameters = inspect.signature(function.fn).parameters.values()
+        found[kernel] = [p.name for p in parameters if "constexpr" not in str(p.annotation)]
+    return found
+
+
+def test_arguments_are_those_of_the_function_and_of_the_assembly(kernels: list[Compiled]) -> None:
+    names = compiling(signatures)
+    for result in kernels:
+        row = result.kernel
+        assert [name for name, _ in row.arguments] == names[row.kernel]
+        assert [name for name, kind in row.arguments if kind == "ptr"] == POINTERS[row.kernel]
+        assert ptx_parameters(result.ptx) == [kind for _, kind in row.arguments] + ["ptr", "ptr"]
+
+
+def test_symbol_threads_and_key_are_those_of_the_assembly(kernels: list[Compiled]) -> None:
+    by_key = {variant.key: variant for variant in variants("sm_90")}
+    assert [result.kernel.key for result in kernels] == KEYS
+    for result in kernels:
+        row = result.kernel
+        assert f".entry {row.symbol}(" in result.ptx
+        assert f".reqntid {row.threads}\n" in result.ptx
+        assert row.threads == 32 * by_key[row.key].warps
+        assert row.arch == "sm_90"
+
+
+def test_kernels_do_not_spill_and_fit_the_device(kernels: list[Compiled]) -> None:
+    for result in kernels:
+        assert result.stack_bytes == 0, result.kernel.key
+        assert result.kernel.registers * result.kernel.threads <= 65536
+        assert result.kernel.shared_bytes <= 227 << 10
+
+
+def test_sm_90_multiplies_with_wgmma(kernels: list[Compiled]) -> None:
+    for result in kernels[:2]:
+        assert "wgmma.mma_async" in result.ptx
+        assert "cp.async" in result.ptx
+
+
+def test_margins_keep_subnormal_differences(kernels: list[Compiled]) -> None:
+    route = next(result for result in kernels if result.kernel.kernel == "route_one_block")
+    assert "sub.f32" in route.ptx or "sub.rn.f32" in route.ptx
+    assert ".ftz" not in route.ptx
+
+
+def test_drivers_of_cuda_12_load_what_is_made_for_sm_90(kernels: list[Compiled]) -> None:
+    assert {result.cubin[ABI_VERSION] for result in kernels} == {7}
+
+
+def test_compiling_again_gives_the_same_bytes(kernels: list[Compiled], tmp_path: Path) -> None:
+    keys = KEYS[1:3]
+    again = compiling(compiled, "sm_90", keys, tmp_path)
+    assert list(tmp_path.iterdir()), "compiled from another cache"
+    for first, second in zip(kernels[1:3], again, strict=True):
+        assert first.cubin == second.cubin
+        assert first.kernel == second.kernel
+
+
+@pytest.mark.parametrize("arch", ARCHITECTURES)
+def test_every_launch_finds_its_kernel(arch: str) -> None:
+    keys = [variant.key for variant in variants(arch)]
+    assert len(keys) == len(set(keys))
+    for index, entry in enumerate(entries()):
+        for dtype in {"half": ("fp16", "bf16")}.get(entry.precision, (entry.precision,)):
+            wanted = {(kernel, dtype, index, False) for kernel in ("up", "down_split" if entry.split else "down")}
+            assert (wanted <= set(keys)) == (arch in entry.archs)
+    for choices, _ in plan.ROUTING_BLOCKS:
+        assert {(k, "", choices, False) for k in ("route_one_block", "count_tokens", "place_tokens")} <= set(keys)
+
+
+def test_half_precision_has_kernels_without_masks_where_widths_allow_them() -> None:
+    even = [variant for variant in variants("sm_80") if variant.even]
+    assert {variant.dtype for variant in even} == {"fp16", "bf16"}
+    assert all(_twin(variant) for variant in even)
+
+
+def _twin(variant: Variant) -> bool:
+    kernel, dtype, entry, _ = variant.key
+    return variant.aligned and (kernel, dtype, entry, False) in {other.key for other in variants("sm_80")}
