@@ -11,6 +11,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from acm_export import interrupts
 from acm_export.errors import OutputError
 
 if TYPE_CHECKING:
@@ -51,6 +52,7 @@ def staging_folder(target: Path) -> Iterator[Path]:
 
 def move_into_place(source: Path, target: Path) -> None:
     """Sync ``source`` to disk and rename it over ``target`` (same file system; atomic for files)."""
+    interrupts.check()
     if target.is_dir():
         raise OutputError(f"{target} is a folder", "name a file with -o")
     with source.open("rb") as handle:
@@ -68,6 +70,7 @@ def move_folder_into_place(source: Path, target: Path) -> None:
     Raises:
         OutputError: The target holds something else; nothing was changed.
     """
+    interrupts.check()
     if target.is_symlink() or (target.exists() and not target.is_dir()):
         raise OutputError(f"{target} exists and is not a folder", "choose another folder with -o")
     foreign = sorted(p.name for p in target.iterdir() if not (source / p.name).exists()) if target.exists() else []

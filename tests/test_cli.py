@@ -161,6 +161,7 @@ def test_files_that_are_not_onnx_are_refused(verb: str, content: bytes, tmp_path
     result = run(verb, path, *extra)
     assert result.exit_code == 1
     assert result.stderr.startswith(("error:", "warning:"))
+    assert "hint:" in result.stderr
     assert path.read_bytes() == content
 
 
@@ -220,6 +221,8 @@ def test_an_interrupt_in_generated_code_is_reported_like_any_other(number: int) 
     program = (
         "import click, os\n"
         "from acm_export.cli.common import verb\n"
+        "from acm_export.interrupts import install\n"
+        "install()\n"
         "@click.command()\n"
         "@verb\n"
         "def work(as_json):\n"

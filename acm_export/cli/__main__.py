@@ -1,5 +1,5 @@
 """``python -m acm_export.cli``."""
 
-from acm_export.cli import main
+from acm_export.launcher import main
 
 main()

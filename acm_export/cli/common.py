@@ -5,13 +5,13 @@ from __future__ import annotations
 import functools
 import json
 import logging
-import signal
 import sys
 import warnings
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NoReturn
 
 import click
 
+from acm_export import interrupts
 from acm_export.errors import AcmError, AcmWarning
 
 if TYPE_CHECKING:
@@ -30,28 +30,27 @@ def verb(function: Callable[..., None]) -> Callable[..., None]:
         _prepare()
         try:
             function(*args, **kwargs)
-        except AcmError as error:
-            if debug:
-                raise
-            _fail(str(error), error.hint, error.exit_code)
-        except (_Interrupted, KeyboardInterrupt):
-            if debug:
-                raise
-            _fail("interrupted; what stood at the output before is untouched", None, 1)
+            interrupts.check()
         except (click.ClickException, click.exceptions.Exit, click.Abort, BrokenPipeError):
             raise  # click knows what to do
-        except Exception as error:  # the last line of defence: no traceback without --debug
+        except (interrupts.Interrupted, Exception) as error:  # the last line of defence: no traceback without --debug
             if debug:
                 raise
-            reason = str(error).strip().splitlines() or ["no message"]
-            _fail(f"unexpected {type(error).__name__}: {reason[0]}", "run again with --debug and report it", 1)
+            _explain(error)
 
     return run
 
 
+def _explain(error: BaseException) -> NoReturn:
+    if interrupts.asked():  # whatever became of it on its way
+        _fail("interrupted; what stood at the output before is untouched", None, 1)
+    if isinstance(error, AcmError):
+        _fail(str(error), error.hint, error.exit_code)
+    reason = str(error).strip().splitlines() or ["no message"]
+    _fail(f"unexpected {type(error).__name__}: {reason[0]}", "run again with --debug and report it", 1)
+
+
 def _prepare() -> None:
-    for number in (signal.SIGINT, signal.SIGTERM):
-        signal.signal(number, _interrupt)
     handler = logging.StreamHandler(sys.stderr)
     handler.setFormatter(logging.Formatter("%(message)s"))
     logger = logging.getLogger("acm_export")
@@ -61,24 +60,12 @@ def _prepare() -> None:
     warnings.simplefilter("always", AcmWarning)
 
 
-class _Interrupted(BaseException):
-    """Raised by SIGINT and SIGTERM.
-
-    Not KeyboardInterrupt: once that has passed through ``exec`` of a string, as PyTorch makes of every graph, CPython
-    dies of SIGINT at exit although it was caught (tried: 3.10 to 3.13).
-    """
-
-
-def _interrupt(*_: Any) -> None:
-    raise _Interrupted
-
-
 def _show_warning(message: Warning | str, category: type[Warning], *_: Any, **__: Any) -> None:
     if issubclass(category, AcmWarning):
         click.echo(f"{click.style('warning:', fg='yellow')} {message}", err=True)
 
 
-def _fail(message: str, hint: str | None, code: int) -> None:
+def _fail(message: str, hint: str | None, code: int) -> NoReturn:
     click.echo(f"{click.style('error:', fg='red')} {message}", err=True)
     if hint:
         click.echo(f"{click.style('hint:', fg='cyan')} {hint}", err=True)
