@@ -7,10 +7,13 @@ from typing import TYPE_CHECKING
 import pytest
 from plugin_build import build, compile_stand_in_driver
 from plugin_core import Core, Driver
+from plugin_harness import Harness
 from plugin_pack import write_stand_in_pack
 
 if TYPE_CHECKING:
     from pathlib import Path
+
+    from acm_export.plugins.tensorrt.headers import TensorRTHeaders
 
 
 @pytest.fixture(scope="session")
@@ -35,6 +38,28 @@ def core(stand_in_pack: Path, stand_in_driver: Path, tmp_path_factory: pytest.Te
 def driver(core: Core, stand_in_driver: Path) -> Driver:
     """The stand-in driver that ``core`` opens, as a discrete GPU of architecture sm_90."""
     assert core
+    stand_in = Driver(stand_in_driver)
+    stand_in.reset()
+    return stand_in
+
+
+@pytest.fixture(scope="session")
+def built(headers: TensorRTHeaders, stand_in_pack: Path, tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
+    """The plugin library and its harness, for one set of TensorRT headers."""
+    folder = tmp_path_factory.mktemp(f"trt{headers.version_text}")
+    targets = ("acm_plugin_harness", "acm_gated_learners")
+    return {target: build(target, folder, stand_in_pack, headers) for target in targets}
+
+
+@pytest.fixture(scope="session")
+def harness(built: dict[str, Path], stand_in_driver: Path) -> Harness:
+    return Harness(built["acm_plugin_harness"], stand_in_driver)
+
+
+@pytest.fixture
+def gpu(harness: Harness, stand_in_driver: Path) -> Driver:
+    """The stand-in driver that ``harness`` opens, as a discrete GPU of architecture sm_90; the log is empty."""
+    harness.take_log()
     stand_in = Driver(stand_in_driver)
     stand_in.reset()
     return stand_in

@@ -5,6 +5,7 @@ from __future__ import annotations
 import click
 
 from acm_export import __version__
+from acm_export.cli.build_plugin import build_plugin
 from acm_export.cli.convert import convert
 from acm_export.cli.demo import demo
 from acm_export.cli.export import export
@@ -22,5 +23,5 @@ def main() -> None:
     """
 
 
-for command in (convert, demo, export, inspect, set_budget, verify):
+for command in (build_plugin, convert, demo, export, inspect, set_budget, verify):
     main.add_command(command)

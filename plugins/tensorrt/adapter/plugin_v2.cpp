@@ -53,12 +53,12 @@ void PluginV2::configurePlugin(const DynamicPluginTensorDesc* inputs, std::int32
                                const DynamicPluginTensorDesc* outputs, std::int32_t num_outputs) noexcept {
   guarded_action("configurePlugin", [&] {
     const Range range = range_of(inputs, num_inputs, outputs, num_outputs);
-    if (is_known(range.current[kX].shape)) {  // about to run, or a network without dynamic shapes
-      layer_.prepare(range.current);
-      configured_ = range.current;
+    const bool about_to_run = is_known(range.current[kX].shape);  // or a network without dynamic shapes
+    configured_ = about_to_run ? range.current : range.largest;
+    if (about_to_run) {
+      layer_.prepare(*configured_);
     } else {
-      layer_.plan_for(range.largest);
-      configured_ = range.largest;
+      layer_.plan_for(*configured_);
     }
   });
 }
@@ -71,6 +71,7 @@ std::size_t PluginV2::getWorkspaceSize(const PluginTensorDesc* inputs, std::int3
   });
 }
 
+// configurePlugin has no result, so what was wrong there stops the builder here.
 std::int32_t PluginV2::initialize() noexcept {
   return guarded_action("initialize", [&] {
     if (configured_) {

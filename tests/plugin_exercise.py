@@ -1,0 +1,73 @@
+"""Walk through a harness library, good calls and bad ones: ``plugin_exercise.py TARGET LIBRARY DRIVER``.
+
+Run by tests/test_plugin_sanitized.py in a process with sanitizers; what calls do is tested elsewhere.
+"""
+
+from __future__ import annotations
+
+import sys
+from dataclasses import replace
+from pathlib import Path
+
+from plugin_core import TENSORS, Case, Core, Driver, pointers
+from plugin_harness import Harness, fields_of
+
+CASES = [
+    Case(leading=leading, dtype=dtype, model_dim=model_dim, num_learners=learners, allow_tf32=tf32)
+    for leading in ((1,), (2, 50), (9, 3000), (0, 3))
+    for dtype, tf32 in (("float16", False), ("float32", True))
+    for model_dim in (64, 65)
+    for learners in (1, 4, 64)
+]
+
+
+def exercise_core(core: Core) -> None:
+    for case in CASES:
+        layer = core.layer(case)
+        assert layer.workspace(case.tensors()) >= 0
+        assert layer.prepare(case.tensors()), core.error
+        for tactic in [0, *layer.tactics(case.tensors())]:
+            assert layer.set_tactic(tactic)
+            assert layer.enqueue(case.tensors()), core.error
+        assert not layer.set_tactic(-1)
+        for name in TENSORS:
+            assert not layer.enqueue(case.tensors(**{name: (1, 2, 3, 4, 5, 6, 7, 8)}))
+            assert not layer.enqueue(case.tensors(**{name: "other"}))
+
+
+def exercise_plugin(harness: Harness) -> None:
+    for case in CASES:
+        largest = replace(case, leading=tuple(4 * size + 1 for size in case.leading))
+        unknown = replace(case, leading=(-1,) * len(case.leading))
+        made = harness.create(fields_of(case))
+        assert made, harness.take_log()
+        assert made.output_shapes(case.tensors())
+        assert made.output_types(case.tensors())
+        assert made.configure(unknown.tensors(), case.tensors(), largest.tensors()) == 0
+        assert made.workspace(unknown.tensors(), case.tensors(), largest.tensors()) > 0
+        copy = made.clone()
+        del made
+        loaded = copy.round_trip().attach()
+        for shapes in (case, largest):
+            assert loaded.change_shapes(shapes.tensors()) == 0, harness.take_log()
+            assert loaded.enqueue(shapes.tensors()) == 0, harness.take_log()
+        for name in TENSORS:
+            assert loaded.enqueue(case.tensors(**{name: (3, 3, 3)})) != 0
+            assert 0 in case.leading or loaded.enqueue(case.tensors(), pointers(**{name: 0})) != 0
+        copy.tactics()
+        copy.timing_id()
+    for change in ({"activation": None}, {"num_learners": 99}, {"activation": b"x" * 5000}, {"y": 1}):
+        assert harness.create(fields_of(CASES[0], **change)) is None
+
+
+def main(target: str, library: Path, driver: Path) -> None:
+    Driver(driver).reset()
+    if target == "acm_core_harness":
+        exercise_core(Core(library, driver))
+    else:
+        exercise_plugin(Harness(library, driver))
+    sys.stdout.write("done\n")
+
+
+if __name__ == "__main__":
+    main(sys.argv[1], Path(sys.argv[2]), Path(sys.argv[3]))

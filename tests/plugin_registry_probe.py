@@ -1,0 +1,87 @@
+"""Load a plugin library into the registry of a real TensorRT and print what came of it as JSON.
+
+Run by tests/test_plugin_registry.py with a Python that has a TensorRT: ``PYTHON plugin_registry_probe.py LIBRARY HOW``;
+HOW is ``load`` (loadLibrary), ``dlopen``, or ``dlopen,load``. Knows only NumPy and TensorRT, and no GPU is needed.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import importlib
+import json
+import sys
+from importlib.util import find_spec
+from typing import Any
+
+import numpy as np
+
+KEPT: list[Any] = []
+"""Values of fields: TensorRT keeps their addresses only."""
+
+
+def import_tensorrt() -> Any:
+    name = next(name for name in ("tensorrt_lean", "tensorrt_lean_bindings", "tensorrt") if find_spec(name))
+    return importlib.import_module(name)
+
+
+def main(library: str, how: str) -> None:
+    trt = import_tensorrt()
+    registry = trt.get_plugin_registry()
+    report: dict[str, Any] = {"version": trt.__version__, "counts": []}
+    for step in how.split(","):
+        if step == "load":
+            report["handle"] = registry.load_library(library) is not None
+        else:
+            ctypes.CDLL(library)
+        report["counts"].append(len(creators(registry)))
+    if creators(registry):
+        creator = creators(registry)[0]
+        report["field_names"] = [field.name for field in creator.field_names]
+        report["plugins"] = plugins(trt, creator)
+    print(json.dumps(report))  # noqa: T201
+
+
+def creators(registry: Any) -> list[Any]:
+    listed = registry.all_creators if hasattr(registry, "all_creators") else registry.plugin_creator_list
+    return [creator for creator in listed if creator.name == "GatedLearners"]
+
+
+def plugins(trt: Any, creator: Any) -> dict[str, bool]:
+    if not hasattr(trt, "TensorRTPhase"):
+        return plugins_v2(trt, creator)
+    good, bad = fields(trt, "gelu"), fields(trt, "tanh")
+    phases = {"build": trt.TensorRTPhase.BUILD, "runtime": trt.TensorRTPhase.RUNTIME}
+    made = {name: creator.create_plugin("node", good, phase) is not None for name, phase in phases.items()}
+    refused = {f"bad {name}": creator.create_plugin("node", bad, phase) is not None for name, phase in phases.items()}
+    return made | refused
+
+
+def plugins_v2(trt: Any, creator: Any) -> dict[str, bool]:
+    plugin = creator.create_plugin("node", fields(trt, "gelu"))
+    content = bytes(plugin.serialize())
+    again = creator.deserialize_plugin("node", content)
+    return {
+        "build": plugin is not None,
+        "runtime": again is not None and bytes(again.serialize()) == content,
+        "clone": bytes(plugin.clone().serialize()) == content,
+        "bad build": creator.create_plugin("node", fields(trt, "tanh")) is not None,
+        "bad runtime": creator.deserialize_plugin("node", content[:-1]) is not None,
+        "bad magic": creator.deserialize_plugin("node", b"\0" * len(content)) is not None,
+    }
+
+
+def fields(trt: Any, activation: str) -> Any:
+    values = {
+        "num_learners": np.array([4], np.int32),
+        "min_learners": np.array([1], np.int32),
+        "activation": np.frombuffer(activation.encode() + b"\0", np.int8),
+    }
+    KEPT.extend(values.values())
+    kinds = (trt.PluginFieldType.INT32, trt.PluginFieldType.INT32, trt.PluginFieldType.CHAR)
+    return trt.PluginFieldCollection(
+        [trt.PluginField(name, value, kind) for (name, value), kind in zip(values.items(), kinds, strict=True)]
+    )
+
+
+if __name__ == "__main__":
+    main(*sys.argv[1:])
