@@ -104,19 +104,23 @@ def test_numpy_scalars_and_enums_beside_the_weights_are_inert(tmp_path: Path) ->
 
 
 def test_missing_empty_random_and_truncated_files_are_refused_with_a_hint(tmp_path: Path) -> None:
-    with pytest.raises(CheckpointError, match="there is no file"):
+    with pytest.raises(CheckpointError, match="there is no file") as refused:
         load_state(tmp_path / "missing.pth")
-    with pytest.raises(CheckpointError):
+    assert refused.value.hint
+    with pytest.raises(CheckpointError) as refused:
         load_state(tmp_path)
+    assert "is a folder" in str(refused.value.hint)
     whole = saved(tmp_path, {"model_state": STATE}).read_bytes()
-    for name, content in {
-        "empty": b"", "random": os.urandom(5000), "half": whole[: len(whole) // 2], "no_end": whole[:-30],
-        "zip_start": b"PK\x03\x04", "text": b"a,b\n1,2\n",
-    }.items():  # fmt: skip
+    for name, content, hint in [
+        ("empty", b"", "empty"), ("random", b"r" + os.urandom(5000), "safetensors"),
+        ("text", b"a,b\n1,2\n", "safetensors"),
+        ("half", whole[: len(whole) // 2], "cut off"), ("no_end", whole[:-30], "cut off"),
+        ("zip_start", b"PK\x03\x04", "cut off"),
+    ]:  # fmt: skip
         (tmp_path / name).write_bytes(content)
         with pytest.raises(CheckpointError, match=name) as refused:
             load_state(tmp_path / name)
-        assert "safetensors" in str(refused.value.hint)
+        assert hint in str(refused.value.hint)
 
 
 def test_a_byte_changed_in_a_storage_is_noticed(tmp_path: Path) -> None:
@@ -160,3 +164,9 @@ def test_files_of_big_endian_machines_are_refused(tmp_path: Path) -> None:
 def test_other_content_is_refused_and_named(content: Any, said: str, tmp_path: Path) -> None:
     with pytest.raises(CheckpointError, match=said):
         load_state(saved(tmp_path, content))
+
+
+def test_a_bare_state_dict_is_refused_in_few_words_with_the_way_to_pass_it(tmp_path: Path) -> None:
+    with pytest.raises(CheckpointError, match=r"found: w0, w1, w2, w3, w4 and 45 more$") as refused:
+        load_state(saved(tmp_path, {f"w{index}": torch.ones(1) for index in range(50)}))
+    assert ".safetensors" in str(refused.value.hint)

@@ -82,6 +82,14 @@ def test_expanded_views_are_refused_with_what_to_do(tmp_path: Path) -> None:
         load_state(saved(tmp_path, {"model_state": {"w": torch.ones(1).expand(1000)}}))
 
 
+def test_many_names_for_one_storage_are_refused_with_both_sizes(tmp_path: Path) -> None:
+    shared = torch.zeros(1000)
+    with pytest.raises(CheckpointError, match=r"200000 bytes.* 4000") as refused:
+        load_state(saved(tmp_path, {"model_state": {f"w{index}": shared for index in range(50)}}))
+    assert "clone" in str(refused.value.hint)
+    assert len(load_state(saved(tmp_path, {"model_state": {"a": shared, "tied": shared}}))[0]) == 2
+
+
 @pytest.mark.parametrize("count", [5, 7, -6, 1 << 60, "x", None, float("nan"), float("inf")])
 def test_a_storage_of_another_length_than_announced_is_refused(count: Any, tmp_path: Path) -> None:
     crafted = tensor(0, (2,), (1,), count)

@@ -19,10 +19,12 @@ import torch
 from acm_export.errors import CheckpointError
 
 if TYPE_CHECKING:
+    from collections.abc import Iterable
     from pathlib import Path
 
 _MAX_PICKLE_BYTES = 256 << 20
 _MAX_DEPTH = 16
+_MAX_SHARING = 4  # bytes of all tensors over bytes of their storages: tied weights and views need little more than 1
 _DTYPES = {
     "FloatStorage": torch.float32,
     "DoubleStorage": torch.float64,
@@ -53,9 +55,9 @@ def load_state(path: Path) -> tuple[dict[str, torch.Tensor], dict[str, Any]]:
         with zipfile.ZipFile(path) as archive:
             content = _Reader(archive).load()
     except FileNotFoundError as error:
-        raise CheckpointError(f"there is no file {path}") from error
+        raise CheckpointError(f"there is no file {path}", "give the .pth file that the authors' code saved") from error
     except (OSError, zipfile.BadZipFile) as error:
-        raise CheckpointError(f"{path} is not a complete PyTorch zip file: {error}", _resave_hint()) from error
+        raise CheckpointError(f"{path} is not a complete PyTorch zip file: {error}", _unreadable_hint(path)) from error
     except CheckpointError:
         raise
     except (
@@ -71,14 +73,59 @@ def load_state(path: Path) -> tuple[dict[str, torch.Tensor], dict[str, Any]]:
     ) as error:
         raise CheckpointError(f"{path} holds a broken pickle: {error}") from error
     if not isinstance(content, dict) or not isinstance(content.get("model_state"), dict):
-        found = ", ".join(map(str, content)) if isinstance(content, dict) else type(content).__name__
-        raise CheckpointError(f"{path} has no 'model_state'; found: {found or 'nothing'}")
+        found = _abridged(content) if isinstance(content, dict) else type(content).__name__
+        bare = isinstance(content, dict) and any(isinstance(value, torch.Tensor) for value in content.values())
+        raise CheckpointError(
+            f"{path} has no 'model_state'; found: {found or 'nothing'}",
+            "a state dict alone is read as .safetensors: write it with safetensors.torch.save_file"
+            if bare
+            else "give the file that the authors' code saved, or its model_state as .safetensors",
+        )
     state = content["model_state"]
     strange = [str(name) for name, value in state.items() if not isinstance(value, torch.Tensor)]
     if strange:
         raise CheckpointError(f"'model_state' of {path} holds values that are not tensors: {', '.join(strange[:5])}")
+    _check_sharing(state.values(), path)
     args = _plain(content.get("args"))
     return {str(k): v for k, v in state.items()}, args if isinstance(args, dict) else {}
+
+
+def _check_sharing(tensors: Iterable[torch.Tensor], path: Path) -> None:
+    """Refuse many tensors over few storages: converting them would take memory that the file does not have."""
+    total = 0
+    storages: dict[int, int] = {}
+    for tensor in tensors:
+        total += tensor.numel() * tensor.itemsize
+        storages[tensor.untyped_storage().data_ptr()] = tensor.untyped_storage().nbytes()
+    if total > _MAX_SHARING * sum(storages.values()):
+        raise CheckpointError(
+            f"the tensors of {path} have {total} bytes, but share storages of {sum(storages.values())}; "
+            f"at most {_MAX_SHARING} times as many are expected",
+            "save each tensor as a clone of its own",
+        )
+
+
+def _abridged(names: Iterable[Any]) -> str:
+    names = [str(name) for name in names]
+    return ", ".join(names[:5]) + (f" and {len(names) - 5} more" if len(names) > 5 else "")
+
+
+def _unreadable_hint(path: Path) -> str:
+    """What to do about a file that does not open as a zip file; the beginning of the file tells."""
+    if path.is_dir():
+        return f"{path} is a folder; give the .pth file, or pass a checkpoint folder straight to acm-export export"
+    try:
+        with path.open("rb") as file:
+            start = file.read(4)
+    except OSError:
+        return "check that the file can be read"
+    if not start:
+        return "the file is empty: copy or save it again"
+    if start.startswith(b"PK"):
+        return "the file is cut off or damaged: copy or save it again"
+    if start.startswith(b"\x80"):
+        return _resave_hint()
+    return "give a .pth file that torch.save wrote, or its model_state as .safetensors"
 
 
 def _resave_hint() -> str:
@@ -186,7 +233,9 @@ class _Reader:
         self._archive = archive
         pickles = [name for name in archive.namelist() if name.endswith("/data.pkl")]
         if len(pickles) != 1:
-            raise CheckpointError("the zip file is not a PyTorch checkpoint (no data.pkl)", _resave_hint())
+            raise CheckpointError(
+                "the zip file is not a PyTorch checkpoint (no data.pkl)", "give a .pth file that torch.save wrote"
+            )
         self._root = pickles[0].removesuffix("data.pkl")
         self._storages: dict[str, _Storage] = {}
         if self._root + "byteorder" in archive.namelist() and self._read("byteorder", 16) != b"little":
