@@ -112,10 +112,20 @@ def test_flags_that_agree_with_the_weights_are_accepted(tmp_path: Path) -> None:
     assert converted.num_learners == 4
 
 
-def test_a_file_whose_gates_all_skip_the_first_learners_needs_the_flag(tmp_path: Path) -> None:
+@pytest.mark.parametrize("options", [{}, {"num_learners": 4}, {"min_learners": {"q_proj": 1}}])
+def test_b2_tells_n_where_every_gate_skips_the_first_learners(options: dict[str, Any], tmp_path: Path) -> None:
     state, images = with_acm(dense_state(), Q0, acm_layer(h=6, minimum=1)), torch.randn(2, 1, 8, 8)
-    with pytest.raises(CheckpointError, match="b2"):
-        convert(tmp_path, state)
+    converted = convert(tmp_path, state, **options)
+    assert converted.num_learners == 4
+    assert [layer.spec.min_learners for _, layer in acm_layers(converted.model)] == [1]
+    assert any("b2" in line for line in converted.inferred) == ("num_learners" not in options)
+    expected = vit.forward(state, images, minimum={"q_proj": 1})
+    torch.testing.assert_close(logits(converted, images), expected, rtol=1e-4, atol=1e-4)
+
+
+def test_without_b2_a_file_whose_gates_all_skip_the_first_learners_needs_the_flag(tmp_path: Path) -> None:
+    state, images = with_acm(dense_state(), Q0, acm_layer(h=6, minimum=1, b2=False)), torch.randn(2, 1, 8, 8)
+    assert any("--min-learners" in line for line in convert(tmp_path, state).inferred)
     with pytest.raises(CheckpointError, match="N = 4"):
         convert(tmp_path, state, num_learners=4)
     for options in ({"min_learners": {"q_proj": 1}}, {"min_learners": {"q_proj": 1}, "num_learners": 4}):

@@ -10,7 +10,7 @@ import torch
 from reference_vit import HEADS, acm_layer, acm_state, dense_state, with_acm
 
 from acm_export.checkpoints import convert_reference
-from acm_export.errors import AcmWarning, CheckpointError
+from acm_export.errors import AcmWarning, CheckpointError, UsageError
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -27,7 +27,7 @@ def convert(folder: Path, state: vit.State, args: Any = None, **options: Any) ->
 
 @pytest.mark.parametrize("heads", [5, 0, -3, 24])
 def test_heads_that_do_not_divide_the_width_are_refused(heads: int, tmp_path: Path) -> None:
-    with pytest.raises(CheckpointError, match=rf"{heads}.*12"):
+    with pytest.raises(UsageError, match=rf"{heads}.*12"):
         convert(tmp_path, dense_state(), num_heads=heads)
 
 
@@ -42,20 +42,60 @@ def test_not_a_number_in_the_weights_is_a_warning_with_the_name(tmp_path: Path) 
 @pytest.mark.parametrize(
     ("options", "said"),
     [
-        ({"num_learners": 3}, r"5 choices.*N = 3"),
-        ({"num_learners": 5}, r"N = 5 does not divide|24 columns|b2|N = 5"),
-        ({"num_learners": 0}, "N = 0"),
-        ({"num_learners": -1}, "N = -1"),
+        ({"num_learners": 3}, r"5 rows.*N = 4.*N = 3"),
+        ({"num_learners": 5}, r"5 rows.*N = 4.*N = 5"),
         ({"num_learners": 65}, "65"),
-        ({"min_learners": {"k_proj": 1}}, "k_proj"),
         ({"min_learners": {"q_proj": 2}, "num_learners": 4}, r"q_proj.*4 choices.*= 1.*gives 2"),
         ({"min_learners": {"mlp": 1}, "num_learners": 4}, r"mlp.*5 choices.*= 0.*gives 1"),
         ({"min_learners": {"q_proj": -1}}, r"q_proj.*-1"),
     ],
 )
 def test_flags_that_contradict_the_weights_are_refused(options: dict[str, Any], said: str, tmp_path: Path) -> None:
-    with pytest.raises(CheckpointError, match=said):
+    with pytest.raises(CheckpointError, match=said) as refused:
         convert(tmp_path, acm_state(), **options)
+    assert refused.value.hint
+
+
+@pytest.mark.parametrize(
+    ("options", "said"),
+    [({"num_learners": 3}, r"5 choices.*N = 3"), ({"num_learners": 5}, "the widest with 5 choices")],
+)
+def test_without_b2_the_gates_contradict_the_flags(options: dict[str, Any], said: str, tmp_path: Path) -> None:
+    state = {name: tensor for name, tensor in acm_state().items() if not name.endswith(".b2")}
+    with pytest.raises(CheckpointError, match=said):
+        convert(tmp_path, state, **options)
+
+
+@pytest.mark.parametrize(
+    ("options", "said"),
+    [({"num_learners": 0}, "N = 0"), ({"num_learners": -1}, "N = -1"), ({"min_learners": {"k_proj": 1}}, "k_proj")],
+)
+def test_flags_that_no_weights_could_agree_with_are_usage_errors(
+    options: dict[str, Any], said: str, tmp_path: Path
+) -> None:
+    with pytest.raises(UsageError, match=said) as refused:
+        convert(tmp_path, acm_state(), **options)
+    assert refused.value.hint
+
+
+def test_layers_whose_b2_mean_another_n_are_refused_with_both(tmp_path: Path) -> None:
+    state = with_acm(acm_state(), MLP0, acm_layer(n=3))
+    with pytest.raises(CheckpointError, match=r"N = \d, but .* N = \d"):
+        convert(tmp_path, state)
+
+
+def test_names_are_checked_before_values(tmp_path: Path, recwarn: pytest.WarningsRecorder) -> None:
+    stray = {"foo.bar": torch.full((3,), float("nan"))}
+    with pytest.raises(CheckpointError, match="foo") as refused:
+        convert(tmp_path, acm_state() | stray)
+    assert refused.value.hint
+    assert not [warning for warning in recwarn if issubclass(warning.category, AcmWarning)]
+
+
+def test_heads_that_the_file_records_are_in_the_hint_of_the_contradiction(tmp_path: Path) -> None:
+    with pytest.raises(CheckpointError) as refused:
+        convert(tmp_path, dense_state(), {"model_args": {"num_heads": HEADS}}, num_heads=4)
+    assert str(HEADS) in str(refused.value.hint)
 
 
 @pytest.mark.parametrize("options", [{"num_learners": 4}, {"min_learners": {"mlp": 1}}])
@@ -77,8 +117,9 @@ def test_flags_for_acm_layers_on_a_dense_file_are_refused(options: dict[str, Any
 def test_weights_without_a_tensor_are_refused(missing: str, tmp_path: Path) -> None:
     state = acm_state()
     del state[missing]
-    with pytest.raises(CheckpointError):
+    with pytest.raises(CheckpointError) as refused:
         convert(tmp_path, state)
+    assert refused.value.hint
 
 
 def test_a_layer_without_a_gate_or_a_missing_transformer_layer_is_named(tmp_path: Path) -> None:
@@ -86,8 +127,9 @@ def test_a_layer_without_a_gate_or_a_missing_transformer_layer_is_named(tmp_path
     with pytest.raises(CheckpointError, match=rf"{MLP0} has no gate"):
         convert(tmp_path, state)
     state = {k.replace("encoder_layer_1", "encoder_layer_2"): v for k, v in dense_state().items()}
-    with pytest.raises(CheckpointError, match=r"\[0, 2\]"):
+    with pytest.raises(CheckpointError, match=r"\[0, 2\]") as refused:
         convert(tmp_path, state)
+    assert refused.value.hint
 
 
 @pytest.mark.parametrize(
@@ -100,8 +142,9 @@ def test_a_layer_without_a_gate_or_a_missing_transformer_layer_is_named(tmp_path
     ],
 )  # fmt: skip
 def test_tensors_that_are_no_part_of_that_model_are_refused(name: str, tmp_path: Path) -> None:
-    with pytest.raises(CheckpointError):
+    with pytest.raises(CheckpointError) as refused:
         convert(tmp_path, acm_state() | {name: torch.ones(3)})
+    assert refused.value.hint
 
 
 def test_a_gate_with_something_between_its_maps_is_refused(tmp_path: Path) -> None:
@@ -128,8 +171,9 @@ def test_a_gate_with_something_between_its_maps_is_refused(tmp_path: Path) -> No
 def test_tensors_of_another_shape_are_refused(name: str, shape: tuple[int, ...], tmp_path: Path) -> None:
     state = acm_state()
     state[name] = torch.zeros(shape)
-    with pytest.raises(CheckpointError):
+    with pytest.raises(CheckpointError) as refused:
         convert(tmp_path, state)
+    assert refused.value.hint
 
 
 @pytest.mark.parametrize("shape", [(), (2,), (37, 12), (36, 11), (36,)])

@@ -10,12 +10,13 @@ from dataclasses import dataclass
 
 import torch
 
-from acm_export.errors import AcmError, CheckpointError
+from acm_export.errors import AcmError, CheckpointError, UsageError
 from acm_export.modules import ACMSpec
 
 State = dict[str, torch.Tensor]
 MinLearners = Mapping[str, int]
 
+_SAVE_AGAIN = "the file is damaged or was changed after training: save it again"
 _GATE = "gating_network."
 _LINEAR = re.compile(r"gating_network\.(?:fc|net\.(\d+))\.(weight|bias)")
 _LEARNERS = ("w1", "b1", "w2", "b2")
@@ -43,7 +44,10 @@ def group_acm_layers(state: State) -> tuple[dict[str, State], State]:
             if key not in _IGNORED:
                 groups[owner][key] = tensor
         else:
-            raise CheckpointError(f"the weights hold {name!r}, which is no part of an ACM layer")
+            raise CheckpointError(
+                f"the weights hold {name!r}, which is no part of an ACM layer",
+                f"expected: {', '.join(_LEARNERS)}, {_GATE}*",
+            )
     return dict(groups), dense
 
 
@@ -52,8 +56,8 @@ def infer_learners(
 ) -> dict[str, InferredLayer]:
     """Find N, h, min_learners and the gate of every ACM layer.
 
-    A gate has N + 1 - min_learners choices. So the widest gate tells N, unless flags say that learners always run there
-    too; N tells min_learners of every other layer.
+    b2 has N + 1 rows, a gate N + 1 - min_learners choices. So b2 tells N; where no layer has one, the widest gate does,
+    unless flags say that learners always run there too. N tells min_learners of every other layer.
 
     Args:
         groups: The tensors of each ACM layer.
@@ -65,35 +69,69 @@ def infer_learners(
 
     Raises:
         CheckpointError: The tensors contradict each other or the flags; the message has both values.
+        UsageError: ``num_learners`` is no count, or ``min_learners`` names no layer.
     """
     gates = {name: _gate(name, tensors) for name, tensors in groups.items()}
     unused = [pattern for pattern in min_learners if not any(pattern in name for name in groups)]
     if unused:
-        raise CheckpointError(f"--min-learners names {', '.join(unused)}, which is part of no ACM layer's name")
+        known = sorted({name.rpartition(".")[2] for name in groups})
+        raise UsageError(
+            f"--min-learners names {', '.join(unused)}, which is part of no ACM layer's name",
+            f"the ACM layers are {', '.join(known[:6])}",
+        )
     widths = {name: gate[-1][0].shape[0] for name, gate in gates.items()}
     given = {name: next((v for k, v in min_learners.items() if k in name), None) for name in groups}
-    n = num_learners
+    stated = _stated_learners(groups, num_learners)
+    n = num_learners if stated is None else stated
     if n is None:
         n = max((width - 1 + (given[name] or 0) for name, width in widths.items()), default=0)
     for name, width in widths.items():
-        _check_gate(name, width, n, given[name], is_widest=width == max(widths.values()))
+        _check_gate(name, width, n, given[name], tells_n=stated is None and width == max(widths.values()))
     return {name: _layer(name, tensors, gates[name], n, n + 1 - widths[name]) for name, tensors in groups.items()}
 
 
-def _check_gate(name: str, width: int, n: int, given: int | None, *, is_widest: bool) -> None:
+def _stated_learners(groups: dict[str, State], num_learners: int | None) -> int | None:
+    """N from the shapes of b2, [(N+1)*D] with D from w1, held against the flag; None where no layer has a b2."""
+    if num_learners is not None and num_learners < 1:
+        raise UsageError(f"--num-learners gives N = {num_learners}, expected at least 1", "leave it out to infer N")
+    stated: dict[str, int] = {}
+    for name, tensors in groups.items():
+        if {"b2", "w1"} <= tensors.keys() and tensors["w1"].ndim == 2:
+            values, d = tensors["b2"].numel(), max(1, tensors["w1"].shape[0])
+            if values % d or values < 2 * d:
+                raise CheckpointError(
+                    f"{name}: b2 has {values} values, expected (N+1)*D with D = {d} and N of at least 1", _SAVE_AGAIN
+                )
+            stated[name] = values // d - 1
+    for name, n in stated.items():
+        first = next(iter(stated))
+        if n != stated[first]:
+            raise CheckpointError(
+                f"{name}: b2 means N = {n}, but that of {first} means N = {stated[first]}", _SAVE_AGAIN
+            )
+        if num_learners is not None and n != num_learners:
+            raise CheckpointError(
+                f"{name}: b2 has {n + 1} rows, which means N = {n}, but --num-learners gives N = {num_learners}",
+                f"leave --num-learners out, or give {n}",
+            )
+    return next(iter(stated.values()), None)
+
+
+def _check_gate(name: str, width: int, n: int, given: int | None, *, tells_n: bool) -> None:
     """Hold the width of one gate against N and the flag for its layer."""
     minimum = n + 1 - width
     if given is not None and given != minimum:
         raise CheckpointError(
             f"{name}: the gate has {width} choices; with N = {n} that means min_learners = {minimum}, "
-            f"but --min-learners gives {given}"
+            f"but --min-learners gives {given}",
+            f"leave it out, or give {minimum}",
         )
     if not 0 <= minimum <= n:
         raise CheckpointError(
             f"{name}: the gate has {width} choices, which contradicts N = {n} (at most {n + 1})",
-            "correct --num-learners, or leave it out to infer N from the widest gate",
+            "correct --num-learners, or leave it out to infer N from b2 or the widest gate",
         )
-    if minimum > 0 and is_widest and given is None:
+    if minimum > 0 and tells_n and given is None:
         raise CheckpointError(
             f"{name}: its gate is the widest with {width} choices, which means N = {width - 1}, "
             f"but the flags say N = {n}",
@@ -108,10 +146,16 @@ def _gate(name: str, tensors: State) -> list[tuple[torch.Tensor, torch.Tensor]]:
         if key.startswith(_GATE):
             match = _LINEAR.fullmatch(key)
             if match is None:
-                raise CheckpointError(f"{name}.{key} is not part of a gate that this version knows (fc, net.0, ...)")
+                raise CheckpointError(
+                    f"{name}.{key} is not part of a gate that this version knows (fc, net.0, ...)",
+                    "only gates of linear maps are supported",
+                )
             parts[int(match[1] or 0)][match[2]] = tensor
     if sorted(parts) != list(range(len(parts))):
-        raise CheckpointError(f"{name} has a gate with maps {sorted(parts)}; something stands between them")
+        raise CheckpointError(
+            f"{name} has a gate with maps {sorted(parts)}; something stands between them",
+            "only gates of linear maps are supported",
+        )
     linears = [parts[index] for index in sorted(parts)]
     if not linears:
         raise CheckpointError(
@@ -119,11 +163,14 @@ def _gate(name: str, tensors: State) -> list[tuple[torch.Tensor, torch.Tensor]]:
         )
     for linear in linears:
         if linear.keys() != {"weight", "bias"} or linear["weight"].ndim != 2:
-            raise CheckpointError(f"{name} has a gate with parts {', '.join(linear)}; expected weight and bias")
+            raise CheckpointError(
+                f"{name} has a gate with parts {', '.join(linear)}; expected weight and bias", _SAVE_AGAIN
+            )
     for before, after in itertools.pairwise(linears):
         if before["weight"].shape[0] != after["weight"].shape[1]:
             raise CheckpointError(
-                f"{name}: a gate map of width {before['weight'].shape[0]} feeds one of {after['weight'].shape[1]}"
+                f"{name}: a gate map of width {before['weight'].shape[0]} feeds one of {after['weight'].shape[1]}",
+                _SAVE_AGAIN,
             )
     return [(linear["weight"], linear["bias"]) for linear in linears]
 
@@ -132,20 +179,23 @@ def _layer(
     name: str, tensors: State, gate: list[tuple[torch.Tensor, torch.Tensor]], n: int, minimum: int
 ) -> InferredLayer:
     if missing := {"w1", "w2"} - tensors.keys():
-        raise CheckpointError(f"{name} has no {', '.join(missing)}")
+        raise CheckpointError(f"{name} has no {', '.join(sorted(missing))}", _SAVE_AGAIN)
     w1, w2 = tensors["w1"], tensors["w2"]
     if w1.ndim != 2 or w2.ndim != 2 or w1.shape != w2.T.shape:
-        raise CheckpointError(f"{name}: w1 is {list(w1.shape)} and w2 {list(w2.shape)}; expected transposed shapes")
+        raise CheckpointError(
+            f"{name}: w1 is {list(w1.shape)} and w2 {list(w2.shape)}; expected transposed shapes", _SAVE_AGAIN
+        )
     d, width = w1.shape
     if n < 1 or width % n:
         raise CheckpointError(f"{name}: w1 has {width} columns, which N = {n} does not divide", "give --num-learners")
     if gate[0][0].shape[1] != d:
-        raise CheckpointError(f"{name}: the gate reads width {gate[0][0].shape[1]}, the learners {d}")
+        raise CheckpointError(f"{name}: the gate reads width {gate[0][0].shape[1]}, the learners {d}", _SAVE_AGAIN)
     b1 = tensors.get("b1", torch.zeros(width))
     rows = tensors.get("b2", torch.zeros((n + 1) * d))
     if b1.shape != (width,) or rows.numel() != (n + 1) * d:
         raise CheckpointError(
-            f"{name}: b1 has {b1.numel()} values and b2 {rows.numel()}; expected {width} and (N+1)*D = {(n + 1) * d}"
+            f"{name}: b1 has {b1.numel()} values and b2 {rows.numel()}; expected {width} and (N+1)*D = {(n + 1) * d}",
+            _SAVE_AGAIN,
         )
     try:
         spec = ACMSpec(

@@ -20,7 +20,7 @@ from acm_export.checkpoints.acm_inference import MinLearners, group_acm_layers, 
 from acm_export.checkpoints.folder import build_model
 from acm_export.checkpoints.health import warn_about_values
 from acm_export.checkpoints.unpickle import load_state
-from acm_export.errors import CheckpointError
+from acm_export.errors import CheckpointError, UsageError
 from acm_export.surgery import FAMILIES
 
 if TYPE_CHECKING:
@@ -32,6 +32,8 @@ if TYPE_CHECKING:
 
 State = dict[str, torch.Tensor]
 
+_PARTS = "give the model_state of a Vision Transformer of that code, whole and without other tensors"
+_SAVE_AGAIN = "the file is damaged or was changed after training: save it again"
 _LAYER = re.compile(r"encoder\.layers\.encoder_layer_(\d+)\.(.+)")
 _OUTER = {
     "class_token": "vit.embeddings.cls_token",
@@ -83,7 +85,7 @@ def convert_reference(
     Args:
         path: A ``.pth`` file as that code saves it, or its ``model_state`` as ``.safetensors``.
         num_heads: Attention heads; not in the weights. May be left out where the file's config records it.
-        num_learners: N; by default the widest gate tells it.
+        num_learners: N; by default b2 tells it, or the widest gate where no layer has b2.
         min_learners: Learners that always run, by a part of the layer name (``{"q_proj": 1}``); by default the
             difference between N and the gate's width tells it.
 
@@ -92,31 +94,45 @@ def convert_reference(
 
     Raises:
         CheckpointError: The file cannot be read safely, or contradicts itself or the flags.
+        UsageError: A flag has a value that no file could agree with, or that does not fit this one.
     """
     state, args = _load(path)
-    warn_about_values(state)
-    if strange := [f"{name} ({t.dtype})" for name, t in state.items() if not t.is_floating_point()]:
-        raise CheckpointError(f"weights must be floating point, but {', '.join(strange[:5])}")
-    state = {name: tensor.float() for name, tensor in state.items()}
     groups, dense = group_acm_layers(state)
+    places, renamed = {name: _rename(name) for name in groups}, _rename_dense(dense)  # names before values
+    if strange := [f"{name} ({t.dtype})" for name, t in state.items() if not t.is_floating_point()]:
+        raise CheckpointError(
+            f"weights must be floating point, but {', '.join(strange[:5])}", "save the weights before quantizing them"
+        )
+    warn_about_values(state)
+    groups, renamed = {name: _float32(tensors) for name, tensors in groups.items()}, _float32(renamed)
     if not groups and (num_learners is not None or min_learners):
-        raise CheckpointError(f"{path} has no ACM layers, but --num-learners or --min-learners was given")
+        raise CheckpointError(
+            f"{path} has no ACM layers, but --num-learners or --min-learners was given", "leave these flags out"
+        )
     layers = infer_learners(groups, num_learners, min_learners or {})
-    renamed = _rename_dense(dense)
     specs: dict[str, ACMSpec] = {}
     for name, layer in layers.items():
-        place = _rename(name)
-        specs[place] = layer.spec
-        renamed |= {f"{place}.{key}": value for key, value in layer.state.items()}
+        specs[places[name]] = layer.spec
+        renamed |= {f"{places[name]}.{key}": value for key, value in layer.state.items()}
     heads, heads_note = _heads(num_heads, args, renamed["vit.embeddings.cls_token"].shape[-1])
     config = _config(renamed, heads, specs)
     model = _assemble(config, specs, renamed)
     counts = sorted({spec.num_learners for spec in specs.values()})
     notes = [heads_note] if num_heads is None else []
     if specs and num_learners is None:
-        notes.append(f"N = {counts[0]}, from the widest gate")
+        notes.append(f"N = {counts[0]}, {_learners_note(groups)}")
     notes += sorted({f"min_learners = {s.min_learners} for {_kind(n)}" for n, s in specs.items() if s.min_learners})
     return Converted(model, counts[0] if counts else None, tuple(notes))
+
+
+def _float32(state: State) -> State:
+    return {name: tensor.float() for name, tensor in state.items()}
+
+
+def _learners_note(groups: dict[str, State]) -> str:
+    if any("b2" in tensors for tensors in groups.values()):
+        return "from the rows of b2"
+    return "from the widest gate; if learners always run in every layer, give --num-learners and --min-learners"
 
 
 def _load(path: Path) -> tuple[State, dict[str, Any]]:
@@ -125,16 +141,18 @@ def _load(path: Path) -> tuple[State, dict[str, Any]]:
     try:
         return load_file(path), {}
     except FileNotFoundError as error:
-        raise CheckpointError(f"there is no file {path}") from error
+        raise CheckpointError(f"there is no file {path}", "give a .safetensors file of model_state") from error
     except (SafetensorError, OSError) as error:
-        raise CheckpointError(f"{path} is truncated or not a safetensors file: {error}") from error
+        raise CheckpointError(
+            f"{path} is truncated or not a safetensors file: {error}", "copy or save it again"
+        ) from error
 
 
 def _rename(name: str) -> str:
     """A module of a transformer layer in the authors' naming to its Hugging Face name."""
     match = _LAYER.fullmatch(name)
     if match is None or match[2] not in _MODULES:
-        raise CheckpointError(f"the weights hold {name!r}, which is no part of that code's Vision Transformer")
+        raise CheckpointError(f"the weights hold {name!r}, which is no part of that code's Vision Transformer", _PARTS)
     return f"vit.layers.{match[1]}.{_MODULES[match[2]]}"
 
 
@@ -146,22 +164,30 @@ def _rename_dense(state: State) -> State:
             renamed[_OUTER[name]] = tensor
         elif kind in ("in_proj_weight", "in_proj_bias"):
             if tensor.ndim == 0 or tensor.shape[0] % 3:
-                raise CheckpointError(f"{name} is {list(tensor.shape)}; expected queries, keys and values, 3·D rows")
+                raise CheckpointError(
+                    f"{name} is {list(tensor.shape)}; expected queries, keys and values, 3·D rows", _SAVE_AGAIN
+                )
             attention = _rename(f"{module}.q_proj").removesuffix("q_proj")
             suffix = kind.removeprefix("in_proj_")
             for projection, part in zip("qkv", tensor.chunk(3), strict=True):
                 renamed[f"{attention}{projection}_proj.{suffix}"] = part
         elif name.startswith(("conv_proj.", "heads.")):
-            raise CheckpointError(f"the weights hold {name!r}: convolutional stems and pre-logits are not supported")
+            raise CheckpointError(
+                f"the weights hold {name!r}: convolutional stems and pre-logits are not supported", _PARTS
+            )
         else:
             renamed[f"{_rename(module)}.{kind}"] = tensor
     missing = sorted(set(_OUTER.values()) - renamed.keys())
     if missing:
         names = [old for old, new in _OUTER.items() if new in missing]
-        raise CheckpointError(f"the weights lack {', '.join(names)}; they are not that code's Vision Transformer")
+        raise CheckpointError(
+            f"the weights lack {', '.join(names)}; they are not that code's Vision Transformer", _PARTS
+        )
     for old, rank in (("class_token", 3), ("encoder.pos_embedding", 3), ("heads.head.weight", 2)):
         if renamed[_OUTER[old]].ndim != rank:
-            raise CheckpointError(f"{old} is {list(renamed[_OUTER[old]].shape)}; expected {rank} dimensions")
+            raise CheckpointError(
+                f"{old} is {list(renamed[_OUTER[old]].shape)}; expected {rank} dimensions", _SAVE_AGAIN
+            )
     return renamed
 
 
@@ -172,11 +198,17 @@ def _heads(given: int | None, args: dict[str, Any], model_dim: int) -> tuple[int
     if not isinstance(heads, int):
         raise CheckpointError("the file does not record the number of attention heads", "give it with --num-heads")
     if given is not None and isinstance(recorded, int) and given != recorded:
-        raise CheckpointError(f"--num-heads is {given}, but the file records num_heads = {recorded}")
+        raise CheckpointError(
+            f"--num-heads is {given}, but the file records num_heads = {recorded}",
+            f"leave --num-heads out, or give {recorded}",
+        )
+    if given is not None and (given < 1 or model_dim % given):
+        raise UsageError(
+            f"--num-heads is {given}, which does not divide the width {model_dim}", "give the value used in training"
+        )
     if heads < 1 or model_dim % heads:
         raise CheckpointError(
-            f"--num-heads is {heads}, which does not divide the width {model_dim}",
-            "give the value used in training",
+            f"the file records num_heads = {heads}, which does not divide the width {model_dim}", _SAVE_AGAIN
         )
     return heads, f"num_heads = {heads}, recorded in the file"
 
@@ -186,11 +218,15 @@ def _config(state: State, heads: int, specs: dict[str, ACMSpec]) -> PretrainedCo
     positions = state["vit.embeddings.position_embeddings"].shape[1]
     layers = {int(match[1]) for name in state if (match := re.match(r"vit\.layers\.(\d+)\.", name))}
     if layers != set(range(len(layers))):
-        raise CheckpointError(f"the transformer layers are numbered {sorted(layers)}; one is missing")
+        raise CheckpointError(
+            f"the transformer layers are numbered {sorted(layers)}, expected 0 to {len(layers) - 1}; one is missing",
+            _SAVE_AGAIN,
+        )
     side = round((positions - 1) ** 0.5)
     if kernel.ndim != 4 or kernel.shape[2] != kernel.shape[3] or side * side != positions - 1 or side < 1:
         raise CheckpointError(
-            f"conv_proj.weight is {list(kernel.shape)} with {positions} positions; expected square patches and images"
+            f"conv_proj.weight is {list(kernel.shape)} with {positions} positions; expected square patches and images",
+            "only square patches and images are supported",
         )
     model_dim, channels, patch, _ = kernel.shape
     dense_ffn = next((t for name, t in state.items() if name.endswith(".mlp.fc1.weight")), None)
@@ -213,9 +249,11 @@ def _assemble(config: PretrainedConfig, specs: dict[str, ACMSpec], state: State)
     for name in sorted(expected.keys() | state.keys()):
         if name not in state or name not in expected:
             where = "lack" if name not in state else "hold an unexpected"
-            raise CheckpointError(f"the weights {where} {name} (Hugging Face name)")
+            raise CheckpointError(f"the weights {where} {name} (Hugging Face name)", _SAVE_AGAIN)
         if expected[name].shape != state[name].shape:
-            raise CheckpointError(f"{name} is {list(state[name].shape)}, expected {list(expected[name].shape)}")
+            raise CheckpointError(
+                f"{name} is {list(state[name].shape)}, expected {list(expected[name].shape)}", _SAVE_AGAIN
+            )
     with no_init_weights():
         model = build_model(model_class, config, FAMILIES["vit"], specs)
     model.load_state_dict({name: tensor.contiguous() for name, tensor in state.items()}, assign=True)

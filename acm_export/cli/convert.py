@@ -25,7 +25,7 @@ def _min_learners(_context: click.Context, _parameter: click.Parameter, value: s
 @click.argument("reference", type=click.Path(path_type=Path))
 @click.option("-o", "--output", type=click.Path(path_type=Path), required=True, help="Checkpoint folder to make.")
 @click.option("--num-heads", type=int, help="Attention heads; needed unless the file records them.")
-@click.option("--num-learners", type=int, help="N; by default the widest gate tells it.")
+@click.option("--num-learners", type=int, help="N; by default b2 or the widest gate tells it.")
 @click.option(
     "--min-learners", callback=_min_learners, metavar="NAME=K,...",
     help="Learners that always run, by part of a layer's name, as in q_proj=1; by default the gates tell it.",

@@ -32,12 +32,16 @@ def install_acm_layers(model: PreTrainedModel, family: Family, specs: Mapping[st
     sites = find_sites(model, family)
     for name, spec in specs.items():
         if name not in sites:
-            raise CheckpointError(f"{name!r} is not a place for an ACM layer; places: {_abridged(sorted(sites))}")
+            raise CheckpointError(
+                f"{name!r} is not a place for an ACM layer; places: {_abridged(sorted(sites))}",
+                "correct the layer's name, or the number of transformer layers",
+            )
         up, *others = sites[name]
         dense = model.get_submodule(up)
         if dense.in_features != spec.model_dim:
             raise CheckpointError(
-                f"the ACM layer {name!r} has D = {spec.model_dim} where the model has width {dense.in_features}"
+                f"the ACM layer {name!r} has D = {spec.model_dim} where the model has width {dense.in_features}",
+                "the layers and the rest of the weights must come from one model",
             )
         model.set_submodule(name, ACMLayer(spec))
         for other in others:
