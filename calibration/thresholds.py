@@ -40,10 +40,11 @@ def check_setting(setting: Setting, layers: tuple[LayerEntry, ...]) -> None:
     """Refuse settings that no layer, or not every layer, can follow.
 
     Raises:
-        UsageError: τ is NaN, or the bound lies below what some layer always runs.
+        UsageError: τ is NaN or beyond float32, or the bound lies below what some layer always runs or above what any
+            layer has.
     """
-    if setting.threshold is not None and math.isnan(setting.threshold):
-        raise UsageError("the threshold is NaN, which would switch every learner off", "give a number, inf or -inf")
+    if setting.threshold is not None:
+        _check_threshold(setting.threshold)
     if setting.max_learners is None:
         return
     highest = max((layer.min_learners for layer in layers), default=0)
@@ -52,4 +53,21 @@ def check_setting(setting: Setting, layers: tuple[LayerEntry, ...]) -> None:
         raise UsageError(
             f"--max-learners is {setting.max_learners}, but {names[0]} always runs {highest}",
             f"the smallest bound for this file is {highest}",
+        )
+    largest = max((layer.num_learners for layer in layers), default=setting.max_learners)
+    if setting.max_learners > largest:
+        raise UsageError(
+            f"--max-learners is {setting.max_learners}, but no layer has more than {largest} learners",
+            f"--max-learners {largest} is no bound",
+        )
+
+
+def _check_threshold(threshold: float) -> None:
+    if math.isnan(threshold):
+        raise UsageError("the threshold is NaN, which would switch every learner off", "give a number, inf or -inf")
+    with np.errstate(over="ignore", under="ignore"):
+        stored = np.float32(threshold)
+    if (math.isinf(stored), stored == 0) != (math.isinf(threshold), threshold == 0):
+        raise UsageError(
+            f"the threshold is {threshold:g}, which float32 holds as {stored:g}", f"give {stored:g} if that is meant"
         )

@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+import errno
 import json
+from pathlib import Path
+from unittest.mock import Mock
 
 import pytest
 
 from acm_export.demo import run as demo
 from acm_export.demo.digits import ACM, DENSE, load_test_images
+from acm_export.errors import OutputError
 
 # Measured with the training code's own model, all chosen learners executed: τ -> (share of learners, accuracy %).
 MEASURED = {
@@ -54,6 +58,17 @@ def test_verification_holds_and_everything_can_be_written_as_json(outcome: demo.
     content = json.loads(json.dumps(outcome.to_json(), allow_nan=False))
     assert content["verification"]["acm"]["passed"]
     assert content["verification"]["dense"]["passed"]
+
+
+def test_a_folder_that_cannot_be_made_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "file").write_text("x")
+    with pytest.raises(OutputError, match=r"cannot make the folder .*sub: Not a directory") as refused:
+        demo.run_demo(tmp_path / "file" / "sub")
+    assert refused.value.hint
+    read_only = OSError(errno.EROFS, "Read-only file system")
+    monkeypatch.setattr(Path, "mkdir", Mock(side_effect=read_only))
+    with pytest.raises(OutputError, match="Read-only file system"):
+        demo.run_demo(tmp_path / "new")
 
 
 def test_embedded_files_are_small_and_say_where_they_come_from() -> None:

@@ -10,8 +10,10 @@ import onnx
 import pytest
 from acm_export.calibration.set_budget import set_budget
 from acm_export.calibration.thresholds import thresholds_for
+from click.testing import CliRunner
 
 from acm_export.checkpoints import load_checkpoint
+from acm_export.cli import main
 from acm_export.demo.digits import ACM
 from acm_export.errors import ModelFileError, UsageError
 from acm_export.export import export_checkpoint
@@ -110,6 +112,11 @@ def test_settings_that_no_file_can_follow_are_refused(model: Path) -> None:
         set_budget(model, max_learners=0)
     with pytest.raises(UsageError, match="NaN"):
         set_budget(model, threshold=float("nan"))
+    with pytest.raises(UsageError, match="no layer has more than 4"):
+        set_budget(model, max_learners=5)
+    for threshold, stored in ((1e39, "inf"), (-1e39, "-inf"), (1e-50, "0")):
+        with pytest.raises(UsageError, match=f"which float32 holds as {stored}$"):
+            set_budget(model, threshold=threshold)
     with pytest.raises(UsageError, match="nothing to set"):
         set_budget(model)
     with pytest.raises(ModelFileError, match="not calibrated"):
@@ -125,3 +132,8 @@ def test_a_graph_that_contradicts_its_manifest_is_refused(model: Path) -> None:
     onnx.save(broken, model)
     with pytest.raises(ModelFileError, match=r"vit\.layers\.0\.mlp\.thresholds"):
         set_budget(model, threshold=1.0)
+
+
+def test_the_help_says_what_becomes_of_the_data_file() -> None:
+    text = " ".join(CliRunner().invoke(main, ["set-budget", "--help"]).stdout.split())
+    assert "the data file there is the same one as here (a hard link) where the file system can" in text

@@ -37,8 +37,8 @@ def set_budget(
 ) -> None:
     """Rewrite the thresholds of MODEL, in place unless -o is given; what is not named keeps its value.
 
-    Weights outside the file are not read. A file written elsewhere shares them where the file system can.
-    BUDGET needs a calibrated file.
+    Weights outside the file are not read. With -o into another folder, the data file there is the same one as here (a
+    hard link) where the file system can, and a copy elsewhere. BUDGET needs a calibrated file.
 
     \b
     Examples:

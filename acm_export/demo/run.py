@@ -12,6 +12,7 @@ import numpy as np
 from acm_export.checkpoints import load_checkpoint
 from acm_export.demo.digits import ACM, DENSE, load_test_images
 from acm_export.demo.ffn import FFNRow, time_ffn
+from acm_export.errors import OutputError
 from acm_export.export import ExportResult, export_checkpoint
 from acm_export.model_file import read_model
 from acm_export.runtimes.onnx_runtime import CpuSession
@@ -100,8 +101,14 @@ def run_demo(folder: Path) -> Demo:
 
     Returns:
         Files, verification and the table.
+
+    Raises:
+        OutputError: The folder cannot be made.
     """
-    folder.mkdir(parents=True, exist_ok=True)
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise OutputError(f"cannot make the folder {folder}: {error.strerror}", "choose another with -o") from error
     images, labels = load_test_images()
     exported = {}
     for checkpoint in (ACM, DENSE):
