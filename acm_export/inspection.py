@@ -11,7 +11,7 @@ from onnx import TensorProto, numpy_helper
 from acm_export.calibration.thresholds import thresholds_for
 from acm_export.errors import ModelFileError
 from acm_export.manifest import Manifest, read_manifest
-from acm_export.model_file import data_files, read_model
+from acm_export.model_file import data_files, external_range, read_model
 from acm_export.op.signature import INPUTS
 from acm_export.targets import TARGETS, gated_learners_nodes
 
@@ -60,11 +60,12 @@ def summarize(path: Path) -> FileSummary:
     """Read and check an exported file; weights are not read where they lie outside the file.
 
     Raises:
-        ModelFileError: The file is broken, not ours, or its graph contradicts its manifest.
+        ModelFileError: The file is broken, not ours, or its graph or thresholds contradict its manifest.
     """
     model = read_model(path)
     manifest = read_manifest(model, path)
     check_graph(model, manifest, path)
+    check_thresholds(model, manifest, path)
     tensors = {tensor.name: tensor for tensor in model.graph.initializer}
     return FileSummary(
         manifest,
@@ -96,7 +97,7 @@ def check_graph(model: onnx.ModelProto, manifest: Manifest, path: Path) -> None:
     layers = {layer.name: layer for layer in manifest.layers}
     for node in gated_learners_nodes(model):
         layer = layers[node.name]
-        attributes = {a.name: a.s.decode() if a.s else a.i for a in node.attribute}
+        attributes = {a.name: a.s.decode(errors="replace") if a.s else a.i for a in node.attribute}
         expected = vars(layer.signature)
         if {key: attributes.get(key) for key in expected} != expected or len(node.input) != len(INPUTS):
             raise ModelFileError(f"{path}: the node {node.name} contradicts the manifest, which says {expected}")
@@ -104,6 +105,12 @@ def check_graph(model: onnx.ModelProto, manifest: Manifest, path: Path) -> None:
         if tensor is None or list(tensor.dims) != [layer.num_learners] or tensor.data_type != TensorProto.FLOAT:
             raise ModelFileError(
                 f"{path}: the initializer {layer.thresholds} (float32 [{layer.num_learners}]) is missing"
+            )
+        if (held := _held_bytes(tensor, path)) != 4 * layer.num_learners:
+            raise ModelFileError(
+                f"{path}: {layer.thresholds} holds {held} bytes, float32 [{layer.num_learners}] takes "
+                f"{4 * layer.num_learners}",
+                "another tool changed the file; export it again",
             )
 
 
@@ -122,6 +129,13 @@ def check_thresholds(model: onnx.ModelProto, manifest: Manifest, path: Path) -> 
                 f"{path}: {layer.thresholds} is {stored.tolist()}, but the manifest says {expected.tolist()}",
                 "set them with: acm-export set-budget",
             )
+
+
+def _held_bytes(tensor: TensorProto, path: Path) -> int:
+    """Bytes of a float32 tensor's data, wherever they lie."""
+    if tensor.data_location == TensorProto.EXTERNAL:
+        return external_range(tensor, path.parent)[2]
+    return len(tensor.raw_data) or 4 * len(tensor.float_data)
 
 
 def _shape(value: onnx.ValueInfoProto) -> list[int | str]:

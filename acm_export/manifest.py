@@ -7,17 +7,26 @@ from __future__ import annotations
 
 import json
 import math
+import sys
 from dataclasses import asdict, dataclass, replace
 from typing import TYPE_CHECKING, Any
 
-from acm_export.errors import AcmError, ModelFileError
+from acm_export.errors import ModelFileError, OpError
 from acm_export.op.signature import Signature
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
+
     import onnx
 
 KEY = "acm"
 SCHEMA = 1
+DTYPES = ("fp32", "fp16", "bf16")
+
+_CHANGED = "another tool changed the file; export it again"
+_MAX_WHOLE = 2**63 - 1
+_SHOWN = 60
+"""Characters of a wrong value that an error shows."""
 
 
 @dataclass(frozen=True)
@@ -123,6 +132,12 @@ class Manifest:
         gates = sum(e.tokens * e.gate_flops for e in self.layers)
         return self.rest_flops + gates + budget * learners
 
+    @property
+    def least_budget(self) -> float:
+        """The share of learner FLOPs that always runs, at any threshold; 0 without layers."""
+        always = sum(e.tokens * e.min_learners * e.learner_flops for e in self.layers)
+        return always / max(1, sum(e.tokens * e.num_learners * e.learner_flops for e in self.layers))
+
 
 def write_manifest(model: onnx.ModelProto, manifest: Manifest) -> None:
     """Put the manifest into a model, in the place of an earlier one."""
@@ -149,31 +164,94 @@ def read_manifest(model: onnx.ModelProto, path: object) -> Manifest:
         )
     try:
         content = json.loads(text)
-        if not isinstance(content, dict) or not isinstance(content.get("schema"), int):
-            raise ModelFileError(f"the manifest of {path} has no schema version")
-        if content["schema"] > SCHEMA:
-            raise ModelFileError(
-                f"the manifest of {path} has schema {content['schema']}, this version reads up to {SCHEMA}",
-                "update acm-export",
-            )
+    except (ValueError, RecursionError) as error:
+        raise ModelFileError(f"the manifest of {path} is not JSON: {error}", _CHANGED) from error
+    if not isinstance(content, dict) or not _WHOLE.holds(content.get("schema")):
+        raise ModelFileError(f"the manifest of {path} has no schema version", _CHANGED)
+    if content["schema"] > SCHEMA:
+        raise ModelFileError(
+            f"the manifest of {path} has schema {content['schema']}, this version reads up to {SCHEMA}",
+            "update acm-export",
+        )
+    try:
         return _parse(content)
-    except (ValueError, TypeError, KeyError) as error:
-        if isinstance(error, AcmError):
-            raise
-        raise ModelFileError(f"the manifest of {path} is broken: {error}") from error
+    except (OpError, _BrokenError) as error:
+        raise ModelFileError(f"the manifest of {path} is broken: {error}", _CHANGED) from error
 
 
-def _parse_setting(threshold: float | str | None, max_learners: int | None) -> Setting:
-    return Setting(None if threshold is None else float(threshold), max_learners)
+class _BrokenError(Exception):
+    """Names the field, what it holds, and what it must hold."""
+
+
+@dataclass(frozen=True)
+class _Kind:
+    """What a field must hold, in words and as a test."""
+
+    words: str
+    holds: Callable[[Any], bool]
+
+
+def _is_threshold(value: Any) -> bool:
+    finite = type(value) in (int, float) and abs(value) <= sys.float_info.max
+    return finite or value is None or value in ("inf", "-inf")
+
+
+_TEXT = _Kind("text", lambda v: isinstance(v, str))
+_TEXT_OR_NULL = _Kind("text or null", lambda v: v is None or isinstance(v, str))
+_WHOLE = _Kind("a whole number from 0", lambda v: type(v) is int and 0 <= v <= _MAX_WHOLE)
+_POSITIVE = _Kind("a whole number from 1", lambda v: type(v) is int and 1 <= v <= _MAX_WHOLE)
+_WHOLE_OR_NULL = _Kind("a whole number from 0 or null", lambda v: v is None or _WHOLE.holds(v))
+_SHAPE = _Kind("a list of whole numbers from 0", lambda v: isinstance(v, list) and all(map(_WHOLE.holds, v)))
+_OBJECT = _Kind("an object", lambda v: isinstance(v, dict))
+_LIST = _Kind("a list", lambda v: isinstance(v, list))
+
+_SOURCE = {"name": _TEXT, "sha256": _TEXT_OR_NULL}
+_SETTING = {
+    "threshold": _Kind('a number, "inf", "-inf" or null', _is_threshold),
+    "max_learners": _WHOLE_OR_NULL,
+}
+_LAYER = {
+    "name": _TEXT, "model_dim": _POSITIVE, "num_learners": _POSITIVE, "hidden_dim": _POSITIVE, "min_learners": _WHOLE,
+    "activation": _TEXT, "learner_flops": _POSITIVE, "gate_flops": _WHOLE, "tokens": _WHOLE,
+}  # fmt: skip
+_MANIFEST = {
+    "source": _OBJECT, "dtype": _Kind(f"one of {', '.join(DTYPES)}", lambda v: v in DTYPES), "target": _TEXT,
+    "opset": _POSITIVE, "layers": _LIST, "rest_flops": _WHOLE, "example_inputs": _OBJECT, "setting": _OBJECT,
+    "producer": _TEXT, "schema": _WHOLE,
+}  # fmt: skip
 
 
 def _parse(content: dict[str, Any]) -> Manifest:
+    checked = _checked(content, _MANIFEST, "")
+    inputs = checked["example_inputs"]
+    setting = _checked(checked["setting"], _SETTING, "setting.")
+    threshold = setting["threshold"]
+    layers = [_checked(layer, _LAYER, f"layers[{i}].") for i, layer in enumerate(checked["layers"])]
     parsed = {
-        "source": Source(**content["source"]),
-        "layers": tuple(LayerEntry(**layer) for layer in content["layers"]),
-        "setting": _parse_setting(**content["setting"]),
+        "source": Source(**_checked(checked["source"], _SOURCE, "source.")),
+        "layers": tuple(LayerEntry(**layer) for layer in layers),
+        "example_inputs": _checked(inputs, dict.fromkeys(inputs, _SHAPE), "example_inputs."),
+        "setting": Setting(None if threshold is None else float(threshold), setting["max_learners"]),
     }
-    manifest = Manifest(**(content | parsed))
+    manifest = Manifest(**(checked | parsed))
     for layer in manifest.layers:
         layer.signature  # noqa: B018  validates
     return manifest
+
+
+def _checked(content: Any, kinds: dict[str, _Kind], where: str) -> dict[str, Any]:
+    """The content, once it has exactly the fields of ``kinds`` and each holds what it must; ``where`` leads to it."""
+    if not isinstance(content, dict):
+        raise _BrokenError(f"{where.rstrip('.')} is {_short(content)}; it must be an object")
+    if differing := sorted(content.keys() ^ kinds.keys()):
+        state = "missing" if differing[0] in kinds else "not a field of this schema"
+        raise _BrokenError(f"{where}{differing[0]} is {state}")
+    for name, kind in kinds.items():
+        if not kind.holds(content[name]):
+            raise _BrokenError(f"{where}{name} is {_short(content[name])}; it must be {kind.words}")
+    return content
+
+
+def _short(value: Any) -> str:
+    text = json.dumps(value)
+    return text if len(text) <= _SHOWN else f"{text[:_SHOWN]}..."

@@ -6,14 +6,15 @@ that differ only in thresholds share it, and a rewrite never changes data that a
 
 from __future__ import annotations
 
+import math
 import os
 import shutil
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 import onnx
-from google.protobuf.message import DecodeError
-from onnx import TensorProto
+from google.protobuf.message import DecodeError, Message
+from onnx import TensorProto, helper
 
 from acm_export.errors import ModelFileError
 from acm_export.files import move_into_place, staging_folder
@@ -25,6 +26,9 @@ EXTERNAL_ABOVE = 1 << 30
 """Bytes of weights that a single file may hold. Protobuf ends at 2 GiB and needs a second copy while writing."""
 
 _MAX_PROTO = (2 << 30) - 1
+_CUT = "name a file that acm-export wrote; if it did write this one, the file was cut off or damaged: export it again"
+_PER_BYTE = {"INT4": 2, "UINT4": 2, "FLOAT4E2M1": 2, "INT2": 4, "UINT2": 4}
+"""Values that share a byte, by the name of the type."""
 
 
 def read_model(path: Path) -> onnx.ModelProto:
@@ -43,23 +47,22 @@ def read_model(path: Path) -> onnx.ModelProto:
         raise ModelFileError(f"there is no file {path}")
     size = path.stat().st_size
     if size == 0 or size > _MAX_PROTO:
-        raise ModelFileError(f"{path} has {size} bytes; an ONNX file has between 1 and {_MAX_PROTO}")
+        hint = _CUT if size == 0 else "weights of that size lie in a file beside the model; export it again"
+        raise ModelFileError(f"{path} has {size} bytes; an ONNX file has between 1 and {_MAX_PROTO}", hint)
     try:
         model = onnx.load(path, load_external_data=False)
     except (DecodeError, ValueError) as error:
-        raise ModelFileError(f"{path} is not an ONNX file: {error}") from error
+        raise ModelFileError(f"{path} is not an ONNX file: {error}", _CUT) from error
     if not model.ir_version or not model.graph.node:
-        raise ModelFileError(f"{path} is not an ONNX file: it has no graph")
+        raise ModelFileError(f"{path} is not an ONNX file: it has no graph", _CUT)
     for tensor in external_tensors(model):
         _check_external(tensor, path)
     return model
 
 
 def external_tensors(model: onnx.ModelProto) -> Iterator[TensorProto]:
-    """Initializers whose data lie in another file."""
-    for tensor in model.graph.initializer:
-        if tensor.data_location == TensorProto.EXTERNAL:
-            yield tensor
+    """Every tensor whose data lie in another file: initializers, attributes of nodes, in subgraphs and functions."""
+    return (tensor for tensor in _tensors(model) if tensor.data_location == TensorProto.EXTERNAL)
 
 
 def data_files(model: onnx.ModelProto) -> list[str]:
@@ -99,21 +102,48 @@ def write_model(model: onnx.ModelProto, path: Path, *, data_from: Path) -> None:
         move_into_place(staging / path.name, path)
 
 
+def _tensors(message: Message) -> Iterator[TensorProto]:
+    """The tensors anywhere in a message."""
+    if isinstance(message, TensorProto):
+        yield message
+        return
+    for field, value in message.ListFields():
+        if field.message_type is not None:
+            for part in (value,) if isinstance(value, Message) else value:
+                yield from _tensors(part)
+
+
 def _check_external(tensor: TensorProto, path: Path) -> None:
     name = location(tensor)
     folder = path.absolute().parent.resolve()
-    target = (folder / name).resolve()
-    if not name or Path(name).is_absolute() or not target.is_relative_to(folder):
+    usable = name and "\0" not in name and not Path(name).is_absolute()
+    if not usable or not (folder / name).resolve().is_relative_to(folder):
         raise ModelFileError(f"{path}: the data of {tensor.name} point outside the model's folder: {name!r}")
+    target = (folder / name).resolve()
     if not target.is_file():
         raise ModelFileError(f"{path}: the data file {name} is missing", "keep it in the model's folder")
     try:
         _, offset, length = external_range(tensor, folder)
     except ValueError as error:
         raise ModelFileError(f"{path}: the data of {tensor.name} have no numeric offset and length") from error
-    if offset < 0 or length < 0 or offset + length > target.stat().st_size:
-        end = offset + length
-        raise ModelFileError(f"{path}: {name} has {target.stat().st_size} bytes, {tensor.name} ends at {end}")
+    end = offset + max(length, _needed_bytes(tensor))
+    if offset < 0 or length < 0 or end > target.stat().st_size:
+        raise ModelFileError(
+            f"{path}: {name} has {target.stat().st_size} bytes, {tensor.name} ends at {end}",
+            "copy the data file again, or export again",
+        )
+
+
+def _needed_bytes(tensor: TensorProto) -> int:
+    """Bytes that the shape and type of a tensor ask for; 0 for types without a fixed size."""
+    try:
+        name, dtype = TensorProto.DataType.Name(tensor.data_type), helper.tensor_dtype_to_np_dtype(tensor.data_type)
+    except (KeyError, ValueError):
+        return 0
+    if dtype.hasobject:
+        return 0
+    unpacked: int = math.prod(tensor.dims) * dtype.itemsize
+    return -(-unpacked // _PER_BYTE.get(name, 1))
 
 
 def _link_or_copy(source: Path, target: Path) -> None:

@@ -25,8 +25,9 @@ def describe(summary: FileSummary) -> Iterator[str]:
     for name in summary.data_files:
         yield f"data      {name}"
     shape = ", ".join(f"{name} {dims}" for name, dims in manifest.example_inputs.items())
-    most, least = (f"{manifest.model_flops(budget) / 1e6:.4g} M" for budget in (1, 0))
-    yield f"FLOPs     {most} with all learners, {least} with none ({shape})"
+    most, least = (f"{manifest.model_flops(budget) / 1e6:.4g} M" for budget in (1, manifest.least_budget))
+    fewest = "those that always run" if manifest.least_budget else "none"
+    yield f"FLOPs     {most} with all learners, {least} with {fewest} ({shape})"
     if manifest.layers:
         yield f"dial      {describe_setting(manifest.setting)}; not calibrated"
 
