@@ -36,7 +36,7 @@ def staging_folder(target: Path) -> Iterator[Path]:
     try:
         staging = Path(tempfile.mkdtemp(prefix=f".{target.name}.", suffix=".tmp", dir=parent))
     except OSError as error:
-        raise OutputError(f"cannot write into {parent}: {error.strerror}") from error
+        raise OutputError(f"cannot write into {parent}: {error.strerror}", "choose another folder with -o") from error
     try:
         yield staging
     except OSError as error:
