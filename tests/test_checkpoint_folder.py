@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 import pytest
 import torch
 import transformers
-from safetensors.torch import load_file
+from safetensors.torch import load_file, save_file
 from tiny_models import VIT_SPECS, tiny_vit
 
 from acm_export.checkpoints import load_checkpoint, save_checkpoint
@@ -78,6 +78,32 @@ def test_a_dense_folder_is_read(writer: str, base: bool, tmp_path: Path) -> None
     assert type(loaded) is type(model)
     for name, value in model.state_dict().items():
         assert torch.equal(loaded.state_dict()[name], value), name
+
+
+def test_a_base_model_saved_without_its_pooler_is_read(tmp_path: Path) -> None:
+    model = transformers.ViTModel(tiny_vit({}).config, add_pooling_layer=False).eval()
+    model.save_pretrained(tmp_path / "dense")
+    loaded = load_checkpoint(tmp_path / "dense").model
+    assert loaded.state_dict().keys() == model.state_dict().keys()
+    images = torch.randn(2, 1, 8, 8)
+    assert torch.equal(loaded(images).last_hidden_state, model(images).last_hidden_state)
+
+
+@pytest.mark.parametrize("names", ["stored", "modules"])
+def test_heads_that_the_architecture_does_not_have_are_left_out(names: str, tmp_path: Path) -> None:
+    model = tiny_vit({})
+    model.save_pretrained(tmp_path / "dense")
+    weights = tmp_path / "dense" / "model.safetensors"
+    state = load_file(weights) if names == "stored" else model.state_dict()
+    save_file(state | {"vit.pooler.dense.bias": torch.zeros(12)}, weights, metadata={"format": "pt"})
+    loaded = load_checkpoint(tmp_path / "dense").model
+    images = torch.randn(2, 1, 8, 8)
+    assert torch.equal(loaded(images).logits, model(images).logits)
+    config = json.loads((tmp_path / "dense" / "config.json").read_text())
+    (tmp_path / "dense" / "config.json").write_text(json.dumps(config | {"architectures": ["ViTModel"]}))
+    save_file(state, weights, metadata={"format": "pt"})
+    base = load_checkpoint(tmp_path / "dense").model
+    assert torch.equal(base(images).last_hidden_state, model.vit(images).last_hidden_state)
 
 
 def test_an_acm_base_model_without_a_head_comes_back(tmp_path: Path) -> None:

@@ -22,7 +22,10 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from transformers.initialization import no_init_weights
 
+from acm_export.checkpoints.config_fields import check_fields
+from acm_export.checkpoints.dense import load_dense
 from acm_export.checkpoints.health import warn_about_values
+from acm_export.checkpoints.shapes import compare_shapes
 from acm_export.errors import AcmError, CheckpointError, OutputError
 from acm_export.files import move_folder_into_place, sha256_of, staging_folder
 from acm_export.modules import ACMSpec, acm_layers
@@ -34,6 +37,7 @@ if TYPE_CHECKING:
     from transformers import PretrainedConfig, PreTrainedModel
 
 SCHEMA = 1
+_CORRECT = "correct the value in config.json"
 WEIGHTS = "model.safetensors"
 _MAX_CONFIG_BYTES = 16 << 20
 _WEIGHT_DTYPES = ("F32", "F16", "BF16")
@@ -126,9 +130,10 @@ def load_checkpoint(folder: Path) -> Checkpoint:
     section = config_json.get("acm")
     shapes = _weight_shapes(weights)
     _check_layer_count(config_json, family, len(shapes))
+    check_fields(config_json)
     config = _parse_config(folder)
     if section is None:
-        model = _load_dense(folder, model_class, config)
+        model = load_dense(weights, model_class, config, family, shapes)
     else:
         model = _load_acm(weights, model_class, config, family, _read_section(section), shapes)
     warn_about_values(model.state_dict())
@@ -148,7 +153,7 @@ def _read_config(folder: Path) -> dict[str, Any]:
     try:
         config = json.loads(path.read_text())
     except (ValueError, RecursionError) as error:
-        raise CheckpointError(f"{path} is not JSON: {error}") from error
+        raise CheckpointError(f"{path} is not JSON: {error}", "copy or save it again") from error
     if not isinstance(config, dict):
         raise CheckpointError(f"{path} holds a {type(config).__name__}, expected an object")
     return config
@@ -159,7 +164,7 @@ def _parse_config(folder: Path) -> PretrainedConfig:
         return transformers.AutoConfig.from_pretrained(folder, local_files_only=True)
     except Exception as error:  # transformers raises whatever a strange value leads to
         reason = " ".join(str(error).split())
-        raise CheckpointError(f"{folder / 'config.json'} is no config of transformers: {reason}") from error
+        raise CheckpointError(f"{folder / 'config.json'} is no config of transformers: {reason}", _CORRECT) from error
 
 
 def _model_class(config: dict[str, Any], family: Family) -> type[PreTrainedModel]:
@@ -168,7 +173,8 @@ def _model_class(config: dict[str, Any], family: Family) -> type[PreTrainedModel
     if not isinstance(name, str) or name not in family.outputs:
         raise CheckpointError(
             f"architecture {name!r} of model_type {family.model_type!r} is not supported; "
-            f"supported: {', '.join(family.outputs)}"
+            f"supported: {', '.join(family.outputs)}",
+            "save the model as one of these with transformers, and give that folder",
         )
     model_class: type[PreTrainedModel] = getattr(transformers, str(name))
     return model_class
@@ -182,13 +188,17 @@ def _weight_shapes(path: Path) -> dict[str, tuple[int, ...]]:
         with safe_open(path, "pt") as weights:
             return {name: tuple(weights.get_slice(name).get_shape()) for name in weights.keys()}  # noqa: SIM118
     except (SafetensorError, OSError) as error:
-        raise CheckpointError(f"{path} is truncated or not a safetensors file: {error}") from error
+        raise CheckpointError(
+            f"{path} is truncated or not a safetensors file: {error}", "copy or save it again"
+        ) from error
 
 
 def _check_layer_count(config: dict[str, Any], family: Family, num_tensors: int) -> None:
     count = config.get(family.num_layers)
     if isinstance(count, int) and not 1 <= count <= num_tensors:
-        raise CheckpointError(f"the config has {family.num_layers} = {count}, the weights {num_tensors} tensors")
+        raise CheckpointError(
+            f"the config has {family.num_layers} = {count}, the weights {num_tensors} tensors", _CORRECT
+        )
 
 
 def _read_section(section: Any) -> dict[str, ACMSpec]:
@@ -205,24 +215,6 @@ def _read_section(section: Any) -> dict[str, ACMSpec]:
         raise CheckpointError(f"the 'acm' section of config.json describes an impossible layer: {error}") from error
 
 
-def _load_dense(folder: Path, model_class: type[PreTrainedModel], config: PretrainedConfig) -> PreTrainedModel:
-    try:
-        model, report = model_class.from_pretrained(
-            folder,
-            config=config,
-            local_files_only=True,
-            use_safetensors=True,
-            output_loading_info=True,
-            dtype="auto",
-        )
-    except Exception as error:  # transformers raises whatever a strange value leads to
-        reason = " ".join(str(error).split())[:500]
-        raise CheckpointError(f"the weights in {folder} contradict its config: {reason}") from error
-    if report["missing_keys"]:
-        raise CheckpointError(f"the weights in {folder} lack {', '.join(sorted(report['missing_keys'])[:5])}")
-    return model
-
-
 def _load_acm(
     weights: Path,
     model_class: type[PreTrainedModel],
@@ -233,7 +225,7 @@ def _load_acm(
 ) -> PreTrainedModel:
     with torch.device("meta"):
         expected = build_model(model_class, config, family, specs).state_dict()
-    _compare_shapes({name: tuple(tensor.shape) for name, tensor in expected.items()}, shapes, weights)
+    compare_shapes({name: tuple(tensor.shape) for name, tensor in expected.items()}, shapes, weights)
     _check_dtypes(expected, weights)
     with no_init_weights():
         model = build_model(model_class, config, family, specs)
@@ -250,7 +242,7 @@ def build_model(
     try:
         model = model_class(config)
     except Exception as error:  # transformers raises whatever a strange value leads to
-        raise CheckpointError(f"config.json does not describe a {model_class.__name__}: {error}") from error
+        raise CheckpointError(f"config.json does not describe a {model_class.__name__}: {error}", _CORRECT) from error
     install_acm_layers(model, family, specs)
     return model
 
@@ -269,15 +261,3 @@ def _check_dtypes(expected: Mapping[str, torch.Tensor], path: Path) -> None:
     for name in sorted(found.keys() - pinned):
         if found[name] != common:
             raise CheckpointError(f"{path.name}: {name} is {found[name]}, but most weights are {common}")
-
-
-def _compare_shapes(expected: dict[str, tuple[int, ...]], found: dict[str, tuple[int, ...]], path: Path) -> None:
-    missing, extra = sorted(expected.keys() - found.keys()), sorted(found.keys() - expected.keys())
-    if missing or extra:
-        parts = [f"{word} {', '.join(names[:4])}" for word, names in (("lacks", missing), ("has", extra)) if names]
-        raise CheckpointError(f"{path.name} contradicts config.json: it {'; it '.join(parts)}")
-    for name, shape in expected.items():
-        if found[name] != shape:
-            raise CheckpointError(
-                f"{path.name} contradicts config.json: {name} is {list(found[name])}, expected {list(shape)}"
-            )

@@ -1,7 +1,7 @@
 """The transformers that are supported: one table entry for each family.
 
 To add one, describe where its sites sit in the installed ``transformers`` (docs/families.md), add the entry to
-:data:`FAMILIES`, and add its architecture to ``tests/test_families.py``.
+:data:`FAMILIES`, and test it as ``tests/test_checkpoint_folder.py`` and ``tests/test_convert.py`` test the ViT.
 """
 
 from __future__ import annotations
@@ -53,6 +53,8 @@ class Family:
         ffn: The feed-forward site.
         projections: Paths of the attention projections by their short name (q_proj, k_proj, v_proj, o_proj).
         inputs: From the config to the inputs of a forward pass.
+        stored_names: Patterns in the names that transformers writes, and what the modules are called in their place.
+        heads: Beginnings of names, without the base model's, of heads that only some architectures have.
     """
 
     model_type: str
@@ -62,6 +64,8 @@ class Family:
     ffn: FFNSite
     projections: Mapping[str, str]
     inputs: Callable[[Any], tuple[InputSpec, ...]]
+    stored_names: Mapping[str, str]
+    heads: tuple[str, ...]
 
     def layer_path(self, model: Any, index: int) -> str:
         """Qualified name of transformer layer ``index`` in ``model`` (the base model or a model with a head)."""
@@ -84,6 +88,16 @@ _VIT = Family(
     ffn=FFNSite(place="mlp", up="mlp.fc1", activation="mlp.activation_fn", down="mlp.fc2"),
     projections={name: f"attention.{name}" for name in ("q_proj", "k_proj", "v_proj", "o_proj")},
     inputs=_vit_inputs,
+    stored_names={
+        r"\bencoder\.layer\.": "layers.",
+        r"\.attention\.attention\.query\.": ".attention.q_proj.",
+        r"\.attention\.attention\.key\.": ".attention.k_proj.",
+        r"\.attention\.attention\.value\.": ".attention.v_proj.",
+        r"\.attention\.output\.dense\.": ".attention.o_proj.",
+        r"\.intermediate\.dense\.": ".mlp.fc1.",
+        r"(\.\d+)\.output\.dense\.": r"\1.mlp.fc2.",
+    },
+    heads=("classifier.", "pooler."),
 )
 
 FAMILIES: Mapping[str, Family] = {family.model_type: family for family in (_VIT,)}
