@@ -2,6 +2,11 @@
 
 from __future__ import annotations
 
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from acm_export.verification.report import Report
+
 
 class AcmError(Exception):
     """Something the user can act on.
@@ -53,7 +58,17 @@ class PluginError(AcmError):
 
 
 class VerificationError(AcmError):
-    """An ONNX file does not compute what its checkpoint computes."""
+    """An ONNX file does not compute what its checkpoint computes.
+
+    Args:
+        message: What is wrong.
+        hint: What to do about it.
+        report: What the verification found, where it came to its end.
+    """
+
+    def __init__(self, message: str, hint: str | None = None, report: Report | None = None) -> None:
+        super().__init__(message, hint)
+        self.report = report
 
 
 class OutputError(AcmError):

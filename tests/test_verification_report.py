@@ -10,10 +10,20 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from acm_export.errors import UsageError
 from acm_export.manifest import LayerEntry
 from acm_export.op.routing import learner_counts, margins
+from acm_export.report.verification import verification_table
 from acm_export.verification.compare import _error, _routing, executed_budget
-from acm_export.verification.report import MARGIN_TOLERANCE, OUTPUT_TOLERANCE, LayerRouting, Report, SettingResult
+from acm_export.verification.report import (
+    MARGIN_TOLERANCE,
+    OUTPUT_TOLERANCE,
+    Disagreement,
+    LayerRouting,
+    Report,
+    SettingResult,
+    check_atol,
+)
 from acm_export.verification.settings import choose_settings
 
 INF, NAN = float("inf"), float("nan")
@@ -77,13 +87,48 @@ def test_without_disagreements_the_spread_does_not_matter() -> None:
 
 
 def test_json_has_everything_that_the_table_shows() -> None:
-    routing = LayerRouting("l", 9, 1, 1e-5, 2.0, 0.5)
+    examples = (Disagreement(0.25, 0.5, 1, 2), Disagreement(NAN, INF, 3, 0))
+    routing = LayerRouting("l", 9, 2, 1e-5, 2.0, 0.5, examples)
     content = report_of(scripted(1e-6, 2.0, (routing,))).to_json()
     assert (content["passed"], content["failure"], content["dtype"]) == (True, None, "fp32")
     (setting,) = content["settings"]
     assert (setting["max_abs_error"], setting["mean_abs_error"], setting["relative_error"]) == (1e-6, 5e-7, 5e-7)
     assert setting["tolerance"] == pytest.approx(2e-4)
-    assert setting["layers"] == [vars(routing)]
+    assert setting["layers"] == [
+        {
+            "name": "l", "tokens": 9, "disagreements": 2, "farthest": 1e-5, "spread": 2.0, "mean_share": 0.5,
+            "examples": [
+                {"margin": 0.25, "threshold": 0.5, "file_count": 1, "model_count": 2},
+                {"margin": None, "threshold": None, "file_count": 3, "model_count": 0},
+            ],
+        }
+    ]  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    ("margins", "count", "said"),
+    [
+        ([0.25], 1, "1, margin within 0.5 of τ, at 0.25"),
+        ([0.25, -1.5, NAN], 3, "3, margin within 0.5 of τ, at -1.5 to 0.25"),
+        ([0.25, -1.5], 9, "9, margin within 0.5 of τ, the 2 farthest at -1.5 to 0.25"),
+        ([NAN], 1, "1, margin within 0.5 of τ"),
+    ],
+)
+def test_the_table_says_at_which_margins_tokens_were_routed_differently(
+    margins: list[float], count: int, said: str
+) -> None:
+    examples = tuple(Disagreement(m, 0.0, 0, 1) for m in margins)
+    table = verification_table(report_of(scripted(layers=(LayerRouting("l", 9, count, 0.5, 2.0, 0.5, examples),))))
+    assert list(table.columns[-1].cells)[-1] == said.replace("0.5 of", "5.0e-01 of")
+
+
+@pytest.mark.parametrize("atol", [NAN, -1.0, -INF])
+def test_a_tolerance_that_is_none_is_refused_as_a_mistake_of_the_call(atol: float) -> None:
+    with pytest.raises(UsageError, match="atol is") as refused:
+        check_atol(atol)
+    assert refused.value.exit_code == 2
+    for accepted in (None, 0.0, 1e-3, INF):
+        check_atol(accepted)
 
 
 def test_equal_infinities_and_nans_agree_and_others_do_not() -> None:
@@ -117,6 +162,19 @@ def test_a_disagreement_has_the_margin_of_the_first_learner_decided_differently(
     routing = _routing(ENTRY, np.array(ran, np.int32), np.array(logits, np.float32), np.zeros(3, np.float32))
     assert (routing.tokens, routing.disagreements, routing.farthest) == (len(ran), disagreements, farthest)
     assert np.isfinite(routing.spread)
+
+
+def test_the_disagreements_farthest_from_their_thresholds_are_listed() -> None:
+    logits = np.zeros((30, 4), np.float32)
+    logits[:, 1] = -np.arange(1, 31)
+    logits[:, 2:] = -100
+    thresholds = np.array([-0.5, 7, 7], np.float32)
+    routing = _routing(ENTRY, np.full(30, 2, np.int32), logits, thresholds)
+    assert routing.disagreements == 30
+    first = routing.examples[0]
+    assert (first.margin, first.threshold, first.file_count, first.model_count) == (-30, -0.5, 2, 0)
+    assert [e.margin for e in routing.examples] == [-float(m) for m in range(30, 10, -1)]
+    assert routing.farthest == abs(first.margin - first.threshold)
 
 
 def test_a_disagreement_with_learners_that_always_run_is_counted_from_them() -> None:

@@ -45,7 +45,9 @@ def verify(
     from acm_export.checkpoints import load_checkpoint
     from acm_export.report.verification import verification_table
     from acm_export.verification.file import verify_file
+    from acm_export.verification.report import check_atol
 
+    check_atol(atol)
     report = verify_file(model, load_checkpoint(checkpoint), data=data, samples=samples, atol=atol)
     if as_json:
         write_json(report.to_json())

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import math
 from typing import TYPE_CHECKING
 
 from rich.table import Table
 
 if TYPE_CHECKING:
-    from acm_export.verification.report import Report
+    from acm_export.verification.report import LayerRouting, Report
 
 
 def verification_table(report: Report) -> Table:
@@ -25,6 +26,15 @@ def verification_table(report: Report) -> Table:
             f"{setting.relative:.1e}", f"{report.tolerance(setting):.1e}", f"{count} of {tokens}",
         )  # fmt: skip
         for layer in differing:
-            where = f"{layer.disagreements}, margin within {layer.farthest:.1e} of τ"
-            table.add_row(f"  {layer.name}", f"{layer.mean_share:.3f}", "", "", "", "", where)
+            table.add_row(f"  {layer.name}", f"{layer.mean_share:.3f}", "", "", "", "", _where(layer))
     return table
+
+
+def _where(layer: LayerRouting) -> str:
+    """How many tokens, how far from their thresholds, and the range of the margins that are listed."""
+    text = f"{layer.disagreements}, margin within {layer.farthest:.1e} of τ"
+    margins = sorted(example.margin for example in layer.examples if not math.isnan(example.margin))
+    if not margins:
+        return text
+    which = "" if len(layer.examples) == layer.disagreements else f"the {len(layer.examples)} farthest "
+    return f"{text}, {which}at {margins[0]:.3g}" + (f" to {margins[-1]:.3g}" if len(margins) > 1 else "")

@@ -8,6 +8,7 @@ the same inputs are compared apart.
 
 from __future__ import annotations
 
+import errno
 from dataclasses import dataclass
 from pathlib import Path
 from tempfile import TemporaryDirectory
@@ -17,7 +18,7 @@ import numpy as np
 import torch
 from onnx import numpy_helper
 
-from acm_export.errors import VerificationError
+from acm_export.errors import OutputError, VerificationError
 from acm_export.inspection import check_graph, check_thresholds
 from acm_export.manifest import LayerEntry, Manifest, read_manifest
 from acm_export.model_file import read_model
@@ -25,7 +26,7 @@ from acm_export.modules import acm_layers
 from acm_export.op.routing import learner_counts, margins
 from acm_export.runtimes.onnx_runtime import CpuSession
 from acm_export.verification.replay import replaying
-from acm_export.verification.report import LayerRouting, Report, SettingResult
+from acm_export.verification.report import Disagreement, LayerRouting, Report, SettingResult, check_atol
 from acm_export.verification.runnable import float32_twin, runnable_copy
 from acm_export.verification.settings import ThresholdSetting, choose_settings
 
@@ -39,9 +40,17 @@ if TYPE_CHECKING:
 
 Arrays = dict[str, np.ndarray[Any, Any]]
 
+_EXAMPLES = 20
+"""Disagreements of a layer that a report lists, at most."""
+
 
 def verify_model(
-    path: Path, model: Exportable, inputs: Mapping[str, torch.Tensor], *, atol: float | None = None
+    path: Path,
+    model: Exportable,
+    inputs: Mapping[str, torch.Tensor],
+    *,
+    atol: float | None = None,
+    scratch: Path | None = None,
 ) -> Report:
     """Run a file and its model at three budgets and compare outputs and routing.
 
@@ -50,6 +59,7 @@ def verify_model(
         model: The model in float32, as it presents itself to the outside.
         inputs: By name, the leading axis of each is the batch.
         atol: Largest absolute error that is accepted; by default relative to the outputs (report.py).
+        scratch: Folder for the float32 weights of a bfloat16 file while it is checked; by default the system's.
 
     Returns:
         Errors and routing disagreements; it does not raise where they are too large.
@@ -57,7 +67,10 @@ def verify_model(
     Raises:
         VerificationError: File and model have other layers or inputs.
         ModelFileError: The file cannot be read or run.
+        UsageError: ``atol`` is negative or no number.
+        OutputError: The scratch folder is full.
     """
+    check_atol(atol)
     proto = read_model(path)
     manifest = read_manifest(proto, path)
     check_graph(proto, manifest, path)
@@ -65,7 +78,7 @@ def verify_model(
     module = model.module
     _check_layers(manifest.layers, {name: layer.spec for name, layer in acm_layers(module)})
     settings = _as_set(proto, manifest, path.parent)
-    session, notes = _open(proto, manifest, path.parent)
+    session, notes = _open(proto, manifest, path.parent, scratch)
     del proto
     overridable = {layer.thresholds for layer in manifest.layers}
     expected = [name for name in session.input_names if name not in overridable]
@@ -84,13 +97,24 @@ def verify_model(
     return Report(tuple(results), manifest.dtype, atol, session.name, notes)
 
 
-def _open(proto: onnx.ModelProto, manifest: Manifest, folder: Path) -> tuple[CpuSession, tuple[str, ...]]:
+def _open(
+    proto: onnx.ModelProto, manifest: Manifest, folder: Path, scratch: Path | None
+) -> tuple[CpuSession, tuple[str, ...]]:
     copy, notes = runnable_copy(proto, manifest)
     if manifest.dtype != "bf16":
         return CpuSession(copy, folder, lean=True), notes
-    with TemporaryDirectory(prefix="acm-export-") as scratch:
-        float32_twin(copy, folder, Path(scratch))
-        session = CpuSession(copy, Path(scratch), lean=True)
+    with TemporaryDirectory(prefix="acm-export-", dir=scratch) as twin:
+        try:
+            float32_twin(copy, folder, Path(twin))
+        except OSError as error:
+            if error.errno not in (errno.ENOSPC, errno.EDQUOT):
+                raise
+            where = Path(twin).parent
+            raise OutputError(
+                f"no space left in {where} for the float32 weights that stand in for bfloat16 while a file is verified",
+                "free some space there" + ("" if scratch else ", or name another folder in TMPDIR"),
+            ) from error
+        session = CpuSession(copy, Path(twin), lean=True)
     note = "ONNX Runtime's CPU provider has no bfloat16: the float32 twin of the file was checked"
     return session, (*notes, note)
 
@@ -193,12 +217,16 @@ def _routing(
     margin = margins(gate_logits)
     differ = np.flatnonzero(ran != own)
     at = np.minimum(ran, own)[differ] - entry.min_learners  # the first learner that the two decided differently
-    farthest = 0.0
-    if differ.size:
-        distance = np.abs(margin[differ, at] - thresholds[entry.min_learners :][at])
-        farthest = float(np.nan_to_num(distance, nan=np.inf, posinf=np.inf).max())
+    decided, against = margin[differ, at], thresholds[entry.min_learners :][at]
+    with np.errstate(invalid="ignore"):
+        distance = np.nan_to_num(np.abs(decided - against), nan=np.inf, posinf=np.inf)
+    shown = np.argsort(-distance, kind="stable")[:_EXAMPLES]
+    examples = tuple(
+        Disagreement(float(decided[i]), float(against[i]), int(ran[differ[i]]), int(own[differ[i]])) for i in shown
+    )
     finite = margin[np.isfinite(margin)]
     return LayerRouting(
-        entry.name, ran.size, int(differ.size), farthest,
+        entry.name, ran.size, int(differ.size), float(distance.max(initial=0)),
         float(finite.std()) if finite.size else 0.0, float(ran.mean()) / entry.num_learners if ran.size else 0.0,
+        examples,
     )  # fmt: skip

@@ -11,7 +11,7 @@ import torch
 from acm_export.modules import acm_layers
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Mapping
+    from collections.abc import Callable, Iterator, Mapping
 
     import numpy as np
     from torch import nn
@@ -41,11 +41,24 @@ def replaying(module: nn.Module, counts: Mapping[str, np.ndarray[Any, Any]] | No
     with ExitStack() as stack:
         for name, layer in acm_layers(module):
             forced = None if counts is None else torch.from_numpy(counts[name])
-            handle = layer.gate.register_forward_hook(_Pin(replay, name, layer, forced))
-            stack.callback(handle.remove)
+            stack.enter_context(running(layer, _Pin(replay, name, layer, forced)))
             stack.callback(_restore_thresholds(layer))
             layer.thresholds = torch.zeros_like(layer.thresholds)
         yield replay
+
+
+@contextmanager
+def running(layer: ACMLayer, watch: Callable[[torch.Tensor, torch.Tensor], torch.Tensor]) -> Iterator[None]:
+    """While the block runs, the layer runs on what ``watch`` makes of its tokens and gate logits.
+
+    The layer's own ``run`` is wrapped, for a hook on its gate would not tell apart layers that share one.
+    """
+    run = layer.run
+    vars(layer)["run"] = lambda x, gate_logits: run(x, watch(x, gate_logits))
+    try:
+        yield
+    finally:
+        del vars(layer)["run"]
 
 
 def _restore_thresholds(layer: ACMLayer) -> Any:
@@ -61,9 +74,9 @@ class _Pin:
     def __init__(self, replay: Replay, name: str, layer: ACMLayer, forced: torch.Tensor | None) -> None:
         self._replay, self._name, self._layer, self._forced = replay, name, layer, forced
 
-    def __call__(self, _gate: nn.Module, _args: Any, logits: torch.Tensor) -> torch.Tensor | None:
+    def __call__(self, _x: torch.Tensor, logits: torch.Tensor) -> torch.Tensor:
         self._replay.gate_logits[self._name] = logits.detach().reshape(-1, logits.shape[-1]).cpu().numpy()
         if self._forced is None:
-            return None
+            return logits
         choice = self._forced.reshape(logits.shape[:-1]).long().to(logits.device) - self._layer.spec.min_learners
         return torch.nn.functional.one_hot(choice, logits.shape[-1]).float()

@@ -6,6 +6,8 @@ import math
 from dataclasses import dataclass
 from typing import Any
 
+from acm_export.errors import UsageError
+
 OUTPUT_TOLERANCE = {"fp32": 1e-4, "fp16": 2e-2, "bf16": 1e-1}
 """Largest error of an output, relative to its largest value in the reference. On the embedded model the errors are
 5e-7, 9e-4 and 5e-3 (the demonstration and ``export --dtype`` print them); deeper models add up more, hence the room."""
@@ -13,6 +15,33 @@ OUTPUT_TOLERANCE = {"fp32": 1e-4, "fp16": 2e-2, "bf16": 1e-1}
 MARGIN_TOLERANCE = {"fp32": 1e-3, "fp16": 1e-1, "bf16": 5e-1}
 """How far from its threshold a margin may lie where two runtimes route a token differently, relative to the spread of
 the layer's margins. Further away it is a defect of routing, not of rounding."""
+
+
+def check_atol(atol: float | None) -> None:
+    """Hold an absolute tolerance against what one can be.
+
+    Raises:
+        UsageError: It is negative or no number.
+    """
+    if atol is not None and not atol >= 0:
+        raise UsageError(f"atol is {atol}; it must be a number from 0")
+
+
+@dataclass(frozen=True)
+class Disagreement:
+    """A token that two runtimes routed differently, at the first learner that they decided differently.
+
+    Args:
+        margin: Of that learner, as PyTorch computed it.
+        threshold: That the margin is held against.
+        file_count: Learners that the file ran.
+        model_count: Learners that PyTorch's gate would have run.
+    """
+
+    margin: float
+    threshold: float
+    file_count: int
+    model_count: int
 
 
 @dataclass(frozen=True)
@@ -26,6 +55,7 @@ class LayerRouting:
         farthest: Largest distance between margin and threshold among them (0 where there are none).
         spread: Standard deviation of the layer's finite margins, which ``farthest`` is held against.
         mean_share: Mean of count / N.
+        examples: The disagreements farthest from their thresholds, farthest first; not all where they are many.
     """
 
     name: str
@@ -34,6 +64,7 @@ class LayerRouting:
     farthest: float
     spread: float
     mean_share: float
+    examples: tuple[Disagreement, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -122,7 +153,10 @@ class Report:
                     "mean_abs_error": _finite(s.mean_abs),
                     "relative_error": _finite(s.relative),
                     "tolerance": _finite(self.tolerance(s)),
-                    "layers": [{k: _finite(v) for k, v in vars(layer).items()} for layer in s.layers],
+                    "layers": [
+                        _finite_values(layer) | {"examples": [_finite_values(e) for e in layer.examples]}
+                        for layer in s.layers
+                    ],
                 }
                 for s in self.settings
             ],
@@ -131,3 +165,7 @@ class Report:
 
 def _finite(value: Any) -> Any:
     return None if isinstance(value, float) and not math.isfinite(value) else value
+
+
+def _finite_values(item: LayerRouting | Disagreement) -> dict[str, Any]:
+    return {name: _finite(value) for name, value in vars(item).items()}
