@@ -59,3 +59,48 @@ class TwoBranches(nn.Module):
         """Tokens ``[batch, t, 6]`` and a factor ``[batch, 1, 1]``."""
         first = self.first(tokens * scale)
         return first, self.stack(first + tokens)
+
+
+def acm() -> ACMLayer:
+    """A layer over tokens of width 6."""
+    layer = ACMLayer(ACMSpec(6, 3, 5))
+    randomize(layer)
+    return layer
+
+
+class TwoLayers(nn.Module):
+    """Two layers, one after the other, whose parts a test may tie."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.a, self.b = acm(), acm()
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        """Tokens ``[..., 6]``."""
+        return torch.as_tensor(self.b(x + self.a(x)))
+
+
+class MixedInputs(nn.Module):
+    """A batch of samples, and a matrix that is the same for all of them."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.acm = acm()
+
+    def forward(self, x: torch.Tensor, mix: torch.Tensor) -> torch.Tensor:
+        """Tokens ``[batch, 6, 6]`` and 36 weights."""
+        return torch.as_tensor(self.acm(x + torch.einsum("ts,bsd->btd", mix.reshape(6, 6), x)))
+
+
+class PassesThrough(nn.Module):
+    """Returns its input ``x``, its result ``y``, its weight ``w`` and a negative ``n`` in the order it is given."""
+
+    def __init__(self, outputs: str) -> None:
+        super().__init__()
+        self.acm, self.outputs, self.w = acm(), outputs, nn.Parameter(torch.randn(2, 6))
+
+    def forward(self, x: torch.Tensor) -> tuple[torch.Tensor, ...]:
+        """Tokens ``[..., 6]``."""
+        y = self.acm(x)
+        values = {"x": x, "y": y, "w": self.w, "n": -y}
+        return tuple(values[name] for name in self.outputs)

@@ -8,9 +8,11 @@ from typing import TYPE_CHECKING
 import click
 
 from acm_export.cli.common import need_export_packages, verb, write_json, write_table
+from acm_export.errors import VerificationError
 
 if TYPE_CHECKING:
     from acm_export.export import ExportResult
+    from acm_export.verification.report import Report
 
 # Not taken from the modules that define them: importing those would take seconds for every --help.
 _DTYPES = ("fp32", "fp16", "bf16")
@@ -69,13 +71,20 @@ def export(
     need_export_packages()
     from acm_export.checkpoints import load_checkpoint
     from acm_export.export import check_options, export_checkpoint
+    from acm_export.verification.report import check_atol
 
     check_options(dtype, target, opset)
+    check_atol(atol)
     loaded = load_checkpoint(checkpoint)
-    result = export_checkpoint(
-        loaded, output, dtype=dtype, target=target, opset=opset, with_counts=with_counts,
-        verify=not no_verify, atol=atol,
-    )  # fmt: skip
+    try:
+        result = export_checkpoint(
+            loaded, output, dtype=dtype, target=target, opset=opset, with_counts=with_counts,
+            verify=not no_verify, atol=atol,
+        )  # fmt: skip
+    except VerificationError as error:
+        if error.report:
+            _show_failed(error.report, as_json)
+        raise
     if as_json:
         write_json(
             {"output": str(result.path), "data": str(result.data_path) if result.data_path else None,
@@ -84,11 +93,22 @@ def export(
         )  # fmt: skip
         return
     if result.report:
-        from acm_export.report.verification import verification_table
-
-        write_table(verification_table(result.report), *result.report.notes)
+        _show(result.report)
     layers, megabytes = len(result.manifest.layers), _size(result) / 1e6
     click.echo(f"{result.path}: {layers} ACM layers, {dtype}, target {target}, {megabytes:.1f} MB")
+
+
+def _show_failed(report: Report, as_json: bool) -> None:
+    if as_json:
+        write_json({"output": None, "verification": report.to_json()})
+    else:
+        _show(report)
+
+
+def _show(report: Report) -> None:
+    from acm_export.report.verification import verification_table
+
+    write_table(verification_table(report), *report.notes)
 
 
 def _size(result: ExportResult) -> int:

@@ -28,6 +28,7 @@ from acm_export.model_file import EXTERNAL_ABOVE, external_tensors
 from acm_export.modules import ACMLayer, acm_layers
 from acm_export.targets import IR_VERSION, TARGETS, retarget
 from acm_export.verification.compare import verify_model
+from acm_export.verification.report import check_atol
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping, Sequence
@@ -135,17 +136,19 @@ def export(
 
     Raises:
         ExportError: The module cannot be traced, or holds what the target cannot express; or an option is unknown.
-        UsageError: The dtype or the opset does not fit the target.
+        UsageError: The dtype or the opset does not fit the target, or ``atol`` is no tolerance.
         VerificationError: The file does not compute what the module computes; nothing was written.
         OutputError: The file cannot be written; what was at ``path`` is untouched.
     """
     traced_opset = check_options(dtype, target, opset)
+    check_atol(atol)
     if isinstance(module, ACMLayer):
         module = Alone(module)
     inputs = name_inputs(module, example_inputs)
     with staging_folder(path) as staging, _evaluating(module), torch.no_grad():
         original = Exportable(as_dtype(module, torch.float32), list(inputs), torch.float32, output_fields).eval()
-        one_sample = tuple(value[:1] for value in inputs.values())
+        axes = {name: {0: "batch"} for name in inputs} if dynamic_shapes is None else dynamic_shapes
+        one_sample = tuple(_first_samples(inputs, axes))
         with plain_attention(original):  # whose products the counter sees; it does not know fused attention on CPUs
             probe = run_one_sample(original, one_sample)
         manifest = Manifest(
@@ -155,7 +158,7 @@ def export(
             setting=_setting(module), producer=f"acm-export {__version__}",
         )  # fmt: skip
         _log.info("tracing %s with %d ACM layers", type(module).__name__, len(manifest.layers))
-        graph = _trace(original.in_dtype(DTYPES[dtype]), inputs, probe.output_names, dynamic_shapes, traced_opset)
+        graph = _trace(original.in_dtype(DTYPES[dtype]), inputs, probe.output_names, axes, traced_opset)
         clean(graph, [layer.name for layer in manifest.layers])
         if with_counts:
             graph.graph.outputs.extend(_counts(graph, manifest))
@@ -165,11 +168,12 @@ def export(
         report = None
         if verify:
             _log.info("verifying against PyTorch")
-            report = verify_model(staging / path.name, original, inputs, atol=atol)
+            report = verify_model(staging / path.name, original, inputs, atol=atol, scratch=staging)
             if not report.passed:
                 raise VerificationError(
                     f"the exported file does not compute what the model computes: {report.failure}",
                     "nothing was written; --no-verify writes the file all the same, to look into it",
+                    report,
                 )
         data_path = _finish(staging / path.name, path)
     return ExportResult(path, data_path, manifest, report)
@@ -222,6 +226,14 @@ def _setting(module: nn.Module) -> Setting:
     return Setting(values[0] if len(values) == 1 else None)
 
 
+def _first_samples(inputs: Mapping[str, torch.Tensor], axes: Mapping[str, Mapping[int, str]]) -> Iterator[torch.Tensor]:
+    """Inputs cut to one sample where axis 0 is the batch: a dynamic axis that is no further axis of another input."""
+    further = {dim for named in axes.values() for axis, dim in named.items() if axis != 0}
+    for name, value in inputs.items():
+        batch = axes.get(name, {}).get(0)
+        yield value if batch is None or batch in further else value[:1]
+
+
 def _without_prefix(entry: LayerEntry) -> LayerEntry:
     return LayerEntry(**(vars(entry) | {"name": entry.name.removeprefix(PREFIX)}))
 
@@ -230,10 +242,9 @@ def _trace(
     model: Exportable,
     inputs: dict[str, torch.Tensor],
     output_names: list[str],
-    dynamic: Mapping[str, Mapping[int, str]] | None,
+    axes: Mapping[str, Mapping[int, str]],
     opset: int,
 ) -> ir.Model:
-    axes = dynamic if dynamic is not None else {name: {0: "batch"} for name in inputs}
     dims = {dim: torch.export.Dim(dim) for named in axes.values() for dim in named.values()}
     shapes = tuple({axis: dims[dim] for axis, dim in axes.get(name, {}).items()} or None for name in inputs)
     try:

@@ -58,12 +58,25 @@ def _hide_weights(graph: ir.Graph) -> dict[str, ir.TensorProtocol]:
 
 
 def _show_weights(graph: ir.Graph, hidden: dict[str, ir.TensorProtocol]) -> None:
-    for value in [value for value in graph.inputs if value.name in hidden]:
+    """Bring the weights back without the prefix, or with it where an input or a node has taken the name."""
+    weights = [value for value in graph.inputs if value.name in hidden]
+    for value in weights:
         graph.inputs.remove(value)
-        tensor = hidden[str(value.name)]
-        value.const_value = tensor
-        value.name = str(value.name).removeprefix(PREFIX)
+    taken = {value.name for value in (*graph.inputs, *graph.initializers.values())}
+    taken.update(output.name for node in graph.all_nodes() for output in node.outputs)
+    for value in weights:
+        name = str(value.name)
+        value.const_value = hidden[name]
+        value.name = _free_name(name, taken)
+        taken.add(value.name)
         graph.register_initializer(value)
+
+
+def _free_name(name: str, taken: set[str | None]) -> str:
+    bare = name.removeprefix(PREFIX)
+    while bare in taken:
+        bare = f"{PREFIX}{bare}"
+    return bare
 
 
 def _fold_transposes(graph: ir.Graph) -> None:
@@ -124,7 +137,9 @@ def _name_layers(graph: ir.Graph, layer_names: Sequence[str]) -> None:
     for node in graph:
         if (node.domain, node.op_type) != (DOMAIN, NAME):
             continue
-        layer = str(node.inputs[INPUTS.index("w1")].name).removesuffix(".w1")  # type: ignore[union-attr]
+        # Their thresholds tell layers apart: each has its own, while weights may be tied.
+        thresholds = node.inputs[INPUTS.index("thresholds")]
+        layer = str(thresholds.name).removesuffix(".thresholds")  # type: ignore[union-attr]
         node.name = layer
         if not node.outputs[0].is_graph_output():
             node.outputs[0].name = f"{layer}.y"
@@ -135,5 +150,5 @@ def _name_layers(graph: ir.Graph, layer_names: Sequence[str]) -> None:
         raise ExportError(
             f"expected one GatedLearners node for each of {len(layer_names)} ACM layers, found {len(found)}; "
             f"look at {', '.join(missing[:3])}",
-            "each ACM layer must run exactly once in the forward pass",
+            "each ACM layer must run exactly once in the forward pass, with thresholds of its own",
         )

@@ -14,6 +14,7 @@ from acm_export.export.wrapper import PREFIX
 from acm_export.flops import gate_flops, learner_flops
 from acm_export.manifest import LayerEntry
 from acm_export.modules import ACMLayer, acm_layers
+from acm_export.verification.replay import running
 
 if TYPE_CHECKING:
     from acm_export.export.wrapper import Exportable
@@ -39,7 +40,7 @@ def run_one_sample(model: Exportable, one_sample: tuple[torch.Tensor, ...]) -> P
 
     Args:
         model: The names of its layers are kept as they are.
-        one_sample: Inputs with batch size 1.
+        one_sample: Inputs with batch size 1, where they have a batch axis.
 
     Returns:
         Layers, FLOPs and output names.
@@ -50,7 +51,7 @@ def run_one_sample(model: Exportable, one_sample: tuple[torch.Tensor, ...]) -> P
     tokens: dict[str, int] = {}
     with ExitStack() as stack, torch.no_grad(), FlopCounterMode(display=False) as counter:
         for name, layer in acm_layers(model):
-            stack.enter_context(_Hook(layer, name, tokens))
+            stack.enter_context(running(layer, _Count(name, tokens)))
         try:
             outputs = model.outputs(*one_sample)
         except (RuntimeError, TypeError, ValueError) as error:
@@ -67,18 +68,13 @@ def run_one_sample(model: Exportable, one_sample: tuple[torch.Tensor, ...]) -> P
     return Probe(entries, rest, list(outputs))
 
 
-class _Hook:
-    def __init__(self, layer: ACMLayer, name: str, tokens: dict[str, int]) -> None:
-        self._handle = (
-            layer.gate.register_forward_pre_hook(  # which the layer calls with its tokens, always by position
-                lambda _, args: tokens.__setitem__(name, tokens.get(name, 0) + args[0][..., 0].numel())
-            )
-        )
+class _Count:
+    def __init__(self, name: str, tokens: dict[str, int]) -> None:
+        self._name, self._tokens = name, tokens
 
-    def __enter__(self) -> None: ...
-
-    def __exit__(self, *_: object) -> None:
-        self._handle.remove()
+    def __call__(self, x: torch.Tensor, gate_logits: torch.Tensor) -> torch.Tensor:
+        self._tokens[self._name] = self._tokens.get(self._name, 0) + x[..., 0].numel()
+        return gate_logits
 
 
 def _entry(name: str, layer: ACMLayer, tokens: int) -> LayerEntry:

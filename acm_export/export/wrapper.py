@@ -45,7 +45,15 @@ class Exportable(nn.Module):
 
     def forward(self, *inputs: torch.Tensor) -> tuple[torch.Tensor, ...]:
         """Tensors in the order of the input names to a tuple of tensors."""
-        return tuple(v.float() if v.is_floating_point() else v for v in self.outputs(*inputs).values())
+        given: list[torch.Tensor] = list(inputs)
+        results = []
+        for value in self.outputs(*inputs).values():
+            result = value.float() if value.is_floating_point() else value
+            # The exporter names tensors: one that is an input, a weight or two outputs would lose a name.
+            named = isinstance(result, nn.Parameter) or any(value is other or result is other for other in given)
+            results.append(result.clone() if named else result)
+            given += [value, result]
+        return tuple(results)
 
     def outputs(self, *inputs: torch.Tensor) -> dict[str, torch.Tensor]:
         """What the module returns for the same inputs: tensors by name, in the module's dtype.
