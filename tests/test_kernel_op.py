@@ -70,7 +70,7 @@ def staircases(draw: st.DrawFn) -> tuple[list[int], int]:
 
 
 @given(staircases(), st.sampled_from([0, 1, 2, 3]), st.sampled_from([(32, 48), (24, 20)]), st.sampled_from(DTYPES))
-@settings(max_examples=50)
+@settings(max_examples=36)
 def test_totals_at_the_edges_of_tiles(case: Any, split: int, widths: tuple[int, int], dtype: Any) -> None:
     counts, n = case
     signature = Signature(n, 0, "gelu")
@@ -148,10 +148,10 @@ def test_all_tokens_with_one_count(tokens: int, count: int) -> None:
         assert_matches_loop(y, counts, feeds, signature)
 
 
-@pytest.mark.parametrize("minimum", [0, 1, 63, 64])
-def test_sixty_four_learners(minimum: int) -> None:
+@pytest.mark.parametrize(("minimum", "most"), [(0, 64), (1, 60), (63, 64), (64, 64)])
+def test_sixty_four_learners(minimum: int, most: int) -> None:
     signature = Signature(64, minimum, "gelu")
-    wanted = np.array([64, 0, 63, 1, 17, 32, 64, 2]).clip(minimum)
+    wanted = np.array([64, 0, 63, 1, 17, 32, 64, 2]).clip(minimum, most)
     feeds = random_inputs(np.random.default_rng(minimum), (8,), 16, 3, signature)
     feeds["gate_logits"] = logits_of(wanted, signature)
     for split in (0, 1):

@@ -120,9 +120,10 @@ def _with_include(root: Path) -> list[Path]:
 def _version(path: Path) -> tuple[int, int, int]:
     """Read the version, following names that are defined as other names (as in TensorRT 11)."""
     try:
-        defined = dict(re.findall(r"^#define\s+(\w+)\s+(\w+)", path.read_text(errors="replace"), re.MULTILINE))
+        text = path.read_text(errors="replace")
     except OSError as error:
         raise PluginError(f"cannot read the TensorRT version in {path}: {error.strerror}") from error
+    defined: dict[str, str] = dict(re.findall(r"^#define\s+(\w+)\s+(\w+)", text, re.MULTILINE))
     numbers = []
     for part in ("MAJOR", "MINOR", "PATCH"):
         value = defined.get(f"NV_TENSORRT_{part}", "")

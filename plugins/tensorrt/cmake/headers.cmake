@@ -1,6 +1,7 @@
 # Sets ACM_SYSTEM_INCLUDES: the headers of TensorRT and of the CUDA runtime. Nothing of either is linked.
 set(TENSORRT_ROOT "$ENV{TENSORRT_ROOT}" CACHE PATH "Folder that has include/NvInferRuntime.h")
 set(CUDA_ROOT "$ENV{CUDA_HOME}" CACHE PATH "Folder that has include/cuda_runtime_api.h")
+set(ACM_TENSORRT_TAG v10.3.0 CACHE STRING "Release of NVIDIA/TensorRT whose headers ACM_FETCH_TENSORRT_HEADERS fetches")
 set(multiarch "${CMAKE_SYSTEM_PROCESSOR}-linux-gnu")
 
 # Debian packages (desktop, containers, Jetson), then archives.
@@ -17,7 +18,7 @@ find_path(ACM_CUDA_INCLUDE cuda_runtime_api.h
 
 if(NOT ACM_TENSORRT_INCLUDE AND ACM_FETCH_TENSORRT_HEADERS)
   include(FetchContent)
-  FetchContent_Declare(tensorrt_headers GIT_REPOSITORY https://github.com/NVIDIA/TensorRT.git GIT_TAG v10.3.0
+  FetchContent_Declare(tensorrt_headers GIT_REPOSITORY https://github.com/NVIDIA/TensorRT.git GIT_TAG ${ACM_TENSORRT_TAG}
                        GIT_SHALLOW ON GIT_SUBMODULES "")
   FetchContent_GetProperties(tensorrt_headers)
   if(NOT tensorrt_headers_POPULATED)
