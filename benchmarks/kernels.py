@@ -12,14 +12,14 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
-from acm_export.plugins.kernels import launch, plan, tiles
-from acm_export.plugins.kernels.work import work
 from common import parser, print_table, write_result
 from device_timing import DeviceTiming, Rotation, device_facts, interleaved, median_us
 from matplotlib import pyplot as plt
 from torch.nn import functional as F  # noqa: N812
 
 from acm_export.modules import ACMLayer, ACMSpec
+from acm_export.plugins.kernels import launch, plan, tiles
+from acm_export.plugins.kernels.work import work
 
 if TYPE_CHECKING:
     from collections.abc import Callable

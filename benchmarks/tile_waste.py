@@ -12,10 +12,11 @@ from tempfile import TemporaryDirectory
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
+from common import parser, print_table, write_result
+
 from acm_export.plugins.kernels.plan import Problem
 from acm_export.plugins.kernels.tiles import select
 from acm_export.plugins.kernels.work import work
-from common import parser, print_table, write_result
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray

@@ -17,13 +17,13 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 import torch
-from acm_export.plugins.kernels import launch, plan
-from acm_export.plugins.kernels.tiles import SCHEMA, Entry, Tile, entries, select
 from common import parser, print_table
 from device_timing import Rotation, device_facts, interleaved
 from kernels import Case, case
 
 from acm_export.files import move_into_place, staging_folder
+from acm_export.plugins.kernels import launch, plan
+from acm_export.plugins.kernels.tiles import SCHEMA, Entry, Tile, entries, select
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence

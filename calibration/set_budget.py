@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from acm_export.calibration.thresholds import check_setting, thresholds_for
 from onnx import numpy_helper
 
+from acm_export.calibration.thresholds import check_setting, thresholds_for
 from acm_export.errors import ModelFileError, UsageError
 from acm_export.inspection import check_graph
 from acm_export.manifest import Manifest, Setting, read_manifest, write_manifest

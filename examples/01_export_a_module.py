@@ -10,8 +10,8 @@ from pathlib import Path
 
 import onnxruntime
 import torch
-from acm_export.calibration.set_budget import set_budget
 
+from acm_export.calibration.set_budget import set_budget
 from acm_export.export import export
 from acm_export.modules import ACMLayer, ACMSpec
 

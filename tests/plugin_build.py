@@ -9,9 +9,9 @@ import sys
 from pathlib import Path
 
 import pytest
-from acm_export.plugins.tensorrt.headers import TensorRTHeaders, cuda_headers, tensorrt_headers
 
 from acm_export.errors import PluginError
+from acm_export.plugins.tensorrt.headers import TensorRTHeaders, cuda_headers, tensorrt_headers
 
 SOURCES = Path(__file__).parent.parent / "plugins" / "tensorrt"
 TOOLS = ("cmake", os.environ.get("CXX", "c++"))

@@ -9,11 +9,11 @@ from ctypes import POINTER, byref, c_char_p, c_int, c_int32, c_int64, c_uint64, 
 from dataclasses import dataclass, fields
 from typing import TYPE_CHECKING, Any
 
-from acm_export.plugins.kernels.plan import Problem
-from acm_export.plugins.kernels.tiles import PRECISIONS
 from plugin_pack import Identity, argument_names
 
 from acm_export.op.signature import ACTIVATIONS, INPUTS, OUTPUTS
+from acm_export.plugins.kernels.plan import Problem
+from acm_export.plugins.kernels.tiles import PRECISIONS
 
 if TYPE_CHECKING:
     from collections.abc import Sequence

@@ -9,12 +9,12 @@ import numpy as np
 import onnx
 import pytest
 import torch
-from acm_export.calibration.thresholds import thresholds_for
 from exported_files import images, names, run, torch_counts
 from onnx import numpy_helper
 from tiny_models import TwoBranches, randomize, tiny_vit
 from torch import nn
 
+from acm_export.calibration.thresholds import thresholds_for
 from acm_export.errors import AcmError, ExportError, OutputError, UsageError, VerificationError
 from acm_export.export import export as export_module
 from acm_export.export import exporter

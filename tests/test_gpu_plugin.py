@@ -6,7 +6,6 @@ from typing import TYPE_CHECKING
 
 import pytest
 import torch
-from acm_export.plugins.kernels.pack import default_folder, read_pack
 from gpu_reference import TOLERANCE, largest_error, random_inputs, reference
 from plugin_build import build, each_header_set
 from plugin_core import Case, Core, CPointers, Layer, pointers
@@ -14,6 +13,7 @@ from plugin_harness import Harness
 
 from acm_export.errors import KernelError
 from acm_export.op.signature import INPUTS, Signature
+from acm_export.plugins.kernels.pack import default_folder, read_pack
 
 if TYPE_CHECKING:
     from pathlib import Path

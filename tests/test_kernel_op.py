@@ -8,8 +8,6 @@ from typing import Any
 import ml_dtypes
 import numpy as np
 import pytest
-from acm_export.plugins.kernels.plan import ROWS, Problem, even
-from acm_export.plugins.kernels.tiles import Entry, Tile, entries
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from kernel_processes import interpreted
@@ -17,6 +15,8 @@ from kernel_runs import operator
 from op_model import assert_matches_loop, logits_of, random_inputs
 
 from acm_export.op import ACTIVATIONS, Signature
+from acm_export.plugins.kernels.plan import ROWS, Problem, even
+from acm_export.plugins.kernels.tiles import Entry, Tile, entries
 
 INF, NAN = float("inf"), float("nan")
 DTYPES = (np.float32, np.float16, ml_dtypes.bfloat16)

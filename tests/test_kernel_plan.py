@@ -7,13 +7,13 @@ from dataclasses import fields, replace
 from typing import Any
 
 import pytest
-from acm_export.plugins.kernels import plan
-from acm_export.plugins.kernels.plan import Problem, aligned, down_grid, even, routing, up_grid, workspace
-from acm_export.plugins.kernels.tiles import ARCHITECTURES, PRECISIONS, SCHEMA, entries, parse, select
 from hypothesis import given
 from hypothesis import strategies as st
 
 from acm_export.errors import KernelError
+from acm_export.plugins.kernels import plan
+from acm_export.plugins.kernels.plan import Problem, aligned, down_grid, even, routing, up_grid, workspace
+from acm_export.plugins.kernels.tiles import ARCHITECTURES, PRECISIONS, SCHEMA, entries, parse, select
 
 TOKENS = st.one_of(st.integers(1, 3000), st.integers(1, 1 << 20))
 WIDTHS = st.one_of(st.integers(1, 300), st.sampled_from([768, 1280, 5120]))

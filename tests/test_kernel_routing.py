@@ -6,13 +6,13 @@ from typing import Any
 
 import numpy as np
 import pytest
-from acm_export.plugins.kernels.plan import ROUTING_BLOCKS
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from kernel_processes import interpreted
 from kernel_runs import SMALL_BLOCKS, route
 
 from acm_export.op.routing import learner_counts
+from acm_export.plugins.kernels.plan import ROUTING_BLOCKS
 
 INF, NAN = float("inf"), float("nan")
 SPECIAL = [0.0, -0.0, 1.0, 1.0, -1.0, 0.5, 3e38, -3e38, 1e-45, 2e-45, INF, -INF, NAN]

@@ -7,10 +7,10 @@ import json
 from typing import TYPE_CHECKING, Any
 
 import pytest
-from acm_export.plugins.kernels.compile import write_pack
-from acm_export.plugins.kernels.pack import CUBINS, TABLE, Kernel, Pack, read_pack, source_digest
 
 from acm_export.errors import KernelError, OutputError
+from acm_export.plugins.kernels.compile import write_pack
+from acm_export.plugins.kernels.pack import CUBINS, TABLE, Kernel, Pack, read_pack, source_digest
 
 if TYPE_CHECKING:
     from collections.abc import Callable

@@ -10,12 +10,12 @@ from concurrent.futures import ThreadPoolExecutor
 from typing import TYPE_CHECKING
 
 import pytest
-from acm_export.plugins.kernels.pack import Kernel, Pack, read_pack
-from acm_export.plugins.kernels.tiles import ARCHITECTURES, entries
-from acm_export.plugins.kernels.variants import variants
 from kernel_cubins import ABI_VERSION, machine_code, stack_bytes
 
 from acm_export.errors import KernelError
+from acm_export.plugins.kernels.pack import Kernel, Pack, read_pack
+from acm_export.plugins.kernels.tiles import ARCHITECTURES, entries
+from acm_export.plugins.kernels.variants import variants
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence

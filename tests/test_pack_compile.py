@@ -6,11 +6,12 @@ import inspect
 from typing import TYPE_CHECKING
 
 import pytest
+from kernel_cubins import ABI_VERSION, compiled, ptx_parameters
+from kernel_processes import compiling
+
 from acm_export.plugins.kernels import plan
 from acm_export.plugins.kernels.tiles import ARCHITECTURES, entries
 from acm_export.plugins.kernels.variants import Variant, variants
-from kernel_cubins import ABI_VERSION, compiled, ptx_parameters
-from kernel_processes import compiling
 
 if TYPE_CHECKING:
     from pathlib import Path

@@ -7,13 +7,13 @@ import json
 from typing import TYPE_CHECKING
 
 import pytest
-from acm_export.plugins.tensorrt import build as building
-from acm_export.plugins.tensorrt.headers import cuda_headers, tensorrt_headers
 from click.testing import CliRunner, Result
 from plugin_build import each_header_set, need_tools
 
 from acm_export.cli import main
 from acm_export.errors import PluginError
+from acm_export.plugins.tensorrt import build as building
+from acm_export.plugins.tensorrt.headers import cuda_headers, tensorrt_headers
 
 if TYPE_CHECKING:
     from pathlib import Path

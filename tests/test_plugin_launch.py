@@ -8,12 +8,12 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 import torch
-from acm_export.plugins.kernels import launch
-from acm_export.plugins.kernels.tiles import entries
 from plugin_core import Case, pointers
 from plugin_pack import argument_names
 
 from acm_export.op.signature import INPUTS, Signature
+from acm_export.plugins.kernels import launch
+from acm_export.plugins.kernels.tiles import entries
 
 if TYPE_CHECKING:
     from plugin_core import Core, Driver, Launch

@@ -7,20 +7,21 @@ from dataclasses import replace
 from typing import TYPE_CHECKING
 
 import pytest
-from acm_export.plugins.kernels import plan
-from acm_export.plugins.kernels.tiles import entries
 from plugin_build import each_header_set
 from plugin_core import TENSORS, Case, c_tensor, pointers
 from plugin_harness import Harness, fields_of
 
 from acm_export.op.signature import ACTIVATIONS, INPUTS
+from acm_export.plugins.kernels import plan
+from acm_export.plugins.kernels.tiles import entries
 
 if TYPE_CHECKING:
     from pathlib import Path
 
-    from acm_export.plugins.tensorrt.headers import TensorRTHeaders
     from plugin_core import Driver
     from plugin_harness import Plugin
+
+    from acm_export.plugins.tensorrt.headers import TensorRTHeaders
 
 pytest_plugins = ["plugin_fixtures"]
 pytestmark = each_header_set()

@@ -5,14 +5,14 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 import pytest
-from acm_export.plugins.kernels import plan
-from acm_export.plugins.kernels.pack import read_pack
-from acm_export.plugins.kernels.plan import MAX_TOKENS, Problem
-from acm_export.plugins.kernels.tiles import ARCHITECTURES, PRECISIONS, entries, select
 from hypothesis import given
 from hypothesis import strategies as st
 
 from acm_export.errors import KernelError
+from acm_export.plugins.kernels import plan
+from acm_export.plugins.kernels.pack import read_pack
+from acm_export.plugins.kernels.plan import MAX_TOKENS, Problem
+from acm_export.plugins.kernels.tiles import ARCHITECTURES, PRECISIONS, entries, select
 
 if TYPE_CHECKING:
     from pathlib import Path

@@ -5,8 +5,9 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 import pytest
-from acm_export.plugins.kernels import plan
 from plugin_core import Case
+
+from acm_export.plugins.kernels import plan
 
 if TYPE_CHECKING:
     from plugin_core import Core

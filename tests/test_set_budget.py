@@ -8,10 +8,10 @@ from pathlib import Path
 import numpy as np
 import onnx
 import pytest
-from acm_export.calibration.set_budget import set_budget
-from acm_export.calibration.thresholds import thresholds_for
 from click.testing import CliRunner
 
+from acm_export.calibration.set_budget import set_budget
+from acm_export.calibration.thresholds import thresholds_for
 from acm_export.checkpoints import load_checkpoint
 from acm_export.cli import main
 from acm_export.demo.digits import ACM

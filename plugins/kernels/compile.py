@@ -18,14 +18,14 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import click
-from acm_export.plugins.kernels.pack import CUBINS, TABLE, Kernel, Pack, default_folder, source_digest
-from acm_export.plugins.kernels.tiles import ARCHITECTURES
-from acm_export.plugins.kernels.variants import Variant, variants
 from rich.progress import Progress
 
 from acm_export.errors import KernelError
 from acm_export.files import move_folder_into_place, staging_folder
 from acm_export.optional import require
+from acm_export.plugins.kernels.pack import CUBINS, TABLE, Kernel, Pack, default_folder, source_digest
+from acm_export.plugins.kernels.tiles import ARCHITECTURES
+from acm_export.plugins.kernels.variants import Variant, variants
 
 if TYPE_CHECKING:
     from collections.abc import Sequence

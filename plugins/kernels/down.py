@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import triton
 import triton.language as tl
+
 from acm_export.plugins.kernels.staircase import grouped, learners_of_row, padded
 
 

@@ -5,11 +5,11 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 import torch
+
+from acm_export.op.signature import ACTIVATIONS, Signature
 from acm_export.plugins.kernels import down, plan, routing, up
 from acm_export.plugins.kernels.tiles import GROUP, Entry, Tile, select
 from acm_export.plugins.kernels.variants import PLAIN_WARPS, SCAN_STEP, SUM_COLUMNS
-
-from acm_export.op.signature import ACTIVATIONS, Signature
 
 if TYPE_CHECKING:
     from acm_export.plugins.kernels.plan import Problem

@@ -6,12 +6,14 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 import numpy as np
+
 from acm_export.plugins.kernels.plan import cdiv
 
 if TYPE_CHECKING:
+    from numpy.typing import NDArray
+
     from acm_export.plugins.kernels.plan import Problem
     from acm_export.plugins.kernels.tiles import Entry
-    from numpy.typing import NDArray
 
 
 @dataclass(frozen=True)

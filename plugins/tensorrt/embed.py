@@ -13,10 +13,10 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 import click
-from acm_export.plugins.kernels.pack import read_pack
-from acm_export.plugins.kernels.tiles import entries
 
 from acm_export.errors import KernelError
+from acm_export.plugins.kernels.pack import read_pack
+from acm_export.plugins.kernels.tiles import entries
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Sequence
