@@ -5,7 +5,6 @@
 
 #if ACM_PLUGIN_V3
 
-#include <optional>
 #include <string>
 #include <vector>
 

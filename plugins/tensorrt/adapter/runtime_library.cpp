@@ -28,6 +28,7 @@ int major_of(int number) { return number >= 10000 ? number / 10000 : number / 10
 
 }  // namespace
 
+// Never closed: a TensorRT that uses this library does not go away before it.
 RuntimeLibrary::RuntimeLibrary(const char* path) : handle_(dlopen(path, RTLD_LAZY | RTLD_NOLOAD)) {}
 
 std::vector<RuntimeLibrary> RuntimeLibrary::loaded() {
