@@ -147,6 +147,23 @@ def hidden_values(
     return array(hidden)[:, :, :width]
 
 
+def partial_sums(feeds: dict[str, Array], signature: Signature, entry: Entry) -> Array:
+    """What GEMM 2 of few tokens leaves for the summation, ``[N, slices, sorted rows, D]``."""
+    from acm_export.plugins.kernels import launch
+
+    spaces: list[launch.Space] = []
+
+    class Recorded(launch.Space):
+        def __init__(self, *arguments: Any) -> None:
+            super().__init__(*arguments)
+            spaces.append(self)
+
+    with patch.object(launch, "Space", Recorded):
+        operator(feeds, signature, entry=entry)
+    shape = (signature.num_learners, entry.split, *feeds["x"].shape)
+    return array(spaces[0].partial[: int(np.prod(shape))].view(shape))
+
+
 def beyond_32_bits() -> tuple[Array, Array] | None:
     """One tile of each GEMM for the last of 2**20 tokens with D = 2,560: x and y have more than 2**31 elements.
 

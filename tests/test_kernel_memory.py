@@ -8,7 +8,7 @@ import ml_dtypes
 import numpy as np
 import pytest
 from kernel_processes import interpreted
-from kernel_runs import UNWRITTEN, beyond_32_bits, hidden_values, operator
+from kernel_runs import UNWRITTEN, beyond_32_bits, hidden_values, operator, partial_sums
 from op_model import TOLERANCE, assert_matches_loop, logits_of, random_inputs
 from test_kernel_op import DTYPES, SMALL_UP, small
 
@@ -96,6 +96,20 @@ def test_hidden_values_exist_where_the_staircase_has_tiles_and_are_zero_beyond_i
         values, bits = exact[:end, learner], {2: ml_dtypes.finfo(dtype).nmant}.get(np.dtype(dtype).itemsize, 18)
         rounding = 2.0 ** -(bits + 1) * np.abs(values)  # half a unit in the last place: rounded to the nearest
         np.testing.assert_array_less(np.abs(hidden[:end, learner].astype(np.float64) - values), rounding + 2e-6)
+
+
+@pytest.mark.parametrize("split", [1, 2])
+def test_split_products_are_made_only_for_learners_that_a_tile_runs(split: int) -> None:
+    signature, height = Signature(4, 0, "identity"), small(split).down.block_m
+    feeds = random_inputs(np.random.default_rng(11), (40,), 24, 40, signature)
+    counts = np.repeat([3, 2, 1, 0], [height, 8, 8, 40 - height - 16])
+    feeds["gate_logits"] = logits_of(counts, signature)
+    partial = interpreted(partial_sums, feeds, signature, small(split))
+    written = np.isfinite(partial).all(axis=-1)
+    for tile in range(-(-40 // height)):
+        rows = slice(tile * height, (tile + 1) * height)
+        for learner in range(4):
+            assert (written[learner, :, rows] == (learner < counts[rows.start])).all()
 
 
 def test_offsets_are_computed_in_64_bits() -> None:
