@@ -29,7 +29,7 @@ wheel: pack  ## the wheel, with the compiled kernels inside
 	$(BIN)/python -m pip wheel -q --no-deps -w dist .
 
 gpu-check:  ## everything that wants a GPU, with the Python that has PyTorch for it (PYTHON=...)
-	$(PYTHON) -c 'import acm_export' 2>/dev/null || $(PYTHON) -m pip install -q --no-deps --no-build-isolation -e .
+	$(PYTHON) -c 'import acm_export.plugins' 2>/dev/null || $(PYTHON) -m pip install -q --no-deps --no-build-isolation -e .
 	$(PYTHON) benchmarks/gpu_check.py $(GPU_CHECK)
 
 benchmarks: $(READY)  ## measure on this machine; writes benchmarks/results/

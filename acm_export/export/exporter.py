@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import logging
-import warnings
 from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
@@ -19,14 +18,14 @@ from acm_export.errors import ExportError, UsageError, VerificationError
 from acm_export.export.attention import plain_attention
 from acm_export.export.graph import clean
 from acm_export.export.measure import run_one_sample
-from acm_export.export.translation import translation_table
+from acm_export.export.tracing import trace
 from acm_export.export.wrapper import PREFIX, Alone, ExampleInputs, Exportable, as_dtype, name_inputs
 from acm_export.files import move_into_place, sha256_of, staging_folder
 from acm_export.lowering import OPSET as TENSORRT_8_OPSET
 from acm_export.manifest import LayerEntry, Manifest, Setting, Source, write_manifest
 from acm_export.model_file import EXTERNAL_ABOVE, external_tensors
 from acm_export.modules import ACMLayer, acm_layers
-from acm_export.targets import IR_VERSION, TARGETS, retarget
+from acm_export.targets import TARGETS, retarget
 from acm_export.verification.compare import verify_model
 from acm_export.verification.report import check_atol
 
@@ -158,7 +157,7 @@ def export(
             setting=_setting(module), producer=f"acm-export {__version__}",
         )  # fmt: skip
         _log.info("tracing %s with %d ACM layers", type(module).__name__, len(manifest.layers))
-        graph = _trace(original.in_dtype(DTYPES[dtype]), inputs, probe.output_names, axes, traced_opset)
+        graph = trace(original.in_dtype(DTYPES[dtype]), inputs, probe.output_names, axes, traced_opset)
         clean(graph, [layer.name for layer in manifest.layers])
         if with_counts:
             graph.graph.outputs.extend(_counts(graph, manifest))
@@ -236,46 +235,6 @@ def _first_samples(inputs: Mapping[str, torch.Tensor], axes: Mapping[str, Mappin
 
 def _without_prefix(entry: LayerEntry) -> LayerEntry:
     return LayerEntry(**(vars(entry) | {"name": entry.name.removeprefix(PREFIX)}))
-
-
-def _trace(
-    model: Exportable,
-    inputs: dict[str, torch.Tensor],
-    output_names: list[str],
-    axes: Mapping[str, Mapping[int, str]],
-    opset: int,
-) -> ir.Model:
-    dims = {dim: torch.export.Dim(dim) for named in axes.values() for dim in named.values()}
-    shapes = tuple({axis: dims[dim] for axis, dim in axes.get(name, {}).items()} or None for name in inputs)
-    try:
-        with plain_attention(model), warnings.catch_warnings(), _quiet_exporter():
-            warnings.simplefilter("ignore", FutureWarning)
-            warnings.simplefilter("ignore", DeprecationWarning)
-            program = torch.onnx.export(
-                model, tuple(inputs.values()), dynamo=True, optimize=False, verbose=False, opset_version=opset,
-                dynamic_shapes=(shapes,), input_names=list(inputs), output_names=output_names,
-                custom_translation_table=translation_table(opset),
-            )  # fmt: skip
-    except (torch.onnx.OnnxExporterError, RuntimeError) as error:
-        reason = str(error.__cause__ or error).strip().splitlines()[0]
-        raise ExportError(f"PyTorch cannot export this module: {reason}") from error
-    if program is None:
-        raise ExportError("PyTorch returned no ONNX program")
-    program.model.ir_version = IR_VERSION
-    model_ir: ir.Model = program.model
-    return model_ir
-
-
-@contextmanager
-def _quiet_exporter() -> Iterator[None]:
-    """Without the exporter's remarks on packages that are not installed."""
-    logger = logging.getLogger("torch.onnx._internal.exporter._registration")
-    level = logger.level
-    logger.setLevel(logging.ERROR)
-    try:
-        yield
-    finally:
-        logger.setLevel(level)
 
 
 def _counts(model: ir.Model, manifest: Manifest) -> list[ir.Value]:

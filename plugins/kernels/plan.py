@@ -28,7 +28,9 @@ ROWS = 128
 MAX_SPLIT = 4
 """Most slices of K in one learner that a table entry may ask for; sizes the partial sums."""
 
-MAX_TOKENS = (1 << 31) - 1
+MAX_TOKENS = 1 << 29
+"""With 65 choices the histograms of more tokens would not be counted in 32 bits: 65 for each block of 32 tokens."""
+
 ALIGNMENT = 256
 
 ROUTING_BLOCKS = ((8, 256), (32, 128), (128, 32))

@@ -28,11 +28,6 @@ class Work:
     executed: int
     needed: int
 
-    @property
-    def waste(self) -> float:
-        """Executed / needed; 1 where nothing is needed."""
-        return self.executed / self.needed if self.needed else 1.0
-
 
 def work(problem: Problem, entry: Entry, counts: NDArray[np.int32]) -> Work:
     """Work of one call.

@@ -9,7 +9,7 @@ namespace acm {
 
 struct Entry;
 
-constexpr std::int64_t kMaxTokens = (std::int64_t{1} << 31) - 1;
+constexpr std::int64_t kMaxTokens = std::int64_t{1} << 29;
 
 // Shapes of one call.
 struct Problem {
