@@ -109,7 +109,7 @@ def test_routing_blocks_cover_every_token_and_choice(problem: Problem) -> None:
     assert (blocks.num_blocks - 1) * blocks.block < problem.tokens <= blocks.num_blocks * blocks.block
 
 
-@pytest.mark.parametrize("tokens", [0, -1, 1 << 31])
+@pytest.mark.parametrize("tokens", [0, -1, plan.MAX_TOKENS + 1])
 def test_a_number_of_tokens_out_of_range_is_refused_with_both_values(tokens: int) -> None:
     with pytest.raises(KernelError, match=rf"{tokens} tokens.* 1 to {plan.MAX_TOKENS}"):
         Problem(tokens, 8, 8, 2, 0, 2)
