@@ -8,7 +8,6 @@ import pytest
 from plugin_core import Case
 
 from acm_export.plugins.kernels import plan
-from acm_export.plugins.kernels.plan import MAX_TOKENS
 
 if TYPE_CHECKING:
     from plugin_core import Core
@@ -16,7 +15,7 @@ if TYPE_CHECKING:
 pytest_plugins = ["plugin_fixtures"]
 
 CASE = Case(leading=(2, 5), model_dim=64, hidden_dim=32, num_learners=4, min_learners=1)
-MANY = MAX_TOKENS + 1
+MANY = plan.MAX_TOKENS + 1
 
 WRONG = [
     ("x", "int32", "x is int32; it must be float32, float16 or bfloat16"),
