@@ -55,8 +55,9 @@ def read_model(path: Path) -> onnx.ModelProto:
         raise ModelFileError(f"{path} is not an ONNX file: {error}", _CUT) from error
     if not model.ir_version or not model.graph.node:
         raise ModelFileError(f"{path} is not an ONNX file: it has no graph", _CUT)
+    sizes: dict[str, int] = {}
     for tensor in external_tensors(model):
-        _check_external(tensor, path)
+        _check_external(tensor, path, sizes)
     return model
 
 
@@ -102,34 +103,47 @@ def write_model(model: onnx.ModelProto, path: Path, *, data_from: Path) -> None:
         move_into_place(staging / path.name, path)
 
 
+_WITHOUT_TENSORS = {
+    f"onnx.{name}"
+    for name in ("OperatorSetIdProto", "StringStringEntryProto", "TensorAnnotation", "TypeProto", "ValueInfoProto")
+}
+
+
 def _tensors(message: Message) -> Iterator[TensorProto]:
     """The tensors anywhere in a message."""
     if isinstance(message, TensorProto):
         yield message
         return
     for field, value in message.ListFields():
-        if field.message_type is not None:
+        if field.message_type is not None and field.message_type.full_name not in _WITHOUT_TENSORS:
             for part in (value,) if isinstance(value, Message) else value:
                 yield from _tensors(part)
 
 
-def _check_external(tensor: TensorProto, path: Path) -> None:
-    name = location(tensor)
+def _data_size(name: str, tensor: str, path: Path) -> int:
     folder = path.absolute().parent.resolve()
     usable = name and "\0" not in name and not Path(name).is_absolute()
     if not usable or not (folder / name).resolve().is_relative_to(folder):
-        raise ModelFileError(f"{path}: the data of {tensor.name} point outside the model's folder: {name!r}")
+        raise ModelFileError(f"{path}: the data of {tensor} point outside the model's folder: {name!r}")
     target = (folder / name).resolve()
     if not target.is_file():
         raise ModelFileError(f"{path}: the data file {name} is missing", "keep it in the model's folder")
+    return target.stat().st_size
+
+
+def _check_external(tensor: TensorProto, path: Path, sizes: dict[str, int]) -> None:
+    """Refuse data outside the folder or shorter than the tensor; ``sizes`` remembers the files that were looked at."""
+    name = location(tensor)
+    if name not in sizes:
+        sizes[name] = _data_size(name, tensor.name, path)
     try:
-        _, offset, length = external_range(tensor, folder)
+        _, offset, length = external_range(tensor, path.parent)
     except ValueError as error:
         raise ModelFileError(f"{path}: the data of {tensor.name} have no numeric offset and length") from error
     end = offset + max(length, _needed_bytes(tensor))
-    if offset < 0 or length < 0 or end > target.stat().st_size:
+    if offset < 0 or length < 0 or end > sizes[name]:
         raise ModelFileError(
-            f"{path}: {name} has {target.stat().st_size} bytes, {tensor.name} ends at {end}",
+            f"{path}: {name} has {sizes[name]} bytes, {tensor.name} ends at {end}",
             "copy the data file again, or export again",
         )
 
