@@ -49,6 +49,10 @@ class ModelFileError(AcmError):
     """An ONNX file is broken, unsafe, or not one of ours."""
 
 
+class CalibrationError(AcmError):
+    """Thresholds for a budget cannot be found: the data or the gates do not allow it."""
+
+
 class KernelError(AcmError):
     """The GPU kernels do not serve this device or problem, or their compiled pack is broken or stale."""
 

@@ -20,23 +20,53 @@ if TYPE_CHECKING:
 _CHUNK = 1 << 22
 
 
+def check_writable(target: Path, option: str = "-o") -> None:
+    """Find out before long work whether its result can be written.
+
+    Args:
+        target: The file or folder that will be replaced.
+        option: That names it, for errors.
+
+    Raises:
+        OutputError: It cannot.
+    """
+    if target.is_dir():
+        raise OutputError(f"{target} is a folder", f"name a file with {option}")
+    with staging_folder(target, option):
+        pass
+
+
+def write_text(text: str, target: Path, option: str = "-o") -> None:
+    """Write a text file whole or not at all.
+
+    Raises:
+        OutputError: It cannot be written; what was there is untouched.
+    """
+    with staging_folder(target, option) as staging:
+        (staging / target.name).write_text(text, encoding="utf-8")
+        move_into_place(staging / target.name, target)
+
+
 @contextmanager
-def staging_folder(target: Path) -> Iterator[Path]:
+def staging_folder(target: Path, option: str = "-o") -> Iterator[Path]:
     """A temporary folder beside ``target``, on the same file system, removed however the block ends.
 
     Args:
         target: The file or folder that will be replaced; its parent must exist and be writable.
+        option: That names it, for errors.
 
     Raises:
         OutputError: The folder cannot be made or written, or the disk is full; the target is untouched.
     """
     parent = target.absolute().parent
     if not parent.is_dir():
-        raise OutputError(f"the output folder {parent} does not exist", "create it, or choose another with -o")
+        raise OutputError(f"the output folder {parent} does not exist", f"create it, or choose another with {option}")
     try:
         staging = Path(tempfile.mkdtemp(prefix=f".{target.name}.", suffix=".tmp", dir=parent))
     except OSError as error:
-        raise OutputError(f"cannot write into {parent}: {error.strerror}", "choose another folder with -o") from error
+        raise OutputError(
+            f"cannot write into {parent}: {error.strerror}", f"choose another folder with {option}"
+        ) from error
     try:
         yield staging
     except OSError as error:

@@ -8,7 +8,8 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from onnx import TensorProto, numpy_helper
 
-from acm_export.calibration.thresholds import thresholds_for
+from acm_export.calibration import budget_input
+from acm_export.calibration.thresholds import setting_thresholds
 from acm_export.errors import ModelFileError
 from acm_export.manifest import Manifest, read_manifest
 from acm_export.model_file import data_files, external_range, read_model
@@ -19,6 +20,7 @@ if TYPE_CHECKING:
     from pathlib import Path
 
     import onnx
+    from numpy.typing import NDArray
 
 
 @dataclass(frozen=True)
@@ -69,9 +71,9 @@ def summarize(path: Path) -> FileSummary:
     tensors = {tensor.name: tensor for tensor in model.graph.initializer}
     return FileSummary(
         manifest,
-        {value.name: _shape(value) for value in model.graph.input if value.name not in tensors},
+        {v.name: _shape(v) for v in model.graph.input if v.name not in tensors or v.name == budget_input.INPUT},
         {value.name: _shape(value) for value in model.graph.output},
-        {e.name: numpy_helper.to_array(tensors[e.thresholds], str(path.parent)).tolist() for e in manifest.layers},
+        {name: values.tolist() for name, values in stored_thresholds(model, manifest, path.parent).items()},
         data_files(model),
         len(model.graph.node),
         TARGETS[manifest.target].partition(": ")[2],
@@ -101,6 +103,8 @@ def check_graph(model: onnx.ModelProto, manifest: Manifest, path: Path) -> None:
         expected = vars(layer.signature)
         if {key: attributes.get(key) for key in expected} != expected or len(node.input) != len(INPUTS):
             raise ModelFileError(f"{path}: the node {node.name} contradicts the manifest, which says {expected}")
+        if manifest.budget_input:
+            continue
         tensor = tensors.get(layer.thresholds)
         if tensor is None or list(tensor.dims) != [layer.num_learners] or tensor.data_type != TensorProto.FLOAT:
             raise ModelFileError(
@@ -112,6 +116,16 @@ def check_graph(model: onnx.ModelProto, manifest: Manifest, path: Path) -> None:
                 f"{4 * layer.num_learners}",
                 "another tool changed the file; export it again",
             )
+    if manifest.budget_input and (reason := budget_input.contradiction(model, manifest, path.parent)):
+        raise ModelFileError(f"{path}: {reason}", "another tool changed the file; calibrate it again")
+
+
+def stored_thresholds(model: onnx.ModelProto, manifest: Manifest, folder: Path) -> dict[str, NDArray[np.float32]]:
+    """Thresholds float32 ``[N]`` of each layer as they stand in the file; with a budget input, at its default."""
+    if manifest.budget_input:
+        return setting_thresholds(manifest)
+    tensors = {tensor.name: tensor for tensor in model.graph.initializer}
+    return {e.name: numpy_helper.to_array(tensors[e.thresholds], str(folder)) for e in manifest.layers}
 
 
 def check_thresholds(model: onnx.ModelProto, manifest: Manifest, path: Path) -> None:
@@ -120,13 +134,14 @@ def check_thresholds(model: onnx.ModelProto, manifest: Manifest, path: Path) -> 
     Raises:
         ModelFileError: Another tool changed them.
     """
-    tensors = {tensor.name: tensor for tensor in model.graph.initializer}
-    for layer in manifest.layers if manifest.setting.threshold is not None else ():
-        stored = numpy_helper.to_array(tensors[layer.thresholds], str(path.parent))
-        expected = thresholds_for(layer, manifest.setting)
-        if not np.array_equal(stored, expected):
+    if manifest.setting.threshold is None and manifest.setting.budget is None:
+        return
+    stored, expected = stored_thresholds(model, manifest, path.parent), setting_thresholds(manifest)
+    for layer in manifest.layers:
+        if not np.array_equal(stored[layer.name], expected[layer.name]):
             raise ModelFileError(
-                f"{path}: {layer.thresholds} is {stored.tolist()}, but the manifest says {expected.tolist()}",
+                f"{path}: {layer.thresholds} is {stored[layer.name].tolist()}, "
+                f"but the manifest says {expected[layer.name].tolist()}",
                 "set them with: acm-export set-budget",
             )
 

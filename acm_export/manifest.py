@@ -11,27 +11,42 @@ import sys
 from dataclasses import asdict, dataclass, replace
 from typing import TYPE_CHECKING, Any
 
+from acm_export.budget_table import Calibration
 from acm_export.errors import ModelFileError, OpError
+from acm_export.json_fields import (
+    LIST,
+    OBJECT,
+    OBJECT_OR_NULL,
+    POSITIVE,
+    SHAPE,
+    SHARE_OR_NULL,
+    TEXT,
+    TEXT_OR_NULL,
+    WHOLE,
+    WHOLE_OR_NULL,
+    BrokenFieldError,
+    Kind,
+    checked,
+)  # fmt: skip
 from acm_export.op.signature import Signature
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
-
     import onnx
 
 KEY = "acm"
-SCHEMA = 1
+SCHEMA = 2
+"""2 added the calibration and ``setting.budget``; files of schema 1 are read, and written anew as 2."""
+
 DTYPES = ("fp32", "fp16", "bf16")
 
 _CHANGED = "another tool changed the file; export it again"
-_MAX_WHOLE = 2**63 - 1
-_SHOWN = 60
-"""Characters of a wrong value that an error shows."""
 
 
 @dataclass(frozen=True)
 class LayerEntry:
-    """One ACM layer of the file. Its node bears its name; its thresholds are the initializer ``NAME.thresholds``.
+    """One ACM layer of the file. Its node bears its name; its thresholds are the value ``NAME.thresholds``.
+
+    That is an initializer, or computed in the graph of a file with a budget input.
 
     Args:
         name: Qualified module name in the model that was exported.
@@ -62,7 +77,7 @@ class LayerEntry:
 
     @property
     def thresholds(self) -> str:
-        """Name of the initializer with the layer's thresholds."""
+        """Name of the value with the layer's thresholds."""
         return f"{self.name}.thresholds"
 
 
@@ -76,15 +91,22 @@ class Source:
 
 @dataclass(frozen=True)
 class Setting:
-    """Where the dial stands: one threshold for all layers, and a bound on the learners of every token.
+    """Where the dial stands: a threshold for all layers or a budget, and a bound on the learners of every token.
 
     Args:
-        threshold: τ; 0 is the trained argmax; None where the model came with a threshold for each learner.
+        threshold: τ; 0 is the trained argmax; None where a budget is set, or where the model came with a threshold for
+            each learner.
         max_learners: No token runs more, or None for no bound.
+        budget: β whose thresholds the calibration's table gives, or None.
     """
 
     threshold: float | None = 0.0
     max_learners: int | None = None
+    budget: float | None = None
+
+    def __post_init__(self) -> None:
+        if self.threshold is not None and self.budget is not None:
+            raise ValueError(f"both a threshold ({self.threshold}) and a budget ({self.budget}) are set")
 
 
 @dataclass(frozen=True)
@@ -101,6 +123,7 @@ class Manifest:
         example_inputs: Shapes, of one sample, that ``rest_flops`` and ``tokens`` refer to.
         setting: Where the dial stands.
         producer: Name and version of what wrote the file.
+        calibration: The table from budgets to thresholds, once the file is calibrated.
         schema: Version of this document.
     """
 
@@ -113,6 +136,7 @@ class Manifest:
     example_inputs: dict[str, list[int]]
     setting: Setting
     producer: str
+    calibration: Calibration | None = None
     schema: int = SCHEMA
 
     def to_json(self) -> dict[str, Any]:
@@ -122,21 +146,34 @@ class Manifest:
             content["setting"]["threshold"] = str(self.setting.threshold)
         return content
 
+    @property
+    def budget_input(self) -> bool:
+        """Whether the graph takes ``budget`` as an input."""
+        return self.calibration is not None and self.calibration.budget_input
+
     def replaced(self, **changes: Any) -> Manifest:
         """A copy with some values changed."""
         return replace(self, **changes)
 
     def model_flops(self, budget: float) -> float:
         """FLOPs of one sample of the example's size when the share ``budget`` of learner FLOPs is executed."""
-        learners = sum(e.tokens * e.num_learners * e.learner_flops for e in self.layers)
-        gates = sum(e.tokens * e.gate_flops for e in self.layers)
-        return self.rest_flops + gates + budget * learners
+        return self.fixed_flops + budget * self.all_learners_flops
+
+    @property
+    def fixed_flops(self) -> int:
+        """FLOPs of one sample of the example's size outside learners: gates and everything else."""
+        return self.rest_flops + sum(e.tokens * e.gate_flops for e in self.layers)
+
+    @property
+    def all_learners_flops(self) -> int:
+        """FLOPs of all learners for one sample of the example's size."""
+        return sum(e.tokens * e.num_learners * e.learner_flops for e in self.layers)
 
     @property
     def least_budget(self) -> float:
         """The share of learner FLOPs that always runs, at any threshold; 0 without layers."""
         always = sum(e.tokens * e.min_learners * e.learner_flops for e in self.layers)
-        return always / max(1, sum(e.tokens * e.num_learners * e.learner_flops for e in self.layers))
+        return always / max(1, self.all_learners_flops)
 
 
 def write_manifest(model: onnx.ModelProto, manifest: Manifest) -> None:
@@ -166,7 +203,7 @@ def read_manifest(model: onnx.ModelProto, path: object) -> Manifest:
         content = json.loads(text)
     except (ValueError, RecursionError) as error:
         raise ModelFileError(f"the manifest of {path} is not JSON: {error}", _CHANGED) from error
-    if not isinstance(content, dict) or not _WHOLE.holds(content.get("schema")):
+    if not isinstance(content, dict) or not WHOLE.holds(content.get("schema")):
         raise ModelFileError(f"the manifest of {path} has no schema version", _CHANGED)
     if content["schema"] > SCHEMA:
         raise ModelFileError(
@@ -175,20 +212,8 @@ def read_manifest(model: onnx.ModelProto, path: object) -> Manifest:
         )
     try:
         return _parse(content)
-    except (OpError, _BrokenError) as error:
+    except (OpError, BrokenFieldError) as error:
         raise ModelFileError(f"the manifest of {path} is broken: {error}", _CHANGED) from error
-
-
-class _BrokenError(Exception):
-    """Names the field, what it holds, and what it must hold."""
-
-
-@dataclass(frozen=True)
-class _Kind:
-    """What a field must hold, in words and as a test."""
-
-    words: str
-    holds: Callable[[Any], bool]
 
 
 def _is_threshold(value: Any) -> bool:
@@ -196,62 +221,58 @@ def _is_threshold(value: Any) -> bool:
     return finite or value is None or value in ("inf", "-inf")
 
 
-_TEXT = _Kind("text", lambda v: isinstance(v, str))
-_TEXT_OR_NULL = _Kind("text or null", lambda v: v is None or isinstance(v, str))
-_WHOLE = _Kind("a whole number from 0", lambda v: type(v) is int and 0 <= v <= _MAX_WHOLE)
-_POSITIVE = _Kind("a whole number from 1", lambda v: type(v) is int and 1 <= v <= _MAX_WHOLE)
-_WHOLE_OR_NULL = _Kind("a whole number from 0 or null", lambda v: v is None or _WHOLE.holds(v))
-_SHAPE = _Kind("a list of whole numbers from 0", lambda v: isinstance(v, list) and all(map(_WHOLE.holds, v)))
-_OBJECT = _Kind("an object", lambda v: isinstance(v, dict))
-_LIST = _Kind("a list", lambda v: isinstance(v, list))
-
-_SOURCE = {"name": _TEXT, "sha256": _TEXT_OR_NULL}
-_SETTING = {
-    "threshold": _Kind('a number, "inf", "-inf" or null', _is_threshold),
-    "max_learners": _WHOLE_OR_NULL,
-}
+_SOURCE = {"name": TEXT, "sha256": TEXT_OR_NULL}
+_SETTING = {"threshold": Kind('a number, "inf", "-inf" or null', _is_threshold), "max_learners": WHOLE_OR_NULL}
+_SETTING_2 = _SETTING | {"budget": SHARE_OR_NULL}
 _LAYER = {
-    "name": _TEXT, "model_dim": _POSITIVE, "num_learners": _POSITIVE, "hidden_dim": _POSITIVE, "min_learners": _WHOLE,
-    "activation": _TEXT, "learner_flops": _POSITIVE, "gate_flops": _WHOLE, "tokens": _WHOLE,
+    "name": TEXT, "model_dim": POSITIVE, "num_learners": POSITIVE, "hidden_dim": POSITIVE, "min_learners": WHOLE,
+    "activation": TEXT, "learner_flops": POSITIVE, "gate_flops": WHOLE, "tokens": WHOLE,
 }  # fmt: skip
 _MANIFEST = {
-    "source": _OBJECT, "dtype": _Kind(f"one of {', '.join(DTYPES)}", lambda v: v in DTYPES), "target": _TEXT,
-    "opset": _POSITIVE, "layers": _LIST, "rest_flops": _WHOLE, "example_inputs": _OBJECT, "setting": _OBJECT,
-    "producer": _TEXT, "schema": _WHOLE,
+    "source": OBJECT, "dtype": Kind(f"one of {', '.join(DTYPES)}", lambda v: v in DTYPES), "target": TEXT,
+    "opset": POSITIVE, "layers": LIST, "rest_flops": WHOLE, "example_inputs": OBJECT, "setting": OBJECT,
+    "producer": TEXT, "schema": WHOLE,
 }  # fmt: skip
+_MANIFEST_2 = _MANIFEST | {"calibration": OBJECT_OR_NULL}
 
 
 def _parse(content: dict[str, Any]) -> Manifest:
-    checked = _checked(content, _MANIFEST, "")
-    inputs = checked["example_inputs"]
-    setting = _checked(checked["setting"], _SETTING, "setting.")
-    threshold = setting["threshold"]
-    layers = [_checked(layer, _LAYER, f"layers[{i}].") for i, layer in enumerate(checked["layers"])]
+    first = content["schema"] < SCHEMA
+    fields = checked(content, _MANIFEST if first else _MANIFEST_2, "")
+    inputs = fields["example_inputs"]
+    layers = [checked(layer, _LAYER, f"layers[{i}].") for i, layer in enumerate(fields["layers"])]
     parsed = {
-        "source": Source(**_checked(checked["source"], _SOURCE, "source.")),
+        "schema": SCHEMA,
+        "source": Source(**checked(fields["source"], _SOURCE, "source.")),
         "layers": tuple(LayerEntry(**layer) for layer in layers),
-        "example_inputs": _checked(inputs, dict.fromkeys(inputs, _SHAPE), "example_inputs."),
-        "setting": Setting(None if threshold is None else float(threshold), setting["max_learners"]),
+        "example_inputs": checked(inputs, dict.fromkeys(inputs, SHAPE), "example_inputs."),
+        "setting": _parse_setting(checked(fields["setting"], _SETTING if first else _SETTING_2, "setting.")),
     }
-    manifest = Manifest(**(checked | parsed))
+    if fields.get("calibration") is not None:
+        parsed["calibration"] = Calibration.parse(fields["calibration"])
+    manifest = Manifest(**(fields | parsed))
     for layer in manifest.layers:
         layer.signature  # noqa: B018  validates
+    _check_calibration(manifest)
     return manifest
 
 
-def _checked(content: Any, kinds: dict[str, _Kind], where: str) -> dict[str, Any]:
-    """The content, once it has exactly the fields of ``kinds`` and each holds what it must; ``where`` leads to it."""
-    if not isinstance(content, dict):
-        raise _BrokenError(f"{where.rstrip('.')} is {_short(content)}; it must be an object")
-    if differing := sorted(content.keys() ^ kinds.keys()):
-        state = "missing" if differing[0] in kinds else "not a field of this schema"
-        raise _BrokenError(f"{where}{differing[0]} is {state}")
-    for name, kind in kinds.items():
-        if not kind.holds(content[name]):
-            raise _BrokenError(f"{where}{name} is {_short(content[name])}; it must be {kind.words}")
-    return content
+def _parse_setting(fields: dict[str, Any]) -> Setting:
+    threshold, budget = fields["threshold"], fields.get("budget")
+    if threshold is not None and budget is not None:
+        raise BrokenFieldError(f"setting has both a threshold ({threshold}) and a budget ({budget})")
+    return Setting(None if threshold is None else float(threshold), fields["max_learners"], budget)
 
 
-def _short(value: Any) -> str:
-    text = json.dumps(value)
-    return text if len(text) <= _SHOWN else f"{text[:_SHOWN]}..."
+def _check_calibration(manifest: Manifest) -> None:
+    budget = manifest.setting.budget
+    if manifest.calibration is None:
+        if budget is not None:
+            raise BrokenFieldError(f"setting.budget is {budget}, but there is no calibration")
+        return
+    if manifest.budget_input and budget is None:
+        raise BrokenFieldError("setting.budget is null, but the graph takes a budget and needs a default")
+    rows = {name: len(rows[0]) for name, rows in manifest.calibration.table.thresholds.items()}
+    layers = {layer.name: layer.num_learners for layer in manifest.layers}
+    if rows != layers:
+        raise BrokenFieldError(f"the budget table has thresholds for {rows}, the layers are {layers}")

@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING
 
 from onnx import helper
 
+from acm_export.calibration import budget_input
 from acm_export.errors import ExportError
 from acm_export.lowering import IR_VERSION as TENSORRT_8_IR_VERSION
 from acm_export.lowering import OPSET as TENSORRT_8_OPSET
@@ -79,7 +80,9 @@ def retarget(model: onnx.ModelProto, manifest: Manifest, target: str) -> Manifes
         opsets[domain] = VERSION
     del model.opset_import[:]
     model.opset_import.extend(helper.make_opsetid(name, version) for name, version in opsets.items())
-    return manifest.replaced(target=target)
+    manifest = manifest.replaced(target=target)
+    budget_input.fit_target(model, manifest)
+    return manifest
 
 
 def _lowered(model: onnx.ModelProto, manifest: Manifest) -> Manifest:

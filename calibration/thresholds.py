@@ -6,17 +6,37 @@ import math
 from typing import TYPE_CHECKING
 
 import numpy as np
+from onnx import numpy_helper
 
 from acm_export.errors import UsageError
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    import onnx
     from numpy.typing import NDArray
 
-    from acm_export.manifest import LayerEntry, Setting
+    from acm_export.manifest import LayerEntry, Manifest, Setting
+
+
+def setting_thresholds(manifest: Manifest) -> dict[str, NDArray[np.float32]]:
+    """Thresholds float32 ``[N]`` of every layer under the manifest's setting.
+
+    Raises:
+        UsageError: The setting has neither a threshold nor a budget.
+    """
+    setting = manifest.setting
+    if setting.budget is None or manifest.calibration is None:
+        return {layer.name: thresholds_for(layer, setting) for layer in manifest.layers}
+    from_table = manifest.calibration.table.at(setting.budget)
+    return {
+        layer.name: np.asarray(from_table[layer.name] + bound_of(layer, setting.max_learners), np.float32)
+        for layer in manifest.layers
+    }
 
 
 def thresholds_for(layer: LayerEntry, setting: Setting) -> NDArray[np.float32]:
-    """Thresholds of one layer under a setting.
+    """Thresholds of one layer under a setting with one τ.
 
     Args:
         layer: The layer.
@@ -31,9 +51,29 @@ def thresholds_for(layer: LayerEntry, setting: Setting) -> NDArray[np.float32]:
     if setting.threshold is None:
         raise UsageError("the file has thresholds of its own for each learner", "give --threshold or --trained as well")
     thresholds = np.full(layer.num_learners, setting.threshold, np.float32)
-    if setting.max_learners is not None:
-        thresholds[setting.max_learners :] = np.inf
+    thresholds[bound_of(layer, setting.max_learners) > 0] = np.inf
     return thresholds
+
+
+def write_thresholds(model: onnx.ModelProto, manifest: Manifest) -> None:
+    """Write the thresholds of the manifest's setting into their initializers, in place."""
+    tensors = {tensor.name: tensor for tensor in model.graph.initializer}
+    for layer, values in zip(manifest.layers, setting_thresholds(manifest).values(), strict=True):
+        tensors[layer.thresholds].CopyFrom(numpy_helper.from_array(values, layer.thresholds))
+
+
+def bound_of(layer: LayerEntry, max_learners: int | None) -> NDArray[np.float32]:
+    """What a bound adds to finite thresholds: 0 for learners that may run, +inf beyond; float32 ``[N]``."""
+    bound = np.zeros(layer.num_learners, np.float32)
+    if max_learners is not None:
+        bound[max_learners:] = np.inf
+    return bound
+
+
+def by_layer(layers: Sequence[LayerEntry], flat: NDArray[np.float32]) -> dict[str, NDArray[np.float32]]:
+    """The thresholds ``[N]`` of each layer, out of those of all layers one after the other."""
+    ends = np.cumsum([layer.num_learners for layer in layers])
+    return {layer.name: part for layer, part in zip(layers, np.split(flat, ends[:-1]), strict=True)}
 
 
 def check_setting(setting: Setting, layers: tuple[LayerEntry, ...]) -> None:

@@ -38,10 +38,12 @@ def set_budget(
     """Rewrite the thresholds of MODEL, in place unless -o is given; what is not named keeps its value.
 
     Weights outside the file are not read. With -o into another folder, the data file there is the same one as here (a
-    hard link) where the file system can, and a copy elsewhere. BUDGET needs a calibrated file.
+    hard link) where the file system can, and a copy elsewhere. BUDGET, the share of learner FLOPs, needs a calibrated
+    file; in a portable file with a budget input it is the default.
 
     \b
     Examples:
+      acm-export set-budget calibrated.onnx 0.6
       acm-export set-budget acm-vit-b.onnx --threshold 1.5 -o cheaper.onnx
       acm-export set-budget acm-vit-b.onnx --max-learners 2
       acm-export set-budget acm-vit-b.onnx --trained

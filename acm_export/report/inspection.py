@@ -9,6 +9,7 @@ from rich.table import Table
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
+    from acm_export.budget_table import Calibration
     from acm_export.inspection import FileSummary
     from acm_export.manifest import Setting
 
@@ -29,12 +30,31 @@ def describe(summary: FileSummary) -> Iterator[str]:
     fewest = "those that always run" if manifest.least_budget else "none"
     yield f"FLOPs     {most} with all learners, {least} with {fewest} ({shape})"
     if manifest.layers:
-        yield f"dial      {describe_setting(manifest.setting)}; not calibrated"
+        yield f"dial      {describe_setting(manifest.setting)}"
+        yield f"budgets   {_describe_table(manifest.calibration)}"
+    if manifest.budget_input:
+        default = f"default {manifest.setting.budget:.4g}" if manifest.target == "portable" else "no default"
+        yield f"input     budget: every call chooses its budget; {default}"
+
+
+def _describe_table(calibration: Calibration | None) -> str:
+    if calibration is None:
+        return "not calibrated"
+    table = calibration.table
+    error = max((abs(r.held_out - r.requested) for r in calibration.requests if r.held_out is not None), default=None)
+    held = f", off by at most {error:.3f} on held-out data" if error is not None else ""
+    return (
+        f"{table.smallest:.4g} to {table.largest:.4g} in {len(table.budgets)} knots by {calibration.solver}, from "
+        f"{calibration.samples} samples{held}; τ = 0 has {calibration.trained_budget:.4g}"
+    )
 
 
 def describe_setting(setting: Setting) -> str:
     """The dial in words."""
-    threshold = "a τ for each learner" if setting.threshold is None else f"τ = {setting.threshold:g}"
+    if setting.budget is not None:
+        threshold = f"budget {setting.budget:.4g}"
+    else:
+        threshold = "a τ for each learner" if setting.threshold is None else f"τ = {setting.threshold:g}"
     bound = f", at most {setting.max_learners} learners" if setting.max_learners is not None else ""
     return threshold + bound + (" (as trained)" if setting.threshold == 0 and not bound else "")
 

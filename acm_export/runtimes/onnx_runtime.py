@@ -1,11 +1,11 @@
-"""ONNX Runtime on the CPU."""
+"""ONNX Runtime on the CPU and on NVIDIA GPUs."""
 
 from __future__ import annotations
 
 import os
 from typing import TYPE_CHECKING, Any
 
-from acm_export.errors import ModelFileError
+from acm_export.errors import MissingDependencyError, ModelFileError
 from acm_export.optional import require
 
 if TYPE_CHECKING:
@@ -18,8 +18,8 @@ if TYPE_CHECKING:
 _ERRORS_ONLY = 3
 
 
-class CpuSession:
-    """An ONNX Runtime session on the CPU for a model held in memory.
+class Session:
+    """An ONNX Runtime session for a model held in memory; see :class:`CpuSession` and :class:`CudaSession`.
 
     Args:
         model: Its external data, if any, lie in ``folder``.
@@ -28,12 +28,21 @@ class CpuSession:
         lean: Make no second copy of the weights, prepacked or cut, at the price of speed.
 
     Raises:
-        MissingDependencyError: ONNX Runtime is not installed.
+        MissingDependencyError: ONNX Runtime is not installed, or not with the execution provider.
         ModelFileError: ONNX Runtime refuses the model.
     """
 
+    providers: tuple[str, ...]
+    device: str
+
     def __init__(self, model: onnx.ModelProto, folder: Path, *, threads: int = 0, lean: bool = False) -> None:
         runtime = require("onnxruntime")
+        if self.providers[0] not in runtime.get_available_providers():
+            raise MissingDependencyError(
+                f"ONNX Runtime {runtime.__version__} has no {self.providers[0]}, "
+                f"only {', '.join(runtime.get_available_providers())}",
+                "pip install 'acm-export[gpu]' in place of acm-export[cpu]",
+            )
         options = runtime.SessionOptions()
         options.intra_op_num_threads = threads
         options.log_severity_level = _ERRORS_ONLY
@@ -43,11 +52,11 @@ class CpuSession:
         disabled = ["ConstantFolding"] if lean else []
         try:
             self._session = runtime.InferenceSession(
-                model.SerializeToString(), options, providers=["CPUExecutionProvider"], disabled_optimizers=disabled
+                model.SerializeToString(), options, providers=list(self.providers), disabled_optimizers=disabled
             )
         except Exception as error:  # its own types, with no common base but Exception
             raise ModelFileError(f"ONNX Runtime {runtime.__version__} cannot load the model: {error}") from error
-        self.name = f"ONNX Runtime {runtime.__version__} (CPU)"
+        self.name = f"ONNX Runtime {runtime.__version__} ({self.device})"
         self.input_names: list[str] = [value.name for value in self._session.get_inputs()]
         self.output_names: list[str] = [value.name for value in self._session.get_outputs()]
 
@@ -65,3 +74,17 @@ class CpuSession:
         """
         names = list(outputs) if outputs is not None else self.output_names
         return dict(zip(names, self._session.run(names, dict(feeds)), strict=True))
+
+
+class CpuSession(Session):
+    """On the CPU."""
+
+    providers = ("CPUExecutionProvider",)
+    device = "CPU"
+
+
+class CudaSession(Session):
+    """On an NVIDIA GPU, what it cannot run on the CPU."""
+
+    providers = ("CUDAExecutionProvider", "CPUExecutionProvider")
+    device = "CUDA"

@@ -8,35 +8,32 @@ the same inputs are compared apart.
 
 from __future__ import annotations
 
-import errno
 from dataclasses import dataclass
-from pathlib import Path
-from tempfile import TemporaryDirectory
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
-from onnx import numpy_helper
 
-from acm_export.errors import OutputError, VerificationError
-from acm_export.inspection import check_graph, check_thresholds
+from acm_export.errors import VerificationError
+from acm_export.inspection import check_graph, check_thresholds, stored_thresholds
 from acm_export.manifest import LayerEntry, Manifest, read_manifest
 from acm_export.model_file import read_model
 from acm_export.modules import acm_layers
 from acm_export.op.routing import learner_counts, margins
-from acm_export.runtimes.onnx_runtime import CpuSession
 from acm_export.verification.replay import replaying
 from acm_export.verification.report import Disagreement, LayerRouting, Report, SettingResult, check_atol
-from acm_export.verification.runnable import float32_twin, runnable_copy
+from acm_export.verification.runnable import open_runnable, runnable_copy
 from acm_export.verification.settings import ThresholdSetting, choose_settings
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
+    from pathlib import Path
 
     import onnx
     from numpy.typing import NDArray
 
     from acm_export.export.wrapper import Exportable
+    from acm_export.runtimes.onnx_runtime import Session
 
 Arrays = dict[str, np.ndarray[Any, Any]]
 
@@ -78,8 +75,10 @@ def verify_model(
     module = model.module
     _check_layers(manifest.layers, {name: layer.spec for name, layer in acm_layers(module)})
     settings = _as_set(proto, manifest, path.parent)
-    session, notes = _open(proto, manifest, path.parent, scratch)
-    del proto
+    copy, notes = runnable_copy(proto, manifest)
+    session, twin_notes = open_runnable(copy, manifest, path.parent, lean=True, scratch=scratch)
+    notes += twin_notes
+    del proto, copy
     overridable = {layer.thresholds for layer in manifest.layers}
     expected = [name for name in session.input_names if name not in overridable]
     if sorted(expected) != sorted(inputs):
@@ -97,32 +96,9 @@ def verify_model(
     return Report(tuple(results), manifest.dtype, atol, session.name, notes)
 
 
-def _open(
-    proto: onnx.ModelProto, manifest: Manifest, folder: Path, scratch: Path | None
-) -> tuple[CpuSession, tuple[str, ...]]:
-    copy, notes = runnable_copy(proto, manifest)
-    if manifest.dtype != "bf16":
-        return CpuSession(copy, folder, lean=True), notes
-    with TemporaryDirectory(prefix="acm-export-", dir=scratch) as twin:
-        try:
-            float32_twin(copy, folder, Path(twin))
-        except OSError as error:
-            if error.errno not in (errno.ENOSPC, errno.EDQUOT):
-                raise
-            where = Path(twin).parent
-            raise OutputError(
-                f"no space left in {where} for the float32 weights that stand in for bfloat16 while a file is verified",
-                "free some space there" + ("" if scratch else ", or name another folder in TMPDIR"),
-            ) from error
-        session = CpuSession(copy, Path(twin), lean=True)
-    note = "ONNX Runtime's CPU provider has no bfloat16: the float32 twin of the file was checked"
-    return session, (*notes, note)
-
-
 def _as_set(proto: onnx.ModelProto, manifest: Manifest, folder: Path) -> list[ThresholdSetting]:
     """The thresholds that stand in the file, where they are not the trained ones."""
-    tensors = {tensor.name: tensor for tensor in proto.graph.initializer}
-    stored = {e.name: numpy_helper.to_array(tensors[e.thresholds], str(folder)) for e in manifest.layers}
+    stored = stored_thresholds(proto, manifest, folder)
     return [ThresholdSetting("as the file is set", stored)] if any(t.any() for t in stored.values()) else []
 
 
@@ -141,7 +117,7 @@ def _check_layers(entries: tuple[LayerEntry, ...], specs: Mapping[str, Any]) -> 
 
 
 def _compare(
-    session: CpuSession,
+    session: Session,
     feeds: Arrays,
     model: Exportable,
     inputs: Mapping[str, torch.Tensor],

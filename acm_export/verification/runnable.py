@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import errno
+from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -9,10 +12,13 @@ import onnx
 from onnx import TensorProto, helper, numpy_helper
 from onnx.external_data_helper import set_external_data
 
+from acm_export.calibration import budget_input
+from acm_export.errors import OutputError
+from acm_export.inspection import stored_thresholds
+from acm_export.runtimes.onnx_runtime import CpuSession, Session
 from acm_export.targets import gated_learners_nodes, retarget
 
 if TYPE_CHECKING:
-    from pathlib import Path
     from typing import BinaryIO
 
     from acm_export.manifest import Manifest
@@ -34,9 +40,12 @@ def runnable_copy(model: onnx.ModelProto, manifest: Manifest) -> tuple[onnx.Mode
         ``counts/<layer>``; and notes on what differs from the file.
     """
     notes: tuple[str, ...] = ()
+    if manifest.budget_input:
+        notes = ("the file computes its thresholds from a budget; they were given to it instead",)
+        budget_input.detach(model, stored_thresholds(model, manifest, Path()))
     if manifest.target != "portable":
-        notes = (f"the file is for the target {manifest.target}; its op ran with the portable body",)
-        retarget(model, manifest, "portable")
+        notes += (f"the file is for the target {manifest.target}; its op ran with the portable body",)
+        retarget(model, manifest.replaced(calibration=None), "portable")
     outputs = {value.name for value in model.graph.output}
     inputs = {value.name for value in model.graph.input}
     for layer in manifest.layers:
@@ -47,6 +56,49 @@ def runnable_copy(model: onnx.ModelProto, manifest: Manifest) -> tuple[onnx.Mode
         if node.output[1] not in outputs:
             model.graph.output.append(helper.make_tensor_value_info(node.output[1], TensorProto.INT32, None))
     return model, notes
+
+
+def open_runnable(
+    copy: onnx.ModelProto,
+    manifest: Manifest,
+    folder: Path,
+    *,
+    session: type[Session] = CpuSession,
+    lean: bool = False,
+    scratch: Path | None = None,
+) -> tuple[Session, tuple[str, ...]]:
+    """Load a runnable copy; a bfloat16 one as its float32 twin on the CPU, which has no bfloat16.
+
+    Args:
+        copy: From :func:`runnable_copy`.
+        manifest: Of the file.
+        folder: Where its external data lie.
+        session: What runs it.
+        lean: As of :class:`acm_export.runtimes.onnx_runtime.Session`.
+        scratch: Folder for the float32 weights of a bfloat16 file; by default the system's.
+
+    Returns:
+        The session, and notes on what differs from the file.
+
+    Raises:
+        OutputError: The scratch folder is full.
+        ModelFileError: ONNX Runtime refuses the model.
+    """
+    if manifest.dtype != "bf16" or session is not CpuSession:
+        return session(copy, folder, lean=lean), ()
+    with TemporaryDirectory(prefix="acm-export-", dir=scratch) as twin:
+        try:
+            float32_twin(copy, folder, Path(twin))
+        except OSError as error:
+            if error.errno not in (errno.ENOSPC, errno.EDQUOT):
+                raise
+            where = Path(twin).parent
+            raise OutputError(
+                f"no space left in {where} for the float32 weights that stand in for bfloat16",
+                "free some space there" + ("" if scratch else ", or name another folder in TMPDIR"),
+            ) from error
+        opened = session(copy, Path(twin), lean=lean)
+    return opened, ("ONNX Runtime's CPU provider has no bfloat16: the float32 twin of the file was checked",)
 
 
 def float32_twin(model: onnx.ModelProto, folder: Path, scratch: Path) -> None:

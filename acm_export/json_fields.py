@@ -1,0 +1,76 @@
+"""Fields of a JSON document, held against what they must be before anything uses them."""
+
+from __future__ import annotations
+
+import json
+import sys
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Mapping
+
+_MAX_WHOLE = 2**63 - 1
+_SHOWN = 60
+"""Characters of a wrong value that an error shows."""
+
+
+class BrokenFieldError(Exception):
+    """Names the field, what it holds, and what it must hold."""
+
+
+@dataclass(frozen=True)
+class Kind:
+    """What a field must hold, in words and as a test."""
+
+    words: str
+    holds: Callable[[Any], bool]
+
+
+def checked(content: Any, kinds: Mapping[str, Kind], where: str) -> dict[str, Any]:
+    """The content, once it has exactly the fields of ``kinds`` and each holds what it must.
+
+    Args:
+        content: From ``json.loads``.
+        kinds: By the name of the field.
+        where: Leads to the content, as in ``layers[0].``.
+
+    Raises:
+        BrokenFieldError: It does not.
+    """
+    if not isinstance(content, dict):
+        raise BrokenFieldError(f"{where.rstrip('.')} is {_short(content)}; it must be an object")
+    if differing := sorted(content.keys() ^ kinds.keys()):
+        state = "missing" if differing[0] in kinds else "not a field of this schema"
+        raise BrokenFieldError(f"{where}{differing[0]} is {state}")
+    for name, kind in kinds.items():
+        if not kind.holds(content[name]):
+            raise BrokenFieldError(f"{where}{name} is {_short(content[name])}; it must be {kind.words}")
+    return content
+
+
+def _short(value: Any) -> str:
+    text = json.dumps(value)
+    return text if len(text) <= _SHOWN else f"{text[:_SHOWN]}..."
+
+
+def _is_number(value: Any) -> bool:
+    return type(value) in (int, float) and abs(value) <= sys.float_info.max
+
+
+TEXT = Kind("text", lambda v: isinstance(v, str))
+TEXT_OR_NULL = Kind("text or null", lambda v: v is None or isinstance(v, str))
+WHOLE = Kind("a whole number from 0", lambda v: type(v) is int and 0 <= v <= _MAX_WHOLE)
+WHOLE_OR_NULL = Kind("a whole number from 0 or null", lambda v: v is None or WHOLE.holds(v))
+POSITIVE = Kind("a whole number from 1", lambda v: type(v) is int and 1 <= v <= _MAX_WHOLE)
+NUMBER = Kind("a number", _is_number)
+NUMBER_OR_NULL = Kind("a number or null", lambda v: v is None or _is_number(v))
+SHARE = Kind("a number from 0 to 1", lambda v: _is_number(v) and 0 <= v <= 1)
+SHARE_OR_NULL = Kind("a number from 0 to 1 or null", lambda v: v is None or SHARE.holds(v))
+BOOL = Kind("true or false", lambda v: isinstance(v, bool))
+OBJECT = Kind("an object", lambda v: isinstance(v, dict))
+OBJECT_OR_NULL = Kind("an object or null", lambda v: v is None or isinstance(v, dict))
+LIST = Kind("a list", lambda v: isinstance(v, list))
+NUMBERS = Kind("a list of numbers", lambda v: isinstance(v, list) and all(map(_is_number, v)))
+ROWS = Kind("a list of lists of numbers", lambda v: isinstance(v, list) and all(map(NUMBERS.holds, v)))
+SHAPE = Kind("a list of whole numbers from 0", lambda v: isinstance(v, list) and all(map(WHOLE.holds, v)))
