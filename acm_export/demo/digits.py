@@ -23,11 +23,21 @@ def load_test_images() -> tuple[NDArray[np.float32], NDArray[np.int64]]:
     Raises:
         MissingDependencyError: scikit-learn, which has the images, is not installed.
     """
+    images, labels = load_all_images()
+    indices = json.loads((DATA / "test_indices.json").read_text())
+    return images[indices], labels[indices]
+
+
+def load_all_images() -> tuple[NDArray[np.float32], NDArray[np.int64]]:
+    """All 1,797 images as the models take them, float32 ``[1797, 3, 32, 32]``, and their labels ``[1797]``.
+
+    Raises:
+        MissingDependencyError: scikit-learn, which has the images, is not installed.
+    """
     require("sklearn")
     from sklearn.datasets import load_digits
 
     pixels, labels = load_digits(return_X_y=True)
-    indices = json.loads((DATA / "test_indices.json").read_text())
-    images = pixels[indices].reshape(-1, 1, 8, 8) / 16
+    images = pixels.reshape(-1, 1, 8, 8) / 16
     images = images.repeat(4, axis=2).repeat(4, axis=3).repeat(3, axis=1)
-    return ((images - 0.305) / 0.376).astype(np.float32), labels[indices].astype(np.int64)
+    return ((images - 0.305) / 0.376).astype(np.float32), labels.astype(np.int64)

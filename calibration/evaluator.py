@@ -1,0 +1,222 @@
+"""Runs over data: margins, and what a setting of the thresholds costs and changes.
+
+Nothing here grows with the amount of data but a temporary file: the outputs with all learners, which every setting is
+held against, are written there once.
+"""
+
+from __future__ import annotations
+
+import tempfile
+import zlib
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from acm_export.calibration.margins import MarginSummary, merge, summarize
+from acm_export.calibration.measurement import JENSEN_SHANNON, SQUARED, Measurement, Tally, js_divergence
+from acm_export.calibration.session import MASK, CalibrationSession, valid_tokens
+from acm_export.errors import CalibrationError, OutputError, UsageError
+from acm_export.op.routing import margins
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator
+
+    from numpy.typing import NDArray
+
+    from acm_export.calibration.data import Arrays, Batch
+
+Summaries = tuple[tuple[MarginSummary, ...], ...]
+"""For each layer one summary for each gated learner."""
+
+
+class Evaluator:
+    """Evaluates thresholds on one part of the data.
+
+    Args:
+        session: The model.
+        batches: Starts a pass over the data.
+        on_batch: Is called after every batch.
+    """
+
+    def __init__(
+        self,
+        session: CalibrationSession,
+        batches: Callable[[], Iterator[Batch]],
+        on_batch: Callable[[], None] = lambda: None,
+    ) -> None:
+        self.layers = session.layers
+        self._session, self._batches, self._on_batch = session, batches, on_batch
+        self._references = tempfile.TemporaryFile(prefix="acm-export-")  # noqa: SIM115  closed by close()
+        self._variances: dict[str, float] = {}
+        self._measured: dict[bytes, Measurement] = {}
+        self.divergence = SQUARED
+
+    def close(self) -> None:
+        """Remove the temporary file."""
+        self._references.close()
+
+    def reference(self) -> Summaries:
+        """Run all learners of every token: remembers the outputs, and returns the margins.
+
+        Raises:
+            CalibrationError: The model gives no finite outputs, or gate logits are NaN.
+        """
+        everything = np.full(sum(layer.num_learners for layer in self.layers), -np.inf, np.float32)
+        spread = {name: _Spread() for name in self._session.outputs}
+        self._references.seek(0)
+        summaries = self._observe(everything, spread)
+        self._variances = {name: s.variance for name, s in spread.items()}
+        return summaries
+
+    def margins(self, thresholds: NDArray[np.float32]) -> Summaries:
+        """Margins as they are where the model runs under these thresholds."""
+        return self._observe(thresholds, None)
+
+    def _observe(self, thresholds: NDArray[np.float32], spread: dict[str, _Spread] | None) -> Summaries:
+        summaries = [[MarginSummary()] * (e.num_learners - e.min_learners) for e in self.layers]
+        for batch in self._batches():
+            outputs, logits = self._session.run_with_logits(batch.feeds, thresholds)
+            for index, (layer, z) in enumerate(zip(self.layers, logits, strict=True)):
+                mask = valid_tokens(batch.feeds, z.shape[:-1])
+                observed = margins(z.reshape(-1, z.shape[-1]) if mask is None else z[mask])
+                if (undefined := int(np.isnan(observed).any(-1).sum())) and observed.size:
+                    raise CalibrationError(
+                        f"the gate of {layer.name} gives NaN for {undefined} of {len(observed)} tokens",
+                        "look at the layers before it: acm-export verify compares them with the checkpoint",
+                    )
+                pairs = zip(summaries[index], observed.T, strict=True)
+                summaries[index] = [merge([before, summarize(column)]) for before, column in pairs]
+            if spread is not None:
+                self._remember(outputs, batch, spread)
+            self._on_batch()
+        return tuple(tuple(row) for row in summaries)
+
+    def _remember(self, outputs: Arrays, batch: Batch, spread: dict[str, _Spread]) -> None:
+        self._write(np.array(_checksum(batch), np.uint32))
+        for name, output in outputs.items():
+            valid = _valid(output, batch)
+            if not np.isfinite(valid).all():
+                raise CalibrationError(
+                    f"the model's output {name} is not finite with all learners on the data",
+                    "look for the cause with: acm-export verify",
+                )
+            spread[name].add(valid)
+            if _is_logits(name, output):
+                self.divergence = JENSEN_SHANNON
+                if output.ndim == 2:
+                    _check_labels(batch.labels, output)
+            self._write(output)
+
+    def _write(self, array: NDArray[Any]) -> None:
+        try:
+            np.save(self._references, array)
+        except OSError as error:
+            raise OutputError(
+                f"cannot write the model's outputs into {tempfile.gettempdir()}: {error.strerror or error}",
+                "free some space there, or name another folder in TMPDIR",
+            ) from error
+
+    def measure(self, thresholds: NDArray[np.float32]) -> Measurement:
+        """Run a setting, once: asking again costs nothing.
+
+        Args:
+            thresholds: Of all layers, one after the other.
+        """
+        key = thresholds.tobytes()
+        if key not in self._measured:
+            self._measured[key] = self._measure(thresholds)
+        return self._measured[key]
+
+    def _measure(self, thresholds: NDArray[np.float32]) -> Measurement:
+        tally = Tally(self.layers)
+        self._references.seek(0)
+        for batch in self._batches():
+            if self._recall() != _checksum(batch):
+                raise _other_data()
+            outputs, counts = self._session.run(batch.feeds, thresholds)
+            divergence = np.zeros(batch.samples)
+            right = None
+            for name, output in outputs.items():
+                divergence += self._divergence(name, self._recall(), output, batch)
+                if batch.labels is not None and _is_logits(name, output) and output.ndim == 2:
+                    right = int((output.argmax(-1) == batch.labels).sum())
+            masks = [valid_tokens(batch.feeds, count.shape) for count in counts]
+            tally.add(counts, masks, float(divergence.sum()), right, batch.samples)
+            self._on_batch()
+        if self._references.read(1):
+            raise _other_data()
+        return tally.result()
+
+    def _recall(self) -> NDArray[Any]:
+        try:
+            return np.asarray(np.load(self._references))
+        except (EOFError, ValueError) as error:
+            raise _other_data() from error
+
+    def _divergence(
+        self, name: str, reference: NDArray[Any], output: NDArray[Any], batch: Batch
+    ) -> NDArray[np.float64] | float:
+        """Of each sample, or the mean of the batch."""
+        if not np.isfinite(_valid(output, batch)).all():
+            raise CalibrationError(f"the model's output {name} is not finite where learners are left out")
+        if self.divergence == JENSEN_SHANNON:
+            if not _is_logits(name, output):
+                return 0.0
+            if output.ndim == 2:
+                return js_divergence(reference, output)
+            return float(js_divergence(_valid(reference, batch), _valid(output, batch)).mean())
+        error = _valid(output, batch).astype(np.float64) - _valid(reference, batch)
+        return float((error**2).mean()) / (self._variances[name] or 1.0)
+
+
+class _Spread:
+    """Variance of an output over everything that was added."""
+
+    def __init__(self) -> None:
+        self._count, self._sum, self._squares = 0, 0.0, 0.0
+
+    def add(self, values: NDArray[Any]) -> None:
+        wide = values.astype(np.float64)
+        self._count += wide.size
+        self._sum += float(wide.sum())
+        self._squares += float((wide**2).sum())
+
+    @property
+    def variance(self) -> float:
+        """0 where nothing was added."""
+        if not self._count:
+            return 0.0
+        mean = self._sum / self._count
+        return max(self._squares / self._count - mean**2, 0.0)
+
+
+def _is_logits(name: str, output: NDArray[Any]) -> bool:
+    """Class scores of samples, ``[samples, classes]``, or of tokens, ``[samples, tokens, classes]``."""
+    return name == "logits" and output.ndim in (2, 3) and output.shape[-1] > 1
+
+
+def _check_labels(labels: NDArray[Any] | None, logits: NDArray[Any]) -> None:
+    if labels is not None and labels.size and not (labels.min() >= 0 and labels.max() < logits.shape[-1]):
+        raise UsageError(
+            f"labels reach from {labels.min()} to {labels.max()}, but the model has {logits.shape[-1]} classes",
+            "number the classes from 0, as in training, or leave labels out",
+        )
+
+
+def _checksum(batch: Batch) -> int:
+    checksum = 0
+    for _, array in sorted(batch.feeds.items()):
+        checksum = zlib.crc32(np.ascontiguousarray(array).data, checksum)
+    return checksum
+
+
+def _other_data() -> UsageError:
+    return UsageError("the data differ from one pass to the next", "let every pass yield the same samples in order")
+
+
+def _valid(output: NDArray[Any], batch: Batch) -> NDArray[Any]:
+    """An output without the tokens that the attention mask calls padding."""
+    mask = batch.feeds.get(MASK)
+    if mask is not None and output.shape[: mask.ndim] == mask.shape:
+        return np.asarray(output[mask.astype(bool)])
+    return output

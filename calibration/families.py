@@ -1,0 +1,163 @@
+"""What solvers share: families of thresholds with one parameter, and the thresholds for given shares of tokens."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Protocol
+
+import numpy as np
+
+from acm_export.calibration.margins import merge, quantile, share_above
+from acm_export.calibration.thresholds import by_layer
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from numpy.typing import NDArray
+
+    from acm_export.calibration.evaluator import Summaries
+    from acm_export.calibration.margins import MarginSummary
+    from acm_export.manifest import LayerEntry
+
+_BEYOND = 0.05
+"""How far thresholds go beyond observed margins, as a share of their range. Farther would distort the interpolation
+between two knots; nearer would let unseen tokens through."""
+
+_BEYOND_CONSTANT = 1e-3
+
+_CLOSING = 0.01
+_HARDLY_OPEN = 1e-9
+
+
+class Family(Protocol):
+    """Thresholds with one parameter, from none of the gated learners to all of them."""
+
+    @property
+    def name(self) -> str:
+        """For people."""
+
+    def thresholds(self, share: float) -> NDArray[np.float32]:
+        """Thresholds of all layers, one after the other, for a parameter from 0 to 1; none increases with it."""
+
+
+@dataclass(frozen=True)
+class Observed:
+    """What the margins of a model say, for solvers.
+
+    Args:
+        layers: Of the manifest.
+        summaries: Of the margins with all learners.
+        low: For each learner a finite threshold below every margin seen; float32, all layers one after the other.
+        high: Likewise above. Both are 0 for learners that always run.
+    """
+
+    layers: tuple[LayerEntry, ...]
+    summaries: Summaries
+    low: NDArray[np.float32]
+    high: NDArray[np.float32]
+
+
+@dataclass(frozen=True)
+class Closing:
+    """A family without the jump at its cheap end.
+
+    Families take their thresholds from margins with all learners. Where less runs margins may be larger, and many
+    tokens exceed even the largest threshold that a family finds, until it closes all gates. Between the two this one
+    goes in a straight line, over the first hundredth of the parameter.
+
+    Args:
+        family: From none of the gated learners to all of them.
+        closed: Thresholds that nothing exceeds, of all layers, one after the other.
+    """
+
+    family: Family
+    closed: NDArray[np.float32]
+
+    @property
+    def name(self) -> str:
+        """Of the family."""
+        return self.family.name
+
+    def thresholds(self, share: float) -> NDArray[np.float32]:
+        """Thresholds of all layers."""
+        if share >= _CLOSING:
+            return self.family.thresholds(max((share - _CLOSING) / (1 - _CLOSING), _HARDLY_OPEN))
+        part = np.float64(max(share, 0.0) / _CLOSING)
+        opening = self.family.thresholds(_HARDLY_OPEN)
+        return np.asarray((1 - part) * self.closed.astype(np.float64) + part * opening, np.float32)
+
+
+def observe(layers: tuple[LayerEntry, ...], with_all: Summaries, with_least: Summaries) -> Observed:
+    """Put together what was seen where all learners ran, and where only those ran that always do."""
+    low, high = [], []
+    for layer, most, least in zip(layers, with_all, with_least, strict=True):
+        edges = [_edges(merge(pair)) for pair in zip(most, least, strict=True)]
+        ends = [(0.0, 0.0)] * layer.min_learners + edges
+        low += [end[0] for end in ends]
+        high += [end[1] for end in ends]
+    return Observed(layers, with_all, np.array(low, np.float32), np.array(high, np.float32))
+
+
+def _edges(summary: MarginSummary) -> tuple[float, float]:
+    if summary.lowest > summary.highest:  # only infinite margins
+        return -1.0, 1.0
+    width = summary.highest - summary.lowest
+    beyond = _BEYOND * width or _BEYOND_CONSTANT * max(abs(summary.highest), 1.0)
+    largest = np.finfo(np.float32).max
+    below = min(np.float32(max(summary.lowest - beyond, -largest)), np.nextafter(np.float32(summary.lowest), -largest))
+    above = max(np.float32(min(summary.highest + beyond, largest)), np.nextafter(np.float32(summary.highest), largest))
+    return float(below), float(above)
+
+
+def thresholds_for_shares(observed: Observed, shares: Sequence[NDArray[np.float64]]) -> NDArray[np.float32]:
+    """Thresholds under which given shares of the tokens run each learner.
+
+    Within a layer they never decrease with n, but for learners that all tokens run, and those that none does. Where
+    that contradicts the shares, later learners run for fewer tokens.
+
+    Args:
+        observed: The margins.
+        shares: For each layer the share of tokens that shall run each gated learner, never increasing, ``[N - m]``.
+
+    Returns:
+        float32, of all layers one after the other.
+    """
+    result: NDArray[np.float32] = observed.low.copy()
+    low, high = by_layer(observed.layers, observed.low), by_layer(observed.layers, observed.high)
+    parts = by_layer(observed.layers, result)  # views
+    for layer, summaries, wanted in zip(observed.layers, observed.summaries, shares, strict=True):
+        floor = -np.inf
+        for n, (summary, share) in enumerate(zip(summaries, wanted.tolist(), strict=True), layer.min_learners):
+            lowest, highest = float(low[layer.name][n]), float(high[layer.name][n])
+            if share >= 1:
+                threshold = lowest
+            elif share <= 0 or not summary.keys.size:
+                threshold = highest
+            else:
+                floor = max(floor, quantile(summary, 1 - share))
+                threshold = min(floor, highest)
+            parts[layer.name][n] = threshold
+    return result
+
+
+def expected_budget(observed: Observed, thresholds: NDArray[np.float32]) -> float:
+    """β that thresholds would have if margins did not depend on what runs in earlier layers.
+
+    Args:
+        observed: The margins.
+        thresholds: Of all layers, one after the other.
+    """
+    executed = possible = 0.0
+    parts = by_layer(observed.layers, thresholds)
+    for layer, summaries in zip(observed.layers, observed.summaries, strict=True):
+        tokens = token_count(summaries)
+        gated = zip(summaries, parts[layer.name][layer.min_learners :].tolist(), strict=True)
+        running = layer.min_learners + sum(share_above(summary, threshold) for summary, threshold in gated)
+        executed += layer.learner_flops * tokens * running
+        possible += layer.learner_flops * tokens * layer.num_learners
+    return executed / possible if possible else 1.0
+
+
+def token_count(summaries: tuple[MarginSummary, ...]) -> int:
+    """Tokens of a layer; 1 where it has no gated learner, and so no margins."""
+    return summaries[0].tokens if summaries else 1

@@ -1,0 +1,125 @@
+"""An exported file as calibration runs it: thresholds go in with every call, gate logits and counts come out."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+from onnx import TensorProto, helper
+
+from acm_export.calibration.budget_input import INPUT
+from acm_export.calibration.data import GraphInput, graph_inputs
+from acm_export.calibration.thresholds import by_layer
+from acm_export.errors import ModelFileError, UsageError
+from acm_export.inspection import check_graph
+from acm_export.manifest import Manifest, read_manifest
+from acm_export.model_file import read_model
+from acm_export.runtimes.onnx_runtime import CpuSession, Session
+from acm_export.targets import gated_learners_nodes
+from acm_export.verification.runnable import open_runnable, runnable_copy
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+    from pathlib import Path
+
+    import numpy as np
+    from numpy.typing import NDArray
+
+    from acm_export.calibration.data import Arrays
+
+MASK = "attention_mask"
+
+
+class CalibrationSession:
+    """One session for every setting of the thresholds.
+
+    Args:
+        path: An exported file of any target.
+        runtime: The session class that runs it.
+
+    Raises:
+        ModelFileError: The file is broken, not ours, or has no ACM layer.
+    """
+
+    def __init__(self, path: Path, runtime: type[Session] = CpuSession) -> None:
+        model = read_model(path)
+        self.manifest: Manifest = read_manifest(model, path)
+        check_graph(model, self.manifest, path)
+        self.layers = self.manifest.layers
+        if not any(layer.num_learners > layer.min_learners for layer in self.layers):
+            raise ModelFileError(f"{path} has no gated learners: there is nothing to calibrate")
+        held = {tensor.name for tensor in model.graph.initializer}
+        held |= {INPUT} if self.manifest.budget_input else set()
+        names = tuple(value.name for value in model.graph.input if value.name not in held)
+        self.inputs: tuple[GraphInput, ...] = graph_inputs(model, names)
+        if scalars := [value.name for value in self.inputs if not value.shape]:
+            raise ModelFileError(
+                f"{path} takes the scalar {scalars[0]}: calibration feeds samples, one after the other"
+            )
+        self.outputs = [value.name for value in model.graph.output if not value.name.startswith("counts/")]
+        copy, self.notes = runnable_copy(model, self.manifest)
+        self._logits = _tap_gate_logits(copy)
+        self._session, twin_notes = open_runnable(copy, self.manifest, path.parent, session=runtime)
+        self.notes += twin_notes
+        self.name = self._session.name
+
+    def run(self, feeds: Arrays, thresholds: NDArray[np.float32]) -> tuple[Arrays, list[NDArray[np.int32]]]:
+        """Run once.
+
+        Args:
+            feeds: The model's inputs.
+            thresholds: Of all layers, one after the other.
+
+        Returns:
+            The model's outputs, and the learner counts of each layer.
+        """
+        counts = [f"counts/{layer.name}" for layer in self.layers]
+        ran = self._run(feeds, thresholds, counts)
+        return {name: ran[name] for name in self.outputs}, [ran[name] for name in counts]
+
+    def run_with_logits(
+        self, feeds: Arrays, thresholds: NDArray[np.float32]
+    ) -> tuple[Arrays, list[NDArray[np.float32]]]:
+        """Run once; returns the model's outputs, and the gate logits ``[..., C]`` of each layer."""
+        logits = [self._logits[layer.name] for layer in self.layers]
+        ran = self._run(feeds, thresholds, logits)
+        return {name: ran[name] for name in self.outputs}, [ran[name] for name in logits]
+
+    @property
+    def num_thresholds(self) -> int:
+        """Learners of all layers together."""
+        return sum(layer.num_learners for layer in self.layers)
+
+    def _run(self, feeds: Arrays, thresholds: NDArray[np.float32], more: list[str]) -> Arrays:
+        dials = {f"{name}.thresholds": part for name, part in by_layer(self.layers, thresholds).items()}
+        try:
+            return self._session.run(feeds | dials, [*self.outputs, *more])
+        except Exception as error:  # ONNX Runtime's own types, with no common base but Exception
+            ranges = (f"{n} {a.dtype} {list(a.shape)} from {a.min():g} to {a.max():g}" for n, a in feeds.items())
+            raise UsageError(
+                f"the model does not run on the data: {str(error).splitlines()[0]}",
+                f"it was given {', '.join(ranges)}; --debug shows everything",
+            ) from error
+
+
+def _tap_gate_logits(model: Any) -> dict[str, str]:
+    """Make the gate logits of each layer an output; returns their names by layer."""
+    names = {node.name: node.input[1] for node in gated_learners_nodes(model)}
+    known = {value.name for value in model.graph.output}
+    model.graph.output.extend(
+        helper.make_tensor_value_info(name, TensorProto.FLOAT, None) for name in names.values() if name not in known
+    )
+    return names
+
+
+def valid_tokens(feeds: Arrays, shape: Sequence[int]) -> NDArray[np.bool_] | None:
+    """Which tokens of a layer are no padding.
+
+    Args:
+        feeds: The model's inputs; ``attention_mask`` marks valid tokens where it has the layer's shape.
+        shape: Of the layer's learner counts.
+
+    Returns:
+        bool of that shape, or None where nothing marks padding.
+    """
+    mask = feeds.get(MASK)
+    return mask.astype(bool) if mask is not None and mask.shape == tuple(shape) else None
