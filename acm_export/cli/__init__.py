@@ -6,6 +6,7 @@ import click
 
 from acm_export import __version__
 from acm_export.cli.build_plugin import build_plugin
+from acm_export.cli.calibrate import calibrate
 from acm_export.cli.convert import convert
 from acm_export.cli.demo import demo
 from acm_export.cli.export import export
@@ -19,9 +20,9 @@ from acm_export.cli.verify import verify
 def main() -> None:
     """Take transformers with Adaptive Computation Modules from a trained checkpoint to the device.
 
-    The line: convert -> export -> verify -> set-budget. Each verb explains itself with --help.
+    The line: convert -> export -> verify -> calibrate -> set-budget. Each verb explains itself with --help.
     """
 
 
-for command in (build_plugin, convert, demo, export, inspect, set_budget, verify):
+for command in (build_plugin, calibrate, convert, demo, export, inspect, set_budget, verify):
     main.add_command(command)

@@ -7,6 +7,7 @@ import json
 import logging
 import sys
 import warnings
+from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any, NoReturn
 
 import click
@@ -15,9 +16,12 @@ from acm_export import interrupts
 from acm_export.errors import AcmError, AcmWarning
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Iterator
 
+    from rich.progress import Progress as Bars
     from rich.table import Table
+
+    from acm_export.calibration.progress import Progress
 
 
 def verb(function: Callable[..., None]) -> Callable[..., None]:
@@ -81,6 +85,37 @@ def need_export_packages() -> None:
 
     transformers_logging.disable_progress_bar()
     transformers_logging.set_verbosity_error()
+
+
+@contextmanager
+def progress() -> Iterator[Progress]:
+    """A progress line on stderr: what is being done, batches per second, and the time left where it is known."""
+    from rich.console import Console
+    from rich.progress import BarColumn, MofNCompleteColumn, TextColumn, TimeRemainingColumn
+    from rich.progress import Progress as RichProgress
+
+    columns = (
+        TextColumn("{task.description}"), BarColumn(20), MofNCompleteColumn(),
+        TextColumn("{task.fields[rate]}"), TimeRemainingColumn(),
+    )  # fmt: skip
+    with RichProgress(*columns, console=Console(stderr=True), transient=True) as bars:
+        yield _Bars(bars)
+
+
+class _Bars:
+    def __init__(self, bars: Bars) -> None:
+        self._bars, self._task = bars, bars.add_task("", total=None, rate="")
+
+    def stage(self, title: str, batches: int | None) -> None:
+        self._bars.remove_task(self._task)  # its reset() would keep a total that is not known any more
+        self._task = self._bars.add_task(title, total=batches, rate="")
+        if not self._bars.console.is_terminal:
+            logging.getLogger("acm_export").info("%s", title)
+
+    def batch(self) -> None:
+        self._bars.advance(self._task)
+        speed = self._bars.tasks[0].speed
+        self._bars.update(self._task, rate=f"{speed:.1f} batches/s" if speed else "")
 
 
 def write_json(content: Any) -> None:

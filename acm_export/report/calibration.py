@@ -1,0 +1,86 @@
+"""A calibration as a table, and as JSON."""
+
+from __future__ import annotations
+
+from dataclasses import asdict
+from typing import TYPE_CHECKING, Any
+
+from rich.table import Table
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+    from acm_export.budget_table import Calibration
+    from acm_export.calibration.result import Calibrated
+
+
+def calibration_table(calibrated: Calibrated) -> Table:
+    """One row for each requested budget: measured on both parts of the data, beside the rivals."""
+    record = _record(calibrated)
+    table = Table(title=f"{calibrated.path.name}: {record.solver}, {calibrated.runtime}", title_justify="left")
+    for column in ("β requested", "calibration", "held out", "± 2 standard errors", "divergence", "accuracy %"):
+        table.add_column(column, justify="right")
+    names = sorted({name for c in calibrated.comparisons for name in c.rivals})
+    for name in names:
+        table.add_column(f"{name}: divergence", justify="right")
+    rivals = {c.budget: c.rivals for c in calibrated.comparisons}
+    measured = {c.budget: c.knot.measured for c in calibrated.comparisons}
+    for request in record.requests:
+        held_out, error = request.held_out, request.standard_error
+        knot = measured.get(request.requested)
+        beside = rivals.get(request.requested, {})
+        table.add_row(
+            f"{request.requested:.3f}", f"{request.calibration:.3f}", "" if held_out is None else f"{held_out:.3f}",
+            "" if error is None else f"{2 * error:.3f}", f"{knot.divergence:.3g}" if knot else "",
+            "" if knot is None or knot.accuracy is None else f"{100 * knot.accuracy:.1f}",
+            *(f"{beside[name].measured.divergence:.3g}" if name in beside else "" for name in names),
+        )  # fmt: skip
+    return table
+
+
+def describe_calibration(calibrated: Calibrated) -> Iterator[str]:
+    """Lines below the table."""
+    record = _record(calibrated)
+    yield f"divergence: {record.divergence}, from the output with all learners, on the calibration data"
+    yield (
+        f"{record.samples} samples made the table, {record.held_out_samples} checked it; "
+        f"{len(record.table.budgets)} knots from β {record.table.smallest:.3f} to {record.table.largest:.3f}, "
+        f"τ = 0 has β₀ {record.trained_budget:.3f}"
+    )
+    rounds = [c.knot.rounds for c in calibrated.comparisons]
+    if rounds:
+        yield f"budgets were met after {min(rounds)} to {max(rounds)} rounds of measuring and correcting"
+    yield from calibrated.notes
+    if record.budget_input:
+        yield f"written: {calibrated.path}, which takes the input budget with each call"
+    else:
+        yield f"written: {calibrated.path}, set to τ = 0; choose with: acm-export set-budget {calibrated.path} BUDGET"
+
+
+def calibration_json(calibrated: Calibrated) -> dict[str, Any]:
+    """For ``--json``."""
+    return {
+        "output": str(calibrated.path),
+        "runtime": calibrated.runtime,
+        "calibration": asdict(_record(calibrated)),
+        "trained": asdict(calibrated.trained),
+        "comparisons": [
+            {
+                "budget": c.budget,
+                "family": c.knot.family,
+                "rounds": c.knot.rounds,
+                "divergence": c.knot.measured.divergence,
+                "rivals": {name: rival.measured.divergence for name, rival in c.rivals.items()},
+            }
+            for c in calibrated.comparisons
+        ],
+        "held_out": [{"requested": p.requested, "family": p.family, **asdict(p.measured)} for p in calibrated.curves],
+        "notes": list(calibrated.notes),
+    }
+
+
+def _record(calibrated: Calibrated) -> Calibration:
+    record = calibrated.manifest.calibration
+    if record is None:
+        raise ValueError("the manifest has no calibration")
+    return record
