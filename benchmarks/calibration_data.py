@@ -1,0 +1,101 @@
+"""What the benchmarks of calibration share: data in memory, a table measured on unseen data, and its errors."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+from common import print_table
+
+from acm_export.calibration.data import CalibrationData
+from acm_export.calibration.evaluator import Evaluator
+
+if TYPE_CHECKING:
+    from collections.abc import Collection, Iterator
+
+    from acm_export.calibration.data import Batch
+    from acm_export.calibration.measurement import Measurement
+    from acm_export.calibration.result import Calibrated
+    from acm_export.calibration.session import CalibrationSession
+
+REQUESTED = (0.25, 0.4, 0.6, 0.75)
+BETWEEN = (0.33, 0.47, 0.67, 0.85)
+LIMIT = 0.01
+
+
+class Arrays:
+    """Arrays in memory as a source of batches.
+
+    Args:
+        arrays: By name, of one length.
+    """
+
+    def __init__(self, arrays: dict[str, np.ndarray[Any, Any]]) -> None:
+        self.name, self._arrays = "arrays", arrays
+
+    def batches(self, size: int, names: Collection[str]) -> Iterator[dict[str, np.ndarray[Any, Any]]]:
+        """``size`` samples at a time."""
+        used = {name: array for name, array in self._arrays.items() if name in names}
+        for start in range(0, len(next(iter(used.values()))), size):
+            yield {name: array[start : start + size] for name, array in used.items()}
+
+
+def labelled(images: np.ndarray[Any, Any], labels: np.ndarray[Any, Any]) -> Arrays:
+    """Images and their classes."""
+    return Arrays({"pixel_values": images, "labels": labels})
+
+
+def unlabelled(images: np.ndarray[Any, Any]) -> Arrays:
+    """Images alone."""
+    return Arrays({"pixel_values": images})
+
+
+def unseen(session: CalibrationSession, source: Arrays, batch: int) -> Evaluator:
+    """Evaluates on images that no table was made from."""
+    data = CalibrationData(source, session.inputs, batch_size=batch)
+
+    def batches() -> Iterator[Batch]:
+        yield from data.calibration()
+        yield from data.held_out()
+
+    evaluator = Evaluator(session, batches)
+    evaluator.reference()
+    return evaluator
+
+
+def error_row(budget: float, measured: Measurement, kind: str) -> dict[str, Any]:
+    """Error of one budget, and whether it is within the limit."""
+    deviation = 2 * (measured.standard_error or 0.0)
+    error = measured.budget - budget
+    return {
+        "kind": kind, "requested": budget, "measured": measured.budget, "error": error,
+        "two_standard_errors": deviation, "within": bool(abs(error) <= max(LIMIT, deviation)),
+        "divergence": measured.divergence, "accuracy": measured.accuracy, "samples": measured.samples,
+    }  # fmt: skip
+
+
+def table_errors(calibrated: Calibrated, evaluator: Evaluator) -> list[dict[str, Any]]:
+    """The table at each budget, on images it was not made from."""
+    record = calibrated.manifest.calibration
+    if record is None:
+        raise ValueError("not calibrated")
+    rows = []
+    for kind, budgets in (("knot", REQUESTED), ("between", BETWEEN)):
+        for budget in budgets:
+            measured = evaluator.measure(np.concatenate(list(record.table.at(budget).values())))
+            rows.append(error_row(budget, measured, kind))
+    return rows
+
+
+def print_errors(rows: list[dict[str, Any]], title: str) -> None:
+    """How many budgets are within the limit, and the worst of each kind."""
+    summary = []
+    for kind in ("knot", "between", "input"):
+        mine = [row for row in rows if row["kind"] == kind]
+        if mine:
+            worst = max(mine, key=lambda row: abs(row["error"]))
+            within = sum(row["within"] for row in mine)
+            summary.append(
+                (kind, f"{within} of {len(mine)}", f"{worst['error']:+.4f}", f"{worst['two_standard_errors']:.4f}")
+            )
+    print_table(title, ("kind", "within", "worst error", "its 2 SE"), summary)
