@@ -61,6 +61,10 @@ class PluginError(AcmError):
     """The TensorRT plugin cannot be compiled on this machine."""
 
 
+class MachineError(AcmError):
+    """This machine lacks what the goal asked for needs."""
+
+
 class VerificationError(AcmError):
     """An ONNX file does not compute what its checkpoint computes.
 

@@ -9,6 +9,7 @@ from acm_export.cli.build_plugin import build_plugin
 from acm_export.cli.calibrate import calibrate
 from acm_export.cli.convert import convert
 from acm_export.cli.demo import demo
+from acm_export.cli.doctor import doctor
 from acm_export.cli.export import export
 from acm_export.cli.inspect import inspect
 from acm_export.cli.set_budget import set_budget
@@ -24,5 +25,5 @@ def main() -> None:
     """
 
 
-for command in (build_plugin, calibrate, convert, demo, export, inspect, set_budget, verify):
+for command in (build_plugin, calibrate, convert, demo, doctor, export, inspect, set_budget, verify):
     main.add_command(command)

@@ -53,7 +53,9 @@ class BuiltPlugin:
 
 
 @dataclass(frozen=True)
-class _Tools:
+class Tools:
+    """What compiles, and as what the compiler calls itself."""
+
     cmake: str
     compiler: str
     compiler_version: str
@@ -90,7 +92,7 @@ def build_plugin(
     tell(f"TensorRT {headers.version_text} ({headers.interface}): headers in {headers.folder}")
     tell(f"CUDA headers in {cuda}")
     pack_folder = pack_folder or default_folder()
-    pack, tools = read_pack(pack_folder), _find_tools()
+    pack, tools = read_pack(pack_folder), find_tools()
     with staging_folder(output) as staging:  # before the work, so that an output that cannot be written costs no time
         kept = _cache_folder() / _digest(headers, cuda, pack, tools) / LIBRARY
         cached = kept.is_file()
@@ -103,7 +105,12 @@ def build_plugin(
     return BuiltPlugin(output, headers, cuda, tools.compiler_version, pack.architectures, size, cached)
 
 
-def _find_tools() -> _Tools:
+def find_tools() -> Tools:
+    """Find CMake and the C++ compiler (CXX, else c++).
+
+    Raises:
+        PluginError: One is missing; the hint installs it.
+    """
     name = os.environ.get("CXX") or "c++"
     compiler = shutil.which(name)
     if compiler is None:
@@ -112,7 +119,7 @@ def _find_tools() -> _Tools:
     if cmake is None:
         raise PluginError("cmake is not on the PATH", "install it: apt install cmake, or pip install cmake")
     version = subprocess.run([compiler, "--version"], capture_output=True, text=True, check=False).stdout  # noqa: S603
-    return _Tools(cmake, compiler, next(iter(version.splitlines()), compiler))
+    return Tools(cmake, compiler, next(iter(version.splitlines()), compiler))
 
 
 def _cache_folder() -> Path:
@@ -120,7 +127,7 @@ def _cache_folder() -> Path:
     return (Path(root) if root else Path.home() / ".cache") / "acm-export" / "plugins"
 
 
-def _digest(headers: TensorRTHeaders, cuda: Path, pack: Pack, tools: _Tools) -> str:
+def _digest(headers: TensorRTHeaders, cuda: Path, pack: Pack, tools: Tools) -> str:
     """Of all that decides what the library does."""
     digest = hashlib.sha256()
     for path in _source_paths():
@@ -141,7 +148,7 @@ def _source_paths() -> Iterator[Path]:
         yield from sorted(path for path in (_SOURCES / folder).iterdir() if path.is_file())
 
 
-def _compile(library: Path, headers: TensorRTHeaders, cuda: Path, pack_folder: Path, tools: _Tools) -> None:
+def _compile(library: Path, headers: TensorRTHeaders, cuda: Path, pack_folder: Path, tools: Tools) -> None:
     try:
         library.parent.mkdir(parents=True, exist_ok=True)
     except OSError as error:

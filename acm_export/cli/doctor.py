@@ -1,0 +1,51 @@
+"""``acm-export doctor``."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import click
+
+from acm_export.cli.common import verb, write_json, write_table
+
+GOALS = ("export", "onnxruntime", "tensorrt", "jetson")
+"""Keys of acm_export.doctor.goals.NEEDS."""
+
+
+@click.command(short_help="Show what this machine can do and what is missing.")
+@click.option(
+    "--for", "goal", type=click.Choice(GOALS), help="Exit with 1 where this cannot work; without it always with 0."
+)
+@click.option(
+    "--plugin", "library", type=click.Path(path_type=Path), metavar="LIB",
+    help="Plugin library to look at; by default libacm_gated_learners.so in the current folder.",
+)  # fmt: skip
+@verb
+def doctor(goal: str | None, library: Path | None, as_json: bool) -> None:
+    """Look at packages, runtimes, GPUs, the plugin library and disks, and say what mends what is missing or wrong.
+
+    Packages are imported and libraries loaded in processes of their own, so that a broken one is a line of the table.
+    Nothing is changed and no GPU memory is taken. Takes as long as importing what is installed, usually some seconds.
+
+    \b
+    Examples:
+      acm-export doctor
+      acm-export doctor --for tensorrt --plugin build/libacm_gated_learners.so
+    """
+    from rich.console import Console
+
+    from acm_export.doctor.examine import examine
+    from acm_export.errors import MachineError
+    from acm_export.report.doctor import describe_goals, finding_table
+
+    console = Console(stderr=True)
+    with console.status("looking at the machine") as status:
+        examination = examine(library, goal=goal, tell=lambda what: status.update(f"looking at: {what}"))
+    if as_json:
+        write_json(examination.to_json())
+    else:
+        write_table(finding_table(examination), *describe_goals(examination))
+    if goal and (lacks := examination.lacks[goal]):
+        names = ", ".join(f"{finding.name} ({finding.state})" for finding in lacks)
+        mend = next((finding.mend for finding in lacks if finding.mend), None)
+        raise MachineError(f"{goal} cannot work here: {names}", mend and f"first: {mend}")

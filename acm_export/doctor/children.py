@@ -1,0 +1,121 @@
+"""What the doctor's child processes do: import, load and ask what may crash, and print the answer as JSON.
+
+Each function is one question; its result is the answer. Knows only the standard library.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import importlib
+import json
+import sys
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+_NAME_BYTES = 256
+_CAPABILITY_MAJOR, _CAPABILITY_MINOR, _INTEGRATED = 75, 76, 18  # CUdevice_attribute
+_NO_DEVICE = 100  # CUDA_ERROR_NO_DEVICE
+
+
+def package(name: str) -> dict[str, Any]:
+    """Import a package: its version, as it says itself."""
+    return {"version": getattr(importlib.import_module(name), "__version__", None)}
+
+
+def torch() -> dict[str, Any]:
+    """Import PyTorch: version and the CUDA that it is built for."""
+    module = importlib.import_module("torch")
+    return {"version": module.__version__, "cuda": module.version.cuda}
+
+
+def onnxruntime() -> dict[str, Any]:
+    """Import ONNX Runtime: version and the execution providers that are built in."""
+    module = importlib.import_module("onnxruntime")
+    return {"version": module.__version__, "providers": module.get_available_providers()}
+
+
+def tensorrt(name: str) -> dict[str, Any]:
+    """Import a package of TensorRT: version, and whether it can parse ONNX and build engines."""
+    module = importlib.import_module(name)
+    builder = hasattr(module, "Builder") and hasattr(module, "OnnxParser")
+    return {"version": module.__version__, "builder": builder}
+
+
+def cuda() -> dict[str, Any]:
+    """Ask the CUDA driver for its version and its GPUs. Makes no context and takes no GPU memory."""
+    try:
+        driver = ctypes.CDLL("libcuda.so.1")
+    except OSError as error:
+        return {"absent": str(error)}
+    code = driver.cuInit(0)
+    version = ctypes.c_int()
+    _check(driver, driver.cuDriverGetVersion(ctypes.byref(version)))
+    report: dict[str, Any] = {"version": version.value, "gpus": []}
+    if code == _NO_DEVICE:
+        return report
+    _check(driver, code)
+    count = ctypes.c_int()
+    _check(driver, driver.cuDeviceGetCount(ctypes.byref(count)))
+    report["gpus"] = [_gpu(driver, ordinal) for ordinal in range(count.value)]
+    return report
+
+
+def _gpu(driver: ctypes.CDLL, ordinal: int) -> dict[str, Any]:
+    device, name = ctypes.c_int(), ctypes.create_string_buffer(_NAME_BYTES)
+    _check(driver, driver.cuDeviceGet(ctypes.byref(device), ordinal))
+    _check(driver, driver.cuDeviceGetName(name, _NAME_BYTES, device))
+    values = []
+    for attribute in (_CAPABILITY_MAJOR, _CAPABILITY_MINOR, _INTEGRATED):
+        value = ctypes.c_int()
+        _check(driver, driver.cuDeviceGetAttribute(ctypes.byref(value), attribute, device))
+        values.append(value.value)
+    return {
+        "name": name.value.decode(errors="replace"), "capability": values[:2], "integrated": bool(values[2])
+    }  # fmt: skip
+
+
+def _check(driver: ctypes.CDLL, code: int) -> None:
+    if code:
+        text = ctypes.c_char_p()
+        driver.cuGetErrorName(code, ctypes.byref(text))
+        name = (text.value or b"unknown").decode(errors="replace")
+        raise OSError(f"the CUDA driver answers {name} ({code})")
+
+
+def library(path: str) -> dict[str, Any]:
+    """Load a shared library: which entry points that TensorRT looks for it has."""
+    handle = ctypes.CDLL(path)
+    names = ("getCreators", "getPluginCreators", "setLoggerFinder")
+    return {"entry_points": [name for name in names if hasattr(handle, name)]}
+
+
+def registry(name: str, path: str) -> dict[str, Any]:
+    """Load a plugin library into TensorRT's registry: what it lists then under GatedLearners."""
+    module = importlib.import_module(name)
+    plugins = module.get_plugin_registry()
+    if hasattr(plugins, "load_library"):
+        loaded = plugins.load_library(path) is not None
+    else:  # before TensorRT 8.6
+        ctypes.CDLL(path)
+        loaded = True
+    listed = plugins.all_creators if hasattr(plugins, "all_creators") else plugins.plugin_creator_list
+    creators = [
+        {"version": creator.plugin_version, "namespace": creator.plugin_namespace}
+        for creator in listed
+        if creator.name == "GatedLearners"
+    ]
+    return {"loaded": loaded, "creators": creators}
+
+
+QUESTIONS: dict[str, Callable[..., dict[str, Any]]] = {
+    function.__name__: function for function in (package, torch, onnxruntime, tensorrt, cuda, library, registry)
+}
+
+
+def main(arguments: list[str]) -> None:
+    """Answer one question."""
+    question, *rest = arguments
+    answer = QUESTIONS[question](*rest)
+    sys.stdout.write("\n" + json.dumps(answer) + "\n")

@@ -1,0 +1,104 @@
+"""TensorRT as Python sees it, the plugin interface it has, and the JetPack it belongs to."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from importlib.util import find_spec
+
+from acm_export.doctor.finding import Finding
+from acm_export.doctor.processes import ProbeError, ask
+from acm_export.doctor.versions import installed, numbers
+
+MODULES = ("tensorrt", "tensorrt_lean", "tensorrt_lean_bindings")
+"""Import names, the one with a builder first."""
+
+JETPACKS = {
+    (8, 5): "5.1", (8, 6): "6.0", (10, 3): "6.1 and 6.2", (10, 13): "7.0 and 7.1", (10, 16): "7.2 and later",
+    (11, 4): "7.2 and later",
+}  # fmt: skip
+"""Which JetPack brings which TensorRT, major and minor."""
+
+_OLDEST = (8, 5)
+_FIRST_V3 = (10, 3)
+"""The oldest TensorRT 10 that the plugin is compiled for."""
+
+_INSTALL = "pip install 'acm-export[gpu]'   (JetPack: apt install python3-libnvinfer)"
+
+
+@dataclass(frozen=True)
+class TensorRT:
+    """A TensorRT that Python can import, or the reason why not.
+
+    Args:
+        module: Import name; None where there is none.
+        version: As it says itself; None where it cannot be imported.
+        builder: Whether it can parse ONNX and build engines.
+        broken: Why it cannot be imported.
+        distribution: Name and version of the installed package; None where its metadata are not there.
+    """
+
+    module: str | None
+    version: str | None = None
+    builder: bool = False
+    broken: str | None = None
+    distribution: tuple[str, str] | None = None
+
+
+def look() -> TensorRT:
+    """Import what there is of TensorRT, in another process."""
+    module = next((name for name in MODULES if find_spec(name)), None)
+    if module is None:
+        return TensorRT(None)
+    stem = module.removesuffix("_bindings").replace("_", "-")
+    distribution = installed(stem, *(f"{stem}-cu{major}{tail}" for major in (13, 12, 11) for tail in ("", "-bindings")))
+    try:
+        told = ask("tensorrt", module).value
+    except ProbeError as error:
+        return TensorRT(module, broken=str(error), distribution=distribution)
+    return TensorRT(module, told["version"], told["builder"], distribution=distribution)
+
+
+def package(found: TensorRT) -> Finding:
+    """The package and its version."""
+    name = "TensorRT"
+    if found.module is None:
+        return Finding(name, "missing", f"none of {', '.join(MODULES)} is installed for this Python", _INSTALL)
+    package = " ".join(found.distribution or (found.module,))
+    if found.version is None:
+        again = f"pip install --force-reinstall {(found.distribution or (found.module,))[0]}"
+        return Finding(name, "wrong", f"{package} cannot be imported: {found.broken}", again)
+    text = f"{found.version} ({found.module}), {_jetpack(found.version)}"
+    if numbers(found.version)[:2] < _OLDEST:
+        return Finding(name, "wrong", f"{text}; {'.'.join(map(str, _OLDEST))} is the oldest supported", _INSTALL)
+    return Finding(name, "ok", text)
+
+
+def builder(found: TensorRT) -> Finding:
+    """Whether this TensorRT can build engines; tensorrt_lean only runs them."""
+    name = "TensorRT builder"
+    if found.version is None:
+        return Finding(name, "missing", "no TensorRT that can be imported", _INSTALL)
+    if not found.builder:
+        return Finding(name, "missing", f"{found.module} {found.version} has no builder or no ONNX parser", _INSTALL)
+    return Finding(name, "ok", "builder and ONNX parser")
+
+
+def interface(found: TensorRT) -> Finding:
+    """The plugin interface that this TensorRT takes."""
+    name = "plugin interface"
+    if found.version is None:
+        return Finding(name, "missing", "no TensorRT that can be imported", _INSTALL)
+    version = numbers(found.version)[:2]
+    if version < _OLDEST or (10, 0) <= version < _FIRST_V3:
+        oldest = ".".join(map(str, _FIRST_V3))
+        found_text = f"TensorRT {found.version}; the plugin is made for 8.5, 8.6 and {oldest} or later"
+        return Finding(name, "wrong", found_text, "pip install --upgrade 'tensorrt>=10.3'")
+    if version < (10, 0):
+        return Finding(name, "ok", "no IPluginV3: the plugin is compiled as IPluginV2DynamicExt (files: tensorrt-8)")
+    return Finding(name, "ok", "IPluginV3")
+
+
+def _jetpack(version: str) -> str:
+    major, minor, *_ = (*numbers(version), 0, 0)
+    release = JETPACKS.get((major, minor))
+    return f"as in JetPack {release}" if release else "of no JetPack that is known here"
