@@ -1,0 +1,448 @@
+"""Each check of the doctor with faked surroundings: missing, broken, old, good."""
+
+from __future__ import annotations
+
+import platform
+import shutil
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+from doctor_surroundings import CRASHES, HANGS, Surroundings
+from plugin_pack import write_stand_in_pack
+
+from acm_export.doctor import clocks, gpu, packages, plugin, processes, system, tensorrt, versions
+from acm_export.doctor.gpu import Cuda, Gpu
+from acm_export.doctor.tensorrt import TensorRT
+from acm_export.plugins.kernels.pack import Pack, read_pack
+
+RUNTIME = "def get_available_providers(): return {}\n"
+TENSORRT_8 = """
+import os
+class Creator:
+    name, plugin_version, plugin_namespace = 'GatedLearners', '1', ''
+class Registry:
+    plugin_creator_list = [Creator()]
+def get_plugin_registry(): return Registry()
+"""
+TENSORRT_10 = """
+import sys
+class Creator:
+    name, plugin_version, plugin_namespace = 'GatedLearners', '1', ''
+class Registry:
+    all_creators = []
+    def load_library(self, path):
+        {load}
+class Builder: pass
+class OnnxParser: pass
+def get_plugin_registry(): return Registry()
+"""
+LIBRARY = 'extern "C" { void setLoggerFinder() {} void getCreators() {} }'
+
+
+@pytest.fixture
+def around(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Surroundings:
+    return Surroundings(tmp_path, monkeypatch)
+
+
+@pytest.fixture
+def pack(tmp_path: Path) -> Pack:
+    write_stand_in_pack(tmp_path / "pack")
+    return read_pack(tmp_path / "pack")
+
+
+def none_installed(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(packages, "installed", lambda *_: None)
+
+
+# Python and packages
+
+
+def test_python_has_a_floor(monkeypatch: pytest.MonkeyPatch) -> None:
+    assert packages.python().state == "ok"
+    monkeypatch.setattr(sys, "version_info", (3, 8, 10, "final", 0))
+    finding = packages.python()
+    assert (finding.state, finding.mend) == ("wrong", "install Python 3.10")
+    assert "3.8.10" in finding.found
+
+
+def test_versions_are_compared_as_numbers() -> None:
+    assert versions.numbers("2.13.0+cpu") == (2, 13, 0)
+    assert versions.numbers("11.4.0.106") > versions.numbers("2.9")
+    assert versions.numbers("unknown") == ()
+    assert versions.installed("no-such-distribution", "click") is not None
+
+
+def test_floors_are_those_of_the_metadata() -> None:
+    floors = {name: versions.floor(name) for name in (*packages.BASE, *packages.EXPORT, *packages.RUNTIME)}
+    assert None not in floors.values(), floors
+
+
+def test_a_package_that_is_not_there_is_missing(monkeypatch: pytest.MonkeyPatch) -> None:
+    none_installed(monkeypatch)
+    assert packages.export_package("torch").mend == "pip install 'acm-export[export]'"
+    assert packages.base_package("numpy").state == "missing"
+    assert packages.onnx_runtime().mend == "pip install 'acm-export[cpu]'"
+    assert packages.providers().state == "missing"
+
+
+def test_an_old_package_is_wrong_and_never_imported(around: Surroundings) -> None:
+    around.package("torch", "1.13.1", CRASHES)
+    finding = packages.export_package("torch")
+    floor = versions.floor("torch")
+    assert (finding.state, finding.mend) == ("wrong", f"pip install --upgrade 'torch>={floor}'")
+    assert finding.found == f"1.13.1; {floor} is the oldest supported"
+
+
+@pytest.mark.parametrize(("code", "reason"), [(CRASHES, "SIGSEGV"), ("raise ImportError('half')", "half")])
+def test_a_broken_package_is_wrong_with_the_reason(around: Surroundings, code: str, reason: str) -> None:
+    around.package("transformers", "99.0", code)
+    finding = packages.export_package("transformers")
+    assert (finding.state, finding.mend) == ("wrong", "pip install --force-reinstall transformers")
+    assert reason in finding.found
+
+
+def test_a_package_that_hangs_is_wrong(around: Surroundings, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(processes, "TIMEOUT", 2.0)
+    around.package("torch", "99.0", HANGS)
+    finding = packages.export_package("torch")
+    assert finding.state == "wrong"
+    assert "no answer within 2 s" in finding.found
+
+
+@pytest.mark.parametrize(
+    ("cuda", "text"), [("'13.0'", "99.0, built for CUDA 13.0"), ("None", "99.0, built without CUDA")]
+)
+def test_torch_says_what_it_is_built_for(around: Surroundings, cuda: str, text: str) -> None:
+    around.package("torch", "99.0", f"class version: cuda = {cuda}\n")
+    finding = packages.export_package("torch")
+    assert (finding.state, finding.found) == ("ok", text)
+
+
+def test_providers_of_onnx_runtime(around: Surroundings, monkeypatch: pytest.MonkeyPatch) -> None:
+    around.package("onnxruntime", "99.0", RUNTIME.format("['CUDAExecutionProvider', 'CPUExecutionProvider']"))
+    assert (packages.onnx_runtime().state, packages.onnx_runtime().found) == ("ok", "99.0 (onnxruntime)")
+    assert packages.providers().state == "ok"
+    assert "not tried" in packages.providers().found
+    (around.site / "onnxruntime" / "__init__.py").write_text(f"__version__ = '99'\n{RUNTIME.format([])}")
+    monkeypatch.setattr(sys, "dont_write_bytecode", True)
+    assert "has no CPUExecutionProvider" in packages.onnx_runtime().found
+    assert packages.providers().state == "missing"
+
+
+# TensorRT
+
+
+def test_no_tensorrt_is_missing(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(tensorrt, "MODULES", ("no_such_tensorrt",))
+    found = tensorrt.look()
+    states = [check(found).state for check in (tensorrt.package, tensorrt.builder, tensorrt.interface)]
+    assert states == ["missing"] * 3
+
+
+def test_a_tensorrt_that_crashes_is_wrong(around: Surroundings) -> None:
+    around.package("tensorrt", "10.3.0", CRASHES)
+    finding = tensorrt.package(tensorrt.look())
+    assert (finding.state, finding.mend) == ("wrong", "pip install --force-reinstall tensorrt")
+    assert "tensorrt 10.3.0 cannot be imported: crashed with SIGSEGV" in finding.found
+
+
+@pytest.mark.parametrize(
+    ("version", "jetpack", "state", "interface"),
+    [
+        ("8.4.1", None, "wrong", "8.5, 8.6 and 10.3 or later"),
+        ("8.5.3.1", "JetPack 5.1", "ok", "IPluginV2DynamicExt"),
+        ("8.6.2", "JetPack 6.0", "ok", "IPluginV2DynamicExt"),
+        ("10.0.1", None, "wrong", "8.5, 8.6 and 10.3 or later"),
+        ("10.3.0", "JetPack 6.1 and 6.2", "ok", "IPluginV3"),
+        ("10.13.3.9", "JetPack 7.0 and 7.1", "ok", "IPluginV3"),
+        ("10.14.1", None, "ok", "IPluginV3"),
+        ("11.4.0.106", "JetPack 7.2 and later", "ok", "IPluginV3"),
+    ],
+)
+def test_versions_of_tensorrt(version: str, jetpack: str | None, state: str, interface: str) -> None:
+    found = TensorRT("tensorrt", version, builder=True)
+    assert (jetpack or "no JetPack") in tensorrt.package(found).found
+    assert tensorrt.interface(found).state == state
+    assert interface in tensorrt.interface(found).found
+    assert tensorrt.package(found).state == ("wrong" if version.startswith("8.4") else "ok")
+
+
+def test_tensorrt_lean_has_no_builder(around: Surroundings, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(tensorrt, "MODULES", ("no_such_tensorrt", "tensorrt_lean"))
+    around.package("tensorrt_lean", "11.4.0", distribution="tensorrt-lean")
+    found = tensorrt.look()
+    assert (found.module, found.distribution) == ("tensorrt_lean", ("tensorrt-lean", "11.4.0"))
+    assert tensorrt.package(found).state == "ok"
+    assert tensorrt.builder(found).state == "missing"
+    assert tensorrt.builder(TensorRT("tensorrt", "11.4.0", builder=True)).state == "ok"
+
+
+# CUDA driver and GPUs
+
+
+def test_the_driver_is_asked_for_its_gpus(around: Surroundings) -> None:
+    around.driver(version=12060, major=8, minor=7, integrated=1)
+    cuda = gpu.look()
+    assert cuda == Cuda((12, 6), (Gpu("Fake", (8, 7), integrated=True),))
+    assert (gpu.driver(cuda).state, gpu.driver(cuda).found) == ("ok", "for CUDA 12.6")
+    assert gpu.gpus(cuda).found == "Fake (sm_87, integrated)"
+
+
+def test_a_driver_without_a_gpu(around: Surroundings) -> None:
+    around.driver(init=100)
+    cuda = gpu.look()
+    assert gpu.driver(cuda).state == "ok"
+    assert (gpu.gpus(cuda).state, gpu.gpus(cuda).found) == ("missing", "the driver shows none")
+    assert gpu.kernels_for_gpus(cuda, None).state == "missing"
+
+
+def test_a_driver_that_does_not_fit_its_kernel_module_is_wrong(around: Surroundings) -> None:
+    around.driver(init=803)
+    finding = gpu.driver(gpu.look())
+    assert finding.state == "wrong"
+    assert "CUDA_ERROR_SYSTEM_DRIVER_MISMATCH (803)" in finding.found
+
+
+def test_a_driver_that_crashes_is_wrong(around: Surroundings) -> None:
+    around.library("libcuda.so.1", 'extern "C" int cuInit(unsigned) { __builtin_trap(); }')
+    around.monkeypatch.setenv("LD_LIBRARY_PATH", str(around.folder))
+    finding = gpu.driver(gpu.look())
+    assert finding.state == "wrong"
+    assert "crashed with" in finding.found
+
+
+def test_an_old_driver_is_wrong() -> None:
+    assert gpu.driver(Cuda((11, 4))).state == "wrong"
+    assert gpu.driver(Cuda(None, reason="libcuda.so.1: cannot open")).state == "missing"
+
+
+@pytest.mark.parametrize(
+    ("capability", "integrated", "arch"),
+    [
+        ((8, 0), False, "sm_80"),
+        ((8, 6), False, "sm_86"),
+        ((8, 7), True, "sm_87"),
+        ((8, 8), False, "sm_80"),  # discrete chips of the family run its first binaries
+        ((8, 8), True, None),  # Tegra: exact match only
+        ((9, 0), False, "sm_90"),
+        ((11, 0), True, "sm_110"),
+        ((10, 1), True, None),
+        ((7, 2), True, None),
+        ((7, 5), False, None),
+        ((12, 9), False, None),
+    ],
+)
+@pytest.mark.parametrize("with_pack", [True, False])
+def test_kernels_fit_by_exact_architecture(
+    pack: Pack, capability: tuple[int, int], integrated: bool, arch: str | None, with_pack: bool
+) -> None:
+    cuda = Cuda((13, 0), (Gpu("Fake", capability, integrated),))
+    finding = gpu.kernels_for_gpus(cuda, pack if with_pack else None)
+    assert finding.state == ("wrong" if arch is None else "ok")
+    assert (f"runs those of {arch}" if arch else "no kernels for") in finding.found
+    assert ("whole pack" in finding.found) is not with_pack
+
+
+# Pack, tools, plugin
+
+
+def test_the_pack_is_missing_stale_or_whole(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    folder = tmp_path / "pack"
+    monkeypatch.setattr(plugin, "default_folder", lambda: folder)
+    monkeypatch.setattr(plugin, "read_pack", lambda: read_pack(folder))
+    assert (plugin.pack()[0].state, plugin.pack()[1]) == ("missing", None)
+    write_stand_in_pack(folder)
+    finding, held = plugin.pack()
+    assert finding.state == "ok"
+    assert held is not None
+    table = folder / "table.json"
+    table.write_text(table.read_text().replace(held.source_digest, "0" * 64))
+    finding, held = plugin.pack()
+    assert (finding.state, held) == ("wrong", None)
+    assert "stale" in finding.found
+    assert finding.mend
+    assert "kernels.compile" in finding.mend
+
+
+def test_compiler_and_headers(around: Surroundings) -> None:
+    around.tool("cmake", "")
+    around.tool("c++", "echo compiler 12")
+    assert plugin.compiler().state == "ok"
+    assert "compiler 12" in plugin.compiler().found
+    (around.bin / "cmake").unlink()
+    around.no_tools()
+    around.monkeypatch.delenv("CXX", raising=False)
+    assert (plugin.compiler().state, plugin.compiler().mend) == ("missing", "apt install g++ cmake")
+
+
+@pytest.mark.parametrize(("major", "state", "text"), [(10, "ok", "10.3.0 (IPluginV3)"), (7, "wrong", "7.3.0")])
+def test_tensorrt_headers(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, major: int, state: str, text: str) -> None:
+    monkeypatch.setenv("TENSORRT_ROOT", str(tmp_path))
+    (tmp_path / "NvInferRuntime.h").write_text("")
+    version = zip(("MAJOR", "MINOR", "PATCH"), (major, 3, 0), strict=True)
+    lines = [f"#define NV_TENSORRT_{part} {number}\n" for part, number in version]
+    (tmp_path / "NvInferVersion.h").write_text("".join(lines))
+    finding = plugin.headers()
+    assert finding.state == state
+    assert text in finding.found
+
+
+def test_headers_that_are_not_there(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("acm_export.plugins.tensorrt.headers._usual_tensorrt_folders", lambda: iter(()))
+    monkeypatch.setattr("acm_export.plugins.tensorrt.headers._usual_cuda_folders", lambda: iter(()))
+    assert plugin.headers().state == "missing"
+    assert plugin.cuda_headers_found().state == "missing"
+
+
+def test_the_plugin_library_is_looked_for_in_the_working_folder(
+    around: Surroundings, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(around.folder)
+    finding = plugin.library(None)
+    assert (finding.state, finding.mend) == ("missing", "acm-export build-plugin")
+    around.library("libacm_gated_learners.so", LIBRARY)
+    assert plugin.library(None).state == "ok"
+    missing = plugin.library(Path("other.so"))
+    assert (missing.state, missing.mend) == ("missing", "acm-export build-plugin -o other.so")
+
+
+def test_libraries_that_are_none(around: Surroundings) -> None:
+    text = around.folder / "text.so"
+    text.write_text("not a library")
+    assert "is no shared library" in plugin.library(text).found
+    assert plugin.library(around.folder).state == "wrong"  # a folder
+    other = around.library("other.so", "int answer() { return 42; }")
+    assert "lacks TensorRT's entry points" in plugin.library(other).found
+    broken = around.folder / "broken.so"
+    broken.write_bytes(other.read_bytes()[:200])
+    assert "cannot be loaded" in plugin.library(broken).found
+
+
+def test_a_library_for_another_processor_is_named(around: Surroundings) -> None:
+    mine = platform.machine()
+    theirs = {"x86_64": ("aarch64", 183), "aarch64": ("x86_64", 62)}.get(mine)
+    if theirs is None:
+        pytest.skip(f"no ELF number is known for {mine}")
+    path = around.folder / "lib.so"
+    path.write_bytes(b"\x7fELF" + bytes(14) + theirs[1].to_bytes(2, "little"))
+    assert plugin.library(path).found.endswith(f"is for {theirs[0]}, this machine is {mine}")
+
+
+def test_a_library_that_crashes_when_loaded_is_wrong(around: Surroundings) -> None:
+    path = around.library("lib.so", "__attribute__((constructor)) static void load() { __builtin_trap(); }")
+    finding = plugin.library(path)
+    assert finding.state == "wrong"
+    assert "cannot be loaded: crashed with SIG" in finding.found
+
+
+@pytest.mark.parametrize(
+    ("load", "state", "text"),
+    [
+        ("self.all_creators = [Creator()]; return 1", "ok", "lists GatedLearners, version 1, once"),
+        ("self.all_creators = [Creator(), Creator()]; return 1", "wrong", "expected one"),
+        ("self.all_creators = [Creator()]", "wrong", "does not take"),
+        ("print('GatedLearners: built for TensorRT 10', file=sys.stderr)", "wrong", "built for TensorRT 10"),
+        ("import ctypes; ctypes.string_at(0)", "wrong", "crashed with SIGSEGV"),
+    ],
+    ids=["good", "twice", "no handle", "refused", "crash"],
+)
+def test_the_registry(around: Surroundings, load: str, state: str, text: str) -> None:
+    around.package("tensorrt", "10.13.0", TENSORRT_10.format(load=load))
+    finding = plugin.registry(around.folder / "lib.so", tensorrt.look(), "ok")
+    assert finding.state == state
+    assert text in finding.found
+
+
+def test_the_registry_before_8_6_takes_libraries_by_dlopen(around: Surroundings) -> None:
+    around.package("tensorrt", "8.5.3", TENSORRT_8)
+    found = tensorrt.look()
+    assert plugin.registry(around.library("lib.so", LIBRARY), found, "ok").state == "ok"
+    assert "cannot open" in plugin.registry(around.folder / "none.so", found, "ok").found
+
+
+def test_the_registry_needs_a_library_and_a_tensorrt() -> None:
+    found = TensorRT("tensorrt", "10.3.0")
+    assert plugin.registry(None, found, "missing").state == "missing"
+    assert plugin.registry(None, TensorRT(None), "ok").state == "missing"
+
+
+# Clocks, power, machine
+
+
+def test_without_tools_clocks_and_power_are_not_known(around: Surroundings) -> None:
+    around.no_tools()
+    for finding in (clocks.clocks(), clocks.power_mode()):
+        assert (finding.state, finding.found[:9]) == ("missing", "not known")
+
+
+def test_nvidia_smi_tells_clocks_and_limits(around: Surroundings) -> None:
+    around.tool(
+        "nvidia-smi",
+        """case "$1" in *power.limit*) echo "350.00 W, 700.00 W";;
+        *) echo "1200 MHz, 1980 MHz, Not Active, Not Active, Not Active";; esac""",
+    )
+    assert clocks.clocks().state == "ok"
+    assert clocks.clocks().found.startswith("1200 MHz of at most 1980 MHz; whether they are fixed is not known")
+    assert clocks.power_mode().found == "limit 350.00 W of at most 700.00 W"
+    around.tool("nvidia-smi", 'echo "900 MHz, 1980 MHz, Active, Not Active, Not Active"')
+    assert clocks.clocks().state == "wrong"
+    assert "slowed down by hw_thermal_slowdown" in clocks.clocks().found
+
+
+def test_nvidia_smi_that_fails_or_hangs_is_not_known(around: Surroundings) -> None:
+    around.tool("nvidia-smi", "echo 'Failed to initialize NVML: Driver/library version mismatch'; exit 18")
+    assert "version mismatch" in clocks.clocks().found
+    assert clocks.clocks().state == clocks.power_mode().state == "missing"
+
+
+@pytest.mark.parametrize(
+    ("shown", "state", "text"),
+    [
+        ("GPU MinFreq=306000000 MaxFreq=1300500000 CurrentFreq=306000000", "wrong", "not fixed: 306 to 1300 MHz"),
+        ("GPU MinFreq=1300500000 MaxFreq=1300500000 CurrentFreq=1300500000", "ok", "fixed at 1300 MHz"),
+        ("Error: run as root", "missing", "needs root"),
+    ],
+)
+def test_jetson_clocks(around: Surroundings, shown: str, state: str, text: str) -> None:
+    around.tool("jetson_clocks", f"echo 'SOC family:tegra234'; echo '{shown}'")
+    assert clocks.clocks().state == state
+    assert text in clocks.clocks().found
+
+
+def test_nvpmodel_tells_the_power_mode(around: Surroundings) -> None:
+    around.tool("nvpmodel", "echo 'NV Power Mode: MAXN_SUPER'; echo 2")
+    assert (clocks.power_mode().state, clocks.power_mode().found) == ("ok", "MAXN_SUPER")
+    around.tool("nvpmodel", "echo")
+    assert clocks.power_mode().state == "missing"
+
+
+@pytest.mark.parametrize(
+    ("line", "state", "text"),
+    [
+        ("# R36 (release), REVISION: 4.3, GCID: 38968081, BOARD: generic", "ok", "Jetson Linux 36.4.3, JetPack 6"),
+        ("# R38 (release), REVISION: 2.0, GCID: 1", "ok", "JetPack 7"),
+        ("# R35 (release), REVISION: 4.1, GCID: 1", "wrong", "JetPack 5; the verbs need JetPack 6"),
+        ("something else", "wrong", "does not say its release"),
+    ],
+)
+def test_jetson(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, line: str, state: str, text: str) -> None:
+    monkeypatch.setattr(system, "L4T_RELEASE", tmp_path / "release")
+    assert system.jetson().state == "missing"
+    (tmp_path / "release").write_text(line + "\n")
+    assert system.jetson().state == state
+    assert text in system.jetson().found
+
+
+def test_room_on_disks(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    usage = shutil.disk_usage(tmp_path)
+    monkeypatch.chdir(tmp_path)
+    checks: tuple[Any, ...] = (system.working_folder, system.temporary_folder)
+    monkeypatch.setattr("shutil.disk_usage", lambda _: usage._replace(free=1 << 40))
+    assert [check().state for check in checks] == ["ok", "ok"]
+    monkeypatch.setattr("shutil.disk_usage", lambda _: usage._replace(free=1 << 20))
+    assert [check().state for check in checks] == ["wrong", "wrong"]
+    assert system.temporary_folder().mend == "export TMPDIR=FOLDER"
+    monkeypatch.setattr("os.access", lambda *_: False)
+    assert "cannot be written" in system.working_folder().found
