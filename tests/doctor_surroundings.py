@@ -14,6 +14,20 @@ if TYPE_CHECKING:
 HANGS = "import time\ntime.sleep(600)\n"
 CRASHES = "import ctypes\nctypes.string_at(0)\n"
 
+TENSORRT_10 = """
+import sys
+class Creator:
+    name, plugin_version, plugin_namespace = 'GatedLearners', '1', ''
+class Registry:
+    all_creators = []
+    def load_library(self, path):
+        {load}
+class Builder: pass
+class OnnxParser: pass
+def get_plugin_registry(): return Registry()
+"""
+LIBRARY = 'extern "C" { void setLoggerFinder() {} void getCreators() {} }'
+
 DRIVER = """
 static int result = {init};
 extern "C" {

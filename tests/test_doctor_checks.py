@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from doctor_surroundings import CRASHES, HANGS, Surroundings
+from doctor_surroundings import CRASHES, HANGS, LIBRARY, TENSORRT_10, Surroundings
 from plugin_pack import write_stand_in_pack
 
 from acm_export.doctor import clocks, gpu, packages, plugin, processes, system, tensorrt, versions
@@ -26,19 +26,6 @@ class Registry:
     plugin_creator_list = [Creator()]
 def get_plugin_registry(): return Registry()
 """
-TENSORRT_10 = """
-import sys
-class Creator:
-    name, plugin_version, plugin_namespace = 'GatedLearners', '1', ''
-class Registry:
-    all_creators = []
-    def load_library(self, path):
-        {load}
-class Builder: pass
-class OnnxParser: pass
-def get_plugin_registry(): return Registry()
-"""
-LIBRARY = 'extern "C" { void setLoggerFinder() {} void getCreators() {} }'
 
 
 @pytest.fixture

@@ -12,13 +12,16 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 from click.testing import CliRunner, Result
+from doctor_surroundings import LIBRARY, TENSORRT_10, Surroundings
 
 from acm_export.cli import main
 from acm_export.cli.doctor import GOALS
 from acm_export.doctor import examine as examination
+from acm_export.doctor import system
 from acm_export.doctor.examine import Examination, examine
 from acm_export.doctor.finding import Finding
 from acm_export.doctor.goals import NEEDS, lacking
+from acm_export.optional import EXPORT
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -121,6 +124,25 @@ def test_lacking_names_only_what_is_needed() -> None:
     findings = [Finding("torch", "wrong", ""), Finding("numpy", "ok", "")]
     assert lacking("export", findings) == findings[:1]
     assert lacking("onnxruntime", findings) == []
+
+
+def test_a_whole_machine_works(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    around = Surroundings(tmp_path, monkeypatch)
+    around.package("tensorrt", "10.3.0", TENSORRT_10.format(load="self.all_creators = [Creator()]; return 1"))
+    for name in EXPORT:  # quick to import
+        around.package(name, "99.0", "class version: cuda = None\n")
+    around.driver(major=8, minor=7, integrated=1)
+    library = str(around.library("plugin.so", LIBRARY))
+    assert run("--for", "tensorrt", "--plugin", library).exit_code == 0
+    lacks_only_the_board = run("--for", "jetson", "--plugin", library)
+    assert lacks_only_the_board.stderr.startswith("error: jetson cannot work here: Jetson (missing)\n")
+    (tmp_path / "release").write_text("# R36 (release), REVISION: 4.3\n")
+    monkeypatch.setattr(system, "L4T_RELEASE", tmp_path / "release")
+    assert run("--for", "jetson", "--plugin", library).exit_code == 0
+    around.driver(major=7, minor=2, integrated=1)  # Xavier
+    refused = run("--for", "jetson", "--plugin", library)
+    assert refused.exit_code == 1
+    assert "kernels for the GPU (wrong)" in refused.stderr
 
 
 def test_an_unknown_goal_is_wrong_usage() -> None:
