@@ -131,7 +131,8 @@ def test_no_tensorrt_is_missing(monkeypatch: pytest.MonkeyPatch) -> None:
 def test_a_tensorrt_that_crashes_is_wrong(around: Surroundings) -> None:
     around.package("tensorrt", "10.3.0", CRASHES)
     finding = tensorrt.package(tensorrt.look())
-    assert (finding.state, finding.mend) == ("wrong", "pip install --force-reinstall tensorrt")
+    assert finding.state == "wrong"
+    assert (finding.mend or "").startswith("pip install --force-reinstall tensorrt==10.3.0   (JetPack: apt")
     assert "tensorrt 10.3.0 cannot be imported: crashed with SIGSEGV" in finding.found
 
 
@@ -154,6 +155,14 @@ def test_versions_of_tensorrt(version: str, jetpack: str | None, state: str, int
     assert tensorrt.interface(found).state == state
     assert interface in tensorrt.interface(found).found
     assert tensorrt.package(found).state == ("wrong" if version.startswith("8.4") else "ok")
+
+
+def test_a_tensorrt_in_two_wheels_is_installed_again_with_both() -> None:
+    distribution = ("tensorrt-lean-cu13-bindings", "11.4.0")
+    finding = tensorrt.package(TensorRT("tensorrt_lean_bindings", broken="no library", distribution=distribution))
+    assert finding.mend == (
+        "pip install --force-reinstall tensorrt-lean-cu13-bindings==11.4.0 tensorrt-lean-cu13-libs==11.4.0"
+    )
 
 
 def test_tensorrt_lean_has_no_builder(around: Surroundings, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -378,6 +387,18 @@ def test_nvidia_smi_tells_clocks_and_limits(around: Surroundings) -> None:
     assert "slowed down by hw_thermal_slowdown" in clocks.clocks().found
 
 
+def test_nvidia_smi_of_older_drivers_has_other_names(around: Surroundings) -> None:
+    around.tool(
+        "nvidia-smi",
+        """case "$1" in *clocks_event_reasons*)
+        echo 'Field "clocks_event_reasons.x" is not a valid field to query.'; exit 2;; esac
+        echo "1200 MHz, 1980 MHz, Not Active, Active, Not Active" """,
+    )
+    assert "slowed down by sw_thermal_slowdown" in clocks.clocks().found
+    around.tool("nvidia-smi", "echo 'Field \"clocks.sm\" is not a valid field to query.'; exit 2")
+    assert clocks.clocks().state == "missing"
+
+
 def test_nvidia_smi_that_fails_or_hangs_is_not_known(around: Surroundings) -> None:
     around.tool("nvidia-smi", "echo 'Failed to initialize NVML: Driver/library version mismatch'; exit 18")
     assert "version mismatch" in clocks.clocks().found
@@ -398,6 +419,13 @@ def test_jetson_clocks(around: Surroundings, shown: str, state: str, text: str) 
     assert text in clocks.clocks().found
 
 
+def test_jetson_clocks_without_root_is_not_known(around: Surroundings) -> None:
+    around.tool("jetson_clocks", "echo 'Error: Run this script as a root user'; exit 1")
+    finding = clocks.clocks()
+    assert (finding.state, finding.mend) == ("missing", "sudo jetson_clocks --show")
+    assert "root user" in finding.found
+
+
 def test_nvpmodel_tells_the_power_mode(around: Surroundings) -> None:
     around.tool("nvpmodel", "echo 'NV Power Mode: MAXN_SUPER'; echo 2")
     assert (clocks.power_mode().state, clocks.power_mode().found) == ("ok", "MAXN_SUPER")
@@ -410,6 +438,7 @@ def test_nvpmodel_tells_the_power_mode(around: Surroundings) -> None:
     [
         ("# R36 (release), REVISION: 4.3, GCID: 38968081, BOARD: generic", "ok", "Jetson Linux 36.4.3, JetPack 6"),
         ("# R38 (release), REVISION: 2.0, GCID: 1", "ok", "JetPack 7"),
+        ("# R39 (release), REVISION: 2.10, GCID: 1", "ok", "Jetson Linux 39.2.10, JetPack 7"),
         ("# R35 (release), REVISION: 4.1, GCID: 1", "wrong", "JetPack 5; the verbs need JetPack 6"),
         ("something else", "wrong", "does not say its release"),
     ],

@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 import re
+import shutil
 
 from acm_export.doctor.finding import Finding
 from acm_export.doctor.processes import ProbeError, run_tool
 
 _UNKNOWN = "not known"
+_AS_ROOT = "sudo jetson_clocks --show"
+_OLD_FAMILY = "clocks_throttle_reasons"
 _THROTTLES = ("hw_thermal_slowdown", "sw_thermal_slowdown", "hw_power_brake_slowdown")
 
 
@@ -17,10 +20,9 @@ def clocks() -> Finding:
         told = run_tool("jetson_clocks", "--show")
         if told is not None:
             return _jetson_clocks(told.value)
-        fields = ["clocks.sm", "clocks.max.sm", *(f"clocks_throttle_reasons.{reason}" for reason in _THROTTLES)]
-        rows = _query(*fields)
+        rows = _discrete_clocks()
     except ProbeError as error:
-        return _unknown("clocks", str(error))
+        return _unknown("clocks", str(error), _AS_ROOT if shutil.which("jetson_clocks") else None)
     if not rows:
         return _unknown("clocks", "neither nvidia-smi nor jetson_clocks is there, or they show no GPU")
     slowed = sorted({reason for row in rows for reason, value in zip(_THROTTLES, row[2:], strict=False)
@@ -56,11 +58,21 @@ def power_mode() -> Finding:
 def _jetson_clocks(text: str) -> Finding:
     found = re.search(r"^GPU\b.*?MinFreq=(\d+).*?MaxFreq=(\d+)", text, re.MULTILINE)
     if found is None:
-        return _unknown("clocks", "jetson_clocks --show does not say (it needs root)", "sudo jetson_clocks --show")
+        return _unknown("clocks", "jetson_clocks --show does not say (it needs root)", _AS_ROOT)
     low, high = (int(value) // 10**6 for value in found.groups())
     if low < high:
         return Finding("clocks", "wrong", f"not fixed: {low} to {high} MHz", "sudo jetson_clocks")
     return Finding("clocks", "ok", f"fixed at {high} MHz")
+
+
+def _discrete_clocks(family: str = "clocks_event_reasons") -> list[list[str]]:
+    """Clock, its maximum and whether each of _THROTTLES is active."""
+    try:
+        return _query("clocks.sm", "clocks.max.sm", *(f"{family}.{reason}" for reason in _THROTTLES))
+    except ProbeError as error:
+        if family == _OLD_FAMILY or "not a valid field" not in str(error):
+            raise
+    return _discrete_clocks(_OLD_FAMILY)
 
 
 def _query(*fields: str) -> list[list[str]]:

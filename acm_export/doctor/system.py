@@ -13,7 +13,7 @@ from acm_export.doctor.finding import Finding
 L4T_RELEASE = Path("/etc/nv_tegra_release")
 """First line, as in ``# R36 (release), REVISION: 4.3, ...``."""
 
-_L4T_JETPACKS = {35: "5", 36: "6", 38: "7"}
+_L4T_JETPACKS = {35: "5", 36: "6", 38: "7", 39: "7"}
 _OLDEST_L4T = 36
 """JetPack 5 has Python 3.8; acm-export's verbs need 3.10."""
 

@@ -22,7 +22,10 @@ _OLDEST = (8, 5)
 _FIRST_V3 = (10, 3)
 """The oldest TensorRT 10 that the plugin is compiled for."""
 
-_INSTALL = "pip install 'acm-export[gpu]'   (JetPack: apt install python3-libnvinfer)"
+_INSTALL = (
+    "pip install 'acm-export[gpu]'   (JetPack: apt install python3-libnvinfer; "
+    "a virtual environment needs --system-site-packages)"
+)
 
 
 @dataclass(frozen=True)
@@ -65,8 +68,7 @@ def package(found: TensorRT) -> Finding:
         return Finding(name, "missing", f"none of {', '.join(MODULES)} is installed for this Python", _INSTALL)
     package = " ".join(found.distribution or (found.module,))
     if found.version is None:
-        again = f"pip install --force-reinstall {(found.distribution or (found.module,))[0]}"
-        return Finding(name, "wrong", f"{package} cannot be imported: {found.broken}", again)
+        return Finding(name, "wrong", f"{package} cannot be imported: {found.broken}", _reinstall(found))
     text = f"{found.version} ({found.module}), {_jetpack(found.version)}"
     if numbers(found.version)[:2] < _OLDEST:
         return Finding(name, "wrong", f"{text}; {'.'.join(map(str, _OLDEST))} is the oldest supported", _INSTALL)
@@ -96,6 +98,15 @@ def interface(found: TensorRT) -> Finding:
     if version < (10, 0):
         return Finding(name, "ok", "no IPluginV3: the plugin is compiled as IPluginV2DynamicExt (files: tensorrt-8)")
     return Finding(name, "ok", "IPluginV3")
+
+
+def _reinstall(found: TensorRT) -> str:
+    if found.distribution is None:
+        return _INSTALL
+    name, version = found.distribution
+    parts = (name, name.replace("-bindings", "-libs")) if name.endswith("-bindings") else (name,)
+    again = f"pip install --force-reinstall {' '.join(f'{part}=={version}' for part in parts)}"
+    return f"{again}   (JetPack: apt install --reinstall python3-libnvinfer)" if found.module == "tensorrt" else again
 
 
 def _jetpack(version: str) -> str:
