@@ -65,6 +65,10 @@ class MachineError(AcmError):
     """This machine lacks what the goal asked for needs."""
 
 
+class LatencyError(AcmError):
+    """A time cannot be measured, or does not hold what was asserted of it."""
+
+
 class VerificationError(AcmError):
     """An ONNX file does not compute what its checkpoint computes.
 

@@ -48,6 +48,11 @@ def check() -> None:
         raise Interrupted
 
 
+def answered() -> None:
+    """Forget the signal, for work that keeps what it has so far: results are put in place again."""
+    _Memory.asked = False
+
+
 def _interrupt(number: int, *_: Any) -> None:
     _Memory.asked = True
     signal.signal(number, signal.SIG_DFL)

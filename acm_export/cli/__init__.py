@@ -12,6 +12,7 @@ from acm_export.cli.demo import demo
 from acm_export.cli.doctor import doctor
 from acm_export.cli.export import export
 from acm_export.cli.inspect import inspect
+from acm_export.cli.latency import latency
 from acm_export.cli.set_budget import set_budget
 from acm_export.cli.verify import verify
 
@@ -21,9 +22,9 @@ from acm_export.cli.verify import verify
 def main() -> None:
     """Take transformers with Adaptive Computation Modules from a trained checkpoint to the device.
 
-    The line: convert -> export -> verify -> calibrate -> set-budget. Each verb explains itself with --help.
+    The line: convert -> export -> verify -> calibrate -> set-budget -> latency. Each verb explains itself with --help.
     """
 
 
-for command in (build_plugin, calibrate, convert, demo, doctor, export, inspect, set_budget, verify):
+for command in (build_plugin, calibrate, convert, demo, doctor, export, inspect, latency, set_budget, verify):
     main.add_command(command)

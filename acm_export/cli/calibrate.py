@@ -6,24 +6,13 @@ from pathlib import Path
 
 import click
 
-from acm_export.cli.common import progress, verb, write_json, write_table
-
-
-def _budgets(_context: click.Context, _parameter: click.Parameter, value: str | None) -> list[float]:
-    return [_number(item) for item in (value or "").split(",") if item.strip()]
-
-
-def _number(text: str) -> float:
-    try:
-        return float(text)
-    except ValueError as error:
-        raise click.BadParameter(f"{text!r} is no number, as in 0.25,0.4,0.6") from error
+from acm_export.cli.common import numbers, progress, verb, write_json, write_table
 
 
 @click.command(short_help="Find gate thresholds for any budget, and write them into a file.")
 @click.argument("model", type=click.Path(path_type=Path))
 @click.option("--data", required=True, help="An .npz file, a folder of images, or MODULE:FUNCTION that yields feeds.")
-@click.option("--budgets", callback=_budgets, metavar="B,...", help="Shares of learner FLOPs, as in 0.25,0.4,0.6.")
+@click.option("--budgets", callback=numbers, metavar="B,...", help="Shares of learner FLOPs, as in 0.25,0.4,0.6.")
 @click.option("--flops", metavar="F,...", help="Budgets as FLOPs of the whole model for one sample, as in 17.5G,20G.")
 @click.option("--latency-target", metavar="T,...", help="Budgets as times on the device, as in 4ms,6ms.")
 @click.option(

@@ -118,6 +118,18 @@ class _Bars:
         self._bars.update(self._task, rate=f"{speed:.1f} batches/s" if speed else "")
 
 
+def numbers(_context: click.Context, _parameter: click.Parameter, value: str | None) -> list[float]:
+    """Callback of an option that takes numbers, separated by commas."""
+    return [_number(item) for item in (value or "").split(",") if item.strip()]
+
+
+def _number(text: str) -> float:
+    try:
+        return float(text)
+    except ValueError as error:
+        raise click.BadParameter(f"{text!r} is no number, as in 0.25,0.4,0.6") from error
+
+
 def write_json(content: Any) -> None:
     """Write one JSON document to stdout."""
     click.echo(json.dumps(content, indent=2, allow_nan=False))

@@ -39,7 +39,7 @@ class Statistics:
 
     @property
     def variation(self) -> float:
-        """std ÷ mean; 0 for one run."""
+        """The std ÷ mean; 0 for one run."""
         return (self.std or 0.0) / self.mean if self.mean else 0.0
 
 

@@ -1,9 +1,9 @@
 """Warm-up: run until times no longer change, within bounds.
 
-The rule. Runs are cut into windows of at least :data:`WINDOW_RUNS` runs and :data:`WINDOW_SECONDS` seconds. It is stable
-once the medians of the last two windows differ by at most :data:`TOLERANCE` of the earlier one. It gives up, and says
-so, after :data:`MOST_SECONDS` seconds or :data:`MOST_RUNS` runs, whichever comes first; the run that crosses the bound
-is finished.
+The rule. Runs are cut into windows of at least :data:`WINDOW_RUNS` runs and :data:`WINDOW_SECONDS` seconds. It is
+stable once the medians of the last two windows differ by at most :data:`TOLERANCE` of the earlier one. It gives up, and
+says so, after :data:`MOST_SECONDS` seconds or :data:`MOST_RUNS` runs, whichever comes first; the run that crosses the
+bound is finished.
 """
 
 from __future__ import annotations

@@ -56,6 +56,11 @@ class Session:
             )
         except Exception as error:  # its own types, with no common base but Exception
             raise ModelFileError(f"ONNX Runtime {runtime.__version__} cannot load the model: {error}") from error
+        if self.providers[0] not in self._session.get_providers():  # it falls back without an error
+            raise MissingDependencyError(
+                f"ONNX Runtime {runtime.__version__} could not start its {self.providers[0]}",
+                "CUDA and cuDNN must be those that this build of ONNX Runtime wants; it said above what it misses",
+            )
         self.name = f"ONNX Runtime {runtime.__version__} ({self.device})"
         self.input_names: list[str] = [value.name for value in self._session.get_inputs()]
         self.output_names: list[str] = [value.name for value in self._session.get_outputs()]

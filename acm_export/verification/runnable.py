@@ -46,16 +46,21 @@ def runnable_copy(model: onnx.ModelProto, manifest: Manifest) -> tuple[onnx.Mode
     if manifest.target != "portable":
         notes += (f"the file is for the target {manifest.target}; its op ran with the portable body",)
         retarget(model, manifest.replaced(calibration=None), "portable")
+    thresholds_as_inputs(model, manifest)
     outputs = {value.name for value in model.graph.output}
+    for node in gated_learners_nodes(model):
+        if node.output[1] not in outputs:
+            model.graph.output.append(helper.make_tensor_value_info(node.output[1], TensorProto.INT32, None))
+    return model, notes
+
+
+def thresholds_as_inputs(model: onnx.ModelProto, manifest: Manifest) -> None:
+    """Let calls override the thresholds of each layer, which must be initializers, in place."""
     inputs = {value.name for value in model.graph.input}
     for layer in manifest.layers:
         if layer.thresholds not in inputs:
             shape = [layer.num_learners]
             model.graph.input.append(helper.make_tensor_value_info(layer.thresholds, TensorProto.FLOAT, shape))
-    for node in gated_learners_nodes(model):
-        if node.output[1] not in outputs:
-            model.graph.output.append(helper.make_tensor_value_info(node.output[1], TensorProto.INT32, None))
-    return model, notes
 
 
 def open_runnable(

@@ -1,0 +1,109 @@
+"""Why a measurement is not to be trusted: warnings that name what was really seen."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator, Sequence
+
+    from acm_export.latency.device import CpuUse
+    from acm_export.latency.result import RunResult
+
+MOST_VARIATION = 0.025
+MOST_DRIFT = 0.025
+MOST_OTHERS = 0.1
+"""Cores that others may use."""
+MOST_LOAD = 0.5
+"""Of the minute before: others, and what this process did to prepare."""
+FEWEST_RUNS = 100
+"""Below, the 99th percentile is the maximum."""
+
+
+@dataclass(frozen=True)
+class Surroundings:
+    """What else the machine did.
+
+    Args:
+        cores: That there are.
+        load: Average of the minute before the process began its work, or None where the system does not tell.
+        governors: Of the CPUs; none where the system does not show them.
+        before: Counters when timing began, or None.
+        after: When it ended, or None.
+        seconds: In between.
+    """
+
+    cores: int
+    load: float | None
+    governors: Sequence[str]
+    before: CpuUse | None
+    after: CpuUse | None
+    seconds: float
+
+
+def machine_warnings(seen: Surroundings) -> Iterator[str]:
+    """Warnings about the machine."""
+    if seen.load is not None and seen.load > MOST_LOAD:
+        yield f"the machine was not idle: a load of {seen.load:.2f} on {seen.cores} cores before the measurement began"
+    if seen.before is not None and seen.after is not None and seen.seconds > 0:
+        own = seen.after.own - seen.before.own
+        others = (seen.after.busy - seen.before.busy - own) / seen.seconds
+        if others > MOST_OTHERS:
+            yield f"other processes used {others:.1f} of {seen.cores} cores during the measurement"
+        stolen = (seen.after.stolen - seen.before.stolen) / seen.seconds
+        if stolen > MOST_OTHERS:
+            yield f"the hypervisor took {stolen:.1f} of {seen.cores} cores away during the measurement"
+    if loose := [name for name in seen.governors if name != "performance"]:
+        yield f"clocks are not fixed: the CPU frequency governor is {', '.join(loose)}, not performance"
+
+
+@dataclass(frozen=True)
+class Shape:
+    """How the times of one side of a run behaved.
+
+    Args:
+        what: For people: model or baseline, and the run.
+        variation: std ÷ mean.
+        drift: Last block ÷ first block, minus 1.
+        settled: Whether the warm-up became stable.
+        runs: Timed.
+    """
+
+    what: str
+    variation: float
+    drift: float
+    settled: bool
+    runs: int
+
+
+def time_warnings(shapes: Sequence[Shape], *, clocks_known: bool) -> Iterator[str]:
+    """Warnings about the times; the worst of each kind is named."""
+    total = len(shapes)
+    if loose := [shape for shape in shapes if shape.variation > MOST_VARIATION]:
+        worst = max(loose, key=lambda shape: shape.variation)
+        unknown = "" if clocks_known else "; whether clocks are fixed cannot be seen on this machine"
+        yield (
+            f"times vary: std / mean exceeds {MOST_VARIATION:.1%} in {len(loose)} of {total}, "
+            f"{worst.variation:.1%} for {worst.what}{unknown}"
+        )
+    if drifted := [shape for shape in shapes if abs(shape.drift) > MOST_DRIFT]:
+        worst = max(drifted, key=lambda shape: abs(shape.drift))
+        yield (
+            f"times drift: first and last block differ by more than {MOST_DRIFT:.1%} in {len(drifted)} of {total}, "
+            f"by {worst.drift:+.1%} for {worst.what}"
+        )
+    if restless := [shape for shape in shapes if not shape.settled]:
+        yield f"the warm-up did not become stable in {len(restless)} of {total}, as for {restless[0].what}"
+    if few := [shape for shape in shapes if shape.runs < FEWEST_RUNS]:
+        least = min(few, key=lambda shape: shape.runs)
+        yield (
+            f"p99 is the maximum where fewer than {FEWEST_RUNS} runs were timed: in {len(few)} of {total}, "
+            f"{least.runs} for {least.what}; --duration or --runs makes them more"
+        )
+
+
+def describe_run(run: RunResult) -> str:
+    """A run in words."""
+    at = "" if run.budget_requested is None else f" at {run.budget_requested:g}"
+    return f"{run.routing}{at}, batch {next(iter(run.inputs.values()))[0]}"

@@ -1,0 +1,136 @@
+"""What a measurement has to hold: assertions on p99, and no regression against an earlier result."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+from acm_export.calibration.budgets import parse_milliseconds
+from acm_export.errors import UsageError
+from acm_export.latency.causes import describe_run
+from acm_export.latency.result import run_key
+from acm_export.latency.routing import DATA
+
+if TYPE_CHECKING:
+    from collections.abc import Collection, Iterator, Sequence
+    from pathlib import Path
+
+    from acm_export.latency.result import Result, RunResult
+
+
+@dataclass(frozen=True)
+class Assertion:
+    """p99 of host time at a budget may not exceed so many milliseconds; at every setting where the budget is None."""
+
+    milliseconds: float
+    budget: float | None
+
+
+def parse_assertion(text: str) -> Assertion:
+    """An assertion such as ``4ms@0.5`` or ``4ms``.
+
+    Raises:
+        UsageError: It is none.
+    """
+    time, separator, budget = text.partition("@")
+    try:
+        return Assertion(parse_milliseconds(time), float(budget) if separator else None)
+    except ValueError as error:
+        raise UsageError(f"{budget!r} in {text!r} is no budget", "write it as 4ms@0.5") from error
+
+
+def check_assertions(assertions: Sequence[Assertion], budgets: Collection[float | None]) -> None:
+    """Refuse assertions on budgets that are not measured.
+
+    Raises:
+        UsageError: One is.
+    """
+    for assertion in assertions:
+        if assertion.budget is not None and assertion.budget not in budgets:
+            measured = ", ".join(f"{b:g}" for b in budgets if b is not None) or "none"
+            raise UsageError(
+                f"--assert-p99 names the budget {assertion.budget:g}, --budgets measures {measured}",
+                "name the same budgets",
+            )
+
+
+def failed_assertions(assertions: Sequence[Assertion], runs: Sequence[RunResult]) -> Iterator[str]:
+    """What does not hold, in words; every batch is held against an assertion, with the routing of the data."""
+    for assertion in assertions:
+        for run in runs:
+            if run.routing != DATA or assertion.budget not in (None, run.budget_requested):
+                continue
+            if run.host_ms.p99 > assertion.milliseconds:
+                yield f"p99 is {run.host_ms.p99:.4g} ms, asserted {assertion.milliseconds:g} ms: {describe_run(run)}"
+
+
+def parse_percent(text: str) -> float:
+    """A share such as ``5%`` or ``0.05``.
+
+    Raises:
+        UsageError: It is none.
+    """
+    stripped = text.strip()
+    try:
+        share = float(stripped.removesuffix("%")) / (100 if stripped.endswith("%") else 1)
+    except ValueError:
+        share = -1.0
+    if not 0 <= share < float("inf"):
+        raise UsageError(f"{text!r} is no share", "write it as 5%")
+    return share
+
+
+def check_comparable(old: Result, old_path: Path, sha256: str, model: Path) -> None:
+    """Refuse to compare with a measurement of another model.
+
+    Raises:
+        UsageError: It is one.
+    """
+    if old.model.sha256 != sha256:
+        raise UsageError(
+            f"{old_path} was measured on another model: sha256 {old.model.sha256}, {model} has {sha256}",
+            "compare results of one file",
+        )
+
+
+def check_common(old: Result, planned: Sequence[tuple[dict[str, list[int]], str, float | None]]) -> None:
+    """Refuse to compare where no run can be compared, before anything is timed.
+
+    Args:
+        old: The earlier result.
+        planned: Input shapes, routing and requested budget of each run.
+
+    Raises:
+        UsageError: The earlier result has none of them.
+    """
+    if not {run.key for run in old.runs} & {run_key(*run) for run in planned}:
+        raise UsageError("the result to compare with has none of these runs", "measure the same budgets and batches")
+
+
+def differences(old: Result, new: Result) -> Iterator[str]:
+    """What besides the time is not the same in two results of one model."""
+    for what, before, now in (
+        ("runtime", f"{old.runtime.version} {old.runtime.provider}", f"{new.runtime.version} {new.runtime.provider}"),
+        ("device", old.device.name, new.device.name),
+    ):
+        if before != now:
+            yield f"the result that is compared with comes from another {what}: {before}, now {now}"
+    if old.partial:
+        yield "the result that is compared with is partial"
+    known = {run.key for run in old.runs}
+    if new_runs := [run for run in new.runs if run.key not in known]:
+        yield f"{len(new_runs)} of {len(new.runs)} runs have nothing to compare with, as {describe_run(new_runs[0])}"
+
+
+def regressions(old: Result, new: Result, most: float) -> Iterator[str]:
+    """Runs whose median grew by more than the share ``most``, in words."""
+    before = {run.key: run for run in old.runs}
+    both = [run for run in new.runs if run.key in before]
+    for run in both:
+        then = before[run.key].host_ms.p50
+        growth = run.host_ms.p50 / then - 1 if then else 0.0
+        if growth > most:
+            yield (
+                f"the median went from {then:.4g} to {run.host_ms.p50:.4g} ms ({growth:+.1%}, allowed {most:+.1%}): "
+                f"{describe_run(run)}"
+            )

@@ -1,0 +1,53 @@
+"""A latency result as a table."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from rich.table import Table
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+    from acm_export.latency.result import Result
+
+_TIMES = ("mean", "std", "p50", "p90", "p95", "p99", "max")
+
+
+def latency_table(result: Result) -> Table:
+    """One row for each run, in milliseconds of host time."""
+    runtime = result.runtime
+    title = f"{result.model.file}: {runtime.name} {runtime.version}, {runtime.provider}, {result.device.name or ''}, ms"
+    table = Table(title=title, title_justify="left")
+    table.add_column("batch", justify="right")
+    table.add_column("routing")
+    columns = ("β asked", "β", *_TIMES, "runs", "samples/s", *(("÷ baseline",) if result.baseline else ()))
+    for column in columns:
+        table.add_column(column, justify="right")
+    for index, run in enumerate(result.runs):
+        host = run.host_ms
+        values = [getattr(host, name) for name in _TIMES]
+        table.add_row(
+            str(run.batch), run.routing,
+            "" if run.budget_requested is None else f"{run.budget_requested:.3g}",
+            "" if run.budget_measured is None else f"{run.budget_measured:.3f}",
+            *("" if value is None else f"{value:.4g}" for value in values),
+            str(host.n), f"{1e3 * run.batch / host.mean:.4g}",
+            *((f"{result.baseline.runs[index].ratio:.2f}",) if result.baseline else ()),
+        )  # fmt: skip
+    return table
+
+
+def describe_latency(result: Result) -> Iterator[str]:
+    """Lines below the table."""
+    line = result.fit
+    if line.fixed_ms is not None and line.ms_per_budget is not None:
+        good = "" if line.r2 is None else f", R² {line.r2:.3f}"
+        yield (
+            f"p50 = {line.fixed_ms:.4g} ms + {line.ms_per_budget:.4g} ms · β{good}, over data, least and most of "
+            f"batch {result.runs[0].batch}"
+        )
+    else:
+        yield "no line of time against β: it takes three different β of one batch"
+    if result.baseline is not None:
+        yield f"÷ baseline: ratio of the medians, {result.baseline.model.file} timed in between"

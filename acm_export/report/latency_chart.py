@@ -1,0 +1,70 @@
+"""A latency result as a picture: time against β, with the line, p99 and the baseline."""
+
+from __future__ import annotations
+
+from statistics import median
+from typing import TYPE_CHECKING
+
+from acm_export.errors import UsageError
+from acm_export.files import move_into_place, staging_folder
+from acm_export.optional import require
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+    from acm_export.latency.result import Result
+
+_SUFFIXES = (".png", ".svg")
+_STYLES = {"data": ("o", "#1f77b4"), "skewed": ("s", "#d9822b"), "least": ("v", "#2f9e63"), "most": ("^", "#8e5ea2")}
+
+
+def check_picture(path: Path) -> None:
+    """Refuse pictures that cannot be drawn.
+
+    Raises:
+        UsageError: The name does not end in .png or .svg.
+        MissingDependencyError: Matplotlib is not installed.
+    """
+    if path.suffix not in _SUFFIXES:
+        raise UsageError(f"--plot is {path.name}, it must end in {' or '.join(_SUFFIXES)}")
+    require("matplotlib")
+
+
+def write_picture(result: Result, path: Path) -> None:
+    """Draw the runs of the first batch, whole or not at all.
+
+    Raises:
+        OutputError: It cannot be written.
+    """
+    require("matplotlib")
+    from matplotlib.figure import Figure
+
+    figure = Figure(figsize=(7, 4.5), layout="constrained")
+    axes = figure.add_subplot()
+    first = [(i, run) for i, run in enumerate(result.runs) if run.inputs == result.runs[0].inputs]
+    for routing, (marker, color) in _STYLES.items():
+        runs = [run for _, run in first if run.routing == routing and run.budget_measured is not None]
+        budgets = [run.budget_measured for run in runs if run.budget_measured is not None]
+        if not runs:
+            continue
+        axes.scatter(budgets, [r.host_ms.p50 for r in runs], marker=marker, color=color, label=f"{routing}: p50")
+        axes.scatter(budgets, [r.host_ms.p99 for r in runs], marker=marker, facecolors="none", edgecolors=color)
+        axes.vlines(budgets, [r.host_ms.p50 for r in runs], [r.host_ms.p99 for r in runs], color=color, linewidth=0.8)
+    axes.scatter([], [], facecolors="none", edgecolors="gray", label="hollow: p99")
+    line = result.fit
+    if line.fixed_ms is not None and line.ms_per_budget is not None:
+        label = f"{line.fixed_ms:.3g} ms + {line.ms_per_budget:.3g} ms · β"
+        axes.plot([0, 1], [line.fixed_ms, line.fixed_ms + line.ms_per_budget], color="gray", linewidth=1, label=label)
+    if result.baseline is not None:
+        level = median(result.baseline.runs[i].host_ms.p50 for i, _ in first)
+        axes.axhline(level, color="black", linestyle="--", linewidth=1, label=f"baseline: p50 {level:.3g} ms")
+    axes.set_xlim(-0.02, 1.02)
+    axes.set_ylim(bottom=0)
+    axes.set_xlabel("β: share of learner FLOPs that is executed, as measured")
+    axes.set_ylabel("ms")
+    axes.set_title(f"{result.model.file}, batch {result.runs[0].batch}, {result.runtime.provider}", fontsize=10)
+    axes.grid(linewidth=0.4)
+    axes.legend(frameon=False, fontsize=8)
+    with staging_folder(path, "--plot") as staging, require("matplotlib").rc_context({"svg.hashsalt": "acm-export"}):
+        figure.savefig(staging / path.name, dpi=150)
+        move_into_place(staging / path.name, path)
