@@ -128,8 +128,8 @@ def regressions(old: Result, new: Result, most: float) -> Iterator[str]:
     both = [run for run in new.runs if run.key in before]
     for run in both:
         then = before[run.key].host_ms.p50
-        growth = run.host_ms.p50 / then - 1 if then else 0.0
-        if growth > most:
+        if run.host_ms.p50 > then * (1 + most):
+            growth = run.host_ms.p50 / then - 1 if then else float("inf")
             yield (
                 f"the median went from {then:.4g} to {run.host_ms.p50:.4g} ms ({growth:+.1%}, allowed {most:+.1%}): "
                 f"{describe_run(run)}"

@@ -1,0 +1,176 @@
+"""The result as a document, what is warned of, and what is asserted."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import replace
+from typing import TYPE_CHECKING, Any
+
+import pytest
+
+from acm_export.errors import UsageError
+from acm_export.latency import checks
+from acm_export.latency.causes import Shape, Surroundings, machine_warnings, time_warnings
+from acm_export.latency.device import CpuUse, Device, governors, parse_gpu, parse_stat
+from acm_export.latency.result import (
+    Baseline,
+    BaselineRun,
+    ModelFile,
+    Result,
+    RunResult,
+    RuntimeInfo,
+    read_result,
+    to_text,
+)  # fmt: skip
+from acm_export.latency.statistics import Line, Statistics, summarize
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+ONE = Statistics(2.0, None, 2.0, 2.0, 2.0, 2.0, 2.0, 1)
+
+
+def timed(budget: float | None, p50: float, p99: float, routing: str = "data", batch: int = 1) -> RunResult:
+    host = Statistics(p50, 0.1, p50, p99, p99, p99, p99, 200)
+    return RunResult({"x": [batch, 4]}, routing, budget, budget, host, None)
+
+
+def result(*runs: RunResult, **changes: Any) -> Result:
+    return replace(
+        Result(
+            ModelFile("m.onnx", "a" * 64), RuntimeInfo("onnxruntime", "1.0", "CPUExecutionProvider"),
+            Device("a CPU", "x86_64"), "acm-export latency m.onnx", "2026-01-01T00:00:00+00:00", runs, Line(),
+        ),
+        **changes,
+    )  # fmt: skip
+
+
+def test_a_result_is_read_as_it_was_written(tmp_path: Path) -> None:
+    baseline = Baseline(ModelFile("d.onnx", "b" * 64), (BaselineRun(summarize([1.0, 2.0]), None, 2.0),))
+    written = result(
+        replace(timed(0.5, 2.0, 3.0), device_ms=ONE), fit=Line(1.0, 2.0, 0.5), baseline=baseline, warnings=("w",),
+        partial=True,
+    )  # fmt: skip
+    path = tmp_path / "r.json"
+    path.write_text(to_text(written))
+    assert read_result(path) == written
+    assert json.loads(path.read_text())["baseline"]["runs"][0]["device_ms"] is None
+
+
+@pytest.mark.parametrize(
+    ("change", "reason"),
+    [
+        ({"schema": 2}, "has schema 2, this version reads up to 1"),
+        ({"runs": [{}]}, r"runs\[0\]\.\w+ is missing"),
+        ({"runs": 1}, "runs is 1; it must be a list"),
+        ({"partial": None}, "partial is null"),
+        ({"more": 1}, "more is not a field"),
+        ({"fit": {}}, r"fit\.\w+ is missing"),
+    ],
+)
+def test_broken_results_are_refused_by_the_field(change: dict[str, Any], reason: str, tmp_path: Path) -> None:
+    path = tmp_path / "r.json"
+    path.write_text(json.dumps(json.loads(to_text(result())) | change))
+    with pytest.raises(UsageError, match=reason):
+        read_result(path)
+
+
+@pytest.mark.parametrize("text", ["", "[]", "null", "[" * 100_000])
+def test_what_is_no_result_is_refused(text: str, tmp_path: Path) -> None:
+    (tmp_path / "r.json").write_text(text)
+    with pytest.raises(UsageError, match="is no result"):
+        read_result(tmp_path / "r.json")
+    with pytest.raises(UsageError, match="there is no file"):
+        read_result(tmp_path / "none.json")
+
+
+def test_assertions_name_a_time_and_a_budget() -> None:
+    assert checks.parse_assertion("4ms@0.5") == checks.Assertion(4.0, 0.5)
+    assert checks.parse_assertion("3.5") == checks.Assertion(3.5, None)
+    for text in ("4ms@x", "x@0.5", "@0.5", "0ms"):
+        with pytest.raises(UsageError):
+            checks.parse_assertion(text)
+
+
+def test_an_assertion_is_held_against_data_runs_of_its_budget() -> None:
+    runs = [timed(0.5, 1, 4), timed(0.5, 1, 5, batch=8), timed(1.0, 1, 9), timed(None, 1, 9, "most")]
+    runs.append(timed(0.5, 1, 9, "skewed"))
+    failed = list(checks.failed_assertions([checks.Assertion(4.0, 0.5)], runs))
+    assert failed == ["p99 is 5 ms, asserted 4 ms: data at 0.5, batch 8"]
+    assert len(list(checks.failed_assertions([checks.Assertion(4.0, None)], runs))) == 2
+
+
+def test_a_regression_is_growth_of_the_median_beyond_what_is_allowed() -> None:
+    old = result(timed(0.5, 100.0, 1.0), timed(1.0, 100.0, 1.0))
+    new = result(timed(0.5, 105.0, 9.0), timed(1.0, 105.5, 1.0), timed(0.25, 999.0, 1.0))
+    found = list(checks.regressions(old, new, 0.05))
+    assert found == ["the median went from 100 to 105.5 ms (+5.5%, allowed +5.0%): data at 1, batch 1"]
+    assert "1 of 3 runs have nothing to compare with" in "".join(checks.differences(old, new))
+    other = replace(old, device=Device("another", None), partial=True)
+    assert [w.split(":")[0] for w in checks.differences(other, old)] == [
+        "the result that is compared with comes from another device", "the result that is compared with is partial",
+    ]  # fmt: skip
+
+
+def test_shares_are_read_as_people_write_them() -> None:
+    assert [checks.parse_percent(text) for text in ("5%", "0.05", " 10 % ", "0")] == [0.05, 0.05, 0.1, 0]
+    for text in ("x", "-1%", "nan", "inf", ""):
+        with pytest.raises(UsageError):
+            checks.parse_percent(text)
+
+
+QUIET = Surroundings(2, 0.1, ["performance"], CpuUse(100, 0, 10), CpuUse(110, 0, 20), 10.0)
+
+
+@pytest.mark.parametrize(
+    ("changes", "said"),
+    [
+        ({}, ""),
+        ({"load": 2.0}, "a load of 2.00 on 2 cores"),
+        ({"governors": ["performance", "powersave"]}, "governor is powersave, not performance"),
+        ({"after": CpuUse(125, 0, 20)}, "other processes used 1.5 of 2 cores"),
+        ({"after": CpuUse(110, 5, 20)}, "the hypervisor took 0.5 of 2 cores away"),
+        ({"load": None, "governors": [], "before": None, "after": None}, ""),
+    ],
+)
+def test_what_the_machine_did_is_warned_of_only_where_it_was_seen(changes: dict[str, Any], said: str) -> None:
+    found = list(machine_warnings(replace(QUIET, **changes)))
+    assert len(found) == bool(said)
+    assert said in "".join(found)
+
+
+STEADY = Shape("the model (a)", 0.02, 0.01, settled=True, runs=100)
+
+
+@pytest.mark.parametrize(
+    ("changes", "said"),
+    [
+        ({}, ""),
+        ({"variation": 0.03}, "exceeds 2.5% in 1 of 2, 3.0% for the model (b)"),
+        ({"drift": -0.1}, "by -10.0% for the model (b)"),
+        ({"settled": False}, "did not become stable in 1 of 2, as for the model (b)"),
+        ({"runs": 99}, "in 1 of 2, 99 for the model (b)"),
+    ],
+)
+def test_unsteady_times_are_warned_of_with_the_worst(changes: dict[str, Any], said: str) -> None:
+    found = list(time_warnings([STEADY, replace(STEADY, what="the model (b)", **changes)], clocks_known=True))
+    assert len(found) == bool(said)
+    assert said in "".join(found)
+    assert "cannot be seen" not in "".join(found)
+
+
+def test_the_machine_is_described_as_far_as_it_tells(tmp_path: Path) -> None:
+    text = "cpu  100 50 25 999 999 10 15 30 0 0\ncpu0 1 2 3"
+    assert parse_stat(text, 100, 7.0) == CpuUse(2.0, 0.3, 7.0)
+    for broken in ("", "cpu 1 2", "cpu  a b c d e f g h", "intr 1 2 3 4 5 6 7 8 9"):
+        assert parse_stat(broken, 100, 7.0) is None
+    assert parse_gpu("A GPU, 9.0, 345, 1980, P0, 570.1\nanother") == Device(
+        "A GPU", "sm_90", "SM 345 MHz of 1980 MHz", "P0", "570.1"
+    )
+    assert parse_gpu("A GPU, 8.7, [N/A], [N/A], [N/A], 540.4") == Device("A GPU", "sm_87", None, None, "540.4")
+    assert parse_gpu("") == Device(None, None)
+    assert governors(tmp_path) == []
+    for cpu, governor in (("cpu0", "schedutil\n"), ("cpu1", "performance\n"), ("cpu2", "schedutil\n")):
+        (tmp_path / cpu / "cpufreq").mkdir(parents=True)
+        (tmp_path / cpu / "cpufreq" / "scaling_governor").write_text(governor)
+    assert governors(tmp_path) == ["performance", "schedutil"]
