@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import subprocess
+import sys
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -13,13 +15,15 @@ from click.testing import CliRunner, Result
 from exported_files import images, names
 from tiny_models import tiny_vit
 
+from acm_export import interrupts
 from acm_export.calibration.budgets import budget_of_latency
 from acm_export.cli import main
+from acm_export.cli.latency import _RUNTIMES
 from acm_export.export import export
 from acm_export.files import sha256_of
-from acm_export.interrupts import Interrupted
 from acm_export.latency import latency as work
 from acm_export.latency import warm_up as warming
+from acm_export.latency.runtime import RUNTIMES
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -179,13 +183,17 @@ def test_what_does_not_fit_is_said_before_any_work(folder: Path, monkeypatch: py
     assert "pixel_values float32 [batch, 1, 8, 8]" in baseline
 
 
-def test_an_interrupt_keeps_what_was_measured(folder: Path, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+@pytest.mark.parametrize("lost", [False, True])
+def test_an_interrupt_keeps_what_was_measured(
+    folder: Path, monkeypatch: pytest.MonkeyPatch, tmp_path: Path, lost: bool
+) -> None:
     real, calls = work.measure, []
 
     def interrupted(*args: Any) -> Any:
         calls.append(args)
         if len(calls) == 3:
-            raise Interrupted
+            monkeypatch.setattr(interrupts._Memory, "asked", True)
+            raise ImportError("what became of it") if lost else interrupts.Interrupted
         return real(*args)
 
     monkeypatch.setattr(work, "measure", interrupted)
@@ -204,7 +212,7 @@ def test_an_interrupt_before_the_first_run_leaves_the_old_file(
     folder: Path, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
     def interrupted(*_: Any) -> None:
-        raise Interrupted
+        raise interrupts.Interrupted
 
     monkeypatch.setattr(work, "measure", interrupted)
     (tmp_path / "r.json").write_text("old")
@@ -212,7 +220,33 @@ def test_an_interrupt_before_the_first_run_leaves_the_old_file(
     assert (tmp_path / "r.json").read_text() == "old"
 
 
-def test_data_of_several_shapes_are_refused(folder: Path) -> None:
+def test_data_with_nan_are_refused(folder: Path) -> None:
     np.savez(folder / "nan.npz", pixel_values=np.full((4, 1, 8, 8), np.nan, np.float32))
     result = run("latency", folder / "c.onnx", "--data", folder / "nan.npz")
     assert (result.exit_code, "holds NaN" in result.stderr) == (2, True)
+
+
+def test_the_command_line_offers_every_runtime() -> None:
+    assert tuple(RUNTIMES) == _RUNTIMES
+
+
+def test_timing_needs_no_torch(folder: Path) -> None:
+    code = (
+        "import sys\n"
+        "for name in ('torch', 'transformers', 'onnxscript', 'onnx_ir', 'safetensors'): sys.modules[name] = None\n"
+        "from acm_export.cli import main\n"
+        "main(sys.argv[1:])"
+    )
+    args = ["latency", folder / "c.onnx", "--budgets", "0.5", "--data", folder / "d.npz", "--runs", "1"]
+    ran = subprocess.run([sys.executable, "-c", code, *map(str, args)], check=False, capture_output=True, text=True)
+    assert ran.returncode == 0, ran.stderr
+
+
+def test_a_provider_that_does_not_start_is_no_silent_cpu(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    import onnxruntime
+
+    listed = ["CUDAExecutionProvider", "CPUExecutionProvider"]
+    monkeypatch.setattr(onnxruntime, "get_available_providers", lambda: listed)
+    result = run("latency", folder / "m.onnx", "--runtime", "onnxruntime-cuda", "--runs", 1)
+    assert result.exit_code == 1
+    assert "could not start its CUDAExecutionProvider" in result.stderr

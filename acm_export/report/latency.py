@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
+from rich import box
 from rich.table import Table
 
 if TYPE_CHECKING:
@@ -18,7 +19,7 @@ def latency_table(result: Result) -> Table:
     """One row for each run, in milliseconds of host time."""
     runtime = result.runtime
     title = f"{result.model.file}: {runtime.name} {runtime.version}, {runtime.provider}, {result.device.name or ''}, ms"
-    table = Table(title=title, title_justify="left")
+    table = Table(title=title, title_justify="left", box=box.SIMPLE, padding=(0, 1, 0, 0))
     table.add_column("batch", justify="right")
     table.add_column("routing")
     columns = ("β asked", "β", *_TIMES, "runs", "samples/s", *(("÷ baseline",) if result.baseline else ()))
@@ -31,11 +32,16 @@ def latency_table(result: Result) -> Table:
             str(run.batch), run.routing,
             "" if run.budget_requested is None else f"{run.budget_requested:.3g}",
             "" if run.budget_measured is None else f"{run.budget_measured:.3f}",
-            *("" if value is None else f"{value:.4g}" for value in values),
-            str(host.n), f"{1e3 * run.batch / host.mean:.4g}",
+            *("" if value is None else short(value) for value in values),
+            str(host.n), short(1e3 * run.batch / host.mean),
             *((f"{result.baseline.runs[index].ratio:.2f}",) if result.baseline else ()),
         )  # fmt: skip
     return table
+
+
+def short(value: float) -> str:
+    """Three digits, more where they stand before the point."""
+    return f"{value:.3g}" if value < 1000 else f"{value:.0f}"
 
 
 def describe_latency(result: Result) -> Iterator[str]:
