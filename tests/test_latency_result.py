@@ -12,6 +12,7 @@ from acm_export.errors import UsageError
 from acm_export.latency import checks
 from acm_export.latency.causes import Shape, Surroundings, machine_warnings, time_warnings
 from acm_export.latency.device import CpuUse, Device, governors, parse_gpu, parse_stat
+from acm_export.latency.neighbours import Process, busiest, parse_process, processes
 from acm_export.latency.result import (
     Baseline,
     BaselineRun,
@@ -129,6 +130,7 @@ QUIET = Surroundings(2, 0.1, ["performance"], CpuUse(100, 0, 10), CpuUse(110, 0,
         ({"load": 2.0}, "a load of 2.00 on 2 cores"),
         ({"governors": ["performance", "powersave"]}, "governor is powersave, not performance"),
         ({"after": CpuUse(125, 0, 20)}, "other processes used 1.5 of 2 cores"),
+        ({"after": CpuUse(125, 0, 20), "busiest": ["a (process 7) 1.5"]}, "the measurement: a (process 7) 1.5"),
         ({"after": CpuUse(110, 5, 20)}, "the hypervisor took 0.5 of 2 cores away"),
         ({"load": None, "governors": [], "before": None, "after": None}, ""),
     ],
@@ -174,3 +176,18 @@ def test_the_machine_is_described_as_far_as_it_tells(tmp_path: Path) -> None:
         (tmp_path / cpu / "cpufreq").mkdir(parents=True)
         (tmp_path / cpu / "cpufreq" / "scaling_governor").write_text(governor)
     assert governors(tmp_path) == ["performance", "schedutil"]
+
+
+def test_the_busiest_neighbours_are_named(tmp_path: Path) -> None:
+    stat = "7 (a (b) c) S 1 2 3 4 5 6 7 8 9 10 150 50 0 0 20"
+    assert parse_process(stat, 100) == Process("a (b) c", 2.0)
+    assert parse_process("", 100) is None
+    assert parse_process("7 (a) S 1", 100) is None
+    (tmp_path / "7").mkdir()
+    (tmp_path / "7" / "stat").write_text(stat)
+    (tmp_path / "8").mkdir()
+    (tmp_path / "self").mkdir()
+    assert list(processes(tmp_path)) == [7]
+    before = {1: Process("me", 0), 2: Process("idle", 5), 3: Process("busy", 5)}
+    after = {1: Process("me", 9), 2: Process("idle", 5.5), 3: Process("busy", 10), 4: Process("new", 2)}
+    assert busiest(before, after, 10.0, 1) == ("busy (process 3) 0.5", "new (process 4) 0.2")

@@ -32,6 +32,7 @@ class Surroundings:
         before: Counters when timing began, or None.
         after: When it ended, or None.
         seconds: In between.
+        busiest: Other processes, in words, as far as the system shows them.
     """
 
     cores: int
@@ -40,6 +41,7 @@ class Surroundings:
     before: CpuUse | None
     after: CpuUse | None
     seconds: float
+    busiest: Sequence[str] = ()
 
 
 def machine_warnings(seen: Surroundings) -> Iterator[str]:
@@ -50,7 +52,8 @@ def machine_warnings(seen: Surroundings) -> Iterator[str]:
         own = seen.after.own - seen.before.own
         others = (seen.after.busy - seen.before.busy - own) / seen.seconds
         if others > MOST_OTHERS:
-            yield f"other processes used {others:.1f} of {seen.cores} cores during the measurement"
+            named = f": {', '.join(seen.busiest)}" if seen.busiest else ""
+            yield f"other processes used {others:.1f} of {seen.cores} cores during the measurement{named}"
         stolen = (seen.after.stolen - seen.before.stolen) / seen.seconds
         if stolen > MOST_OTHERS:
             yield f"the hypervisor took {stolen:.1f} of {seen.cores} cores away during the measurement"

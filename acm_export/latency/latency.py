@@ -12,6 +12,7 @@ from acm_export.files import sha256_of
 from acm_export.latency import device
 from acm_export.latency.causes import Shape, Surroundings, describe_run, machine_warnings, time_warnings
 from acm_export.latency.measure import Timed, measure
+from acm_export.latency.neighbours import busiest, processes
 from acm_export.latency.result import Baseline, BaselineRun, ModelFile, Result, RunResult, RuntimeInfo
 from acm_export.latency.routing import SKEWED
 from acm_export.latency.runtime import version
@@ -83,11 +84,11 @@ def time_file(
     beside = None if origin.baseline is None else ModelFile(str(origin.baseline), sha256_of(origin.baseline))
     place = device.gpu() if planned.session is CudaSession else device.cpu()
     began = datetime.now().astimezone().isoformat(timespec="seconds")
-    before, start = device.cpu_use(), clock.now()
+    others, before, start = processes(), device.cpu_use(), clock.now()
     pairs, partial = time_runs(runs, sides, effort, clock, tell)
-    seen = Surroundings(
-        os.cpu_count() or 1, origin.load, device.governors(), before, device.cpu_use(), clock.now() - start
-    )
+    after, seconds = device.cpu_use(), clock.now() - start
+    named = busiest(others, processes(), seconds, os.getpid())
+    seen = Surroundings(os.cpu_count() or 1, origin.load, device.governors(), before, after, seconds, named)
     warnings = [*input_warnings(runs), *machine_warnings(seen)]
     warnings += time_warnings(shapes(pairs), clocks_known=place.clocks is not None)
     results = tuple(pair.run for pair in pairs)
