@@ -152,6 +152,7 @@ def test_what_does_not_fit_is_said_before_any_work(folder: Path, monkeypatch: py
     monkeypatch.setattr(work, "time_runs", no_work)
     c, m = folder / "c.onnx", folder / "m.onnx"
     (folder / "bad.json").write_text("{}")
+    (folder / "bad").mkdir()
     wrong = write_images(folder / "wrong.npz", 10, pixel_values=images(10)[:, :, :5].numpy())
     few = write_images(folder / "few.npz", 3)
     table = json.loads(run("inspect", c, "--json").stdout)["manifest"]["calibration"]["table"]["budgets"]
@@ -171,6 +172,7 @@ def test_what_does_not_fit_is_said_before_any_work(folder: Path, monkeypatch: py
         ((c, "--compare", folder / "bad.json"), 2, "is no result of acm-export latency"),
         ((c, "--max-regression", "x"), 2, "is no share"),
         ((c, "-o", folder / "none" / "r.json"), 1, "does not exist"),
+        ((c, "-o", folder / "bad" / ".." / "c.onnx"), 2, "would be replaced"),
         ((c, "--plot", folder / "r.pdf"), 2, "must end in .png or .svg"),
         ((c, "--runtime", "onnxruntime-cuda"), 1, "CUDAExecutionProvider"),
     )

@@ -105,6 +105,11 @@ def latency(
         checks.check_comparable(old, compare, sha256_of(model), model)
     if baseline is not None:
         check_baseline(baseline, planned.inputs, model)
+    for target in (output, plot):
+        if target is not None and target.resolve() in {
+            path.resolve() for path in (model, baseline) if path is not None
+        }:
+            raise click.UsageError(f"{target} is what is measured, and would be replaced")
     if output is not None:
         check_writable(output)
     if plot is not None:
