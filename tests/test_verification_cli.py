@@ -17,7 +17,7 @@ from acm_export.cli import main
 from acm_export.errors import OutputError, VerificationError
 from acm_export.export import export
 from acm_export.export.wrapper import Alone, Exportable
-from acm_export.verification import compare
+from acm_export.verification import runnable
 from acm_export.verification.compare import verify_model
 
 if TYPE_CHECKING:
@@ -69,13 +69,13 @@ def test_a_bfloat16_export_needs_no_space_but_beside_its_output(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     seen = []
-    twin = compare.float32_twin
+    twin = runnable.float32_twin
 
     def watch(model: Any, folder: Path, scratch: Path) -> None:
         seen.append(scratch)
         twin(model, folder, scratch)
 
-    monkeypatch.setattr(compare, "float32_twin", watch)
+    monkeypatch.setattr(runnable, "float32_twin", watch)
     export(acm(), torch.randn(2, 6), tmp_path / "m.onnx", dtype="bf16")
     assert [folder.parents[1] for folder in seen] == [tmp_path]
     assert names(tmp_path) == ["m.onnx"]
@@ -87,7 +87,7 @@ def test_a_full_folder_for_scratch_is_named(tmp_path: Path, monkeypatch: pytest.
 
     layer, x = acm(), torch.randn(2, 6)
     export(layer, x, tmp_path / "m.onnx", dtype="bf16")
-    monkeypatch.setattr(compare, "float32_twin", full)
+    monkeypatch.setattr(runnable, "float32_twin", full)
     scratch = tmp_path / "scratch"
     scratch.mkdir()
     monkeypatch.setattr("tempfile.tempdir", str(scratch))
