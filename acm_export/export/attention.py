@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 from transformers import AttentionInterface, PreTrainedModel
+from transformers.masking_utils import AttentionMaskInterface, bidirectional_mask_function, eager_mask
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -25,6 +26,7 @@ _NAME = "acm_export_plain"
 def plain_attention(module: nn.Module) -> Iterator[None]:
     """Make every transformers model inside ``module`` use plain attention until the block ends."""
     AttentionInterface.register(_NAME, _attend)
+    AttentionMaskInterface.register(_NAME, _mask)  # for an attention without one transformers leaves masks out
     configs = {id(m.config): m.config for m in module.modules() if isinstance(m, PreTrainedModel)}
     before = {key: config._attn_implementation for key, config in configs.items()}  # noqa: SLF001
     try:
@@ -34,6 +36,15 @@ def plain_attention(module: nn.Module) -> Iterator[None]:
     finally:
         for key, config in configs.items():
             config._attn_implementation = before[key]  # noqa: SLF001
+
+
+def _mask(**arguments: Any) -> torch.Tensor | None:
+    """What is added to the scores, ``(batch, 1, queries, keys)``; None where no token is kept from another."""
+    unrestricted = arguments["mask_function"] is bidirectional_mask_function and arguments.get("local_size") is None
+    if unrestricted and arguments["attention_mask"] is None:
+        return None
+    mask: torch.Tensor | None = eager_mask(**arguments)
+    return mask
 
 
 def _attend(
