@@ -89,3 +89,8 @@ class OutputError(AcmError):
 
 class AcmWarning(UserWarning):
     """Something a user should know although the work goes on."""
+
+
+def first_line(error: BaseException) -> str:
+    """What another library's error says, without what follows."""
+    return (str(error).strip().splitlines() or ["no message"])[0]

@@ -85,11 +85,10 @@ def calibrate(
 ) -> Calibrated:
     """Find thresholds for budgets on data, and write a file that has them: :func:`find`, then ``write_calibrated``.
 
+    Arguments, result and errors are those of :func:`find`.
+
     Raises:
-        OutputError: The file cannot be written; what was there is untouched.
-        UsageError: As of :func:`find`, and so the others.
-        CalibrationError:
-        ModelFileError:
+        OutputError: The file cannot be written either; what was there is untouched.
     """
     check_writable(output)
     calibrated = find(path, source, budgets, output, options, progress)

@@ -9,7 +9,7 @@ from onnx import TensorProto, helper
 from acm_export.calibration.budget_input import INPUT
 from acm_export.calibration.data import GraphInput, graph_inputs
 from acm_export.calibration.thresholds import by_layer
-from acm_export.errors import ModelFileError, UsageError
+from acm_export.errors import ModelFileError, UsageError, first_line
 from acm_export.inspection import check_graph
 from acm_export.manifest import Manifest, read_manifest
 from acm_export.model_file import read_model
@@ -94,9 +94,10 @@ class CalibrationSession:
         try:
             return self._session.run(feeds | dials, [*self.outputs, *more])
         except Exception as error:  # ONNX Runtime's own types, with no common base but Exception
-            ranges = (f"{n} {a.dtype} {list(a.shape)} from {a.min():g} to {a.max():g}" for n, a in feeds.items())
+            given = {n: f"{n} {a.dtype} {list(a.shape)}" for n, a in feeds.items()}
+            ranges = (f"{given[n]} from {a.min():g} to {a.max():g}" if a.size else given[n] for n, a in feeds.items())
             raise UsageError(
-                f"the model does not run on the data: {str(error).splitlines()[0]}",
+                f"the model does not run on the data: {first_line(error)}",
                 f"it was given {', '.join(ranges)}; --debug shows everything",
             ) from error
 

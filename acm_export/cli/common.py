@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any, NoReturn
 import click
 
 from acm_export import interrupts
-from acm_export.errors import AcmError, AcmWarning
+from acm_export.errors import AcmError, AcmWarning, first_line
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -50,8 +50,7 @@ def _explain(error: BaseException) -> NoReturn:
         _fail("interrupted; what stood at the output before is untouched", None, 1)
     if isinstance(error, AcmError):
         _fail(str(error), error.hint, error.exit_code)
-    reason = str(error).strip().splitlines() or ["no message"]
-    _fail(f"unexpected {type(error).__name__}: {reason[0]}", "run again with --debug and report it", 1)
+    _fail(f"unexpected {type(error).__name__}: {first_line(error)}", "run again with --debug and report it", 1)
 
 
 def _prepare() -> None:

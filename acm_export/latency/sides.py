@@ -6,7 +6,7 @@ from itertools import cycle
 from typing import TYPE_CHECKING
 
 from acm_export.calibration import budget_input
-from acm_export.errors import LatencyError, UsageError
+from acm_export.errors import LatencyError, UsageError, first_line
 from acm_export.inspection import stored_thresholds
 from acm_export.latency.runtime import OnnxRuntime, required_inputs
 from acm_export.model_file import read_model
@@ -104,7 +104,7 @@ def _subject(runtime: Runtime, batches: list[Arrays], path: Path) -> Subject:
         for feeds in batches[:1]:
             runtime.run(feeds)
     except Exception as error:  # the runtime's own types, with no common base but Exception
-        reason = (str(error).strip().splitlines() or ["no message"])[0]
-        raise LatencyError(f"{path} does not run on these inputs: {reason}", "--debug shows everything") from error
+        reason = f"{path} does not run on these inputs: {first_line(error)}"
+        raise LatencyError(reason, "--debug shows everything") from error
     run, turns = runtime.run, cycle(batches)
     return lambda: run(next(turns))
