@@ -61,6 +61,10 @@ class PluginError(AcmError):
     """The TensorRT plugin cannot be compiled on this machine."""
 
 
+class EngineError(AcmError):
+    """A TensorRT engine cannot be built, or not be used here."""
+
+
 class MachineError(AcmError):
     """This machine lacks what the goal asked for needs."""
 
