@@ -4,10 +4,13 @@ from __future__ import annotations
 
 import json
 from dataclasses import asdict, dataclass
-from pathlib import Path
+from typing import TYPE_CHECKING
 
 from acm_export.errors import EngineError
 from acm_export.files import sha256_of
+
+if TYPE_CHECKING:
+    from pathlib import Path
 
 SCHEMA = 1
 _AGAIN = "build it on this machine: acm-export build-engine"

@@ -62,4 +62,4 @@ def set_precision(tensorrt: Any, network: Any, config: Any, settings: Settings) 
 
 
 def _strongly_typed(tensorrt: Any) -> bool:
-    return int(tensorrt.__version__.split(".")[0]) >= 10  # noqa: PLR2004
+    return int(tensorrt.__version__.split(".")[0]) >= 10

@@ -1,0 +1,139 @@
+"""``build-engine`` up to the builder, on a real file, with stand-ins for TensorRT."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from typing import TYPE_CHECKING
+
+import onnx
+import pytest
+from click.testing import CliRunner
+from engine_fake_tensorrt import fake
+
+from acm_export.checkpoints import load_checkpoint
+from acm_export.cli import main
+from acm_export.demo.digits import ACM
+from acm_export.engine import engine
+from acm_export.engine.build import build
+from acm_export.engine.library import load_plugin
+from acm_export.engine.passport import Place, check_usable
+from acm_export.engine.settings import Settings, network_flags, set_precision
+from acm_export.errors import EngineError
+from acm_export.export import export_checkpoint
+from acm_export.files import sha256_of
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+VERSIONS = ("8.5.3.1", "10.3.0", "11.1.0")
+HERE = Place("10.3.0", "Orin", "sm_87")
+
+
+@pytest.fixture(scope="module")
+def model(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    path = tmp_path_factory.mktemp("engine") / "m.onnx"
+    export_checkpoint(load_checkpoint(ACM), path, verify=False)
+    return path
+
+
+@pytest.mark.parametrize("version", VERSIONS)
+def test_each_api_generation_builds(model: Path, tmp_path: Path, version: str) -> None:
+    tensorrt, seen = fake(version)
+    planned = engine.plan(
+        model, tmp_path / "m.plan", engine.version_of(tensorrt), ({}, {}, {}), timing_cache=tmp_path / "cache"
+    )
+    assert build(tensorrt, planned.prepared, planned.settings) == b"engine"
+    parsed = onnx.load_from_string(seen.parsed)
+    assert not parsed.functions
+    assert parsed.opset_import[0].version == (17 if version.startswith("8") else 20)
+    assert seen.flags == {"TF32": False}
+    assert seen.shapes == {"pixel_values": ((1, 3, 32, 32), (1, 3, 32, 32), (8, 3, 32, 32))}
+    assert (tmp_path / "cache").read_bytes() == b"+"
+    assert (seen.monitor is None) == version.startswith("8")
+
+
+def test_flags_go_by_name() -> None:
+    assert [network_flags(fake(version)[0]) for version in VERSIONS] == [1, 2, 4]
+
+
+def test_half_layers_are_pinned_on_tensorrt_8_alone() -> None:
+    for version in VERSIONS:
+        tensorrt, seen = fake(version)
+        config = tensorrt.Builder(None).create_builder_config()
+        network = tensorrt.Builder(None).create_network(0)
+        set_precision(tensorrt, network, config, Settings({}, tf32=True, half=True))
+        weak = version.startswith("8")
+        assert seen.flags == {"TF32": True} | ({"FP16": True, "OBEY_PRECISION_CONSTRAINTS": True} if weak else {})
+        expected = [tensorrt.float16, None, tensorrt.float32, None] if weak else [None] * 4
+        assert [getattr(layer, "precision", None) for layer in seen.layers] == expected
+
+
+@pytest.mark.parametrize("version", VERSIONS)
+def test_parser_errors_name_node_and_operator(model: Path, tmp_path: Path, version: str) -> None:
+    tensorrt, _ = fake(version, errors=12)
+    planned = engine.plan(model, tmp_path / "m.plan", engine.version_of(tensorrt), ({}, {}, {}))
+    first = planned.prepared.model.graph.node[0]
+    where = f"{first.name} ({first.op_type})" if version.startswith("8") else "a (B)"
+    with pytest.raises(EngineError, match="and 2 more") as caught:
+        build(tensorrt, planned.prepared, planned.settings)
+    assert f"node 0 {where}: no importer" in str(caught.value)
+
+
+def test_a_builder_without_result_is_an_error(model: Path, tmp_path: Path) -> None:
+    tensorrt, _ = fake("10.3.0", plan=None)
+    planned = engine.plan(model, tmp_path / "m.plan", (10, 3), ({}, {}, {}))
+    with pytest.raises(EngineError, match="could not build"):
+        build(tensorrt, planned.prepared, planned.settings)
+
+
+@pytest.mark.parametrize("version", VERSIONS[1:])
+def test_the_registry_is_asked_before_the_parser(tmp_path: Path, version: str) -> None:
+    library = tmp_path / "plugin.so"
+    with pytest.raises(EngineError, match="no plugin library"):
+        load_plugin(fake(version)[0], library)
+    library.write_bytes(b"x")
+    load_plugin(fake(version)[0], library)
+    with pytest.raises(EngineError, match="does not load"):
+        load_plugin(fake(version, handle=None)[0], library)
+    with pytest.raises(EngineError, match="it has version '2'"):
+        load_plugin(fake(version, creator=False)[0], library)
+
+
+def test_a_library_that_is_none_is_refused_before_8_6(tmp_path: Path) -> None:
+    (tmp_path / "plugin.so").write_bytes(b"x")
+    with pytest.raises(EngineError, match="cannot be loaded"):
+        load_plugin(fake("8.5.3.1")[0], tmp_path / "plugin.so")
+
+
+def test_an_engine_and_its_passport(model: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(engine, "find_place", lambda _: HERE)
+    plugin, output = tmp_path / "plugin.so", tmp_path / "m.plan"
+    plugin.write_bytes(b"x")
+    planned = engine.plan(model, output, (10, 3), ({}, {}, {}))
+    engine.build_engine(planned, fake("10.3.0")[0], plugin)
+    assert output.read_bytes() == b"engine"
+    assert check_usable(output, plugin, HERE).model_sha256 == sha256_of(model)
+    for other in (Place("10.13.0", "Orin", "sm_87"), Place("10.3.0", "Thor", "sm_110")):
+        with pytest.raises(EngineError, match="was built"):
+            check_usable(output, plugin, other)
+    plugin.write_bytes(b"y")
+    with pytest.raises(EngineError, match="SHA-256"):
+        check_usable(output, plugin, HERE)
+    (tmp_path / "m.plan.json").write_text("[]")
+    with pytest.raises(EngineError, match="broken"):
+        check_usable(output, plugin, HERE)
+
+
+def test_a_dry_run_needs_no_tensorrt(model: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(__import__("sys").modules, "tensorrt", None)
+    file, output = shutil.copy(model, tmp_path / "m.onnx"), tmp_path / "m.plan"
+    arguments = ["build-engine", str(file), "-o", str(output)]
+    dry = CliRunner().invoke(main, [*arguments, "--dry-run", "--json"])
+    assert dry.exit_code == 0, dry.output
+    assert [plan["target"] for plan in json.loads(dry.stdout)["plans"]] == ["tensorrt-8", "tensorrt", "tensorrt"]
+    assert not output.exists()
+    real = CliRunner().invoke(main, arguments)
+    assert real.exit_code == 1
+    assert "doctor --for tensorrt" in real.output
+    assert CliRunner().invoke(main, [*arguments, "--dry-run", "--max-shapes", "x:1"]).exit_code == 2
