@@ -29,7 +29,7 @@ class ParserError:
         return "UNSUPPORTED_NODE"
 
 
-class ParserError10(ParserError):
+class NamingParserError(ParserError):
     def node_name(self) -> str:
         return "a"
 
@@ -61,11 +61,11 @@ class Recorded:
         self.layers: list[Layer] = []
 
 
-def fake(
+def fake(  # noqa: C901  one closure for each class of the module
     version: str, *, errors: int = 0, plan: bytes | None = b"engine", creator: bool = True, handle: Any = 1
 ) -> tuple[Any, Recorded]:
     """A stand-in for one version, and its record."""
-    major = int(version.split(".")[0])
+    major = int(version.partition(".")[0])
     seen = Recorded()
     float16, float32 = np.dtype(np.float16), np.dtype(np.float32)
     seen.layers = [Layer("MATMUL", float16, major < 11), Layer("PLUGIN_V2", float16, major < 11)]
@@ -139,7 +139,7 @@ def fake(
             return not errors
 
         def get_error(self, _index: int) -> ParserError:
-            return ParserError10() if major >= 10 else ParserError()
+            return NamingParserError() if major >= 10 else ParserError()
 
     found = SimpleNamespace(name="GatedLearners", plugin_version="1", plugin_namespace="")
     other = SimpleNamespace(name="GatedLearners", plugin_version="2", plugin_namespace="")

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from acm_export.engine.agreement import Agreement, agreement
-from acm_export.engine.profiles import Profile, format_shapes, parse_shapes, profiles
+from acm_export.engine.profiles import Profile, Shapes, format_shapes, parse_shapes, profiles
 from acm_export.engine.trtexec_line import trtexec_line
 from acm_export.errors import EngineError, UsageError
 
@@ -35,9 +35,13 @@ def test_defaults_and_what_is_given() -> None:
 
 @pytest.mark.parametrize(
     ("low", "high", "told"),
-    [({}, {"x": (1, 4, 8)}, "not 1x4x8"), ({}, {"y": (1,)}, "inputs are x, budget"), ({"x": (9, 3, 8)}, {"x": (4, 3, 8)}, "order")],
-)  # fmt: skip
-def test_shapes_that_do_not_fit_are_refused(low: dict[str, tuple[int, ...]], high: dict[str, tuple[int, ...]], told: str) -> None:  # fmt: skip
+    [
+        ({}, {"x": (1, 4, 8)}, "not 1x4x8"),
+        ({}, {"y": (1,)}, "inputs are x, budget"),
+        ({"x": (9, 3, 8)}, {"x": (4, 3, 8)}, "order"),
+    ],
+)
+def test_shapes_that_do_not_fit_are_refused(low: Shapes, high: Shapes, told: str) -> None:
     with pytest.raises(UsageError, match=told):
         profiles(INPUTS, EXAMPLES, low, {}, high)
 

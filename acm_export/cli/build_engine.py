@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 import click
 
@@ -85,15 +86,19 @@ def build_engine(
             "budget_input": planned.prepared.manifest.budget_input, "trtexec": line,
             "profiles": {name: asdict(profile) for name, profile in planned.settings.profiles.items()},
         })  # fmt: skip
-    content = {"output": str(output), "dry_run": dry_run, "plans": results, "passport": None}
+    content: dict[str, Any] = {"output": str(output), "dry_run": dry_run, "plans": results, "passport": None}
     if not dry_run:
         passport = build(planned, tensorrt, plugin, tell=lambda line: click.echo(line, err=True))
         content["passport"] = asdict(passport)
     if as_json:
         write_json(content)
         return
-    click.echo(f"{output}: {'would be built' if dry_run else 'built'} from {model}")
-    for result in results:
+    _say(content, model)
+
+
+def _say(content: dict[str, Any], model: Path) -> None:
+    click.echo(f"{content['output']}: {'would be built' if content['dry_run'] else 'built'} from {model}")
+    for result in content["plans"]:
         note = f", which {model} is not: export it with --target {result['target']}" if result["converted"] else ""
         click.echo(f"TensorRT {result['tensorrt']} parses files for {result['target']}\n  {result['trtexec']}")
         if note:
