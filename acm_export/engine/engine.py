@@ -107,6 +107,8 @@ def build_engine(
     """
     output = planned.output
     check_writable(output)
+    if planned.settings.timing_cache is not None:
+        check_writable(planned.settings.timing_cache, "--timing-cache")
     place = find_place(tensorrt)
     if plugin is None:
         plugin = build_plugin(output.absolute().parent / "libacm_gated_learners.so", tell=tell).library
