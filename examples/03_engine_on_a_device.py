@@ -17,7 +17,7 @@ LIBRARY, MODEL, ENGINE = "libacm_gated_learners.so", "calibrated.onnx", "calibra
 CHECK = ["doctor", "--for", "tensorrt", "--plugin", LIBRARY]
 PLUGIN = ["build-plugin", "-o", LIBRARY]
 BUILD = ["build-engine", MODEL, "-o", ENGINE, "--plugin", LIBRARY, "--timing-cache", "timing.cache"]
-MEASURE = ["latency", ENGINE, "--plugin", LIBRARY, "--budgets", "0.25,0.5,1", "--data", "test.npz", "-o", "engine.json"]
+MEASURE = ["latency", ENGINE, "--budgets", "0.25,0.5,1", "--data", "test.npz", "-o", "engine.json"]
 
 
 def main(folder: Path, *, dry_run: bool) -> int:
