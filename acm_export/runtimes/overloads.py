@@ -20,17 +20,16 @@ def serialize(model: onnx.ModelProto, runtime: tuple[int, ...]) -> bytes:
         model: Is left as it is. Its bodies call no other bodies.
         runtime: Version of the ONNX Runtime.
     """
-    if runtime >= FIRST or not has_overloads(model):
-        return model.SerializeToString()
-    overloaded = list(_overloaded(model))
+    overloaded = [] if runtime >= FIRST or not has_overloads(model) else list(_overloaded(model))
     kept = [(_get_name(item), item.overload) for item in overloaded]
     try:
         for item in overloaded:
             _set_name(item, f"{_get_name(item)}_{item.overload}", "")
-        return model.SerializeToString()
+        content: bytes = model.SerializeToString()
     finally:
         for item, (name, overload) in zip(overloaded, kept, strict=True):
             _set_name(item, name, overload)
+    return content
 
 
 def has_overloads(model: onnx.ModelProto) -> bool:
