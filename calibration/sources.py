@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any, BinaryIO
 import numpy as np
 
 from acm_export.calibration.data import LABELS, missing_arrays
-from acm_export.calibration.images import ImageFolder
+from acm_export.images import ImageFolder
 from acm_export.errors import UsageError
 
 if TYPE_CHECKING:
