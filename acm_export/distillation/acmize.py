@@ -64,6 +64,7 @@ class Acmized:
             step was left to do.
         peak_memory: Of this process, bytes.
         resumed: Phase and step that the run went on from, or None.
+        is_main_process: Whether this process is the one that wrote the output.
     """
 
     output: Path
@@ -73,6 +74,7 @@ class Acmized:
     tokens_per_second: float | None
     peak_memory: int
     resumed: tuple[int, int] | None
+    is_main_process: bool = True
 
 
 def acmize(
@@ -157,7 +159,8 @@ def acmize(
         remove_state(output)
     accelerator.wait_for_everyone()
     rate = speed.tokens / speed.seconds if speed.seconds else None
-    return Acmized(output, plan, curve, tuple(state.history), rate, _peak_memory(accelerator.device), resumed)
+    peak = _peak_memory(accelerator.device)
+    return Acmized(output, plan, curve, tuple(state.history), rate, peak, resumed, accelerator.is_main_process)
 
 
 def check_output(output: Path) -> None:

@@ -4,17 +4,20 @@ from __future__ import annotations
 
 import json
 import wave
-from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from acm_export.errors import UsageError
 from acm_export.optional import require
 
+if TYPE_CHECKING:
+    from pathlib import Path
+
 SOUND = "input_values"
 _SUFFIXES = (".wav", ".flac")
-_FULL_SCALE = {1: 128.0, 2: 32768.0, 4: 2147483648.0}
+_KINDS = {1: (np.dtype("u1"), 128.0), 2: (np.dtype("<i2"), 32768.0), 4: (np.dtype("<i4"), 2147483648.0)}
+"""Of samples, by their bytes: numpy's type and full scale."""
 
 
 class AudioFolder:
@@ -117,8 +120,8 @@ def _read(path: Path) -> tuple[np.ndarray[Any, Any], int]:
             content = sound.readframes(sound.getnframes())
     except (wave.Error, EOFError, OSError) as error:
         raise UsageError(f"{path} is not a .wav that can be read: {error}") from error
-    if width not in _FULL_SCALE:
+    if width not in _KINDS:
         raise UsageError(f"{path} has {8 * width} bits per sample; 8, 16 and 32 can be read")
-    kind = {1: np.uint8, 2: np.dtype("<i2"), 4: np.dtype("<i4")}[width]
+    kind, full_scale = _KINDS[width]
     numbers = np.frombuffer(content, kind).astype(np.float32) - (128 if width == 1 else 0)
-    return numbers.reshape(-1, channels).mean(1) / _FULL_SCALE[width], rate
+    return numbers.reshape(-1, channels).mean(1) / full_scale, rate

@@ -47,7 +47,7 @@ def _lines(
     yield ""
     yield f"## {curve.quality_name} against budget"
     yield ""
-    yield f"On {curve.samples} samples of {held_out} that nothing was trained on. The dense model has {curve.dense:.4f}."
+    yield f"On {curve.samples} samples of {held_out} that nothing was trained on; the dense model has {curve.dense:.4f}."
     yield "β is the executed share of the learners' FLOPs."
     yield ""
     yield f"| setting | β | {curve.quality_name} | FLOPs ÷ dense |"
@@ -57,7 +57,7 @@ def _lines(
     for point in curve.same_count:
         yield _row(f"every token {point.count} learners", point, acm.at(point.budget) / dense.total)
     yield ""
-    yield "Thresholds are one number for all layers, found on training data. `acm-export calibrate` finds better ones."
+    yield "Thresholds are one number for all layers; `acm-export calibrate` finds better ones."
     yield ""
     yield "## How it was made"
     yield ""

@@ -9,7 +9,7 @@ IMPROVEMENT = 1.2
 
 
 def squared_errors(prefixes: torch.Tensor, target: torch.Tensor) -> torch.Tensor:
-    """Squared distance ``[tokens, C]`` of prefix outputs ``[tokens, C, D]`` from what they should be ``[tokens, D]``."""
+    """Squared distance ``[tokens, C]`` of prefix outputs ``[tokens, C, D]`` from the right ones ``[tokens, D]``."""
     return (prefixes - target.unsqueeze(1)).square().sum(-1)
 
 

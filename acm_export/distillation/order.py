@@ -1,4 +1,4 @@
-"""Which samples a step takes: a function of the seed and the step alone, so that a killed run goes on as it would have."""
+"""Which samples a step takes: that follows from seed and step alone, so that a killed run goes on as it would have."""
 
 from __future__ import annotations
 

@@ -14,6 +14,7 @@ if TYPE_CHECKING:
 
     from torch import nn
     from transformers import PreTrainedModel
+    from typing_extensions import Self
 
     from acm_export.surgery import Family, Site
 
@@ -46,7 +47,7 @@ class Masks:
         """``[batch, tokens]``, True for tokens that are none; None where the last pass had no mask."""
         self._model, self._module = model, _masked_module(model, family)
 
-    def __enter__(self) -> Masks:
+    def __enter__(self) -> Self:
         self._stack = ExitStack()
         clear = self._model.register_forward_pre_hook(self._clear)
         self._stack.callback(clear.remove)
@@ -86,7 +87,7 @@ class Recorder:
         self._masks = Masks(model, family)
         self._taken: dict[str, dict[str, torch.Tensor]] = {}
 
-    def __enter__(self) -> Recorder:
+    def __enter__(self) -> Self:
         self._stack = ExitStack()
         self._stack.enter_context(self._masks)
         for site in self._sites:

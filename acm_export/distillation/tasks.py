@@ -1,8 +1,8 @@
 """What a model is for: the loss of phase 3, and how good its outputs are.
 
-Every task has the same methods: ``loss`` of the student's ``output``, the ``batch`` (inputs and labels), the ``teacher``'s
-output (None where only labels are to be used) and ``valid`` (``[batch, tokens]``, False for padding); ``quality``, larger
-is better, of the same, as sum and weight; ``check`` of a batch before any training.
+Every task has the same methods: ``loss`` of the student's ``output``, the ``batch`` (inputs and labels), the
+``teacher``'s output (None where only labels are to be used) and ``valid`` (``[batch, tokens]``, False for padding);
+``quality``, larger is better, of the same, as sum and weight; ``check`` of a batch before any training.
 """
 
 from __future__ import annotations
