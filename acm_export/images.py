@@ -43,6 +43,12 @@ class ImageFolder:
             raise UsageError(f"{folder} holds no images ({', '.join(sorted(_SUFFIXES))})")
         self._process = _Processor(_settings_file(folder, processor, model_folder))
 
+    @property
+    def labels(self) -> np.ndarray[Any, Any] | None:
+        """Of all images, int64 ``[images]``; None where there are no classes."""
+        found = [label for _, label in self.files if label is not None]
+        return np.array(found, np.int64) if found else None
+
     def __len__(self) -> int:
         return len(self.files)
 

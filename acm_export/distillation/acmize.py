@@ -8,6 +8,7 @@ from dataclasses import asdict, dataclass
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
+import numpy as np
 import torch
 from accelerate import Accelerator
 from accelerate.utils import DataLoaderConfiguration, DistributedDataParallelKwargs
@@ -45,6 +46,7 @@ if TYPE_CHECKING:
     from acm_export.distillation.tasks import AnyTask
     from acm_export.distillation.train import Progress
 
+_CHECKED = 256
 _STATISTICS_BATCHES = 16
 _THRESHOLD_SAMPLES = 1024
 CARD = "MODEL_CARD.md"
@@ -111,7 +113,7 @@ def acmize(
     check_output(output)
     plan = make_plan(teacher.model, teacher.family, settings)
     task = task_for(teacher.model, teacher.family, settings.task, read_vocabulary(teacher.path))
-    collate = collate_for(teacher)
+    collate = collate_for(teacher, task)
     check_samples(samples, collate, task)
     check_samples(held_out, collate, task)
     accelerator = Accelerator(
@@ -181,26 +183,33 @@ def check_output(output: Path) -> None:
 
 
 def check_samples(samples: Samples, collate: Collate, task: AnyTask) -> None:
-    """Look at the samples before any training: 256 of them, spread evenly, and the labels of all that are at hand.
+    """Look before any training at 256 samples, spread evenly, and at all labels where they can be had at once.
 
     Raises:
         UsageError: They do not fit the model or its task.
     """
-    for index in sorted({i * len(samples) // 256 for i in range(256)}):
-        batch = collate([samples[index]])
+    labels = getattr(samples, "labels", None)
+    if task.needs_labels and isinstance(labels, np.ndarray):
+        task.check({LABELS: torch.from_numpy(labels)})
+    for index in sorted({i * len(samples) // _CHECKED for i in range(_CHECKED)}):
+        collate([samples[index]])
+
+
+def collate_for(teacher: Checkpoint, task: AnyTask) -> Collate:
+    """How samples become batches for a model."""
+    inputs = teacher.family.inputs(teacher.model.config)
+    names = [spec.name for spec in inputs]
+
+    def check(batch: dict[str, torch.Tensor]) -> None:
         if task.needs_labels and LABELS not in batch:
             raise UsageError(
-                f"{samples.name} has no labels, which the task {task.name} needs",
+                f"a sample has no labels, which the task {task.name} needs",
                 "--task distil takes the teacher's outputs for labels",
             )
         task.check(batch)
 
-
-def collate_for(teacher: Checkpoint) -> Collate:
-    """How samples become batches for a model."""
-    inputs = teacher.family.inputs(teacher.model.config)
-    names = [spec.name for spec in inputs]
-    return Collate(names, {spec.name: spec.dtype for spec in inputs}, takes_mask="attention_mask" in names)
+    dtypes = {spec.name: spec.dtype for spec in inputs}
+    return Collate(names, dtypes, takes_mask="attention_mask" in names, check=check)
 
 
 def in_order(

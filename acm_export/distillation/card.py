@@ -47,7 +47,7 @@ def _lines(
     yield ""
     yield f"## {curve.quality_name} against budget"
     yield ""
-    yield f"On {curve.samples} samples of {held_out} that nothing was trained on; the dense model has {curve.dense:.4f}."
+    yield f"On {curve.samples} samples of {held_out}, none trained on. The dense model has {curve.dense:.4f}."
     yield "β is the executed share of the learners' FLOPs."
     yield ""
     yield f"| setting | β | {curve.quality_name} | FLOPs ÷ dense |"

@@ -10,7 +10,7 @@ import torch
 from acm_export.errors import UsageError
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping, Sequence
+    from collections.abc import Callable, Mapping, Sequence
 
 LABELS = "labels"
 NO_LABEL = -100
@@ -26,10 +26,18 @@ class Collate:
         names: Parameters of the model's ``forward`` that are of use; other entries of a sample are left out.
         dtypes: Of those, as numpy's names.
         takes_mask: Whether the model takes an ``attention_mask``.
+        check: Raises where a batch does not fit what the model is for.
     """
 
-    def __init__(self, names: Sequence[str], dtypes: Mapping[str, str], *, takes_mask: bool) -> None:
-        self._names, self._dtypes, self._takes_mask = tuple(names), dict(dtypes), takes_mask
+    def __init__(
+        self,
+        names: Sequence[str],
+        dtypes: Mapping[str, str],
+        *,
+        takes_mask: bool,
+        check: Callable[[dict[str, torch.Tensor]], None],
+    ) -> None:
+        self._names, self._dtypes, self._takes_mask, self._check = tuple(names), dict(dtypes), takes_mask, check
 
     def __call__(self, samples: Sequence[Mapping[str, Any]]) -> dict[str, torch.Tensor]:
         """Arrays by name, without a batch dimension, to tensors with one.
@@ -56,6 +64,7 @@ class Collate:
                 raise UsageError(f"labels are {labels[0].dtype}; expected numbers")
             kind = np.float32 if labels[0].dtype.kind == "f" else np.int64
             batch[LABELS] = torch.from_numpy(_stack(LABELS, [array.astype(kind) for array in labels], NO_LABEL))
+        self._check(batch)
         return batch
 
     def _array(self, name: str, sample: Mapping[str, Any]) -> np.ndarray[Any, Any]:

@@ -25,7 +25,8 @@ if TYPE_CHECKING:
 
 Arrays = dict[str, torch.Tensor]
 BUDGETS = (1.0, 0.75, 0.6, 0.5, 0.4, 0.25)
-_ROUNDS = 8
+_ROUNDS, _CLOSE = 8, 0.003
+"""Passes to look for a threshold in, and how near to its budget is near enough."""
 
 
 @dataclass(frozen=True)
@@ -107,6 +108,7 @@ class Evaluation:
         costs: Mapping[str, float],
     ) -> None:
         self._student, self._teacher, self._family, self._task, self._costs = student, teacher, family, task, costs
+        self._dial: Dial | None = None
 
     def curve(
         self, training: Callable[[], Iterable[Arrays]], held_out: Callable[[], Iterable[Arrays]], samples: int
@@ -137,15 +139,21 @@ class Evaluation:
         return run.executed / run.everything, quality / max(weight, 1e-12)
 
     def _threshold_for(self, budget: float, batches: Callable[[], Iterable[Arrays]]) -> float:
-        """By bisection over the margins that a pass with the trained thresholds shows."""
-        run, _, _ = self._pass([0.0], batches, with_quality=False)
-        dial = Dial(thresholds_of({name: torch.cat(parts) for name, parts in run.margins.items()}, self._costs))
-        low, high, threshold = 0.0, 1.0, 0.0
+        """From the margins that a pass with the trained thresholds shows, corrected by what later passes execute."""
+        if self._dial is None:
+            run, _, _ = self._pass([0.0], batches, with_quality=False)
+            self._dial = Dial(
+                thresholds_of({name: torch.cat(parts) for name, parts in run.margins.items()}, self._costs)
+            )
+        low, high, share, threshold = 0.0, 1.0, budget, 0.0
         for _ in range(_ROUNDS):
-            share = (low + high) / 2
-            threshold = float(dial.at(torch.tensor(share)))
+            threshold = float(self._dial.at(torch.tensor(share)))
             run, _, _ = self._pass([threshold], batches, with_quality=False)
-            low, high = (share, high) if run.executed / run.everything < budget else (low, share)
+            off = run.executed / run.everything - budget
+            if abs(off) < _CLOSE:
+                break
+            low, high = (share, high) if off < 0 else (low, share)
+            share = share - off if low < share - off < high else (low + high) / 2
         return threshold
 
     @torch.no_grad()

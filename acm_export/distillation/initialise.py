@@ -7,15 +7,9 @@ from typing import TYPE_CHECKING
 import torch
 from torch import nn
 
-from acm_export.modules.activations import activation_fn
-
 if TYPE_CHECKING:
     from acm_export.distillation.statistics import SiteStatistics
     from acm_export.modules import ACMLayer
-
-_SPREAD, _SHIFT = 0.5, 4.0
-"""Hidden values of a projection's learners have this standard deviation around this value, where every activation of
-the operator is linear to 1%: with learners that begin as a linear map, training starts at the best one of its rank."""
 
 
 def learners_from_ffn(layer: ACMLayer, up: nn.Linear, down: nn.Linear, statistics: SiteStatistics) -> None:
@@ -51,26 +45,22 @@ def learners_from_linear(layer: ACMLayer, linear: nn.Linear, statistics: SiteSta
     Among linear maps through so few hidden units, none has a smaller mean squared error on the recorded tokens.
 
     Args:
-        layer: Is changed in place.
+        layer: Without an activation; is changed in place.
         linear: Of the teacher.
         statistics: Of the site.
     """
     spec = layer.spec
-    values, vectors = torch.linalg.eigh(statistics.output_covariance)
+    _, vectors = torch.linalg.eigh(statistics.output_covariance)
     count = min(spec.num_learners * spec.hidden_dim, spec.model_dim)
     best = vectors.flip(1)[:, :count]
-    scale = _SPREAD / values.flip(0)[:count].clamp(min=1e-12).sqrt()
     weight = linear.weight.detach().double().cpu()
     bias = torch.zeros(len(weight), dtype=torch.float64) if linear.bias is None else linear.bias.detach().double().cpu()
-    shift = 0.0 if spec.activation == "identity" else _SHIFT
     with torch.no_grad():
         layer.w2.zero_()
-        layer.w1[:, :count] = (weight.T @ best * scale).to(layer.w1)
-        layer.b1[:count] = ((bias - statistics.output_mean) @ best * scale + shift).to(layer.b1)
-        layer.w2[:count] = (best / scale).T.to(layer.w2)
-        at_mean = activation_fn(spec.activation)(torch.tensor(shift, dtype=torch.float64))
-        contributions = at_mean * (best / scale).T
-        _set_biases(layer, statistics.output_mean, contributions)
+        layer.w1[:, :count] = (weight.T @ best).to(layer.w1)
+        layer.b1[:count] = ((bias - statistics.output_mean) @ best).to(layer.b1)
+        layer.w2[:count] = best.T.to(layer.w2)
+        layer.b2[:] = statistics.output_mean.to(layer.b2)
 
 
 def _set_biases(layer: ACMLayer, mean_output: torch.Tensor, contributions: torch.Tensor) -> None:

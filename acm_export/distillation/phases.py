@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -41,19 +41,25 @@ class Loss:
 
     Args:
         value: What is minimised.
-        by_layer: Finite where the layer is sound.
+        checks: By layer, finite where the layer is sound.
         tokens: That went through an ACM layer, padding left out.
+        by_layer: Parts of the value, in the phases that train layers one by one.
         budget: β of the step, where there is one.
     """
 
     value: torch.Tensor
-    by_layer: dict[str, torch.Tensor]
+    checks: dict[str, torch.Tensor]
     tokens: int
+    by_layer: dict[str, torch.Tensor] = field(default_factory=dict)
     budget: torch.Tensor | None = None
+
+    def everything(self) -> torch.Tensor:
+        """The loss and what there is by layer, ``[1 + layers]``; not finite where any part of the model is broken."""
+        return torch.stack([self.value.detach().float(), *(v.detach().float() for v in self.checks.values())])
 
     def broken_layer(self) -> str | None:
         """The first layer that is not finite."""
-        return next((name for name, value in self.by_layer.items() if not bool(value.isfinite())), None)
+        return next((name for name, value in self.checks.items() if not bool(value.isfinite())), None)
 
 
 class Layers(nn.Module):
@@ -92,7 +98,7 @@ class LearnersPhase(Layers):
         for (place, layer), found in zip(self.items(), seen, strict=True):
             errors = squared_errors(prefix_outputs(layer, found.x), found.o)
             losses[place] = errors.float().mean() / max(self._variances[place], 1e-12)
-        return Loss(torch.stack(list(losses.values())).mean(), losses, len(seen[0].x))
+        return Loss(torch.stack(list(losses.values())).mean(), losses, len(seen[0].x), losses)
 
 
 class GatesPhase(Layers):
@@ -136,7 +142,8 @@ class GatesPhase(Layers):
             with torch.autocast(found.x.device.type, enabled=False):
                 logits[place] = layer.gate(found.x)
         losses = self._priced(logits, errors) if self._weights else self._relative(logits, errors)
-        return Loss(torch.stack(list(losses.values())).mean(), losses, len(seen[0].x))
+        checks = {place: errors[place].sum() + z.detach().sum() for place, z in logits.items()}
+        return Loss(torch.stack(list(losses.values())).mean(), checks, len(seen[0].x), losses)
 
     def _relative(self, logits: Arrays, errors: Arrays) -> Arrays:
         return {place: F.cross_entropy(z, relative_labels(errors[place].sqrt())) for place, z in logits.items()}
@@ -225,7 +232,7 @@ class WholePhase(nn.Module):
             self.found = thresholds_of(run.margins, self._costs)
             floor = self._floor(least)
             value = value + (budgets.mean() - floor - (1 - floor) * shares.mean()).square()
-        return Loss(value, run.checksums, len(next(iter(run.margins.values()))), budgets.mean().detach())
+        return Loss(value, run.checksums, len(next(iter(run.margins.values()))), budget=budgets.mean().detach())
 
     def _floor(self, least: Mapping[str, int]) -> float:
         """β when only ``min_learners`` run."""

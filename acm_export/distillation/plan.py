@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import copy
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
 import torch
 
+from acm_export.distillation.settings import TEACHER
 from acm_export.flops import ModelFlops, gate_share, learner_flops, learners_share
 from acm_export.surgery import install_acm_layers, model_flops, select_sites, spec_for
 
@@ -71,14 +72,18 @@ class Plan:
 def replacements_for(model: PreTrainedModel, family: Family, settings: Settings) -> tuple[Replacement, ...]:
     """The sites that the settings select, and the ACM layers that fit them.
 
+    Learners that begin as a part of a linear map have no activation.
+
     Raises:
         UsageError: A pattern selects nothing, or learners would have no hidden unit.
         CheckpointError: A selected site cannot be replaced.
     """
-    return tuple(
-        Replacement(site, spec_for(site, settings.num_learners, settings.flops_factor, settings.min_learners))
-        for site in select_sites(model, family, settings.sites)
-    )
+    items = []
+    for site in select_sites(model, family, settings.sites):
+        spec = spec_for(site, settings.num_learners, settings.flops_factor, settings.min_learners)
+        linear = settings.origin == TEACHER and len(site.modules) == 1
+        items.append(Replacement(site, replace(spec, activation="identity") if linear else spec))
+    return tuple(items)
 
 
 def make_plan(model: PreTrainedModel, family: Family, settings: Settings) -> Plan:

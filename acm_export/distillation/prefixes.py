@@ -60,6 +60,6 @@ def chosen_output(layer: ACMLayer, x: torch.Tensor, choice: torch.Tensor) -> tor
 
 def learners_run(choice: torch.Tensor, min_learners: int) -> torch.Tensor:
     """``[..., N]``: 1 for each learner that a choice ``[..., C]`` runs, 0 for the others, linear in the choice."""
-    chosen_or_later = choice.flip(-1).cumsum(-1).flip(-1)[..., 1:]
-    always = choice.new_ones((*choice.shape[:-1], min_learners))
-    return torch.cat((always, chosen_or_later), -1)
+    chosen_or_later = choice.flip(-1).cumsum(-1).flip(-1)
+    always = chosen_or_later[..., :1].expand(*choice.shape[:-1], min_learners)
+    return torch.cat((always, chosen_or_later[..., 1:]), -1)

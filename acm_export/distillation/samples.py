@@ -12,6 +12,7 @@ from typing import Any, Protocol
 import numpy as np
 
 from acm_export.distillation.audio import AudioFolder, read_vocabulary
+from acm_export.distillation.collate import LABELS
 from acm_export.distillation.user import import_function
 from acm_export.errors import UsageError
 from acm_export.images import ImageFolder
@@ -42,6 +43,7 @@ class _Arrays:
         if len(set(lengths.values())) > 1:
             raise UsageError(f"{name}: the arrays have different lengths: {lengths}")
         self.name, self._arrays, self._length = name, dict(arrays), next(iter(lengths.values()), 0)
+        self.labels = self._arrays.get(LABELS)
 
     def __len__(self) -> int:
         return self._length
@@ -76,6 +78,8 @@ class Part:
 
     def __init__(self, whole: Samples, indices: list[int]) -> None:
         self.name, self._whole, self._indices = whole.name, whole, indices
+        labels = getattr(whole, "labels", None)
+        self.labels = None if labels is None else labels[indices]
 
     def __len__(self) -> int:
         return len(self._indices)

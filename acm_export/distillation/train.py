@@ -85,6 +85,9 @@ class Trainer:
         """Let a killed run go on from here."""
         if self.accelerator.is_main_process:
             state.student = {name: tensor.detach().cpu() for name, tensor in self.student.state_dict().items()}
+            broken = [name for name, tensor in state.student.items() if not bool(tensor.isfinite().all())]
+            if broken:
+                raise self._broken(state.phase, state.step, f"in {broken[0]}")
             save_state(state, self.output)
         self.accelerator.wait_for_everyone()
 
@@ -145,7 +148,7 @@ class Trainer:
 
     def _tell(self, loss: Loss, number: int, last: int, state: State) -> None:
         self.speed.tokens += loss.tokens
-        value = float(loss.value)
+        value = float(loss.value.detach())
         budget = None if loss.budget is None else float(loss.budget)
         note = f"loss {value:.4g}" + ("" if budget is None else f", β {budget:.2f}")
         self.progress.batch(note)
@@ -155,13 +158,16 @@ class Trainer:
                 _LOG.info("phase %d, step %d of %d: %s", number, state.step, last, note)
 
     def _check(self, loss: Loss, number: int, step: int) -> None:
-        values = self.accelerator.gather(loss.value.detach().reshape(1))
-        if bool(values.isfinite().all()):  # type: ignore[union-attr]
+        values: Any = self.accelerator.gather(loss.everything().unsqueeze(0))
+        if bool(values.isfinite().all()):
             return
         layer = loss.broken_layer()
-        where = f"in {layer}" if layer else "behind the last ACM layer"
-        raise DistillationError(
-            f"the loss of phase {number} ({TITLES[number - 1]}) is not finite at step {step + 1}; it began {where}",
+        raise self._broken(number, step + 1, f"in {layer}" if layer else "behind the last ACM layer")
+
+    def _broken(self, number: int, step: int, where: str) -> DistillationError:
+        title = TITLES[min(number, len(TITLES)) - 1]
+        return DistillationError(
+            f"phase {number} ({title}) is not finite any more at step {step}, first {where}",
             f"the last good state is in {partial_folder(self.output)}; the same command with a lower --lr goes on "
             "from there",
         )
