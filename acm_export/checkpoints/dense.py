@@ -37,7 +37,7 @@ def load_dense(
     if poolers and not poolers & found.keys():
         options = {"add_pooling_layer": False}
         expected = _expected_shapes(model_class, config, options)
-    unused = {n for n in found.keys() - expected.keys() if n.removeprefix(prefix).startswith(family.heads)}
+    unused = {n for n in found.keys() - expected.keys() if n.removeprefix(prefix).startswith(family.optional)}
     compare_shapes(expected, {name: shape for name, shape in found.items() if name not in unused}, weights)
     return _from_pretrained(weights.parent, model_class, config, options)
 

@@ -46,6 +46,8 @@ _PROCESSOR_FILES = (
     "processor_config.json",
     "tokenizer.json",
     "tokenizer_config.json",
+    "vocab.json",
+    "vocab.txt",
 )
 
 
@@ -69,7 +71,12 @@ class Checkpoint:
 
 
 def save_checkpoint(
-    model: PreTrainedModel, folder: Path, *, source: Mapping[str, Any], processor_from: Path | None = None
+    model: PreTrainedModel,
+    folder: Path,
+    *,
+    source: Mapping[str, Any],
+    processor_from: Path | None = None,
+    texts: Mapping[str, str] | None = None,
 ) -> None:
     """Write a model as a checkpoint folder, whole or not at all.
 
@@ -78,6 +85,7 @@ def save_checkpoint(
         folder: Is made, or replaced where it holds nothing but an earlier checkpoint.
         source: Where the weights came from, kept in the ``acm`` section.
         processor_from: A folder whose preprocessor files are copied along.
+        texts: More files, by name.
 
     Raises:
         OutputError: The folder cannot be written or holds other files.
@@ -98,6 +106,8 @@ def save_checkpoint(
         for name in _PROCESSOR_FILES if processor_from else ():
             if (path := Path(processor_from or ".") / name).is_file():
                 shutil.copy(path, content / name)
+        for name, text in (texts or {}).items():
+            (content / name).write_text(text, encoding="utf-8")
         move_folder_into_place(content, folder)
 
 

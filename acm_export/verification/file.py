@@ -9,7 +9,7 @@ import torch
 
 from acm_export.data import load_npz
 from acm_export.errors import AcmWarning
-from acm_export.export.exporter import example_inputs
+from acm_export.export.examples import example_inputs
 from acm_export.export.wrapper import Exportable
 from acm_export.manifest import read_manifest
 from acm_export.model_file import read_model
@@ -51,7 +51,7 @@ def verify_file(
         )
     specs = checkpoint.family.inputs(checkpoint.model.config)
     if data is None:
-        inputs = example_inputs(checkpoint, samples)
+        inputs = example_inputs(checkpoint.model, checkpoint.family, samples)
     else:
         arrays = load_npz(data, {spec.name: spec.shape for spec in specs})
         inputs = {name: torch.from_numpy(array[:samples]) for name, array in arrays.items()}
