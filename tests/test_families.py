@@ -13,9 +13,16 @@ from exported_files import run
 from safetensors.torch import load_file, save_file
 from tiny_families import MAKE, acm_model, dense_model, family, whisper_config
 
+from acm_export.calibration.calibrate import Options, calibrate
+from acm_export.calibration.measurement import Tally
+from acm_export.calibration.session import CalibrationSession
+from acm_export.calibration.set_budget import set_budget
+from acm_export.calibration.sources import NpzFile
 from acm_export.checkpoints import load_checkpoint, save_checkpoint
 from acm_export.errors import CheckpointError, UsageError
 from acm_export.export import example_inputs, export_checkpoint
+from acm_export.inspection import stored_thresholds
+from acm_export.model_file import read_model
 from acm_export.modules import acm_layers
 from acm_export.surgery import model_flops
 from acm_export.verification.file import verify_file
@@ -114,6 +121,21 @@ def test_a_file_is_verified_on_data_of_any_width_of_numbers(exported: Any) -> No
     )
     with pytest.raises(UsageError, match="the model takes"):
         verify_file(result.path, load_checkpoint(folder / "acm"), data=folder / "wrong.npz")
+
+
+def test_the_file_is_calibrated_to_budgets_over_tokens_that_are_no_padding(exported: Any) -> None:
+    model, result, folder = exported
+    data = {name: value.numpy() for name, value in example_inputs(model, family(model), batch=48, seed=4).items()}
+    np.savez(folder / "c.npz", **data)
+    options = Options(solver="uniform", batch_size=16)
+    calibrate(result.path, NpzFile(folder / "c.npz"), (0.5,), folder / "c.onnx", options)
+    manifest = set_budget(folder / "c.onnx", budget=0.5, output=folder / "half.onnx")
+    session = CalibrationSession(folder / "half.onnx")
+    stored = stored_thresholds(read_model(folder / "half.onnx"), manifest, folder)
+    _, counts, masks = session.run_with_masks(data, np.concatenate([stored[e.name] for e in manifest.layers]))
+    tally = Tally(session.layers)
+    tally.add(counts, [masks.of(count.shape) for count in counts], 0.0, None, 48)
+    assert abs(tally.result().budget - 0.5) < 0.05
 
 
 @pytest.mark.parametrize("architecture", ["WhisperModel", "WhisperForConditionalGeneration"])

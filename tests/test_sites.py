@@ -6,10 +6,12 @@ from typing import Any
 
 import pytest
 import torch
+import transformers
 from tiny_families import MAKE, acm_model, dense_model, family
 from torch import nn
 
 from acm_export.errors import CheckpointError, UsageError
+from acm_export.export import example_inputs
 from acm_export.modules import ACMLayer, ACMSpec
 from acm_export.surgery import find_sites, install_acm_layers, select_sites
 
@@ -50,10 +52,10 @@ def test_what_selects_nothing_is_answered_with_what_there_is(part: str) -> None:
 
 
 def test_the_activation_is_the_operators_or_none() -> None:
-    import transformers
-
-    known = {"gelu": "gelu", "gelu_new": "gelu_tanh", "gelu_fast": "gelu_tanh", "gelu_pytorch_tanh": "gelu_tanh",
-             "relu": "relu", "silu": "silu", "swish": "silu", "quick_gelu": None, "relu2": None, "tanh": None}  # fmt: skip
+    known = {
+        "gelu": "gelu", "gelu_new": "gelu_tanh", "gelu_fast": "gelu_tanh", "gelu_pytorch_tanh": "gelu_tanh",
+        "relu": "relu", "silu": "silu", "swish": "silu", "quick_gelu": None, "relu2": None, "tanh": None,
+    }  # fmt: skip
     for stated, expected in known.items():
         model = transformers.BertModel(transformers.BertConfig(
             hidden_size=12, num_hidden_layers=1, num_attention_heads=3, intermediate_size=24, vocab_size=9,
@@ -71,9 +73,8 @@ def test_an_acm_layer_does_the_work_of_all_the_modules_at_its_site(name: str) ->
     specs = {}
     for site in select_sites(model, family(model)):
         specs[site.place] = ACMSpec(12, 4, 6, min_learners=4, activation="gelu")
-    originals = {
-        site.place: [dense.get_submodule(n) for n in site.modules] for site in select_sites(dense, family(dense))
-    }
+    sites = select_sites(dense, family(dense))
+    originals = {site.place: [dense.get_submodule(name) for name in site.modules] for site in sites}
     install_acm_layers(model, family(model), specs)
     with torch.no_grad():
         for place, (up, _, down) in originals.items():
@@ -82,8 +83,6 @@ def test_an_acm_layer_does_the_work_of_all_the_modules_at_its_site(name: str) ->
             layer.b1.copy_(up.bias)
             layer.w2.copy_(down.weight.T)
             layer.b2.copy_(down.bias.expand(5, -1))
-        from acm_export.export import example_inputs
-
         inputs = example_inputs(dense, family(dense))
         assert torch.allclose(model(**inputs)[0], dense(**inputs)[0], atol=1e-5)
 
