@@ -44,7 +44,7 @@ class TokenMasks:
         found = {mask.shape: mask.astype(bool)}
         for z in gate_logits:
             if z.shape[-1] > 1 and z.shape[:-1] not in found:
-                found[z.shape[:-1]] = ~np.isneginf(z[..., 1:]).all(-1)
+                found[z.shape[:-1]] = np.logical_not(np.isneginf(z[..., 1:]).all(-1))
         return cls(found)
 
     def of(self, shape: Sequence[int]) -> NDArray[np.bool_] | None:

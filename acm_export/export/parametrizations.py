@@ -30,8 +30,8 @@ def _plain(module: nn.Module) -> nn.Module:
 
     ``parametrize.remove_parametrizations`` would change the class that the original and its copies share.
     """
-    original = type(module).__bases__[0]  # PyTorch puts a class of its own on top
-    plain: nn.Module = original.__new__(original)
+    original: type[nn.Module] = type(module).__bases__[0]  # PyTorch puts a class of its own on top
+    plain = original.__new__(original)
     vars(plain).update({name: copy.copy(value) for name, value in vars(module).items()})
     names = list(module.parametrizations)  # type: ignore[arg-type]
     del plain._modules["parametrizations"]  # noqa: SLF001

@@ -50,7 +50,7 @@ def _gated_learners(
 
 def _index_put(self: Any, indices: Any, values: Any, accumulate: bool = False) -> Any:
     """``self[mask] = scalar`` as Where; PyTorch's own translation makes shapes that depend on the mask's values."""
-    (mask,) = indices if len(indices) == 1 else (None,)
+    mask: Any = indices[0] if len(indices) == 1 else None
     elementwise = mask is not None and mask.dtype == ir.DataType.BOOL and len(mask.shape) == len(self.shape)
     if not elementwise or accumulate or len(values.shape):
         return aten_index_put(self, indices, values, accumulate)
