@@ -8,8 +8,7 @@ import signal
 import subprocess
 import sys
 import time
-from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import pytest
@@ -23,6 +22,9 @@ from tiny_families import MAKE, dense_model
 
 from acm_export.cli import main
 from acm_export.distillation.state import partial_folder
+
+if TYPE_CHECKING:
+    from pathlib import Path
 
 QUICK = ("--learners", "3", "--steps", "2,2,2", "--batch", "8")
 
