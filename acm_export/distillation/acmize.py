@@ -14,6 +14,7 @@ from accelerate import Accelerator
 from accelerate.utils import DataLoaderConfiguration, DistributedDataParallelKwargs
 
 from acm_export.checkpoints import save_checkpoint
+from acm_export.checkpoints.folder import PROCESSOR_FILES
 from acm_export.distillation.audio import read_vocabulary
 from acm_export.distillation.card import model_card
 from acm_export.distillation.collate import LABELS, Collate, model_inputs
@@ -173,8 +174,7 @@ def check_output(output: Path) -> None:
     """
     if output.exists() and not output.is_dir():
         raise OutputError(f"{output} exists and is not a folder", "choose another folder with -o")
-    known = (*_OURS, "preprocessor_config.json", "processor_config.json")
-    known += ("tokenizer.json", "tokenizer_config.json", "vocab.json", "vocab.txt")
+    known = (*_OURS, *PROCESSOR_FILES)
     foreign = sorted(p.name for p in output.iterdir() if p.name not in known) if output.exists() else []
     if foreign:
         raise OutputError(f"{output} holds other files: {', '.join(foreign[:5])}", "choose another folder with -o")

@@ -104,7 +104,8 @@ def _labels(text: str, vocabulary: dict[str, int], path: Path) -> np.ndarray[Any
     for spelled in (words, words.upper(), words.lower()):
         if all(letter in vocabulary for letter in spelled):
             return np.array([vocabulary[letter] for letter in spelled], np.int64)
-    strange = next(letter for letter in words if letter not in vocabulary)
+    unknown = [letter for letter in words if not {letter, letter.upper(), letter.lower()} & vocabulary.keys()]
+    strange = (unknown or [letter for letter in words if letter not in vocabulary])[0]
     raise UsageError(f"the transcript of {path} has {strange!r}, which the vocabulary lacks", "spell it in its letters")
 
 

@@ -16,7 +16,7 @@ from acm_export import __version__
 from acm_export.embedding import write_embedded
 from acm_export.errors import ExportError, UsageError, VerificationError
 from acm_export.export.attention import plain_attention
-from acm_export.export.examples import example_inputs
+from acm_export.export.examples import dynamic_axes, example_inputs
 from acm_export.export.graph import clean
 from acm_export.export.measure import run_one_sample
 from acm_export.export.tracing import trace
@@ -83,6 +83,7 @@ def export_checkpoint(checkpoint: Checkpoint, path: Path, **options: Any) -> Exp
     return export(
         model, example_inputs(model, checkpoint.family), path,
         output_fields=checkpoint.family.outputs[type(model).__name__],
+        dynamic_shapes=dynamic_axes(model, checkpoint.family),
         source=Source(checkpoint.path.name, checkpoint.sha256),
         **options,
     )  # fmt: skip

@@ -8,6 +8,7 @@ from torch import nn
 
 from acm_export.errors import CheckpointError
 from acm_export.modules import ACMLayer
+from acm_export.surgery.padding import mark_padding
 from acm_export.surgery.sites import abridged, find_sites
 
 if TYPE_CHECKING:
@@ -21,6 +22,8 @@ if TYPE_CHECKING:
 
 def install_acm_layers(model: PreTrainedModel, family: Family, specs: Mapping[str, ACMSpec]) -> None:
     """Replace dense modules by untrained ACM layers, in place.
+
+    Where the model takes a padding mask, its padding tokens run ``min_learners`` from then on.
 
     Args:
         model: A model of ``family``.
@@ -49,3 +52,4 @@ def install_acm_layers(model: PreTrainedModel, family: Family, specs: Mapping[st
         for other in others:
             if not other.startswith(f"{name}."):
                 model.set_submodule(other, nn.Identity())
+    mark_padding(model, family)
