@@ -105,13 +105,16 @@ def parser(doc: str) -> argparse.ArgumentParser:
     return options
 
 
-def write_result(name: str, payload: Mapping[str, Any], options: argparse.Namespace) -> Path:
+def write_result(
+    name: str, payload: Mapping[str, Any], options: argparse.Namespace, *, program: str | None = None
+) -> Path:
     """Write what was measured, whole or not at all, and say where.
 
     Args:
         name: Of the program; a quick run writes ``NAME-quick.json``, so that it never replaces a measurement.
         payload: What was measured, ready for JSON.
         options: As parsed by :func:`parser`.
+        program: That measured, where it is not ``benchmarks/NAME.py``.
 
     Returns:
         The file.
@@ -121,7 +124,7 @@ def write_result(name: str, payload: Mapping[str, Any], options: argparse.Namesp
         "schema": SCHEMA,
         "benchmark": name,
         "date": datetime.now(timezone.utc).isoformat(timespec="seconds"),
-        "command": " ".join(["python", f"benchmarks/{name}.py", "--device", options.device, *flags]),
+        "command": " ".join(["python", program or f"benchmarks/{name}.py", "--device", options.device, *flags]),
         "quick": options.quick,
         "machine": machine(),
         **payload,

@@ -1,0 +1,199 @@
+"""What examples 05 to 07 share: one calibrated file with its settings, its rivals, and paired differences."""
+
+from __future__ import annotations
+
+import math
+import sys
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from acm_export.calibration.calibrate import Options, calibrate
+from acm_export.calibration.measurement import Tally
+from acm_export.calibration.session import CalibrationSession
+from acm_export.checkpoints import load_checkpoint
+from acm_export.export import export_checkpoint
+
+sys.path.insert(0, str(Path(__file__).parent.parent / "benchmarks"))
+from common import parser, print_table, write_result
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Collection, Iterator, Sequence
+
+    from acm_export.manifest import LayerEntry
+
+__all__ = ["BUDGETS", "Batches", "Difference", "InMemory", "OneFile", "Setting", "Stages", "between", "paired",
+           "parser", "print_table", "write_result"]  # fmt: skip
+
+BUDGETS = (1.0, 0.75, 0.6, 0.4, 0.25)
+Feeds = dict[str, np.ndarray[Any, Any]]
+Array = np.ndarray[Any, Any]
+
+
+class InMemory:
+    """Samples as ``acmize`` takes them.
+
+    Args:
+        name: For people.
+        items: Mappings of arrays, without a batch dimension.
+    """
+
+    def __init__(self, name: str, items: Sequence[dict[str, Any]]) -> None:
+        self.name, self._items = name, items
+
+    def __len__(self) -> int:
+        return len(self._items)
+
+    def __getitem__(self, index: int) -> dict[str, Any]:
+        return self._items[index]
+
+
+class Batches:
+    """Batches as ``calibrate`` takes them; they keep their sizes.
+
+    Args:
+        name: For people.
+        content: What the model takes, and ``labels`` where there are classes.
+    """
+
+    def __init__(self, name: str, content: Sequence[Feeds]) -> None:
+        self.name, self.content = name, content
+
+    def batches(self, size: int, names: Collection[str]) -> Iterator[Feeds]:  # noqa: ARG002
+        """Each batch, without what is of no use."""
+        for batch in self.content:
+            yield {name: array for name, array in batch.items() if name in names}
+
+
+class Stages:
+    """Prints which stage a distillation has come to, and nothing of its single steps."""
+
+    def stage(self, title: str, batches: int | None) -> None:
+        """Print it."""
+        print(f"  {title}" + (f", {batches} steps" if batches else ""), flush=True)
+
+    def batch(self, note: str = "") -> None:
+        """Say nothing."""
+
+
+@dataclass(frozen=True)
+class Setting:
+    """Thresholds that a share of the samples runs under.
+
+    Args:
+        weight: The share.
+        thresholds: Of all layers, one after the other.
+    """
+
+    weight: float
+    thresholds: Array
+
+
+@dataclass(frozen=True)
+class Difference:
+    """Mean of paired differences with its 95% interval (normal)."""
+
+    mean: float
+    low: float
+    high: float
+
+
+class OneFile:
+    """A checkpoint, exported once and calibrated: every budget comes from the same file.
+
+    Args:
+        checkpoint: Folder with ACM layers.
+        data: To calibrate on.
+        budgets: That the table must meet; others are interpolated.
+        folder: For the files.
+        options: Of the calibration.
+    """
+
+    def __init__(
+        self, checkpoint: Path, data: Batches, budgets: Sequence[float], folder: Path, options: Options = Options()
+    ) -> None:
+        path = folder / f"{checkpoint.name}.onnx"
+        export_checkpoint(load_checkpoint(checkpoint), path)
+        calibrated = calibrate(path, data, budgets, folder / f"{checkpoint.name}-calibrated.onnx", options)
+        if calibrated.manifest.calibration is None:
+            raise ValueError(f"{path} was not calibrated")
+        self._table = calibrated.manifest.calibration.table
+        self.session = CalibrationSession(path)
+
+    def at(self, budget: float) -> tuple[Setting, ...]:
+        """The calibrated thresholds."""
+        return (Setting(1.0, np.concatenate(list(self._table.at(budget).values()))),)
+
+    def trained(self) -> tuple[Setting, ...]:
+        """The choices as the gates were trained."""
+        return (Setting(1.0, np.zeros(self.session.num_thresholds, np.float32)),)
+
+    def same_count(self, budget: float) -> tuple[Setting, ...]:
+        """Every token the same k in each layer, whatever the gates say.
+
+        Between two whole counts the first layers run one learner more; what is left is a mixture of two such settings.
+        """
+        return between(self.session.layers, budget)
+
+    def run(
+        self, settings: Sequence[Setting], batches: Sequence[Feeds], quality: Callable[[Feeds, Feeds], Array]
+    ) -> tuple[float, Array]:
+        """Measure a mixture of settings.
+
+        Args:
+            settings: Their weights add up to 1.
+            batches: Of unseen data.
+            quality: From a batch and the model's outputs to values ``[samples, ...]``.
+
+        Returns:
+            β as it was executed, and the expected values of every sample.
+        """
+        budget, total = 0.0, np.zeros(())
+        for setting in settings:
+            tally, values = Tally(self.session.layers), []
+            for batch in batches:
+                feeds = {value.name: batch[value.name] for value in self.session.inputs}
+                outputs, counts, masks = self.session.run_with_masks(feeds, setting.thresholds)
+                samples = len(next(iter(feeds.values())))
+                tally.add(counts, [masks.of(count.shape) for count in counts], 0.0, None, samples)
+                values.append(quality(batch, outputs))
+            budget += setting.weight * tally.result().budget
+            total = total + setting.weight * np.concatenate(values)
+        return budget, total
+
+
+def between(layers: Sequence[LayerEntry], budget: float) -> tuple[Setting, ...]:
+    """The two settings with the same k everywhere whose budgets enclose one, and their weights."""
+    most = max(layer.num_learners for layer in layers)
+    steps = [[k + (index < more) for index in range(len(layers))] for k in range(most) for more in range(len(layers))]
+    steps.append([most] * len(layers))
+    known = [_budget(layers, counts) for counts in steps]
+    upper = next((i for i, value in enumerate(known) if value >= budget), len(known) - 1)
+    if upper == 0 or known[upper] <= budget:
+        return (Setting(1.0, _fixed(layers, steps[upper])),)
+    lower = upper - 1
+    weight = (budget - known[lower]) / (known[upper] - known[lower])
+    return (Setting(1 - weight, _fixed(layers, steps[lower])), Setting(weight, _fixed(layers, steps[upper])))
+
+
+def _budget(layers: Sequence[LayerEntry], counts: Sequence[int]) -> float:
+    ran = [min(max(k, e.min_learners), e.num_learners) * e.learner_flops for e, k in zip(layers, counts, strict=True)]
+    return sum(ran) / sum(layer.num_learners * layer.learner_flops for layer in layers)
+
+
+def _fixed(layers: Sequence[LayerEntry], counts: Sequence[int]) -> Array:
+    parts = [
+        np.where(np.arange(layer.num_learners) < count, -np.inf, np.inf)
+        for layer, count in zip(layers, counts, strict=True)
+    ]
+    return np.concatenate(parts).astype(np.float32)
+
+
+def paired(ours: Array, theirs: Array) -> Difference:
+    """Of values of the same samples, ``[samples]``."""
+    difference = np.asarray(ours, np.float64) - theirs
+    half = 1.96 * float(difference.std(ddof=1)) / math.sqrt(len(difference))
+    mean = float(difference.mean())
+    return Difference(mean, mean - half, mean + half)
