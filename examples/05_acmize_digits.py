@@ -1,10 +1,11 @@
-"""A Vision Transformer on scikit-learn's digits: one ACM model against a model for each budget, in cross-validation.
+"""A Vision Transformer on scikit-learn's digits: one ACM model against one for each budget, in cross-validation.
 
-Run: ``python examples/05_acmize_digits.py``; half an hour on two cores. Needs acm-export[demo,export]. All 1,797 images,
-five folds; each image is held out once, by all rivals alike, so that differences are paired. (a) one file of the recipe
-any-budget, calibrated on training images; (b) the recipe of the paper, a model for each budget, its gates as trained;
-(c) the file of (a) with every token the same learner count; (d) dense models with as many FLOPs, narrower FFNs.
-``--export-embedded DIR`` makes the ACM model that is embedded in the package instead, from the embedded dense one.
+Run: ``python examples/05_acmize_digits.py``; half an hour on two cores. Needs acm-export[demo,export]. Of all 1,797
+images each is held out once, in one of five folds, and by all rivals alike, so that differences are paired. (a) is one
+file of the recipe any-budget, calibrated on training images; (b) the recipe of the paper, a model for each budget, its
+gates as trained; (c) the file of (a) with every token the same learner count; (d) dense models with as many FLOPs,
+narrower in their FFNs. ``--export-embedded DIR`` makes the ACM model that is embedded in the package instead, from the
+embedded dense one.
 """
 
 from __future__ import annotations
@@ -39,11 +40,11 @@ from acm_export.distillation.settings import Settings
 if TYPE_CHECKING:
     import argparse
 
-ONE = Settings(steps=(150, 100, 250), batch=32, learning_rates=(2e-3, 2e-3, 1e-3))
+ONE = Settings(steps=(150, 100, 200), batch=32, learning_rates=(2e-3, 2e-3, 1e-3))
 """Of (a)."""
-EACH = replace(ONE, recipe="paper", budget=1.0, steps=(300, 100, 250))
+EACH = replace(ONE, recipe="paper", budget=1.0, steps=(300, 100, 200))
 """Of (b): learners begin at random, so phase 1 is longer; phase 3 is as long for each budget as (a)'s for all."""
-TEACHER_STEPS, DENSE_STEPS = 300, 400
+TEACHER_STEPS, DENSE_STEPS = 500, 500
 HALF = 0.5
 
 
@@ -59,7 +60,7 @@ def run_fold(
     dense.save_pretrained(folder / "dense")
     teacher = load_checkpoint(folder / "dense")
     result = acmize(teacher, train, test, one, folder / "acm", Stages())
-    options = Options(batch_size=64, samples=600, probe_samples=100)
+    options = Options(batch_size=64, samples=400, probe_samples=64)
     calibration = Batches("training images", train.batches(64))
     file = OneFile(folder / "acm", calibration, (0.25, 0.4, HALF, 0.6, 0.75), folder, options)
     batches = test.batches(90)
@@ -71,7 +72,9 @@ def run_fold(
 
     keep("dense", 1.0, right(dense, test))
     keep("a_half", *file.run(file.at(HALF), batches, _correct))
-    for budget, model in zip(BUDGETS, paper_models(load_checkpoint(folder / "dense"), train, each, BUDGETS), strict=True):
+    for budget, model in zip(
+        BUDGETS, paper_models(load_checkpoint(folder / "dense"), train, each, BUDGETS), strict=True
+    ):
         keep("a", *file.run(file.at(budget), batches, _correct))
         keep("c", *file.run(file.same_count(budget), batches, _correct))
         executed, correct = accuracy_with_counts(model, test)
@@ -94,7 +97,9 @@ def summary(parts: list[dict[str, np.ndarray[Any, Any]]]) -> dict[str, Any]:
     for index, budget in enumerate(BUDGETS):
         value = {name: values[index] for name, values in all_of.items()}
         row: dict[str, Any] = {"budget": budget}
-        row |= {name: {"measured": float(budgets[name][index]), "accuracy": float(value[name].mean())} for name in value}
+        row |= {
+            name: {"measured": float(budgets[name][index]), "accuracy": float(value[name].mean())} for name in value
+        }
         pairs = {"a_minus_b": ("a", "b"), "a_minus_b_at_its_budget": ("a_at_b", "b"),
                  "a_minus_c": ("a", "c"), "a_minus_d": ("a", "d")}  # fmt: skip
         row |= {name: asdict(paired(100 * value[x], 100 * value[y])) for name, (x, y) in pairs.items()}
@@ -156,7 +161,9 @@ def cross_validation(options: argparse.Namespace, work: Path) -> None:
 def main() -> None:
     """Cross-validate, or make the embedded model."""
     arguments = parser(__doc__ or "")
-    arguments.add_argument("--folds", type=int, default=5, choices=range(1, 6), help="how many of the five (%(default)s)")
+    arguments.add_argument(
+        "--folds", type=int, default=5, choices=range(1, 6), help="how many of the five (%(default)s)"
+    )
     arguments.add_argument("--folder", type=Path, help="keep what each fold came to here, or take it from here")
     arguments.add_argument("--export-embedded", type=Path, metavar="DIR", help="make the embedded ACM model, no more")
     options = arguments.parse_args()

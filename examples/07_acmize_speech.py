@@ -79,7 +79,9 @@ def rows_of(model: OneFile, batches: list[dict[str, np.ndarray[Any, Any]]]) -> l
 def main() -> None:
     """Speak, train the teacher, distil, export, calibrate, measure, print, write."""
     arguments = parser(__doc__ or "")
-    arguments.add_argument("--folder", type=Path, help="keep speech, teacher and ACM model here, or take them from here")
+    arguments.add_argument(
+        "--folder", type=Path, help="keep speech, teacher and ACM model here, or take them from here"
+    )
     options = arguments.parse_args()
     torch.set_num_threads(1)
     train, unseen, steps = (40, 20, 3) if options.quick else (5000, 600, TEACHER_STEPS)
@@ -97,7 +99,9 @@ def main() -> None:
         samples = taught.samples()
         held_out, rest = InMemory("speech, held out", samples[: train // 50 or 1]), samples[train // 50 or 1 :]
         if not (folder / "speech-acm" / "config.json").is_file():
-            acmize(load_checkpoint(dense), InMemory("speech", rest), held_out, settings, folder / "speech-acm", Stages())
+            acmize(
+                load_checkpoint(dense), InMemory("speech", rest), held_out, settings, folder / "speech-acm", Stages()
+            )
         calibration = Spoken(taught.sounds[:300], taught.texts[:300], taught.voices[:300])
         model = OneFile(
             folder / "speech-acm", Batches("training voices", by_length(calibration)), sorted(BUDGETS)[:-1], work,

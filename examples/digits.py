@@ -38,7 +38,7 @@ if TYPE_CHECKING:
     from acm_export.checkpoints import Checkpoint
     from acm_export.distillation.plan import Plan
 
-HIDDEN, LAYERS, FFN, TOKENS = 32, 3, 128, 17
+HIDDEN, LAYERS, FFN, TOKENS = 32, 3, 32, 17
 _RATE, _STATISTICS_BATCHES = 3e-3, 16
 _EMBEDDED = Settings(sites="ffn,qkvo", steps=(400, 200, 1200), batch=64, learning_rates=(2e-3, 2e-3, 5e-4))
 

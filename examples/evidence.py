@@ -112,7 +112,7 @@ class OneFile:
     """
 
     def __init__(
-        self, checkpoint: Path, data: Batches, budgets: Sequence[float], folder: Path, options: Options = Options()
+        self, checkpoint: Path, data: Batches, budgets: Sequence[float], folder: Path, options: Options
     ) -> None:
         path = folder / f"{checkpoint.name}.onnx"
         export_checkpoint(load_checkpoint(checkpoint), path)

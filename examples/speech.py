@@ -21,9 +21,8 @@ if TYPE_CHECKING:
 
 RATE = 8000
 KERNELS, STRIDES = (160, 4, 4), (40, 2, 2)
-WORDS = (
-    "zero one two three four five six seven eight nine yes no up down left right on off stop go"
-).split()  # fmt: skip
+WORDS = ("zero", "one", "two", "three", "four", "five", "six", "seven", "eight", "nine", "yes", "no", "up", "down",
+         "left", "right", "on", "off", "stop", "go")  # fmt: skip
 LETTERS = ["<pad>", "|", *sorted(set("".join(WORDS)))]
 PEOPLE = ("m1", "m2", "m3", "m4", "m5", "m6", "f1", "f2", "f3", "Andy", "Annie", "belinda", "ed", "Gene", "Jacky",
           "john", "Lee", "linda", "michel", "paul")  # fmt: skip

@@ -1,0 +1,163 @@
+"""Figures of what examples 05 to 07 found: quality over β, and which tokens run how many learners.
+
+Run: ``python examples/figures.py -o docs/images [--digits CHECKPOINT] [--speech FOLDER]``. The curves come from the
+results under benchmarks/results; CHECKPOINT is an ACM model of digits, FOLDER what example 07 has kept. Needs
+acm-export[demo,export,report].
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+from pathlib import Path
+from tempfile import TemporaryDirectory
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+from evidence import Batches, OneFile
+from matplotlib.figure import Figure
+
+from acm_export.calibration.calibrate import Options
+from acm_export.calibration.data import Batch
+from acm_export.calibration.examples import AudioExample, ImageExample, find_examples
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from acm_export.calibration.examples import Example
+
+RESULTS = Path(__file__).parent.parent / "benchmarks" / "results" / "cpu-2core"
+SERIES = {
+    "a": ("(a) one file, calibrated", "#1f77b4", "o"), "b": ("(b) a model for each budget", "#d9822b", "s"),
+    "c": ("(c) every token the same count", "#2f9e63", "^"), "d": ("(d) dense, equal FLOPs", "#7a7a7a", "D"),
+}  # fmt: skip
+BUDGET, CHOSEN, EACH = 0.4, 5, 5
+
+
+def curve(rows: Sequence[dict[str, Any]], value: str, label: str, dense: float | None, path: Path) -> None:
+    """Lines over β, one for each rival, and the dense model as a dashed one."""
+    figure = Figure(figsize=(5.2, 3.4), layout="constrained", dpi=110)
+    axes = figure.add_subplot()
+    for name, (title, colour, marker) in SERIES.items():
+        if name in rows[0]:
+            points = sorted((row[name]["measured"], row[name][value]) for row in rows)
+            axes.plot(*zip(*points, strict=True), marker=marker, color=colour, label=title, markersize=5)
+    if dense is not None:
+        axes.axhline(dense, color="black", linestyle="--", linewidth=1, label="dense")
+    axes.set_xlabel("β: share of learner FLOPs that is executed")
+    axes.set_ylabel(label)
+    axes.grid(alpha=0.3)
+    axes.legend(frameon=False, fontsize=8)
+    figure.savefig(path)
+
+
+def digits_map(examples: Sequence[Example], path: Path) -> None:
+    """Images, the cheapest ones above and the costliest ones below, and the executed share of each patch on them."""
+    images = [example for example in examples if isinstance(example, ImageExample)]
+    columns = (len(images) + 1) // 2
+    figure = Figure(figsize=(1.35 * columns + 0.9, 3.2), layout="constrained", dpi=110)
+    grid = figure.subplots(2, columns, squeeze=False)
+    shown = None
+    for axes, example in zip(grid.flat, images, strict=False):
+        height, width = example.pixels.shape[:2]
+        axes.imshow(example.pixels.mean(-1), cmap="gray")
+        extent = (-0.5, width - 0.5, height - 0.5, -0.5)
+        shown = axes.imshow(example.shares, cmap="plasma", vmin=0, vmax=1, alpha=0.5, extent=extent)
+        axes.set_title(f"β {example.budget:.2f}", fontsize=9)
+    for axes in grid.flat:
+        axes.set_axis_off()
+    if shown is not None:
+        figure.colorbar(shown, ax=grid, label="executed ÷ all learners")
+    figure.savefig(path)
+
+
+def speech_map(examples: Sequence[Example], texts: Sequence[str], path: Path) -> None:
+    """Waveforms over the executed share of each of their tokens."""
+    sounds = [example for example in examples if isinstance(example, AudioExample)]
+    figure = Figure(figsize=(6.4, 1.35 * len(sounds)), layout="constrained", dpi=110)
+    grid = figure.subplots(len(sounds), 1, squeeze=False)
+    shown = None
+    for axes, example, text in zip(grid.flat, sounds, texts, strict=True):
+        pieces = len(example.envelope)
+        top = float(np.abs(example.envelope).max()) or 1.0
+        shown = axes.imshow(
+            example.shares[None], cmap="plasma", vmin=0, vmax=1, alpha=0.6, extent=(0, pieces, -top, top), aspect="auto"
+        )
+        axes.fill_between(np.arange(pieces) + 0.5, *example.envelope.T, color="black", linewidth=0.4)
+        axes.set_title(f"“{text}”, β {example.budget:.2f}", fontsize=9)
+        axes.set_axis_off()
+    if shown is not None:
+        figure.colorbar(shown, ax=grid, label="executed ÷ all learners")
+    figure.savefig(path)
+
+
+def draw_curves(output: Path) -> None:
+    """Those results that there are."""
+    for name, value, label in (
+        ("acmize_digits", "accuracy", "accuracy, held-out images"),
+        ("acmize_sentences", "cosine", "cosine to the teacher's embedding"),
+        ("acmize_sentences", "neighbour", "same nearest neighbour as the teacher"),
+        ("acmize_speech", "word_error_rate", "word error rate, unseen voices"),
+    ):
+        file = RESULTS / f"{name}.json"
+        if not file.is_file():
+            print(f"there is no {file.name}")
+            continue
+        found = json.loads(file.read_text(encoding="utf-8"))
+        dense = found.get("dense", {}).get("accuracy") or found.get("dense_word_error_rate")
+        suffix = "" if value != "neighbour" else "-neighbour"
+        curve(found["rows"], value, label, dense, output / f"{name.replace('_', '-')}{suffix}.png")
+
+
+def draw_digits(checkpoint: Path, output: Path) -> None:
+    """Held-out images of the first fold, at β 0.4."""
+    from digits import folds
+
+    train, test = next(folds(5))
+    with TemporaryDirectory(prefix="acm-export-example-") as name:
+        options = Options(batch_size=64, samples=400, probe_samples=64)
+        model = OneFile(checkpoint, Batches("training images", train.batches(64)), (BUDGET,), Path(name), options)
+        thresholds = model.at(BUDGET)[0].thresholds
+        batches = (Batch({"pixel_values": batch["pixel_values"]}) for batch in test.batches(90))
+        digits_map(find_examples(model.session, batches, thresholds, CHOSEN), output / "acmize-digits-tokens.png")
+
+
+def draw_speech(folder: Path, output: Path) -> None:
+    """A few utterances of unseen voices, each by itself, at β 0.4."""
+    from speech import PEOPLE, UNSEEN_PEOPLE, batched, speak
+
+    samples = speak(EACH * 20, PEOPLE, 1, folder / "train.npz").samples()[: EACH * 20]
+    tests = speak(EACH, UNSEEN_PEOPLE, 2, folder / "test.npz")
+    calibration = [
+        {name: tensor.numpy() for name, tensor in batched(samples[start : start + 20]).items() if name != "labels"}
+        for start in range(0, len(samples), 20)
+    ]
+    with TemporaryDirectory(prefix="acm-export-example-") as name:
+        options = Options(batch_size=20, probe_samples=40)
+        model = OneFile(folder / "speech-acm", Batches("voices", calibration), (BUDGET,), Path(name), options)
+        thresholds = model.at(BUDGET)[0].thresholds
+        examples: list[Example] = []
+        for sample in tests.samples()[:EACH]:
+            one = batched([sample])
+            feeds = {name: one[name].numpy() for name in ("input_values", "attention_mask")}
+            examples += find_examples(model.session, [Batch(feeds)], thresholds, 1)
+        speech_map(examples, tests.texts[:EACH], output / "acmize-speech-tokens.png")
+
+
+def main() -> None:
+    """Draw what was asked for."""
+    arguments = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
+    arguments.add_argument("-o", "--output", type=Path, default=Path("docs/images"), help="folder (%(default)s)")
+    arguments.add_argument("--digits", type=Path, metavar="CHECKPOINT", help="an ACM model of fold 1 of example 05")
+    arguments.add_argument("--speech", type=Path, metavar="FOLDER", help="that example 07 has kept")
+    options = arguments.parse_args()
+    options.output.mkdir(parents=True, exist_ok=True)
+    draw_curves(options.output)
+    if options.digits:
+        draw_digits(options.digits, options.output)
+    if options.speech:
+        draw_speech(options.speech, options.output)
+
+
+if __name__ == "__main__":
+    main()
