@@ -199,8 +199,8 @@ def test_without_accelerate_the_line_that_installs_it_is_shown(
 
 def command(folder: Path, output: Path) -> list[str]:
     args = [
-        "acmize", folder / "dense", "--data", folder / "data.npz", "-o", output, "--learners", "3", "--steps", "60,40,60",
-        "--batch", "8", "--checkpoint-every", "5",
+        "acmize", folder / "dense", "--data", folder / "data.npz", "-o", output, "--learners", "3", "--batch", "8",
+        "--steps", "60,40,60", "--checkpoint-every", "5",
     ]  # fmt: skip
     return [str(part) for part in args]
 

@@ -81,7 +81,7 @@ class _Counting:
         valid = self._masks.tokens
         known = z if valid is None or valid.shape != z.shape[:-1] else z[valid]
         y, counts = layer.run(x, z)
-        counted = counts if known is z else counts[valid]  # type: ignore[index]
+        counted = counts if known is z else counts[valid]
         self.executed += self._costs[name] * float(counted.sum())
         self.everything += self._costs[name] * layer.spec.num_learners * counted.numel()
         self.margins.setdefault(name, []).append(margins(known).reshape(-1, known.shape[-1] - 1))

@@ -225,10 +225,10 @@ class WholePhase(nn.Module):
         value = self._task.loss(output, inputs, teacher_output, run.valid)
         least = {name: _spec(self.student, name).min_learners for name in run.choices}
         budgets = sample_budgets(run.choices, least, self._costs, run.valid)
-        if shares is None:
+        if self._budget is not None:
             value = value + 0.1 * (budgets.mean() - self._budget).abs()
             value = value + 0.05 * negative_entropy(run.probabilities, run.valid) + 0.05 * negative_spread(budgets)
-        else:
+        elif shares is not None:
             self.found = thresholds_of(run.margins, self._costs)
             floor = self._floor(least)
             value = value + (budgets.mean() - floor - (1 - floor) * shares.mean()).square()
@@ -238,7 +238,7 @@ class WholePhase(nn.Module):
         """β when only ``min_learners`` run."""
         counts = {name: _spec(self.student, name).num_learners for name in least}
         everything = sum(self._costs[name] * counts[name] for name in least)
-        return sum(self._costs[name] * least[name] for name in least) / everything
+        return float(sum(self._costs[name] * least[name] for name in least) / everything)
 
 
 class _Teacher:

@@ -110,7 +110,7 @@ class Trainer:
 
     def _train(self, phase: Any, number: int, last: int, rate: float, state: State) -> None:
         for parameter in self.student.parameters():
-            parameter.requires_grad_(requires_grad=False)
+            parameter.requires_grad = False
         groups = [{"params": part, "factor": factor} for part, factor in phase.trained() if part]
         parameters = [parameter for group in groups for parameter in group["params"]]
         for parameter in parameters:
