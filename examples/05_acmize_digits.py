@@ -48,6 +48,7 @@ def main(folder: Path) -> None:
         result = acmize(load_checkpoint(DENSE), training, held_out, SETTINGS, folder / "digits-acm", Bars(bars))
     export_checkpoint(load_checkpoint(result.output), folder / "digits-acm.onnx")
     Console(width=110).print(result_table(result))
+    print("The dense model has seen most of these images in its training; benchmarks/acmize_digits.py has a fair test.")
     print(f"next: acm-export calibrate {folder / 'digits-acm.onnx'} --data {folder / 'digits.npz'} --budgets 0.25,0.5")
 
 

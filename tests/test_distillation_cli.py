@@ -17,15 +17,18 @@ import transformers
 from click.testing import CliRunner, Result
 from PIL import Image
 from safetensors.torch import load_file
-from test_distillation_run import vit, weights
+from test_distillation_run import _no_collection, vit, weights  # noqa: F401  a fixture
 from tiny_families import MAKE, dense_model
 
+from acm_export.checkpoints import load_checkpoint
 from acm_export.cli import main
 from acm_export.distillation.state import partial_folder
+from acm_export.modules import acm_layers
 
 if TYPE_CHECKING:
     from pathlib import Path
 
+pytestmark = pytest.mark.usefixtures("_no_collection")
 QUICK = ("--learners", "3", "--steps", "2,2,2", "--batch", "8")
 
 
@@ -124,8 +127,9 @@ def test_every_family_is_acmized(name: str, tmp_path: Path, monkeypatch: pytest.
     result = run(tmp_path / "dense", "--data", "mine:make", "-o", made, "--sites", sites, *QUICK, "--json")
     assert result.exit_code == 0, result.stderr
     assert json.loads(result.stdout)["curve"]["quality_name"] == quality
-    done = CliRunner().invoke(main, ["export", str(made), "-o", str(tmp_path / "m.onnx")])
-    assert done.exit_code == 0, done.stderr
+    layers = dict(acm_layers(load_checkpoint(made).model))
+    assert len(layers) == 2 * (5 if "qkvo" in sites else 1)
+    assert all(bool(p.isfinite().all()) for layer in layers.values() for p in layer.parameters())
 
 
 def test_a_loss_of_the_users(folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
