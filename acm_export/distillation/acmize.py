@@ -30,7 +30,7 @@ from acm_export.distillation.settings import ANY_BUDGET, TEACHER, Settings
 from acm_export.distillation.state import State, fingerprint, load_state, remove_state
 from acm_export.distillation.statistics import error_weights, gather_statistics
 from acm_export.distillation.tasks import task_for
-from acm_export.distillation.train import Speed, Trainer
+from acm_export.distillation.train import Silent, Speed, Trainer
 from acm_export.errors import OutputError, UsageError
 from acm_export.files import staging_folder
 from acm_export.modules import acm_layers
@@ -122,6 +122,8 @@ def acmize(
         dataloader_config=DataLoaderConfiguration(split_batches=True),
         kwargs_handlers=[DistributedDataParallelKwargs(find_unused_parameters=True)],
     )
+    if not accelerator.is_main_process:
+        progress = Silent()
     batch = min(settings.batch, len(samples))
     if batch % accelerator.num_processes:
         raise UsageError(

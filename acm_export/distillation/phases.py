@@ -151,9 +151,7 @@ class GatesPhase(Layers):
     def _priced(self, logits: Arrays, errors: Arrays) -> Arrays:
         weights: Any = self._weights
         worth = {
-            place: gains(value * weights[place] / self._costs[place]).clamp(min=1e-9)
-            for place, value in errors.items()
-            if value.shape[1] > 1
+            place: gains(value * weights[place] / self._costs[place]).clamp(min=1e-9) for place, value in errors.items()
         }
         log_worth = {place: value.log() for place, value in worth.items()}
         table = thresholds_of(log_worth, self._costs)
@@ -161,9 +159,6 @@ class GatesPhase(Layers):
         prices = Dial(table - middle)
         losses = {}
         for place, z in logits.items():
-            if place not in worth:
-                losses[place] = 0.0 * z.sum()
-                continue
             price = prices.at(torch.rand(len(z), device=z.device))
             losses[place] = F.cross_entropy(logits_at(z, price), priced_labels(log_worth[place] - middle, price))
         return losses

@@ -43,6 +43,16 @@ class Progress(Protocol):
         """One more step is done."""
 
 
+class Silent:
+    """Tells nobody: what the progress of all processes but one is."""
+
+    def stage(self, title: str, batches: int | None) -> None:
+        """Nothing."""
+
+    def batch(self, note: str = "") -> None:
+        """Nothing."""
+
+
 @dataclass
 class Speed:
     """What a run cost so far, this process alone."""
