@@ -17,6 +17,7 @@ import transformers
 from click.testing import CliRunner, Result
 from PIL import Image
 from safetensors.torch import load_file
+from test_distillation_data import LETTERS, write_wav
 from test_distillation_run import _no_collection, vit, weights  # noqa: F401  a fixture
 from tiny_families import MAKE, dense_model
 
@@ -130,6 +131,21 @@ def test_every_family_is_acmized(name: str, tmp_path: Path, monkeypatch: pytest.
     layers = dict(acm_layers(load_checkpoint(made).model))
     assert len(layers) == 2 * (5 if "qkvo" in sites else 1)
     assert all(bool(p.isfinite().all()) for layer in layers.values() for p in layer.parameters())
+
+
+def test_speech_in_folders(tmp_path: Path) -> None:
+    dense_model("wav2vec2 ctc, XLS-R").save_pretrained(tmp_path / "dense")
+    (tmp_path / "dense" / "vocab.json").write_text(LETTERS)
+    (tmp_path / "speech").mkdir()
+    for i in range(12):
+        write_wav(tmp_path / "speech" / f"{i}.wav", (9000 * np.sin(np.arange(300 + 20 * i))).astype("<i2"))
+        (tmp_path / "speech" / f"{i}.txt").write_text("ab c" if i % 2 else "B")
+    result = run(tmp_path / "dense", "--data", tmp_path / "speech", "-o", tmp_path / "acm", *QUICK, "--json")
+    assert result.exit_code == 0, result.stderr
+    content = json.loads(result.stdout)
+    assert content["curve"]["quality_name"] == "1 - word error rate"
+    assert content["curve"]["samples"] == 1
+    assert (tmp_path / "acm" / "vocab.json").read_text() == LETTERS
 
 
 def test_a_loss_of_the_users(folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
