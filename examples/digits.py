@@ -18,16 +18,18 @@ from transformers import ViTConfig, ViTForImageClassification
 
 from acm_export.checkpoints import load_checkpoint
 from acm_export.demo.digits import DENSE, load_all_images, load_test_images
-from acm_export.distillation.acmize import acmize, collate_for
+from acm_export.distillation.acmize import acmize
 from acm_export.distillation.dial import Dial
-from acm_export.distillation.phases import GatesPhase, LearnersPhase, WholePhase
+from acm_export.distillation.layerwise import GatesPhase, LearnersPhase
 from acm_export.distillation.plan import make_plan
+from acm_export.distillation.prepare import collate_for
 from acm_export.distillation.record import Recorder
 from acm_export.distillation.settings import Settings
 from acm_export.distillation.state import State
 from acm_export.distillation.statistics import gather_statistics
 from acm_export.distillation.tasks import task_for
 from acm_export.distillation.train import Speed, Trainer
+from acm_export.distillation.whole import WholePhase
 from acm_export.flops import linear_flops
 from acm_export.modules import acm_layers
 from acm_export.surgery import install_acm_layers

@@ -17,15 +17,19 @@ import transformers
 from click.testing import CliRunner, Result
 from PIL import Image
 from safetensors.torch import load_file
-from test_distillation_run import vit, weights
+from test_distillation_data import LETTERS, write_wav
+from test_distillation_run import _no_collection, vit, weights  # noqa: F401  a fixture
 from tiny_families import MAKE, dense_model
 
+from acm_export.checkpoints import load_checkpoint
 from acm_export.cli import main
 from acm_export.distillation.state import partial_folder
+from acm_export.modules import acm_layers
 
 if TYPE_CHECKING:
     from pathlib import Path
 
+pytestmark = pytest.mark.usefixtures("_no_collection")
 QUICK = ("--learners", "3", "--steps", "2,2,2", "--batch", "8")
 
 
@@ -124,8 +128,24 @@ def test_every_family_is_acmized(name: str, tmp_path: Path, monkeypatch: pytest.
     result = run(tmp_path / "dense", "--data", "mine:make", "-o", made, "--sites", sites, *QUICK, "--json")
     assert result.exit_code == 0, result.stderr
     assert json.loads(result.stdout)["curve"]["quality_name"] == quality
-    done = CliRunner().invoke(main, ["export", str(made), "-o", str(tmp_path / "m.onnx")])
-    assert done.exit_code == 0, done.stderr
+    layers = dict(acm_layers(load_checkpoint(made).model))
+    assert len(layers) == 2 * (5 if "qkvo" in sites else 1)
+    assert all(bool(p.isfinite().all()) for layer in layers.values() for p in layer.parameters())
+
+
+def test_speech_in_folders(tmp_path: Path) -> None:
+    dense_model("wav2vec2 ctc, XLS-R").save_pretrained(tmp_path / "dense")
+    (tmp_path / "dense" / "vocab.json").write_text(LETTERS)
+    (tmp_path / "speech").mkdir()
+    for i in range(12):
+        write_wav(tmp_path / "speech" / f"{i}.wav", (9000 * np.sin(np.arange(300 + 20 * i))).astype("<i2"))
+        (tmp_path / "speech" / f"{i}.txt").write_text("ab c" if i % 2 else "B")
+    result = run(tmp_path / "dense", "--data", tmp_path / "speech", "-o", tmp_path / "acm", *QUICK, "--json")
+    assert result.exit_code == 0, result.stderr
+    content = json.loads(result.stdout)
+    assert content["curve"]["quality_name"] == "1 - word error rate"
+    assert content["curve"]["samples"] == 1
+    assert (tmp_path / "acm" / "vocab.json").read_text() == LETTERS
 
 
 def test_a_loss_of_the_users(folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -148,6 +168,8 @@ def test_a_loss_of_the_users(folder: Path, tmp_path: Path, monkeypatch: pytest.M
         (("--sites", "nothing.*"), 2, "'nothing.*' selects no site"),
         (("--flops-factor", "0"), 2, "FLOPs factor is 0"),
         (("--flops-factor", "0.01"), 2, "hidden units each"),
+        (("--learners", "2", "--min-learners", "2"), 2, "leaves its gate nothing to decide"),
+        (("--learners", "1", "--sites", "q_proj"), 2, "leaves its gate nothing to decide"),
         (("--recipe", "paper"), 2, "a budget belongs to the recipe"),
         (("--budget", "0.5"), 2, "a budget belongs to the recipe"),
         (("--recipe", "paper", "--budget", "1.5"), 2, "it must be above 0 and at most 1"),
@@ -199,8 +221,8 @@ def test_without_accelerate_the_line_that_installs_it_is_shown(
 
 def command(folder: Path, output: Path) -> list[str]:
     args = [
-        "acmize", folder / "dense", "--data", folder / "data.npz", "-o", output, "--learners", "3", "--steps", "60,40,60",
-        "--batch", "8", "--checkpoint-every", "5",
+        "acmize", folder / "dense", "--data", folder / "data.npz", "-o", output, "--learners", "3", "--batch", "8",
+        "--steps", "60,40,60", "--checkpoint-every", "5",
     ]  # fmt: skip
     return [str(part) for part in args]
 

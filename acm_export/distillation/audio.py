@@ -16,7 +16,11 @@ if TYPE_CHECKING:
 
 SOUND = "input_values"
 _SUFFIXES = (".wav", ".flac")
-_KINDS = {1: (np.dtype("u1"), 128.0), 2: (np.dtype("<i2"), 32768.0), 4: (np.dtype("<i4"), 2147483648.0)}
+_KINDS: dict[int, tuple[np.dtype[Any], float]] = {
+    1: (np.dtype("u1"), 128.0),
+    2: (np.dtype("<i2"), 32768.0),
+    4: (np.dtype("<i4"), 2147483648.0),
+}
 """Of samples, by their bytes: numpy's type and full scale."""
 
 

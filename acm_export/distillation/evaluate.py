@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -15,7 +16,7 @@ from acm_export.modules import acm_layers
 from acm_export.modules.gated_learners import margins
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable, Mapping
+    from collections.abc import Callable, Iterable
 
     from transformers import PreTrainedModel
 
@@ -24,6 +25,7 @@ if TYPE_CHECKING:
     from acm_export.surgery import Family
 
 Arrays = dict[str, torch.Tensor]
+Thresholds = list[float] | Mapping[str, list[float]]
 BUDGETS = (1.0, 0.75, 0.6, 0.5, 0.4, 0.25)
 _ROUNDS, _CLOSE = 8, 0.003
 """Passes to look for a threshold in, and how near to its budget is near enough."""
@@ -81,7 +83,7 @@ class _Counting:
         valid = self._masks.tokens
         known = z if valid is None or valid.shape != z.shape[:-1] else z[valid]
         y, counts = layer.run(x, z)
-        counted = counts if known is z else counts[valid]  # type: ignore[index]
+        counted = counts if known is z else counts[valid]
         self.executed += self._costs[name] * float(counted.sum())
         self.everything += self._costs[name] * layer.spec.num_learners * counted.numel()
         self.margins.setdefault(name, []).append(margins(known).reshape(-1, known.shape[-1] - 1))
@@ -122,24 +124,30 @@ class Evaluation:
         """
         points = []
         for budget in BUDGETS:
-            threshold = float("-inf") if budget == 1.0 else self._threshold_for(budget, training)
+            threshold = float("-inf") if budget == 1.0 else self.threshold_for(budget, training)
             measured, quality = self.at([threshold], held_out)
             points.append(Point(measured, quality, threshold, None, budget))
         most = max(layer.spec.num_learners for _, layer in acm_layers(self._student))
         least = min(layer.spec.min_learners for _, layer in acm_layers(self._student))
         same = []
         for count in range(most, least - 1, -1):
-            measured, quality = self.at(_same_count(count, most), held_out)
+            measured, quality = self.at(same_count(count, most), held_out)
             same.append(Point(measured, quality, None, count))
         return Curve(self._task.quality_name, samples, self._dense(held_out), tuple(points), tuple(same))
 
-    def at(self, thresholds: list[float], batches: Callable[[], Iterable[Arrays]]) -> tuple[float, float]:
-        """β and quality with these thresholds of learners 1, 2, ...; the last one is that of all further learners."""
+    def at(self, thresholds: Thresholds, batches: Callable[[], Iterable[Arrays]]) -> tuple[float, float]:
+        """β and quality with these thresholds of learners 1, 2, ..., of all layers or of each by its name.
+
+        The last one is that of all further learners.
+        """
         run, quality, weight = self._pass(thresholds, batches, with_quality=True)
         return run.executed / run.everything, quality / max(weight, 1e-12)
 
-    def _threshold_for(self, budget: float, batches: Callable[[], Iterable[Arrays]]) -> float:
-        """From the margins that a pass with the trained thresholds shows, corrected by what later passes execute."""
+    def threshold_for(self, budget: float, batches: Callable[[], Iterable[Arrays]]) -> float:
+        """The threshold of all layers that gives a budget.
+
+        From the margins that a pass with the trained thresholds shows, corrected by what later passes execute.
+        """
         if self._dial is None:
             run, _, _ = self._pass([0.0], batches, with_quality=False)
             self._dial = Dial(
@@ -158,15 +166,14 @@ class Evaluation:
 
     @torch.no_grad()
     def _pass(
-        self, thresholds: list[float], batches: Callable[[], Iterable[Arrays]], *, with_quality: bool
+        self, thresholds: Thresholds, batches: Callable[[], Iterable[Arrays]], *, with_quality: bool
     ) -> tuple[_Counting, float, float]:
         quality = weight = 0.0
         before = {name: layer.thresholds.clone() for name, layer in acm_layers(self._student)}
-        for _, layer in acm_layers(self._student):
-            last = layer.thresholds.new_tensor(
-                [thresholds[min(n, len(thresholds) - 1)] for n in range(len(layer.thresholds))]
-            )
-            layer.thresholds.copy_(last)
+        for name, layer in acm_layers(self._student):
+            given = thresholds[name] if isinstance(thresholds, Mapping) else thresholds
+            values = [given[min(n, len(given) - 1)] for n in range(layer.spec.num_learners)]
+            layer.thresholds.copy_(layer.thresholds.new_tensor(values))
         try:
             with Masks(self._student, self._family) as masks:
                 counting: Any = _Counting(masks, self._costs)
@@ -193,5 +200,6 @@ class Evaluation:
         return quality / max(weight, 1e-12)
 
 
-def _same_count(count: int, most: int) -> list[float]:
+def same_count(count: int, most: int) -> list[float]:
+    """Thresholds with which every token runs so many learners, out of ``most``."""
     return [float("-inf") if learner < count else float("inf") for learner in range(most)]

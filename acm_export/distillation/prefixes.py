@@ -19,7 +19,7 @@ def hidden_values(layer: ACMLayer, x: torch.Tensor) -> torch.Tensor:
     """Hidden values ``[..., N, h]`` of all learners for tokens ``[..., D]``."""
     spec = layer.spec
     hidden = activation_fn(spec.activation)(x @ layer.w1 + layer.b1)
-    return hidden.unflatten(-1, (spec.num_learners, spec.hidden_dim))
+    return hidden.reshape(*hidden.shape[:-1], spec.num_learners, spec.hidden_dim)
 
 
 def prefix_outputs(layer: ACMLayer, x: torch.Tensor) -> torch.Tensor:
@@ -33,7 +33,7 @@ def prefix_outputs(layer: ACMLayer, x: torch.Tensor) -> torch.Tensor:
         ``[tokens, C, D]``.
     """
     spec = layer.spec
-    w2 = layer.w2.unflatten(0, (spec.num_learners, spec.hidden_dim))
+    w2 = layer.w2.reshape(spec.num_learners, spec.hidden_dim, spec.model_dim)
     sums = torch.einsum("tnh,nhd->tnd", hidden_values(layer, x), w2).cumsum(1)
     if spec.min_learners == 0:
         sums = torch.cat((torch.zeros_like(sums[:, :1]), sums), 1)

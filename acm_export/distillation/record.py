@@ -151,4 +151,5 @@ def _masked_module(model: PreTrainedModel, family: Family) -> nn.Module | None:
     if family.masked is None:
         return None
     path = f"{family.base_path(model)}{family.masked}".rstrip(".")
-    return model.get_submodule(path) if path else model
+    found: nn.Module = model.get_submodule(path) if path else model
+    return found
