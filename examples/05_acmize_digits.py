@@ -155,7 +155,8 @@ def cross_validation(options: argparse.Namespace, work: Path) -> None:
     report(found)
     settings = {"folds": options.folds, "a": asdict(one), "b": asdict(each), "teacher_steps": steps[0],
                 "dense_steps": steps[1]}  # fmt: skip
-    write_result("acmize_digits", {**settings, **found}, options, program="examples/05_acmize_digits.py")
+    program = f"examples/05_acmize_digits.py --folds {options.folds}"
+    write_result("acmize_digits", {**settings, **found}, options, program=program)
 
 
 def main() -> None:

@@ -141,3 +141,12 @@ def test_curves_become_small_files(example: Any, tmp_path: Path) -> None:
     ]
     example("figures").curve(rows, "accuracy", "accuracy", 0.95, tmp_path / "curve.png")
     assert 0 < (tmp_path / "curve.png").stat().st_size < 200_000
+
+
+def test_the_tables_of_the_guide_are_those_of_the_results(example: Any) -> None:
+    tables = example("tables")
+    guide = (EXAMPLES.parent / "docs" / "acmize.md").read_text(encoding="utf-8").splitlines()
+    shown = [name for name in tables.TABLES if (tables.RESULTS / f"{name}.json").is_file()]
+    assert shown
+    for name in shown:
+        assert [line for line in tables.lines(name) if line not in guide] == []
