@@ -38,7 +38,7 @@ from acm_export.distillation.acmize import acmize
 from acm_export.distillation.settings import Settings
 
 SETTINGS = Settings(steps=(150, 100, 250), batch=16, learning_rates=(1e-3, 1e-3, 3e-4), task="ctc")
-TEACHER_STEPS, BATCH = 1300, 30
+TEACHER_STEPS, BATCH, CALIBRATION = 1300, 30, 90
 
 
 def by_length(data: Spoken) -> list[dict[str, np.ndarray[Any, Any]]]:
@@ -102,10 +102,10 @@ def main() -> None:
             acmize(
                 load_checkpoint(dense), InMemory("speech", rest), held_out, settings, folder / "speech-acm", Stages()
             )
-        calibration = Spoken(taught.sounds[:300], taught.texts[:300], taught.voices[:300])
+        calibration = Spoken(*(part[:CALIBRATION] for part in (taught.sounds, taught.texts, taught.voices)))
         model = OneFile(
             folder / "speech-acm", Batches("training voices", by_length(calibration)), sorted(BUDGETS)[:-1], work,
-            Options(batch_size=BATCH, probe_samples=60),
+            Options(batch_size=BATCH, probe_samples=30),
         )  # fmt: skip
         rows = rows_of(model, by_length(tests))
     print_table(
@@ -115,7 +115,8 @@ def main() -> None:
           "{mean:+.2f} [{low:+.2f}, {high:+.2f}]".format(**r["a_minus_c"])) for r in rows],
     )  # fmt: skip
     payload = {
-        "utterances": {"training": train, "unseen": unseen}, "voices": PEOPLE, "unseen_voices": UNSEEN_PEOPLE,
+        "utterances": {"training": train, "calibration": min(train, CALIBRATION), "unseen": unseen},
+        "voices": PEOPLE, "unseen_voices": UNSEEN_PEOPLE,
         "accents": ACCENTS, "settings": asdict(settings), "teacher_steps": steps,
         "dense_word_error_rate": dense_rate, "rows": rows,
     }  # fmt: skip
