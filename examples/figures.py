@@ -34,8 +34,10 @@ SERIES = {
 BUDGET, CHOSEN, EACH = 0.4, 5, 5
 
 
-def curve(rows: Sequence[dict[str, Any]], value: str, label: str, dense: float | None, path: Path) -> None:
-    """Lines over β, one for each rival, and the dense model as a dashed one."""
+def curve(
+    rows: Sequence[dict[str, Any]], value: str, label: str, dense: float | None, path: Path, error: float = 0.0
+) -> None:
+    """Lines over β, one for each rival, and the dense model as a dashed one with its standard error."""
     figure = Figure(figsize=(5.2, 3.4), layout="constrained", dpi=110)
     axes = figure.add_subplot()
     for name, (title, colour, marker) in SERIES.items():
@@ -44,30 +46,28 @@ def curve(rows: Sequence[dict[str, Any]], value: str, label: str, dense: float |
             axes.plot(*zip(*points, strict=True), marker=marker, color=colour, label=title, markersize=5)
     if dense is not None:
         axes.axhline(dense, color="black", linestyle="--", linewidth=1, label="dense")
+        axes.axhspan(dense - error, dense + error, color="black", alpha=0.08, linewidth=0)
     axes.set_xlabel("β: share of learner FLOPs that is executed")
     axes.set_ylabel(label)
     axes.grid(alpha=0.3)
-    axes.legend(frameon=False, fontsize=8)
+    axes.legend(frameon=False, fontsize=8, loc="lower center", bbox_to_anchor=(0.5, 1), ncols=2)
     figure.savefig(path)
 
 
 def digits_map(examples: Sequence[Example], path: Path) -> None:
-    """Images, the cheapest ones above and the costliest ones below, and the executed share of each patch on them."""
+    """Images, the cheapest ones first, and under each the executed share of each of its patches."""
     images = [example for example in examples if isinstance(example, ImageExample)]
-    columns = (len(images) + 1) // 2
-    figure = Figure(figsize=(1.35 * columns + 0.9, 3.2), layout="constrained", dpi=110)
-    grid = figure.subplots(2, columns, squeeze=False)
+    figure = Figure(figsize=(0.95 * len(images) + 0.9, 2.4), layout="constrained", dpi=110)
+    grid = figure.subplots(2, len(images), squeeze=False)
     shown = None
-    for axes, example in zip(grid.flat, images, strict=False):
-        height, width = example.pixels.shape[:2]
-        axes.imshow(example.pixels.mean(-1), cmap="gray")
-        extent = (-0.5, width - 0.5, height - 0.5, -0.5)
-        shown = axes.imshow(example.shares, cmap="plasma", vmin=0, vmax=1, alpha=0.5, extent=extent)
-        axes.set_title(f"β {example.budget:.2f}", fontsize=9)
+    for above, below, example in zip(*grid, images, strict=True):
+        above.imshow(example.pixels.mean(-1), cmap="gray")
+        above.set_title(f"β {example.budget:.2f}", fontsize=8)
+        shown = below.imshow(example.shares, cmap="plasma", vmin=0, vmax=1)
     for axes in grid.flat:
         axes.set_axis_off()
     if shown is not None:
-        figure.colorbar(shown, ax=grid, label="executed ÷ all learners")
+        figure.colorbar(shown, ax=grid, label="executed ÷ all")
     figure.savefig(path)
 
 
@@ -105,8 +105,9 @@ def draw_curves(output: Path) -> None:
             continue
         found = json.loads(file.read_text(encoding="utf-8"))
         dense = found.get("dense", {}).get("accuracy") or found.get("dense_word_error_rate")
+        error = found.get("dense", {}).get("standard_error", 0.0)
         suffix = "" if value != "neighbour" else "-neighbour"
-        curve(found["rows"], value, label, dense, output / f"{name.replace('_', '-')}{suffix}.png")
+        curve(found["rows"], value, label, dense, output / f"{name.replace('_', '-')}{suffix}.png", error)
 
 
 def draw_digits(checkpoint: Path, output: Path) -> None:
