@@ -109,4 +109,6 @@ def time_warnings(shapes: Sequence[Shape], *, clocks_known: bool) -> Iterator[st
 def describe_run(run: RunResult) -> str:
     """A run in words."""
     at = "" if run.budget_requested is None else f" at {run.budget_requested:g}"
-    return f"{run.routing}{at}, batch {next(iter(run.inputs.values()))[0]}"
+    batch = "" if run.batch is None else f", batch {run.batch}"
+    streams = "" if run.streams == 1 else f", {run.streams} streams"
+    return f"{run.routing}{at}{batch}{streams}"

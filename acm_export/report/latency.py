@@ -29,11 +29,11 @@ def latency_table(result: Result) -> Table:
         host = run.host_ms
         values = [getattr(host, name) for name in _TIMES]
         table.add_row(
-            str(run.batch), run.routing,
+            "" if run.batch is None else str(run.batch), run.routing,
             "" if run.budget_requested is None else f"{run.budget_requested:.3g}",
             "" if run.budget_measured is None else f"{run.budget_measured:.3f}",
             *("" if value is None else short(value) for value in values),
-            str(host.n), short(1e3 * run.batch / host.mean),
+            str(host.n), "" if run.throughput is None else short(run.throughput),
             *((f"{result.baseline.runs[index].ratio:.2f}",) if result.baseline else ()),
         )  # fmt: skip
     return table

@@ -1,0 +1,79 @@
+"""From ``--runtime`` and what goes with it to a backend; each is imported only where it is asked for."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+from acm_export.errors import UsageError
+from acm_export.optional import require
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+    from pathlib import Path
+
+    from acm_export.latency.backend import Backend
+
+ENGINES = (".plan", ".engine", ".trt")
+"""How the names of engines end."""
+
+
+@dataclass(frozen=True)
+class Asked:
+    """What the command line says about the runtime.
+
+    Args:
+        runtime: A name of :data:`BACKENDS`, or None to go by the file.
+        cuda_graph: Whether work is to be launched as CUDA graphs.
+    """
+
+    runtime: str | None = None
+    cuda_graph: bool = False
+
+
+def open_backend(model: Path, asked: Asked) -> Backend:
+    """The backend that is asked for.
+
+    Args:
+        model: The file to time.
+        asked: How.
+
+    Raises:
+        UsageError: Options do not go together.
+        MissingDependencyError: The runtime is not installed.
+    """
+    name = asked.runtime or runtime_of(model)
+    backend = BACKENDS[name](asked)
+    if asked.cuda_graph and not backend.graphs:
+        raise UsageError(
+            f"--cuda-graph: {name} does not launch CUDA graphs here",
+            "pytorch on a GPU and tensorrt do; the portable body, which ONNX Runtime runs, waits for the GPU at every "
+            "learner, and that cannot be captured",
+        )
+    return backend
+
+
+def runtime_of(model: Path) -> str:
+    """The runtime for a file where none is asked for: TensorRT for engines, else ONNX Runtime on the CPU."""
+    return "tensorrt" if model.suffix in ENGINES else "onnxruntime"
+
+
+def _onnx_cpu(asked: Asked) -> Backend:  # noqa: ARG001
+    require("onnxruntime")
+    from acm_export.latency.onnx_backend import cpu
+
+    return cpu()
+
+
+def _onnx_cuda(asked: Asked) -> Backend:  # noqa: ARG001
+    require("onnxruntime")
+    from acm_export.latency.onnx_backend import cuda
+
+    return cuda()
+
+
+BACKENDS: dict[str, Callable[[Asked], Backend]] = {
+    "onnxruntime": _onnx_cpu,
+    "onnxruntime-cuda": _onnx_cuda,
+}
+"""Behind the names of ``--runtime``."""
