@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 import click
+from click.core import ParameterSource
 
 from acm_export.cli.common import numbers, progress, verb, write_json, write_table
 
@@ -16,6 +17,10 @@ if TYPE_CHECKING:
     from acm_export.latency.result import Result
 
 _RUNTIMES = ("onnxruntime", "onnxruntime-cuda")
+_WITH_TRTEXEC = (
+    "model", "trtexec_times", "batch", "streams", "assert_p99", "compare", "max_regression", "output", "as_json",
+    "debug",
+)  # fmt: skip
 _FILE = click.Path(path_type=Path, dir_okay=False)
 
 
@@ -30,7 +35,7 @@ def _batches(_context: click.Context, _parameter: click.Parameter, value: str) -
 
 
 @click.command(short_help="Time a file for each budget and for controlled routing.")
-@click.argument("model", type=click.Path(path_type=Path))
+@click.argument("model", type=click.Path(path_type=Path), required=False)
 @click.option("--budgets", callback=numbers, metavar="B,...", help="From the calibrated table; else the file's own.")
 @click.option("--threshold", type=float, help="One τ for every gated learner, for files that are not calibrated.")
 @click.option("--baseline", type=_FILE, help="An ONNX file with the same inputs, timed in between.")
@@ -48,11 +53,12 @@ def _batches(_context: click.Context, _parameter: click.Parameter, value: str) -
 @click.option("--assert-p99", multiple=True, metavar="T@B", help="Fail where p99 exceeds this, as in 4ms@0.5.")
 @click.option("--compare", type=_FILE, metavar="OLD.json", help="Fail where a median grew against this result.")
 @click.option("--max-regression", default="5%", show_default=True, metavar="P", help="By how much it may grow.")
+@click.option("--trtexec-times", type=_FILE, metavar="FILE", help="Read times of trtexec, in place of running MODEL.")
 @click.option("-o", "--output", type=_FILE, help="Write the result to this JSON file.")
 @click.option("--plot", type=_FILE, metavar="F.png|svg", help="Draw time against β.")
 @verb
 def latency(
-    model: Path,
+    model: Path | None,
     budgets: list[float],
     threshold: float | None,
     baseline: Path | None,
@@ -67,6 +73,7 @@ def latency(
     assert_p99: tuple[str, ...],
     compare: Path | None,
     max_regression: str,
+    trtexec_times: Path | None,
     output: Path | None,
     plot: Path | None,
     as_json: bool,
@@ -82,6 +89,7 @@ def latency(
       acm-export latency calibrated.onnx --budgets 0.25,0.5,1 --data images.npz --baseline dense.onnx -o cpu.json
       acm-export latency calibrated.onnx --budgets 0.5 --data images.npz --assert-p99 4ms@0.5
       acm-export latency calibrated.onnx --budgets 0.5 --data images.npz --compare cpu.json --max-regression 5%
+      acm-export latency m.plan --trtexec-times times.json --assert-p99 4ms
     """
     from acm_export.latency.device import load_average
 
@@ -90,18 +98,34 @@ def latency(
     from acm_export.latency.checks import read_demands
     from acm_export.latency.clock import SystemClock
     from acm_export.latency.measure import Effort
-    from acm_export.latency.request import Request, Surveyor, carry_out, check_outputs
+    from acm_export.latency.request import Request, Surveyor, carry_out, check_outputs, read_trtexec
 
+    command = shlex.join(["acm-export", *sys.argv[1:]])
     demands = read_demands(assert_p99, compare, max_regression)
-    check_outputs((model, baseline), output, plot)
+    check_outputs((model, baseline, trtexec_times), output, plot)
+    if trtexec_times is not None:
+        _only(_WITH_TRTEXEC, "--trtexec-times")
+        result = read_trtexec(trtexec_times, model, demands, batch, streams, command)
+        _report(result, 1, demands, output, None, as_json=as_json)
+        return
+    if model is None:
+        raise click.UsageError("Missing argument 'MODEL'.")
     request = Request(
         model, Asked(runtime, cuda_graph), budgets, threshold, batch, streams, baseline, data, processor,
         Effort(duration, runs),
     )  # fmt: skip
-    command = shlex.join(["acm-export", *sys.argv[1:]])
     surveyor = Surveyor(SystemClock(), progress, lambda text: click.echo(text, err=True), command, load)
     result, planned = carry_out(request, demands, surveyor)
     _report(result, planned, demands, output, plot, as_json=as_json)
+
+
+def _only(allowed: tuple[str, ...], option: str) -> None:
+    """Refuse options that mean nothing beside another."""
+    context = click.get_current_context()
+    for parameter in context.command.params:
+        given = context.get_parameter_source(parameter.name or "") is ParameterSource.COMMANDLINE
+        if given and parameter.name not in allowed:
+            raise click.UsageError(f"{parameter.opts[0]} means nothing with {option}, which runs nothing")
 
 
 def _report(

@@ -127,7 +127,7 @@ def check_comparable(old: Result, old_path: Path, sha256: str | None, model: Pat
     Raises:
         UsageError: It is one.
     """
-    if old.identity != sha256:
+    if None not in (old.identity, sha256) and old.identity != sha256:
         raise UsageError(
             f"{old_path} was measured on another model: sha256 {old.identity}, {model} has {sha256}",
             "compare results of one file",
@@ -152,6 +152,8 @@ def check_common(old: Result, planned: Sequence[tuple[dict[str, list[int]], str,
 
 def differences(old: Result, new: Result) -> Iterator[str]:
     """What besides the time is not the same in two results of one model."""
+    if None in (old.identity, new.identity):
+        yield "whether the result that is compared with is of the same model is not known: one of them names no file"
     for what, before, now in (
         ("runtime", _runtime(old), _runtime(new)),
         ("device", old.device.name, new.device.name),
@@ -182,4 +184,4 @@ def regressions(old: Result, new: Result, most: float) -> Iterator[str]:
 
 def _runtime(result: Result) -> str:
     info = result.runtime
-    return f"{info.name} {info.version} {info.provider}{', CUDA graphs' if result.cuda_graph else ''}"
+    return f"{info.name} {info.version or ''} {info.provider}{', CUDA graphs' if result.cuda_graph else ''}"

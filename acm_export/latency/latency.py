@@ -11,7 +11,14 @@ from acm_export import interrupts
 from acm_export.errors import AcmError, LatencyError, first_line
 from acm_export.files import sha256_of
 from acm_export.latency import device
-from acm_export.latency.causes import Shape, Surroundings, describe_run, machine_warnings, time_warnings
+from acm_export.latency.causes import (
+    Shape,
+    Surroundings,
+    describe_run,
+    device_warnings,
+    machine_warnings,
+    time_warnings,
+)
 from acm_export.latency.measure import Timed, measure
 from acm_export.latency.neighbours import busiest, processes
 from acm_export.latency.result import Baseline, BaselineRun, ModelFile, Result, RunResult
@@ -108,6 +115,7 @@ def time_file(
     warnings = [*input_warnings(runs), *machine_warnings(seen)]
     warnings += time_warnings(shapes(outcome.pairs), clocks_known=place.clocks is not None)
     results = tuple(pair.run for pair in outcome.pairs)
+    warnings += device_warnings(results, graph=origin.cuda_graph)
     first = runs[0].feeds.shapes
     line = fit(
         [

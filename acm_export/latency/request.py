@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field
+from datetime import datetime
 from typing import TYPE_CHECKING
 
 from acm_export.calibration.sources import open_source
@@ -14,7 +15,9 @@ from acm_export.latency.latency import Origin, time_file
 from acm_export.latency.measure import Effort
 from acm_export.latency.plan import Plan, plan, prepare
 from acm_export.latency.result import ModelFile
+from acm_export.latency.routing import DATA
 from acm_export.latency.sides import Sides, check_baseline
+from acm_export.latency.trtexec import read_times, result_of
 from acm_export.report.latency_chart import check_picture
 
 if TYPE_CHECKING:
@@ -130,6 +133,36 @@ def carry_out(request: Request, demands: checks.Demands, surveyor: Surveyor) -> 
     finally:
         sides.close()
     return result, len(prepared)
+
+
+def read_trtexec(
+    times: Path, model: Path | None, demands: checks.Demands, batches: Sequence[int], streams: int, command: str
+) -> Result:
+    """The result of times that trtexec wrote; nothing is run.
+
+    Args:
+        times: The file.
+        model: What trtexec ran, or None where it is not known.
+        demands: Refused where they cannot be held against it; they are not judged here.
+        batches: Samples of a query, one number.
+        streams: That trtexec ran at once.
+        command: The command line.
+
+    Raises:
+        UsageError: The file is none of trtexec, or the demands do not fit.
+    """
+    if len(batches) != 1:
+        raise UsageError(f"--batch names {len(batches)} sizes, the times of trtexec are of one", "name one")
+    if model is not None and not model.is_file():
+        raise UsageError(f"there is no file {model}", "name what trtexec ran, or leave it out")
+    checks.check_assertions(demands.assertions, [None])
+    file = ModelFile(str(model or times), None if model is None else sha256_of(model))
+    if demands.old is not None and demands.old_path is not None:
+        checks.check_comparable(demands.old, demands.old_path, file.sha256, model or times)
+        checks.check_common(demands.old, [({}, DATA, None, streams)])
+    queries = read_times(times)
+    when = datetime.fromtimestamp(times.stat().st_mtime).astimezone()
+    return result_of(queries, file, None, when, command, batch=batches[0], streams=streams)
 
 
 def _check_demands(demands: checks.Demands, planned: Plan) -> None:

@@ -24,10 +24,10 @@ class ModelFile:
 
 @dataclass(frozen=True)
 class RuntimeInfo:
-    """What ran it."""
+    """What ran it; None for a version that is not known."""
 
     name: str
-    version: str
+    version: str | None
     provider: str
 
 

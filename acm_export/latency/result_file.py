@@ -52,7 +52,7 @@ _RESULT = {
     "source": OBJECT_OR_NULL, "cuda_graph": BOOL,
 }  # fmt: skip
 _MODEL = {"file": TEXT, "sha256": TEXT_OR_NULL}
-_RUNTIME = {"name": TEXT, "version": TEXT, "provider": TEXT}
+_RUNTIME = {"name": TEXT, "version": TEXT_OR_NULL, "provider": TEXT}
 _DEVICE = dict.fromkeys(("name", "arch", "clocks", "power_mode", "driver"), TEXT_OR_NULL)
 _FIT = dict.fromkeys(("fixed_ms", "ms_per_budget", "r2"), NUMBER_OR_NULL)
 _RUN = {
