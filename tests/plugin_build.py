@@ -65,13 +65,24 @@ def build(target: str, folder: Path, pack: Path, headers: TensorRTHeaders | None
     return folder / f"lib{target}.so"
 
 
-def compile_stand_in_driver(folder: Path) -> Path:
-    """Compile tests/plugin_fake_cuda.cpp."""
+def compile_stand_in_driver(folder: Path, source: str = "plugin_fake_cuda.cpp") -> Path:
+    """Compile a stand-in for the CUDA driver."""
     need_tools()
     library = folder / "libfake_cuda.so"
-    source = Path(__file__).parent / "plugin_fake_cuda.cpp"
     flags = ["-std=c++17", "-O1", "-shared", "-fPIC", "-fvisibility=hidden", "-Wall", "-Wextra", "-Werror"]
-    _run(TOOLS[1], *flags, str(source), "-o", str(library))
+    _run(TOOLS[1], *flags, str(Path(__file__).parent / source), "-o", str(library))
+    return library
+
+
+def compile_stand_in_plugin(folder: Path, built_for: str = "10.3.0") -> Path:
+    """Compile a library that looks like the plugin, and does nothing."""
+    need_tools()
+    source, library = folder / "plugin.cpp", folder / f"plugin-{built_for}.so"
+    entry_points = "void getCreators() {} void setLoggerFinder() {}"
+    source.write_text(
+        f'extern "C" {{ {entry_points} const char* acm_built_for_tensorrt() {{ return "{built_for}"; }} }}'
+    )
+    _run(TOOLS[1], "-shared", "-fPIC", str(source), "-o", str(library))
     return library
 
 

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 from acm_export import interrupts
 from acm_export.engine.parsing import parse
-from acm_export.engine.settings import Settings, network_flags, set_precision
+from acm_export.engine.settings import Settings, network_flags, set_precision, set_tactic_sources
 from acm_export.errors import EngineError
 from acm_export.files import move_into_place, staging_folder
 
@@ -42,6 +42,7 @@ def build(tensorrt: Any, prepared: Prepared, settings: Settings) -> bytes:
     parse(tensorrt.OnnxParser(network, log), prepared.model, str(prepared.source))
     config = builder.create_builder_config()
     set_precision(tensorrt, network, config, settings)
+    set_tactic_sources(tensorrt, config, settings.tactic_sources)
     _add_profile(builder, config, settings)
     cache = _use_timing_cache(config, settings.timing_cache)
     if hasattr(tensorrt, "IProgressMonitor"):
