@@ -16,7 +16,7 @@ if TYPE_CHECKING:
     from acm_export.latency.checks import Demands
     from acm_export.latency.result import Result
 
-_RUNTIMES = ("onnxruntime", "onnxruntime-cuda")
+_RUNTIMES = ("onnxruntime", "onnxruntime-cuda", "tensorrt")
 _WITH_TRTEXEC = (
     "model", "trtexec_times", "batch", "streams", "assert_p99", "compare", "max_regression", "output", "as_json",
     "debug",
@@ -47,7 +47,13 @@ def _batches(_context: click.Context, _parameter: click.Parameter, value: str) -
     help="Of timed runs, for each routing and budget, and as long for the baseline.",
 )  # fmt: skip
 @click.option("--runs", type=click.IntRange(1), metavar="N", help="Timed runs, in place of --duration.")
-@click.option("--runtime", type=click.Choice(_RUNTIMES), help="What runs it; by default onnxruntime, on the CPU.")
+@click.option(
+    "--runtime", type=click.Choice(_RUNTIMES), help="What runs it: by default tensorrt for engines, else onnxruntime."
+)
+@click.option("--plugin", type=_FILE, metavar="LIB", help="Plugin library; by default the one beside the engine.")
+@click.option(
+    "--onnx", "source", type=_FILE, metavar="SOURCE.onnx", help="What the engine was built from, to measure β."
+)
 @click.option("--streams", type=click.IntRange(1, 64), default=1, show_default=True, metavar="N", help="Runs at once.")
 @click.option("--cuda-graph", is_flag=True, help="Launch each run as one CUDA graph, where the runtime can.")
 @click.option("--assert-p99", multiple=True, metavar="T@B", help="Fail where p99 exceeds this, as in 4ms@0.5.")
@@ -68,6 +74,8 @@ def latency(
     duration: float,
     runs: int | None,
     runtime: str | None,
+    plugin: Path | None,
+    source: Path | None,
     streams: int,
     cuda_graph: bool,
     assert_p99: tuple[str, ...],
@@ -102,7 +110,7 @@ def latency(
 
     command = shlex.join(["acm-export", *sys.argv[1:]])
     demands = read_demands(assert_p99, compare, max_regression)
-    check_outputs((model, baseline, trtexec_times), output, plot)
+    check_outputs((model, baseline, source, trtexec_times), output, plot)
     if trtexec_times is not None:
         _only(_WITH_TRTEXEC, "--trtexec-times")
         result = read_trtexec(trtexec_times, model, demands, batch, streams, command)
@@ -111,7 +119,7 @@ def latency(
     if model is None:
         raise click.UsageError("Missing argument 'MODEL'.")
     request = Request(
-        model, Asked(runtime, cuda_graph), budgets, threshold, batch, streams, baseline, data, processor,
+        model, Asked(runtime, cuda_graph, plugin, source), budgets, threshold, batch, streams, baseline, data, processor,
         Effort(duration, runs),
     )  # fmt: skip
     surveyor = Surveyor(SystemClock(), progress, lambda text: click.echo(text, err=True), command, load)

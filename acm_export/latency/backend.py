@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Protocol
 
 if TYPE_CHECKING:
+    from collections.abc import Mapping, Sequence
     from pathlib import Path
 
     from acm_export.calibration.data import Arrays, GraphInput
@@ -25,30 +26,34 @@ class TimedFile:
         path: The file.
         manifest: Its manifest, or that of the file it was built from.
         inputs: What every run has to be fed; dials are not among them.
-        stored: The thresholds that it is set to.
+        stored: The thresholds that it is set to; None where they are not known.
         takes_thresholds: Whether a call can give thresholds, so that any routing can be asked for.
         takes_budget: Whether a call can give a budget, which the file itself turns into thresholds.
         source: The ONNX file that an engine was built from; None where the file is the ONNX file itself.
+        gives_counts: Whether learner counts are among its outputs.
+        profiles: Smallest, best and largest shape of inputs; none where any shape will do.
     """
 
     path: Path
     manifest: Manifest
     inputs: tuple[GraphInput, ...]
-    stored: Thresholds
+    stored: Thresholds | None
     takes_thresholds: bool = True
     takes_budget: bool = False
     source: ModelFile | None = None
+    gives_counts: bool = False
+    profiles: Mapping[str, Sequence[Sequence[int]]] = field(default_factory=dict)
 
 
 class Meter(Protocol):
     """Measures budgets by running inputs once, before anything is timed."""
 
-    def budget(self, feeds: Feeds, thresholds: Thresholds, dials: Arrays) -> float | None:
+    def budget(self, feeds: Feeds, thresholds: Thresholds | None, dials: Arrays) -> float | None:
         """β of inputs; None where learner counts cannot be seen.
 
         Args:
             feeds: All of its batches count.
-            thresholds: That the run stands for.
+            thresholds: That the run stands for; None where only the model holds them.
             dials: What the timed run is fed for them.
         """
 

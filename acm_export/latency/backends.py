@@ -25,10 +25,14 @@ class Asked:
     Args:
         runtime: A name of :data:`BACKENDS`, or None to go by the file.
         cuda_graph: Whether work is to be launched as CUDA graphs.
+        plugin: The plugin library, or None for the one beside the engine.
+        source: The ONNX file that an engine was built from, or None.
     """
 
     runtime: str | None = None
     cuda_graph: bool = False
+    plugin: Path | None = None
+    source: Path | None = None
 
 
 def open_backend(model: Path, asked: Asked) -> Backend:
@@ -43,6 +47,9 @@ def open_backend(model: Path, asked: Asked) -> Backend:
         MissingDependencyError: The runtime is not installed.
     """
     name = asked.runtime or runtime_of(model)
+    for option, field, of in OPTIONS:
+        if getattr(asked, field) is not None and name not in of:
+            raise UsageError(f"{option} means nothing with the runtime {name}", f"it goes with {' and '.join(of)}")
     backend = BACKENDS[name](asked)
     if asked.cuda_graph and not backend.graphs:
         raise UsageError(
@@ -72,8 +79,21 @@ def _onnx_cuda(asked: Asked) -> Backend:  # noqa: ARG001
     return cuda()
 
 
+def _engine(asked: Asked) -> Backend:
+    from acm_export.latency.engine_backend import EngineBackend
+
+    return EngineBackend(asked.plugin, asked.source, cuda_graph=asked.cuda_graph)
+
+
 BACKENDS: dict[str, Callable[[Asked], Backend]] = {
     "onnxruntime": _onnx_cpu,
     "onnxruntime-cuda": _onnx_cuda,
+    "tensorrt": _engine,
 }
 """Behind the names of ``--runtime``."""
+
+OPTIONS = (
+    ("--plugin", "plugin", ("tensorrt",)),
+    ("--onnx", "source", ("tensorrt",)),
+)
+"""Options that only some runtimes take: the option, the field of :class:`Asked`, and the runtimes."""

@@ -21,6 +21,7 @@ from acm_export.latency.causes import (
 )
 from acm_export.latency.measure import Timed, measure
 from acm_export.latency.neighbours import busiest, processes
+from acm_export.latency.plan import left_out
 from acm_export.latency.result import Baseline, BaselineRun, ModelFile, Result, RunResult
 from acm_export.latency.routing import SKEWED
 from acm_export.latency.statistics import Statistics, fit, summarize
@@ -112,7 +113,7 @@ def time_file(
     after, seconds = device.cpu_use(), clock.now() - start
     named = busiest(others, processes(), seconds, os.getpid())
     seen = Surroundings(os.cpu_count() or 1, origin.load, device.governors(), before, after, seconds, named)
-    warnings = [*input_warnings(runs), *machine_warnings(seen)]
+    warnings = [*input_warnings(runs), *left_out(planned, runs), *machine_warnings(seen)]
     warnings += time_warnings(shapes(outcome.pairs), clocks_known=place.clocks is not None)
     results = tuple(pair.run for pair in outcome.pairs)
     warnings += device_warnings(results, graph=origin.cuda_graph)

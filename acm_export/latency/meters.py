@@ -23,9 +23,9 @@ class SessionMeter:
     def __init__(self, session: CalibrationSession) -> None:
         self._session: CalibrationSession | None = session
 
-    def budget(self, feeds: Feeds, thresholds: Thresholds, dials: Arrays) -> float:  # noqa: ARG002
+    def budget(self, feeds: Feeds, thresholds: Thresholds | None, dials: Arrays) -> float | None:  # noqa: ARG002
         """β at those thresholds."""
-        return routing.measured_budget(self._opened, feeds, thresholds)
+        return None if thresholds is None else routing.measured_budget(self._opened, feeds, thresholds)
 
     def skewed(self, feeds: Feeds, start: Thresholds, max_learners: int | None) -> Thresholds:
         """The worst skew, layer by layer."""
@@ -45,7 +45,7 @@ class SessionMeter:
 class NoMeter:
     """Nothing shows what runs inside."""
 
-    def budget(self, feeds: Feeds, thresholds: Thresholds, dials: Arrays) -> None:
+    def budget(self, feeds: Feeds, thresholds: Thresholds | None, dials: Arrays) -> None:
         """Not known."""
 
     def skewed(self, feeds: Feeds, start: Thresholds, max_learners: int | None) -> None:

@@ -157,7 +157,7 @@ def required_inputs(model: onnx.ModelProto) -> tuple[GraphInput, ...]:
 def feed_thresholds(model: onnx.ModelProto, file: TimedFile) -> None:
     """Let calls give the thresholds of each layer, in place; a budget input goes."""
     if file.manifest.budget_input:
-        budget_input.detach(model, file.stored)
+        budget_input.detach(model, stored_thresholds(model, file.manifest, file.path.parent))
     thresholds_as_inputs(model, file.manifest)
 
 

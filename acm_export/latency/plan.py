@@ -9,6 +9,7 @@ import numpy as np
 
 from acm_export.calibration.budget_input import INPUT
 from acm_export.calibration.thresholds import bound_of, check_setting, thresholds_for
+from acm_export.engine.profiles import format_shape
 from acm_export.errors import UsageError
 from acm_export.latency import routing
 from acm_export.latency.inputs import Feeds, check_batch_sizes, data_feeds, random_feeds
@@ -29,10 +30,10 @@ _ROUNDING = 5e-4
 
 @dataclass(frozen=True)
 class Choice:
-    """A setting of the dials: what was asked for, and its thresholds."""
+    """A setting of the dials: what was asked for, and its thresholds; None where only an engine holds them."""
 
     budget_requested: float | None
-    thresholds: Thresholds
+    thresholds: Thresholds | None
 
 
 @dataclass(frozen=True)
@@ -106,6 +107,8 @@ def plan(
         choices = tuple(Choice(b, _from_table(file, b)) for b in dict.fromkeys(budgets))
     elif threshold is not None:
         choices = (Choice(None, _from_threshold(file, threshold)),)
+    elif file.stored is None and file.takes_thresholds:
+        raise UsageError(f"{path} does not say which thresholds it is set to", "give --budgets, --threshold or --onnx")
     else:
         choices = (Choice(file.manifest.setting.budget, file.stored),)
     return Plan(file, choices, tuple(dict.fromkeys(batches)), backend, streams)
@@ -122,38 +125,70 @@ def prepare(planned: Plan, source: Source | None, progress: Progress) -> tuple[P
     Raises:
         UsageError: The data do not fit.
     """
+    fed = [_feeds(planned.file, source, batch) for batch in planned.batches]
     progress.stage("loading the model", None)
     meter = planned.backend.meter(planned.file)
     runs: list[PlannedRun] = []
     try:
-        for batch in planned.batches:
+        for batch, feeds in zip(planned.batches, fed, strict=True):
             progress.stage(f"measuring budgets, batch {batch}", None)
-            if source is None:
-                feeds = random_feeds(planned.file.inputs, planned.file.manifest.example_inputs, batch)
-            else:
-                feeds = data_feeds(source, planned.file.inputs, batch)
             runs += _runs(planned, meter, feeds)
     finally:
         meter.close()
     return tuple(runs)
 
 
+def left_out(planned: Plan, runs: Sequence[PlannedRun]) -> Iterator[str]:
+    """What is not in the result because the file does not allow it, and what would."""
+    file = planned.file
+    if not file.takes_thresholds:
+        yield (
+            "controlled routing is left out: the engine takes no thresholds; build it with --threshold-inputs for "
+            "skewed, least and most"
+        )
+    elif routing.can_be_skewed(file.manifest.layers) and all(run.routing != routing.SKEWED for run in runs):
+        yield "skewed routing is left out: it takes gate logits; give the file it was built from with --onnx"
+    if any(run.budget_measured is None for run in runs):
+        yield (
+            "β was not measured: the engine does not give its learner counts; build it without --no-counts, or give "
+            "the file it was built from with --onnx"
+        )
+
+
+def _feeds(file: TimedFile, source: Source | None, batch: int) -> Feeds:
+    if source is None:
+        feeds = random_feeds(file.inputs, file.manifest.example_inputs, batch)
+    else:
+        feeds = data_feeds(source, file.inputs, batch)
+    for name, shapes in file.profiles.items():
+        shape, (low, _, high) = feeds.shapes.get(name), shapes
+        if shape is not None and not all(a <= b <= c for a, b, c in zip(low, shape, high, strict=True)):
+            raise UsageError(
+                f"{file.path} was built for shapes of {name} from {format_shape(low)} to {format_shape(high)}; "
+                f"{format_shape(shape)} lies outside",
+                "choose --batch inside it, or build it with --min-shapes and --max-shapes that hold it",
+            )
+    return feeds
+
+
 def _runs(planned: Plan, meter: Meter, feeds: Feeds) -> Iterator[PlannedRun]:
     file = planned.file
     layers, bound = file.manifest.layers, file.manifest.setting.max_learners
-    kinds: list[tuple[str, float | None, Thresholds]] = []
+    kinds: list[tuple[str, float | None, Thresholds | None]] = []
     for choice in planned.choices:
         kinds.append((routing.DATA, choice.budget_requested, choice.thresholds))
-        if file.takes_thresholds and routing.can_be_skewed(layers):
+        if file.takes_thresholds and routing.can_be_skewed(layers) and choice.thresholds is not None:
             skewed = meter.skewed(feeds, choice.thresholds, bound)
             kinds += [] if skewed is None else [(routing.SKEWED, choice.budget_requested, skewed)]
     if file.takes_thresholds:
         kinds += [(routing.LEAST, None, routing.least(layers)), (routing.MOST, None, routing.most(layers, bound))]
     for kind, requested, thresholds in kinds:
         own = not file.takes_thresholds or (file.takes_budget and kind == routing.DATA)
-        dials: Arrays = {layer.thresholds: thresholds[layer.name] for layer in layers}
-        if own:
-            dials = {INPUT: np.array(requested, np.float32)} if file.takes_budget else {}
+        dials: Arrays = {}
+        if own and file.takes_budget:
+            dials = {INPUT: np.array(requested, np.float32)}
+        elif not own and thresholds is not None:
+            dials = {layer.thresholds: thresholds[layer.name] for layer in layers}
         yield PlannedRun(feeds, kind, requested, meter.budget(feeds, thresholds, dials), dials, own)
 
 

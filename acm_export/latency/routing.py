@@ -12,10 +12,11 @@ from acm_export.calibration.thresholds import bound_of
 from acm_export.op.routing import margins
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping, Sequence
+    from collections.abc import Iterable, Mapping, Sequence
 
     from numpy.typing import NDArray
 
+    from acm_export.calibration.data import Arrays
     from acm_export.calibration.session import CalibrationSession
     from acm_export.latency.inputs import Feeds
     from acm_export.manifest import LayerEntry
@@ -93,9 +94,19 @@ def skewed(session: CalibrationSession, feeds: Feeds, start: Thresholds, max_lea
 
 def measured_budget(session: CalibrationSession, feeds: Feeds, thresholds: Thresholds) -> float:
     """β of all batches, from the counts of their own runs; padding is left out."""
-    tally = Tally(session.layers)
-    for batch in feeds.batches:
-        _, counts = session.run(batch, flat(session.layers, thresholds))
+    values = flat(session.layers, thresholds)
+    return budget_of_counts(session.layers, ((batch, session.run(batch, values)[1]) for batch in feeds.batches))
+
+
+def budget_of_counts(layers: Sequence[LayerEntry], runs: Iterable[tuple[Arrays, Sequence[NDArray[np.int32]]]]) -> float:
+    """β of runs; padding is left out.
+
+    Args:
+        layers: Of the manifest.
+        runs: Inputs of each run, and the learner counts of each layer.
+    """
+    tally = Tally(layers)
+    for batch, counts in runs:
         masks = [valid_tokens(batch, count.shape) for count in counts]
         tally.add(counts, masks, 0.0, None, len(next(iter(batch.values()))))
     return tally.result().budget
