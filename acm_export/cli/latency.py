@@ -118,10 +118,9 @@ def latency(
         return
     if model is None:
         raise click.UsageError("Missing argument 'MODEL'.")
-    request = Request(
-        model, Asked(runtime, cuda_graph, plugin, source), budgets, threshold, batch, streams, baseline, data, processor,
-        Effort(duration, runs),
-    )  # fmt: skip
+    asked = Asked(runtime, cuda_graph, plugin, source)
+    effort = Effort(duration, runs)
+    request = Request(model, asked, budgets, threshold, batch, streams, baseline, data, processor, effort)
     surveyor = Surveyor(SystemClock(), progress, lambda text: click.echo(text, err=True), command, load)
     result, planned = carry_out(request, demands, surveyor)
     _report(result, planned, demands, output, plot, as_json=as_json)
