@@ -10,18 +10,19 @@ from typing import TYPE_CHECKING
 import click
 from click.core import ParameterSource
 
-from acm_export.cli.common import numbers, progress, verb, write_json, write_table
+from acm_export.cli.common import need_export_packages, numbers, progress, verb, write_json, write_table
 
 if TYPE_CHECKING:
     from acm_export.latency.checks import Demands
     from acm_export.latency.result import Result
 
-_RUNTIMES = ("onnxruntime", "onnxruntime-cuda", "tensorrt")
+_RUNTIMES = ("onnxruntime", "onnxruntime-cuda", "tensorrt", "pytorch")
 _WITH_TRTEXEC = (
     "model", "trtexec_times", "batch", "streams", "assert_p99", "compare", "max_regression", "output", "as_json",
     "debug",
 )  # fmt: skip
 _FILE = click.Path(path_type=Path, dir_okay=False)
+_PATH = click.Path(path_type=Path)
 
 
 def _batches(_context: click.Context, _parameter: click.Parameter, value: str) -> tuple[int, ...]:
@@ -35,10 +36,10 @@ def _batches(_context: click.Context, _parameter: click.Parameter, value: str) -
 
 
 @click.command(short_help="Time a file for each budget and for controlled routing.")
-@click.argument("model", type=click.Path(path_type=Path), required=False)
+@click.argument("model", type=_PATH, required=False)
 @click.option("--budgets", callback=numbers, metavar="B,...", help="From the calibrated table; else the file's own.")
 @click.option("--threshold", type=float, help="One τ for every gated learner, for files that are not calibrated.")
-@click.option("--baseline", type=_FILE, help="An ONNX file with the same inputs, timed in between.")
+@click.option("--baseline", type=_PATH, help="Dense ONNX file, engine or checkpoint, as MODEL is; timed in between.")
 @click.option("--data", help="An .npz file, a folder of images, or MODULE:FUNCTION; else random inputs.")
 @click.option("--processor", type=click.Path(path_type=Path), help="Folder with preprocessor_config.json, for images.")
 @click.option("--batch", callback=_batches, default="1", show_default=True, metavar="N,...", help="Samples of a run.")
@@ -54,6 +55,7 @@ def _batches(_context: click.Context, _parameter: click.Parameter, value: str) -
 @click.option(
     "--onnx", "source", type=_FILE, metavar="SOURCE.onnx", help="What the engine was built from, to measure β."
 )
+@click.option("--checkpoint", type=_PATH, metavar="DIR", help="Folder that MODEL was exported from, for pytorch.")
 @click.option("--streams", type=click.IntRange(1, 64), default=1, show_default=True, metavar="N", help="Runs at once.")
 @click.option("--cuda-graph", is_flag=True, help="Launch each run as one CUDA graph, where the runtime can.")
 @click.option("--assert-p99", multiple=True, metavar="T@B", help="Fail where p99 exceeds this, as in 4ms@0.5.")
@@ -76,6 +78,7 @@ def latency(
     runtime: str | None,
     plugin: Path | None,
     source: Path | None,
+    checkpoint: Path | None,
     streams: int,
     cuda_graph: bool,
     assert_p99: tuple[str, ...],
@@ -118,7 +121,9 @@ def latency(
         return
     if model is None:
         raise click.UsageError("Missing argument 'MODEL'.")
-    asked = Asked(runtime, cuda_graph, plugin, source)
+    if runtime == "pytorch":
+        need_export_packages()
+    asked = Asked(runtime, cuda_graph, plugin, source, checkpoint)
     effort = Effort(duration, runs)
     request = Request(model, asked, budgets, threshold, batch, streams, baseline, data, processor, effort)
     surveyor = Surveyor(SystemClock(), progress, lambda text: click.echo(text, err=True), command, load)

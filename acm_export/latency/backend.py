@@ -17,6 +17,9 @@ if TYPE_CHECKING:
     from acm_export.latency.runtime import Runtime
     from acm_export.manifest import Manifest
 
+ENGINES = (".plan", ".engine", ".trt")
+"""How the names of engines end."""
+
 
 @dataclass(frozen=True)
 class TimedFile:
@@ -104,6 +107,9 @@ class Backend(Protocol):
         Raises:
             AcmError: It is none that this runtime could run.
         """
+
+    def baseline_digest(self, path: Path) -> str:
+        """SHA-256 of a baseline, or of its weights."""
 
     def load_baseline(self, path: Path) -> Runtime:
         """Load a baseline, as it is."""

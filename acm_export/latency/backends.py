@@ -6,16 +6,14 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from acm_export.errors import UsageError
-from acm_export.optional import require
+from acm_export.latency.backend import ENGINES
+from acm_export.optional import EXPORT, require
 
 if TYPE_CHECKING:
     from collections.abc import Callable
     from pathlib import Path
 
     from acm_export.latency.backend import Backend
-
-ENGINES = (".plan", ".engine", ".trt")
-"""How the names of engines end."""
 
 
 @dataclass(frozen=True)
@@ -27,12 +25,14 @@ class Asked:
         cuda_graph: Whether work is to be launched as CUDA graphs.
         plugin: The plugin library, or None for the one beside the engine.
         source: The ONNX file that an engine was built from, or None.
+        checkpoint: The folder that the file was exported from, or None.
     """
 
     runtime: str | None = None
     cuda_graph: bool = False
     plugin: Path | None = None
     source: Path | None = None
+    checkpoint: Path | None = None
 
 
 def open_backend(model: Path, asked: Asked) -> Backend:
@@ -85,15 +85,26 @@ def _engine(asked: Asked) -> Backend:
     return EngineBackend(asked.plugin, asked.source, cuda_graph=asked.cuda_graph)
 
 
+def _pytorch(asked: Asked) -> Backend:
+    if asked.checkpoint is None:
+        raise UsageError("the runtime pytorch runs the checkpoint of the file", "name its folder with --checkpoint")
+    require(*EXPORT, "onnxruntime")
+    from acm_export.latency.pytorch_backend import PytorchBackend
+
+    return PytorchBackend(asked.checkpoint, cuda_graph=asked.cuda_graph)
+
+
 BACKENDS: dict[str, Callable[[Asked], Backend]] = {
     "onnxruntime": _onnx_cpu,
     "onnxruntime-cuda": _onnx_cuda,
     "tensorrt": _engine,
+    "pytorch": _pytorch,
 }
 """Behind the names of ``--runtime``."""
 
 OPTIONS = (
     ("--plugin", "plugin", ("tensorrt",)),
     ("--onnx", "source", ("tensorrt",)),
+    ("--checkpoint", "checkpoint", ("pytorch",)),
 )
 """Options that only some runtimes take: the option, the field of :class:`Asked`, and the runtimes."""

@@ -162,6 +162,10 @@ class EngineBackend:
         runtime.close()
         return runtime.inputs
 
+    def baseline_digest(self, path: Path) -> str:
+        """SHA-256 of the engine."""
+        return sha256_of(path)
+
     def load_baseline(self, path: Path) -> EngineRuntime:
         """Load any engine; one that ``build-engine`` wrote is checked first.
 

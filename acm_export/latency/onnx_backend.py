@@ -2,15 +2,17 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import TYPE_CHECKING
 
 from acm_export.calibration import budget_input
 from acm_export.calibration.data import graph_inputs
 from acm_export.calibration.session import CalibrationSession
-from acm_export.errors import ModelFileError
+from acm_export.errors import ModelFileError, UsageError
+from acm_export.files import sha256_of
 from acm_export.inspection import check_graph, check_thresholds, stored_thresholds
 from acm_export.latency import device
-from acm_export.latency.backend import TimedFile
+from acm_export.latency.backend import ENGINES, TimedFile
 from acm_export.latency.meters import SessionMeter
 from acm_export.latency.result import RuntimeInfo
 from acm_export.latency.runtime import UNTOLD
@@ -78,15 +80,9 @@ class OnnxBackend:
         Raises:
             ModelFileError: It is broken, not ours, or not for this runtime.
         """
-        model = read_model(path)
-        manifest = read_manifest(model, path)
-        check_graph(model, manifest, path)
-        check_thresholds(model, manifest, path)
-        check_gated(manifest, path)
-        self.check(manifest, path)
-        inputs = tuple(v for v in required_inputs(model) if v.name != budget_input.INPUT or not manifest.budget_input)
-        stored = stored_thresholds(model, manifest, path.parent)
-        return TimedFile(path, manifest, inputs, stored, takes_budget=manifest.budget_input)
+        file = read_onnx(path)
+        self.check(file.manifest, path)
+        return replace(file, takes_budget=file.manifest.budget_input)
 
     def check(self, manifest: Manifest, path: Path) -> None:
         """Refuse files that the session does not run as they are.
@@ -127,7 +123,15 @@ class OnnxBackend:
 
     def baseline_inputs(self, path: Path) -> tuple[GraphInput, ...]:
         """What an ONNX file has to be fed."""
+        if path.suffix in ENGINES:
+            raise UsageError(
+                f"the baseline {path} is an engine", "engines are baselines of engines: --runtime tensorrt"
+            )
         return required_inputs(read_model(path))
+
+    def baseline_digest(self, path: Path) -> str:
+        """SHA-256 of the file."""
+        return sha256_of(path)
 
     def load_baseline(self, path: Path) -> OnnxRuntime:
         """Load any ONNX file."""
@@ -136,6 +140,21 @@ class OnnxBackend:
     def open(self, model: onnx.ModelProto, folder: Path) -> OnnxRuntime:
         """Load a model whose external data lie in a folder."""
         return OnnxRuntime(self.session(model, folder), required_inputs(model))
+
+
+def read_onnx(path: Path) -> TimedFile:
+    """Read a file for any target.
+
+    Raises:
+        ModelFileError: It is broken, not ours, or has no gated learners.
+    """
+    model = read_model(path)
+    manifest = read_manifest(model, path)
+    check_graph(model, manifest, path)
+    check_thresholds(model, manifest, path)
+    check_gated(manifest, path)
+    inputs = tuple(v for v in required_inputs(model) if v.name != budget_input.INPUT or not manifest.budget_input)
+    return TimedFile(path, manifest, inputs, stored_thresholds(model, manifest, path.parent))
 
 
 def cpu() -> OnnxBackend:

@@ -177,4 +177,4 @@ def _baseline(request: Request, planned: Plan, backend: Backend) -> ModelFile | 
     if request.baseline is None:
         return None
     check_baseline(request.baseline, planned.file.inputs, request.model, backend)
-    return ModelFile(str(request.baseline), sha256_of(request.baseline))
+    return ModelFile(str(request.baseline), backend.baseline_digest(request.baseline))
