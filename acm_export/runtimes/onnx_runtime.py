@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import os
+import re
 from typing import TYPE_CHECKING, Any
 
 from acm_export.errors import MissingDependencyError, ModelFileError
 from acm_export.optional import require
+from acm_export.runtimes.overloads import serialize
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
@@ -50,9 +52,10 @@ class Session:
         if lean:
             options.add_session_config_entry("session.disable_prepacking", "1")
         disabled = ["ConstantFolding"] if lean else []
+        version = tuple(int(number) for number in re.findall(r"\d+", runtime.__version__)[:2])
         try:
             self._session = runtime.InferenceSession(
-                model.SerializeToString(), options, providers=list(self.providers), disabled_optimizers=disabled
+                serialize(model, version), options, providers=list(self.providers), disabled_optimizers=disabled
             )
         except Exception as error:  # its own types, with no common base but Exception
             raise ModelFileError(f"ONNX Runtime {runtime.__version__} cannot load the model: {error}") from error
