@@ -16,7 +16,7 @@ if TYPE_CHECKING:
     from acm_export.latency.checks import Demands
     from acm_export.latency.result import Result
 
-_RUNTIMES = ("onnxruntime", "onnxruntime-cuda", "tensorrt", "pytorch")
+_RUNTIMES = ("onnxruntime", "onnxruntime-cuda", "onnxruntime-tensorrt", "tensorrt", "pytorch")
 _WITH_TRTEXEC = (
     "model", "trtexec_times", "batch", "streams", "assert_p99", "compare", "max_regression", "output", "as_json",
     "debug",
@@ -51,7 +51,8 @@ def _batches(_context: click.Context, _parameter: click.Parameter, value: str) -
 @click.option(
     "--runtime", type=click.Choice(_RUNTIMES), help="What runs it: by default tensorrt for engines, else onnxruntime."
 )
-@click.option("--plugin", type=_FILE, metavar="LIB", help="Plugin library; by default the one beside the engine.")
+@click.option("--plugin", type=_FILE, metavar="LIB", help="Plugin library; by default the one beside MODEL.")
+@click.option("--engine-cache", type=_PATH, metavar="DIR", help="Where onnxruntime-tensorrt keeps what it builds.")
 @click.option(
     "--onnx", "source", type=_FILE, metavar="SOURCE.onnx", help="What the engine was built from, to measure β."
 )
@@ -79,6 +80,7 @@ def latency(
     plugin: Path | None,
     source: Path | None,
     checkpoint: Path | None,
+    engine_cache: Path | None,
     streams: int,
     cuda_graph: bool,
     assert_p99: tuple[str, ...],
@@ -123,7 +125,7 @@ def latency(
         raise click.UsageError("Missing argument 'MODEL'.")
     if runtime == "pytorch":
         need_export_packages()
-    asked = Asked(runtime, cuda_graph, plugin, source, checkpoint)
+    asked = Asked(runtime, cuda_graph, plugin, source, checkpoint, engine_cache)
     effort = Effort(duration, runs)
     request = Request(model, asked, budgets, threshold, batch, streams, baseline, data, processor, effort)
     surveyor = Surveyor(SystemClock(), progress, lambda text: click.echo(text, err=True), command, load)

@@ -23,9 +23,10 @@ class Asked:
     Args:
         runtime: A name of :data:`BACKENDS`, or None to go by the file.
         cuda_graph: Whether work is to be launched as CUDA graphs.
-        plugin: The plugin library, or None for the one beside the engine.
+        plugin: The plugin library, or None for the one beside the file.
         source: The ONNX file that an engine was built from, or None.
         checkpoint: The folder that the file was exported from, or None.
+        engine_cache: Folder in which ONNX Runtime keeps the engines that it builds, or None.
     """
 
     runtime: str | None = None
@@ -33,6 +34,7 @@ class Asked:
     plugin: Path | None = None
     source: Path | None = None
     checkpoint: Path | None = None
+    engine_cache: Path | None = None
 
 
 def open_backend(model: Path, asked: Asked) -> Backend:
@@ -79,6 +81,13 @@ def _onnx_cuda(asked: Asked) -> Backend:  # noqa: ARG001
     return cuda()
 
 
+def _onnx_tensorrt(asked: Asked) -> Backend:
+    require("onnxruntime")
+    from acm_export.latency.tensorrt_provider import TensorrtProvider
+
+    return TensorrtProvider(asked.plugin, asked.engine_cache)
+
+
 def _engine(asked: Asked) -> Backend:
     from acm_export.latency.engine_backend import EngineBackend
 
@@ -97,13 +106,15 @@ def _pytorch(asked: Asked) -> Backend:
 BACKENDS: dict[str, Callable[[Asked], Backend]] = {
     "onnxruntime": _onnx_cpu,
     "onnxruntime-cuda": _onnx_cuda,
+    "onnxruntime-tensorrt": _onnx_tensorrt,
     "tensorrt": _engine,
     "pytorch": _pytorch,
 }
 """Behind the names of ``--runtime``."""
 
 OPTIONS = (
-    ("--plugin", "plugin", ("tensorrt",)),
+    ("--plugin", "plugin", ("tensorrt", "onnxruntime-tensorrt")),
+    ("--engine-cache", "engine_cache", ("onnxruntime-tensorrt",)),
     ("--onnx", "source", ("tensorrt",)),
     ("--checkpoint", "checkpoint", ("pytorch",)),
 )
