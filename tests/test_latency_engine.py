@@ -12,6 +12,7 @@ import pytest
 import torch
 from calibration_files import calibrated, write_images
 from click.testing import CliRunner, Result
+from doctor_surroundings import Surroundings
 from engine_fake_tensorrt import fake
 from exported_files import images
 from plugin_build import compile_stand_in_driver, compile_stand_in_plugin
@@ -21,6 +22,7 @@ from acm_export.cli import main
 from acm_export.engine import engine as engine_module
 from acm_export.engine import runtime
 from acm_export.engine.passport import Place, passport_path
+from acm_export.errors import CudaError
 from acm_export.export import export
 from acm_export.files import sha256_of
 from acm_export.latency import device
@@ -207,3 +209,29 @@ def test_an_engine_of_another_gpu_or_version_is_refused(
     furnish(monkeypatch, library, Place(VERSION, "Thor", "sm_110"))
     result = run(folder / "budget.plan")
     assert (result.exit_code, "on the GPU Orin (sm_87), here is Thor (sm_110)" in result.stderr) == (1, True)
+
+
+def test_processes_that_hold_the_gpu_are_named_with_an_error(
+    folder: Path, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    around = Surroundings(tmp_path, monkeypatch)
+    around.tool("nvidia-smi", "case $1 in *compute-apps*) echo '7, /opt/other, 99 MiB';; esac")
+    content = measured(folder / "fixed.plan")
+    assert any("/opt/other (process 7, 99 MiB) hold it" in warning for warning in content["warnings"])
+    monkeypatch.setattr(
+        runtime.Context, "run", lambda *_: (_ for _ in ()).throw(CudaError("out of memory", "free some"))
+    )
+    failed = run(folder / "fixed.plan")
+    assert failed.exit_code == 1
+    assert "hint: free some; the GPU is also held by /opt/other (process 7, 99 MiB)" in failed.stderr
+
+
+def test_times_of_trtexec_name_the_file_of_the_engine(folder: Path, tmp_path: Path) -> None:
+    entry = dict.fromkeys(
+        ("startEnqMs", "endEnqMs", "startH2dMs", "startComputeMs", "endComputeMs", "endD2hMs", "h2dMs", "computeMs",
+         "d2hMs", "latencyMs"), 1.0,
+    )  # fmt: skip
+    (tmp_path / "t.json").write_text(json.dumps([entry]))
+    result = run(folder / "budget.plan", "--trtexec-times", tmp_path / "t.json", "--json")
+    assert result.exit_code == 0, result.stderr
+    assert json.loads(result.stdout)["source"] == {"file": "b.onnx", "sha256": sha256_of(folder / "b.onnx")}

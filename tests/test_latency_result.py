@@ -190,11 +190,11 @@ def test_the_machine_is_described_as_far_as_it_tells(tmp_path: Path) -> None:
     assert parse_stat(text, 100, 7.0) == CpuUse(2.0, 0.3, 7.0)
     for broken in ("", "cpu 1 2", "cpu  a b c d e f g h", "intr 1 2 3 4 5 6 7 8 9"):
         assert parse_stat(broken, 100, 7.0) is None
-    assert parse_gpu("A GPU, 9.0, 345, 1980, P0, 570.1\nanother") == Device(
+    assert parse_gpu(["A GPU", "9.0", "345", "1980", "P0", "570.1"]) == Device(
         "A GPU", "sm_90", "SM 345 MHz of 1980 MHz", "P0", "570.1"
     )
-    assert parse_gpu("A GPU, 8.7, [N/A], [N/A], [N/A], 540.4") == Device("A GPU", "sm_87", None, None, "540.4")
-    assert parse_gpu("") == Device(None, None)
+    unknown = "[N/A]"
+    assert parse_gpu(["A GPU", "8.7", *[unknown] * 3, "540.4"]) == Device("A GPU", "sm_87", None, None, "540.4")
     assert governors(tmp_path) == []
     for cpu, governor in (("cpu0", "schedutil\n"), ("cpu1", "performance\n"), ("cpu2", "schedutil\n")):
         (tmp_path / cpu / "cpufreq").mkdir(parents=True)

@@ -30,6 +30,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
 
     from acm_export.latency.clock import Clock
+    from acm_export.latency.gpu_watch import GpuWatch
     from acm_export.latency.measure import Effort
     from acm_export.latency.plan import Plan, PlannedRun
     from acm_export.latency.sides import Sides
@@ -68,14 +69,14 @@ class Origin:
         load: Average of the minute before the process began its work, or None.
         baseline: The baseline's file or folder, with the digest that stands for it, or None.
         cuda_graph: Whether runs are launched as CUDA graphs.
-        tenants: Processes that held the GPU before, in words.
+        gpu: Watches the GPU, where it is used.
     """
 
     command: str
     load: float | None
     baseline: ModelFile | None = None
     cuda_graph: bool = False
-    tenants: Sequence[str] = ()
+    gpu: GpuWatch | None = None
 
 
 def time_file(
@@ -109,11 +110,12 @@ def time_file(
     place = planned.backend.place()
     began = datetime.now().astimezone().isoformat(timespec="seconds")
     others, before, start = processes(), device.cpu_use(), clock.now()
-    outcome = time_runs(runs, sides, effort, clock, tell)
+    outcome = time_runs(runs, sides, effort, clock, tell, origin.gpu)
     after, seconds = device.cpu_use(), clock.now() - start
     named = busiest(others, processes(), seconds, os.getpid())
     seen = Surroundings(os.cpu_count() or 1, origin.load, device.governors(), before, after, seconds, named)
     warnings = [*input_warnings(runs), *left_out(planned, runs), *machine_warnings(seen)]
+    warnings += origin.gpu.warnings() if origin.gpu is not None else ()
     warnings += time_warnings(shapes(outcome.pairs), clocks_known=place.clocks is not None)
     results = tuple(pair.run for pair in outcome.pairs)
     warnings += device_warnings(results, graph=origin.cuda_graph)
@@ -133,9 +135,22 @@ def time_file(
 
 
 def time_runs(
-    runs: Sequence[PlannedRun], sides: Sides, effort: Effort, clock: Clock, tell: Callable[[str], None]
+    runs: Sequence[PlannedRun],
+    sides: Sides,
+    effort: Effort,
+    clock: Clock,
+    tell: Callable[[str], None],
+    gpu: GpuWatch | None = None,
 ) -> Outcome:
     """Time runs until an interrupt or an error; the run that it falls into is dropped.
+
+    Args:
+        runs: To time.
+        sides: The loaded models.
+        effort: Spent on each run.
+        clock: In seconds.
+        tell: Is told what comes next.
+        gpu: Looks at the GPU after each run, or None.
 
     Raises:
         Interrupted: Before anything was measured.
@@ -150,6 +165,9 @@ def time_runs(
             subject, baseline = sides.subject(run), sides.baseline(run)
             timed, beside = measure(subject, baseline, effort, clock)
             interrupts.check()
+            pairs.append(Pair(_result(run, timed, len(subject)), timed, beside))
+            if gpu is not None:
+                gpu.look(describe_run(pairs[-1].run), subject[0])
         except BaseException as error:
             interrupted = isinstance(error, interrupts.Interrupted) or interrupts.asked()
             if not interrupted and isinstance(error, Exception):
@@ -161,7 +179,6 @@ def time_runs(
                 raise
             interrupts.answered()
             return Outcome(tuple(pairs), partial=True)
-        pairs.append(Pair(_result(run, timed, len(subject)), timed, beside))
     return Outcome(tuple(pairs))
 
 

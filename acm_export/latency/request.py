@@ -7,10 +7,12 @@ from datetime import datetime
 from typing import TYPE_CHECKING
 
 from acm_export.calibration.sources import open_source
-from acm_export.errors import UsageError
+from acm_export.engine.passport import passport_path, read_passport
+from acm_export.errors import AcmError, UsageError
 from acm_export.files import check_writable, sha256_of
 from acm_export.latency import checks
 from acm_export.latency.backends import Asked, open_backend
+from acm_export.latency.gpu_watch import GpuWatch, watch_gpu
 from acm_export.latency.latency import Origin, time_file
 from acm_export.latency.measure import Effort
 from acm_export.latency.plan import Plan, plan, prepare
@@ -112,6 +114,18 @@ def carry_out(request: Request, demands: checks.Demands, surveyor: Surveyor) -> 
         AcmError: Something does not fit, is missing, or does not run.
     """
     backend = open_backend(request.model, request.asked)
+    gpu = watch_gpu() if backend.on_gpu else None
+    try:
+        return _timed(request, demands, surveyor, backend, gpu)
+    except AcmError as error:
+        if gpu is not None and gpu.tenants and not isinstance(error, UsageError):
+            error.hint = f"{error.hint or '--debug shows more'}; the GPU is also held by {', '.join(gpu.tenants)}"
+        raise
+
+
+def _timed(
+    request: Request, demands: checks.Demands, surveyor: Surveyor, backend: Backend, gpu: GpuWatch | None
+) -> tuple[Result, int]:
     planned = plan(
         request.model, backend, budgets=request.budgets, threshold=request.threshold, batches=request.batches,
         streams=request.streams,
@@ -127,7 +141,7 @@ def carry_out(request: Request, demands: checks.Demands, surveyor: Surveyor) -> 
         keys = [(run.feeds.shapes, run.routing, run.budget_requested, request.streams) for run in prepared]
         checks.check_common(demands.old, keys)
     sides = Sides(planned, request.baseline)
-    origin = Origin(surveyor.command, surveyor.load, baseline, request.asked.cuda_graph)
+    origin = Origin(surveyor.command, surveyor.load, baseline, request.asked.cuda_graph, gpu)
     try:
         result = time_file(planned, prepared, sides, request.effort, surveyor.clock, origin, surveyor.tell)
     finally:
@@ -157,12 +171,16 @@ def read_trtexec(
         raise UsageError(f"there is no file {model}", "name what trtexec ran, or leave it out")
     checks.check_assertions(demands.assertions, [None])
     file = ModelFile(str(model or times), None if model is None else sha256_of(model))
+    source = None
+    if model is not None and passport_path(model).is_file():
+        onnx_file = read_passport(model).model
+        source = ModelFile(onnx_file.name, onnx_file.sha256)
     if demands.old is not None and demands.old_path is not None:
-        checks.check_comparable(demands.old, demands.old_path, file.sha256, model or times)
+        checks.check_comparable(demands.old, demands.old_path, (source or file).sha256, model or times)
         checks.check_common(demands.old, [({}, DATA, None, streams)])
     queries = read_times(times)
     when = datetime.fromtimestamp(times.stat().st_mtime).astimezone()
-    return result_of(queries, file, None, when, command, batch=batches[0], streams=streams)
+    return result_of(queries, file, source, when, command, batch=batches[0], streams=streams)
 
 
 def _check_demands(demands: checks.Demands, planned: Plan) -> None:
