@@ -118,7 +118,7 @@ def build_engine(
     content: dict[str, Any] = {"output": str(output), "dry_run": dry_run, "plans": described, "passport": None}
     if not dry_run:
         planned = plans[0][1]
-        check = None if no_check else EngineCheck(planned.prepared, planned.settings.profiles, source)
+        check = None if no_check else partial(EngineCheck, planned.prepared, planned.settings.profiles, source)
         passport = build(
             planned, tensorrt, PluginSource(plugin, tensorrt_root, cuda_root), check, tell=partial(click.echo, err=True)
         )
