@@ -158,6 +158,15 @@ def test_a_fixed_engine_is_timed_as_it_is(folder: Path) -> None:
     assert content["cuda_graph"] is True
 
 
+def test_the_tables_show_where_time_goes(folder: Path) -> None:
+    shown = run(folder / "fixed.plan", "--runs", 2, "--streams", 2, "--cuda-graph").stdout
+    assert f"fixed.plan: tensorrt {VERSION}, TensorRT, Orin, 2 streams at once, CUDA graphs, ms" in " ".join(
+        shown.split()
+    )
+    assert "device p50" in shown
+    assert "transfer p50" in shown
+
+
 @pytest.mark.parametrize("passport", [True, False])
 def test_any_engine_with_the_same_inputs_is_a_baseline(folder: Path, passport: bool) -> None:
     path = folder / "dense.plan"

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import os
+import signal
 import threading
 from itertools import repeat
 from typing import TYPE_CHECKING
@@ -99,3 +101,30 @@ def test_a_block_lasts_from_the_first_start_to_the_last_end() -> None:
     clock = ThreadClock()
     laps = Streams([Stream(clock, repeat(t * TICK)) for t in (1, 3)], clock).laps(0, 1.0, 4)
     assert max(lap.ended for lap in laps) - min(lap.began for lap in laps) == 12 * TICK
+
+
+class StoppedError(BaseException):
+    """What the handler of a signal raises."""
+
+
+def test_a_signal_ends_all_streams() -> None:
+    def stop(*_: object) -> None:
+        raise StoppedError
+
+    before = signal.signal(signal.SIGUSR1, stop)
+    clock = ThreadClock()
+    endless, sending = Stream(clock, repeat(0.0)), Stream(clock, repeat(0.0))
+
+    def send() -> Times:
+        if sending.runs == 5:
+            os.kill(os.getpid(), signal.SIGUSR1)
+        return sending()
+
+    streams = Streams([endless, send], clock)
+    try:
+        with pytest.raises(StoppedError):
+            streams.laps(1, 1.0, None)  # no time passes: only the signal ends it
+        streams.close()
+    finally:
+        signal.signal(signal.SIGUSR1, before)
+    assert endless.runs > 0

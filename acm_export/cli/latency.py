@@ -91,7 +91,7 @@ def latency(
     plot: Path | None,
     as_json: bool,
 ) -> None:
-    """Time MODEL, a portable file, with tokens routed as the data want, all least, all most, and as skewed as can be.
+    """Time MODEL, a file or an engine, with tokens routed as the data want, all least, all most, and skewed.
 
     Times go from feeding to outputs in host memory, after a warm-up, in blocks between which the baseline is timed.
     Exit code 1 where an assertion or comparison does not hold, or after an interrupt or an error of the runtime, which
@@ -102,6 +102,8 @@ def latency(
       acm-export latency calibrated.onnx --budgets 0.25,0.5,1 --data images.npz --baseline dense.onnx -o cpu.json
       acm-export latency calibrated.onnx --budgets 0.5 --data images.npz --assert-p99 4ms@0.5
       acm-export latency calibrated.onnx --budgets 0.5 --data images.npz --compare cpu.json --max-regression 5%
+      acm-export latency calibrated.plan --budgets 0.25,0.5,1 --data images.npz --baseline dense.plan --cuda-graph
+      acm-export latency calibrated.onnx --runtime pytorch --checkpoint acm-vit-b --baseline vit-b --budgets 0.5
       acm-export latency m.plan --trtexec-times times.json --assert-p99 4ms
     """
     from acm_export.latency.device import load_average
@@ -170,11 +172,13 @@ def _report(
 
 
 def _show(result: Result, *, as_json: bool) -> None:
-    from acm_export.report.latency import describe_latency, latency_table
+    from acm_export.report.latency import describe_latency, device_table, latency_table
 
     if as_json:
         write_json(result.to_json())
     else:
         write_table(latency_table(result), *describe_latency(result))
+        if (apart := device_table(result)) is not None:
+            write_table(apart)
     for warning in result.warnings:
         click.echo(f"{click.style('warning:', fg='yellow')} {warning}", err=True)

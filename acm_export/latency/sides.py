@@ -62,7 +62,7 @@ class Sides:
             runtime = self._load(name)
             contexts: list[Context] = []
             self._open[name] = runtime, contexts
-            contexts += [runtime.context() for _ in range(self._plan.streams)]
+            contexts.extend(runtime.context() for _ in range(self._plan.streams))
         return self._open[name][1]
 
     def _load(self, name: str) -> Runtime:

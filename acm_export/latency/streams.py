@@ -44,7 +44,7 @@ class Streams:
     """
 
     def __init__(self, runs: Sequence[Run], clock: Clock) -> None:
-        self._runs, self._clock = runs, clock
+        self._runs, self._clock, self._stop = runs, clock, Event()
         self._threads = ThreadPoolExecutor(len(runs), "stream") if len(runs) > 1 else None
 
     def laps(self, settling: int, seconds: float, runs: int | None) -> list[Lap]:
@@ -56,41 +56,38 @@ class Streams:
             runs: Of each stream, in their place.
 
         Raises:
-            Exception: What a run raised; the other streams stop after the run that they are in.
+            Exception: What a run raised; all streams stop after the run that they are in, for good.
         """
-        stop = Event()
-        if self._threads is None:
-            return [self._lap(self._runs[0], settling, seconds, runs, stop)]
         together = Barrier(len(self._runs))
-        futures = [self._threads.submit(self._lap, run, settling, seconds, runs, stop, together) for run in self._runs]
+        if self._threads is None:
+            return [self._lap(self._runs[0], settling, seconds, runs, together)]
         try:
-            return _results(futures)
-        finally:
-            stop.set()
+            laps = [self._threads.submit(self._lap, run, settling, seconds, runs, together) for run in self._runs]
+            return _results(laps)
+        except BaseException:  # of a stream, or of a signal
+            self._stop.set()
             together.abort()
+            raise
 
     def close(self) -> None:
-        """End the threads."""
+        """Stop and end the threads."""
+        self._stop.set()
         if self._threads is not None:
             self._threads.shutdown()
 
-    def _lap(
-        self, run: Run, settling: int, seconds: float, runs: int | None, stop: Event, together: Barrier | None = None
-    ) -> Lap:
+    def _lap(self, run: Run, settling: int, seconds: float, runs: int | None, together: Barrier) -> Lap:
         try:
             for _ in range(settling):
                 run()
-            if together is not None:
-                together.wait()
-            return self._timed(run, seconds, runs, stop)
+            together.wait()
+            return self._timed(run, seconds, runs)
         except BaseException:
-            stop.set()
-            if together is not None:
-                together.abort()
+            self._stop.set()
+            together.abort()
             raise
 
-    def _timed(self, run: Run, seconds: float, runs: int | None, stop: Event) -> Lap:
-        now, stopped = self._clock.now, stop.is_set
+    def _timed(self, run: Run, seconds: float, runs: int | None) -> Lap:
+        now, stopped = self._clock.now, self._stop.is_set
         began = now()
         lap = Lap(began, began)
         host_ms, told = lap.host_ms.append, lap.told.append
