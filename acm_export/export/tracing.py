@@ -47,6 +47,7 @@ def trace(
         with plain_attention(model), warnings.catch_warnings(), _quiet_exporter():
             warnings.simplefilter("ignore", FutureWarning)
             warnings.simplefilter("ignore", DeprecationWarning)
+            warnings.filterwarnings("ignore", "# The axis name", UserWarning)  # several inputs share an axis
             program = torch.onnx.export(
                 model, tuple(inputs.values()), dynamo=True, optimize=False, verbose=False, opset_version=opset,
                 dynamic_shapes=(shapes,), input_names=list(inputs), output_names=output_names,

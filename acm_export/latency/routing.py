@@ -7,7 +7,6 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from acm_export.calibration.measurement import Tally
-from acm_export.calibration.session import valid_tokens
 from acm_export.calibration.thresholds import bound_of
 from acm_export.op.routing import margins
 
@@ -95,9 +94,8 @@ def measured_budget(session: CalibrationSession, feeds: Feeds, thresholds: Thres
     """β of all batches, from the counts of their own runs; padding is left out."""
     tally = Tally(session.layers)
     for batch in feeds.batches:
-        _, counts = session.run(batch, flat(session.layers, thresholds))
-        masks = [valid_tokens(batch, count.shape) for count in counts]
-        tally.add(counts, masks, 0.0, None, len(next(iter(batch.values()))))
+        _, counts, masks = session.run_with_masks(batch, flat(session.layers, thresholds))
+        tally.add(counts, [masks.of(count.shape) for count in counts], 0.0, None, len(next(iter(batch.values()))))
     return tally.result().budget
 
 
