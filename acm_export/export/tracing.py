@@ -63,13 +63,17 @@ def trace(
     return model_ir
 
 
+_TALKATIVE = ("torch.onnx._internal.exporter._registration", "onnx_ir._convenience")
+"""They remark on packages that are not installed, and on scalars that the exporter fills masks with."""
+
+
 @contextmanager
 def _quiet_exporter() -> Iterator[None]:
-    """Without the exporter's remarks on packages that are not installed."""
-    logger = logging.getLogger("torch.onnx._internal.exporter._registration")
-    level = logger.level
-    logger.setLevel(logging.ERROR)
+    levels = {logger: logger.level for logger in map(logging.getLogger, _TALKATIVE)}
+    for logger in levels:
+        logger.setLevel(logging.ERROR)
     try:
         yield
     finally:
-        logger.setLevel(level)
+        for logger, level in levels.items():
+            logger.setLevel(level)
