@@ -6,6 +6,7 @@ import os
 import shutil
 import subprocess
 import sys
+from importlib.util import find_spec
 from pathlib import Path
 
 import pytest
@@ -41,6 +42,19 @@ def each_header_set() -> pytest.MarkDecorator:
     none = pytest.param(None, id="no-headers", marks=pytest.mark.skip(reason=reason))
     sets = [pytest.param(headers, id=f"trt{headers.version_text}") for headers in found] or [none]
     return pytest.mark.parametrize("headers", sets, scope="session")
+
+
+def each_tensorrt() -> pytest.MarkDecorator:
+    """Run a test with ``python``, once for each interpreter that has a TensorRT.
+
+    Which: those in ACM_TENSORRT_PYTHON (separated by ``:``), each with one of the packages tensorrt_lean,
+    tensorrt_lean_bindings and tensorrt; else this one, if it has one.
+    """
+    packages = ("tensorrt_lean", "tensorrt_lean_bindings", "tensorrt")
+    named = [python for python in os.environ.get("ACM_TENSORRT_PYTHON", "").split(os.pathsep) if python]
+    found = named or ([sys.executable] if any(find_spec(package) for package in packages) else [])
+    skip = pytest.mark.skip(reason="no Python with a TensorRT; set ACM_TENSORRT_PYTHON")
+    return pytest.mark.parametrize("python", found or [pytest.param("", marks=skip)])
 
 
 def build(target: str, folder: Path, pack: Path, headers: TensorRTHeaders | None = None, *, sanitize: str = "") -> Path:

@@ -201,3 +201,15 @@ def test_a_dry_run_needs_no_tensorrt(model: Path, tmp_path: Path, monkeypatch: p
     assert real.exit_code == 1
     assert "doctor --for tensorrt" in real.output
     assert CliRunner().invoke(main, [*arguments, "--dry-run", "--max-shapes", "x:1"]).exit_code == 2
+
+
+def test_a_builder_that_does_not_start_is_an_error(model: Path, tmp_path: Path) -> None:
+    tensorrt, _ = fake("8.5.3.1")
+
+    def builder(_logger: Any) -> None:
+        raise TypeError("pybind11::init(): factory function returned nullptr")  # as 8.5.3 does without a GPU
+
+    tensorrt.Builder = builder
+    planned = engine.plan(model, tmp_path / "m.plan", (8, 5), ({}, {}, {}))
+    with pytest.raises(EngineError, match="makes no builder"):
+        build(tensorrt, planned.prepared, planned.settings)

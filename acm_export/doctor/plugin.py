@@ -79,12 +79,17 @@ def library(path: Path | None) -> Finding:
         path: It; by default where build-plugin writes it, in the working folder.
     """
     name, file = "plugin library", path or Path(LIBRARY)
-    mend = f"{_BUILD} -o {file}" if path else _BUILD
+    mend = _BUILD  # with -o where nothing can be overwritten by it
     try:
         with file.open("rb") as stream:
             start = stream.read(_ELF_HEADER)
     except FileNotFoundError:
-        return Finding(name, "missing", f"there is no {file}" + ("" if path else " in the working folder"), mend)
+        return Finding(
+            name,
+            "missing",
+            f"there is no {file}" + ("" if path else " in the working folder"),
+            mend + (f" -o {path}" if path else ""),
+        )
     except OSError as error:
         return Finding(name, "wrong", f"{file} cannot be read: {error.strerror}", mend)
     if reason := _not_for_this_machine(start):

@@ -35,9 +35,10 @@ def build(tensorrt: Any, prepared: Prepared, settings: Settings) -> bytes:
         OutputError: The timing cache cannot be written.
     """
     log = tensorrt.Logger(tensorrt.Logger.WARNING)
-    builder = tensorrt.Builder(log)
-    if builder is None:
-        raise EngineError("TensorRT makes no builder here", "acm-export doctor --for tensorrt")
+    try:
+        builder = tensorrt.Builder(log)
+    except TypeError as error:  # of pybind11, for a constructor that returns nothing: CUDA does not start
+        raise EngineError("TensorRT makes no builder here; its log above says why", "acm-export doctor") from error
     network = builder.create_network(network_flags(tensorrt))
     parse(tensorrt.OnnxParser(network, log), prepared.model, str(prepared.source))
     config = builder.create_builder_config()
