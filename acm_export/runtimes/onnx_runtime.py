@@ -21,13 +21,14 @@ _ERRORS_ONLY = 3
 
 
 class Session:
-    """An ONNX Runtime session for a model held in memory; see :class:`CpuSession` and :class:`CudaSession`.
+    """An ONNX Runtime session for a model held in memory; see the classes below.
 
     Args:
         model: Its external data, if any, lie in ``folder``.
         folder: Where the model came from.
         threads: Of one operator; 0 for one per core.
         lean: Make no second copy of the weights, prepacked or cut, at the price of speed.
+        provider_options: Of the first execution provider, by the names that ONNX Runtime documents.
 
     Raises:
         MissingDependencyError: ONNX Runtime is not installed, or not with the execution provider.
@@ -37,7 +38,15 @@ class Session:
     providers: tuple[str, ...]
     device: str
 
-    def __init__(self, model: onnx.ModelProto, folder: Path, *, threads: int = 0, lean: bool = False) -> None:
+    def __init__(
+        self,
+        model: onnx.ModelProto,
+        folder: Path,
+        *,
+        threads: int = 0,
+        lean: bool = False,
+        provider_options: Mapping[str, str] | None = None,
+    ) -> None:
         runtime = require("onnxruntime")
         if self.providers[0] not in runtime.get_available_providers():
             raise MissingDependencyError(
@@ -52,10 +61,11 @@ class Session:
         if lean:
             options.add_session_config_entry("session.disable_prepacking", "1")
         disabled = ["ConstantFolding"] if lean else []
+        providers = [(self.providers[0], dict(provider_options or {})), *self.providers[1:]]
         version = tuple(int(number) for number in re.findall(r"\d+", runtime.__version__)[:2])
         try:
             self._session = runtime.InferenceSession(
-                serialize(model, version), options, providers=list(self.providers), disabled_optimizers=disabled
+                serialize(model, version), options, providers=providers, disabled_optimizers=disabled
             )
         except Exception as error:  # its own types, with no common base but Exception
             raise ModelFileError(f"ONNX Runtime {runtime.__version__} cannot load the model: {error}") from error
@@ -96,3 +106,10 @@ class CudaSession(Session):
 
     providers = ("CUDAExecutionProvider", "CPUExecutionProvider")
     device = "CUDA"
+
+
+class TensorrtSession(Session):
+    """On an NVIDIA GPU, through engines that ONNX Runtime builds with TensorRT; what they cannot hold, on CUDA."""
+
+    providers = ("TensorrtExecutionProvider", "CUDAExecutionProvider", "CPUExecutionProvider")
+    device = "TensorRT"
