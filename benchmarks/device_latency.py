@@ -42,6 +42,7 @@ if TYPE_CHECKING:
     from random_vit import Shape
     from torch import nn
 
+    from acm_export.modules import ACMLayer
 SHARES = (1.0, 0.75, 0.5, 0.25)
 BATCHES = (1, 8, 32, 128)
 FILE_BATCHES = (1, 8, 32)
@@ -72,7 +73,7 @@ class Row:
 class Route:
     """A hook of a layer's gate that sets its thresholds to let a share of the margins pass, and counts what does."""
 
-    def __init__(self, layer: nn.Module, share: float, executed: list[float]) -> None:
+    def __init__(self, layer: ACMLayer, share: float, executed: list[float]) -> None:
         self._layer, self._share, self._executed = layer, share, executed
 
     def __call__(self, _gate: nn.Module, _args: object, logits: torch.Tensor) -> None:

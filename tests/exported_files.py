@@ -2,18 +2,18 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+from pathlib import Path
+from typing import Any
 
 import numpy as np
+import onnx
 import onnxruntime
 import torch
 from tiny_models import IMAGES
 from torch import nn
 
 from acm_export.modules import acm_layers
-
-if TYPE_CHECKING:
-    from pathlib import Path
+from acm_export.runtimes.overloads import knows_overloads, serialize
 
 
 def images(batch: int) -> torch.Tensor:
@@ -36,6 +36,9 @@ def session(model: Path | bytes) -> onnxruntime.InferenceSession:
     """A file or its content in ONNX Runtime."""
     options = onnxruntime.SessionOptions()
     options.log_severity_level = 3
+    if isinstance(model, Path) and not knows_overloads(onnxruntime.__version__):
+        options.add_session_config_entry("session.model_external_initializers_file_folder_path", str(model.parent))
+        model = serialize(onnx.load(model, load_external_data=False), onnxruntime.__version__)
     return onnxruntime.InferenceSession(model, options, providers=["CPUExecutionProvider"])
 
 
