@@ -46,6 +46,20 @@ def test_other_processes_and_limits_are_named(around: Surroundings) -> None:
     assert second.startswith("power is limited to 350 W of at most 700 W")
 
 
+@pytest.mark.parametrize(("visible", "asked"), [(None, "0"), ("2,0", "2"), ("GPU-5c", "GPU-5c"), ("", "0")])
+def test_only_the_gpu_that_is_used_is_asked_about(
+    around: Surroundings, monkeypatch: pytest.MonkeyPatch, visible: str | None, asked: str
+) -> None:
+    monkeypatch.delenv("CUDA_VISIBLE_DEVICES", raising=False)
+    if visible is not None:
+        monkeypatch.setenv("CUDA_VISIBLE_DEVICES", visible)
+    around.tool("nvidia-smi", 'case "$*" in *compute-apps*) echo "7, $3, 1 MiB";; esac')
+    watch = watch_gpu()
+    assert watch.tenants == (f"--id={asked} (process 7, 1 MiB)",)
+    around.tool("nvidia-smi", f'case "$*" in *name*--id={asked}) echo "A, 9.0, 1, 2, P0, 5";; *) exit 1;; esac')
+    assert gpu().name == "A"
+
+
 def test_a_jetson_tells_its_mode_and_clocks(around: Surroundings) -> None:
     around.tool("nvpmodel", "echo 'NV Power Mode: 15W'")
     around.tool("jetson_clocks", "echo 'GPU MinFreq=306000000 MaxFreq=1300500000 CurrentFreq=306000000'")

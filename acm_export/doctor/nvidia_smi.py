@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import re
 from dataclasses import dataclass
 
@@ -38,38 +39,47 @@ class Tenant:
         return f"{self.name} (process {self.number}, {self.memory})"
 
 
-def query(*fields: str, units: bool = True) -> list[list[str]]:
-    """Fields of every GPU; no rows where ``nvidia-smi`` is not there.
+def first_visible() -> str:
+    """The GPU that CUDA calls the first, as ``nvidia-smi --id`` takes it: an index or a UUID."""
+    visible = os.environ.get("CUDA_VISIBLE_DEVICES", "").split(",")[0].strip()
+    return visible if visible.isdigit() or visible.startswith("GPU-") else "0"
+
+
+def query(*fields: str, units: bool = True, gpu: str | None = None) -> list[list[str]]:
+    """Fields of every GPU, or of one; no rows where ``nvidia-smi`` is not there.
 
     Args:
         fields: As ``nvidia-smi --help-query-gpu`` lists them.
         units: Whether values come with theirs.
+        gpu: As of :func:`first_visible`, or None for all.
 
     Raises:
         ProbeError: It fails, or does not know a field.
     """
-    told = run_tool(
-        "nvidia-smi", f"--query-gpu={','.join(fields)}", f"--format=csv,noheader{'' if units else ',nounits'}"
-    )
+    written = "--format=csv,noheader" if units else "--format=csv,noheader,nounits"
+    told = run_tool("nvidia-smi", f"--query-gpu={','.join(fields)}", written, *_only(gpu))
     return [] if told is None else _rows(told.value, len(fields))
 
 
-def query_with_reasons(*fields: str, family: str = _FAMILY) -> list[tuple[list[str], tuple[str, ...]]]:
-    """Fields of every GPU, and the reasons why its clocks are as they are.
+def query_with_reasons(
+    *fields: str, gpu: str | None = None, family: str = _FAMILY
+) -> list[tuple[list[str], tuple[str, ...]]]:
+    """Fields of every GPU, or of one, and the reasons why its clocks are as they are.
 
     Args:
         fields: As of :func:`query`.
+        gpu: Likewise.
         family: Of the field of reasons, which older drivers name otherwise.
 
     Raises:
         ProbeError: As of :func:`query`.
     """
     try:
-        return [(row[:-1], parse_reasons(row[-1])) for row in query(*fields, f"{family}.active")]
+        return [(row[:-1], parse_reasons(row[-1])) for row in query(*fields, f"{family}.active", gpu=gpu)]
     except ProbeError as error:
         if family == _OLD_FAMILY or "not a valid field" not in str(error):
             raise
-    return query_with_reasons(*fields, family=_OLD_FAMILY)
+    return query_with_reasons(*fields, gpu=gpu, family=_OLD_FAMILY)
 
 
 def parse_reasons(text: str) -> tuple[str, ...]:
@@ -81,14 +91,17 @@ def parse_reasons(text: str) -> tuple[str, ...]:
     return tuple(name for bit, name in _REASONS.items() if mask & bit)
 
 
-def tenants() -> list[Tenant]:
-    """Processes that compute on any GPU.
+def tenants(gpu: str | None = None) -> list[Tenant]:
+    """Processes that compute on any GPU, or on one.
+
+    Args:
+        gpu: As of :func:`first_visible`, or None for all.
 
     Raises:
         ProbeError: ``nvidia-smi`` fails.
     """
     fields = "pid,process_name,used_memory"
-    told = run_tool("nvidia-smi", f"--query-compute-apps={fields}", "--format=csv,noheader")
+    told = run_tool("nvidia-smi", f"--query-compute-apps={fields}", "--format=csv,noheader", *_only(gpu))
     rows = [] if told is None else _rows(told.value, 3)
     return [Tenant(int(row[0]), row[1], row[2]) for row in rows if row[0].isdigit()]
 
@@ -119,6 +132,10 @@ def jetson_gpu_clocks() -> tuple[int, int] | None:
     if found is None:
         raise ProbeError("jetson_clocks --show does not say (it needs root)")
     return int(found[1]) // 10**6, int(found[2]) // 10**6
+
+
+def _only(gpu: str | None) -> list[str]:
+    return [] if gpu is None else [f"--id={gpu}"]
 
 
 def _rows(text: str, width: int) -> list[list[str]]:

@@ -50,7 +50,7 @@ def cpu() -> Device:
 def gpu() -> Device:
     """The first GPU, asked from ``nvidia-smi``, and from the CUDA driver and Jetson's tools where it says nothing."""
     try:
-        rows = nvidia_smi.query(*_GPU_FIELDS, units=False)
+        rows = nvidia_smi.query(*_GPU_FIELDS, units=False, gpu=nvidia_smi.first_visible())
     except ProbeError:
         rows = []
     found = parse_gpu(rows[0]) if rows else Device(None, None)

@@ -16,10 +16,10 @@ if TYPE_CHECKING:
 
 
 class GpuWatch:
-    """Watches the GPUs of this machine during a measurement; see :func:`watch_gpu`.
+    """Watches the GPU during a measurement; see :func:`watch_gpu`.
 
     Args:
-        tenants: Other processes that held a GPU before, in words.
+        tenants: Other processes that held it before, in words.
         limits: What is set to be slower than it could be, in words.
     """
 
@@ -53,9 +53,10 @@ class GpuWatch:
 
 
 def watch_gpu() -> GpuWatch:
-    """Ask who holds the GPUs, and how they are set; to be called before this process uses them."""
+    """Ask who holds the first GPU, and how it is set; to be called before this process uses it."""
     try:
-        held = tuple(tenant.text for tenant in nvidia_smi.tenants() if tenant.number != os.getpid())
+        others = nvidia_smi.tenants(nvidia_smi.first_visible())
+        held = tuple(tenant.text for tenant in others if tenant.number != os.getpid())
     except ProbeError:
         held = ()
     return GpuWatch(held, tuple(_limits()))
@@ -66,7 +67,7 @@ def _limits() -> Iterator[str]:
         mode = nvidia_smi.jetson_power_mode()
         if mode and not mode.startswith("MAXN"):
             yield f"power mode is {mode}, which is not MAXN: clocks are lower than they could be (nvpmodel)"
-        for row in nvidia_smi.query("power.limit", "power.max_limit", units=False):
+        for row in nvidia_smi.query("power.limit", "power.max_limit", units=False, gpu=nvidia_smi.first_visible()):
             if (values := _numbers(row)) and values[0] < values[1]:
                 yield f"power is limited to {values[0]:g} W of at most {values[1]:g} W (nvidia-smi --power-limit)"
     except ProbeError:
@@ -80,9 +81,9 @@ def _limits() -> Iterator[str]:
 
 
 def _reasons() -> tuple[str, ...]:
-    """What slows down any GPU just now."""
+    """What slows the GPU down just now."""
     try:
-        rows = nvidia_smi.query_with_reasons()
+        rows = nvidia_smi.query_with_reasons(gpu=nvidia_smi.first_visible())
     except ProbeError:
         return ()
     return tuple(sorted({reason for _, reasons in rows for reason in reasons if reason in nvidia_smi.SLOWING}))
