@@ -21,7 +21,7 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from transformers.initialization import no_init_weights
 
-from acm_export.checkpoints.architecture import model_class_of, parse_config
+from acm_export.checkpoints.architecture import construction_options, model_class_of, parse_config
 from acm_export.checkpoints.config_fields import check_fields
 from acm_export.checkpoints.dense import load_dense
 from acm_export.checkpoints.health import warn_about_values
@@ -202,10 +202,12 @@ def _load_acm(
 ) -> PreTrainedModel:
     with torch.device("meta"):
         expected = build_model(model_class, config, family, specs).state_dict()
+        if options := construction_options(expected, shapes):
+            expected = build_model(model_class, config, family, specs, **options).state_dict()
     compare_shapes({name: tuple(tensor.shape) for name, tensor in expected.items()}, shapes, weights)
     _check_dtypes(expected, weights)
     with no_init_weights():
-        model = build_model(model_class, config, family, specs)
+        model = build_model(model_class, config, family, specs, **options)
     with safe_open(weights, "pt") as file:
         state = {name: file.get_tensor(name) for name in shapes}
     model.load_state_dict(state, assign=True)
@@ -213,11 +215,15 @@ def _load_acm(
 
 
 def build_model(
-    model_class: type[PreTrainedModel], config: PretrainedConfig, family: Family, specs: dict[str, ACMSpec]
+    model_class: type[PreTrainedModel],
+    config: PretrainedConfig,
+    family: Family,
+    specs: dict[str, ACMSpec],
+    **options: Any,
 ) -> PreTrainedModel:
     """A model with untrained weights and ACM layers at the places that ``specs`` names."""
     try:
-        model = model_class(config)
+        model = model_class(config, **options)
     except Exception as error:  # transformers raises whatever a strange value leads to
         raise CheckpointError(f"config.json does not describe a {model_class.__name__}: {error}", _CORRECT) from error
     install_acm_layers(model, family, specs)
