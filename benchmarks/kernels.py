@@ -17,6 +17,7 @@ from device_timing import DeviceTiming, Rotation, device_facts, interleaved, med
 from matplotlib import pyplot as plt
 from torch.nn import functional as F  # noqa: N812
 
+from acm_export.flops import learner_flops, linear_flops
 from acm_export.modules import ACMLayer, ACMSpec
 from acm_export.plugins.kernels import launch, plan, tiles
 from acm_export.plugins.kernels.work import work
@@ -87,10 +88,11 @@ def rate(sizes: tuple[int, int, int], tokens: int, rounds: int) -> dict[str, Any
     """Executed FLOP/s with all learners ÷ the rate of the largest matrix product that fits the cuBLAS of PyTorch."""
     size = 8192
     a, b = (torch.randn(size, size, device="cuda", dtype=torch.bfloat16) for _ in range(2))
-    peak = 2 * size**3 / median_us(Rotation([lambda: a @ b]), rounds=rounds, block_ms=20) * 1e6
+    peak = size * linear_flops(size, size) / median_us(Rotation([lambda: a @ b]), rounds=rounds, block_ms=20) * 1e6
     given = case(sizes, tokens, 1.0)
     us = median_us(given.op(), rounds=rounds, block_ms=20)
-    executed = 4.0 * tokens * sizes[0] * sizes[1] * sizes[2] / us * 1e6
+    spec = given.layer.spec
+    executed = tokens * spec.num_learners * learner_flops(spec) / us * 1e6
     return {"sizes": sizes, "tokens": tokens, "us": us, "tflops": executed / 1e12, "cublas_tflops": peak / 1e12,
             "ratio": executed / peak}  # fmt: skip
 

@@ -11,8 +11,7 @@ from transformers.initialization import no_init_weights
 
 from acm_export.checkpoints.folder import build_model
 from acm_export.modules import ACMSpec
-from acm_export.surgery import FAMILIES
-from acm_export.surgery.install import find_sites
+from acm_export.surgery import FAMILIES, find_sites
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel

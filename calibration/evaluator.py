@@ -14,7 +14,7 @@ import numpy as np
 
 from acm_export.calibration.margins import MarginSummary, merge, summarize
 from acm_export.calibration.measurement import JENSEN_SHANNON, SQUARED, Measurement, Tally, js_divergence
-from acm_export.calibration.session import MASK, CalibrationSession, valid_tokens
+from acm_export.calibration.token_masks import TokenMasks
 from acm_export.errors import CalibrationError, OutputError, UsageError
 from acm_export.op.routing import margins
 
@@ -24,6 +24,7 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
     from acm_export.calibration.data import Arrays, Batch
+    from acm_export.calibration.session import CalibrationSession
 
 Summaries = tuple[tuple[MarginSummary, ...], ...]
 """For each layer one summary for each gated learner."""
@@ -76,8 +77,9 @@ class Evaluator:
         summaries = [[MarginSummary()] * (e.num_learners - e.min_learners) for e in self.layers]
         for batch in self._batches():
             outputs, logits = self._session.run_with_logits(batch.feeds, thresholds)
+            masks = TokenMasks.of_batch(batch.feeds, logits)
             for index, (layer, z) in enumerate(zip(self.layers, logits, strict=True)):
-                mask = valid_tokens(batch.feeds, z.shape[:-1])
+                mask = masks.of(z.shape[:-1])
                 observed = margins(z.reshape(-1, z.shape[-1]) if mask is None else z[mask])
                 if (undefined := int(np.isnan(observed).any(-1).sum())) and observed.size:
                     raise CalibrationError(
@@ -87,14 +89,14 @@ class Evaluator:
                 pairs = zip(summaries[index], observed.T, strict=True)
                 summaries[index] = [merge([before, summarize(column)]) for before, column in pairs]
             if spread is not None:
-                self._remember(outputs, batch, spread)
+                self._remember(outputs, batch, masks, spread)
             self._on_batch()
         return tuple(tuple(row) for row in summaries)
 
-    def _remember(self, outputs: Arrays, batch: Batch, spread: dict[str, _Spread]) -> None:
+    def _remember(self, outputs: Arrays, batch: Batch, masks: TokenMasks, spread: dict[str, _Spread]) -> None:
         self._write(np.array(_checksum(batch), np.uint32))
         for name, output in outputs.items():
-            valid = _valid(output, batch)
+            valid = _valid(output, masks)
             if not np.isfinite(valid).all():
                 raise CalibrationError(
                     f"the model's output {name} is not finite with all learners on the data",
@@ -133,15 +135,15 @@ class Evaluator:
         for batch in self._batches():
             if self._recall() != _checksum(batch):
                 raise _other_data()
-            outputs, counts = self._session.run(batch.feeds, thresholds)
+            outputs, counts, masks = self._session.run_with_masks(batch.feeds, thresholds)
             divergence = np.zeros(batch.samples)
             right = None
             for name, output in outputs.items():
-                divergence += self._divergence(name, self._recall(), output, batch)
+                divergence += self._divergence(name, self._recall(), output, masks)
                 if batch.labels is not None and _is_logits(name, output) and output.ndim == 2:
                     right = int((output.argmax(-1) == batch.labels).sum())
-            masks = [valid_tokens(batch.feeds, count.shape) for count in counts]
-            tally.add(counts, masks, float(divergence.sum()), right, batch.samples)
+            valid = [masks.of(count.shape) for count in counts]
+            tally.add(counts, valid, float(divergence.sum()), right, batch.samples)
             self._on_batch()
         if self._references.read(1):
             raise _other_data()
@@ -154,18 +156,18 @@ class Evaluator:
             raise _other_data() from error
 
     def _divergence(
-        self, name: str, reference: NDArray[Any], output: NDArray[Any], batch: Batch
+        self, name: str, reference: NDArray[Any], output: NDArray[Any], masks: TokenMasks
     ) -> NDArray[np.float64] | float:
         """Of each sample, or the mean of the batch."""
-        if not np.isfinite(_valid(output, batch)).all():
+        if not np.isfinite(_valid(output, masks)).all():
             raise CalibrationError(f"the model's output {name} is not finite where learners are left out")
         if self.divergence == JENSEN_SHANNON:
             if not _is_logits(name, output):
                 return 0.0
             if output.ndim == 2:
                 return js_divergence(reference, output)
-            return float(js_divergence(_valid(reference, batch), _valid(output, batch)).mean())
-        error = _valid(output, batch).astype(np.float64) - _valid(reference, batch)
+            return float(js_divergence(_valid(reference, masks), _valid(output, masks)).mean())
+        error = _valid(output, masks).astype(np.float64) - _valid(reference, masks)
         return float((error**2).mean()) / (self._variances[name] or 1.0)
 
 
@@ -214,9 +216,7 @@ def _other_data() -> UsageError:
     return UsageError("the data differ from one pass to the next", "let every pass yield the same samples in order")
 
 
-def _valid(output: NDArray[Any], batch: Batch) -> NDArray[Any]:
-    """An output without the tokens that the attention mask calls padding."""
-    mask = batch.feeds.get(MASK)
-    if mask is not None and output.shape[: mask.ndim] == mask.shape:
-        return np.asarray(output[mask.astype(bool)])
-    return output
+def _valid(output: NDArray[Any], masks: TokenMasks) -> NDArray[Any]:
+    """An output without the tokens that are padding."""
+    mask = masks.of(output.shape)
+    return output if mask is None else np.asarray(output[mask])

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from acm_export.calibration.session import MASK
+from acm_export.calibration.token_masks import MASK
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable

@@ -9,6 +9,7 @@ from onnx import TensorProto, helper
 from acm_export.calibration.budget_input import INPUT
 from acm_export.calibration.data import GraphInput, graph_inputs
 from acm_export.calibration.thresholds import by_layer
+from acm_export.calibration.token_masks import MASK, TokenMasks
 from acm_export.errors import ModelFileError, UsageError, first_line
 from acm_export.inspection import check_graph
 from acm_export.manifest import Manifest, read_manifest
@@ -18,15 +19,12 @@ from acm_export.targets import gated_learners_nodes
 from acm_export.verification.runnable import open_runnable, runnable_copy
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
     from pathlib import Path
 
     import numpy as np
     from numpy.typing import NDArray
 
     from acm_export.calibration.data import Arrays
-
-MASK = "attention_mask"
 
 
 class CalibrationSession:
@@ -76,6 +74,18 @@ class CalibrationSession:
         ran = self._run(feeds, thresholds, counts)
         return {name: ran[name] for name in self.outputs}, [ran[name] for name in counts]
 
+    def run_with_masks(
+        self, feeds: Arrays, thresholds: NDArray[np.float32]
+    ) -> tuple[Arrays, list[NDArray[np.int32]], TokenMasks]:
+        """Run once; returns the model's outputs, the learner counts of each layer, and what is padding."""
+        if MASK not in feeds:
+            return *self.run(feeds, thresholds), TokenMasks({})
+        counts = [f"counts/{layer.name}" for layer in self.layers]
+        logits = [self._logits[layer.name] for layer in self.layers]
+        ran = self._run(feeds, thresholds, [*counts, *logits])
+        masks = TokenMasks.of_batch(feeds, (ran[name] for name in logits))
+        return {name: ran[name] for name in self.outputs}, [ran[name] for name in counts], masks
+
     def run_with_logits(
         self, feeds: Arrays, thresholds: NDArray[np.float32]
     ) -> tuple[Arrays, list[NDArray[np.float32]]]:
@@ -110,17 +120,3 @@ def tap_gate_logits(model: Any) -> dict[str, str]:
         helper.make_tensor_value_info(name, TensorProto.FLOAT, None) for name in names.values() if name not in known
     )
     return names
-
-
-def valid_tokens(feeds: Arrays, shape: Sequence[int]) -> NDArray[np.bool_] | None:
-    """Which tokens of a layer are no padding.
-
-    Args:
-        feeds: The model's inputs; ``attention_mask`` marks valid tokens where it has the layer's shape.
-        shape: Of the layer's learner counts.
-
-    Returns:
-        bool of that shape, or None where nothing marks padding.
-    """
-    mask = feeds.get(MASK)
-    return mask.astype(bool) if mask is not None and mask.shape == tuple(shape) else None

@@ -10,10 +10,10 @@ import pytest
 from calibration_files import write_images
 from PIL import Image
 
-from acm_export.calibration.data import Batch, CalibrationData, GraphInput, check_batch
+from acm_export.calibration.data import CalibrationData, GraphInput, check_batch
 from acm_export.calibration.images import ImageFolder
-from acm_export.calibration.session import valid_tokens
 from acm_export.calibration.sources import Function, NpzFile, open_source
+from acm_export.calibration.token_masks import TokenMasks
 from acm_export.errors import UsageError
 
 if TYPE_CHECKING:
@@ -152,7 +152,15 @@ def test_image_folders_without_images_or_settings_are_refused(tmp_path: Path) ->
 
 def test_the_attention_mask_marks_tokens_where_it_has_their_shape() -> None:
     mask = np.array([[1, 1, 0]])
-    batch = Batch({"attention_mask": mask})
-    assert valid_tokens(batch.feeds, (1, 3)).tolist() == [[True, True, False]]  # type: ignore[union-attr]
-    assert valid_tokens(batch.feeds, (1, 4)) is None
-    assert valid_tokens({}, (1, 3)) is None
+    masks = TokenMasks.of_batch({"attention_mask": mask}, [])
+    for shape in ((1, 3), (1, 3, 16)):
+        assert masks.of(shape).tolist() == [[True, True, False]]  # type: ignore[union-attr]
+    assert masks.of((1, 4)) is None
+    assert TokenMasks.of_batch({}, []).of((1, 3)) is None
+
+
+def test_gate_logits_mark_padding_where_the_mask_has_another_shape() -> None:
+    z = np.array([[[0, 1], [-1, -np.inf], [0, -np.inf]]], np.float32)
+    masks = TokenMasks.of_batch({"attention_mask": np.ones((1, 60))}, [z, z[..., :1]])
+    assert masks.of((1, 3)).tolist() == [[True, False, False]]  # type: ignore[union-attr]
+    assert TokenMasks.of_batch({}, [z]).of((1, 3)) is None

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import shutil
+import sys
 from typing import TYPE_CHECKING, Any
 
 import onnx
@@ -31,6 +32,7 @@ from acm_export.engine.settings import (
 from acm_export.errors import EngineError, UsageError
 from acm_export.export import export_checkpoint
 from acm_export.files import sha256_of
+from acm_export.inspection import summarize
 from acm_export.plugins.tensorrt.headers import TensorRTHeaders
 
 if TYPE_CHECKING:
@@ -190,7 +192,7 @@ def test_a_broken_passport_is_refused(
 
 
 def test_a_dry_run_needs_no_tensorrt(model: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setitem(__import__("sys").modules, "tensorrt", None)
+    monkeypatch.setitem(sys.modules, "tensorrt", None)
     file, output = shutil.copy(model, tmp_path / "m.onnx"), tmp_path / "m.plan"
     arguments = ["build-engine", str(file), "-o", str(output)]
     dry = CliRunner().invoke(main, [*arguments, "--dry-run", "--json"])
@@ -213,3 +215,17 @@ def test_a_builder_that_does_not_start_is_an_error(model: Path, tmp_path: Path) 
     planned = engine.plan(model, tmp_path / "m.plan", (8, 5), ({}, {}, {}))
     with pytest.raises(EngineError, match="makes no builder"):
         build(tensorrt, planned.prepared, planned.settings)
+
+
+def test_the_file_for_trtexec(model: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, "tensorrt", None)
+    saved = tmp_path / "for-trtexec.onnx"
+    arguments = ["build-engine", str(model), "-o", str(tmp_path / "m.plan"), "--dry-run", "--save-onnx"]
+    done = CliRunner().invoke(main, [*arguments, str(saved)])
+    assert done.exit_code == 0, done.output
+    assert f"--onnx={saved}" in done.output
+    summary = summarize(saved)
+    assert summary.manifest.target == "tensorrt"
+    assert sum(name.startswith("counts/") for name in summary.outputs) == len(summary.manifest.layers)
+    refused = CliRunner().invoke(main, [*arguments, str(model)])
+    assert refused.exit_code == 2

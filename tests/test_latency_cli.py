@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import errno
 import json
 import subprocess
 import sys
-from typing import TYPE_CHECKING, Any
+from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -19,14 +21,12 @@ from acm_export import interrupts
 from acm_export.calibration.budgets import budget_of_latency
 from acm_export.cli import main
 from acm_export.cli.latency import _RUNTIMES
+from acm_export.errors import LatencyError
 from acm_export.export import export
 from acm_export.files import sha256_of
 from acm_export.latency import latency as work
 from acm_export.latency import warm_up as warming
-from acm_export.latency.runtime import RUNTIMES
-
-if TYPE_CHECKING:
-    from pathlib import Path
+from acm_export.latency.backends import BACKENDS
 
 STATISTICS = ["mean", "std", "p50", "p90", "p95", "p99", "max", "n"]
 
@@ -68,6 +68,7 @@ def test_the_result_has_every_field_and_calibration_reads_it(folder: Path) -> No
     assert content == json.loads(output.read_text())
     assert list(content) == [
         "schema", "model", "runtime", "device", "command", "time", "runs", "fit", "baseline", "warnings", "partial",
+        "error", "source", "cuda_graph",
     ]  # fmt: skip
     assert content["model"] == {"file": str(folder / "c.onnx"), "sha256": sha256_of(folder / "c.onnx")}
     assert content["runtime"]["provider"] == "CPUExecutionProvider"
@@ -210,6 +211,69 @@ def test_an_interrupt_keeps_what_was_measured(
     assert names(tmp_path) == ["r.json"]
 
 
+@pytest.mark.parametrize("error", [RuntimeError("out of memory\nmore"), LatencyError("the GPU is gone")])
+def test_an_error_of_the_runtime_keeps_what_was_measured(
+    folder: Path, monkeypatch: pytest.MonkeyPatch, tmp_path: Path, error: Exception
+) -> None:
+    real, calls = work.measure, []
+
+    def failing(*args: Any) -> Any:
+        calls.append(args)
+        if len(calls) == 4:
+            raise error
+        return real(*args)
+
+    monkeypatch.setattr(work, "measure", failing)
+    output = tmp_path / "r.json"
+    result = run("latency", folder / "c.onnx", "--budgets", "0.5", "--runs", 2, "-o", output, "--assert-p99", "1e9")
+    assert result.exit_code == 1
+    content = json.loads(output.read_text())
+    assert content["partial"] is True
+    assert [r["routing"] for r in content["runs"]] == ["data", "skewed", "least"]
+    named = "run 4 of 4: most, pixel_values [1, 1, 8, 8] failed: RuntimeError: out of memory"
+    assert content["error"] == (named if isinstance(error, RuntimeError) else "the GPU is gone")
+    assert f"error: {content['error']}; stopped after 3 of 4 runs; they are in {output}" in result.stderr
+    calls[:] = [()] * 3
+    output.write_text("old")
+    first = run("latency", folder / "c.onnx", "--budgets", "0.5", "--runs", 2, "-o", output)
+    assert (first.exit_code, output.read_text()) == (1, "old")
+    assert str(error).splitlines()[0] in first.stderr
+
+
+def test_no_space_for_the_result_still_shows_it(folder: Path, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    def full(path: Path, *_: Any, **__: Any) -> int:
+        raise OSError(errno.ENOSPC, "No space left on device", str(path))
+
+    (tmp_path / "r.json").write_text("old")
+    monkeypatch.setattr(Path, "write_text", full)
+    result = run("latency", folder / "m.onnx", "--runs", 2, "-o", tmp_path / "r.json", "--json")
+    assert result.exit_code == 1
+    assert "no space left while writing" in result.stderr
+    assert json.loads(result.stdout)["partial"] is False
+    assert names(tmp_path) == ["r.json"]
+    assert (tmp_path / "r.json").read_text() == "old"
+
+
+def test_streams_run_at_once_and_are_part_of_what_is_compared(folder: Path, tmp_path: Path) -> None:
+    output = tmp_path / "r.json"
+    args = ("latency", folder / "m.onnx", "--batch", 2, "--runs", 6, "--streams", 3)
+    result = run(*args, "--baseline", folder / "dense.onnx", "-o", output)
+    assert result.exit_code == 0, result.stderr
+    for r in json.loads(output.read_text())["runs"]:
+        assert (r["streams"], r["host_ms"]["n"]) == (3, 18)
+        assert r["throughput"] > 0
+        assert r["enqueue_ms"] is r["transfer_ms"] is None
+    other = run(*args[:-1], 2, "--compare", output)
+    assert (other.exit_code, "none of these runs" in other.stderr) == (2, True)
+    assert run(*args, "--compare", output, "--max-regression", "1e9").exit_code == 0
+
+
+def test_cuda_graphs_are_refused_where_there_are_none(folder: Path) -> None:
+    result = run("latency", folder / "m.onnx", "--cuda-graph")
+    assert result.exit_code == 2
+    assert "onnxruntime does not launch CUDA graphs" in result.stderr
+
+
 def test_an_interrupt_before_the_first_run_leaves_the_old_file(
     folder: Path, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
@@ -229,7 +293,7 @@ def test_data_with_nan_are_refused(folder: Path) -> None:
 
 
 def test_the_command_line_offers_every_runtime() -> None:
-    assert tuple(RUNTIMES) == _RUNTIMES
+    assert tuple(BACKENDS) == _RUNTIMES
 
 
 def test_timing_needs_no_torch(folder: Path) -> None:

@@ -8,7 +8,12 @@ from transformers.activations import ACT2FN
 
 from acm_export.errors import CheckpointError
 
-_COUNTS = ("hidden_size", "intermediate_size", "num_attention_heads", "patch_size", "image_size", "num_channels")
+_COUNTS = (
+    "hidden_size", "intermediate_size", "num_attention_heads", "patch_size", "image_size", "num_channels", "vocab_size",
+    "type_vocab_size", "max_position_embeddings", "d_model", "encoder_attention_heads", "encoder_ffn_dim",
+    "num_mel_bins", "max_source_positions", "conv_dim", "conv_kernel", "conv_stride",
+)  # fmt: skip
+_ACTIVATIONS = ("hidden_act", "activation_function", "feat_extract_activation")
 
 
 def check_fields(config: dict[str, Any]) -> None:
@@ -23,9 +28,10 @@ def check_fields(config: dict[str, Any]) -> None:
             raise CheckpointError(
                 f"config.json has {field} = {value!r}, expected at least 1", f"correct {field} in config.json"
             )
-    activation = config.get("hidden_act")
-    if isinstance(activation, str) and activation not in ACT2FN:
-        raise CheckpointError(
-            f"config.json has hidden_act = {activation!r}, which is no known activation",
-            f"give one of {', '.join(sorted(ACT2FN))}",
-        )
+    for field in _ACTIVATIONS:
+        activation = config.get(field)
+        if isinstance(activation, str) and activation not in ACT2FN:
+            raise CheckpointError(
+                f"config.json has {field} = {activation!r}, which is no known activation",
+                f"give one of {', '.join(sorted(ACT2FN))}",
+            )

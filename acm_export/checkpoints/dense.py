@@ -23,8 +23,8 @@ def load_dense(
 ) -> PreTrainedModel:
     """Read a model that transformers saved, where every tensor has its place and every place its tensor.
 
-    Heads that the architecture does not have may be in the file: a base model is read out of a model with a head. A
-    base model without a pooler is built without one.
+    Heads that the architecture does not have may be in the file: a base model is read out of a model with a head, and
+    Whisper's encoder out of the whole. A base model without a pooler is built without one.
 
     Raises:
         CheckpointError: The config describes no model, or one with other names or shapes than the weights.
@@ -37,8 +37,10 @@ def load_dense(
     if poolers and not poolers & found.keys():
         options = {"add_pooling_layer": False}
         expected = _expected_shapes(model_class, config, options)
-    unused = {n for n in found.keys() - expected.keys() if n.removeprefix(prefix).startswith(family.heads)}
+    unused = {n for n in found.keys() - expected.keys() if n.removeprefix(prefix).startswith(family.optional)}
     compare_shapes(expected, {name: shape for name, shape in found.items() if name not in unused}, weights)
+    if family.read_as:  # transformers knows the names of whole models only
+        options["key_mapping"] = dict(family.stored_names)
     return _from_pretrained(weights.parent, model_class, config, options)
 
 

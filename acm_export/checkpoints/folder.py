@@ -17,11 +17,11 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import torch
-import transformers
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from transformers.initialization import no_init_weights
 
+from acm_export.checkpoints.architecture import model_class_of, parse_config
 from acm_export.checkpoints.config_fields import check_fields
 from acm_export.checkpoints.dense import load_dense
 from acm_export.checkpoints.health import warn_about_values
@@ -42,11 +42,9 @@ WEIGHTS = "model.safetensors"
 _MAX_CONFIG_BYTES = 16 << 20
 _WEIGHT_DTYPES = ("F32", "F16", "BF16")
 _PROCESSOR_FILES = (
-    "preprocessor_config.json",
-    "processor_config.json",
-    "tokenizer.json",
-    "tokenizer_config.json",
-)
+    "preprocessor_config.json", "processor_config.json", "tokenizer.json", "tokenizer_config.json",
+    "special_tokens_map.json", "added_tokens.json", "vocab.json", "vocab.txt", "merges.txt", "normalizer.json",
+)  # fmt: skip
 
 
 @dataclass(frozen=True)
@@ -124,14 +122,14 @@ def load_checkpoint(folder: Path) -> Checkpoint:
         CheckpointError: A file is missing, broken or contradicts the other; the family is unknown.
     """
     config_json = _read_config(folder)
-    family = family_of(str(config_json.get("model_type")))
-    model_class = _model_class(config_json, family)
     weights = folder / WEIGHTS
+    family = family_of(str(config_json.get("model_type")), _weight_shapes(weights) if weights.is_file() else ())
+    model_class = model_class_of(config_json, family)
     section = config_json.get("acm")
     shapes = _weight_shapes(weights)
     _check_layer_count(config_json, family, len(shapes))
     check_fields(config_json)
-    config = _parse_config(folder)
+    config = parse_config(folder)
     if section is None:
         model = load_dense(weights, model_class, config, family, shapes)
     else:
@@ -157,27 +155,6 @@ def _read_config(folder: Path) -> dict[str, Any]:
     if not isinstance(config, dict):
         raise CheckpointError(f"{path} holds a {type(config).__name__}, expected an object")
     return config
-
-
-def _parse_config(folder: Path) -> PretrainedConfig:
-    try:
-        return transformers.AutoConfig.from_pretrained(folder, local_files_only=True)
-    except Exception as error:  # transformers raises whatever a strange value leads to
-        reason = " ".join(str(error).split())
-        raise CheckpointError(f"{folder / 'config.json'} is no config of transformers: {reason}", _CORRECT) from error
-
-
-def _model_class(config: dict[str, Any], family: Family) -> type[PreTrainedModel]:
-    names = config.get("architectures") or [next(iter(family.outputs))]
-    name = names[0] if isinstance(names, list) and len(names) == 1 else names
-    if not isinstance(name, str) or name not in family.outputs:
-        raise CheckpointError(
-            f"architecture {name!r} of model_type {family.model_type!r} is not supported; "
-            f"supported: {', '.join(family.outputs)}",
-            "save the model as one of these with transformers, and give that folder",
-        )
-    model_class: type[PreTrainedModel] = getattr(transformers, str(name))
-    return model_class
 
 
 def _weight_shapes(path: Path) -> dict[str, tuple[int, ...]]:

@@ -44,6 +44,7 @@ _VERSIONS = ((8, 5), (10, 3), (11, 0))
 @click.option("--data", help="Compare on these: .npz, a folder of images, or MODULE:FUNCTION; else on random inputs.")
 @click.option("--processor", type=click.Path(path_type=Path), help="Folder with preprocessor_config.json, for images.")
 @click.option("--no-check", is_flag=True, help="Do not compare the engine with the portable file.")
+@click.option("--save-onnx", type=_FILE, metavar="FILE", help="Write the file that TensorRT parses, for trtexec.")
 @click.option("--dry-run", is_flag=True, help="Say what would be built; needs no TensorRT.")
 @verb
 def build_engine(
@@ -63,6 +64,7 @@ def build_engine(
     data: str | None,
     processor: Path | None,
     no_check: bool,
+    save_onnx: Path | None,
     dry_run: bool,
     as_json: bool,
 ) -> None:
@@ -83,19 +85,16 @@ def build_engine(
     from acm_export.engine.engine import build_engine as build
     from acm_export.engine.engine import plan as plan_for
     from acm_export.engine.machine import find_tensorrt, version_of
-    from acm_export.engine.prepare import Ends
+    from acm_export.engine.prepare import Ends, save_prepared
     from acm_export.engine.profiles import parse_shapes
     from acm_export.engine.settings import parse_tactic_sources
     from acm_export.errors import ExportError, MissingDependencyError
-    from acm_export.files import check_writable
 
     given = (("--min-shapes", min_shapes), ("--opt-shapes", opt_shapes), ("--max-shapes", max_shapes))
     low, best, high = (parse_shapes(text, option) if text else {} for option, text in given)
     if data is not None and no_check:
         raise click.UsageError("--data is what to compare on, and --no-check leaves the comparison out")
-    if output.resolve() == model.resolve():
-        raise click.UsageError(f"{output} is the model, and would be replaced")
-    check_writable(output)
+    _check_outputs(model, output, save_onnx)
     source = None if data is None else open_source(data, processor, model.absolute().parent)
     try:
         tensorrt = find_tensorrt()
@@ -113,11 +112,13 @@ def build_engine(
                 tf32=tf32, timing_cache=timing_cache, tactic_sources=sources, ends=ends,
             )  # fmt: skip
             plans.append((version, planned))
-    described = [_describe(version, planned, plugin or _LIBRARY) for version, planned in plans]
+    if save_onnx is not None:
+        save_prepared(plans[-1][1].prepared, save_onnx)
+    described = [_describe(version, planned, plugin or _LIBRARY, save_onnx) for version, planned in plans]
     content: dict[str, Any] = {"output": str(output), "dry_run": dry_run, "plans": described, "passport": None}
     if not dry_run:
         planned = plans[0][1]
-        check = None if no_check else EngineCheck(planned.prepared, planned.settings.profiles, source)
+        check = None if no_check else partial(EngineCheck, planned.prepared, planned.settings.profiles, source)
         passport = build(
             planned, tensorrt, PluginSource(plugin, tensorrt_root, cuda_root), check, tell=partial(click.echo, err=True)
         )
@@ -128,14 +129,27 @@ def build_engine(
         _say(content, model)
 
 
-def _describe(version: tuple[int, int], planned: Plan, plugin: Path) -> dict[str, Any]:
+def _check_outputs(model: Path, output: Path, save_onnx: Path | None) -> None:
+    from acm_export.files import check_writable
+
+    if output.resolve() == model.resolve():
+        raise click.UsageError(f"{output} is the model, and would be replaced")
+    check_writable(output)
+    if save_onnx is not None:
+        if save_onnx.resolve() in (model.resolve(), output.resolve()):
+            raise click.UsageError(f"--save-onnx {save_onnx} would replace the model or the engine")
+        check_writable(save_onnx, "--save-onnx")
+
+
+def _describe(version: tuple[int, int], planned: Plan, plugin: Path, saved: Path | None) -> dict[str, Any]:
     from dataclasses import asdict
 
     from acm_export.engine.trtexec_line import trtexec_line
 
     prepared, settings = planned.prepared, planned.settings
-    target, file = prepared.manifest.target, prepared.source
-    if prepared.was != target:
+    target, file = prepared.manifest.target, saved or prepared.source
+    converted = prepared.was != target and saved is None
+    if converted:
         file = file.with_name(f"{file.stem}-{target}{file.suffix}")
     line = trtexec_line(
         version, file, planned.output, plugin, settings.profiles,
@@ -143,7 +157,7 @@ def _describe(version: tuple[int, int], planned: Plan, plugin: Path) -> dict[str
         tactic_sources=settings.tactic_sources,
     )  # fmt: skip
     return {
-        "tensorrt": ".".join(map(str, version)), "target": target, "converted": prepared.was != target,
+        "tensorrt": ".".join(map(str, version)), "target": target, "converted": converted,
         "inputs": prepared.inputs, "outputs": [value.name for value in prepared.model.graph.output],
         "budget_input": prepared.manifest.budget_input, "trtexec": line,
         "profiles": {name: asdict(profile) for name, profile in settings.profiles.items()},
@@ -155,7 +169,7 @@ def _say(content: dict[str, Any], model: Path) -> None:
     for result in content["plans"]:
         click.echo(f"TensorRT {result['tensorrt']} parses files for {result['target']}\n  {result['trtexec']}")
         if result["converted"]:
-            click.echo(f"  for trtexec the file must be for {result['target']}: export it with that --target")
+            click.echo(f"  for trtexec the file must be for {result['target']}: --save-onnx writes it")
     if content["passport"] is None:
         return
     found = content["passport"]["checked"]

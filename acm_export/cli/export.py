@@ -52,7 +52,7 @@ def export(
     no_verify: bool,
     as_json: bool,
 ) -> None:
-    """Export CHECKPOINT, a folder with config.json and model.safetensors, with a dynamic batch.
+    """Export CHECKPOINT, a folder with config.json and model.safetensors, with a dynamic batch and length.
 
     Inputs and outputs are float32 in every file. Unless --no-verify is given the file is compared with the
     checkpoint at three budgets, and is not written where they disagree.

@@ -9,7 +9,7 @@ from acm_export.calibration import budget_input
 from acm_export.errors import EngineError
 from acm_export.inspection import check_graph, check_thresholds, stored_thresholds
 from acm_export.manifest import Manifest, read_manifest, write_manifest
-from acm_export.model_file import read_model
+from acm_export.model_file import read_model, write_model
 from acm_export.targets import retarget
 from acm_export.verification.runnable import counts_as_outputs, thresholds_as_inputs
 
@@ -104,6 +104,15 @@ def prepare(path: Path, target: str, ends: Ends = Ends()) -> Prepared:
         counts_as_outputs(model)
     write_manifest(model, rewritten)
     return Prepared(model, rewritten, path, manifest.target, ends)
+
+
+def save_prepared(prepared: Prepared, path: Path) -> None:
+    """Write what the parser gets as a file, for trtexec; weights beside the source are shared.
+
+    Raises:
+        OutputError: It cannot be written.
+    """
+    write_model(prepared.model, path, data_from=prepared.source.absolute().parent)
 
 
 def _take_thresholds(model: onnx.ModelProto, manifest: Manifest, path: Path) -> Manifest:

@@ -16,6 +16,7 @@ from acm_export import __version__
 from acm_export.embedding import write_embedded
 from acm_export.errors import ExportError, UsageError, VerificationError
 from acm_export.export.attention import plain_attention
+from acm_export.export.examples import dynamic_axes, example_inputs
 from acm_export.export.graph import clean
 from acm_export.export.measure import run_one_sample
 from acm_export.export.tracing import trace
@@ -80,21 +81,12 @@ def export_checkpoint(checkpoint: Checkpoint, path: Path, **options: Any) -> Exp
     """
     model = checkpoint.model
     return export(
-        model, example_inputs(checkpoint), path,
+        model, example_inputs(model, checkpoint.family), path,
         output_fields=checkpoint.family.outputs[type(model).__name__],
+        dynamic_shapes=dynamic_axes(model, checkpoint.family),
         source=Source(checkpoint.path.name, checkpoint.sha256),
         **options,
     )  # fmt: skip
-
-
-def example_inputs(checkpoint: Checkpoint, batch: int = 2, seed: int = 0) -> dict[str, torch.Tensor]:
-    """Random inputs of the shapes that a checkpoint's family takes, standard normal."""
-    generator = torch.Generator().manual_seed(seed)
-    specs = checkpoint.family.inputs(checkpoint.model.config)
-    return {
-        spec.name: torch.randn([batch if d == "batch" else int(d) for d in spec.shape], generator=generator)
-        for spec in specs
-    }
 
 
 def export(

@@ -81,5 +81,5 @@ def _entry(name: str, layer: ACMLayer, tokens: int) -> LayerEntry:
     spec = layer.spec
     return LayerEntry(
         name, spec.model_dim, spec.num_learners, spec.hidden_dim, spec.min_learners, spec.activation,
-        learner_flops(spec.model_dim, spec.hidden_dim), gate_flops(spec.gate_dims), tokens,
+        learner_flops(spec), gate_flops(spec), tokens,
     )  # fmt: skip

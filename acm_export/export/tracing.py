@@ -47,6 +47,7 @@ def trace(
         with plain_attention(model), warnings.catch_warnings(), _quiet_exporter():
             warnings.simplefilter("ignore", FutureWarning)
             warnings.simplefilter("ignore", DeprecationWarning)
+            warnings.filterwarnings("ignore", "# The axis name", UserWarning)  # several inputs share an axis
             program = torch.onnx.export(
                 model, tuple(inputs.values()), dynamo=True, optimize=False, verbose=False, opset_version=opset,
                 dynamic_shapes=(shapes,), input_names=list(inputs), output_names=output_names,
@@ -62,13 +63,17 @@ def trace(
     return model_ir
 
 
+_TALKATIVE = ("torch.onnx._internal.exporter._registration", "onnx_ir._convenience")
+"""They remark on packages that are not installed, and on scalars that the exporter fills masks with."""
+
+
 @contextmanager
 def _quiet_exporter() -> Iterator[None]:
-    """Without the exporter's remarks on packages that are not installed."""
-    logger = logging.getLogger("torch.onnx._internal.exporter._registration")
-    level = logger.level
-    logger.setLevel(logging.ERROR)
+    levels = {logger: logger.level for logger in map(logging.getLogger, _TALKATIVE)}
+    for logger in levels:
+        logger.setLevel(logging.ERROR)
     try:
         yield
     finally:
-        logger.setLevel(level)
+        for logger, level in levels.items():
+            logger.setLevel(level)

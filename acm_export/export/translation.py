@@ -4,8 +4,10 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
+import onnx_ir as ir
 import onnxscript
 import torch
+from onnxscript.function_libs.torch_lib.ops.core import aten_index_put
 
 from acm_export.op.schema import register
 from acm_export.op.signature import DOMAIN, VERSION
@@ -26,7 +28,10 @@ def translation_table(opset: int) -> dict[Callable[..., Any], Callable[..., Any]
         From torch ops to functions of onnxscript, as ``torch.onnx.export`` takes them.
     """
     register()
-    table: dict[Callable[..., Any], Callable[..., Any]] = {torch.ops.acm.gated_learners.default: _gated_learners}
+    table: dict[Callable[..., Any], Callable[..., Any]] = {
+        torch.ops.acm.gated_learners.default: _gated_learners,
+        torch.ops.aten.index_put.default: _index_put,
+    }
     if opset >= _GELU_OPSET:
         table[torch.ops.aten.gelu.default] = _gelu
     return table
@@ -41,6 +46,15 @@ def _gated_learners(
         x, gate_logits, thresholds, w1, b1, w2, b2,
         num_learners=num_learners, min_learners=min_learners, activation=activation,
     )  # fmt: skip
+
+
+def _index_put(self: Any, indices: Any, values: Any, accumulate: bool = False) -> Any:
+    """``self[mask] = scalar`` as Where; PyTorch's own translation makes shapes that depend on the mask's values."""
+    mask: Any = indices[0] if len(indices) == 1 else None
+    elementwise = mask is not None and mask.dtype == ir.DataType.BOOL and len(mask.shape) == len(self.shape)
+    if not elementwise or accumulate or len(values.shape):
+        return aten_index_put(self, indices, values, accumulate)
+    return onnxscript.opset18.Where(mask, onnxscript.opset18.CastLike(values, self), self)
 
 
 def _gelu(x: Any, approximate: str = "none") -> Any:

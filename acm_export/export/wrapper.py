@@ -11,6 +11,7 @@ import torch
 from torch import nn
 
 from acm_export.errors import ExportError
+from acm_export.export.parametrizations import fold_parametrizations
 from acm_export.modules import ACMLayer, acm_layers
 
 PREFIX = "module."
@@ -75,8 +76,9 @@ class Exportable(nn.Module):
         )
 
     def in_dtype(self, dtype: torch.dtype) -> Exportable:
-        """The same with another dtype inside; the module is copied unless it has that dtype already."""
-        return Exportable(as_dtype(self.module, dtype), self._input_names, dtype, self._fields).eval()
+        """The same with another dtype inside, without parametrizations; copied only where something changes."""
+        module = as_dtype(fold_parametrizations(self.module), dtype)
+        return Exportable(module, self._input_names, dtype, self._fields).eval()
 
 
 class Alone(nn.Module):

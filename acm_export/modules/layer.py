@@ -76,17 +76,21 @@ class ACMLayer(nn.Module):
     """Sum of the first k learners of each token, k decided by the gate (arXiv 2312.10193; docs/op.md).
 
     Maps tokens ``[..., D]`` to ``[..., D]``. ``thresholds`` (float32 ``[N]``, zeros: the trained argmax) may be changed
-    in place at any time; it and the gate stay float32 whatever the layer's dtype.
+    in place at any time; it and the gate stay float32 whatever the layer's dtype. ``valid`` (bool ``[...]``, None for
+    all) tells tokens from padding, which runs ``min_learners``; the model sets it during its forward pass
+    (acm_export/surgery/padding.py).
 
     Args:
         spec: Sizes, activation and gate.
     """
 
     thresholds: torch.Tensor
+    valid: torch.Tensor | None
 
     def __init__(self, spec: ACMSpec) -> None:
         super().__init__()
         self.spec = spec
+        self.valid = None
         d, n, h = spec.model_dim, spec.num_learners, spec.hidden_dim
         self.gate = Gate(spec.gate_dims, spec.gate_activation)
         self.w1 = nn.Parameter(torch.empty(d, n * h))
@@ -99,7 +103,19 @@ class ACMLayer(nn.Module):
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         """Tokens ``[..., D]`` of the layer's dtype to ``[..., D]``."""
-        return self.run(x, self.gate(x))[0]
+        return self.run(x, self.gate_logits(x))[0]
+
+    def gate_logits(self, x: torch.Tensor) -> torch.Tensor:
+        """What the gate says of tokens ``[..., D]``: ``[..., C]``, float32.
+
+        Of padding: 0 for the fewest learners and -inf for any other choice, so that its margins are below every
+        threshold, -inf too.
+        """
+        z: torch.Tensor = self.gate(x)
+        if self.valid is None:
+            return z
+        fewest = z.new_tensor([0.0] + [-torch.inf] * (z.shape[-1] - 1))
+        return torch.where(self.valid.unsqueeze(-1), z, fewest)
 
     def run(self, x: torch.Tensor, gate_logits: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
         """Y ``[..., D]`` and learner counts ``[...]`` (int32) for gate logits ``[..., C]`` given from outside."""

@@ -23,13 +23,14 @@ _COPIES_WEIGHTS = ("ConstantFolding", "FuseFp16InitializerToFp32NodeTransformer"
 
 
 class Session:
-    """An ONNX Runtime session for a model held in memory; see :class:`CpuSession` and :class:`CudaSession`.
+    """An ONNX Runtime session for a model held in memory; see the classes below.
 
     Args:
         model: Its external data, if any, lie in ``folder``.
         folder: Where the model came from.
         threads: Of one operator; 0 for one per core.
         lean: Make no second copy of the weights, prepacked or cut, at the price of speed.
+        provider_options: Of the first execution provider, by the names that ONNX Runtime documents.
 
     Raises:
         MissingDependencyError: ONNX Runtime is not installed, or not with the execution provider.
@@ -39,7 +40,15 @@ class Session:
     providers: tuple[str, ...]
     device: str
 
-    def __init__(self, model: onnx.ModelProto, folder: Path, *, threads: int = 0, lean: bool = False) -> None:
+    def __init__(
+        self,
+        model: onnx.ModelProto,
+        folder: Path,
+        *,
+        threads: int = 0,
+        lean: bool = False,
+        provider_options: Mapping[str, str] | None = None,
+    ) -> None:
         runtime = require("onnxruntime")
         if self.providers[0] not in runtime.get_available_providers():
             raise MissingDependencyError(
@@ -54,12 +63,11 @@ class Session:
         if lean:
             options.add_session_config_entry("session.disable_prepacking", "1")
         disabled = [*_COPIES_WEIGHTS] if lean else []
+        providers = [(self.providers[0], dict(provider_options or {})), *self.providers[1:]]
+        content = serialize(model, runtime.__version__)
         try:
             self._session = runtime.InferenceSession(
-                serialize(model, runtime.__version__),
-                options,
-                providers=list(self.providers),
-                disabled_optimizers=disabled,
+                content, options, providers=providers, disabled_optimizers=disabled
             )
         except Exception as error:  # its own types, with no common base but Exception
             raise ModelFileError(f"ONNX Runtime {runtime.__version__} cannot load the model: {error}") from error
@@ -100,3 +108,10 @@ class CudaSession(Session):
 
     providers = ("CUDAExecutionProvider", "CPUExecutionProvider")
     device = "CUDA"
+
+
+class TensorrtSession(Session):
+    """On an NVIDIA GPU, through engines that ONNX Runtime builds with TensorRT; what they cannot hold, on CUDA."""
+
+    providers = ("TensorrtExecutionProvider", "CUDAExecutionProvider", "CPUExecutionProvider")
+    device = "TensorRT"

@@ -1,6 +1,22 @@
-"""Where ACM layers sit in a transformer, and putting them there."""
+"""Where ACM layers sit in a transformer, how large they are, and putting them there."""
 
-from acm_export.surgery.families import FAMILIES, Family, FFNSite, InputSpec, family_of
+from acm_export.surgery.accounting import model_flops
+from acm_export.surgery.families import FAMILIES, family_of
+from acm_export.surgery.family import Family, FFNSite, InputSpec
 from acm_export.surgery.install import install_acm_layers
+from acm_export.surgery.sites import Site, find_sites, select_sites
+from acm_export.surgery.sizing import spec_for
 
-__all__ = ["FAMILIES", "FFNSite", "Family", "InputSpec", "family_of", "install_acm_layers"]
+__all__ = [
+    "FAMILIES",
+    "FFNSite",
+    "Family",
+    "InputSpec",
+    "Site",
+    "family_of",
+    "find_sites",
+    "install_acm_layers",
+    "model_flops",
+    "select_sites",
+    "spec_for",
+]

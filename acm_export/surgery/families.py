@@ -1,117 +1,172 @@
 """The transformers that are supported: one table entry for each family.
 
 To add one, describe where its sites sit in the installed ``transformers`` (docs/families.md), add the entry to
-:data:`FAMILIES`, and test it as ``tests/test_checkpoint_folder.py`` and ``tests/test_convert.py`` test the ViT.
+:data:`FAMILIES`, and a small configuration of it to ``tests/tiny_families.py``.
 """
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from acm_export.errors import CheckpointError
+from acm_export.surgery.family import Family, FFNSite, InputSpec
+from acm_export.surgery.gated_ffn import gated_ffn
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Mapping
+    from collections.abc import Iterable, Mapping
+
+_EXAMPLE_TOKENS = 32
+_PROJECTIONS = ("q_proj", "k_proj", "v_proj", "o_proj")
 
 
-@dataclass(frozen=True)
-class FFNSite:
-    """A feed-forward network as a triple inside one transformer layer, paths relative to that layer.
-
-    Args:
-        place: The module that the ACM layer takes the place of.
-        up: Up projection.
-        activation: Between the projections.
-        down: Down projection. Of the three, those outside ``place`` become ``nn.Identity``.
-    """
-
-    place: str
-    up: str
-    activation: str
-    down: str
-
-
-@dataclass(frozen=True)
-class InputSpec:
-    """One input of a model: name, shape (names for dynamic dimensions) and numpy dtype."""
-
-    name: str
-    shape: tuple[int | str, ...]
-    dtype: str = "float32"
-
-
-@dataclass(frozen=True)
-class Family:
-    """One family of Hugging Face transformers.
-
-    Args:
-        model_type: As in ``config.json``.
-        outputs: For each supported architecture the fields of its output that an export returns.
-        layers: Path of the list of transformer layers, relative to the base model.
-        num_layers: Name of the config entry that counts them.
-        ffn: The feed-forward site.
-        projections: Paths of the attention projections by their short name (q_proj, k_proj, v_proj, o_proj).
-        inputs: From the config to the inputs of a forward pass.
-        stored_names: Patterns in the names that transformers writes, and what the modules are called in their place.
-        heads: Beginnings of names, without the base model's, of heads that only some architectures have.
-    """
-
-    model_type: str
-    outputs: Mapping[str, tuple[str, ...]]
-    layers: str
-    num_layers: str
-    ffn: FFNSite
-    projections: Mapping[str, str]
-    inputs: Callable[[Any], tuple[InputSpec, ...]]
-    stored_names: Mapping[str, str]
-    heads: tuple[str, ...]
-
-    def layer_path(self, model: Any, index: int) -> str:
-        """Qualified name of transformer layer ``index`` in ``model`` (the base model or a model with a head)."""
-        prefix = model.base_model_prefix
-        base = f"{prefix}." if hasattr(model, prefix) else ""
-        return f"{base}{self.layers}.{index}"
-
-
-def _vit_inputs(config: Any) -> tuple[InputSpec, ...]:
+def _images(config: Any) -> tuple[InputSpec, ...]:
     size = config.image_size
     height, width = size if isinstance(size, (list, tuple)) else (size, size)
     return (InputSpec("pixel_values", ("batch", config.num_channels, height, width)),)
 
 
-_VIT = Family(
-    model_type="vit",
-    outputs={"ViTForImageClassification": ("logits",), "ViTModel": ("last_hidden_state",)},
-    layers="layers",
-    num_layers="num_hidden_layers",
-    ffn=FFNSite(place="mlp", up="mlp.fc1", activation="mlp.activation_fn", down="mlp.fc2"),
-    projections={name: f"attention.{name}" for name in ("q_proj", "k_proj", "v_proj", "o_proj")},
-    inputs=_vit_inputs,
-    stored_names={
-        r"\bencoder\.layer\.": "layers.",
-        r"\.attention\.attention\.query\.": ".attention.q_proj.",
-        r"\.attention\.attention\.key\.": ".attention.k_proj.",
-        r"\.attention\.attention\.value\.": ".attention.v_proj.",
-        r"\.attention\.output\.dense\.": ".attention.o_proj.",
-        r"\.intermediate\.dense\.": ".mlp.fc1.",
-        r"(\.\d+)\.output\.dense\.": r"\1.mlp.fc2.",
+def _text(config: Any) -> tuple[InputSpec, ...]:
+    bounds = {"input_ids": config.vocab_size, "attention_mask": 2, "token_type_ids": config.type_vocab_size}
+    return tuple(InputSpec(name, ("batch", "tokens"), "int64", below) for name, below in bounds.items())
+
+
+def _audio(config: Any) -> tuple[InputSpec, ...]:
+    """Samples, and a mask where the model was trained with one: its feature encoder then normalises each position."""
+    values = InputSpec("input_values", ("batch", "samples"))
+    if config.feat_extract_norm != "layer":
+        return (values,)
+    return (values, InputSpec("attention_mask", ("batch", "samples"), "int64", 2))
+
+
+def _spectrograms(config: Any) -> tuple[InputSpec, ...]:
+    """Whisper's encoder takes one length: two frames for each position, after the stride of its second convolution."""
+    return (InputSpec("input_features", ("batch", config.num_mel_bins, 2 * config.max_source_positions)),)
+
+
+def _text_lengths(config: Any) -> Mapping[str, int]:
+    return {"tokens": min(_EXAMPLE_TOKENS, config.max_position_embeddings)}
+
+
+def _audio_lengths(config: Any) -> Mapping[str, int]:
+    """Samples that the convolutions turn into so many tokens."""
+    samples = _EXAMPLE_TOKENS
+    for kernel, stride in zip(reversed(config.conv_kernel), reversed(config.conv_stride), strict=True):
+        samples = (samples - 1) * stride + kernel
+    return {"samples": samples}
+
+
+def _vision(model_type: str, class_prefix: str) -> Family:
+    """ViT and its twins: pre-norm layers, fc1 and fc2 in a module of their own."""
+    return Family(
+        model_type=model_type,
+        outputs={f"{class_prefix}ForImageClassification": ("logits",), f"{class_prefix}Model": ("last_hidden_state",)},
+        layers="layers",
+        num_layers="num_hidden_layers",
+        ffn=FFNSite(place="mlp", up="mlp.fc1", activation="mlp.activation_fn", down="mlp.fc2"),
+        projections={name: f"attention.{name}" for name in _PROJECTIONS},
+        inputs=_images,
+        stored_names={
+            r"\bencoder\.layer\.": "layers.",
+            r"\.attention\.attention\.query\.": ".attention.q_proj.",
+            r"\.attention\.attention\.key\.": ".attention.k_proj.",
+            r"\.attention\.attention\.value\.": ".attention.v_proj.",
+            r"\.attention\.output\.dense\.": ".attention.o_proj.",
+            r"\.intermediate\.dense\.": ".mlp.fc1.",
+            r"(\.\d+)\.output\.dense\.": r"\1.mlp.fc2.",
+        },
+        optional=("classifier.", "pooler."),
+    )
+
+
+_BERT = Family(
+    model_type="bert",
+    outputs={
+        "BertModel": ("last_hidden_state",),
+        "BertForSequenceClassification": ("logits",),
+        "BertForTokenClassification": ("logits",),
+        "BertForQuestionAnswering": ("start_logits", "end_logits"),
     },
-    heads=("classifier.", "pooler."),
+    layers="encoder.layer",
+    num_layers="num_hidden_layers",
+    ffn=FFNSite(
+        place="intermediate",
+        up="intermediate.dense",
+        activation="intermediate.intermediate_act_fn",
+        down="output.dense",
+    ),
+    projections=dict(
+        zip(
+            _PROJECTIONS,
+            ("attention.self.query", "attention.self.key", "attention.self.value", "attention.output.dense"),
+            strict=True,
+        )
+    ),
+    inputs=_text,
+    stored_names={r"LayerNorm\.gamma$": "LayerNorm.weight", r"LayerNorm\.beta$": "LayerNorm.bias"},
+    optional=("classifier.", "qa_outputs.", "cls.", "pooler.", "embeddings.position_ids"),
+    lengths=_text_lengths,
+    masked="",
 )
 
-FAMILIES: Mapping[str, Family] = {family.model_type: family for family in (_VIT,)}
+_WAV2VEC2 = Family(
+    model_type="wav2vec2",
+    outputs={"Wav2Vec2ForCTC": ("logits",), "Wav2Vec2Model": ("last_hidden_state",)},
+    layers="encoder.layers",
+    num_layers="num_hidden_layers",
+    ffn=FFNSite(
+        place="feed_forward",
+        up="feed_forward.intermediate_dense",
+        activation="feed_forward.intermediate_act_fn",
+        down="feed_forward.output_dense",
+    ),
+    projections={name: f"attention.{name.replace('o_', 'out_')}" for name in _PROJECTIONS},
+    inputs=_audio,
+    stored_names={
+        r"\.conv\.weight_g$": ".conv.parametrizations.weight.original0",
+        r"\.conv\.weight_v$": ".conv.parametrizations.weight.original1",
+    },
+    optional=("lm_head.", "quantizer.", "project_q.", "project_hid.", "masked_spec_embed"),
+    lengths=_audio_lengths,
+    masked="encoder",
+)
+
+_WHISPER = Family(
+    model_type="whisper",
+    outputs={"WhisperEncoder": ("last_hidden_state",)},
+    layers="layers",
+    num_layers="encoder_layers",
+    ffn=FFNSite(place="fc1", up="fc1", activation="activation_fn", down="fc2"),
+    projections={name: f"self_attn.{name.replace('o_', 'out_')}" for name in _PROJECTIONS},
+    inputs=_spectrograms,
+    stored_names={r"^(?:model\.)?encoder\.": ""},
+    optional=("decoder.", "proj_out."),
+    read_as=dict.fromkeys(("WhisperModel", "WhisperForConditionalGeneration"), "WhisperEncoder"),
+)
+
+FAMILIES: Mapping[str, Family] = {
+    family.model_type: family for family in (_vision("vit", "ViT"), _vision("deit", "DeiT"), _BERT, _WAV2VEC2, _WHISPER)
+}
 
 
-def family_of(model_type: str) -> Family:
+def family_of(model_type: str, module_names: Iterable[str] = ()) -> Family:
     """Look a family up by the ``model_type`` of its config.
+
+    Args:
+        model_type: As in ``config.json``.
+        module_names: Of the model's modules or weights, where they are known: they tell why a family is not supported.
 
     Raises:
         CheckpointError: The family is unknown; the message lists what is supported.
     """
-    if model_type not in FAMILIES:
+    if model_type in FAMILIES:
+        return FAMILIES[model_type]
+    if site := gated_ffn(module_names):
         raise CheckpointError(
-            f"model_type {model_type!r} is not supported; supported: {', '.join(sorted(FAMILIES))}",
-            "a family is one table entry: see docs/families.md, and acm_export/surgery/families.py",
+            f"model_type {model_type!r} is not supported yet: its {site} is a gated feed-forward network (SwiGLU), "
+            f"which an ACM layer cannot take the place of",
+            f"supported: {', '.join(sorted(FAMILIES))}",
         )
-    return FAMILIES[model_type]
+    raise CheckpointError(
+        f"model_type {model_type!r} is not supported; supported: {', '.join(sorted(FAMILIES))}",
+        "a family is one table entry: see docs/families.md, and acm_export/surgery/families.py",
+    )

@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import torch
 
+from acm_export.calibration.measurement import budget_of
 from acm_export.errors import VerificationError
 from acm_export.inspection import check_graph, check_thresholds, stored_thresholds
 from acm_export.manifest import LayerEntry, Manifest, read_manifest
@@ -178,9 +179,7 @@ def _error(output: np.ndarray[Any, Any], reference: np.ndarray[Any, Any]) -> NDA
 
 def executed_budget(layers: tuple[LayerEntry, ...], counts: Mapping[str, np.ndarray[Any, Any]]) -> float:
     """β: executed ÷ all learner FLOPs over the tokens of all layers; 1 without ACM layers."""
-    executed = sum(float(counts[e.name].sum()) * e.learner_flops for e in layers)
-    everything = sum(counts[e.name].size * e.num_learners * e.learner_flops for e in layers)
-    return executed / everything if everything else 1.0
+    return budget_of(layers, [np.bincount(counts[e.name].ravel(), minlength=1).tolist() for e in layers])
 
 
 def _routing(

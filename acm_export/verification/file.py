@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import warnings
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
+import numpy as np
 import torch
 
 from acm_export.data import load_npz
-from acm_export.errors import AcmWarning
-from acm_export.export.exporter import example_inputs
+from acm_export.errors import AcmWarning, UsageError
+from acm_export.export.examples import example_inputs
 from acm_export.export.wrapper import Exportable
 from acm_export.manifest import read_manifest
 from acm_export.model_file import read_model
@@ -19,6 +20,7 @@ if TYPE_CHECKING:
     from pathlib import Path
 
     from acm_export.checkpoints import Checkpoint
+    from acm_export.surgery import InputSpec
     from acm_export.verification.report import Report
 
 
@@ -35,7 +37,7 @@ def verify_file(
     Args:
         path: The ONNX file.
         checkpoint: What it should compute; is moved to float32.
-        data: ``.npz`` with arrays named as the inputs; random normal inputs by default.
+        data: ``.npz`` with arrays named as the inputs; random inputs by default.
         samples: Samples to run, at most.
         atol: Largest absolute error that is accepted; by default relative to the outputs.
 
@@ -51,10 +53,21 @@ def verify_file(
         )
     specs = checkpoint.family.inputs(checkpoint.model.config)
     if data is None:
-        inputs = example_inputs(checkpoint, samples)
+        inputs = example_inputs(checkpoint.model, checkpoint.family, samples)
     else:
         arrays = load_npz(data, {spec.name: spec.shape for spec in specs})
-        inputs = {name: torch.from_numpy(array[:samples]) for name, array in arrays.items()}
+        inputs = {spec.name: torch.from_numpy(_cast(arrays[spec.name][:samples], spec)) for spec in specs}
     fields = checkpoint.family.outputs[type(checkpoint.model).__name__]
     model = Exportable(checkpoint.model.float(), list(inputs), torch.float32, fields).eval()
     return verify_model(path, model, inputs, atol=atol)
+
+
+def _cast(array: np.ndarray[Any, Any], spec: InputSpec) -> np.ndarray[Any, Any]:
+    """Whole numbers and booleans in the width that the model takes.
+
+    Raises:
+        UsageError: Floats where it takes whole numbers, or the other way round.
+    """
+    if (array.dtype.kind == "f") != (np.dtype(spec.dtype).kind == "f"):
+        raise UsageError(f"{spec.name} is {array.dtype}, the model takes {spec.dtype}")
+    return array.astype(spec.dtype)

@@ -1,0 +1,50 @@
+"""Random inputs of the shapes that a family takes."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import torch
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+
+    from transformers import PreTrainedModel
+
+    from acm_export.surgery import Family, InputSpec
+
+
+def example_inputs(model: PreTrainedModel, family: Family, batch: int = 2, seed: int = 0) -> dict[str, torch.Tensor]:
+    """Random inputs by name: standard normal floats, integers below their bound, and masks.
+
+    Args:
+        model: Whose config fixes the shapes.
+        family: Of the model.
+        batch: Samples.
+        seed: Of the values.
+
+    Returns:
+        The first sample has no padding, the later ones more and more; values at padding are as random as elsewhere.
+    """
+    generator = torch.Generator().manual_seed(seed)
+    lengths = {"batch": batch, **family.lengths(model.config)}
+    return {spec.name: _random(spec, lengths, generator) for spec in family.inputs(model.config)}
+
+
+def dynamic_axes(model: PreTrainedModel, family: Family) -> dict[str, dict[int, str]]:
+    """For each input the names of its dynamic axes."""
+    return {
+        spec.name: {axis: dim for axis, dim in enumerate(spec.shape) if isinstance(dim, str)}
+        for spec in family.inputs(model.config)
+    }
+
+
+def _random(spec: InputSpec, lengths: Mapping[str, int], generator: torch.Generator) -> torch.Tensor:
+    shape = [lengths[dim] if isinstance(dim, str) else dim for dim in spec.shape]
+    if spec.below is None:
+        return torch.randn(shape, generator=generator)
+    if spec.name == "attention_mask":
+        batch, length = shape
+        valid = length - torch.arange(batch) * length // (2 * batch)
+        return (torch.arange(length) < valid[:, None]).long()
+    return torch.randint(spec.below, shape, generator=generator)

@@ -1,0 +1,56 @@
+"""Tell ACM layers which tokens are padding, which then run ``min_learners``."""
+
+from __future__ import annotations
+
+import inspect
+from typing import TYPE_CHECKING, Any
+
+from acm_export.modules import ACMLayer
+
+if TYPE_CHECKING:
+    import torch
+    from torch import nn
+    from transformers import PreTrainedModel
+
+    from acm_export.surgery.family import Family
+
+MASK = "attention_mask"
+
+
+def mark_padding(model: PreTrainedModel, family: Family) -> None:
+    """Let the ACM layers of a model know, in every forward pass, which tokens its attention mask calls padding.
+
+    Does nothing where no mask of the shape of the tokens reaches the model's modules. Copies and exports of the model
+    do the same; calling it again changes nothing.
+
+    Args:
+        model: Its ACM layers are in place.
+        family: Of the model.
+    """
+    if family.masked is None:
+        return
+    masked = model.get_submodule(f"{family.base_path(model)}{family.masked}".rstrip("."))
+    if any(isinstance(hook, _Mark) for hook in masked._forward_pre_hooks.values()):  # noqa: SLF001
+        return
+    masked.register_forward_pre_hook(_Mark(), with_kwargs=True)
+    masked.register_forward_hook(_Unmark(), always_call=True)
+
+
+class _Mark:
+    """Gives the mask to every ACM layer below the module. A class, not a closure: it is copied with the module."""
+
+    def __call__(self, module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
+        bound = inspect.signature(module.forward).bind_partial(*args, **kwargs)
+        mask: torch.Tensor | None = bound.arguments.get(MASK)
+        _give(module, mask.bool() if mask is not None and mask.ndim == 2 else None)
+
+
+class _Unmark:
+    def __call__(self, module: nn.Module, _args: Any, _output: Any) -> None:
+        _give(module, None)
+
+
+def _give(module: nn.Module, valid: torch.Tensor | None) -> None:
+    for part in module.modules():
+        if isinstance(part, ACMLayer):
+            part.valid = valid

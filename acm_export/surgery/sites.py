@@ -1,0 +1,148 @@
+"""Which dense modules of a model an ACM layer can take the place of."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from fnmatch import fnmatchcase
+from typing import TYPE_CHECKING
+
+from torch import nn
+from transformers import activations
+
+from acm_export.errors import CheckpointError, UsageError
+from acm_export.flops import site_flops
+from acm_export.modules import ACMLayer
+from acm_export.surgery.gated_ffn import gated_ffn
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedModel
+
+    from acm_export.surgery.family import Family
+
+FFN = "ffn"
+QKVO = "qkvo"
+_OVER_RESIDUAL = (FFN, "o_proj")
+
+_ACTIVATIONS: dict[str, tuple[type[nn.Module], ...]] = {
+    "gelu": (activations.GELUActivation,),
+    "gelu_tanh": (activations.GELUTanh, activations.NewGELUActivation, activations.FastGELUActivation),
+    "relu": (nn.ReLU,),
+    "silu": (nn.SiLU, activations.SiLUActivation),
+    "identity": (nn.Identity,),
+}
+
+
+@dataclass(frozen=True)
+class Site:
+    """Dense modules whose work one ACM layer can do.
+
+    Args:
+        place: Qualified name of the module that the ACM layer takes the place of.
+        kind: ``ffn``, or the short name of a projection: q_proj, k_proj, v_proj, o_proj.
+        modules: Names of the dense modules, the one that reads the input first: up, activation, down, or one linear.
+        widths: (in, out) of the linear maps.
+        activation: The operator's name of the activation between them; None for a projection, and where the operator
+            has none like it.
+    """
+
+    place: str
+    kind: str
+    modules: tuple[str, ...]
+    widths: tuple[tuple[int, int], ...]
+    activation: str | None
+
+    @property
+    def model_dim(self) -> int:
+        """D, the width that goes in and comes out."""
+        return self.widths[0][0]
+
+    @property
+    def flops(self) -> int:
+        """Per token of the dense modules."""
+        return site_flops(self.widths)
+
+    @property
+    def under_residual(self) -> bool:
+        """Whether what the site computes is added to what went in, so that a token may do without."""
+        return self.kind in _OVER_RESIDUAL
+
+
+def find_sites(model: PreTrainedModel, family: Family) -> dict[str, tuple[str, ...]]:
+    """For each place of an ACM layer the dense modules that it does the work of, the one it reads from first."""
+    return {place: names for place, (_, names) in _places(model, family).items()}
+
+
+def select_sites(model: PreTrainedModel, family: Family, sites: str = FFN) -> tuple[Site, ...]:
+    """The sites that a user asks for, in the order in which they stand in the model.
+
+    Args:
+        model: Dense at the sites that are selected.
+        family: Of the model.
+        sites: Separated by commas: ``ffn``; ``qkvo`` for all four projections; the short name of one, as ``q_proj``;
+            or a pattern over the names of places, as ``*.layers.[0-5].mlp``.
+
+    Raises:
+        UsageError: A part selects nothing; the message lists what there is.
+        CheckpointError: At a selected place there is an ACM layer, a gated FFN, or a linear map whose output is not as
+            wide as its input.
+    """
+    places = _places(model, family)
+    selected: set[str] = set()
+    for part in (text.strip() for text in sites.split(",")):
+        matching = {place for place, (kind, _) in places.items() if _matches(part, place, kind)}
+        if not matching:
+            kinds = (FFN, QKVO, *family.projections)
+            raise UsageError(
+                f"{part!r} selects no site of this {type(model).__name__}; there are {', '.join(kinds)}",
+                f"or a pattern over the places: {abridged(list(places))}",
+            )
+        selected |= matching
+    return tuple(_site(model, place, kind, names) for place, (kind, names) in places.items() if place in selected)
+
+
+def abridged(names: list[str]) -> str:
+    """The first names, and how many there are."""
+    return ", ".join(names[:6]) + (f", ... ({len(names)} in all)" if len(names) > 6 else "")
+
+
+def _places(model: PreTrainedModel, family: Family) -> dict[str, tuple[str, tuple[str, ...]]]:
+    """For each place its kind and the names of its dense modules."""
+    places: dict[str, tuple[str, tuple[str, ...]]] = {}
+    for index in range(getattr(model.config, family.num_layers)):
+        layer, ffn = family.layer_path(model, index), family.ffn
+        triple = tuple(f"{layer}.{path}" for path in (ffn.up, ffn.activation, ffn.down))
+        places[f"{layer}.{ffn.place}"] = (FFN, triple)
+        for kind, path in family.projections.items():
+            places[f"{layer}.{path}"] = (kind, (f"{layer}.{path}",))
+    return places
+
+
+def _matches(part: str, place: str, kind: str) -> bool:
+    return part == kind or (part == QKVO and kind != FFN) or fnmatchcase(place, part)
+
+
+def _site(model: PreTrainedModel, place: str, kind: str, names: tuple[str, ...]) -> Site:
+    if isinstance(model.get_submodule(place), ACMLayer):
+        raise CheckpointError(
+            f"at {place} there is an ACM layer already", "select other sites, or take the dense model"
+        )
+    try:
+        modules = [model.get_submodule(name) for name in names]
+    except AttributeError as error:
+        found = [f"{place}.{name}" for name, _ in model.get_submodule(place).named_modules()]
+        gated = gated_ffn(found) is not None
+        reason = "is a gated feed-forward network (SwiGLU), which is not supported yet" if gated else f"has {error}"
+        raise CheckpointError(f"{place} {reason}", "select other sites") from error
+    linears = [module for module in modules if isinstance(module, nn.Linear)]
+    widths = tuple((linear.in_features, linear.out_features) for linear in linears)
+    if len(linears) != (2 if kind == FFN else 1):
+        raise CheckpointError(f"{place} is {', '.join(type(module).__name__ for module in modules)}, no linear maps")
+    if widths[0][0] != widths[-1][1]:
+        raise CheckpointError(
+            f"{place} maps width {widths[0][0]} to {widths[-1][1]}; an ACM layer keeps the width", "select other sites"
+        )
+    return Site(place, kind, names, widths, _activation(modules[1]) if kind == FFN else None)
+
+
+def _activation(module: nn.Module) -> str | None:
+    return next((name for name, types in _ACTIVATIONS.items() if isinstance(module, types)), None)

@@ -1,0 +1,85 @@
+"""A small random model of every architecture that is supported, for the tests."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+import torch
+import transformers
+from tiny_models import randomize
+from transformers.models.whisper.modeling_whisper import WhisperEncoder
+
+from acm_export.surgery import FAMILIES, install_acm_layers, select_sites, spec_for
+
+if TYPE_CHECKING:
+    from acm_export.surgery import Family
+
+_IMAGES = {"image_size": 8, "patch_size": 4, "num_channels": 1, "num_labels": 5}
+_SIZES = {"hidden_size": 12, "num_hidden_layers": 2, "num_attention_heads": 3, "intermediate_size": 24}
+_AUDIO = {
+    "conv_dim": (8, 8), "conv_kernel": (10, 3), "conv_stride": (5, 2), "num_feat_extract_layers": 2,
+    "num_conv_pos_embedding_groups": 2, "num_conv_pos_embeddings": 4, "vocab_size": 6,
+}  # fmt: skip
+_WHISPER = {
+    "d_model": 12, "encoder_layers": 2, "encoder_attention_heads": 3, "encoder_ffn_dim": 24, "decoder_layers": 1,
+    "decoder_attention_heads": 3, "decoder_ffn_dim": 24, "num_mel_bins": 8, "max_source_positions": 10,
+    "vocab_size": 20, "pad_token_id": 0, "bos_token_id": 1, "eos_token_id": 2, "decoder_start_token_id": 1,
+}  # fmt: skip
+_BERT = {"vocab_size": 20, "max_position_embeddings": 40}
+
+
+def _bert(architecture: str, **settings: Any) -> Any:
+    return getattr(transformers, architecture)(transformers.BertConfig(**(_SIZES | _BERT | settings)))
+
+
+def _wav2vec2(architecture: str, **settings: Any) -> Any:
+    return getattr(transformers, architecture)(transformers.Wav2Vec2Config(**(_SIZES | _AUDIO | settings)))
+
+
+def whisper_config() -> Any:
+    """Of the encoder and of the models that it is a part of."""
+    return transformers.WhisperConfig(**_WHISPER)
+
+
+_XLS_R = {"do_stable_layer_norm": True, "feat_extract_norm": "layer", "conv_bias": True}
+MAKE = {
+    "vit": lambda: transformers.ViTForImageClassification(transformers.ViTConfig(**_SIZES, **_IMAGES)),
+    "deit": lambda: transformers.DeiTForImageClassification(transformers.DeiTConfig(**_SIZES, **_IMAGES)),
+    "deit base": lambda: transformers.DeiTModel(transformers.DeiTConfig(**_SIZES, **_IMAGES)),
+    "bert": lambda: _bert("BertModel"),
+    "bert sequences": lambda: _bert("BertForSequenceClassification"),
+    "bert tokens": lambda: _bert("BertForTokenClassification"),
+    "bert answers": lambda: _bert("BertForQuestionAnswering"),
+    "wav2vec2": lambda: _wav2vec2("Wav2Vec2Model"),
+    "wav2vec2 ctc": lambda: _wav2vec2("Wav2Vec2ForCTC"),
+    "wav2vec2 ctc, XLS-R": lambda: _wav2vec2("Wav2Vec2ForCTC", **_XLS_R),
+    "wav2vec2, XLS-R": lambda: _wav2vec2("Wav2Vec2Model", **_XLS_R),
+    "whisper": lambda: WhisperEncoder(whisper_config()),
+}
+"""For each architecture, and each variant of it, a function that makes a dense model of width 12 with two layers."""
+
+
+def family(model: Any) -> Family:
+    """The table entry of a model."""
+    return FAMILIES[model.config.model_type]
+
+
+def dense_model(name: str) -> Any:
+    """Dense, in evaluation mode, with weights that make activations of about 1."""
+    model = MAKE[name]().eval()
+    with torch.no_grad():
+        for key, parameter in model.named_parameters():
+            if parameter.ndim == 2 and "embed" not in key:
+                parameter.normal_(std=parameter.shape[1] ** -0.5)
+            elif key.endswith("bias"):
+                parameter.normal_(std=0.1)
+    return model
+
+
+def acm_model(name: str, sites: str = "ffn,o_proj") -> Any:
+    """The same with four learners at some sites, whose gates spread tokens over all counts."""
+    model = dense_model(name)
+    specs = {site.place: spec_for(site, 4) for site in select_sites(model, family(model), sites)}
+    install_acm_layers(model, family(model), specs)
+    randomize(model)
+    return model
