@@ -36,6 +36,7 @@ class GpuWatch:
         """
         if shutil.which("nvidia-smi") is None:
             return
+        load()  # before it is asked, too
         with ThreadPoolExecutor(1) as asking:
             reasons = asking.submit(_reasons)
             _keep_busy(load, reasons)
