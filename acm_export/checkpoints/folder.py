@@ -41,7 +41,7 @@ _CORRECT = "correct the value in config.json"
 WEIGHTS = "model.safetensors"
 _MAX_CONFIG_BYTES = 16 << 20
 _WEIGHT_DTYPES = ("F32", "F16", "BF16")
-_PROCESSOR_FILES = (
+PROCESSOR_FILES = (
     "preprocessor_config.json", "processor_config.json", "tokenizer.json", "tokenizer_config.json",
     "special_tokens_map.json", "added_tokens.json", "vocab.json", "vocab.txt", "merges.txt", "normalizer.json",
 )  # fmt: skip
@@ -67,7 +67,12 @@ class Checkpoint:
 
 
 def save_checkpoint(
-    model: PreTrainedModel, folder: Path, *, source: Mapping[str, Any], processor_from: Path | None = None
+    model: PreTrainedModel,
+    folder: Path,
+    *,
+    source: Mapping[str, Any],
+    processor_from: Path | None = None,
+    texts: Mapping[str, str] | None = None,
 ) -> None:
     """Write a model as a checkpoint folder, whole or not at all.
 
@@ -76,6 +81,7 @@ def save_checkpoint(
         folder: Is made, or replaced where it holds nothing but an earlier checkpoint.
         source: Where the weights came from, kept in the ``acm`` section.
         processor_from: A folder whose preprocessor files are copied along.
+        texts: More files, by name.
 
     Raises:
         OutputError: The folder cannot be written or holds other files.
@@ -93,9 +99,11 @@ def save_checkpoint(
             _save_weights(state, content / WEIGHTS)
         else:
             model.save_pretrained(content)
-        for name in _PROCESSOR_FILES if processor_from else ():
+        for name in PROCESSOR_FILES if processor_from else ():
             if (path := Path(processor_from or ".") / name).is_file():
                 shutil.copy(path, content / name)
+        for name, text in (texts or {}).items():
+            (content / name).write_text(text, encoding="utf-8")
         move_folder_into_place(content, folder)
 
 
