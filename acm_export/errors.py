@@ -41,6 +41,10 @@ class CheckpointError(AcmError):
     """A checkpoint cannot be read, or contradicts itself or the flags it is read with."""
 
 
+class DistillationError(AcmError):
+    """A model cannot be turned into an ACM model: training broke down, or its saved state is of another run."""
+
+
 class ExportError(AcmError):
     """A model cannot be turned into the ONNX graph that was asked for."""
 

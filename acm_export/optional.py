@@ -14,7 +14,7 @@ EXPORT = ("torch", "transformers", "safetensors", "onnxscript")
 """What reads checkpoints and exports; parts of acm_export that need these import them directly."""
 
 _EXTRAS = {**dict.fromkeys(EXPORT, "export"), "onnxruntime": "cpu", "sklearn": "demo", "triton": "gpu"}
-_EXTRAS |= dict.fromkeys(("matplotlib", "PIL"), "report")
+_EXTRAS |= dict.fromkeys(("matplotlib", "PIL"), "report") | dict.fromkeys(("accelerate", "soundfile"), "train")
 
 
 def require(*names: str) -> ModuleType:

@@ -15,8 +15,8 @@ from typing import TYPE_CHECKING, Any, BinaryIO
 import numpy as np
 
 from acm_export.calibration.data import LABELS, missing_arrays
-from acm_export.calibration.images import ImageFolder
 from acm_export.errors import UsageError
+from acm_export.images import ImageFolder
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Collection, Iterator

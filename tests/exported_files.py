@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -36,9 +37,11 @@ def session(model: Path | bytes) -> onnxruntime.InferenceSession:
     """A file or its content in ONNX Runtime."""
     options = onnxruntime.SessionOptions()
     options.log_severity_level = 3
-    if isinstance(model, Path) and not knows_overloads(onnxruntime.__version__):
-        options.add_session_config_entry("session.model_external_initializers_file_folder_path", str(model.parent))
-        model = serialize(onnx.load(model, load_external_data=False), onnxruntime.__version__)
+    if not knows_overloads(onnxruntime.__version__):
+        folder = model.parent if isinstance(model, Path) else Path()
+        options.add_session_config_entry("session.model_external_initializers_file_folder_path", str(folder))
+        read = onnx.load_from_string if isinstance(model, bytes) else partial(onnx.load, load_external_data=False)
+        model = serialize(read(model), onnxruntime.__version__)
     return onnxruntime.InferenceSession(model, options, providers=["CPUExecutionProvider"])
 
 

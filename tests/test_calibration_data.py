@@ -11,10 +11,10 @@ from calibration_files import write_images
 from PIL import Image
 
 from acm_export.calibration.data import CalibrationData, GraphInput, check_batch
-from acm_export.calibration.images import ImageFolder
 from acm_export.calibration.sources import Function, NpzFile, open_source
 from acm_export.calibration.token_masks import TokenMasks
 from acm_export.errors import UsageError
+from acm_export.images import ImageFolder
 
 if TYPE_CHECKING:
     from pathlib import Path

@@ -19,12 +19,12 @@ from acm_export.calibration.session import CalibrationSession
 from acm_export.calibration.set_budget import set_budget
 from acm_export.calibration.sources import NpzFile
 from acm_export.checkpoints import load_checkpoint, save_checkpoint
-from acm_export.errors import CheckpointError, UsageError
+from acm_export.errors import AcmWarning, CheckpointError, UsageError
 from acm_export.export import example_inputs, export_checkpoint
 from acm_export.inspection import stored_thresholds
 from acm_export.model_file import read_model
 from acm_export.modules import acm_layers
-from acm_export.surgery import model_flops
+from acm_export.surgery import install_acm_layers, model_flops, select_sites, spec_for
 from acm_export.verification.file import verify_file
 
 if TYPE_CHECKING:
@@ -142,16 +142,58 @@ def test_the_file_is_calibrated_to_budgets_over_tokens_that_are_no_padding(expor
 def test_whispers_encoder_is_read_out_of_the_whole_model(architecture: str, tmp_path: Path) -> None:
     whole = getattr(transformers, architecture)(whisper_config()).eval()
     whole.save_pretrained(tmp_path / "dense")
-    loaded = load_checkpoint(tmp_path / "dense").model
+    with pytest.warns(AcmWarning, match=f"{architecture} is read as WhisperEncoder"):
+        loaded = load_checkpoint(tmp_path / "dense").model
     assert type(loaded).__name__ == "WhisperEncoder"
     same(whole.get_encoder(), loaded)
+
+
+@pytest.mark.parametrize(
+    ("name", "architecture", "part"),
+    [
+        ("bert", "BertForMaskedLM", "bert"),
+        ("bert", "BertForPreTraining", "bert"),
+        ("wav2vec2", "Wav2Vec2ForPreTraining", "wav2vec2"),
+    ],
+)
+def test_base_models_are_read_out_of_pre_trained_ones(name: str, architecture: str, part: str, tmp_path: Path) -> None:
+    whole = getattr(transformers, architecture)(dense_model(name).config).eval()
+    whole.save_pretrained(tmp_path / "dense")
+    with pytest.warns(AcmWarning, match=f"{architecture} is read as"):
+        loaded = load_checkpoint(tmp_path / "dense").model
+    same(getattr(whole, part), loaded)
+
+
+@pytest.mark.parametrize("name", ["wav2vec2", "wav2vec2 ctc"])
+def test_a_parameter_that_only_training_uses_may_be_missing(name: str, tmp_path: Path) -> None:
+    model = dense_model(name)
+    model.save_pretrained(tmp_path / "dense")
+    weights = tmp_path / "dense" / "model.safetensors"
+    state = {key: value for key, value in load_file(weights).items() if "masked_spec_embed" not in key}
+    assert len(state) == len(model.state_dict()) - 1
+    save_file(state, weights, metadata={"format": "pt"})
+    loaded = load_checkpoint(tmp_path / "dense").model
+    same(model, loaded)
+    (embedding,) = (value for key, value in loaded.named_parameters() if "masked_spec_embed" in key)
+    assert not embedding.any()
+
+
+@pytest.mark.parametrize("name", ["bert", "deit base"])
+def test_an_acm_model_without_a_pooler_comes_back(name: str, tmp_path: Path) -> None:
+    base = type(dense_model(name))(dense_model(name).config, add_pooling_layer=False).eval()
+    specs = {site.place: spec_for(site, 4) for site in select_sites(base, family(base))}
+    install_acm_layers(base, family(base), specs)
+    save_checkpoint(base, tmp_path / "acm", source={})
+    loaded = load_checkpoint(tmp_path / "acm").model
+    assert loaded.pooler is None
+    same(base, loaded)
 
 
 def test_a_whisper_folder_without_an_encoder_is_refused(tmp_path: Path) -> None:
     transformers.WhisperModel(whisper_config()).save_pretrained(tmp_path / "dense")
     weights = tmp_path / "dense" / "model.safetensors"
     save_file({n: t for n, t in load_file(weights).items() if not n.startswith("encoder.layers.1.fc1")}, weights)
-    with pytest.raises(CheckpointError, match=r"layers\.1\.fc1"):
+    with pytest.warns(AcmWarning), pytest.raises(CheckpointError, match=r"layers\.1\.fc1"):
         load_checkpoint(tmp_path / "dense")
 
 
@@ -171,13 +213,13 @@ def test_names_of_older_files_are_read(tmp_path: Path) -> None:
         same(model, load_checkpoint(tmp_path / name).model)
 
 
-def test_distilled_deits_and_language_models_are_refused(tmp_path: Path) -> None:
+def test_heads_that_are_not_supported_are_refused(tmp_path: Path) -> None:
     config = dense_model("deit").config
     transformers.DeiTForImageClassificationWithTeacher(config).save_pretrained(tmp_path / "deit")
     with pytest.raises(CheckpointError, match="supported: DeiTForImageClassification, DeiTModel"):
         load_checkpoint(tmp_path / "deit")
-    transformers.BertForMaskedLM(dense_model("bert").config).save_pretrained(tmp_path / "bert")
-    with pytest.raises(CheckpointError, match="'BertForMaskedLM'"):
+    transformers.BertForNextSentencePrediction(dense_model("bert").config).save_pretrained(tmp_path / "bert")
+    with pytest.raises(CheckpointError, match="'BertForNextSentencePrediction'"):
         load_checkpoint(tmp_path / "bert")
 
 

@@ -85,6 +85,17 @@ def test_nothing_is_computed_on_meta_tensors() -> None:
     assert model_flops(abstract, family(model), {n: v.to("meta") for n, v in inputs.items()}) == expected
 
 
+def test_a_model_in_training_is_counted_whole_and_stays_in_training() -> None:
+    model = dense_model("wav2vec2")
+    inputs = example_inputs(model, family(model))
+    expected = model_flops(model, family(model), inputs)
+    model.config.layerdrop = 1.0
+    model.train()
+    model.encoder.layers[0].eval()
+    assert model_flops(model, family(model), inputs) == expected
+    assert [model.training, model.encoder.layers[0].training, model.encoder.layers[1].training] == [True, False, True]
+
+
 def ffn(d: int, hidden: int, activation: str | None = "gelu") -> Site:
     return Site("layer.mlp", "ffn", ("up", "act", "down"), ((d, hidden), (hidden, d)), activation)
 

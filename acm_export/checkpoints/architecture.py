@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
+import warnings
 from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 import transformers
 
-from acm_export.errors import CheckpointError
+from acm_export.errors import AcmWarning, CheckpointError
 
 if TYPE_CHECKING:
+    from collections.abc import Collection
     from pathlib import Path
 
     from transformers import PretrainedConfig, PreTrainedModel
@@ -47,7 +49,20 @@ def model_class_of(config: dict[str, Any], family: Family) -> type[PreTrainedMod
             f"supported: {', '.join((*family.outputs, *family.read_as))}",
             "save the model as one of these with transformers, and give that folder",
         )
+    if read != name:
+        warnings.warn(f"{name} is read as {read}; what is not part of that is left out", AcmWarning, stacklevel=3)
     kind = family.model_type
     home = transformers if hasattr(transformers, read) else import_module(f"transformers.models.{kind}.modeling_{kind}")
     model_class: type[PreTrainedModel] = getattr(home, read)
     return model_class
+
+
+def construction_options(expected: Collection[str], found: Collection[str]) -> dict[str, Any]:
+    """Arguments for a model's class beside the config, so that a base model saved without its pooler has none.
+
+    Args:
+        expected: Names of the tensors of a model made without options.
+        found: Names in the weights file.
+    """
+    poolers = {name for name in expected if name.startswith("pooler.")}
+    return {"add_pooling_layer": False} if poolers and not poolers & set(found) else {}

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 
+from acm_export.checkpoints.architecture import construction_options
 from acm_export.checkpoints.shapes import Shapes, compare_shapes
 from acm_export.errors import CheckpointError
 
@@ -29,19 +30,24 @@ def load_dense(
     Raises:
         CheckpointError: The config describes no model, or one with other names or shapes than the weights.
     """
-    options: dict[str, Any] = {}
-    expected = _expected_shapes(model_class, config, options)
+    expected = _expected_shapes(model_class, config, {})
     prefix = f"{model_class.base_model_prefix}."
     found = _module_names(shapes, family, expected, prefix)
-    poolers = {name for name in expected if name.startswith("pooler.")}
-    if poolers and not poolers & found.keys():
-        options = {"add_pooling_layer": False}
-        expected = _expected_shapes(model_class, config, options)
+    options = construction_options(expected, found)
+    expected = _expected_shapes(model_class, config, options) if options else expected
     unused = {n for n in found.keys() - expected.keys() if n.removeprefix(prefix).startswith(family.optional)}
-    compare_shapes(expected, {name: shape for name, shape in found.items() if name not in unused}, weights)
+    lacking = {n for n in expected.keys() - found.keys() if n.removeprefix(prefix) in family.training_only}
+    compare_shapes(
+        {name: shape for name, shape in expected.items() if name not in lacking},
+        {name: shape for name, shape in found.items() if name not in unused},
+        weights,
+    )
     if family.read_as:  # transformers knows the names of whole models only
         options["key_mapping"] = dict(family.stored_names)
-    return _from_pretrained(weights.parent, model_class, config, options)
+    model = _from_pretrained(weights.parent, model_class, config, options, lacking)
+    for name in lacking:  # loading is to give the same model every time
+        torch.nn.init.zeros_(model.get_parameter(name))
+    return model
 
 
 def _expected_shapes(model_class: type[PreTrainedModel], config: PretrainedConfig, options: dict[str, Any]) -> Shapes:
@@ -71,7 +77,11 @@ def _module_names(shapes: Shapes, family: Family, expected: Shapes, prefix: str)
 
 
 def _from_pretrained(
-    folder: Path, model_class: type[PreTrainedModel], config: PretrainedConfig, options: dict[str, Any]
+    folder: Path,
+    model_class: type[PreTrainedModel],
+    config: PretrainedConfig,
+    options: dict[str, Any],
+    may_lack: set[str],
 ) -> PreTrainedModel:
     try:
         model, report = model_class.from_pretrained(
@@ -86,6 +96,6 @@ def _from_pretrained(
     except Exception as error:  # transformers raises whatever a strange value leads to
         reason = " ".join(str(error).split())[:500]
         raise CheckpointError(f"the weights in {folder} contradict its config: {reason}") from error
-    if report["missing_keys"]:
-        raise CheckpointError(f"the weights in {folder} lack {', '.join(sorted(report['missing_keys'])[:5])}")
+    if missing := sorted(set(report["missing_keys"]) - may_lack):
+        raise CheckpointError(f"the weights in {folder} lack {', '.join(missing[:5])}")
     return model

@@ -21,7 +21,7 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from transformers.initialization import no_init_weights
 
-from acm_export.checkpoints.architecture import model_class_of, parse_config
+from acm_export.checkpoints.architecture import construction_options, model_class_of, parse_config
 from acm_export.checkpoints.config_fields import check_fields
 from acm_export.checkpoints.dense import load_dense
 from acm_export.checkpoints.health import warn_about_values
@@ -41,7 +41,7 @@ _CORRECT = "correct the value in config.json"
 WEIGHTS = "model.safetensors"
 _MAX_CONFIG_BYTES = 16 << 20
 _WEIGHT_DTYPES = ("F32", "F16", "BF16")
-_PROCESSOR_FILES = (
+PROCESSOR_FILES = (
     "preprocessor_config.json", "processor_config.json", "tokenizer.json", "tokenizer_config.json",
     "special_tokens_map.json", "added_tokens.json", "vocab.json", "vocab.txt", "merges.txt", "normalizer.json",
 )  # fmt: skip
@@ -67,7 +67,12 @@ class Checkpoint:
 
 
 def save_checkpoint(
-    model: PreTrainedModel, folder: Path, *, source: Mapping[str, Any], processor_from: Path | None = None
+    model: PreTrainedModel,
+    folder: Path,
+    *,
+    source: Mapping[str, Any],
+    processor_from: Path | None = None,
+    texts: Mapping[str, str] | None = None,
 ) -> None:
     """Write a model as a checkpoint folder, whole or not at all.
 
@@ -76,6 +81,7 @@ def save_checkpoint(
         folder: Is made, or replaced where it holds nothing but an earlier checkpoint.
         source: Where the weights came from, kept in the ``acm`` section.
         processor_from: A folder whose preprocessor files are copied along.
+        texts: More files, by name.
 
     Raises:
         OutputError: The folder cannot be written or holds other files.
@@ -93,9 +99,11 @@ def save_checkpoint(
             _save_weights(state, content / WEIGHTS)
         else:
             model.save_pretrained(content)
-        for name in _PROCESSOR_FILES if processor_from else ():
+        for name in PROCESSOR_FILES if processor_from else ():
             if (path := Path(processor_from or ".") / name).is_file():
                 shutil.copy(path, content / name)
+        for name, text in (texts or {}).items():
+            (content / name).write_text(text, encoding="utf-8")
         move_folder_into_place(content, folder)
 
 
@@ -202,10 +210,12 @@ def _load_acm(
 ) -> PreTrainedModel:
     with torch.device("meta"):
         expected = build_model(model_class, config, family, specs).state_dict()
+        if options := construction_options(expected, shapes):
+            expected = build_model(model_class, config, family, specs, **options).state_dict()
     compare_shapes({name: tuple(tensor.shape) for name, tensor in expected.items()}, shapes, weights)
     _check_dtypes(expected, weights)
     with no_init_weights():
-        model = build_model(model_class, config, family, specs)
+        model = build_model(model_class, config, family, specs, **options)
     with safe_open(weights, "pt") as file:
         state = {name: file.get_tensor(name) for name in shapes}
     model.load_state_dict(state, assign=True)
@@ -213,11 +223,15 @@ def _load_acm(
 
 
 def build_model(
-    model_class: type[PreTrainedModel], config: PretrainedConfig, family: Family, specs: dict[str, ACMSpec]
+    model_class: type[PreTrainedModel],
+    config: PretrainedConfig,
+    family: Family,
+    specs: dict[str, ACMSpec],
+    **options: Any,
 ) -> PreTrainedModel:
     """A model with untrained weights and ACM layers at the places that ``specs`` names."""
     try:
-        model = model_class(config)
+        model = model_class(config, **options)
     except Exception as error:  # transformers raises whatever a strange value leads to
         raise CheckpointError(f"config.json does not describe a {model_class.__name__}: {error}", _CORRECT) from error
     install_acm_layers(model, family, specs)

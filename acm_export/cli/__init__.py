@@ -5,6 +5,7 @@ from __future__ import annotations
 import click
 
 from acm_export import __version__
+from acm_export.cli.acmize import acmize
 from acm_export.cli.build_engine import build_engine
 from acm_export.cli.build_plugin import build_plugin
 from acm_export.cli.calibrate import calibrate
@@ -23,12 +24,13 @@ from acm_export.cli.verify import verify
 def main() -> None:
     """Take transformers with Adaptive Computation Modules from a trained checkpoint to the device.
 
-    The line: convert -> export -> verify -> calibrate -> set-budget -> build-engine -> latency. Each verb explains
-    itself with --help.
+    The line: acmize or convert -> export -> verify -> calibrate -> set-budget -> build-engine -> latency. Each verb
+    explains itself with --help.
     """
 
 
 for command in (
-    build_engine, build_plugin, calibrate, convert, demo, doctor, export, inspect, latency, set_budget, verify,
+    acmize, build_engine, build_plugin, calibrate, convert, demo, doctor, export, inspect, latency, set_budget,
+    verify,
 ):  # fmt: skip
     main.add_command(command)

@@ -21,8 +21,6 @@ if TYPE_CHECKING:
     from rich.progress import Progress as Bars
     from rich.table import Table
 
-    from acm_export.calibration.progress import Progress
-
 
 def verb(function: Callable[..., None]) -> Callable[..., None]:
     """Give a verb ``--json`` and ``--debug``, and turn exceptions into ``error:`` and ``hint:`` with an exit code."""
@@ -87,7 +85,7 @@ def need_export_packages() -> None:
 
 
 @contextmanager
-def progress() -> Iterator[Progress]:
+def progress() -> Iterator[_Bars]:
     """A progress line on stderr: what is being done, batches per second, and the time left where it is known."""
     from rich.console import Console
     from rich.progress import BarColumn, MofNCompleteColumn, TextColumn, TimeRemainingColumn
@@ -111,10 +109,11 @@ class _Bars:
         if not self._bars.console.is_terminal:
             logging.getLogger("acm_export").info("%s", title)
 
-    def batch(self) -> None:
+    def batch(self, note: str = "") -> None:
         self._bars.advance(self._task)
         speed = self._bars.tasks[0].speed
-        self._bars.update(self._task, rate=f"{speed:.1f} batches/s" if speed else "")
+        rate = f"{speed:.1f} batches/s" if speed else ""
+        self._bars.update(self._task, rate=f"{note} {rate}".strip())
 
 
 def numbers(_context: click.Context, _parameter: click.Parameter, value: str | None) -> list[float]:

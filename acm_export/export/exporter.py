@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import logging
-from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -26,6 +25,7 @@ from acm_export.lowering import OPSET as TENSORRT_8_OPSET
 from acm_export.manifest import LayerEntry, Manifest, Setting, Source, write_manifest
 from acm_export.model_file import EXTERNAL_ABOVE, external_tensors
 from acm_export.modules import ACMLayer, acm_layers
+from acm_export.modules.evaluating import evaluating
 from acm_export.targets import TARGETS, retarget
 from acm_export.verification.compare import verify_model
 from acm_export.verification.report import check_atol
@@ -136,7 +136,7 @@ def export(
     if isinstance(module, ACMLayer):
         module = Alone(module)
     inputs = name_inputs(module, example_inputs)
-    with staging_folder(path) as staging, _evaluating(module), torch.no_grad():
+    with staging_folder(path) as staging, evaluating(module), torch.no_grad():
         original = Exportable(as_dtype(module, torch.float32), list(inputs), torch.float32, output_fields).eval()
         axes = {name: {0: "batch"} for name in inputs} if dynamic_shapes is None else dynamic_shapes
         one_sample = tuple(_first_samples(inputs, axes))
@@ -197,17 +197,6 @@ def check_options(dtype: str, target: str, opset: int | None) -> int:
     if not MIN_OPSET <= opset <= MAX_OPSET:
         raise UsageError(f"opset is {opset}; it must lie in {MIN_OPSET}..{MAX_OPSET}")
     return opset
-
-
-@contextmanager
-def _evaluating(module: nn.Module) -> Iterator[None]:
-    training = {name for name, child in module.named_modules() if child.training}
-    module.eval()
-    try:
-        yield
-    finally:
-        for name, child in module.named_modules():
-            child.training = name in training
 
 
 def _setting(module: nn.Module) -> Setting:

@@ -106,6 +106,7 @@ _BERT = Family(
     optional=("classifier.", "qa_outputs.", "cls.", "pooler.", "embeddings.position_ids"),
     lengths=_text_lengths,
     masked="",
+    read_as=dict.fromkeys(("BertForMaskedLM", "BertForPreTraining"), "BertModel"),
 )
 
 _WAV2VEC2 = Family(
@@ -128,6 +129,8 @@ _WAV2VEC2 = Family(
     optional=("lm_head.", "quantizer.", "project_q.", "project_hid.", "masked_spec_embed"),
     lengths=_audio_lengths,
     masked="encoder",
+    read_as={"Wav2Vec2ForPreTraining": "Wav2Vec2Model"},
+    training_only=("masked_spec_embed",),
 )
 
 _WHISPER = Family(

@@ -62,6 +62,7 @@ class Family:
         masked: Path, relative to the base model, of the module whose ``forward`` takes an ``attention_mask`` of shape
             [batch, tokens]; empty for the base model itself, None where no mask reaches it.
         read_as: Architectures that are read as another, which is a part of them.
+        training_only: Names, without the base model's, of parameters that a file may lack, for only training uses them.
     """
 
     model_type: str
@@ -76,6 +77,7 @@ class Family:
     lengths: Callable[[Any], Mapping[str, int]] = lambda _config: {}
     masked: str | None = None
     read_as: Mapping[str, str] = field(default_factory=dict)
+    training_only: tuple[str, ...] = ()
 
     def base_path(self, model: Any) -> str:
         """What stands before the names of the base model's modules in ``model``: ``"vit."``, or nothing."""

@@ -15,8 +15,7 @@ if TYPE_CHECKING:
     from collections.abc import Collection, Iterator
     from pathlib import Path
 
-    from acm_export.calibration.data import Arrays
-
+Arrays = dict[str, np.ndarray[Any, Any]]
 SETTINGS = "preprocessor_config.json"
 PIXELS = "pixel_values"
 _SUFFIXES = {".png", ".jpg", ".jpeg", ".bmp", ".webp", ".tif", ".tiff"}
@@ -43,6 +42,23 @@ class ImageFolder:
         if not self.files:
             raise UsageError(f"{folder} holds no images ({', '.join(sorted(_SUFFIXES))})")
         self._process = _Processor(_settings_file(folder, processor, model_folder))
+
+    @property
+    def labels(self) -> np.ndarray[Any, Any] | None:
+        """Of all images, int64 ``[images]``; None where there are no classes."""
+        found = [label for _, label in self.files if label is not None]
+        return np.array(found, np.int64) if found else None
+
+    def __len__(self) -> int:
+        return len(self.files)
+
+    def __getitem__(self, index: int) -> Arrays:
+        """``pixel_values`` float32 ``[channels, height, width]``, and ``labels`` where there are classes."""
+        path, label = self.files[index]
+        arrays: Arrays = {PIXELS: self._process(path)}
+        if label is not None:
+            arrays["labels"] = np.array(label, np.int64)
+        return arrays
 
     def batches(self, size: int, names: Collection[str]) -> Iterator[Arrays]:  # noqa: ARG002  there is but one
         """``pixel_values`` float32 ``[size, channels, height, width]``, and ``labels``."""

@@ -1,0 +1,314 @@
+"""From a dense checkpoint and data to an ACM checkpoint: plan, three phases, curve, folder."""
+
+from __future__ import annotations
+
+import copy
+import resource
+from dataclasses import asdict, dataclass
+from functools import partial
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import torch
+from accelerate import Accelerator
+from accelerate.utils import DataLoaderConfiguration, DistributedDataParallelKwargs
+
+from acm_export.checkpoints import save_checkpoint
+from acm_export.checkpoints.folder import PROCESSOR_FILES
+from acm_export.distillation.audio import read_vocabulary
+from acm_export.distillation.card import model_card
+from acm_export.distillation.collate import LABELS, Collate, model_inputs
+from acm_export.distillation.dial import Dial
+from acm_export.distillation.evaluate import Curve, Evaluation
+from acm_export.distillation.initialise import learners_from_ffn, learners_from_linear
+from acm_export.distillation.order import Steps, mixed
+from acm_export.distillation.phases import GatesPhase, LearnersPhase, WholePhase
+from acm_export.distillation.plan import Plan, make_plan
+from acm_export.distillation.record import Recorder
+from acm_export.distillation.samples import digest
+from acm_export.distillation.settings import ANY_BUDGET, TEACHER, Settings
+from acm_export.distillation.state import State, fingerprint, load_state, remove_state
+from acm_export.distillation.statistics import error_weights, gather_statistics
+from acm_export.distillation.tasks import task_for
+from acm_export.distillation.train import Speed, Trainer
+from acm_export.errors import OutputError, UsageError
+from acm_export.files import staging_folder
+from acm_export.modules import acm_layers
+from acm_export.surgery import install_acm_layers
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable, Iterator
+    from pathlib import Path
+
+    from transformers import PreTrainedModel
+
+    from acm_export.checkpoints import Checkpoint
+    from acm_export.distillation.samples import Samples
+    from acm_export.distillation.tasks import AnyTask
+    from acm_export.distillation.train import Progress
+
+_CHECKED = 256
+_STATISTICS_BATCHES = 16
+_THRESHOLD_SAMPLES = 1024
+CARD = "MODEL_CARD.md"
+_OURS = ("config.json", "model.safetensors", CARD)
+
+
+@dataclass(frozen=True)
+class Acmized:
+    """What came of a run.
+
+    Args:
+        output: The checkpoint folder.
+        plan: What was replaced.
+        curve: Quality against budget on held-out data.
+        history: Losses of the three phases on their way.
+        tokens_per_second: Through ACM layers, in this process, since the run was started or went on; None where no
+            step was left to do.
+        peak_memory: Of this process, bytes.
+        resumed: Phase and step that the run went on from, or None.
+        is_main_process: Whether this process is the one that wrote the output.
+    """
+
+    output: Path
+    plan: Plan
+    curve: Curve
+    history: tuple[dict[str, Any], ...]
+    tokens_per_second: float | None
+    peak_memory: int
+    resumed: tuple[int, int] | None
+    is_main_process: bool = True
+
+
+def acmize(
+    teacher: Checkpoint,
+    samples: Samples,
+    held_out: Samples,
+    settings: Settings,
+    output: Path,
+    progress: Progress,
+    *,
+    restart: bool = False,
+) -> Acmized:
+    """Turn a dense transformer into an ACM model.
+
+    A run that was killed goes on where its last state was saved, and ends with the same weights.
+
+    Args:
+        teacher: Dense at the sites to be replaced.
+        samples: To train with.
+        held_out: To measure the curve on.
+        settings: Of the run.
+        output: Folder to make; replaced where it holds nothing but an earlier checkpoint.
+        progress: Is told of every step.
+        restart: Forget an unfinished run.
+
+    Returns:
+        What was written and how good it is.
+
+    Raises:
+        UsageError: Data or settings do not fit the model.
+        DistillationError: Training broke down, or an unfinished run is another one.
+        OutputError: The output cannot be written.
+    """
+    check_output(output)
+    plan = make_plan(teacher.model, teacher.family, settings)
+    task = task_for(teacher.model, teacher.family, settings.task, read_vocabulary(teacher.path))
+    collate = collate_for(teacher, task)
+    check_samples(samples, collate, task)
+    check_samples(held_out, collate, task)
+    accelerator = Accelerator(
+        mixed_precision=settings.mixed_precision,
+        dataloader_config=DataLoaderConfiguration(split_batches=True),
+        kwargs_handlers=[DistributedDataParallelKwargs(find_unused_parameters=True)],
+    )
+    batch = min(settings.batch, len(samples))
+    if batch % accelerator.num_processes:
+        raise UsageError(
+            f"a batch of {batch} samples cannot be divided among {accelerator.num_processes} processes",
+            "choose another --batch",
+        )
+    data = digest(samples)
+    identity = fingerprint(settings, teacher.sha256, data, accelerator.num_processes)
+    if restart and accelerator.is_main_process:
+        remove_state(output)
+    accelerator.wait_for_everyone()
+    dtype = next(teacher.model.parameters()).dtype
+    dense = teacher.model.float().to(accelerator.device).eval()
+    dense.requires_grad_(requires_grad=False)
+    torch.manual_seed(settings.seed)
+    student = copy.deepcopy(dense)
+    install_acm_layers(student, teacher.family, plan.specs)
+    student.to(accelerator.device)
+    speed = Speed()
+    trainer = Trainer(accelerator, settings, samples, collate, student, output, progress, speed)
+    state = load_state(output, identity)
+    resumed = None if state is None else (state.phase, state.step)
+    if state is None:
+        state = _begin(trainer, teacher, dense, plan, identity)
+    else:
+        student.load_state_dict(state.student)
+    _train(trainer, teacher, dense, plan, task, state)
+    progress.stage("measuring the curve", None)
+    evaluation = Evaluation(student, dense, teacher.family, task, plan.costs)
+    some = samples if len(samples) <= _THRESHOLD_SAMPLES else _Some(samples, _THRESHOLD_SAMPLES)
+    feed = partial(in_order, collate=collate, size=settings.batch, device=accelerator.device, progress=progress)
+    curve = evaluation.curve(partial(feed, some), partial(feed, held_out), len(held_out))
+    student.to(dtype)
+    if accelerator.is_main_process:
+        source = _source(teacher, settings, task, samples, data, curve, state)
+        card = model_card(output.name, teacher.path.name, plan, settings, curve, samples.name, held_out.name, data)
+        save_checkpoint(student, output, source=source, processor_from=teacher.path, texts={CARD: card})
+        remove_state(output)
+    accelerator.wait_for_everyone()
+    rate = speed.tokens / speed.seconds if speed.seconds else None
+    peak = _peak_memory(accelerator.device)
+    return Acmized(output, plan, curve, tuple(state.history), rate, peak, resumed, accelerator.is_main_process)
+
+
+def check_output(output: Path) -> None:
+    """Find out before any training whether the result can be written.
+
+    Raises:
+        OutputError: It cannot.
+    """
+    if output.exists() and not output.is_dir():
+        raise OutputError(f"{output} exists and is not a folder", "choose another folder with -o")
+    known = (*_OURS, *PROCESSOR_FILES)
+    foreign = sorted(p.name for p in output.iterdir() if p.name not in known) if output.exists() else []
+    if foreign:
+        raise OutputError(f"{output} holds other files: {', '.join(foreign[:5])}", "choose another folder with -o")
+    with staging_folder(output):
+        pass
+
+
+def check_samples(samples: Samples, collate: Collate, task: AnyTask) -> None:
+    """Look before any training at 256 samples, spread evenly, and at all labels where they can be had at once.
+
+    Raises:
+        UsageError: They do not fit the model or its task.
+    """
+    labels = getattr(samples, "labels", None)
+    if task.needs_labels and isinstance(labels, np.ndarray):
+        task.check({LABELS: torch.from_numpy(labels)})
+    for index in sorted({i * len(samples) // _CHECKED for i in range(_CHECKED)}):
+        collate([samples[index]])
+
+
+def collate_for(teacher: Checkpoint, task: AnyTask) -> Collate:
+    """How samples become batches for a model."""
+    inputs = teacher.family.inputs(teacher.model.config)
+    names = [spec.name for spec in inputs]
+
+    def check(batch: dict[str, torch.Tensor]) -> None:
+        if task.needs_labels and LABELS not in batch:
+            raise UsageError(
+                f"a sample has no labels, which the task {task.name} needs",
+                "--task distil takes the teacher's outputs for labels",
+            )
+        task.check(batch)
+
+    dtypes = {spec.name: spec.dtype for spec in inputs}
+    return Collate(names, dtypes, takes_mask="attention_mask" in names, check=check)
+
+
+def in_order(
+    samples: Samples, *, collate: Collate, size: int, device: torch.device, progress: Progress
+) -> Iterator[dict[str, torch.Tensor]]:
+    """All samples, a batch at a time."""
+    for start in range(0, len(samples), size):
+        batch = collate([samples[i] for i in range(start, min(start + size, len(samples)))])
+        progress.batch()
+        yield {name: value.to(device) for name, value in batch.items()}
+
+
+class _Some:
+    """A few samples, spread evenly."""
+
+    def __init__(self, samples: Samples, count: int) -> None:
+        self.name, self._samples, self._count = samples.name, samples, count
+
+    def __len__(self) -> int:
+        return self._count
+
+    def __getitem__(self, index: int) -> Any:
+        return self._samples[index * len(self._samples) // self._count]
+
+
+def _begin(trainer: Trainer, teacher: Checkpoint, dense: PreTrainedModel, plan: Plan, identity: str) -> State:
+    """Learners before any training, and what is known about the teacher; the same in every process."""
+    settings, samples = trainer.settings, trainer.samples
+    trainer.progress.stage("looking at the teacher", _STATISTICS_BATCHES)
+    sites = tuple(item.site for item in plan.replacements)
+    steps = Steps(len(samples), settings.batch, mixed(settings.seed, 0), 0, _STATISTICS_BATCHES)
+    torch.manual_seed(mixed(settings.seed, 0))
+    found = gather_statistics(dense, teacher.family, sites, _feed(trainer, steps))
+    if settings.origin == TEACHER:
+        for (_, layer), site in zip(_in_order_of(trainer.student, plan), sites, strict=True):
+            modules: Any = [dense.get_submodule(name) for name in site.modules]
+            if len(modules) > 1:
+                learners_from_ffn(layer, modules[0], modules[-1], found[site.place])
+            else:
+                learners_from_linear(layer, modules[0], found[site.place])
+    state = State(identity, {place: s.output_variance for place, s in found.items()}, error_weights(found))
+    trainer.save(state)
+    return state
+
+
+def _feed(trainer: Trainer, steps: Steps) -> Iterator[dict[str, torch.Tensor]]:
+    for indices in steps:
+        batch = trainer.collate([trainer.samples[i] for i in indices])
+        trainer.progress.batch()
+        yield {name: value.to(trainer.accelerator.device) for name, value in model_inputs(batch).items()}
+
+
+def _in_order_of(student: Any, plan: Plan) -> Iterable[tuple[str, Any]]:
+    layers = dict(acm_layers(student))
+    return [(item.site.place, layers[item.site.place]) for item in plan.replacements]
+
+
+def _train(
+    trainer: Trainer, teacher: Checkpoint, dense: PreTrainedModel, plan: Plan, task: AnyTask, state: State
+) -> None:
+    any_budget = trainer.settings.recipe == ANY_BUDGET
+    layers = dict(_in_order_of(trainer.student, plan))
+    sites = [item.site for item in plan.replacements]
+    recorder = Recorder(dense, teacher.family, sites)
+    with recorder:
+        if state.phase == 1:
+            trainer.run(LearnersPhase(layers, state.variances, recorder), 1, state)
+        if state.phase == 2:
+            trainer.run(GatesPhase(layers, recorder, state.weights if any_budget else None, plan.costs), 2, state)
+    if state.phase == 3:
+        student: Any = trainer.student
+        whole = WholePhase(student, dense, teacher.family, task, plan.costs, trainer.settings.budget, Dial(state.dial))
+        trainer.run(whole, 3, state)
+
+
+def _source(
+    teacher: Checkpoint, settings: Settings, task: AnyTask, samples: Samples, data: str, curve: Curve, state: State
+) -> dict[str, Any]:
+    """What the ``acm`` section of config.json says about where the weights came from."""
+    return {
+        "format": "acmize",
+        "teacher": {"name": teacher.path.name, "sha256": teacher.sha256},
+        "settings": asdict(settings) | {"init": settings.origin, "task": task.name},
+        "data": {"name": samples.name, "samples": len(samples), "sha256": data},
+        "history": state.history,
+        "curve": _finite(asdict(curve)),
+    }
+
+
+def _finite(value: Any) -> Any:
+    """JSON has no infinity: text in its place."""
+    if isinstance(value, dict):
+        return {key: _finite(item) for key, item in value.items()}
+    if isinstance(value, (list, tuple)):
+        return [_finite(item) for item in value]
+    return str(value) if isinstance(value, float) and value in (float("inf"), float("-inf")) else value
+
+
+def _peak_memory(device: torch.device) -> int:
+    if device.type == "cuda":
+        return int(torch.cuda.max_memory_allocated(device))
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024

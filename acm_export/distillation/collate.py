@@ -1,0 +1,96 @@
+"""Samples of different lengths become one batch."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import torch
+
+from acm_export.errors import UsageError
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Mapping, Sequence
+
+LABELS = "labels"
+NO_LABEL = -100
+"""What PyTorch's losses leave out; it stands where a sample has fewer labels than others."""
+
+_MASK = "attention_mask"
+
+
+class Collate:
+    """Stacks samples; those of different lengths are padded at the end and get a mask where the model takes one.
+
+    Args:
+        names: Parameters of the model's ``forward`` that are of use; other entries of a sample are left out.
+        dtypes: Of those, as numpy's names.
+        takes_mask: Whether the model takes an ``attention_mask``.
+        check: Raises where a batch does not fit what the model is for.
+    """
+
+    def __init__(
+        self,
+        names: Sequence[str],
+        dtypes: Mapping[str, str],
+        *,
+        takes_mask: bool,
+        check: Callable[[dict[str, torch.Tensor]], None],
+    ) -> None:
+        self._names, self._dtypes, self._takes_mask, self._check = tuple(names), dict(dtypes), takes_mask, check
+
+    def __call__(self, samples: Sequence[Mapping[str, Any]]) -> dict[str, torch.Tensor]:
+        """Arrays by name, without a batch dimension, to tensors with one.
+
+        Raises:
+            UsageError: A sample lacks an input, or samples differ in more than their length.
+        """
+        batch: dict[str, torch.Tensor] = {}
+        lengths: list[int] | None = None
+        optional = (_MASK, "token_type_ids")
+        for name in self._names:
+            if name in optional and any(name not in sample for sample in samples):
+                continue
+            arrays = [self._array(name, sample) for sample in samples]
+            batch[name] = torch.from_numpy(_stack(name, arrays, 0))
+            if name not in optional and arrays[0].ndim == 1:
+                lengths = [len(array) for array in arrays]
+        if self._takes_mask and _MASK not in batch and lengths is not None:
+            mask = torch.arange(max(lengths)) < torch.tensor(lengths).unsqueeze(1)
+            batch[_MASK] = mask.long()
+        if all(LABELS in sample for sample in samples):
+            labels = [np.asarray(sample[LABELS]) for sample in samples]
+            if any(array.dtype.kind not in "iuf" for array in labels):
+                raise UsageError(f"labels are {labels[0].dtype}; expected numbers")
+            kind = np.float32 if labels[0].dtype.kind == "f" else np.int64
+            batch[LABELS] = torch.from_numpy(_stack(LABELS, [array.astype(kind) for array in labels], NO_LABEL))
+        self._check(batch)
+        return batch
+
+    def _array(self, name: str, sample: Mapping[str, Any]) -> np.ndarray[Any, Any]:
+        if name not in sample:
+            raise UsageError(
+                f"a sample holds {', '.join(sample) or 'nothing'}; the model takes {', '.join(self._names)}",
+                "name the entries of a sample as the parameters of the model's forward",
+            )
+        array = np.asarray(sample[name])
+        if array.dtype.kind not in "fiub":
+            raise UsageError(f"{name} of a sample is {array.dtype}; expected numbers")
+        return array.astype(self._dtypes[name])
+
+
+def model_inputs(batch: Mapping[str, torch.Tensor]) -> dict[str, torch.Tensor]:
+    """What the model takes of a batch: all but the labels."""
+    return {name: value for name, value in batch.items() if name != LABELS}
+
+
+def _stack(name: str, arrays: Sequence[np.ndarray[Any, Any]], fill: int) -> np.ndarray[Any, Any]:
+    shapes = {array.shape for array in arrays}
+    if len(shapes) == 1:
+        return np.stack(arrays)
+    if any(array.ndim != 1 for array in arrays):
+        raise UsageError(f"{name} has samples of shapes {sorted(shapes)[:4]}; only sequences of numbers are padded")
+    padded = np.full((len(arrays), max(len(array) for array in arrays)), fill, arrays[0].dtype)
+    for row, array in zip(padded, arrays, strict=True):
+        row[: len(array)] = array
+    return padded

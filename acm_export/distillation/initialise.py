@@ -1,0 +1,76 @@
+"""Learners made of the teacher's own weights: the most important directions first."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import torch
+from torch import nn
+
+if TYPE_CHECKING:
+    from acm_export.distillation.statistics import SiteStatistics
+    from acm_export.modules import ACMLayer
+
+
+def learners_from_ffn(layer: ACMLayer, up: nn.Linear, down: nn.Linear, statistics: SiteStatistics) -> None:
+    """Deal the hidden neurons of an FFN out to the learners, the most important ones to learner 1.
+
+    Importance is the root mean square of the neuron's activation × the norm of its output weights. A prefix has the
+    mean contribution of the learners that it lacks in its bias. Where learners have at least as many hidden units as
+    the FFN together and its activation, all of them compute what it computes.
+
+    Args:
+        layer: Is changed in place.
+        up: Of the teacher, ``[width, D]``.
+        down: Of the teacher, ``[D, width]``.
+        statistics: Of the site.
+    """
+    spec = layer.spec
+    importance = statistics.hidden_square.sqrt() * down.weight.detach().double().norm(dim=0).cpu()
+    order = importance.argsort(descending=True, stable=True)[: spec.num_learners * spec.hidden_dim]
+    kept = order.to(up.weight.device)
+    with torch.no_grad():
+        layer.w2.zero_()  # of hidden units beyond the teacher's
+        layer.w1[:, : len(kept)] = up.weight[kept].T
+        layer.b1[: len(kept)] = 0.0 if up.bias is None else up.bias[kept]
+        layer.w2[: len(kept)] = down.weight[:, kept].T
+        contributions = statistics.hidden_mean.unsqueeze(1) * down.weight.detach().T.double().cpu()
+        everything = contributions.sum(0) + (0.0 if down.bias is None else down.bias.detach().double().cpu())
+        _set_biases(layer, everything, contributions[order])
+
+
+def learners_from_linear(layer: ACMLayer, linear: nn.Linear, statistics: SiteStatistics) -> None:
+    """Give the learners of a projection the principal directions of its outputs, those of most variance to learner 1.
+
+    Among linear maps through so few hidden units, none has a smaller mean squared error on the recorded tokens.
+
+    Args:
+        layer: Without an activation; is changed in place.
+        linear: Of the teacher.
+        statistics: Of the site.
+    """
+    spec = layer.spec
+    _, vectors = torch.linalg.eigh(statistics.output_covariance)
+    count = min(spec.num_learners * spec.hidden_dim, spec.model_dim)
+    best = vectors.flip(1)[:, :count]
+    weight = linear.weight.detach().double().cpu()
+    bias = torch.zeros(len(weight), dtype=torch.float64) if linear.bias is None else linear.bias.detach().double().cpu()
+    with torch.no_grad():
+        layer.w2.zero_()
+        layer.w1[:, :count] = (weight.T @ best).to(layer.w1)
+        layer.b1[:count] = ((bias - statistics.output_mean) @ best).to(layer.b1)
+        layer.w2[:count] = best.T.to(layer.w2)
+        layer.b2[:] = statistics.output_mean.to(layer.b2)
+
+
+def _set_biases(layer: ACMLayer, mean_output: torch.Tensor, contributions: torch.Tensor) -> None:
+    """Make every prefix right on average.
+
+    Args:
+        layer: Is changed in place.
+        mean_output: Of the teacher's site ``[D]``.
+        contributions: Mean contribution of each hidden unit of the learners ``[units, D]``.
+    """
+    h = layer.spec.hidden_dim
+    for count in range(layer.spec.num_learners + 1):
+        layer.b2[count] = (mean_output - contributions[: count * h].sum(0)).to(layer.b2)

@@ -1,0 +1,115 @@
+"""What will be replaced by what, and what that costs; nothing is trained."""
+
+from __future__ import annotations
+
+import copy
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING
+
+import torch
+
+from acm_export.distillation.settings import TEACHER
+from acm_export.flops import ModelFlops, gate_share, learner_flops, learners_share
+from acm_export.surgery import install_acm_layers, model_flops, select_sites, spec_for
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+
+    from transformers import PreTrainedModel
+
+    from acm_export.distillation.settings import Settings
+    from acm_export.modules import ACMSpec
+    from acm_export.surgery import Family, Site
+
+
+@dataclass(frozen=True)
+class Replacement:
+    """A site and the ACM layer that takes its place."""
+
+    site: Site
+    spec: ACMSpec
+
+    @property
+    def learners_share(self) -> float:
+        """FLOPs of all learners ÷ those of the dense modules."""
+        return learners_share(self.spec, self.site.flops)
+
+    @property
+    def gate_share(self) -> float:
+        """FLOPs of the gate ÷ those of the dense modules."""
+        return gate_share(self.spec, self.site.flops)
+
+
+@dataclass(frozen=True)
+class Plan:
+    """All replacements in one model.
+
+    Args:
+        replacements: In the order of the model.
+        parameters: Of the dense model, and of the one with ACM layers.
+        flops: Of one example input through each of them, all learners running.
+        tokens: Shape of the example inputs, by name.
+    """
+
+    replacements: tuple[Replacement, ...]
+    parameters: tuple[int, int]
+    flops: tuple[ModelFlops, ModelFlops]
+    tokens: Mapping[str, tuple[int, ...]]
+
+    @property
+    def specs(self) -> dict[str, ACMSpec]:
+        """By place."""
+        return {item.site.place: item.spec for item in self.replacements}
+
+    @property
+    def costs(self) -> dict[str, float]:
+        """For each place the FLOPs of one learner, as a multiple of their mean over all places."""
+        flops = {item.site.place: learner_flops(item.spec) for item in self.replacements}
+        mean = sum(flops.values()) / len(flops)
+        return {place: value / mean for place, value in flops.items()}
+
+
+def replacements_for(model: PreTrainedModel, family: Family, settings: Settings) -> tuple[Replacement, ...]:
+    """The sites that the settings select, and the ACM layers that fit them.
+
+    Learners that begin as a part of a linear map have no activation.
+
+    Raises:
+        UsageError: A pattern selects nothing, or learners would have no hidden unit.
+        CheckpointError: A selected site cannot be replaced.
+    """
+    items = []
+    for site in select_sites(model, family, settings.sites):
+        spec = spec_for(site, settings.num_learners, settings.flops_factor, settings.min_learners)
+        linear = settings.origin == TEACHER and len(site.modules) == 1
+        items.append(Replacement(site, replace(spec, activation="identity") if linear else spec))
+    return tuple(items)
+
+
+def make_plan(model: PreTrainedModel, family: Family, settings: Settings) -> Plan:
+    """Find sites, sizes, parameters and FLOPs, from one pass over an example input without any computation.
+
+    Raises:
+        UsageError: A pattern selects nothing, or learners would have no hidden unit.
+        CheckpointError: A selected site cannot be replaced.
+    """
+    items = replacements_for(model, family, settings)
+    lengths = {"batch": 1, **family.lengths(model.config)}
+    shapes = {
+        spec.name: (tuple(lengths[d] if isinstance(d, str) else d for d in spec.shape), spec.dtype)
+        for spec in family.inputs(model.config)
+        if spec.name != "attention_mask"
+    }
+    inputs = {
+        name: torch.zeros(shape, dtype=getattr(torch, dtype), device="meta") for name, (shape, dtype) in shapes.items()
+    }
+    shadow = copy.deepcopy(model).to("meta")
+    before, dense = model_flops(shadow, family, inputs), _size(shadow)
+    with torch.device("meta"):
+        install_acm_layers(shadow, family, {item.site.place: item.spec for item in items})
+    after = model_flops(shadow, family, inputs)
+    return Plan(items, (dense, _size(shadow)), (before, after), {name: shape for name, (shape, _) in shapes.items()})
+
+
+def _size(model: PreTrainedModel) -> int:
+    return sum(parameter.numel() for parameter in model.parameters())

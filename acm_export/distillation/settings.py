@@ -1,0 +1,74 @@
+"""What a user may choose about a distillation."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from acm_export.errors import UsageError
+
+ANY_BUDGET, PAPER = "any-budget", "paper"
+TEACHER, RANDOM = "teacher", "random"
+
+
+@dataclass(frozen=True)
+class Settings:
+    """Everything that, with the teacher and the data, determines the result.
+
+    Args:
+        sites: As :func:`acm_export.surgery.select_sites` takes it.
+        num_learners: N.
+        flops_factor: FLOPs of all learners ÷ those of the dense modules.
+        min_learners: Learners that always run; None for 0 under a residual connection and 1 elsewhere.
+        recipe: ``any-budget`` makes one model for all thresholds; ``paper`` one for ``budget``, as published.
+        init: Where learners come from: ``teacher`` (its own neurons) or ``random``; None for what the recipe has.
+        budget: β that ``paper`` aims at.
+        steps: Of the three phases; 0 leaves a phase out.
+        batch: Samples of a step, over all processes together.
+        learning_rates: Of the three phases.
+        task: ``classification``, ``ctc``, ``distil``, or ``module:function``; None for what the architecture is for.
+        seed: Of all randomness.
+        checkpoint_every: Steps between the states that a killed run goes on from.
+        mixed_precision: ``no``, ``fp16`` or ``bf16``.
+
+    Raises:
+        UsageError: A value is out of range, or two contradict each other.
+    """
+
+    sites: str = "ffn"
+    num_learners: int = 4
+    flops_factor: float = 1.0
+    min_learners: int | None = None
+    recipe: str = ANY_BUDGET
+    init: str | None = None
+    budget: float | None = None
+    steps: tuple[int, int, int] = (1000, 500, 2000)
+    batch: int = 32
+    learning_rates: tuple[float, float, float] = (1e-3, 1e-3, 1e-4)
+    task: str | None = None
+    seed: int = 0
+    checkpoint_every: int = 200
+    mixed_precision: str = "no"
+
+    def __post_init__(self) -> None:
+        if self.recipe not in (ANY_BUDGET, PAPER):
+            raise UsageError(f"the recipe is {self.recipe!r}; it must be {ANY_BUDGET} or {PAPER}")
+        if self.init not in (None, TEACHER, RANDOM):
+            raise UsageError(f"the learners' origin is {self.init!r}; it must be {TEACHER} or {RANDOM}")
+        if (self.recipe == PAPER) != (self.budget is not None):
+            raise UsageError(
+                f"the recipe is {self.recipe!r} and the budget {self.budget}",
+                f"a budget belongs to the recipe {PAPER}; a model of the other one serves all budgets",
+            )
+        if self.budget is not None and not 0 < self.budget <= 1:
+            raise UsageError(f"the budget is {self.budget}; it must be above 0 and at most 1")
+        if len(self.steps) != 3 or min(self.steps) < 0:
+            raise UsageError(f"the steps are {self.steps}; expected three whole numbers, 0 to leave a phase out")
+        if len(self.learning_rates) != 3 or not all(0 < rate < 1 for rate in self.learning_rates):
+            raise UsageError(f"the learning rates are {self.learning_rates}; expected three numbers between 0 and 1")
+        if self.batch < 1 or self.checkpoint_every < 1:
+            raise UsageError(f"batch {self.batch} and checkpoint_every {self.checkpoint_every} must be at least 1")
+
+    @property
+    def origin(self) -> str:
+        """Where learners come from."""
+        return self.init or (TEACHER if self.recipe == ANY_BUDGET else RANDOM)

@@ -1,0 +1,257 @@
+"""What a model is for: the loss of phase 3, and how good its outputs are.
+
+Every task has the same methods: ``loss`` of the student's ``output``, the ``batch`` (inputs and labels), the
+``teacher``'s output (None where only labels are to be used) and ``valid`` (``[batch, tokens]``, False for padding);
+``quality``, larger is better, of the same, as sum and weight; ``check`` of a batch before any training.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+import torch
+from torch.nn import functional as F  # noqa: N812
+
+from acm_export.distillation.collate import LABELS, NO_LABEL
+from acm_export.distillation.user import import_function
+from acm_export.errors import UsageError
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Mapping
+
+    from transformers import PreTrainedModel
+
+    from acm_export.surgery import Family
+
+Arrays = dict[str, torch.Tensor]
+
+
+class Classification:
+    """One label per sample; with a teacher, its distribution is imitated too.
+
+    Args:
+        num_labels: Of the model.
+    """
+
+    name, quality_name, needs_labels = "classification", "accuracy", True
+
+    def __init__(self, num_labels: int) -> None:
+        self._num_labels = num_labels
+
+    def loss(self, output: Any, batch: Arrays, teacher: Any, valid: torch.Tensor | None) -> torch.Tensor:  # noqa: ARG002
+        """Cross-entropy, and half of it the divergence from the teacher where there is one."""
+        loss = F.cross_entropy(output.logits.float(), batch[LABELS])
+        return loss if teacher is None else 0.5 * (loss + divergence(output.logits, teacher.logits))
+
+    def quality(self, output: Any, batch: Arrays, teacher: Any, valid: torch.Tensor | None) -> tuple[float, float]:  # noqa: ARG002
+        """Correct samples."""
+        return float((output.logits.argmax(-1) == batch[LABELS]).sum()), float(len(output.logits))
+
+    def check(self, batch: Arrays) -> None:
+        """Raise where a label is none of the model's."""
+        labels = batch[LABELS]
+        if labels.ndim != 1 or labels.is_floating_point():
+            raise UsageError(f"labels are {labels.dtype} {list(labels.shape)}; a class per sample is expected")
+        if len(bad := labels[(labels < 0) | (labels >= self._num_labels)]):
+            raise UsageError(
+                f"label {int(bad[0])} is out of range; the model knows {self._num_labels} classes, from 0",
+                "the numbers of the labels must be those that the model was trained with",
+            )
+
+
+class CTC:
+    """A sequence of labels per sample, shorter than the model's frames.
+
+    Args:
+        blank: The label between labels, also the padding of labels.
+        vocabulary: Number of labels.
+        space: The label between words; None where the labels themselves are compared.
+    """
+
+    name, needs_labels = "ctc", True
+
+    def __init__(self, blank: int, vocabulary: int, space: int | None = None) -> None:
+        self._blank, self._vocabulary, self._space = blank, vocabulary, space
+        self.quality_name = "1 - label error rate" if space is None else "1 - word error rate"
+
+    def loss(self, output: Any, batch: Arrays, teacher: Any, valid: torch.Tensor | None) -> torch.Tensor:
+        """CTC, a mean over labels; and half of it the divergence from the teacher's frames where there is one."""
+        logits, labels = output.logits.float(), batch[LABELS]
+        kept = labels >= 0
+        loss = F.ctc_loss(
+            logits.log_softmax(-1).transpose(0, 1), labels[kept], _lengths(logits, valid), kept.sum(1),
+            blank=self._blank, zero_infinity=True,
+        )  # fmt: skip
+        return loss if teacher is None else 0.5 * (loss + divergence(output.logits, teacher.logits, valid))
+
+    def quality(self, output: Any, batch: Arrays, teacher: Any, valid: torch.Tensor | None) -> tuple[float, float]:  # noqa: ARG002
+        """Of the greedy transcript."""
+        errors = total = 0
+        for best, length, labels in zip(
+            output.logits.argmax(-1), _lengths(output.logits, valid), batch[LABELS], strict=True
+        ):
+            said = [int(v) for v in best[: int(length)].unique_consecutive() if int(v) != self._blank]
+            meant = [int(v) for v in labels if int(v) >= 0]
+            errors += edit_distance(self._words(said), self._words(meant))
+            total += len(self._words(meant))
+        return float(total - errors), float(total)
+
+    def check(self, batch: Arrays) -> None:
+        """Raise where a label is none of the model's."""
+        labels = batch[LABELS]
+        if labels.ndim != 2 or labels.is_floating_point():
+            raise UsageError(f"labels are {labels.dtype} {list(labels.shape)}; a sequence per sample is expected")
+        bad = labels[((labels < 0) & (labels != NO_LABEL)) | (labels >= self._vocabulary)]
+        if len(bad):
+            raise UsageError(f"label {int(bad[0])} is out of range; the model knows {self._vocabulary}, from 0")
+
+    def _words(self, labels: list[int]) -> list[Any]:
+        if self._space is None:
+            return list(labels)
+        words: list[list[int]] = [[]]
+        for label in labels:
+            if label == self._space:
+                words.append([])
+            else:
+                words[-1].append(label)
+        return [tuple(word) for word in words if word]
+
+
+class Distil:
+    """No labels: the teacher's outputs are all there is to imitate.
+
+    Args:
+        fields: Of the output.
+    """
+
+    name, needs_labels = "distil", False
+
+    def __init__(self, fields: tuple[str, ...]) -> None:
+        self._fields = fields
+        self._features = fields == ("last_hidden_state",)
+        self.quality_name = "cosine to the teacher" if self._features else "agreement with the teacher"
+
+    def loss(self, output: Any, batch: Arrays, teacher: Any, valid: torch.Tensor | None) -> torch.Tensor:  # noqa: ARG002
+        """For features, one minus the cosine of each token and of their mean; else the divergence of distributions."""
+        if not self._features:
+            return torch.stack([divergence(output[name], teacher[name], valid) for name in self._fields]).mean()
+        ours, theirs = output.last_hidden_state.float(), teacher.last_hidden_state.float()
+        tokens = 1 - F.cosine_similarity(ours, theirs, -1)
+        weights = torch.ones_like(tokens) if valid is None else valid.to(tokens)
+        pooled = 1 - F.cosine_similarity(_pool(ours, weights), _pool(theirs, weights), -1).mean()
+        return (tokens * weights).sum() / weights.sum() + pooled
+
+    def quality(self, output: Any, batch: Arrays, teacher: Any, valid: torch.Tensor | None) -> tuple[float, float]:  # noqa: ARG002
+        """Of the mean over tokens, or of the most likely classes."""
+        if self._features:
+            ours, theirs = output.last_hidden_state.float(), teacher.last_hidden_state.float()
+            weights = ours.new_ones(ours.shape[:2]) if valid is None else valid.to(ours)
+            cosine = F.cosine_similarity(_pool(ours, weights), _pool(theirs, weights), -1)
+            return float(cosine.sum()), float(len(cosine))
+        same = [output[name].argmax(-1) == teacher[name].argmax(-1) for name in self._fields]
+        if valid is not None and valid.shape == same[0].shape:
+            same = [value[valid] for value in same]
+        return float(sum(value.sum() for value in same)), float(sum(value.numel() for value in same))
+
+    def check(self, batch: Arrays) -> None:
+        """Nothing can be wrong with labels that are not looked at."""
+
+
+class UserLoss:
+    """A function of the user's: ``loss(output, batch, teacher_output) -> scalar tensor``.
+
+    Args:
+        text: ``module:function``.
+
+    Raises:
+        UsageError: It cannot be imported.
+    """
+
+    needs_labels = False
+    quality_name = "negative loss"
+
+    def __init__(self, text: str) -> None:
+        self.name = text
+        self._function: Callable[..., Any] = import_function(text, "--task")
+
+    def loss(self, output: Any, batch: Arrays, teacher: Any, valid: torch.Tensor | None) -> torch.Tensor:  # noqa: ARG002
+        """What the function returns.
+
+        Raises:
+            UsageError: It is no scalar tensor.
+        """
+        value = self._function(output, batch, teacher)
+        if not isinstance(value, torch.Tensor) or value.ndim:
+            found = f"a tensor {list(value.shape)}" if isinstance(value, torch.Tensor) else type(value).__name__
+            raise UsageError(f"{self.name} returned {found}; expected a scalar tensor")
+        return value
+
+    def quality(self, output: Any, batch: Arrays, teacher: Any, valid: torch.Tensor | None) -> tuple[float, float]:
+        """The loss with its sign turned, weighted by samples."""
+        size = len(next(iter(batch.values())))
+        return -size * float(self.loss(output, batch, teacher, valid)), float(size)
+
+    def check(self, batch: Arrays) -> None:
+        """The function itself decides what is right."""
+
+
+AnyTask = Classification | CTC | Distil | UserLoss
+
+
+def task_for(model: PreTrainedModel, family: Family, text: str | None, vocabulary: Mapping[str, int]) -> AnyTask:
+    """The task that a user names, or the one that the architecture is for.
+
+    Args:
+        model: The teacher.
+        family: Of the model.
+        text: ``classification``, ``ctc``, ``distil``, ``module:function``, or None.
+        vocabulary: Of a speech model's labels; may be empty.
+
+    Raises:
+        UsageError: The task is unknown, or not one of this architecture.
+    """
+    architecture = type(model).__name__
+    possible = ["distil"]
+    if architecture.endswith(("ForImageClassification", "ForSequenceClassification")):
+        possible.insert(0, "classification")
+    if architecture.endswith("ForCTC"):
+        possible.insert(0, "ctc")
+    name = text or possible[0]
+    if ":" in name:
+        return UserLoss(name)
+    if name not in possible:
+        raise UsageError(f"{name!r} is no task of {architecture}; it has {', '.join(possible)}, or module:function")
+    if name == "classification":
+        return Classification(model.config.num_labels)
+    if name == "ctc":
+        space = vocabulary.get("|", vocabulary.get(" "))
+        return CTC(int(model.config.pad_token_id or 0), model.config.vocab_size, space)
+    return Distil(family.outputs[architecture])
+
+
+def divergence(ours: torch.Tensor, theirs: torch.Tensor, valid: torch.Tensor | None = None) -> torch.Tensor:
+    """Kullback-Leibler divergence of logits from the teacher's, a mean over all rows that are no padding."""
+    each = F.kl_div(
+        ours.float().log_softmax(-1), theirs.float().log_softmax(-1), reduction="none", log_target=True
+    ).sum(-1)
+    return each[valid].mean() if valid is not None and valid.shape == each.shape else each.mean()
+
+
+def edit_distance(left: list[Any], right: list[Any]) -> int:
+    """Insertions, deletions and substitutions from one sequence to the other."""
+    row = list(range(len(right) + 1))
+    for i, item in enumerate(left, 1):
+        corner, row[0] = row[0], i
+        for j, other in enumerate(right, 1):
+            corner, row[j] = row[j], min(row[j] + 1, row[j - 1] + 1, corner + (item != other))
+    return row[-1]
+
+
+def _lengths(logits: torch.Tensor, valid: torch.Tensor | None) -> torch.Tensor:
+    if valid is None:
+        return torch.full((len(logits),), logits.shape[1], dtype=torch.long, device=logits.device)
+    return valid.sum(1)
+
+
+def _pool(tokens: torch.Tensor, weights: torch.Tensor) -> torch.Tensor:
+    return (tokens * weights.unsqueeze(-1)).sum(1) / weights.sum(1, keepdim=True).clamp(min=1)

@@ -1,0 +1,99 @@
+"""The plan and the result of a distillation as tables, and as JSON."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import asdict
+from typing import TYPE_CHECKING, Any
+
+from rich.table import Table
+
+from acm_export.distillation.state import partial_folder
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+    from acm_export.distillation.acmize import Acmized
+    from acm_export.distillation.plan import Plan
+
+
+def plan_table(plan: Plan) -> Table:
+    """One row for each site."""
+    table = Table(title=f"{len(plan.replacements)} sites", title_justify="left")
+    table.add_column("site")
+    for column in ("kind", "D", "N", "h", "min", "learners ÷ dense", "gate ÷ dense"):
+        table.add_column(column, justify="right")
+    for item in plan.replacements:
+        spec = item.spec
+        table.add_row(
+            item.site.place, item.site.kind, str(spec.model_dim), str(spec.num_learners), str(spec.hidden_dim),
+            str(spec.min_learners), f"{item.learners_share:.3f}", f"{item.gate_share:.3f}",
+        )  # fmt: skip
+    return table
+
+
+def describe_plan(plan: Plan) -> Iterator[str]:
+    """Lines below the table."""
+    (parameters, more), (dense, acm) = plan.parameters, plan.flops
+    shapes = ", ".join(f"{name} {list(shape)}" for name, shape in plan.tokens.items())
+    yield f"parameters: {parameters:,} dense, {more:,} with ACM layers"
+    yield f"FLOPs of {shapes}: {dense.total:,} dense, {acm.total:,} with all learners"
+    for budget in (0.75, 0.5, 0.25):
+        yield f"  at β {budget:g}: {acm.at(budget):,.0f}, {acm.at(budget) / dense.total:.3f} of dense"
+
+
+def plan_json(plan: Plan) -> dict[str, Any]:
+    """Everything that the table shows."""
+    return {
+        "sites": [
+            {"site": item.site.place, "kind": item.site.kind, **asdict(item.spec),
+             "learners_share": item.learners_share, "gate_share": item.gate_share}
+            for item in plan.replacements
+        ],
+        "parameters": {"dense": plan.parameters[0], "acm": plan.parameters[1]},
+        "flops": {"dense": asdict(plan.flops[0]), "acm": asdict(plan.flops[1])},
+        "inputs": {name: list(shape) for name, shape in plan.tokens.items()},
+    }  # fmt: skip
+
+
+def result_table(result: Acmized) -> Table:
+    """One row for each threshold, and for each count that every token runs."""
+    curve = result.curve
+    table = Table(title=f"{result.output.name}, {curve.samples} held-out samples", title_justify="left")
+    for column in ("setting", "β", curve.quality_name, "FLOPs ÷ dense"):
+        table.add_column(column, justify="right")
+    dense, acm = result.plan.flops
+    for point in (*curve.thresholds, *curve.same_count):
+        setting = f"τ = {point.threshold:.3g}" if point.threshold is not None else f"every token {point.count}"
+        share = acm.at(point.budget) / dense.total
+        table.add_row(setting, f"{point.budget:.3f}", f"{point.quality:.4f}", f"{share:.3f}")
+    table.add_section()
+    table.add_row("dense", "", f"{curve.dense:.4f}", "1.000")
+    return table
+
+
+def describe_result(result: Acmized) -> Iterator[str]:
+    """Lines below the table."""
+    if result.resumed is not None:
+        phase, step = result.resumed
+        yield f"went on from phase {phase}, step {step}, of {partial_folder(result.output)}"
+    speed = "" if result.tokens_per_second is None else f"{result.tokens_per_second:,.0f} tokens/s; "
+    yield f"{speed}peak memory {result.peak_memory / 2**20:,.0f} MiB"
+    yield f"written: {result.output}; next: acm-export export {result.output} -o {result.output.name}.onnx"
+
+
+def result_json(result: Acmized) -> dict[str, Any]:
+    """Everything that the tables show; infinite thresholds are null, which means that all learners run."""
+    curve = asdict(result.curve)
+    for point in curve["thresholds"]:
+        if not math.isfinite(point["threshold"]):
+            point["threshold"] = None
+    return {
+        "output": str(result.output),
+        "plan": plan_json(result.plan),
+        "curve": curve,
+        "history": list(result.history),
+        "tokens_per_second": result.tokens_per_second,
+        "peak_memory_bytes": result.peak_memory,
+        "resumed": None if result.resumed is None else list(result.resumed),
+    }
