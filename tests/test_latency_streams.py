@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import signal
 import threading
+import time
 from itertools import repeat
 from typing import TYPE_CHECKING
 
@@ -62,6 +63,21 @@ def test_each_stream_makes_so_many_runs_in_a_thread_of_its_own() -> None:
     assert all(len(stream.threads) == 1 for stream in streams)
     assert len({thread for stream in streams for thread in stream.threads}) == 3
     assert threading.get_ident() not in streams[0].threads
+
+
+def test_no_stream_begins_before_all_have_settled() -> None:
+    clock = ThreadClock()
+    quick, seen = Stream(clock, repeat(TICK)), list[int]()
+
+    def slow() -> Times:
+        if len(seen) < 2:
+            time.sleep(0.05)  # long enough for the other to run on, if it did not wait
+            seen.append(quick.runs)
+        clock.move(TICK)
+        return Times()
+
+    Streams([quick, slow], clock).laps(2, 1.0, 20)
+    assert seen[-1] == 2
 
 
 def test_each_stream_runs_until_its_time_is_over() -> None:

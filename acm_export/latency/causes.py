@@ -122,7 +122,11 @@ def device_warnings(runs: Sequence[RunResult], *, graph: bool = False) -> Iterat
     bound = [(r, r.enqueue_ms.p50, d) for r, _, d in told if r.enqueue_ms and r.enqueue_ms.p50 > HOST_BOUND * d]
     if bound:
         run, enqueue, on_device = max(bound, key=lambda found: found[1] / max(found[2], 1e-9))
-        advice = "a larger batch gives the device more to do" if graph else "--cuda-graph hands it over at once"
+        advice = (
+            "a larger batch gives the device more to do"
+            if graph
+            else "a CUDA graph hands it over at once (--cuda-graph)"
+        )
         yield (
             f"host-bound: in {len(bound)} of {total} the host takes about as long to hand the work over as the device "
             f"to do it, {enqueue:.3g} and {on_device:.3g} ms for {describe_run(run)}; {advice}"
