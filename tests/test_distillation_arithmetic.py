@@ -14,11 +14,11 @@ from tiny_models import randomize
 
 from acm_export.distillation.budgets import negative_entropy, negative_spread, sample_budgets
 from acm_export.distillation.choices import logits_at, straight_through
+from acm_export.distillation.ctc import edit_distance
 from acm_export.distillation.dial import KNOTS, Dial, thresholds_of
 from acm_export.distillation.labels import gains, priced_labels, relative_labels, squared_errors
 from acm_export.distillation.order import Steps
 from acm_export.distillation.prefixes import chosen_output, learners_run, prefix_outputs
-from acm_export.distillation.tasks import edit_distance
 from acm_export.modules import ACMLayer, ACMSpec
 from acm_export.modules.gated_learners import learner_counts
 

@@ -152,6 +152,8 @@ def test_a_loss_of_the_users(folder: Path, tmp_path: Path, monkeypatch: pytest.M
         (("--sites", "nothing.*"), 2, "'nothing.*' selects no site"),
         (("--flops-factor", "0"), 2, "FLOPs factor is 0"),
         (("--flops-factor", "0.01"), 2, "hidden units each"),
+        (("--learners", "2", "--min-learners", "2"), 2, "leaves its gate nothing to decide"),
+        (("--learners", "1", "--sites", "q_proj"), 2, "leaves its gate nothing to decide"),
         (("--recipe", "paper"), 2, "a budget belongs to the recipe"),
         (("--budget", "0.5"), 2, "a budget belongs to the recipe"),
         (("--recipe", "paper", "--budget", "1.5"), 2, "it must be above 0 and at most 1"),

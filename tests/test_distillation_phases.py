@@ -13,9 +13,10 @@ from torch.nn import functional as F  # noqa: N812
 
 from acm_export.distillation.dial import Dial
 from acm_export.distillation.gated import GatedPass, gated
-from acm_export.distillation.phases import GatesPhase, LearnersPhase, WholePhase
+from acm_export.distillation.layerwise import GatesPhase, LearnersPhase
 from acm_export.distillation.record import Masks, Recorder
 from acm_export.distillation.tasks import Classification, Distil
+from acm_export.distillation.whole import WholePhase
 from acm_export.modules import acm_layers
 from acm_export.surgery import install_acm_layers, select_sites, spec_for
 

@@ -8,31 +8,30 @@ from dataclasses import asdict, dataclass
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
-import numpy as np
 import torch
 from accelerate import Accelerator
 from accelerate.utils import DataLoaderConfiguration, DistributedDataParallelKwargs
 
 from acm_export.checkpoints import save_checkpoint
-from acm_export.checkpoints.folder import PROCESSOR_FILES
 from acm_export.distillation.audio import read_vocabulary
 from acm_export.distillation.card import model_card
-from acm_export.distillation.collate import LABELS, Collate, model_inputs
+from acm_export.distillation.collate import model_inputs
 from acm_export.distillation.dial import Dial
 from acm_export.distillation.evaluate import Curve, Evaluation
 from acm_export.distillation.initialise import learners_from_ffn, learners_from_linear
+from acm_export.distillation.layerwise import GatesPhase, LearnersPhase
 from acm_export.distillation.order import Steps, mixed
-from acm_export.distillation.phases import GatesPhase, LearnersPhase, WholePhase
 from acm_export.distillation.plan import Plan, make_plan
+from acm_export.distillation.prepare import CARD, Few, check_output, check_samples, collate_for, in_order
 from acm_export.distillation.record import Recorder
 from acm_export.distillation.samples import digest
 from acm_export.distillation.settings import ANY_BUDGET, TEACHER, Settings
 from acm_export.distillation.state import State, fingerprint, load_state, remove_state
 from acm_export.distillation.statistics import error_weights, gather_statistics
 from acm_export.distillation.tasks import task_for
-from acm_export.distillation.train import Speed, Trainer
-from acm_export.errors import OutputError, UsageError
-from acm_export.files import staging_folder
+from acm_export.distillation.train import Silent, Speed, Trainer
+from acm_export.distillation.whole import WholePhase
+from acm_export.errors import UsageError
 from acm_export.modules import acm_layers
 from acm_export.surgery import install_acm_layers
 
@@ -47,11 +46,8 @@ if TYPE_CHECKING:
     from acm_export.distillation.tasks import AnyTask
     from acm_export.distillation.train import Progress
 
-_CHECKED = 256
 _STATISTICS_BATCHES = 16
 _THRESHOLD_SAMPLES = 1024
-CARD = "MODEL_CARD.md"
-_OURS = ("config.json", "model.safetensors", CARD)
 
 
 @dataclass(frozen=True)
@@ -122,6 +118,8 @@ def acmize(
         dataloader_config=DataLoaderConfiguration(split_batches=True),
         kwargs_handlers=[DistributedDataParallelKwargs(find_unused_parameters=True)],
     )
+    if not accelerator.is_main_process:
+        progress = Silent()
     batch = min(settings.batch, len(samples))
     if batch % accelerator.num_processes:
         raise UsageError(
@@ -143,6 +141,7 @@ def acmize(
     speed = Speed()
     trainer = Trainer(accelerator, settings, samples, collate, student, output, progress, speed)
     state = load_state(output, identity)
+    accelerator.wait_for_everyone()  # before the first one writes a new state
     resumed = None if state is None else (state.phase, state.step)
     if state is None:
         state = _begin(trainer, teacher, dense, plan, identity)
@@ -151,7 +150,7 @@ def acmize(
     _train(trainer, teacher, dense, plan, task, state)
     progress.stage("measuring the curve", None)
     evaluation = Evaluation(student, dense, teacher.family, task, plan.costs)
-    some = samples if len(samples) <= _THRESHOLD_SAMPLES else _Some(samples, _THRESHOLD_SAMPLES)
+    some = samples if len(samples) <= _THRESHOLD_SAMPLES else Few(samples, _THRESHOLD_SAMPLES)
     feed = partial(in_order, collate=collate, size=settings.batch, device=accelerator.device, progress=progress)
     curve = evaluation.curve(partial(feed, some), partial(feed, held_out), len(held_out))
     student.to(dtype)
@@ -164,75 +163,6 @@ def acmize(
     rate = speed.tokens / speed.seconds if speed.seconds else None
     peak = _peak_memory(accelerator.device)
     return Acmized(output, plan, curve, tuple(state.history), rate, peak, resumed, accelerator.is_main_process)
-
-
-def check_output(output: Path) -> None:
-    """Find out before any training whether the result can be written.
-
-    Raises:
-        OutputError: It cannot.
-    """
-    if output.exists() and not output.is_dir():
-        raise OutputError(f"{output} exists and is not a folder", "choose another folder with -o")
-    known = (*_OURS, *PROCESSOR_FILES)
-    foreign = sorted(p.name for p in output.iterdir() if p.name not in known) if output.exists() else []
-    if foreign:
-        raise OutputError(f"{output} holds other files: {', '.join(foreign[:5])}", "choose another folder with -o")
-    with staging_folder(output):
-        pass
-
-
-def check_samples(samples: Samples, collate: Collate, task: AnyTask) -> None:
-    """Look before any training at 256 samples, spread evenly, and at all labels where they can be had at once.
-
-    Raises:
-        UsageError: They do not fit the model or its task.
-    """
-    labels = getattr(samples, "labels", None)
-    if task.needs_labels and isinstance(labels, np.ndarray):
-        task.check({LABELS: torch.from_numpy(labels)})
-    for index in sorted({i * len(samples) // _CHECKED for i in range(_CHECKED)}):
-        collate([samples[index]])
-
-
-def collate_for(teacher: Checkpoint, task: AnyTask) -> Collate:
-    """How samples become batches for a model."""
-    inputs = teacher.family.inputs(teacher.model.config)
-    names = [spec.name for spec in inputs]
-
-    def check(batch: dict[str, torch.Tensor]) -> None:
-        if task.needs_labels and LABELS not in batch:
-            raise UsageError(
-                f"a sample has no labels, which the task {task.name} needs",
-                "--task distil takes the teacher's outputs for labels",
-            )
-        task.check(batch)
-
-    dtypes = {spec.name: spec.dtype for spec in inputs}
-    return Collate(names, dtypes, takes_mask="attention_mask" in names, check=check)
-
-
-def in_order(
-    samples: Samples, *, collate: Collate, size: int, device: torch.device, progress: Progress
-) -> Iterator[dict[str, torch.Tensor]]:
-    """All samples, a batch at a time."""
-    for start in range(0, len(samples), size):
-        batch = collate([samples[i] for i in range(start, min(start + size, len(samples)))])
-        progress.batch()
-        yield {name: value.to(device) for name, value in batch.items()}
-
-
-class _Some:
-    """A few samples, spread evenly."""
-
-    def __init__(self, samples: Samples, count: int) -> None:
-        self.name, self._samples, self._count = samples.name, samples, count
-
-    def __len__(self) -> int:
-        return self._count
-
-    def __getitem__(self, index: int) -> Any:
-        return self._samples[index * len(self._samples) // self._count]
 
 
 def _begin(trainer: Trainer, teacher: Checkpoint, dense: PreTrainedModel, plan: Plan, identity: str) -> State:

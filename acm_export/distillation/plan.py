@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 import torch
 
 from acm_export.distillation.settings import TEACHER
+from acm_export.errors import UsageError
 from acm_export.flops import ModelFlops, gate_share, learner_flops, learners_share
 from acm_export.surgery import install_acm_layers, model_flops, select_sites, spec_for
 
@@ -75,12 +76,18 @@ def replacements_for(model: PreTrainedModel, family: Family, settings: Settings)
     Learners that begin as a part of a linear map have no activation.
 
     Raises:
-        UsageError: A pattern selects nothing, or learners would have no hidden unit.
+        UsageError: A pattern selects nothing, learners would have no hidden unit, or none is left to the gate.
         CheckpointError: A selected site cannot be replaced.
     """
     items = []
     for site in select_sites(model, family, settings.sites):
         spec = spec_for(site, settings.num_learners, settings.flops_factor, settings.min_learners)
+        if spec.min_learners >= spec.num_learners:
+            raise UsageError(
+                f"{site.place}: {spec.min_learners} of {spec.num_learners} learners always run, which leaves its gate "
+                "nothing to decide",
+                "take more learners, or fewer that always run",
+            )
         linear = settings.origin == TEACHER and len(site.modules) == 1
         items.append(Replacement(site, replace(spec, activation="identity") if linear else spec))
     return tuple(items)
@@ -90,7 +97,7 @@ def make_plan(model: PreTrainedModel, family: Family, settings: Settings) -> Pla
     """Find sites, sizes, parameters and FLOPs, from one pass over an example input without any computation.
 
     Raises:
-        UsageError: A pattern selects nothing, or learners would have no hidden unit.
+        UsageError: A pattern selects nothing, learners would have no hidden unit, or none is left to the gate.
         CheckpointError: A selected site cannot be replaced.
     """
     items = replacements_for(model, family, settings)

@@ -12,7 +12,9 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch.nn import functional as F  # noqa: N812
 
-from acm_export.distillation.collate import LABELS, NO_LABEL
+from acm_export.distillation.collate import LABELS
+from acm_export.distillation.ctc import CTC
+from acm_export.distillation.divergence import divergence
 from acm_export.distillation.user import import_function
 from acm_export.errors import UsageError
 
@@ -57,64 +59,6 @@ class Classification:
                 f"label {int(bad[0])} is out of range; the model knows {self._num_labels} classes, from 0",
                 "the numbers of the labels must be those that the model was trained with",
             )
-
-
-class CTC:
-    """A sequence of labels per sample, shorter than the model's frames.
-
-    Args:
-        blank: The label between labels, also the padding of labels.
-        vocabulary: Number of labels.
-        space: The label between words; None where the labels themselves are compared.
-    """
-
-    name, needs_labels = "ctc", True
-
-    def __init__(self, blank: int, vocabulary: int, space: int | None = None) -> None:
-        self._blank, self._vocabulary, self._space = blank, vocabulary, space
-        self.quality_name = "1 - label error rate" if space is None else "1 - word error rate"
-
-    def loss(self, output: Any, batch: Arrays, teacher: Any, valid: torch.Tensor | None) -> torch.Tensor:
-        """CTC, a mean over labels; and half of it the divergence from the teacher's frames where there is one."""
-        logits, labels = output.logits.float(), batch[LABELS]
-        kept = labels >= 0
-        loss = F.ctc_loss(
-            logits.log_softmax(-1).transpose(0, 1), labels[kept], _lengths(logits, valid), kept.sum(1),
-            blank=self._blank, zero_infinity=True,
-        )  # fmt: skip
-        return loss if teacher is None else 0.5 * (loss + divergence(output.logits, teacher.logits, valid))
-
-    def quality(self, output: Any, batch: Arrays, teacher: Any, valid: torch.Tensor | None) -> tuple[float, float]:  # noqa: ARG002
-        """Of the greedy transcript."""
-        errors = total = 0
-        for best, length, labels in zip(
-            output.logits.argmax(-1), _lengths(output.logits, valid), batch[LABELS], strict=True
-        ):
-            said = [int(v) for v in best[: int(length)].unique_consecutive() if int(v) != self._blank]
-            meant = [int(v) for v in labels if int(v) >= 0]
-            errors += edit_distance(self._words(said), self._words(meant))
-            total += len(self._words(meant))
-        return float(total - errors), float(total)
-
-    def check(self, batch: Arrays) -> None:
-        """Raise where a label is none of the model's."""
-        labels = batch[LABELS]
-        if labels.ndim != 2 or labels.is_floating_point():
-            raise UsageError(f"labels are {labels.dtype} {list(labels.shape)}; a sequence per sample is expected")
-        bad = labels[((labels < 0) & (labels != NO_LABEL)) | (labels >= self._vocabulary)]
-        if len(bad):
-            raise UsageError(f"label {int(bad[0])} is out of range; the model knows {self._vocabulary}, from 0")
-
-    def _words(self, labels: list[int]) -> list[Any]:
-        if self._space is None:
-            return list(labels)
-        words: list[list[int]] = [[]]
-        for label in labels:
-            if label == self._space:
-                words.append([])
-            else:
-                words[-1].append(label)
-        return [tuple(word) for word in words if word]
 
 
 class Distil:
@@ -227,30 +171,6 @@ def task_for(model: PreTrainedModel, family: Family, text: str | None, vocabular
         space = vocabulary.get("|", vocabulary.get(" "))
         return CTC(int(model.config.pad_token_id or 0), model.config.vocab_size, space)
     return Distil(family.outputs[architecture])
-
-
-def divergence(ours: torch.Tensor, theirs: torch.Tensor, valid: torch.Tensor | None = None) -> torch.Tensor:
-    """Kullback-Leibler divergence of logits from the teacher's, a mean over all rows that are no padding."""
-    each = F.kl_div(
-        ours.float().log_softmax(-1), theirs.float().log_softmax(-1), reduction="none", log_target=True
-    ).sum(-1)
-    return each[valid].mean() if valid is not None and valid.shape == each.shape else each.mean()
-
-
-def edit_distance(left: list[Any], right: list[Any]) -> int:
-    """Insertions, deletions and substitutions from one sequence to the other."""
-    row = list(range(len(right) + 1))
-    for i, item in enumerate(left, 1):
-        corner, row[0] = row[0], i
-        for j, other in enumerate(right, 1):
-            corner, row[j] = row[j], min(row[j] + 1, row[j - 1] + 1, corner + (item != other))
-    return row[-1]
-
-
-def _lengths(logits: torch.Tensor, valid: torch.Tensor | None) -> torch.Tensor:
-    if valid is None:
-        return torch.full((len(logits),), logits.shape[1], dtype=torch.long, device=logits.device)
-    return valid.sum(1)
 
 
 def _pool(tokens: torch.Tensor, weights: torch.Tensor) -> torch.Tensor:

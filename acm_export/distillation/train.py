@@ -22,10 +22,12 @@ if TYPE_CHECKING:
     from torch import nn
 
     from acm_export.distillation.collate import Collate
-    from acm_export.distillation.phases import GatesPhase, LearnersPhase, Loss, WholePhase
+    from acm_export.distillation.layerwise import GatesPhase, LearnersPhase
+    from acm_export.distillation.loss import Loss
     from acm_export.distillation.samples import Samples
     from acm_export.distillation.settings import Settings
     from acm_export.distillation.state import State
+    from acm_export.distillation.whole import WholePhase
 
 _LOG = logging.getLogger("acm_export")
 _POINTS = 20
@@ -41,6 +43,16 @@ class Progress(Protocol):
 
     def batch(self, note: str = "") -> None:
         """One more step is done."""
+
+
+class Silent:
+    """Tells nobody: what the progress of all processes but one is."""
+
+    def stage(self, title: str, batches: int | None) -> None:
+        """Nothing."""
+
+    def batch(self, note: str = "") -> None:
+        """Nothing."""
 
 
 @dataclass
