@@ -69,6 +69,10 @@ class EngineError(AcmError):
     """A TensorRT engine cannot be built, or not be used here."""
 
 
+class CudaError(EngineError):
+    """The CUDA driver is missing, too old, or refuses something."""
+
+
 class MachineError(AcmError):
     """This machine lacks what the goal asked for needs."""
 

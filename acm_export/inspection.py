@@ -14,6 +14,7 @@ from acm_export.errors import ModelFileError
 from acm_export.manifest import Manifest, read_manifest
 from acm_export.model_file import data_files, external_range, read_model
 from acm_export.op.signature import INPUTS
+from acm_export.runtimes.overloads import FIRST, has_overloads
 from acm_export.targets import TARGETS, gated_learners_nodes
 
 if TYPE_CHECKING:
@@ -34,7 +35,7 @@ class FileSummary:
         thresholds: Of each layer, as they stand in the file.
         data_files: External data, relative to the file's folder.
         num_nodes: Nodes of the main graph.
-        runs_on: What runs a file of this target.
+        runs_on: What runs the file.
     """
 
     manifest: Manifest
@@ -76,7 +77,7 @@ def summarize(path: Path) -> FileSummary:
         {name: values.tolist() for name, values in stored_thresholds(model, manifest, path.parent).items()},
         data_files(model),
         len(model.graph.node),
-        TARGETS[manifest.target].partition(": ")[2],
+        _runs_on(model, manifest),
     )
 
 
@@ -144,6 +145,14 @@ def check_thresholds(model: onnx.ModelProto, manifest: Manifest, path: Path) -> 
                 f"but the manifest says {expected[layer.name].tolist()}",
                 "set them with: acm-export set-budget",
             )
+
+
+def _runs_on(model: onnx.ModelProto, manifest: Manifest) -> str:
+    runtime = TARGETS[manifest.target].partition(": ")[2]
+    if not has_overloads(model):
+        return runtime
+    first = ".".join(map(str, FIRST))
+    return f"{runtime}, {first} or later (older ones run layers that differ in N, min or activation with one body)"
 
 
 def _held_bytes(tensor: TensorProto, path: Path) -> int:

@@ -203,6 +203,19 @@ def read_manifest(model: onnx.ModelProto, path: object) -> Manifest:
         content = json.loads(text)
     except (ValueError, RecursionError) as error:
         raise ModelFileError(f"the manifest of {path} is not JSON: {error}", _CHANGED) from error
+    return parse_manifest(content, path)
+
+
+def parse_manifest(content: Any, path: object) -> Manifest:
+    """The manifest that :meth:`Manifest.to_json` made.
+
+    Args:
+        content: From JSON.
+        path: Named in errors.
+
+    Raises:
+        ModelFileError: It is broken, or a newer version of acm-export wrote it.
+    """
     if not isinstance(content, dict) or not WHOLE.holds(content.get("schema")):
         raise ModelFileError(f"the manifest of {path} has no schema version", _CHANGED)
     if content["schema"] > SCHEMA:

@@ -55,7 +55,7 @@ class CalibrationSession:
             )
         self.outputs = [value.name for value in model.graph.output if not value.name.startswith("counts/")]
         copy, self.notes = runnable_copy(model, self.manifest)
-        self._logits = _tap_gate_logits(copy)
+        self._logits = tap_gate_logits(copy)
         self._session, twin_notes = open_runnable(copy, self.manifest, path.parent, session=runtime)
         self.notes += twin_notes
         self.name = self._session.name
@@ -112,7 +112,7 @@ class CalibrationSession:
             ) from error
 
 
-def _tap_gate_logits(model: Any) -> dict[str, str]:
+def tap_gate_logits(model: Any) -> dict[str, str]:
     """Make the gate logits of each layer an output; returns their names by layer."""
     names = {node.name: node.input[1] for node in gated_learners_nodes(model)}
     known = {value.name for value in model.graph.output}

@@ -26,7 +26,13 @@ class Builder: pass
 class OnnxParser: pass
 def get_plugin_registry(): return Registry()
 """
-LIBRARY = 'extern "C" { void setLoggerFinder() {} void getCreators() {} }'
+LIBRARY = """
+extern "C" {
+void setLoggerFinder() {}
+void getCreators() {}
+const char* acm_built_for_tensorrt() { return "10.3.0"; }
+}
+"""
 
 DRIVER = """
 static int result = {init};

@@ -7,9 +7,14 @@ from __future__ import annotations
 
 from enum import IntEnum
 from types import SimpleNamespace
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
+from engine_fake_runtime import FakeRuntime, TensorIOMode, TensorLocation
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+    from pathlib import Path
 
 
 class Flag(IntEnum):
@@ -58,13 +63,21 @@ class Recorded:
         self.shapes: dict[str, Any] = {}
         self.parsed: bytes = b""
         self.monitor: Any = None
+        self.tactic_sources = 0b0101
         self.layers: list[Layer] = []
 
 
 def fake(  # noqa: C901  one closure for each class of the module
-    version: str, *, errors: int = 0, plan: bytes | None = b"engine", creator: bool = True, handle: Any = 1
+    version: str,
+    *,
+    errors: int = 0,
+    plan: bytes | None = b"engine",
+    creator: bool = True,
+    handle: Any = 1,
+    driver: Path | None = None,
+    change: Callable[[dict[str, Any]], None] = lambda _: None,
 ) -> tuple[Any, Recorded]:
-    """A stand-in for one version, and its record."""
+    """A stand-in for one version, and its record; with a ``driver`` it runs what it parsed."""
     major = int(version.partition(".")[0])
     seen = Recorded()
     float16, float32 = np.dtype(np.float16), np.dtype(np.float32)
@@ -85,6 +98,13 @@ def fake(  # noqa: C901  one closure for each class of the module
 
         def clear_flag(self, flag: Any) -> None:
             seen.flags[builder_flags(flag).name] = False
+
+        def get_tactic_sources(self) -> int:
+            return seen.tactic_sources
+
+        def set_tactic_sources(self, bits: int) -> bool:
+            seen.tactic_sources = bits
+            return True
 
         def add_optimization_profile(self, _profile: Any) -> int:
             return 0
@@ -125,7 +145,7 @@ def fake(  # noqa: C901  one closure for each class of the module
                 seen.monitor.phase_start("Building", None, 2)
                 assert seen.monitor.step_complete("Building", 1)
                 seen.monitor.phase_finish("Building")
-            return plan
+            return plan if driver is None else seen.parsed
 
     class OnnxParser:
         num_errors = errors
@@ -163,8 +183,12 @@ def fake(  # noqa: C901  one closure for each class of the module
         "__version__": version, "Logger": Logger, "Builder": Builder, "OnnxParser": OnnxParser,
         "BuilderFlag": builder_flags, "NetworkDefinitionCreationFlag": Flag("Flags", network_names[major]),
         "LayerType": SimpleNamespace(PLUGIN_V2="PLUGIN_V2", SHAPE="SHAPE"), "float16": float16, "float32": float32,
+        "TacticSource": Flag("TacticSource", {"CUBLAS": 0, "CUBLAS_LT": 1, "CUDNN": 2, "JIT_CONVOLUTIONS": 3}),
         "get_plugin_registry": lambda: SimpleNamespace(**registry),
     }  # fmt: skip
+    if driver is not None:
+        names |= {"TensorIOMode": TensorIOMode, "TensorLocation": TensorLocation}
+        names["Runtime"] = lambda _logger: FakeRuntime(driver, seen.shapes, change)
     if major >= 10:
         names["IProgressMonitor"] = type("IProgressMonitor", (), {})
     return SimpleNamespace(**names), seen

@@ -6,6 +6,7 @@ import os
 import shutil
 import subprocess
 import sys
+from importlib.util import find_spec
 from pathlib import Path
 
 import pytest
@@ -43,6 +44,19 @@ def each_header_set() -> pytest.MarkDecorator:
     return pytest.mark.parametrize("headers", sets, scope="session")
 
 
+def each_tensorrt() -> pytest.MarkDecorator:
+    """Run a test with ``python``, once for each interpreter that has a TensorRT.
+
+    Which: those in ACM_TENSORRT_PYTHON (separated by ``:``), each with one of the packages tensorrt_lean,
+    tensorrt_lean_bindings and tensorrt; else this one, if it has one.
+    """
+    packages = ("tensorrt_lean", "tensorrt_lean_bindings", "tensorrt")
+    named = [python for python in os.environ.get("ACM_TENSORRT_PYTHON", "").split(os.pathsep) if python]
+    found = named or ([sys.executable] if any(find_spec(package) for package in packages) else [])
+    skip = pytest.mark.skip(reason="no Python with a TensorRT; set ACM_TENSORRT_PYTHON")
+    return pytest.mark.parametrize("python", found or [pytest.param("", marks=skip)])
+
+
 def build(target: str, folder: Path, pack: Path, headers: TensorRTHeaders | None = None, *, sanitize: str = "") -> Path:
     """Compile one library of plugins/tensorrt.
 
@@ -65,13 +79,24 @@ def build(target: str, folder: Path, pack: Path, headers: TensorRTHeaders | None
     return folder / f"lib{target}.so"
 
 
-def compile_stand_in_driver(folder: Path) -> Path:
-    """Compile tests/plugin_fake_cuda.cpp."""
+def compile_stand_in_driver(folder: Path, source: str = "plugin_fake_cuda.cpp") -> Path:
+    """Compile a stand-in for the CUDA driver."""
     need_tools()
     library = folder / "libfake_cuda.so"
-    source = Path(__file__).parent / "plugin_fake_cuda.cpp"
     flags = ["-std=c++17", "-O1", "-shared", "-fPIC", "-fvisibility=hidden", "-Wall", "-Wextra", "-Werror"]
-    _run(TOOLS[1], *flags, str(source), "-o", str(library))
+    _run(TOOLS[1], *flags, str(Path(__file__).parent / source), "-o", str(library))
+    return library
+
+
+def compile_stand_in_plugin(folder: Path, built_for: str = "10.3.0") -> Path:
+    """Compile a library that looks like the plugin, and does nothing."""
+    need_tools()
+    source, library = folder / "plugin.cpp", folder / f"plugin-{built_for}.so"
+    entry_points = "void getCreators() {} void setLoggerFinder() {}"
+    source.write_text(
+        f'extern "C" {{ {entry_points} const char* acm_built_for_tensorrt() {{ return "{built_for}"; }} }}'
+    )
+    _run(TOOLS[1], "-shared", "-fPIC", str(source), "-o", str(library))
     return library
 
 

@@ -306,9 +306,15 @@ def test_libraries_that_are_none(around: Surroundings) -> None:
     text = around.folder / "text.so"
     text.write_text("not a library")
     assert "is no shared library" in plugin.library(text).found
+    assert plugin.library(text).mend == "acm-export build-plugin"  # the file is the user's, and may be something else
     assert plugin.library(around.folder).state == "wrong"  # a folder
     other = around.library("other.so", "int answer() { return 42; }")
-    assert "lacks TensorRT's entry points" in plugin.library(other).found
+    assert "is not the plugin library" in plugin.library(other).found
+    for built_for, lacking in (("10.3.0", "getCreators, setLoggerFinder"), ("8.6.1", "getPluginCreators, setLogger")):
+        code = f'extern "C" const char* acm_built_for_tensorrt() {{ return "{built_for}"; }}'
+        assert f"entry points: {lacking}" in plugin.library(around.library("some.so", code)).found
+    old = around.library("old.so", 'extern "C" const char* acm_built_for_tensorrt() { return "8.5.3"; }')
+    assert plugin.library(old).found == f"{old}, built for TensorRT 8.5.3"
     broken = around.folder / "broken.so"
     broken.write_bytes(other.read_bytes()[:200])
     assert "cannot be loaded" in plugin.library(broken).found

@@ -1,16 +1,14 @@
-"""Profiles, the trtexec line, and the comparison of outputs: all pure."""
+"""Profiles and the trtexec line."""
 
 from __future__ import annotations
 
 from pathlib import Path
 
-import numpy as np
 import pytest
 
-from acm_export.engine.agreement import Agreement, agreement
 from acm_export.engine.profiles import Profile, Shapes, format_shapes, parse_shapes, profiles
 from acm_export.engine.trtexec_line import trtexec_line
-from acm_export.errors import EngineError, UsageError
+from acm_export.errors import UsageError
 
 INPUTS = {"x": ["batch", 3, 8], "budget": []}
 EXAMPLES = {"x": [1, 3, 8]}
@@ -59,14 +57,3 @@ def test_the_line_has_the_flags_of_the_version(version: tuple[int, int], there: 
     line = trtexec_line(version, Path("m.onnx"), Path("m.plan"), Path("p.so"), shapes, half=True).split()
     assert {*there, "--noTF32", "--minShapes=x:1x3", "--optShapes=x:2x3", "--maxShapes=x:4x3"} <= set(line)
     assert not set(absent) & set(line)
-
-
-def test_errors_are_taken_over_samples_that_were_routed_alike() -> None:
-    counts = np.array([[1, 2], [3, 3]], np.int32)
-    expected = {"y": np.array([[4.0], [2.0]], np.float32), "counts/a": counts}
-    actual = {"y": np.array([[4.5], [9.0]], np.float32), "counts/a": counts + np.array([[0, 0], [0, 1]], np.int32)}
-    assert agreement(expected, actual) == Agreement(0.125, 2, 1, 1, 4)
-    assert np.isnan(agreement(expected, actual | {"y": np.array([[np.nan], [2]], np.float32)}).error)
-    assert agreement(expected, actual | {"counts/a": counts + 1}).error is None
-    with pytest.raises(EngineError, match="outputs are"):
-        agreement(expected, {"y": expected["y"]})

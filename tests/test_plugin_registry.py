@@ -1,22 +1,15 @@
-"""The compiled library in the plugin registry of a real TensorRT, in a process of its own.
-
-Which: the interpreters in ACM_TENSORRT_PYTHON (separated by ``:``), each with one of the packages tensorrt_lean,
-tensorrt_lean_bindings and tensorrt; else this one, if it has one.
-"""
+"""The compiled library in the plugin registry of a real TensorRT, in a process of its own."""
 
 from __future__ import annotations
 
 import json
-import os
 import subprocess
-import sys
 from functools import cache
-from importlib.util import find_spec
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import pytest
-from plugin_build import each_header_set
+from plugin_build import each_header_set, each_tensorrt
 
 if TYPE_CHECKING:
     from acm_export.plugins.tensorrt.headers import TensorRTHeaders
@@ -24,21 +17,10 @@ if TYPE_CHECKING:
 pytest_plugins = ["plugin_fixtures"]
 
 PROBE = Path(__file__).parent / "plugin_registry_probe.py"
-PACKAGES = ("tensorrt_lean", "tensorrt_lean_bindings", "tensorrt")
 REFUSAL = "GatedLearners: this library is built for TensorRT {} and cannot serve TensorRT"
 
 
-def interpreters() -> list[str]:
-    named = [python for python in os.environ.get("ACM_TENSORRT_PYTHON", "").split(os.pathsep) if python]
-    return named or ([sys.executable] if any(find_spec(package) for package in PACKAGES) else [])
-
-
-pytestmark = [
-    each_header_set(),
-    pytest.mark.parametrize("python", interpreters() or [
-        pytest.param("", marks=pytest.mark.skip(reason="no Python with a TensorRT; set ACM_TENSORRT_PYTHON"))
-    ]),
-]  # fmt: skip
+pytestmark = [each_header_set(), each_tensorrt()]
 
 
 @cache

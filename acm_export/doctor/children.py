@@ -85,10 +85,14 @@ def _check(driver: ctypes.CDLL, code: int) -> None:
 
 
 def library(path: str) -> dict[str, Any]:
-    """Load a shared library: which entry points that TensorRT looks for it has."""
+    """Load a shared library: the TensorRT that our plugin was built for, and TensorRT's entry points in it."""
     handle = ctypes.CDLL(path)
     names = ("getCreators", "getPluginCreators", "setLoggerFinder")
-    return {"entry_points": [name for name in names if hasattr(handle, name)]}
+    if not hasattr(handle, "acm_built_for_tensorrt"):
+        return {"built_for": None, "entry_points": []}
+    handle.acm_built_for_tensorrt.restype = ctypes.c_char_p
+    built_for = handle.acm_built_for_tensorrt().decode()
+    return {"built_for": built_for, "entry_points": [name for name in names if hasattr(handle, name)]}
 
 
 def registry(name: str, path: str) -> dict[str, Any]:

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 
 from acm_export.doctor.finding import Finding
 from acm_export.doctor.processes import ProbeError, ask
+from acm_export.doctor.versions import numbers
 from acm_export.errors import KernelError, PluginError
 from acm_export.plugins.identity import PLUGIN_NAMESPACE, PLUGIN_VERSION
 from acm_export.plugins.kernels.pack import TABLE, Pack, default_folder, read_pack
@@ -21,6 +22,9 @@ _MACHINES = {"x86_64": 62, "aarch64": 183}
 """e_machine of ELF files."""
 
 _MACHINE_AT, _ELF_HEADER = 18, 20
+_FIRST_THAT_LOADS, _FIRST_V3 = (8, 6), (10,)
+"""TensorRT whose registry loads libraries, and the first that asks them for IPluginV3."""
+
 _BUILD = "acm-export build-plugin"
 _PACK = "python -m acm_export.plugins.kernels.compile   (needs triton, no GPU)"
 
@@ -75,23 +79,43 @@ def library(path: Path | None) -> Finding:
         path: It; by default where build-plugin writes it, in the working folder.
     """
     name, file = "plugin library", path or Path(LIBRARY)
-    mend = f"{_BUILD} -o {file}" if path else _BUILD
+    mend = _BUILD  # with -o where nothing can be overwritten by it
     try:
         with file.open("rb") as stream:
             start = stream.read(_ELF_HEADER)
     except FileNotFoundError:
-        return Finding(name, "missing", f"there is no {file}" + ("" if path else " in the working folder"), mend)
+        return Finding(
+            name,
+            "missing",
+            f"there is no {file}" + ("" if path else " in the working folder"),
+            mend + (f" -o {path}" if path else ""),
+        )
     except OSError as error:
         return Finding(name, "wrong", f"{file} cannot be read: {error.strerror}", mend)
     if reason := _not_for_this_machine(start):
         return Finding(name, "wrong", f"{file} {reason}", mend)
+    reason, built_for = _examined(file)
+    return Finding(name, "wrong", reason, mend) if reason else Finding(name, "ok", f"{file}, built for {built_for}")
+
+
+def _examined(file: Path) -> tuple[str | None, str]:
+    """Why a library is not our plugin, or None, and what it is built for."""
     try:
-        entry_points = ask("library", str(file.absolute())).value["entry_points"]
+        told = ask("library", str(file.absolute())).value
     except ProbeError as error:
-        return Finding(name, "wrong", f"{file} cannot be loaded: {error}", mend)
-    if "setLoggerFinder" not in entry_points or not {"getCreators", "getPluginCreators"} & set(entry_points):
-        return Finding(name, "wrong", f"{file} is no plugin library: it lacks TensorRT's entry points", mend)
-    return Finding(name, "ok", str(file))
+        return f"{file} cannot be loaded: {error}", ""
+    if told["built_for"] is None:
+        return f"{file} is not the plugin library, or one of an earlier acm-export", ""
+    lacking = _entry_points(numbers(told["built_for"])) - set(told["entry_points"])
+    reason = f"{file} lacks TensorRT's entry points: {', '.join(sorted(lacking))}" if lacking else None
+    return reason, f"TensorRT {told['built_for']}"
+
+
+def _entry_points(version: tuple[int, ...]) -> set[str]:
+    """What the registry of a TensorRT calls in a library that it loads; before 8.6 it loads none."""
+    if version < _FIRST_THAT_LOADS:
+        return set()
+    return {"setLoggerFinder", "getCreators" if version >= _FIRST_V3 else "getPluginCreators"}
 
 
 def registry(path: Path | None, found: TensorRT, library_state: str) -> Finding:

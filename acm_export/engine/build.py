@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 from acm_export import interrupts
 from acm_export.engine.parsing import parse
-from acm_export.engine.settings import Settings, network_flags, set_precision
+from acm_export.engine.settings import Settings, network_flags, set_precision, set_tactic_sources
 from acm_export.errors import EngineError
 from acm_export.files import move_into_place, staging_folder
 
@@ -35,13 +35,15 @@ def build(tensorrt: Any, prepared: Prepared, settings: Settings) -> bytes:
         OutputError: The timing cache cannot be written.
     """
     log = tensorrt.Logger(tensorrt.Logger.WARNING)
-    builder = tensorrt.Builder(log)
-    if builder is None:
-        raise EngineError("TensorRT makes no builder here", "acm-export doctor --for tensorrt")
+    try:
+        builder = tensorrt.Builder(log)
+    except TypeError as error:  # of pybind11, for a constructor that returns nothing: CUDA does not start
+        raise EngineError("TensorRT makes no builder here; its log above says why", "acm-export doctor") from error
     network = builder.create_network(network_flags(tensorrt))
     parse(tensorrt.OnnxParser(network, log), prepared.model, str(prepared.source))
     config = builder.create_builder_config()
     set_precision(tensorrt, network, config, settings)
+    set_tactic_sources(tensorrt, config, settings.tactic_sources)
     _add_profile(builder, config, settings)
     cache = _use_timing_cache(config, settings.timing_cache)
     if hasattr(tensorrt, "IProgressMonitor"):

@@ -1,27 +1,29 @@
-"""The whole of ``build-engine``: plan what would be built, then build it."""
+"""The whole of ``build-engine``: plan what would be built, build it, compare it with the portable file, write it."""
 
 from __future__ import annotations
 
-import importlib
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-from acm_export.doctor import gpu
-from acm_export.doctor.versions import numbers
 from acm_export.engine.build import build
 from acm_export.engine.library import load_plugin
-from acm_export.engine.passport import Passport, Place, passport_path
-from acm_export.engine.prepare import Prepared, prepare, target_for
+from acm_export.engine.machine import find_place, version_of
+from acm_export.engine.passport import File, Passport, passport_path, to_text
+from acm_export.engine.prepare import Ends, Prepared, prepare, target_for
 from acm_export.engine.profiles import Shapes, profiles
+from acm_export.engine.runtime import LoadedEngine
 from acm_export.engine.settings import Settings
-from acm_export.errors import EngineError, MissingDependencyError
+from acm_export.errors import EngineError
 from acm_export.files import check_writable, move_into_place, sha256_of, staging_folder
-from acm_export.inspection import summarize
-from acm_export.plugins.tensorrt.build import build_plugin
+from acm_export.plugins.tensorrt.build import LIBRARY, build_plugin
+from acm_export.plugins.tensorrt.headers import tensorrt_headers
 
 if TYPE_CHECKING:
     from collections.abc import Callable
     from pathlib import Path
+
+    from acm_export.engine.check import EngineCheck
+    from acm_export.engine.passport import Checked
 
 
 @dataclass(frozen=True)
@@ -39,28 +41,19 @@ class Plan:
     output: Path
 
 
-def find_tensorrt() -> Any:
-    """Import TensorRT with its builder and parser.
+@dataclass(frozen=True)
+class PluginSource:
+    """Where the plugin library comes from.
 
-    Raises:
-        MissingDependencyError: It is not installed, or cannot be imported, or has no builder.
+    Args:
+        library: It; else it is compiled, or taken from the cache, and written beside the engine.
+        tensorrt_root: Where TensorRT's headers are; else they are looked for.
+        cuda_root: Where CUDA's headers are; else they are looked for.
     """
-    hint = (
-        "pip install 'acm-export[gpu]' (JetPack: apt install python3-libnvinfer); or: acm-export doctor --for tensorrt"
-    )
-    try:
-        module = importlib.import_module("tensorrt")
-    except (ImportError, OSError) as error:
-        raise MissingDependencyError(f"TensorRT cannot be imported: {error}", hint) from error
-    if not hasattr(module, "Builder") or not hasattr(module, "OnnxParser"):
-        raise MissingDependencyError(f"TensorRT {module.__version__} has no builder or no ONNX parser", hint)
-    return module
 
-
-def version_of(tensorrt: Any) -> tuple[int, int]:
-    """Major and minor of a TensorRT module."""
-    major, minor, *_ = (*numbers(tensorrt.__version__), 0, 0)
-    return major, minor
+    library: Path | None = None
+    tensorrt_root: Path | None = None
+    cuda_root: Path | None = None
 
 
 def plan(
@@ -71,6 +64,8 @@ def plan(
     *,
     tf32: bool = False,
     timing_cache: Path | None = None,
+    tactic_sources: tuple[str, ...] = (),
+    ends: Ends = Ends(),  # noqa: B008  it is frozen
 ) -> Plan:
     """Read the model and decide all that can be decided without TensorRT.
 
@@ -81,61 +76,87 @@ def plan(
         shapes: Smallest, best and largest, as given.
         tf32: Whether float32 products may be rounded to TF32.
         timing_cache: File to read and write.
+        tactic_sources: From :func:`acm_export.engine.settings.parse_tactic_sources`.
+        ends: What the engine takes and gives beside the inputs and outputs of the file.
     """
-    prepared = prepare(model, target_for(version))
-    summary = summarize(model)
-    chosen = profiles(summary.inputs, prepared.manifest.example_inputs, *shapes)
-    settings = Settings(chosen, tf32, prepared.manifest.dtype == "fp16", timing_cache)
+    prepared = prepare(model, target_for(version), ends)
+    chosen = profiles(prepared.inputs, prepared.manifest.example_inputs, *shapes)
+    settings = Settings(chosen, tf32, prepared.manifest.dtype == "fp16", timing_cache, tactic_sources)
     return Plan(prepared, settings, output)
 
 
 def build_engine(
-    planned: Plan, tensorrt: Any, plugin: Path | None, tell: Callable[[str], None] = lambda _: None
+    planned: Plan,
+    tensorrt: Any,
+    plugin: PluginSource,
+    make_check: Callable[[], EngineCheck] | None,
+    tell: Callable[[str], None] = lambda _: None,
 ) -> Passport:
     """Build an engine and write it and its passport, each whole or not at all.
 
     Args:
         planned: What to build.
         tensorrt: The module.
-        plugin: The plugin library; else it is compiled, or taken from the cache, and written beside the engine.
+        plugin: Where the plugin library comes from.
+        make_check: Makes, before the engine is built, what compares it with the portable file before it is written;
+            None leaves that out.
         tell: Is told what is done.
 
     Raises:
-        EngineError: There is no GPU, or the registry, the parser or the builder refuses.
+        EngineError: There is no GPU, the registry, the parser or the builder refuses, or the comparison fails.
         PluginError: The plugin library cannot be compiled.
         OutputError: The output cannot be written.
     """
-    output = planned.output
+    output, prepared, settings = planned.output, planned.prepared, planned.settings
     check_writable(output)
-    if planned.settings.timing_cache is not None:
-        check_writable(planned.settings.timing_cache, "--timing-cache")
+    if settings.timing_cache is not None:
+        check_writable(settings.timing_cache, "--timing-cache")
     place = find_place(tensorrt)
-    if plugin is None:
-        plugin = build_plugin(output.absolute().parent / "libacm_gated_learners.so", tell=tell).library
-    load_plugin(tensorrt, plugin)
+    check = None if make_check is None else make_check()
+    library = _with_plugin(planned, tensorrt, plugin, tell)
     tell(f"building with TensorRT {place.tensorrt} for {place.gpu} ({place.arch})")
-    engine = build(tensorrt, planned.prepared, planned.settings)
+    engine = build(tensorrt, prepared, settings)
+    found = None if check is None else _checked(check, LoadedEngine(tensorrt, engine, str(output)), tell)
     with staging_folder(output) as staging:
         written, beside = staging / output.name, passport_path(staging / output.name)
         written.write_bytes(engine)
-        shapes = {
-            name: [list(p.minimum), list(p.optimum), list(p.maximum)] for name, p in planned.settings.profiles.items()
-        }
-        found = Passport(place, sha256_of(planned.prepared.source), sha256_of(plugin), sha256_of(written), shapes)
-        beside.write_text(found.to_json(), encoding="utf-8")
-        move_into_place(written, output)
+        shapes = {name: [list(p.minimum), list(p.optimum), list(p.maximum)] for name, p in settings.profiles.items()}
+        passport = Passport(
+            place, _file(prepared.source), None if library is None else _file(library), _file(written),
+            prepared.inputs, shapes, settings.tf32, prepared.manifest, found,
+        )  # fmt: skip
+        beside.write_text(to_text(passport), encoding="utf-8")
         move_into_place(beside, passport_path(output))
-    return found
+        move_into_place(written, output)
+    return passport
 
 
-def find_place(tensorrt: Any) -> Place:
-    """The GPU that TensorRT builds for, the first, and TensorRT's version.
+def _with_plugin(planned: Plan, tensorrt: Any, source: PluginSource, tell: Callable[[str], None]) -> Path | None:
+    """The plugin library, in TensorRT's registry; None where the model has no ACM layer."""
+    if not planned.prepared.manifest.layers:
+        return None
+    library = source.library
+    if library is None:
+        headers = tensorrt_headers(source.tensorrt_root)
+        if headers.version[0] != version_of(tensorrt)[0]:
+            raise EngineError(
+                f"the TensorRT headers in {headers.folder} are of {headers.version_text}, here is "
+                f"{tensorrt.__version__}: the plugin is compiled with those of the same TensorRT",
+                "name them with --tensorrt-root, or a library that is compiled with --plugin",
+            )
+        library = planned.output.absolute().parent / LIBRARY
+        build_plugin(library, tensorrt_root=source.tensorrt_root, cuda_root=source.cuda_root, tell=tell)
+    load_plugin(tensorrt, library)
+    return library
 
-    Raises:
-        EngineError: There is no GPU.
-    """
-    cuda = gpu.look()
-    if not cuda.gpus:
-        raise EngineError("there is no GPU to build an engine for", "acm-export doctor --for tensorrt says why")
-    first = cuda.gpus[0]
-    return Place(tensorrt.__version__, first.name, "sm_" + "".join(map(str, first.capability)))
+
+def _checked(check: EngineCheck, engine: LoadedEngine, tell: Callable[[str], None]) -> Checked:
+    tell("comparing the engine with the portable file in ONNX Runtime")
+    try:
+        return check.run(engine)
+    finally:
+        engine.close()
+
+
+def _file(path: Path) -> File:
+    return File(path.name, sha256_of(path))

@@ -5,6 +5,9 @@ from __future__ import annotations
 import ctypes
 from typing import TYPE_CHECKING, Any
 
+from acm_export.doctor import plugin
+from acm_export.doctor.processes import ask
+from acm_export.doctor.versions import numbers
 from acm_export.errors import EngineError
 from acm_export.op.signature import NAME
 from acm_export.plugins.identity import PLUGIN_NAMESPACE, PLUGIN_VERSION
@@ -13,6 +16,24 @@ if TYPE_CHECKING:
     from pathlib import Path
 
 _BUILD = "compile it for this TensorRT: acm-export build-plugin"
+
+
+def check_library(path: Path, version: str) -> None:
+    """Look at the library in another process, before this one loads it.
+
+    Args:
+        path: The library.
+        version: Of the TensorRT that it is for.
+
+    Raises:
+        EngineError: It cannot be loaded, is not the plugin, lacks entry points, or is built for another TensorRT.
+    """
+    finding = plugin.library(path)
+    if finding.state != "ok":
+        raise EngineError(finding.found, finding.mend)
+    built_for = ask("library", str(path.absolute())).value["built_for"]
+    if numbers(built_for)[0] != numbers(version)[0]:
+        raise EngineError(f"{path} is built for TensorRT {built_for}, here is {version}", _BUILD)
 
 
 def load_plugin(tensorrt: Any, path: Path) -> None:
@@ -26,17 +47,13 @@ def load_plugin(tensorrt: Any, path: Path) -> None:
         EngineError: It cannot be loaded, or the registry does not have the creator under the name, version and
             namespace that the parser will ask for.
     """
-    if not path.is_file():
-        raise EngineError(f"there is no plugin library {path}", "acm-export build-plugin")
+    check_library(path, tensorrt.__version__)
     registry = tensorrt.get_plugin_registry()
     if hasattr(registry, "load_library"):
         if registry.load_library(str(path.absolute())) is None:  # it raises nothing
             raise EngineError(f"TensorRT {tensorrt.__version__} does not load {path}; its log says why", _BUILD)
     else:  # before TensorRT 8.6
-        try:
-            ctypes.CDLL(str(path.absolute()), mode=ctypes.RTLD_GLOBAL)
-        except OSError as error:
-            raise EngineError(f"{path} cannot be loaded: {error}", _BUILD) from error
+        ctypes.CDLL(str(path.absolute()), mode=ctypes.RTLD_GLOBAL)
     find = registry.get_creator if hasattr(registry, "get_creator") else registry.get_plugin_creator
     if find(NAME, PLUGIN_VERSION, PLUGIN_NAMESPACE) is None:
         listed = registry.all_creators if hasattr(registry, "all_creators") else registry.plugin_creator_list

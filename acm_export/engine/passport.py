@@ -4,10 +4,24 @@ from __future__ import annotations
 
 import json
 from dataclasses import asdict, dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
-from acm_export.errors import EngineError
+from acm_export.errors import EngineError, ModelFileError
 from acm_export.files import sha256_of
+from acm_export.json_fields import (
+    BOOL,
+    LIST,
+    NUMBER_OR_NULL,
+    OBJECT,
+    OBJECT_OR_NULL,
+    TEXT,
+    WHOLE,
+    WHOLE_OR_NULL,
+    BrokenFieldError,
+    Kind,
+    checked,
+)
+from acm_export.manifest import Manifest, parse_manifest
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -32,26 +46,72 @@ class Place:
 
 
 @dataclass(frozen=True)
+class File:
+    """A file that an engine was made of: its name, and the SHA-256 of its content.
+
+    The weights of a large model lie in a file that is named after its own content, so the digest of the model stands
+    for them too.
+    """
+
+    name: str
+    sha256: str
+
+
+@dataclass(frozen=True)
+class Checked:
+    """What the comparison with the portable file found (agreement.py), summed over its settings.
+
+    Args:
+        settings: Settings of the dials that were run.
+        error: Largest error over samples that were routed alike, relative to the largest value; None without such.
+        samples: That were compared.
+        alike: Of them, routed alike.
+        routed_differently: Tokens, over all layers; None for an engine that does not give its counts.
+        tokens: Over all layers.
+    """
+
+    settings: int
+    error: float | None
+    samples: int
+    alike: int
+    routed_differently: int | None
+    tokens: int
+
+
+@dataclass(frozen=True)
 class Passport:
     """An engine.
 
     Args:
         place: Where it was built.
-        model_sha256: Of the ONNX file.
-        plugin_sha256: Of the plugin library.
-        engine_sha256: Of the engine.
+        model: The ONNX file.
+        plugin: The plugin library; None where the model has no ACM layer.
+        engine: The engine itself.
+        inputs: Shapes of its inputs, with names for dynamic dimensions.
         profiles: For each input with a dynamic dimension: smallest, best and largest shape.
+        tf32: Whether float32 products may be rounded to TF32.
+        manifest: Of the model as it was built.
+        checked: What the comparison with the portable file found; None where none was made.
     """
 
     place: Place
-    model_sha256: str
-    plugin_sha256: str
-    engine_sha256: str
+    model: File
+    plugin: File | None
+    engine: File
+    inputs: dict[str, list[int | str]]
     profiles: dict[str, list[list[int]]]
+    tf32: bool
+    manifest: Manifest
+    checked: Checked | None = None
 
-    def to_json(self) -> str:
+    def to_json(self) -> dict[str, Any]:
         """The document."""
-        return json.dumps({"schema": SCHEMA} | asdict(self), indent=2, sort_keys=True) + "\n"
+        return {"schema": SCHEMA} | asdict(self) | {"manifest": self.manifest.to_json()}
+
+
+def to_text(passport: Passport) -> str:
+    """The document as text."""
+    return json.dumps(passport.to_json(), indent=2, sort_keys=True, allow_nan=False) + "\n"
 
 
 def passport_path(engine: Path) -> Path:
@@ -68,21 +128,14 @@ def read_passport(engine: Path) -> Passport:
     path = passport_path(engine)
     try:
         content = json.loads(path.read_text(encoding="utf-8"))
+        schema = content.pop("schema", None) if isinstance(content, dict) else None
+        if schema != SCHEMA:
+            raise EngineError(f"{path} has schema {schema!r}, this version reads {SCHEMA}", _AGAIN)
+        return _parse(content, path)
     except FileNotFoundError as error:
         raise EngineError(f"there is no {path}, which says what {engine} was built for", _AGAIN) from error
-    except (OSError, ValueError, RecursionError) as error:
-        raise EngineError(f"{path} cannot be read: {error}", _AGAIN) from error
-    try:
-        schema = content.pop("schema")
-        if schema != SCHEMA:
-            raise EngineError(f"{path} has schema {schema!r}, this version reads {SCHEMA}", "update acm-export")
-        found = Passport(**(content | {"place": Place(**content["place"])}))
-    except (AttributeError, KeyError, TypeError) as error:
-        raise EngineError(f"{path} is broken: {error}", _AGAIN) from error
-    texts = (*asdict(found.place).values(), found.model_sha256, found.plugin_sha256, found.engine_sha256)
-    if not all(isinstance(text, str) for text in texts) or not isinstance(found.profiles, dict):
-        raise EngineError(f"{path} is broken: a value is of another type", _AGAIN)
-    return found
+    except (OSError, ValueError, RecursionError, BrokenFieldError, ModelFileError) as error:
+        raise EngineError(f"{path} cannot be used: {error}", _AGAIN) from error
 
 
 def check_usable(engine: Path, plugin: Path, here: Place) -> Passport:
@@ -90,12 +143,14 @@ def check_usable(engine: Path, plugin: Path, here: Place) -> Passport:
 
     Args:
         engine: It.
-        plugin: The plugin library to use it with.
+        plugin: The plugin library to use it with; does not matter where the model has no ACM layer.
         here: This machine.
 
     Raises:
         EngineError: It cannot work here; says what it was built for and what is here.
     """
+    if not engine.is_file():
+        raise EngineError(f"there is no engine {engine}", _AGAIN)
     found = read_passport(engine)
     for what, theirs, ours in (
         ("for TensorRT", found.place.tensorrt, here.tensorrt),
@@ -103,13 +158,56 @@ def check_usable(engine: Path, plugin: Path, here: Place) -> Passport:
     ):
         if theirs != ours:
             raise EngineError(f"{engine} was built {what} {theirs}, here is {ours}", _AGAIN)
-    if not engine.is_file():
-        raise EngineError(f"there is no engine {engine}", _AGAIN)
-    if not plugin.is_file():
-        raise EngineError(f"there is no plugin library {plugin}, which {engine} needs", "acm-export build-plugin")
-    for path, digest in ((engine, found.engine_sha256), (plugin, found.plugin_sha256)):
-        if (actual := sha256_of(path)) != digest:
+    described = [(engine, found.engine)]
+    if found.plugin is not None:
+        if not plugin.is_file():
             raise EngineError(
-                f"{path} is not what {passport_path(engine)} describes: SHA-256 {actual}, there {digest}", _AGAIN
+                f"there is no plugin library {plugin}, which {engine} needs",
+                f"bring {found.plugin.name} along, or name it with --plugin; else {_AGAIN}",
+            )
+        described.append((plugin, found.plugin))
+    for path, file in described:
+        if (actual := sha256_of(path)) != file.sha256:
+            raise EngineError(
+                f"{path} is not what {passport_path(engine)} describes: SHA-256 {actual}, there {file.sha256}", _AGAIN
             )
     return found
+
+
+def _is_dimension(value: Any) -> bool:
+    return isinstance(value, str) or WHOLE.holds(value)
+
+
+def _is_shapes(value: Any) -> bool:
+    shapes = isinstance(value, list) and len(value) == 3 and all(isinstance(shape, list) for shape in value)
+    return shapes and all(WHOLE.holds(size) for shape in value for size in shape)
+
+
+_PASSPORT = {
+    "place": OBJECT, "model": OBJECT, "plugin": OBJECT_OR_NULL, "engine": OBJECT, "inputs": OBJECT, "profiles": OBJECT,
+    "tf32": BOOL, "manifest": OBJECT, "checked": OBJECT_OR_NULL,
+}  # fmt: skip
+_PLACE = dict.fromkeys(("tensorrt", "gpu", "arch"), TEXT)
+_FILE = {"name": TEXT, "sha256": TEXT}
+_CHECKED = {
+    "settings": WHOLE, "error": NUMBER_OR_NULL, "samples": WHOLE, "alike": WHOLE,
+    "routed_differently": WHOLE_OR_NULL, "tokens": WHOLE,
+}  # fmt: skip
+_DIMENSIONS = Kind("a list of sizes and names", lambda v: LIST.holds(v) and all(map(_is_dimension, v)))
+_SHAPES = Kind("three shapes", _is_shapes)
+
+
+def _parse(content: dict[str, Any], path: Path) -> Passport:
+    fields = checked(content, _PASSPORT, "")
+    inputs, shapes, compared, plugin = (fields[name] for name in ("inputs", "profiles", "checked", "plugin"))
+    return Passport(
+        Place(**checked(fields["place"], _PLACE, "place.")),
+        File(**checked(fields["model"], _FILE, "model.")),
+        None if plugin is None else File(**checked(plugin, _FILE, "plugin.")),
+        File(**checked(fields["engine"], _FILE, "engine.")),
+        checked(inputs, dict.fromkeys(inputs, _DIMENSIONS), "inputs."),
+        checked(shapes, dict.fromkeys(shapes, _SHAPES), "profiles."),
+        fields["tf32"],
+        parse_manifest(fields["manifest"], path),
+        None if compared is None else Checked(**checked(compared, _CHECKED, "checked.")),
+    )

@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
+from acm_export.calibration import budget_input
 from acm_export.errors import EngineError
-from acm_export.inspection import check_graph, check_thresholds
+from acm_export.inspection import check_graph, check_thresholds, stored_thresholds
 from acm_export.manifest import Manifest, read_manifest, write_manifest
-from acm_export.model_file import read_model
+from acm_export.model_file import read_model, write_model
 from acm_export.targets import retarget
+from acm_export.verification.runnable import counts_as_outputs, thresholds_as_inputs
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -23,6 +25,19 @@ OLDEST = (8, 5)
 
 
 @dataclass(frozen=True)
+class Ends:
+    """What an engine takes and gives beside the inputs and outputs of the file.
+
+    Args:
+        counts: Learner counts of each layer as the outputs ``counts/<layer>``, by which budgets are measured.
+        thresholds: Thresholds of each layer as the inputs ``<layer>.thresholds``, in place of a budget or constants.
+    """
+
+    counts: bool = True
+    thresholds: bool = False
+
+
+@dataclass(frozen=True)
 class Prepared:
     """A model for TensorRT's parser.
 
@@ -31,12 +46,22 @@ class Prepared:
         manifest: With the new target.
         source: The file that it was read from.
         was: The target that the file has.
+        ends: What was added.
     """
 
     model: onnx.ModelProto
     manifest: Manifest
     source: Path
     was: str
+    ends: Ends
+
+    @property
+    def inputs(self) -> dict[str, list[int | str]]:
+        """Shapes of the graph's inputs, with names for dynamic dimensions."""
+        return {
+            value.name: [dim.dim_param or dim.dim_value for dim in value.type.tensor_type.shape.dim]
+            for value in self.model.graph.input
+        }
 
 
 def target_for(version: tuple[int, int]) -> str:
@@ -56,12 +81,13 @@ def target_for(version: tuple[int, int]) -> str:
     return "tensorrt-8" if version < (9, 0) else "tensorrt"
 
 
-def prepare(path: Path, target: str) -> Prepared:
+def prepare(path: Path, target: str, ends: Ends = Ends()) -> Prepared:
     """Read a file and rewrite it for TensorRT: no function bodies, plugin attributes, the budget a required input.
 
     Args:
         path: A file that acm-export wrote, for any target.
         target: ``tensorrt`` or ``tensorrt-8``.
+        ends: What the engine takes and gives beside the file's inputs and outputs.
 
     Raises:
         ModelFileError: The file is not ours, or another tool changed it.
@@ -72,5 +98,31 @@ def prepare(path: Path, target: str) -> Prepared:
     check_graph(model, manifest, path)
     check_thresholds(model, manifest, path)
     rewritten = retarget(model, manifest, target)
+    if ends.thresholds:
+        rewritten = _take_thresholds(model, rewritten, path)
+    if ends.counts:
+        counts_as_outputs(model)
     write_manifest(model, rewritten)
-    return Prepared(model, rewritten, path, manifest.target)
+    return Prepared(model, rewritten, path, manifest.target, ends)
+
+
+def save_prepared(prepared: Prepared, path: Path) -> None:
+    """Write what the parser gets as a file, for trtexec; weights beside the source are shared.
+
+    Raises:
+        OutputError: It cannot be written.
+    """
+    write_model(prepared.model, path, data_from=prepared.source.absolute().parent)
+
+
+def _take_thresholds(model: onnx.ModelProto, manifest: Manifest, path: Path) -> Manifest:
+    """Make thresholds inputs without default, which TensorRT's parser would turn into constants."""
+    if manifest.calibration is not None and manifest.budget_input:
+        budget_input.detach(model, stored_thresholds(model, manifest, path.parent))
+        manifest = manifest.replaced(calibration=replace(manifest.calibration, budget_input=False))
+    thresholds_as_inputs(model, manifest)
+    ours = {layer.thresholds for layer in manifest.layers}
+    kept = [tensor for tensor in model.graph.initializer if tensor.name not in ours]
+    del model.graph.initializer[:]
+    model.graph.initializer.extend(kept)
+    return manifest

@@ -2,13 +2,19 @@
 
 from __future__ import annotations
 
+import re
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
+from acm_export.errors import EngineError, UsageError
+
 if TYPE_CHECKING:
+    from collections.abc import Sequence
     from pathlib import Path
 
     from acm_export.engine.profiles import Profile
+
+_TACTIC_SOURCE = re.compile(r"[+-][A-Z_]+")
 
 
 @dataclass(frozen=True)
@@ -20,12 +26,14 @@ class Settings:
         tf32: Whether float32 products outside the plugin may be rounded to TF32.
         half: Whether the file is fp16.
         timing_cache: File that is read, where it is there, and written.
+        tactic_sources: Libraries to take tactics from or not: sign and TensorRT's name, as in ``-CUDNN``.
     """
 
     profiles: dict[str, Profile]
     tf32: bool = False
     half: bool = False
     timing_cache: Path | None = None
+    tactic_sources: tuple[str, ...] = ()
 
 
 def network_flags(tensorrt: Any) -> int:
@@ -59,6 +67,37 @@ def set_precision(tensorrt: Any, network: Any, config: Any, settings: Settings) 
         layer.precision = outputs[0]
         for index, dtype in enumerate(outputs):
             layer.set_output_type(index, dtype)
+
+
+def parse_tactic_sources(text: str) -> tuple[str, ...]:
+    """Read ``-CUDNN,+CUBLAS``, as trtexec takes it.
+
+    Raises:
+        UsageError: It is not of that form.
+    """
+    items = tuple(item.strip().upper() for item in text.split(","))
+    if wrong := [item for item in items if not _TACTIC_SOURCE.fullmatch(item)]:
+        raise UsageError(f"--tactic-sources: {wrong[0]!r} is none", "write -CUDNN,+CUBLAS")
+    return items
+
+
+def set_tactic_sources(tensorrt: Any, config: Any, changes: Sequence[str]) -> None:
+    """Change the builder's default libraries.
+
+    Raises:
+        EngineError: TensorRT does not know one.
+    """
+    if not changes:
+        return
+    known, bits = tensorrt.TacticSource, config.get_tactic_sources()
+    for change in changes:
+        if not hasattr(known, change[1:]):
+            names = ", ".join(name for name in dir(known) if name.isupper())
+            raise EngineError(f"TensorRT {tensorrt.__version__} has no tactic source {change[1:]}", f"it has {names}")
+        bit = 1 << int(getattr(known, change[1:]))
+        bits = bits | bit if change[0] == "+" else bits & ~bit
+    if not config.set_tactic_sources(bits):
+        raise EngineError(f"TensorRT {tensorrt.__version__} refuses the tactic sources {','.join(changes)}")
 
 
 def _strongly_typed(tensorrt: Any) -> bool:

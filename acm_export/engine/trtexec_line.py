@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 from acm_export.engine.profiles import format_shapes
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
+    from collections.abc import Mapping, Sequence
     from pathlib import Path
 
     from acm_export.engine.profiles import Profile
@@ -24,6 +24,7 @@ def trtexec_line(
     half: bool = False,
     tf32: bool = False,
     timing_cache: Path | None = None,
+    tactic_sources: Sequence[str] = (),
 ) -> str:
     """The command, quoted for a shell.
 
@@ -37,6 +38,7 @@ def trtexec_line(
             the precision of every layer as the verb does.
         tf32: Whether float32 products may be rounded to TF32.
         timing_cache: Is read and written.
+        tactic_sources: Changes of the default, with their signs.
     """
     words = ["trtexec", f"--onnx={model}", f"--saveEngine={engine}"]
     words.append(f"--{'plugins' if version < (8, 6) else 'staticPlugins'}={plugin}")
@@ -52,5 +54,6 @@ def trtexec_line(
         words.append("--stronglyTyped")  # a no-op from 11 on
     words += [] if tf32 else ["--noTF32"]
     words += [f"--timingCacheFile={timing_cache}"] if timing_cache else []
+    words += [f"--tacticSources={','.join(tactic_sources)}"] if tactic_sources else []
     words.append("--buildOnly" if version < (8, 6) else "--skipInference")
     return shlex.join(words)

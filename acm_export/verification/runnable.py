@@ -47,11 +47,16 @@ def runnable_copy(model: onnx.ModelProto, manifest: Manifest) -> tuple[onnx.Mode
         notes += (f"the file is for the target {manifest.target}; its op ran with the portable body",)
         retarget(model, manifest.replaced(calibration=None), "portable")
     thresholds_as_inputs(model, manifest)
+    counts_as_outputs(model)
+    return model, notes
+
+
+def counts_as_outputs(model: onnx.ModelProto) -> None:
+    """Make the learner counts of each layer the output ``counts/<layer>``, in place."""
     outputs = {value.name for value in model.graph.output}
     for node in gated_learners_nodes(model):
         if node.output[1] not in outputs:
             model.graph.output.append(helper.make_tensor_value_info(node.output[1], TensorProto.INT32, None))
-    return model, notes
 
 
 def thresholds_as_inputs(model: onnx.ModelProto, manifest: Manifest) -> None:

@@ -98,6 +98,12 @@ CreatorInterface* const* creators_for(const void* return_address, std::int32_t& 
 }  // namespace
 }  // namespace acm
 
+// "10.3.0": lets a library be known for ours, and for which TensorRT, before it meets one.
+ACM_EXPORT const char* acm_built_for_tensorrt() {
+  static const std::string version = acm::version_of_headers();
+  return version.c_str();
+}
+
 #if ACM_LOADS_LIBRARIES
 
 #if ACM_PLUGIN_V3
