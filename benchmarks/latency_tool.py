@@ -34,7 +34,7 @@ from acm_export.calibration.set_budget import set_budget
 from acm_export.export import export
 from acm_export.latency.clock import SystemClock
 from acm_export.latency.measure import Effort, measure
-from acm_export.latency.runtime import OnnxRuntime
+from acm_export.latency.onnx_backend import cpu
 from acm_export.modules import ACMLayer, ACMSpec
 
 TOKENS, ALL_LEARNERS = 197, -1e9
@@ -104,8 +104,8 @@ def overhead_us(runs: int) -> tuple[float, float]:
     graph = helper.make_graph([helper.make_node("Identity", ["x"], ["y"])], "g", values[:1], values[1:])
     model = helper.make_model(graph, ir_version=10, opset_imports=[helper.make_opsetid("", 20)])
     feeds = {"x": np.zeros(1, np.float32)}
-    runtime = OnnxRuntime(model, Path())
-    timed, _ = measure(lambda: runtime.run(feeds), None, Effort(runs=runs), SystemClock())
+    runtime = cpu().open(model, Path()).context()
+    timed, _ = measure([lambda: runtime.run(feeds)], None, Effort(runs=runs), SystemClock())
     session = onnxruntime.InferenceSession(model.SerializeToString(), providers=["CPUExecutionProvider"])
     times = []
     for _ in range(WARM_UP + runs):

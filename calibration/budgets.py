@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 
 from acm_export.errors import AcmWarning, UsageError
 from acm_export.files import sha256_of
-from acm_export.json_fields import NUMBER_OR_NULL, TEXT, WHOLE, BrokenFieldError, checked
+from acm_export.json_fields import NUMBER_OR_NULL, TEXT, TEXT_OR_NULL, WHOLE, BrokenFieldError, checked
 from acm_export.manifest import read_manifest
 from acm_export.model_file import read_model
 
@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 
 _POOR_FIT = 0.9
 _LATENCY_SCHEMA = 1
-_MODEL = {"file": TEXT, "sha256": TEXT}
+_MODEL = {"file": TEXT, "sha256": TEXT_OR_NULL}
 _FIT = {"fixed_ms": NUMBER_OR_NULL, "ms_per_budget": NUMBER_OR_NULL, "r2": NUMBER_OR_NULL}
 _SUFFIXES = {"k": 1e3, "M": 1e6, "G": 1e9, "T": 1e12}
 
@@ -127,7 +127,9 @@ def _fitted_line(latency_file: Path, model: Path) -> tuple[float, float, float |
             raise UsageError(
                 f"{latency_file} has schema {schema}, this version reads up to {_LATENCY_SCHEMA}", "update acm-export"
             )
-        measured = checked(content["model"], _MODEL, "model.")["sha256"]
+        measured = checked(content.get("source") or content["model"], _MODEL, "model.")[
+            "sha256"
+        ]  # source: of an engine
         line = None if content["fit"] is None else checked(content["fit"], _FIT, "fit.")
     except FileNotFoundError as error:
         raise UsageError(f"there is no file {latency_file}") from error
@@ -138,7 +140,8 @@ def _fitted_line(latency_file: Path, model: Path) -> tuple[float, float, float |
         ) from error
     if measured != (own := sha256_of(model)):
         raise UsageError(
-            f"{latency_file} was measured on another model: sha256 {measured[:12]}..., {model} has {own[:12]}...",
+            f"{latency_file} was measured on another model: sha256 {(measured or 'unknown')[:12]}..., {model} has "
+            f"{own[:12]}...",
             "measure the file that is to be calibrated",
         )
     if line is None or line["fixed_ms"] is None or not (line["ms_per_budget"] or 0) > 0:

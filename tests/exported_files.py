@@ -2,18 +2,19 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+from functools import partial
+from pathlib import Path
+from typing import Any
 
 import numpy as np
+import onnx
 import onnxruntime
 import torch
 from tiny_models import IMAGES
 from torch import nn
 
 from acm_export.modules import acm_layers
-
-if TYPE_CHECKING:
-    from pathlib import Path
+from acm_export.runtimes.overloads import knows_overloads, serialize
 
 
 def images(batch: int) -> torch.Tensor:
@@ -36,6 +37,11 @@ def session(model: Path | bytes) -> onnxruntime.InferenceSession:
     """A file or its content in ONNX Runtime."""
     options = onnxruntime.SessionOptions()
     options.log_severity_level = 3
+    if not knows_overloads(onnxruntime.__version__):
+        folder = model.parent if isinstance(model, Path) else Path()
+        options.add_session_config_entry("session.model_external_initializers_file_folder_path", str(folder))
+        read = onnx.load_from_string if isinstance(model, bytes) else partial(onnx.load, load_external_data=False)
+        model = serialize(read(model), onnxruntime.__version__)
     return onnxruntime.InferenceSession(model, options, providers=["CPUExecutionProvider"])
 
 

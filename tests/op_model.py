@@ -13,6 +13,7 @@ from acm_export.op import DOMAIN, INPUTS, NAME, VERSION, Signature
 from acm_export.op.body import portable_body
 from acm_export.op.reference import gated_learners
 from acm_export.op.schema import register
+from acm_export.runtimes.overloads import serialize
 
 Feeds = dict[str, np.ndarray[Any, Any]]
 
@@ -93,7 +94,8 @@ def session_of(model: onnx.ModelProto, profile: str | None = None) -> onnxruntim
     options.log_severity_level = 3
     if profile is not None:
         options.enable_profiling, options.profile_file_prefix = True, profile
-    return onnxruntime.InferenceSession(model.SerializeToString(), options, providers=["CPUExecutionProvider"])
+    content = serialize(model, onnxruntime.__version__)
+    return onnxruntime.InferenceSession(content, options, providers=["CPUExecutionProvider"])
 
 
 def run_body(

@@ -61,6 +61,16 @@ def test_times_follow_the_fitted_line(tmp_path: Path, model: Path) -> None:
     assert budget_of_latency(100.0, latency_file(tmp_path, model), model) == 1.0
 
 
+def test_the_result_of_an_engine_serves_the_file_it_was_built_from(tmp_path: Path, model: Path) -> None:
+    source = {"file": "m.onnx", "sha256": sha256_of(model)}
+    engine = {"file": "m.plan", "sha256": "f" * 64}
+    assert budget_of_latency(4.0, latency_file(tmp_path, model, model=engine, source=source), model) == 0.5
+    with pytest.raises(UsageError, match="sha256 ffffffffffff"):
+        budget_of_latency(4.0, latency_file(tmp_path, model, model=engine, source=None), model)
+    with pytest.raises(UsageError, match="sha256 unknown"):
+        budget_of_latency(4.0, latency_file(tmp_path, model, model=engine | {"sha256": None}), model)
+
+
 def test_a_poor_fit_is_a_warning(tmp_path: Path, model: Path) -> None:
     fit = {"fixed_ms": 2.0, "ms_per_budget": 4.0, "r2": 0.5}
     with pytest.warns(AcmWarning, match="hardly follows"):

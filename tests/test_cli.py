@@ -54,11 +54,18 @@ def test_help_imports_nothing_heavy() -> None:
 def test_device_verbs_need_neither_torch_nor_onnxscript(exported: Path, tmp_path: Path) -> None:
     code = (
         "import sys\n"
-        "for name in ('torch', 'transformers', 'onnxscript', 'onnx_ir', 'safetensors'): sys.modules[name] = None\n"
+        "for name in ('torch', 'transformers', 'onnxscript', 'onnx_ir', 'safetensors', 'matplotlib', 'triton'):\n"
+        "    sys.modules[name] = None\n"
         "from acm_export.cli import main\n"
         "main(sys.argv[1:])"
     )
-    for args in (["inspect", exported], ["set-budget", exported, "--threshold", "1", "-o", tmp_path / "m.onnx"]):
+    for args in (
+        ["inspect", exported],
+        ["set-budget", exported, "--threshold", "1", "-o", tmp_path / "m.onnx"],
+        ["build-engine", exported, "-o", tmp_path / "m.plan", "--dry-run"],
+        ["build-plugin", "--help"],
+        ["latency", exported, "--runs", "2"],
+    ):
         subprocess.run([sys.executable, "-c", code, *map(str, args)], check=True, capture_output=True)
     missing = subprocess.run(
         [sys.executable, "-c", code, "export", str(ACM), "-o", str(tmp_path / "n.onnx")],

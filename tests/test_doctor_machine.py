@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 import pytest
 from doctor_surroundings import Surroundings
 
-from acm_export.doctor import clocks, system
+from acm_export.doctor import clocks, nvidia_smi, system
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -29,12 +29,12 @@ def test_nvidia_smi_tells_clocks_and_limits(around: Surroundings) -> None:
     around.tool(
         "nvidia-smi",
         """case "$1" in *power.limit*) echo "350.00 W, 700.00 W";;
-        *) echo "1200 MHz, 1980 MHz, Not Active, Not Active, Not Active";; esac""",
+        *) echo "1200 MHz, 1980 MHz, 0x0000000000000005";; esac""",
     )
     assert clocks.clocks().state == "ok"
     assert clocks.clocks().found.startswith("1200 MHz of at most 1980 MHz; whether they are fixed is not known")
     assert clocks.power_mode().found == "limit 350.00 W of at most 700.00 W"
-    around.tool("nvidia-smi", 'echo "900 MHz, 1980 MHz, Active, Not Active, Not Active"')
+    around.tool("nvidia-smi", 'echo "900 MHz, 1980 MHz, 0x0000000000000048"')
     assert clocks.clocks().state == "wrong"
     assert "slowed down by hw_thermal_slowdown" in clocks.clocks().found
 
@@ -44,11 +44,29 @@ def test_nvidia_smi_of_older_drivers_has_other_names(around: Surroundings) -> No
         "nvidia-smi",
         """case "$1" in *clocks_event_reasons*)
         echo 'Field "clocks_event_reasons.x" is not a valid field to query.'; exit 2;; esac
-        echo "1200 MHz, 1980 MHz, Not Active, Active, Not Active" """,
+        echo "1200 MHz, 1980 MHz, 0x0000000000000020" """,
     )
     assert "slowed down by sw_thermal_slowdown" in clocks.clocks().found
     around.tool("nvidia-smi", "echo 'Field \"clocks.sm\" is not a valid field to query.'; exit 2")
     assert clocks.clocks().state == "missing"
+
+
+@pytest.mark.parametrize(
+    ("text", "names"),
+    [
+        ("0x0000000000000000", ()), ("0x1", ("gpu_idle",)), ("[N/A]", ()), ("[Not Supported]", ()), ("", ()),
+        ("0x0000000000000044", ("sw_power_cap", "hw_thermal_slowdown")), ("0x8000000000000000", ()),
+    ],
+)  # fmt: skip
+def test_reasons_are_the_bits_of_a_mask(text: str, names: tuple[str, ...]) -> None:
+    assert nvidia_smi.parse_reasons(text) == names
+
+
+def test_processes_on_the_gpu_are_named(around: Surroundings) -> None:
+    around.no_tools()
+    assert nvidia_smi.tenants() == []
+    around.tool("nvidia-smi", "echo '4242, /usr/bin/python3, 1234 MiB'; echo '[N/A], gone, 1 MiB'; echo 'nothing'")
+    assert [tenant.text for tenant in nvidia_smi.tenants()] == ["/usr/bin/python3 (process 4242, 1234 MiB)"]
 
 
 def test_nvidia_smi_that_fails_or_hangs_is_not_known(around: Surroundings) -> None:

@@ -223,7 +223,10 @@ def test_the_file_for_trtexec(model: Path, tmp_path: Path, monkeypatch: pytest.M
     arguments = ["build-engine", str(model), "-o", str(tmp_path / "m.plan"), "--dry-run", "--save-onnx"]
     done = CliRunner().invoke(main, [*arguments, str(saved)])
     assert done.exit_code == 0, done.output
-    assert f"--onnx={saved}" in done.output
+    plans = json.loads(CliRunner().invoke(main, [*arguments, str(saved), "--json"]).stdout)["plans"]
+    assert {(p["target"], p["converted"], f"--onnx={saved} " in p["trtexec"]) for p in plans} == {
+        ("tensorrt-8", True, False), ("tensorrt", False, True)
+    }  # fmt: skip
     summary = summarize(saved)
     assert summary.manifest.target == "tensorrt"
     assert sum(name.startswith("counts/") for name in summary.outputs) == len(summary.manifest.layers)

@@ -8,7 +8,10 @@ import sys
 from importlib.util import find_spec
 from pathlib import Path
 
+import onnxruntime
 import pytest
+
+from acm_export.runtimes.overloads import knows_overloads
 
 EXAMPLES = Path(__file__).parent.parent / "examples"
 pytestmark = pytest.mark.slow
@@ -22,6 +25,8 @@ def run(name: str, *arguments: str | Path) -> subprocess.CompletedProcess[str]:
 @pytest.fixture(scope="module")
 def calibrated(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, str]:
     """The folder that example 02 leaves, and what it printed."""
+    if not knows_overloads(onnxruntime.__version__):
+        pytest.skip(f"ONNX Runtime {onnxruntime.__version__} does not run the embedded model as it lies in its file")
     folder = tmp_path_factory.mktemp("examples")
     ran = run("02_one_file_for_every_budget.py", folder)
     assert ran.returncode == 0, ran.stderr

@@ -12,10 +12,9 @@ import pytest
 import torch
 from calibration_files import calibrated, write_images
 from click.testing import CliRunner, Result
-from exported_files import images, names
+from exported_files import images
 from tiny_models import tiny_vit
 
-from acm_export import interrupts
 from acm_export.calibration.budgets import budget_of_latency
 from acm_export.cli import main
 from acm_export.cli.latency import _RUNTIMES
@@ -23,7 +22,7 @@ from acm_export.export import export
 from acm_export.files import sha256_of
 from acm_export.latency import latency as work
 from acm_export.latency import warm_up as warming
-from acm_export.latency.runtime import RUNTIMES
+from acm_export.latency.backends import BACKENDS
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -68,6 +67,7 @@ def test_the_result_has_every_field_and_calibration_reads_it(folder: Path) -> No
     assert content == json.loads(output.read_text())
     assert list(content) == [
         "schema", "model", "runtime", "device", "command", "time", "runs", "fit", "baseline", "warnings", "partial",
+        "error", "source", "cuda_graph",
     ]  # fmt: skip
     assert content["model"] == {"file": str(folder / "c.onnx"), "sha256": sha256_of(folder / "c.onnx")}
     assert content["runtime"]["provider"] == "CPUExecutionProvider"
@@ -185,41 +185,24 @@ def test_what_does_not_fit_is_said_before_any_work(folder: Path, monkeypatch: py
     assert "pixel_values float32 [batch, 1, 8, 8]" in baseline
 
 
-@pytest.mark.parametrize("lost", [False, True])
-def test_an_interrupt_keeps_what_was_measured(
-    folder: Path, monkeypatch: pytest.MonkeyPatch, tmp_path: Path, lost: bool
-) -> None:
-    real, calls = work.measure, []
-
-    def interrupted(*args: Any) -> Any:
-        calls.append(args)
-        if len(calls) == 3:
-            monkeypatch.setattr(interrupts._Memory, "asked", True)
-            raise ImportError("what became of it") if lost else interrupts.Interrupted
-        return real(*args)
-
-    monkeypatch.setattr(work, "measure", interrupted)
+def test_streams_run_at_once_and_are_part_of_what_is_compared(folder: Path, tmp_path: Path) -> None:
     output = tmp_path / "r.json"
-    result = run("latency", folder / "c.onnx", "--budgets", "0.5", "--runs", 2, "-o", output)
-    assert result.exit_code == 1
-    assert "interrupted after 2 of 4 runs" in result.stderr
-    content = json.loads(output.read_text())
-    assert content["partial"] is True
-    assert [r["routing"] for r in content["runs"]] == ["data", "skewed"]
-    assert content["fit"] == {"fixed_ms": None, "ms_per_budget": None, "r2": None}
-    assert names(tmp_path) == ["r.json"]
+    args = ("latency", folder / "m.onnx", "--batch", 2, "--runs", 6, "--streams", 3)
+    result = run(*args, "--baseline", folder / "dense.onnx", "-o", output)
+    assert result.exit_code == 0, result.stderr
+    for r in json.loads(output.read_text())["runs"]:
+        assert (r["streams"], r["host_ms"]["n"]) == (3, 18)
+        assert r["throughput"] > 0
+        assert r["enqueue_ms"] is r["transfer_ms"] is None
+    other = run(*args[:-1], 2, "--compare", output)
+    assert (other.exit_code, "none of these runs" in other.stderr) == (2, True)
+    assert run(*args, "--compare", output, "--max-regression", "1e9").exit_code == 0
 
 
-def test_an_interrupt_before_the_first_run_leaves_the_old_file(
-    folder: Path, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
-) -> None:
-    def interrupted(*_: Any) -> None:
-        raise interrupts.Interrupted
-
-    monkeypatch.setattr(work, "measure", interrupted)
-    (tmp_path / "r.json").write_text("old")
-    assert run("latency", folder / "m.onnx", "--runs", 2, "-o", tmp_path / "r.json").exit_code == 1
-    assert (tmp_path / "r.json").read_text() == "old"
+def test_cuda_graphs_are_refused_where_there_are_none(folder: Path) -> None:
+    result = run("latency", folder / "m.onnx", "--cuda-graph")
+    assert result.exit_code == 2
+    assert "onnxruntime does not launch CUDA graphs" in result.stderr
 
 
 def test_data_with_nan_are_refused(folder: Path) -> None:
@@ -229,7 +212,7 @@ def test_data_with_nan_are_refused(folder: Path) -> None:
 
 
 def test_the_command_line_offers_every_runtime() -> None:
-    assert tuple(RUNTIMES) == _RUNTIMES
+    assert tuple(BACKENDS) == _RUNTIMES
 
 
 def test_timing_needs_no_torch(folder: Path) -> None:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from itertools import chain, repeat
+from itertools import chain, count, repeat
 from typing import TYPE_CHECKING
 
 import pytest
@@ -11,7 +11,8 @@ from hypothesis import strategies as st
 
 from acm_export.latency import measure as measuring
 from acm_export.latency import warm_up as warming
-from acm_export.latency.measure import SETTLE_SECONDS, SETTLING_RUNS, Effort, measure
+from acm_export.latency.measure import SETTLE_SECONDS, SETTLING_RUNS, Effort, Timed, measure
+from acm_export.latency.runtime import Times
 from acm_export.latency.statistics import Line, fit, percentile, summarize
 from acm_export.latency.warm_up import warm_up
 
@@ -43,12 +44,12 @@ class Scripted:
         self.clock, self.script, self.runs = clock, iter(script), 0
         self.name, self.log, self.device_ms = name, log, device_ms
 
-    def __call__(self) -> float | None:
+    def __call__(self) -> Times:
         self.clock.time += next(self.script)
         self.runs += 1
         if self.log is not None:
             self.log.append(self.name)
-        return self.device_ms
+        return Times(self.device_ms)
 
 
 def test_statistics_of_known_numbers() -> None:
@@ -134,7 +135,7 @@ def test_blocks_of_model_and_baseline_alternate_in_order() -> None:
     clock, log = FakeClock(), list[str]()
     model = Scripted(clock, repeat(2 * TICK), "m", log)
     baseline = Scripted(clock, repeat(4 * TICK), "b", log)
-    timed, beside = measure(model, baseline, Effort(runs=40), clock)
+    timed, beside = measure([model], [baseline], Effort(runs=40), clock)
     assert beside is not None
     runs = log[timed.warm_up.runs + beside.warm_up.runs :]
     order = [name for index, name in enumerate(runs) if index == 0 or runs[index - 1] != name]
@@ -148,21 +149,21 @@ def test_blocks_of_model_and_baseline_alternate_in_order() -> None:
 
 def test_a_duration_is_spread_over_the_blocks_of_each_side() -> None:
     clock = FakeClock()
-    timed, _ = measure(Scripted(clock, repeat(TICK)), None, Effort(seconds=2.0), clock)
+    timed, _ = measure([Scripted(clock, repeat(TICK))], None, Effort(seconds=2.0), clock)
     assert [len(block) for block in timed.blocks] == [16] * 8  # 16 runs of 1/64 s are a quarter of a second
-    assert timed.device_ms is None
+    assert timed.told_ms("device_ms") is None
 
 
 def test_slow_models_get_fewer_blocks_and_at_least_one_run_in_each() -> None:
     clock = FakeClock()
-    timed, _ = measure(Scripted(clock, repeat(8.0)), None, Effort(seconds=2.0), clock)
+    timed, _ = measure([Scripted(clock, repeat(8.0))], None, Effort(seconds=2.0), clock)
     assert [len(block) for block in timed.blocks] == [1, 1]
 
 
 @pytest.mark.parametrize("runs", [1, 2, 7, 11, 39, 41, 100])
 def test_so_many_runs_as_were_asked_for_are_timed(runs: int) -> None:
     clock = FakeClock()
-    timed, _ = measure(Scripted(clock, repeat(TICK)), None, Effort(runs=runs), clock)
+    timed, _ = measure([Scripted(clock, repeat(TICK))], None, Effort(runs=runs), clock)
     assert len(timed.host_ms) == runs
     assert len(timed.blocks) <= measuring.MOST_BLOCKS
 
@@ -171,7 +172,7 @@ def test_runs_that_are_not_counted_leave_no_trace_in_the_times() -> None:
     clock = FakeClock()
     block = [32 * TICK, 16 * TICK, *([2 * TICK] * 5)]  # two settling runs, then five that count
     run = Scripted(clock, chain([2 * TICK] * 10, block, block))
-    timed, _ = measure(run, None, Effort(runs=10), clock)
+    timed, _ = measure([run], None, Effort(runs=10), clock)
     assert timed.warm_up.runs == 10
     assert set(timed.host_ms) == {2e3 * TICK}
 
@@ -179,11 +180,49 @@ def test_runs_that_are_not_counted_leave_no_trace_in_the_times() -> None:
 def test_drift_is_that_of_the_last_block_against_the_first() -> None:
     clock = FakeClock()
     script = chain(repeat(4 * TICK, 10 + 7), repeat(5 * TICK))
-    timed, _ = measure(Scripted(clock, script), None, Effort(runs=10), clock)
+    timed, _ = measure([Scripted(clock, script)], None, Effort(runs=10), clock)
     assert timed.drift == pytest.approx(0.25)
 
 
 def test_device_times_are_kept_where_the_runtime_tells() -> None:
     clock = FakeClock()
-    timed, _ = measure(Scripted(clock, repeat(TICK), device_ms=1.5), None, Effort(runs=10), clock)
-    assert timed.device_ms == (1.5,) * 10
+    timed, _ = measure([Scripted(clock, repeat(TICK), device_ms=1.5)], None, Effort(runs=10), clock)
+    assert timed.told_ms("device_ms") == (1.5,) * 10
+    assert timed.told_ms("enqueue_ms") is None
+
+
+def test_every_time_that_a_runtime_tells_is_kept_beside_its_run() -> None:
+    clock = FakeClock()
+    told = (Times(1.0 * n, 2.0 * n, None if n == 12 else 3.0 * n) for n in count(1))
+
+    def run() -> Times:
+        clock.time += TICK
+        return next(told)
+
+    timed, _ = measure([run], None, Effort(runs=2), clock)
+    first = timed.warm_up.runs + SETTLING_RUNS + 1
+    second = first + SETTLING_RUNS + 1
+    assert timed.told_ms("device_ms") == (first, second)
+    assert timed.told_ms("enqueue_ms") == (2 * first, 2 * second)
+
+
+def test_one_untold_time_is_no_statistic() -> None:
+    timed = Timed(((1.0, 1.0),), (Times(1.0, 2.0), Times(1.0, None)), 1.0, warming.WarmUp(1, 1.0, 1.0, stable=True))
+    assert timed.told_ms("device_ms") == (1.0, 1.0)
+    assert timed.told_ms("enqueue_ms") is None
+
+
+def test_throughput_counts_the_time_between_runs_too() -> None:
+    clock = Waiting()
+    timed, _ = measure([Scripted(clock, repeat(3 * TICK))], None, Effort(runs=10), clock)
+    assert set(timed.host_ms) == {4e3 * TICK}  # a run, and the look at the clock after it
+    assert timed.seconds == 2 * (5 * (4 + 1) * TICK)  # two blocks: a look before each of five runs
+    assert timed.runs_per_second == 10 / timed.seconds
+
+
+class Waiting(FakeClock):
+    """Every look at it takes a tick."""
+
+    def now(self) -> float:
+        self.time += TICK
+        return self.time

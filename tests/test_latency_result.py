@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import json
 from dataclasses import replace
-from typing import TYPE_CHECKING, Any
+from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -20,13 +21,9 @@ from acm_export.latency.result import (
     Result,
     RunResult,
     RuntimeInfo,
-    read_result,
-    to_text,
 )  # fmt: skip
+from acm_export.latency.result_file import read_result, to_text
 from acm_export.latency.statistics import Line, Statistics, summarize
-
-if TYPE_CHECKING:
-    from pathlib import Path
 
 ONE = Statistics(2.0, None, 2.0, 2.0, 2.0, 2.0, 2.0, 1)
 
@@ -49,13 +46,40 @@ def result(*runs: RunResult, **changes: Any) -> Result:
 def test_a_result_is_read_as_it_was_written(tmp_path: Path) -> None:
     baseline = Baseline(ModelFile("d.onnx", "b" * 64), (BaselineRun(summarize([1.0, 2.0]), None, 2.0),))
     written = result(
-        replace(timed(0.5, 2.0, 3.0), device_ms=ONE), fit=Line(1.0, 2.0, 0.5), baseline=baseline, warnings=("w",),
-        partial=True,
+        replace(timed(0.5, 2.0, 3.0), device_ms=ONE, transfer_ms=ONE, streams=2, throughput=7.5),
+        fit=Line(1.0, 2.0, 0.5), baseline=baseline, warnings=("w",),
+        partial=True, error="e", source=ModelFile("m.onnx", None), cuda_graph=True,
     )  # fmt: skip
     path = tmp_path / "r.json"
     path.write_text(to_text(written))
     assert read_result(path) == written
     assert json.loads(path.read_text())["baseline"]["runs"][0]["device_ms"] is None
+
+
+def test_results_of_before_streams_and_device_times_are_read(tmp_path: Path) -> None:
+    baseline = Baseline(ModelFile("d.onnx", "b" * 64), (BaselineRun(summarize([1.0, 2.0]), None, 2.0),))
+    written = result(timed(0.5, 2.0, 3.0), baseline=baseline)
+    content = json.loads(to_text(written))
+    for later in ("error", "source", "cuda_graph"):
+        del content[later]
+    for run in (content["runs"][0], content["baseline"]["runs"][0]):
+        for later in ("enqueue_ms", "transfer_ms", "throughput"):
+            del run[later]
+    del content["runs"][0]["streams"]
+    path = tmp_path / "r.json"
+    path.write_text(json.dumps(content))
+    assert read_result(path) == written
+
+
+def test_engines_of_one_onnx_file_are_one_model() -> None:
+    engine = result(source=ModelFile("m.onnx", "c" * 64))
+    assert (result().identity, engine.identity) == ("a" * 64, "c" * 64)
+    checks.check_comparable(engine, Path("old.json"), "c" * 64, Path("m.plan"))
+    with pytest.raises(UsageError, match=f"sha256 {'c' * 64}, m.plan has {'a' * 64}"):
+        checks.check_comparable(engine, Path("old.json"), "a" * 64, Path("m.plan"))
+    again = replace(engine, model=ModelFile("m.plan", "d" * 64), cuda_graph=True)
+    said = list(checks.differences(engine, again))
+    assert [text.split(":")[0].rpartition(" ")[2] for text in said] == ["runtime", "engine"]
 
 
 @pytest.mark.parametrize(
@@ -166,11 +190,11 @@ def test_the_machine_is_described_as_far_as_it_tells(tmp_path: Path) -> None:
     assert parse_stat(text, 100, 7.0) == CpuUse(2.0, 0.3, 7.0)
     for broken in ("", "cpu 1 2", "cpu  a b c d e f g h", "intr 1 2 3 4 5 6 7 8 9"):
         assert parse_stat(broken, 100, 7.0) is None
-    assert parse_gpu("A GPU, 9.0, 345, 1980, P0, 570.1\nanother") == Device(
+    assert parse_gpu(["A GPU", "9.0", "345", "1980", "P0", "570.1"]) == Device(
         "A GPU", "sm_90", "SM 345 MHz of 1980 MHz", "P0", "570.1"
     )
-    assert parse_gpu("A GPU, 8.7, [N/A], [N/A], [N/A], 540.4") == Device("A GPU", "sm_87", None, None, "540.4")
-    assert parse_gpu("") == Device(None, None)
+    unknown = "[N/A]"
+    assert parse_gpu(["A GPU", "8.7", *[unknown] * 3, "540.4"]) == Device("A GPU", "sm_87", None, None, "540.4")
     assert governors(tmp_path) == []
     for cpu, governor in (("cpu0", "schedutil\n"), ("cpu1", "performance\n"), ("cpu2", "schedutil\n")):
         (tmp_path / cpu / "cpufreq").mkdir(parents=True)

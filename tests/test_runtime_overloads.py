@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import onnx
+import onnxruntime
 import pytest
 from exported_files import images, session
 from tiny_models import tiny_vit
@@ -15,12 +16,12 @@ from acm_export.export import export
 from acm_export.inspection import summarize
 from acm_export.model_file import read_model
 from acm_export.modules import ACMSpec
-from acm_export.runtimes.overloads import FIRST, serialize
+from acm_export.runtimes.overloads import serialize
 
 if TYPE_CHECKING:
     from pathlib import Path
 
-OLD = (1, 23)
+OLD = "1.23.2"
 TWO = {"vit.layers.0.mlp": ACMSpec(12, 4, 6), "vit.layers.1.mlp": ACMSpec(12, 4, 6, activation="relu")}
 ONE = {"vit.layers.0.mlp": ACMSpec(12, 4, 6), "vit.layers.1.mlp": ACMSpec(12, 4, 6)}
 
@@ -45,7 +46,9 @@ def test_an_old_runtime_gets_bodies_with_names_of_their_own_and_computes_the_sam
     assert called == {(f.domain, f.name, f.overload) for f in renamed.functions}
     if len(keys) > 1:
         assert not any(f.overload for f in renamed.functions)
-    for ours, theirs in zip(outputs(serialize(model, OLD)), outputs(path.read_bytes()), strict=True):
+    for ours, theirs in zip(
+        outputs(serialize(model, OLD)), outputs(serialize(model, onnxruntime.__version__)), strict=True
+    ):
         np.testing.assert_array_equal(ours, theirs)
 
 
@@ -56,8 +59,8 @@ def test_the_model_stays_as_it_is(path: Path) -> None:
     assert model == before
 
 
-@pytest.mark.parametrize("runtime", [FIRST, (2, 0)])
-def test_a_runtime_that_knows_overloads_gets_the_model_itself(path: Path, runtime: tuple[int, int]) -> None:
+@pytest.mark.parametrize("runtime", ["1.27.0", "1.32.0", "1.100.0.dev1", "2.0"])
+def test_a_runtime_that_knows_overloads_gets_the_model_itself(path: Path, runtime: str) -> None:
     assert onnx.load_from_string(serialize(read_model(path), runtime)) == read_model(path)
 
 

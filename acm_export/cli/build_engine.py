@@ -112,13 +112,17 @@ def build_engine(
                 tf32=tf32, timing_cache=timing_cache, tactic_sources=sources, ends=ends,
             )  # fmt: skip
             plans.append((version, planned))
+    saved = plans[-1][1].prepared
     if save_onnx is not None:
-        save_prepared(plans[-1][1].prepared, save_onnx)
-    described = [_describe(version, planned, plugin or _LIBRARY, save_onnx) for version, planned in plans]
+        save_prepared(saved, save_onnx)
+    described = [
+        _describe(v, p, plugin or _LIBRARY, save_onnx if p.prepared.manifest.target == saved.manifest.target else None)
+        for v, p in plans
+    ]
     content: dict[str, Any] = {"output": str(output), "dry_run": dry_run, "plans": described, "passport": None}
     if not dry_run:
         planned = plans[0][1]
-        check = None if no_check else EngineCheck(planned.prepared, planned.settings.profiles, source)
+        check = None if no_check else partial(EngineCheck, planned.prepared, planned.settings.profiles, source)
         passport = build(
             planned, tensorrt, PluginSource(plugin, tensorrt_root, cuda_root), check, tell=partial(click.echo, err=True)
         )

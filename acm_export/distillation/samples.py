@@ -28,7 +28,9 @@ _SETTINGS = "preprocessor_config.json"
 class Samples(Protocol):
     """Samples by number: arrays of one sample by name, labels under ``labels``; the same each time."""
 
-    name: str
+    @property
+    def name(self) -> str:
+        """Where they come from, for errors."""
 
     def __len__(self) -> int: ...
 

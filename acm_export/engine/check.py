@@ -15,7 +15,7 @@ from acm_export.calibration.session import tap_gate_logits
 from acm_export.calibration.thresholds import setting_thresholds
 from acm_export.engine.agreement import Agreement, Reference, agreement
 from acm_export.engine.passport import Checked
-from acm_export.errors import AcmWarning, EngineError, UsageError
+from acm_export.errors import AcmWarning, EngineError, MissingDependencyError, UsageError
 from acm_export.inspection import stored_thresholds
 from acm_export.manifest import Setting, read_manifest
 from acm_export.model_file import read_model
@@ -93,7 +93,11 @@ class EngineCheck:
 
     def __init__(self, prepared: Prepared, profiles: Mapping[str, Profile], source: Source | None = None) -> None:
         self._prepared = prepared
-        self._portable = PortableFile(prepared.source)
+        try:
+            self._portable = PortableFile(prepared.source)
+        except MissingDependencyError as error:
+            reason = f"comparing the engine with the portable file: {error}"
+            raise MissingDependencyError(reason, f"{error.hint}; --no-check leaves the comparison out") from error
         added = {INPUT, *(layer.thresholds for layer in prepared.manifest.layers)}
         inputs = graph_inputs(prepared.model, tuple(name for name in prepared.inputs if name not in added))
         self._batches = batches(inputs, profiles, source)

@@ -89,7 +89,7 @@ def build_engine(
     planned: Plan,
     tensorrt: Any,
     plugin: PluginSource,
-    check: EngineCheck | None,
+    make_check: Callable[[], EngineCheck] | None,
     tell: Callable[[str], None] = lambda _: None,
 ) -> Passport:
     """Build an engine and write it and its passport, each whole or not at all.
@@ -98,7 +98,8 @@ def build_engine(
         planned: What to build.
         tensorrt: The module.
         plugin: Where the plugin library comes from.
-        check: Compares the engine with the portable file before anything is written; None leaves that out.
+        make_check: Makes, before the engine is built, what compares it with the portable file before it is written;
+            None leaves that out.
         tell: Is told what is done.
 
     Raises:
@@ -111,6 +112,7 @@ def build_engine(
     if settings.timing_cache is not None:
         check_writable(settings.timing_cache, "--timing-cache")
     place = find_place(tensorrt)
+    check = None if make_check is None else make_check()
     library = _with_plugin(planned, tensorrt, plugin, tell)
     tell(f"building with TensorRT {place.tensorrt} for {place.gpu} ({place.arch})")
     engine = build(tensorrt, prepared, settings)

@@ -17,6 +17,10 @@ MOST_OTHERS = 0.1
 """Cores that others may use."""
 MOST_LOAD = 0.5
 """Of the minute before: others, and what this process did to prepare."""
+HOST_BOUND = 0.8
+"""Enqueue ÷ device, from which on the device waits for the host; trtexec warns from there, too."""
+LEAST_DEVICE = 0.5
+"""Of host time, below which most of it passes elsewhere."""
 FEWEST_RUNS = 100
 """Below, the 99th percentile is the maximum."""
 
@@ -106,7 +110,46 @@ def time_warnings(shapes: Sequence[Shape], *, clocks_known: bool) -> Iterator[st
         )
 
 
+def device_warnings(runs: Sequence[RunResult], *, graph: bool = False) -> Iterator[str]:
+    """Warnings about how host and device share the work, where the runtime tells; one of each kind.
+
+    Args:
+        runs: Of the model.
+        graph: Whether they were launched as CUDA graphs.
+    """
+    total = len(runs)
+    told = [(r, r.host_ms.p50, r.device_ms.p50) for r in runs if r.device_ms is not None]
+    bound = [(r, r.enqueue_ms.p50, d) for r, _, d in told if r.enqueue_ms and r.enqueue_ms.p50 > HOST_BOUND * d]
+    if bound:
+        run, enqueue, on_device = max(bound, key=lambda found: found[1] / max(found[2], 1e-9))
+        advice = (
+            "a larger batch gives the device more to do"
+            if graph
+            else "a CUDA graph hands it over at once (--cuda-graph)"
+        )
+        yield (
+            f"host-bound: in {len(bound)} of {total} the host takes about as long to hand the work over as the device "
+            f"to do it, {enqueue:.3g} and {on_device:.3g} ms for {describe_run(run)}; {advice}"
+        )
+    if early := [(r, host, d) for r, host, d in told if host < d * (1 - MOST_VARIATION)]:
+        run, host, on_device = early[0]
+        yield (
+            f"enqueue ahead: in {len(early)} of {total} the call returned before the device was done, after {host:.3g} "
+            f"of {on_device:.3g} ms for {describe_run(run)}: host time is no latency"
+        )
+    known = {id(run) for run, _, _ in bound}
+    shares = [(r, host, d + (r.transfer_ms.p50 if r.transfer_ms else 0)) for r, host, d in told if r.streams == 1]
+    if slow := [(r, h, d) for r, h, d in shares if id(r) not in known and d < LEAST_DEVICE * h]:
+        run, host, on_device = min(slow, key=lambda found: found[2] / found[1])
+        yield (
+            f"in {len(slow)} of {total} most of the host time passes outside the device: {host:.3g} ms, of which "
+            f"{on_device:.3g} on the device and in transfers, for {describe_run(run)}"
+        )
+
+
 def describe_run(run: RunResult) -> str:
     """A run in words."""
     at = "" if run.budget_requested is None else f" at {run.budget_requested:g}"
-    return f"{run.routing}{at}, batch {next(iter(run.inputs.values()))[0]}"
+    batch = "" if run.batch is None else f", batch {run.batch}"
+    streams = "" if run.streams == 1 else f", {run.streams} streams"
+    return f"{run.routing}{at}{batch}{streams}"

@@ -9,6 +9,7 @@ from acm_export.calibration.budgets import parse_milliseconds
 from acm_export.errors import UsageError
 from acm_export.latency.causes import describe_run
 from acm_export.latency.result import run_key
+from acm_export.latency.result_file import read_result
 from acm_export.latency.routing import DATA
 
 if TYPE_CHECKING:
@@ -16,6 +17,40 @@ if TYPE_CHECKING:
     from pathlib import Path
 
     from acm_export.latency.result import Result, RunResult
+
+
+@dataclass(frozen=True)
+class Demands:
+    """What a result is held against.
+
+    Args:
+        assertions: On p99.
+        old: An earlier result, or None.
+        old_path: Where it was read, or None.
+        allowed: Share by which a median may grow against it.
+    """
+
+    assertions: tuple[Assertion, ...] = ()
+    old: Result | None = None
+    old_path: Path | None = None
+    allowed: float = 0.05
+
+
+def read_demands(assertions: Sequence[str], compare: Path | None, max_regression: str) -> Demands:
+    """Demands as the command line states them.
+
+    Raises:
+        UsageError: One cannot be understood, or the earlier result not be read.
+    """
+    old = None if compare is None else read_result(compare)
+    return Demands(tuple(map(parse_assertion, assertions)), old, compare, parse_percent(max_regression))
+
+
+def failures(demands: Demands, result: Result) -> Iterator[str]:
+    """What does not hold, in words."""
+    yield from failed_assertions(demands.assertions, result.runs)
+    if demands.old is not None:
+        yield from regressions(demands.old, result, demands.allowed)
 
 
 @dataclass(frozen=True)
@@ -80,38 +115,49 @@ def parse_percent(text: str) -> float:
     return share
 
 
-def check_comparable(old: Result, old_path: Path, sha256: str, model: Path) -> None:
-    """Refuse to compare with a measurement of another model.
+def check_comparable(old: Result, old_path: Path, sha256: str | None, model: Path) -> None:
+    """Refuse to compare with a measurement of another model; engines built from one ONNX file are one model.
+
+    Args:
+        old: The earlier result.
+        old_path: Where it was read.
+        sha256: Of the ONNX file, or of the engine where it is not known; None where neither is.
+        model: What is measured.
 
     Raises:
         UsageError: It is one.
     """
-    if old.model.sha256 != sha256:
+    if None not in (old.identity, sha256) and old.identity != sha256:
         raise UsageError(
-            f"{old_path} was measured on another model: sha256 {old.model.sha256}, {model} has {sha256}",
+            f"{old_path} was measured on another model: sha256 {old.identity}, {model} has {sha256}",
             "compare results of one file",
         )
 
 
-def check_common(old: Result, planned: Sequence[tuple[dict[str, list[int]], str, float | None]]) -> None:
+def check_common(old: Result, planned: Sequence[tuple[dict[str, list[int]], str, float | None, int]]) -> None:
     """Refuse to compare where no run can be compared, before anything is timed.
 
     Args:
         old: The earlier result.
-        planned: Input shapes, routing and requested budget of each run.
+        planned: Input shapes, routing, requested budget and streams of each run.
 
     Raises:
         UsageError: The earlier result has none of them.
     """
     if not {run.key for run in old.runs} & {run_key(*run) for run in planned}:
-        raise UsageError("the result to compare with has none of these runs", "measure the same budgets and batches")
+        raise UsageError(
+            "the result to compare with has none of these runs", "measure the same budgets, batches and streams"
+        )
 
 
 def differences(old: Result, new: Result) -> Iterator[str]:
     """What besides the time is not the same in two results of one model."""
+    if None in (old.identity, new.identity):
+        yield "whether the result that is compared with is of the same model is not known: one of them names no file"
     for what, before, now in (
-        ("runtime", f"{old.runtime.version} {old.runtime.provider}", f"{new.runtime.version} {new.runtime.provider}"),
+        ("runtime", _runtime(old), _runtime(new)),
         ("device", old.device.name, new.device.name),
+        ("engine", old.model.sha256 if old.source else None, new.model.sha256 if new.source else None),
     ):
         if before != now:
             yield f"the result that is compared with comes from another {what}: {before}, now {now}"
@@ -134,3 +180,8 @@ def regressions(old: Result, new: Result, most: float) -> Iterator[str]:
                 f"the median went from {then:.4g} to {run.host_ms.p50:.4g} ms ({growth:+.1%}, allowed {most:+.1%}): "
                 f"{describe_run(run)}"
             )
+
+
+def _runtime(result: Result) -> str:
+    info = result.runtime
+    return f"{info.name} {info.version or ''} {info.provider}{', CUDA graphs' if result.cuda_graph else ''}"

@@ -4,16 +4,22 @@ from __future__ import annotations
 
 import os
 import platform
-import subprocess
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import TYPE_CHECKING
+
+from acm_export.doctor import gpu as driver
+from acm_export.doctor import nvidia_smi
+from acm_export.doctor.processes import ProbeError
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
 
 _CPUS = Path("/sys/devices/system/cpu")
 _CPUINFO = Path("/proc/cpuinfo")
 _STAT = Path("/proc/stat")
 _MODEL_KEYS = ("model name", "Model", "Hardware")
 _GPU_FIELDS = ("name", "compute_cap", "clocks.sm", "clocks.max.sm", "pstate", "driver_version")
-_SECONDS = 10
 
 
 @dataclass(frozen=True)
@@ -24,7 +30,7 @@ class Device:
         name: Of the CPU or GPU.
         arch: x86_64, aarch64, or sm_87.
         clocks: Governor of the CPU, or clocks of the GPU before the measurement.
-        power_mode: Performance state of the GPU.
+        power_mode: Performance state of the GPU, or the mode of a Jetson.
         driver: Version.
     """
 
@@ -42,25 +48,48 @@ def cpu() -> Device:
 
 
 def gpu() -> Device:
-    """The first GPU, asked from ``nvidia-smi``; without it nothing is known."""
-    command = ["nvidia-smi", f"--query-gpu={','.join(_GPU_FIELDS)}", "--format=csv,noheader,nounits"]
+    """The first GPU, asked from ``nvidia-smi``, and from the CUDA driver and Jetson's tools where it says nothing."""
     try:
-        asked = subprocess.run(  # noqa: S603  a fixed command
-            command, capture_output=True, text=True, timeout=_SECONDS, check=True
-        )
-    except (OSError, subprocess.SubprocessError):
-        return Device(None, None)
-    return parse_gpu(asked.stdout)
+        rows = nvidia_smi.query(*_GPU_FIELDS, units=False, gpu=nvidia_smi.first_visible())
+    except ProbeError:
+        rows = []
+    found = parse_gpu(rows[0]) if rows else Device(None, None)
+    if found.name is None or found.arch is None:
+        found = _named_by_driver(found)
+    return replace(found, clocks=_jetson_clocks() or found.clocks, power_mode=_jetson_mode() or found.power_mode)
 
 
-def parse_gpu(text: str) -> Device:
-    """The first line that ``nvidia-smi`` prints for the fields asked for; ``[N/A]`` becomes None."""
-    fields = [field.strip() for field in (text.splitlines() or [""])[0].split(",")]
-    if len(fields) != len(_GPU_FIELDS):
-        return Device(None, None)
-    name, capability, clock, highest, state, driver = (None if "N/A" in field else field for field in fields)
+def parse_gpu(row: Sequence[str]) -> Device:
+    """The fields that ``nvidia-smi`` was asked for; ``[N/A]`` becomes None."""
+    name, capability, clock, highest, state, driver = (None if "N/A" in field else field for field in row)
     clocks = f"SM {clock} MHz of {highest or 'unknown'} MHz" if clock else None
     return Device(name, f"sm_{capability.replace('.', '')}" if capability else None, clocks, state, driver)
+
+
+def _named_by_driver(found: Device) -> Device:
+    cuda = driver.look()
+    if not cuda.gpus:
+        return found
+    first = cuda.gpus[0]
+    return replace(found, name=found.name or first.name, arch=found.arch or "sm_{}{}".format(*first.capability))
+
+
+def _jetson_clocks() -> str | None:
+    try:
+        low_and_high = nvidia_smi.jetson_gpu_clocks()
+    except ProbeError:
+        return None
+    if low_and_high is None:
+        return None
+    low, high = low_and_high
+    return f"GPU fixed at {high} MHz" if low == high else f"GPU {low} to {high} MHz"
+
+
+def _jetson_mode() -> str | None:
+    try:
+        return nvidia_smi.jetson_power_mode()
+    except ProbeError:
+        return None
 
 
 def governors(folder: Path = _CPUS) -> list[str]:

@@ -8,22 +8,29 @@ from datetime import datetime
 from typing import TYPE_CHECKING
 
 from acm_export import interrupts
+from acm_export.errors import AcmError, LatencyError, first_line
 from acm_export.files import sha256_of
 from acm_export.latency import device
-from acm_export.latency.causes import Shape, Surroundings, describe_run, machine_warnings, time_warnings
+from acm_export.latency.causes import (
+    Shape,
+    Surroundings,
+    describe_run,
+    device_warnings,
+    machine_warnings,
+    time_warnings,
+)
 from acm_export.latency.measure import Timed, measure
 from acm_export.latency.neighbours import busiest, processes
-from acm_export.latency.result import Baseline, BaselineRun, ModelFile, Result, RunResult, RuntimeInfo
+from acm_export.latency.plan import left_out
+from acm_export.latency.result import Baseline, BaselineRun, ModelFile, Result, RunResult
 from acm_export.latency.routing import SKEWED
-from acm_export.latency.runtime import version
-from acm_export.latency.statistics import fit, summarize
-from acm_export.runtimes.onnx_runtime import CudaSession
+from acm_export.latency.statistics import Statistics, fit, summarize
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
-    from pathlib import Path
 
     from acm_export.latency.clock import Clock
+    from acm_export.latency.gpu_watch import GpuWatch
     from acm_export.latency.measure import Effort
     from acm_export.latency.plan import Plan, PlannedRun
     from acm_export.latency.sides import Sides
@@ -39,18 +46,37 @@ class Pair:
 
 
 @dataclass(frozen=True)
+class Outcome:
+    """What was timed.
+
+    Args:
+        pairs: The runs that were done.
+        partial: Whether that is not all of them.
+        error: What ended it, where that was an error; None after an interrupt.
+    """
+
+    pairs: tuple[Pair, ...]
+    partial: bool = False
+    error: AcmError | None = None
+
+
+@dataclass(frozen=True)
 class Origin:
     """What a result says about where it comes from.
 
     Args:
         command: The command line.
         load: Average of the minute before the process began its work, or None.
-        baseline: The baseline's file, or None.
+        baseline: The baseline's file or folder, with the digest that stands for it, or None.
+        cuda_graph: Whether runs are launched as CUDA graphs.
+        gpu: Watches the GPU, where it is used.
     """
 
     command: str
     load: float | None
-    baseline: Path | None
+    baseline: ModelFile | None = None
+    cuda_graph: bool = False
+    gpu: GpuWatch | None = None
 
 
 def time_file(
@@ -74,24 +100,25 @@ def time_file(
         tell: Is told what comes next; nothing is drawn while time is taken.
 
     Returns:
-        The result; marked as partial where an interrupt came after the first run was done.
+        The result; marked as partial where an interrupt or an error came after the first run was done.
 
     Raises:
         Interrupted: Before anything was measured.
-        LatencyError: A model does not run.
+        AcmError: A model does not run, before anything was measured.
     """
-    model = ModelFile(str(planned.path), sha256_of(planned.path))
-    beside = None if origin.baseline is None else ModelFile(str(origin.baseline), sha256_of(origin.baseline))
-    place = device.gpu() if planned.session is CudaSession else device.cpu()
+    model = ModelFile(str(planned.file.path), sha256_of(planned.file.path))
+    place = planned.backend.place()
     began = datetime.now().astimezone().isoformat(timespec="seconds")
     others, before, start = processes(), device.cpu_use(), clock.now()
-    pairs, partial = time_runs(runs, sides, effort, clock, tell)
+    outcome = time_runs(runs, sides, effort, clock, tell, origin.gpu)
     after, seconds = device.cpu_use(), clock.now() - start
     named = busiest(others, processes(), seconds, os.getpid())
     seen = Surroundings(os.cpu_count() or 1, origin.load, device.governors(), before, after, seconds, named)
-    warnings = [*input_warnings(runs), *machine_warnings(seen)]
-    warnings += time_warnings(shapes(pairs), clocks_known=place.clocks is not None)
-    results = tuple(pair.run for pair in pairs)
+    warnings = [*input_warnings(runs), *left_out(planned, runs), *machine_warnings(seen)]
+    warnings += origin.gpu.warnings() if origin.gpu is not None else ()
+    warnings += time_warnings(shapes(outcome.pairs), clocks_known=place.clocks is not None)
+    results = tuple(pair.run for pair in outcome.pairs)
+    warnings += device_warnings(results, graph=origin.cuda_graph)
     first = runs[0].feeds.shapes
     line = fit(
         [
@@ -100,38 +127,66 @@ def time_file(
             if r.inputs == first and r.routing != SKEWED and r.budget_measured is not None
         ]
     )
-    baseline = None if beside is None else Baseline(beside, tuple(map(_baseline_run, pairs)))
-    runtime = RuntimeInfo(**version(planned.session))
+    baseline = None if origin.baseline is None else Baseline(origin.baseline, tuple(map(_baseline_run, outcome.pairs)))
     return Result(
-        model, runtime, place, origin.command, began, results, line, baseline, tuple(warnings), partial=partial
-    )
+        model, planned.backend.info(), place, origin.command, began, results, line, baseline, tuple(warnings),
+        outcome.partial, None if outcome.error is None else str(outcome.error), planned.file.source, origin.cuda_graph,
+    )  # fmt: skip
 
 
 def time_runs(
-    runs: Sequence[PlannedRun], sides: Sides, effort: Effort, clock: Clock, tell: Callable[[str], None]
-) -> tuple[list[Pair], bool]:
-    """Time runs until an interrupt; the run that it falls into is dropped.
+    runs: Sequence[PlannedRun],
+    sides: Sides,
+    effort: Effort,
+    clock: Clock,
+    tell: Callable[[str], None],
+    gpu: GpuWatch | None = None,
+) -> Outcome:
+    """Time runs until an interrupt or an error; the run that it falls into is dropped.
 
-    Returns:
-        What was measured, and whether an interrupt cut it short.
+    Args:
+        runs: To time.
+        sides: The loaded models.
+        effort: Spent on each run.
+        clock: In seconds.
+        tell: Is told what comes next.
+        gpu: Looks at the GPU after each run, or None.
 
     Raises:
         Interrupted: Before anything was measured.
+        AcmError: A model does not run, before anything was measured.
     """
     pairs: list[Pair] = []
-    try:
-        for index, run in enumerate(runs):
-            at = "" if run.budget_requested is None else f" at {run.budget_requested:g}"
-            tell(f"run {index + 1} of {len(runs)}: {run.routing}{at}, {_words(run.feeds.shapes)}")
-            timed, beside = measure(sides.subject(run), sides.baseline(run), effort, clock)
+    for index, run in enumerate(runs):
+        at = "" if run.budget_requested is None else f" at {run.budget_requested:g}"
+        name = f"run {index + 1} of {len(runs)}: {run.routing}{at}, {_words(run.feeds.shapes)}"
+        tell(name)
+        try:
+            subject, baseline = sides.subject(run), sides.baseline(run)
+            timed, beside = measure(subject, baseline, effort, clock)
             interrupts.check()
-            pairs.append(Pair(_result(run, timed), timed, beside))
-    except BaseException as error:
-        if not pairs or not (isinstance(error, interrupts.Interrupted) or interrupts.asked()):
-            raise
-        interrupts.answered()
-        return pairs, True
-    return pairs, False
+            pairs.append(Pair(_result(run, timed, len(subject)), timed, beside))
+            if gpu is not None:
+                gpu.look(describe_run(pairs[-1].run), subject[0])
+        except BaseException as error:
+            interrupted = isinstance(error, interrupts.Interrupted) or interrupts.asked()
+            if not interrupted and isinstance(error, Exception):
+                failure = _named(error, name)
+                if not pairs:
+                    raise failure from error
+                return Outcome(tuple(pairs), partial=True, error=failure)
+            if not pairs or not interrupted:
+                raise
+            interrupts.answered()
+            return Outcome(tuple(pairs), partial=True)
+    return Outcome(tuple(pairs))
+
+
+def _named(error: Exception, run: str) -> AcmError:
+    """The error that says in which run it came; a runtime has types of its own."""
+    if isinstance(error, AcmError):
+        return error
+    return LatencyError(f"{run} failed: {type(error).__name__}: {first_line(error)}", "--debug shows everything")
 
 
 def input_warnings(runs: Sequence[PlannedRun]) -> list[str]:
@@ -158,16 +213,30 @@ def _words(shapes: dict[str, list[int]]) -> str:
     return ", ".join(f"{name} {shape}" for name, shape in shapes.items())
 
 
-def _result(run: PlannedRun, timed: Timed) -> RunResult:
-    on_device = None if timed.device_ms is None else summarize(timed.device_ms)
+def _result(run: PlannedRun, timed: Timed, streams: int) -> RunResult:
+    on_device, enqueue, transfer = _told(timed)
     return RunResult(
-        run.feeds.shapes, run.routing, run.budget_requested, run.budget_measured, summarize(timed.host_ms), on_device
-    )
+        run.feeds.shapes, run.routing, run.budget_requested, run.budget_measured, summarize(timed.host_ms), on_device,
+        enqueue, transfer, streams, _throughput(timed, run.feeds.shapes),
+    )  # fmt: skip
 
 
 def _baseline_run(pair: Pair) -> BaselineRun:
     if pair.baseline is None:
         raise ValueError("the baseline was not timed")
     host = summarize(pair.baseline.host_ms)
-    on_device = None if pair.baseline.device_ms is None else summarize(pair.baseline.device_ms)
-    return BaselineRun(host, on_device, pair.run.host_ms.p50 / host.p50)
+    on_device, enqueue, transfer = _told(pair.baseline)
+    throughput = _throughput(pair.baseline, pair.run.inputs)
+    return BaselineRun(host, on_device, pair.run.host_ms.p50 / host.p50, enqueue, transfer, throughput)
+
+
+def _told(timed: Timed) -> tuple[Statistics | None, Statistics | None, Statistics | None]:
+    """Statistics of device, enqueue and transfer times, where the runtime told them."""
+    told = (timed.told_ms(name) for name in ("device_ms", "enqueue_ms", "transfer_ms"))
+    on_device, enqueue, transfer = (None if values is None else summarize(values) for values in told)
+    return on_device, enqueue, transfer
+
+
+def _throughput(timed: Timed, shapes: dict[str, list[int]]) -> float:
+    """Samples per second."""
+    return timed.runs_per_second * next(iter(shapes.values()))[0]

@@ -11,15 +11,15 @@ from dataclasses import dataclass
 from statistics import median
 from typing import TYPE_CHECKING
 
+from acm_export.latency.streams import Streams
 from acm_export.latency.warm_up import WarmUp, warm_up
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator
+    from collections.abc import Sequence
 
     from acm_export.latency.clock import Clock
-
-    Subject = Callable[[], float | None]
-    """Runs once, returns when the work is done, and says how many milliseconds the device took if it can tell."""
+    from acm_export.latency.runtime import Times
+    from acm_export.latency.streams import Run
 
 SETTLE_SECONDS = 0.03
 SETTLING_RUNS = 2
@@ -35,7 +35,7 @@ class Effort:
 
     Args:
         seconds: Of timed runs, where ``runs`` is None.
-        runs: Timed runs.
+        runs: Timed runs of each stream.
     """
 
     seconds: float = 2.0
@@ -53,19 +53,31 @@ class Timed:
     """The times of one side.
 
     Args:
-        blocks: Host milliseconds of each run, by block.
-        device_ms: Device milliseconds of each run, or None where the runtime does not tell.
+        blocks: Host milliseconds of each run, by block; those of several streams one after the other.
+        told: What the runtime told about each run, in the same order.
+        seconds: That all blocks took together, from the first start to the last end of each.
         warm_up: Before the first block.
     """
 
     blocks: tuple[tuple[float, ...], ...]
-    device_ms: tuple[float, ...] | None
+    told: tuple[Times, ...]
+    seconds: float
     warm_up: WarmUp
 
     @property
     def host_ms(self) -> tuple[float, ...]:
-        """Of all runs, in the order in which they were made."""
+        """Of all runs, in the order of ``blocks``."""
         return tuple(value for block in self.blocks for value in block)
+
+    def told_ms(self, name: str) -> tuple[float, ...] | None:
+        """One of the times of :class:`Times` for all runs, or None where the runtime does not tell it."""
+        values = [getattr(times, name) for times in self.told]
+        return None if None in values else tuple(values)
+
+    @property
+    def runs_per_second(self) -> float:
+        """Of all streams together; 0 where the clock did not move."""
+        return len(self.told) / self.seconds if self.seconds else 0.0
 
     @property
     def drift(self) -> float:
@@ -74,11 +86,13 @@ class Timed:
         return median(self.blocks[-1]) / first - 1 if first else 0.0
 
 
-def measure(subject: Subject, baseline: Subject | None, effort: Effort, clock: Clock) -> tuple[Timed, Timed | None]:
+def measure(
+    subject: Sequence[Run], baseline: Sequence[Run] | None, effort: Effort, clock: Clock
+) -> tuple[Timed, Timed | None]:
     """Warm up, then time.
 
     Args:
-        subject: The model.
+        subject: The model: what runs it once, for each stream.
         baseline: What it is held against, or None.
         effort: Spent on each of them.
         clock: In seconds.
@@ -86,43 +100,40 @@ def measure(subject: Subject, baseline: Subject | None, effort: Effort, clock: C
     Returns:
         The times of the model, and of the baseline.
     """
-    sides = [_Side(subject, clock)] + ([_Side(baseline, clock)] if baseline is not None else [])
-    count = effort.blocks(sides[0].warm_up.run_seconds)
-    for index in range(count):
-        runs = None if effort.runs is None else effort.runs // count + (index < effort.runs % count)
-        for side in sides if index % 2 == 0 else reversed(sides):
-            side.block(effort.seconds / count, runs)
-    timed = [side.timed() for side in sides]
+    sides: list[_Side] = []
+    try:
+        sides.extend(_Side(streams, clock) for streams in (subject, baseline) if streams is not None)
+        count = effort.blocks(sides[0].warm_up.run_seconds)
+        for index in range(count):
+            runs = None if effort.runs is None else effort.runs // count + (index < effort.runs % count)
+            for side in sides if index % 2 == 0 else reversed(sides):
+                side.block(effort.seconds / count, runs)
+        timed = [side.timed() for side in sides]
+    finally:
+        for side in sides:
+            side.close()
     return timed[0], timed[1] if baseline is not None else None
 
 
 class _Side:
-    def __init__(self, subject: Subject, clock: Clock) -> None:
-        self._subject, self._clock = subject, clock
+    def __init__(self, runs: Sequence[Run], clock: Clock) -> None:
+        self._clock = clock
         self._blocks: list[tuple[float, ...]] = []
-        self._device: list[float | None] = []
-        self.warm_up = warm_up(subject, clock)
+        self._told: list[Times] = []
+        self._seconds = 0.0
+        self.warm_up = warm_up(runs[0], clock)
+        self._streams = Streams(runs, clock)
 
     def block(self, seconds: float, runs: int | None) -> None:
-        """Time until so many seconds have passed, or so many runs where they are given; at least one run."""
+        """Time until so many seconds have passed, or so many runs where they are given; at least one run a stream."""
         self._clock.sleep(SETTLE_SECONDS)
-        for _ in range(SETTLING_RUNS):
-            self._subject()
-        self._blocks.append(tuple(self._run(seconds, runs)))
-
-    def _run(self, seconds: float, runs: int | None) -> Iterator[float]:
-        now, subject, device = self._clock.now, self._subject, self._device
-        began, done = now(), 0
-        while True:
-            start = now()
-            device_ms = subject()
-            end = now()
-            done += 1
-            device.append(device_ms)
-            yield (end - start) * 1e3
-            if done >= runs if runs is not None else end - began >= seconds:
-                return
+        laps = self._streams.laps(SETTLING_RUNS, seconds, runs)
+        self._blocks.append(tuple(value for lap in laps for value in lap.host_ms))
+        self._told += [times for lap in laps for times in lap.told]
+        self._seconds += max(lap.ended for lap in laps) - min(lap.began for lap in laps)
 
     def timed(self) -> Timed:
-        told = [value for value in self._device if value is not None]
-        return Timed(tuple(self._blocks), tuple(told) if len(told) == len(self._device) else None, self.warm_up)
+        return Timed(tuple(self._blocks), tuple(self._told), self._seconds, self.warm_up)
+
+    def close(self) -> None:
+        self._streams.close()

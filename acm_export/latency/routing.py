@@ -8,13 +8,15 @@ import numpy as np
 
 from acm_export.calibration.measurement import Tally
 from acm_export.calibration.thresholds import bound_of
+from acm_export.calibration.token_masks import TokenMasks
 from acm_export.op.routing import margins
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping, Sequence
+    from collections.abc import Iterable, Mapping, Sequence
 
     from numpy.typing import NDArray
 
+    from acm_export.calibration.data import Arrays
     from acm_export.calibration.session import CalibrationSession
     from acm_export.latency.inputs import Feeds
     from acm_export.manifest import LayerEntry
@@ -92,9 +94,23 @@ def skewed(session: CalibrationSession, feeds: Feeds, start: Thresholds, max_lea
 
 def measured_budget(session: CalibrationSession, feeds: Feeds, thresholds: Thresholds) -> float:
     """β of all batches, from the counts of their own runs; padding is left out."""
-    tally = Tally(session.layers)
+    values, tally = flat(session.layers, thresholds), Tally(session.layers)
     for batch in feeds.batches:
-        _, counts, masks = session.run_with_masks(batch, flat(session.layers, thresholds))
+        _, counts, masks = session.run_with_masks(batch, values)
+        tally.add(counts, [masks.of(count.shape) for count in counts], 0.0, None, len(next(iter(batch.values()))))
+    return tally.result().budget
+
+
+def budget_of_counts(layers: Sequence[LayerEntry], runs: Iterable[tuple[Arrays, Sequence[NDArray[np.int32]]]]) -> float:
+    """β of runs that give no gate logits; padding is left out where the mask has the shape of the tokens.
+
+    Args:
+        layers: Of the manifest.
+        runs: Inputs of each run, and the learner counts of each layer.
+    """
+    tally = Tally(layers)
+    for batch, counts in runs:
+        masks = TokenMasks.of_batch(batch, ())
         tally.add(counts, [masks.of(count.shape) for count in counts], 0.0, None, len(next(iter(batch.values()))))
     return tally.result().budget
 

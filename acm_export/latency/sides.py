@@ -5,21 +5,17 @@ from __future__ import annotations
 from itertools import cycle
 from typing import TYPE_CHECKING
 
-from acm_export.calibration import budget_input
-from acm_export.errors import LatencyError, UsageError, first_line
-from acm_export.inspection import stored_thresholds
-from acm_export.latency.runtime import OnnxRuntime, required_inputs
-from acm_export.model_file import read_model
-from acm_export.verification.runnable import thresholds_as_inputs
+from acm_export.errors import AcmError, LatencyError, UsageError, first_line
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
     from pathlib import Path
 
     from acm_export.calibration.data import Arrays, GraphInput
-    from acm_export.latency.measure import Subject
+    from acm_export.latency.backend import Backend
     from acm_export.latency.plan import Plan, PlannedRun
-    from acm_export.latency.runtime import Runtime
+    from acm_export.latency.runtime import Context, Runtime
+    from acm_export.latency.streams import Run
 
 
 class Sides:
@@ -32,56 +28,57 @@ class Sides:
 
     def __init__(self, planned: Plan, baseline: Path | None) -> None:
         self._plan, self._baseline_path = planned, baseline
-        self._open: dict[str, Runtime] = {}
+        self._open: dict[str, tuple[Runtime, list[Context]]] = {}
 
-    def subject(self, run: PlannedRun) -> Subject:
-        """The model as the run wants it, tried once.
+    def subject(self, run: PlannedRun) -> list[Run]:
+        """The model as the run wants it, for each stream, tried once.
 
         Raises:
             LatencyError: It does not run.
         """
-        runtime = self._opened("own" if run.own_thresholds else "thresholds")
-        return _subject(runtime, [feeds | run.dials for feeds in run.feeds.batches], self._plan.path)
+        contexts = self._contexts("own" if run.own_thresholds else "thresholds")
+        return _tried(contexts, [feeds | run.dials for feeds in run.feeds.batches], self._plan.file.path)
 
-    def baseline(self, run: PlannedRun) -> Subject | None:
-        """The baseline on the same inputs, tried once; None where there is none.
+    def baseline(self, run: PlannedRun) -> list[Run] | None:
+        """The baseline on the same inputs, for each stream, tried once; None where there is none.
 
         Raises:
             LatencyError: It does not run.
         """
         if self._baseline_path is None:
             return None
-        return _subject(self._opened("baseline"), list(run.feeds.batches), self._baseline_path)
+        return _tried(self._contexts("baseline"), list(run.feeds.batches), self._baseline_path)
 
     def close(self) -> None:
         """Close all of them."""
-        for runtime in self._open.values():
+        while self._open:
+            runtime, contexts = self._open.popitem()[1]
+            for context in contexts:
+                context.close()
             runtime.close()
-        self._open.clear()
 
-    def _opened(self, name: str) -> Runtime:
+    def _contexts(self, name: str) -> list[Context]:
         if name not in self._open:
-            self._open[name] = self._load(name)
-        return self._open[name]
+            runtime = self._load(name)
+            contexts: list[Context] = []
+            self._open[name] = runtime, contexts
+            contexts.extend(runtime.context() for _ in range(self._plan.streams))
+        return self._open[name][1]
 
     def _load(self, name: str) -> Runtime:
-        path = self._baseline_path if name == "baseline" and self._baseline_path is not None else self._plan.path
-        model, manifest = read_model(path), self._plan.manifest
-        if name == "thresholds":
-            if manifest.budget_input:
-                budget_input.detach(model, stored_thresholds(model, manifest, path.parent))
-            thresholds_as_inputs(model, manifest)
-        return OnnxRuntime(model, path.parent, self._plan.session)
+        if name == "baseline" and self._baseline_path is not None:
+            return self._plan.backend.load_baseline(self._baseline_path)
+        return self._plan.backend.load(self._plan.file, own_thresholds=name == "own")
 
 
-def check_baseline(path: Path, inputs: Sequence[GraphInput], model: Path) -> None:
+def check_baseline(path: Path, inputs: Sequence[GraphInput], model: Path, backend: Backend) -> None:
     """Refuse a baseline that cannot be fed what the model is fed.
 
     Raises:
         UsageError: Names, dtypes or shapes of its inputs differ.
-        ModelFileError: It is no ONNX file.
+        AcmError: It is nothing that the runtime could run.
     """
-    theirs = required_inputs(read_model(path))
+    theirs = backend.baseline_inputs(path)
     if len(theirs) != len(inputs) or not all(any(_same(a, b) for b in inputs) for a in theirs):
         raise UsageError(
             f"the baseline {path} takes {_words(theirs)}; {model} takes {_words(inputs)}",
@@ -99,12 +96,19 @@ def _words(inputs: Sequence[GraphInput]) -> str:
     return ", ".join(f"{v.name} {v.dtype} [{', '.join(map(str, v.shape))}]" for v in inputs) or "nothing"
 
 
-def _subject(runtime: Runtime, batches: list[Arrays], path: Path) -> Subject:
+def _tried(contexts: Sequence[Context], batches: list[Arrays], path: Path) -> list[Run]:
+    """One run for each context, which takes the batches in turn."""
     try:
-        for feeds in batches[:1]:
-            runtime.run(feeds)
+        for context in contexts:
+            context.run(batches[0])
+    except AcmError:
+        raise
     except Exception as error:  # the runtime's own types, with no common base but Exception
         reason = f"{path} does not run on these inputs: {first_line(error)}"
         raise LatencyError(reason, "--debug shows everything") from error
-    run, turns = runtime.run, cycle(batches)
+    return [_turns(context, batches) for context in contexts]
+
+
+def _turns(context: Context, batches: list[Arrays]) -> Run:
+    run, turns = context.run, cycle(batches)
     return lambda: run(next(turns))

@@ -65,7 +65,8 @@ def _schema() -> OpSchema:
             ),
         ],
     )
-    schema.set_type_and_shape_inference_function(_infer)
+    if hasattr(schema, "set_type_and_shape_inference_function"):  # onnx 1.17, in old Pythons of devices, lacks it
+        schema.set_type_and_shape_inference_function(_infer)
     return schema
 
 

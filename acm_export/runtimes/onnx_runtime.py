@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import re
 from typing import TYPE_CHECKING, Any
 
 from acm_export.errors import MissingDependencyError, ModelFileError
@@ -18,16 +17,20 @@ if TYPE_CHECKING:
     import onnx
 
 _ERRORS_ONLY = 3
+_COPIES_WEIGHTS = ("ConstantFolding", "FuseFp16InitializerToFp32NodeTransformer")
+"""Optimisers that leave a second copy. The latter, without the former, crashes up to 1.27 on fp16 files (tried: 1.23.2,
+1.26.0, 1.27.0; not 1.30.0)."""
 
 
 class Session:
-    """An ONNX Runtime session for a model held in memory; see :class:`CpuSession` and :class:`CudaSession`.
+    """An ONNX Runtime session for a model held in memory; see the classes below.
 
     Args:
         model: Its external data, if any, lie in ``folder``.
         folder: Where the model came from.
         threads: Of one operator; 0 for one per core.
         lean: Make no second copy of the weights, prepacked or cut, at the price of speed.
+        provider_options: Of the first execution provider, by the names that ONNX Runtime documents.
 
     Raises:
         MissingDependencyError: ONNX Runtime is not installed, or not with the execution provider.
@@ -37,7 +40,15 @@ class Session:
     providers: tuple[str, ...]
     device: str
 
-    def __init__(self, model: onnx.ModelProto, folder: Path, *, threads: int = 0, lean: bool = False) -> None:
+    def __init__(
+        self,
+        model: onnx.ModelProto,
+        folder: Path,
+        *,
+        threads: int = 0,
+        lean: bool = False,
+        provider_options: Mapping[str, str] | None = None,
+    ) -> None:
         runtime = require("onnxruntime")
         if self.providers[0] not in runtime.get_available_providers():
             raise MissingDependencyError(
@@ -51,11 +62,12 @@ class Session:
         options.add_session_config_entry("session.model_external_initializers_file_folder_path", os.fspath(folder))
         if lean:
             options.add_session_config_entry("session.disable_prepacking", "1")
-        disabled = ["ConstantFolding"] if lean else []
-        version = tuple(int(number) for number in re.findall(r"\d+", runtime.__version__)[:2])
+        disabled = [*_COPIES_WEIGHTS] if lean else []
+        providers = [(self.providers[0], dict(provider_options or {})), *self.providers[1:]]
+        content = serialize(model, runtime.__version__)
         try:
             self._session = runtime.InferenceSession(
-                serialize(model, version), options, providers=list(self.providers), disabled_optimizers=disabled
+                content, options, providers=providers, disabled_optimizers=disabled
             )
         except Exception as error:  # its own types, with no common base but Exception
             raise ModelFileError(f"ONNX Runtime {runtime.__version__} cannot load the model: {error}") from error
@@ -96,3 +108,10 @@ class CudaSession(Session):
 
     providers = ("CUDAExecutionProvider", "CPUExecutionProvider")
     device = "CUDA"
+
+
+class TensorrtSession(Session):
+    """On an NVIDIA GPU, through engines that ONNX Runtime builds with TensorRT; what they cannot hold, on CUDA."""
+
+    providers = ("TensorrtExecutionProvider", "CUDAExecutionProvider", "CPUExecutionProvider")
+    device = "TensorRT"

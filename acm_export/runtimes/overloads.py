@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from typing import TYPE_CHECKING
 
 import onnx
@@ -13,14 +14,14 @@ FIRST = (1, 27)
 """The first ONNX Runtime that knows overloads. Tried: 1.23.2 and 1.26.0 run every node with one of the bodies."""
 
 
-def serialize(model: onnx.ModelProto, runtime: tuple[int, ...]) -> bytes:
+def serialize(model: onnx.ModelProto, runtime: str) -> bytes:
     """Serialise a model; where the runtime would mix its bodies up, each gets a name of its own.
 
     Args:
         model: Is left as it is. Its bodies call no other bodies.
-        runtime: Version of the ONNX Runtime.
+        runtime: Version of the ONNX Runtime, as it says itself.
     """
-    overloaded = [] if runtime >= FIRST or not has_overloads(model) else list(_overloaded(model))
+    overloaded = [] if knows_overloads(runtime) or not has_overloads(model) else list(_overloaded(model))
     kept = [(_get_name(item), item.overload) for item in overloaded]
     try:
         for item in overloaded:
@@ -30,6 +31,11 @@ def serialize(model: onnx.ModelProto, runtime: tuple[int, ...]) -> bytes:
         for item, (name, overload) in zip(overloaded, kept, strict=True):
             _set_name(item, name, overload)
     return content
+
+
+def knows_overloads(runtime: str) -> bool:
+    """Whether an ONNX Runtime of this version tells bodies of one name apart."""
+    return tuple(map(int, re.findall(r"\d+", runtime)[:2])) >= FIRST
 
 
 def has_overloads(model: onnx.ModelProto) -> bool:

@@ -9,6 +9,7 @@
 #include <fstream>
 #include <iterator>
 #include <memory>
+#include <string>
 #include <vector>
 
 using nvinfer1::DataType, nvinfer1::Dims, nvinfer1::TensorIOMode;
@@ -19,15 +20,15 @@ struct Logger : nvinfer1::ILogger {
     }
 };
 
-void need(bool holds, char const* otherwise) {
+void need(bool holds, std::string const& otherwise) {
     if (holds) return;
-    std::fprintf(stderr, "run_engine: %s\n", otherwise);
+    std::fprintf(stderr, "run_engine: %s\n", otherwise.c_str());
     std::exit(1);
 }
 
-std::vector<char> read(char const* path) {
+std::vector<char> read(std::string const& path) {
     std::ifstream file(path, std::ios::binary);
-    need(file.good(), path);
+    need(file.good(), "cannot read " + path);
     return {std::istreambuf_iterator<char>(file), {}};
 }
 
