@@ -118,7 +118,7 @@ def main() -> None:
     arguments.add_argument("--folder", type=Path, help="keep the ACM model here, or take it from here")
     options = arguments.parse_args()
     torch.set_num_threads(1)
-    train, calibration, unseen = (60, 40, 50) if options.quick else (2500, 100, 500)
+    train, calibration, unseen = (60, 40, 50) if options.quick else (2500, 60, 500)
     folder = pretrained()
     samples = sentences(AutoTokenizer.from_pretrained(folder), train + unseen)
     tests = batched(samples[train:])
@@ -132,7 +132,7 @@ def main() -> None:
             acmize(load_checkpoint(folder), taught, held_out, settings, output, Stages())
         model = OneFile(
             output, Batches("glosses", batched(samples[:calibration])), sorted(BUDGETS)[:-1], Path(name),
-            Options(solver="uniform", batch_size=BATCH),
+            Options(batch_size=BATCH, probe_samples=20),
         )  # fmt: skip
         rows = rows_of(model, tests, teacher_embeddings(folder, tests))
     print_table(
