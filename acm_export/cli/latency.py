@@ -22,6 +22,9 @@ _WITH_TRTEXEC = (
     "debug",
 )  # fmt: skip
 _FILE = click.Path(path_type=Path, dir_okay=False)
+_DAY = 86_400.0
+"""Seconds; a longer measurement is a mistake, and no number compares with NaN."""
+
 _PATH = click.Path(path_type=Path)
 
 
@@ -44,7 +47,7 @@ def _batches(_context: click.Context, _parameter: click.Parameter, value: str) -
 @click.option("--processor", type=click.Path(path_type=Path), help="Folder with preprocessor_config.json, for images.")
 @click.option("--batch", callback=_batches, default="1", show_default=True, metavar="N,...", help="Samples of a run.")
 @click.option(
-    "--duration", type=click.FloatRange(0, min_open=True), default=2.0, show_default=True, metavar="SECONDS",
+    "--duration", type=click.FloatRange(0, _DAY, min_open=True), default=2.0, show_default=True, metavar="SECONDS",
     help="Of timed runs, for each routing and budget, and as long for the baseline.",
 )  # fmt: skip
 @click.option("--runs", type=click.IntRange(1), metavar="N", help="Timed runs, in place of --duration.")
@@ -117,7 +120,7 @@ def latency(
 
     command = shlex.join(["acm-export", *sys.argv[1:]])
     demands = read_demands(assert_p99, compare, max_regression)
-    check_outputs((model, baseline, source, trtexec_times), output, plot)
+    check_outputs((model, baseline, source, trtexec_times, plugin, data, checkpoint), output, plot)
     if trtexec_times is not None:
         _only(_WITH_TRTEXEC, "--trtexec-times")
         result = read_trtexec(trtexec_times, model, demands, batch, streams, command)
