@@ -166,10 +166,10 @@ def differences(old: Result, new: Result) -> Iterator[str]:
             yield f"the result that is compared with comes from another {what}: {before}, now {now}"
     if old.partial:
         yield "the result that is compared with is partial"
-    before = {run.key: run.budget_measured for run in old.runs}
-    if moved := next((run for run in new.runs if _moved(before.get(run.key), run.budget_measured)), None):
+    budgets = {run.key: run.budget_measured for run in old.runs}
+    if moved := next((run for run in new.runs if _moved(budgets.get(run.key), run.budget_measured)), None):
         yield (
-            f"{describe_run(moved)} ran β {moved.budget_measured:.3f}, before {before[moved.key]:.3f}: inputs or "
+            f"{describe_run(moved)} ran β {moved.budget_measured:.3f}, before {budgets[moved.key]:.3f}: inputs or "
             "thresholds are others, and so is the work"
         )
     known = {run.key for run in old.runs}
