@@ -12,10 +12,10 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from acm_export import interrupts
-from acm_export.errors import OutputError
+from acm_export.errors import OutputError, UsageError
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Iterable, Iterator, Mapping, Sequence
 
 _CHUNK = 1 << 22
 
@@ -82,14 +82,50 @@ def staging_folder(target: Path, option: str = "-o") -> Iterator[Path]:
 
 def move_into_place(source: Path, target: Path) -> None:
     """Sync ``source`` to disk and rename it over ``target`` (same file system; atomic for files)."""
+    move_together_into_place([(source, target)])
+
+
+def move_together_into_place(pairs: Sequence[tuple[Path, Path]]) -> None:
+    """Move files that belong together: an interrupt comes before all of them or after.
+
+    Args:
+        pairs: Source and target, on one file system.
+
+    Raises:
+        OutputError: A target is a folder; nothing was changed.
+    """
     interrupts.check()
-    if target.is_dir():
-        raise OutputError(f"{target} is a folder", "name a file with -o")
-    with source.open("rb") as handle:
-        os.fsync(handle.fileno())
-    source.chmod(0o666 & ~_umask())
-    source.replace(target)
-    _sync_folder(target.absolute().parent)
+    for source, target in pairs:
+        if target.is_dir():
+            raise OutputError(f"{target} is a folder", "name a file with -o")
+        with source.open("rb") as handle:
+            os.fsync(handle.fileno())
+        source.chmod(0o666 & ~_umask())
+    for source, target in pairs:
+        source.replace(target)
+        _sync_folder(target.absolute().parent)
+
+
+def check_apart(inputs: Iterable[Path | None], outputs: Mapping[str, Path | None]) -> None:
+    """Refuse outputs that would replace what is read, or one another.
+
+    Args:
+        inputs: Files and folders that are read; None is left out.
+        outputs: By the option that names them; None is left out.
+
+    Raises:
+        UsageError: Two are the same file.
+    """
+    read = {path.resolve() for path in inputs if path is not None}
+    written: dict[Path, str] = {}
+    for option, path in outputs.items():
+        if path is None:
+            continue
+        if path.resolve() in read:
+            raise UsageError(f"{option} {path} is read here, and would be replaced", "write to another file")
+        if path.resolve() in written:
+            raise UsageError(f"{option} and {written[path.resolve()]} name one file, {path}", "name two")
+        written[path.resolve()] = option
 
 
 def move_folder_into_place(source: Path, target: Path) -> None:

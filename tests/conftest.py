@@ -2,6 +2,10 @@
 
 from __future__ import annotations
 
+import os
+
+os.environ.setdefault("OMP_NUM_THREADS", "1")  # before PyTorch: threads for tiny models wait more than they work
+
 import pytest
 import torch
 import transformers

@@ -161,17 +161,24 @@ def fake(  # noqa: C901  one closure for each class of the module
         def get_error(self, _index: int) -> ParserError:
             return NamingParserError() if major >= 10 else ParserError()
 
-    found = SimpleNamespace(name="GatedLearners", plugin_version="1", plugin_namespace="")
-    other = SimpleNamespace(name="GatedLearners", plugin_version="2", plugin_namespace="")
-    answer = found if creator else None
+    right = SimpleNamespace(name="GatedLearners", plugin_version="1", plugin_namespace="")
+    wrong = SimpleNamespace(name="GatedLearners", plugin_version="2", plugin_namespace="")
+    held = [] if major >= 10 else [right if creator else wrong]  # before 10 the library registers itself
+
+    def get_creator(_type: str, version: str, _namespace: str = "") -> Any:
+        return next((item for item in held if item.plugin_version == version), None)
+
+    def load_library(_path: str) -> Any:
+        if held:
+            return None  # as the real one, of a creator that it has
+        held.append(right if creator else wrong)
+        return handle
+
     registry: dict[str, Any] = {}
     if major < 11:
-        registry["plugin_creator_list"] = [found if creator else other]
-        registry["get_plugin_creator"] = lambda _type, _version, _namespace="": answer
+        registry |= {"plugin_creator_list": held, "get_plugin_creator": get_creator}
     if major >= 10:
-        registry["all_creators"] = [found if creator else other]
-        registry["get_creator"] = lambda _type, _version, _namespace="": answer
-        registry["load_library"] = lambda _path: handle
+        registry |= {"all_creators": held, "get_creator": get_creator, "load_library": load_library}
 
     class Logger:
         WARNING = 2

@@ -92,7 +92,7 @@ def compile_stand_in_plugin(folder: Path, built_for: str = "10.3.0") -> Path:
     """Compile a library that looks like the plugin, and does nothing."""
     need_tools()
     source, library = folder / "plugin.cpp", folder / f"plugin-{built_for}.so"
-    entry_points = "void getCreators() {} void setLoggerFinder() {}"
+    entry_points = "void getCreators() {} void getPluginCreators() {} void setLoggerFinder() {}"
     source.write_text(
         f'extern "C" {{ {entry_points} const char* acm_built_for_tensorrt() {{ return "{built_for}"; }} }}'
     )

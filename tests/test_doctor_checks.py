@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import platform
 import sys
 from pathlib import Path
@@ -308,6 +309,9 @@ def test_libraries_that_are_none(around: Surroundings) -> None:
     assert "is no shared library" in plugin.library(text).found
     assert plugin.library(text).mend == "acm-export build-plugin"  # the file is the user's, and may be something else
     assert plugin.library(around.folder).state == "wrong"  # a folder
+    pipe = around.folder / "pipe.so"
+    os.mkfifo(pipe)
+    assert plugin.library(pipe).found == f"{pipe} is no regular file"
     other = around.library("other.so", "int answer() { return 42; }")
     assert "is not the plugin library" in plugin.library(other).found
     for built_for, lacking in (("10.3.0", "getCreators, setLoggerFinder"), ("8.6.1", "getPluginCreators, setLogger")):

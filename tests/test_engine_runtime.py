@@ -18,6 +18,7 @@ from tiny_models import tiny_vit
 from acm_export.cli import main
 from acm_export.engine import engine as engine_module
 from acm_export.engine import machine, runtime
+from acm_export.engine.library import load_plugin
 from acm_export.engine.passport import Place
 from acm_export.engine.runtime import Engine
 from acm_export.errors import CudaError, EngineError, MissingDependencyError
@@ -265,3 +266,88 @@ def test_a_machine_without_driver_or_tensorrt_says_so(monkeypatch: pytest.Monkey
     monkeypatch.setitem(sys.modules, "tensorrt", None)
     with pytest.raises(MissingDependencyError, match="TensorRT cannot be imported"):
         machine.find_tensorrt(builder=False)
+
+
+def test_engines_of_one_process_share_the_plugin(files: Path, tmp_path: Path, machine_with: Callable[..., Any]) -> None:
+    machine_with()
+    assert build(files, tmp_path / "m.plan").exit_code == 0
+    engines = [Engine(tmp_path / "m.plan", files / "plugin-10.3.0.so") for _ in range(3)]  # loads it once
+    for engine in engines:
+        engine.close()
+    (tmp_path / "other").mkdir()
+    other = compile_stand_in_plugin(tmp_path / "other", "10.4.0")
+    with pytest.raises(EngineError, match="another plugin library"):
+        load_plugin(sys.modules["tensorrt"], other)
+
+
+@pytest.mark.parametrize(("version", "loads"), [("8.5.3.1", 3), ("8.6.1", 3), ("10.3.0", 1)])
+def test_contexts_before_tensorrt_10_have_an_engine_each(
+    files: Path, tmp_path: Path, machine_with: Callable[..., Any], version: str, loads: int
+) -> None:
+    if not (files / f"plugin-{version}.so").is_file():
+        compile_stand_in_plugin(files, version)
+    tensorrt = machine_with(version)
+    seen: list[bytes] = []
+    runtime_of = tensorrt.Runtime
+
+    def counting(logger: Any) -> Any:
+        made = runtime_of(logger)
+        deserialize = made.deserialize_cuda_engine
+        made.deserialize_cuda_engine = lambda content: seen.append(content) or deserialize(content)
+        return made
+
+    assert build(files, tmp_path / "m.plan", plugin=version).exit_code == 0
+    tensorrt.Runtime = counting
+    engine = Engine(tmp_path / "m.plan", files / f"plugin-{version}.so")
+    contexts = [engine.context() for _ in range(3)]
+    for context in contexts:
+        context.close()
+    engine.context().close()  # takes one that is free again
+    assert len(seen) == loads
+    engine.close()
+
+
+def test_a_broken_device_does_not_hide_what_went_wrong(
+    files: Path, tmp_path: Path, machine_with: Callable[..., Any], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    machine_with()
+    assert build(files, tmp_path / "m.plan").exit_code == 0
+    engine = Engine(tmp_path / "m.plan", files / "plugin-10.3.0.so")
+    context = engine.context()
+    monkeypatch.setattr(context._stream, "wait", lambda: context._driver.call("cuStreamSynchronize", 0))
+    library = context._driver._library
+    monkeypatch.setattr(library, "cuStreamSynchronize", lambda _stream: 700)  # an illegal address
+    with pytest.raises(CudaError, match="cuStreamSynchronize failed"):
+        context.run({"pixel_values": _images(1).numpy(), "budget": np.array(1, np.float32)})
+    context.close()
+    engine.close()
+
+
+def test_data_that_do_not_fit_the_profile_are_refused_before_the_build(
+    files: Path, tmp_path: Path, machine_with: Callable[..., Any]
+) -> None:
+    machine_with()
+    write_images(tmp_path / "ten.npz", 10)
+    shapes = ("--min-shapes", "pixel_values:4x1x8x8", "--opt-shapes", "pixel_values:8x1x8x8")
+    done = build(files, tmp_path / "m.plan", "--data", str(tmp_path / "ten.npz"), *shapes)
+    assert done.exit_code == 0, done.output  # the last two are left out
+    assert "24 runs of samples" in done.output
+    write_images(tmp_path / "two.npz", 2)
+    done = build(files, tmp_path / "n.plan", "--data", str(tmp_path / "two.npz"), *shapes)
+    assert done.exit_code == 2
+    assert "fewer samples than the batch of 8" in done.output
+
+
+@pytest.mark.parametrize("option", ["--save-onnx", "--timing-cache"])
+def test_nothing_that_is_read_or_written_is_replaced_by_another(
+    files: Path, tmp_path: Path, machine_with: Callable[..., Any], option: str
+) -> None:
+    machine_with()
+    before = (files / "b.onnx").read_bytes()
+    for path in (files / "b.onnx", tmp_path / "m.plan", tmp_path / "m.plan.json"):
+        done = build(files, tmp_path / "m.plan", option, str(path))
+        assert done.exit_code == 2, done.output
+    assert (files / "b.onnx").read_bytes() == before
+    (tmp_path / "m.plan.json").mkdir()
+    assert build(files, tmp_path / "m.plan").exit_code == 1
+    assert not (tmp_path / "m.plan").exists()

@@ -14,8 +14,15 @@ import pytest
 from tiny_models import tiny_vit
 
 from acm_export.checkpoints import save_checkpoint
-from acm_export.errors import OutputError
-from acm_export.files import move_folder_into_place, move_into_place, sha256_of, staging_folder
+from acm_export.errors import OutputError, UsageError
+from acm_export.files import (
+    check_apart,
+    move_folder_into_place,
+    move_into_place,
+    move_together_into_place,
+    sha256_of,
+    staging_folder,
+)
 from acm_export.model_file import write_model
 
 FULL = [errno.ENOSPC, errno.EDQUOT, errno.EFBIG]
@@ -203,3 +210,24 @@ def test_an_onnx_file_is_not_torn_by_a_full_disk(tmp_path: Path, monkeypatch: py
 def test_the_digest_is_sha256(tmp_path: Path) -> None:
     (tmp_path / "f").write_bytes(b"abc")
     assert sha256_of(tmp_path / "f") == "ba7816bf8f01cfea414140de5dae2223b00361a396177a9cb410ff61f20015ad"
+
+
+def test_outputs_are_kept_apart_from_inputs_and_one_another(tmp_path: Path) -> None:
+    model, out = tmp_path / "m", tmp_path / "o"
+    check_apart([model, None], {"-o": out, "--plot": None})
+    with pytest.raises(UsageError, match=r"-o .* is read here"):
+        check_apart([model], {"-o": tmp_path / "." / "m"})
+    with pytest.raises(UsageError, match="--plot and -o name one file"):
+        check_apart([], {"-o": out, "--plot": out})
+
+
+def test_files_that_belong_together_are_moved_together(tmp_path: Path) -> None:
+    sources = [tmp_path / "a", tmp_path / "b"]
+    for source in sources:
+        source.write_text(source.name)
+    (tmp_path / "folder").mkdir()
+    with pytest.raises(OutputError, match="is a folder"):
+        move_together_into_place([(sources[0], tmp_path / "x"), (sources[1], tmp_path / "folder")])
+    assert not (tmp_path / "x").exists()
+    move_together_into_place([(sources[0], tmp_path / "x"), (sources[1], tmp_path / "y")])
+    assert (tmp_path / "x").read_text() + (tmp_path / "y").read_text() == "ab"

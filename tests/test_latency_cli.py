@@ -185,6 +185,28 @@ def test_what_does_not_fit_is_said_before_any_work(folder: Path, monkeypatch: py
     assert "pixel_values float32 [batch, 1, 8, 8]" in baseline
 
 
+def test_nothing_that_is_read_is_replaced(folder: Path, tmp_path: Path) -> None:
+    data, before = folder / "d.npz", (folder / "d.npz").read_bytes()
+    plan, passport, picture = tmp_path / "m.plan", tmp_path / "m.plan.json", tmp_path / "x.svg"
+    passport.write_text("{}")
+    for arguments in (
+        (folder / "m.onnx", "--data", data, "-o", data),
+        (folder / "m.onnx", "-o", picture, "--plot", picture),
+        (plan, "-o", passport),
+    ):
+        refused = run("latency", *arguments, "--runs", "1")
+        assert refused.exit_code == 2
+        assert "would be replaced" in refused.stderr or "name one file" in refused.stderr
+    assert (data.read_bytes(), passport.read_text()) == (before, "{}")
+
+
+@pytest.mark.parametrize("seconds", ["nan", "inf", "0"])
+def test_a_duration_is_a_number_of_seconds(folder: Path, seconds: str) -> None:
+    refused = run("latency", folder / "m.onnx", "--duration", seconds)
+    assert refused.exit_code == 2
+    assert "--duration" in refused.stderr
+
+
 def test_streams_run_at_once_and_are_part_of_what_is_compared(folder: Path, tmp_path: Path) -> None:
     output = tmp_path / "r.json"
     args = ("latency", folder / "m.onnx", "--batch", 2, "--runs", 6, "--streams", 3)

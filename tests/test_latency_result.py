@@ -137,6 +137,13 @@ def test_a_regression_is_growth_of_the_median_beyond_what_is_allowed() -> None:
     ]  # fmt: skip
 
 
+def test_another_budget_of_the_same_run_is_said() -> None:
+    old = result(timed(0.5, 100.0, 1.0))
+    new = replace(old, runs=(replace(old.runs[0], budget_measured=old.runs[0].budget_measured + 0.01),))
+    assert "inputs or thresholds are others" in "".join(checks.differences(old, new))
+    assert list(checks.differences(old, old)) == []
+
+
 def test_shares_are_read_as_people_write_them() -> None:
     assert [checks.parse_percent(text) for text in ("5%", "0.05", " 10 % ", "0")] == [0.05, 0.05, 0.1, 0]
     for text in ("x", "-1%", "nan", "inf", ""):

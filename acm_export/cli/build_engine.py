@@ -94,7 +94,7 @@ def build_engine(
     low, best, high = (parse_shapes(text, option) if text else {} for option, text in given)
     if data is not None and no_check:
         raise click.UsageError("--data is what to compare on, and --no-check leaves the comparison out")
-    _check_outputs(model, output, save_onnx)
+    _check_outputs((model, plugin, None if data is None else Path(data)), output, save_onnx, timing_cache)
     source = None if data is None else open_source(data, processor, model.absolute().parent)
     try:
         tensorrt = find_tensorrt()
@@ -133,16 +133,18 @@ def build_engine(
         _say(content, model)
 
 
-def _check_outputs(model: Path, output: Path, save_onnx: Path | None) -> None:
-    from acm_export.files import check_writable
+def _check_outputs(read: tuple[Path | None, ...], output: Path, save_onnx: Path | None, cache: Path | None) -> None:
+    from acm_export.engine.passport import files_of, passport_path
+    from acm_export.files import check_apart, check_writable
 
-    if output.resolve() == model.resolve():
-        raise click.UsageError(f"{output} is the model, and would be replaced")
+    inputs = [part for path in read if path is not None for part in files_of(path)]
+    written = {"-o": output, "the file about the engine": passport_path(output), "--save-onnx": save_onnx}
+    check_apart(inputs, written | {"--timing-cache": cache})
     check_writable(output)
-    if save_onnx is not None:
-        if save_onnx.resolve() in (model.resolve(), output.resolve()):
-            raise click.UsageError(f"--save-onnx {save_onnx} would replace the model or the engine")
-        check_writable(save_onnx, "--save-onnx")
+    check_writable(passport_path(output))
+    for option, path in (("--save-onnx", save_onnx), ("--timing-cache", cache)):
+        if path is not None:
+            check_writable(path, option)
 
 
 def _describe(version: tuple[int, int], planned: Plan, plugin: Path, saved: Path | None) -> dict[str, Any]:
@@ -152,11 +154,12 @@ def _describe(version: tuple[int, int], planned: Plan, plugin: Path, saved: Path
 
     prepared, settings = planned.prepared, planned.settings
     target, file = prepared.manifest.target, saved or prepared.source
-    converted = prepared.was != target and saved is None
+    converted = prepared.changed and saved is None
     if converted:
         file = file.with_name(f"{file.stem}-{target}{file.suffix}")
+    library = plugin if prepared.manifest.layers else None
     line = trtexec_line(
-        version, file, planned.output, plugin, settings.profiles,
+        version, file, planned.output, library, settings.profiles,
         half=settings.half, tf32=settings.tf32, timing_cache=settings.timing_cache,
         tactic_sources=settings.tactic_sources,
     )  # fmt: skip
@@ -168,12 +171,19 @@ def _describe(version: tuple[int, int], planned: Plan, plugin: Path, saved: Path
     }  # fmt: skip
 
 
+def _how_to_make(result: dict[str, Any], last: dict[str, Any]) -> str:
+    """Where trtexec gets the file that the printed line names."""
+    if result["target"] == last["target"]:
+        return "for trtexec: --save-onnx writes the file that TensorRT parses"
+    return f"for trtexec the file must be for {result['target']}: export it with --target {result['target']}"
+
+
 def _say(content: dict[str, Any], model: Path) -> None:
     click.echo(f"{content['output']}: {'would be built' if content['dry_run'] else 'built'} from {model}")
     for result in content["plans"]:
         click.echo(f"TensorRT {result['tensorrt']} parses files for {result['target']}\n  {result['trtexec']}")
         if result["converted"]:
-            click.echo(f"  for trtexec the file must be for {result['target']}: --save-onnx writes it")
+            click.echo(f"  {_how_to_make(result, content['plans'][-1])}")
     if content["passport"] is None:
         return
     found = content["passport"]["checked"]

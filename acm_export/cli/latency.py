@@ -35,6 +35,12 @@ def _batches(_context: click.Context, _parameter: click.Parameter, value: str) -
     return sizes
 
 
+def _seconds(_context: click.Context, _parameter: click.Parameter, value: float) -> float:
+    if not 0 < value < float("inf"):
+        raise click.BadParameter(f"{value} are no seconds, as in 2.5")
+    return value
+
+
 @click.command(short_help="Time a file for each budget and for controlled routing.")
 @click.argument("model", type=_PATH, required=False)
 @click.option("--budgets", callback=numbers, metavar="B,...", help="From the calibrated table; else the file's own.")
@@ -44,7 +50,7 @@ def _batches(_context: click.Context, _parameter: click.Parameter, value: str) -
 @click.option("--processor", type=click.Path(path_type=Path), help="Folder with preprocessor_config.json, for images.")
 @click.option("--batch", callback=_batches, default="1", show_default=True, metavar="N,...", help="Samples of a run.")
 @click.option(
-    "--duration", type=click.FloatRange(0, min_open=True), default=2.0, show_default=True, metavar="SECONDS",
+    "--duration", type=float, callback=_seconds, default=2.0, show_default=True, metavar="SECONDS",
     help="Of timed runs, for each routing and budget, and as long for the baseline.",
 )  # fmt: skip
 @click.option("--runs", type=click.IntRange(1), metavar="N", help="Timed runs, in place of --duration.")
@@ -117,7 +123,7 @@ def latency(
 
     command = shlex.join(["acm-export", *sys.argv[1:]])
     demands = read_demands(assert_p99, compare, max_regression)
-    check_outputs((model, baseline, source, trtexec_times), output, plot)
+    check_outputs((model, baseline, source, trtexec_times, plugin, data, checkpoint), output, plot)
     if trtexec_times is not None:
         _only(_WITH_TRTEXEC, "--trtexec-times")
         result = read_trtexec(trtexec_times, model, demands, batch, streams, command)

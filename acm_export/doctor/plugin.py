@@ -80,6 +80,8 @@ def library(path: Path | None) -> Finding:
     """
     name, file = "plugin library", path or Path(LIBRARY)
     mend = _BUILD  # with -o where nothing can be overwritten by it
+    if file.exists() and not file.is_file():
+        return Finding(name, "wrong", f"{file} is no regular file", mend)
     try:
         with file.open("rb") as stream:
             start = stream.read(_ELF_HEADER)

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 from acm_export import interrupts
 from acm_export.engine.parsing import parse
 from acm_export.engine.settings import Settings, network_flags, set_precision, set_tactic_sources
-from acm_export.errors import EngineError
+from acm_export.errors import EngineError, first_line
 from acm_export.files import move_into_place, staging_folder
 
 if TYPE_CHECKING:
@@ -64,8 +64,11 @@ def _add_profile(builder: Any, config: Any, settings: Settings) -> None:
     if not settings.profiles:
         return
     profile = builder.create_optimization_profile()
-    for name, shapes in settings.profiles.items():
-        profile.set_shape(name, shapes.minimum, shapes.optimum, shapes.maximum)
+    try:
+        for name, shapes in settings.profiles.items():
+            profile.set_shape(name, shapes.minimum, shapes.optimum, shapes.maximum)
+    except (TypeError, ValueError) as error:
+        raise EngineError(f"TensorRT refuses the shapes of {name}: {first_line(error)}") from error
     if config.add_optimization_profile(profile) < 0:
         raise EngineError(f"TensorRT refuses the optimisation profile {settings.profiles}; its log above says why")
 

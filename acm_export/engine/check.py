@@ -15,6 +15,7 @@ from acm_export.calibration.session import tap_gate_logits
 from acm_export.calibration.thresholds import setting_thresholds
 from acm_export.engine.agreement import Agreement, Reference, agreement
 from acm_export.engine.passport import Checked
+from acm_export.engine.profiles import format_shape
 from acm_export.errors import AcmWarning, EngineError, MissingDependencyError, UsageError
 from acm_export.inspection import stored_thresholds
 from acm_export.manifest import Setting, read_manifest
@@ -217,14 +218,36 @@ def batches(inputs: tuple[GraphInput, ...], profiles: Mapping[str, Profile], sou
     found: list[Arrays] = []
     for arrays in source.batches(size, [value.name for value in inputs]):
         feeds = check_batch(arrays, inputs, source.name).feeds
-        fixed = isinstance(inputs[0].shape[0], int)
-        if not fixed or len(next(iter(feeds.values()))) == size:
-            found.append(feeds)
+        samples = len(next(iter(feeds.values())))
+        misfits = [value.name for value in inputs if not _fits(feeds[value.name].shape, value, profiles)]
+        if misfits and samples == size:
+            name = misfits[0]
+            shape, low, high = (
+                format_shape(s)
+                for s in (
+                    feeds[name].shape,
+                    *(_shape(_of(inputs, name), profiles, end) for end in ("minimum", "maximum")),
+                )
+            )
+            raise UsageError(
+                f"{source.name} has {name} of {shape}, the engine takes {low} to {high}",
+                "--min-shapes and --max-shapes change that",
+            )
+        found += [] if misfits else [feeds]  # a last batch may be too short
         if sum(len(next(iter(feeds.values()))) for feeds in found) >= _SAMPLES:
             break
     if not found:
         raise UsageError(f"{source.name} has fewer samples than the batch of {size}", "give more data")
     return found
+
+
+def _of(inputs: tuple[GraphInput, ...], name: str) -> GraphInput:
+    return next(value for value in inputs if value.name == name)
+
+
+def _fits(shape: tuple[int, ...], value: GraphInput, profiles: Mapping[str, Profile]) -> bool:
+    low, high = (_shape(value, profiles, end) for end in ("minimum", "maximum"))
+    return all(a <= b <= c for a, b, c in zip(low, shape, high, strict=True))
 
 
 def _shape(value: GraphInput, profiles: Mapping[str, Profile], kind: str) -> tuple[int, ...]:

@@ -14,7 +14,7 @@ from acm_export.engine.profiles import Shapes, profiles
 from acm_export.engine.runtime import LoadedEngine
 from acm_export.engine.settings import Settings
 from acm_export.errors import EngineError
-from acm_export.files import check_writable, move_into_place, sha256_of, staging_folder
+from acm_export.files import check_writable, move_together_into_place, sha256_of, staging_folder
 from acm_export.plugins.tensorrt.build import LIBRARY, build_plugin
 from acm_export.plugins.tensorrt.headers import tensorrt_headers
 
@@ -109,6 +109,7 @@ def build_engine(
     """
     output, prepared, settings = planned.output, planned.prepared, planned.settings
     check_writable(output)
+    check_writable(passport_path(output))
     if settings.timing_cache is not None:
         check_writable(settings.timing_cache, "--timing-cache")
     place = find_place(tensorrt)
@@ -126,8 +127,7 @@ def build_engine(
             prepared.inputs, shapes, settings.tf32, prepared.manifest, found,
         )  # fmt: skip
         beside.write_text(to_text(passport), encoding="utf-8")
-        move_into_place(beside, passport_path(output))
-        move_into_place(written, output)
+        move_together_into_place([(beside, passport_path(output)), (written, output)])
     return passport
 
 

@@ -9,6 +9,7 @@ from acm_export.doctor import plugin
 from acm_export.doctor.processes import ask
 from acm_export.doctor.versions import numbers
 from acm_export.errors import EngineError
+from acm_export.files import sha256_of
 from acm_export.op.signature import NAME
 from acm_export.plugins.identity import PLUGIN_NAMESPACE, PLUGIN_VERSION
 
@@ -36,26 +37,36 @@ def check_library(path: Path, version: str) -> None:
         raise EngineError(f"{path} is built for TensorRT {built_for}, here is {version}", _BUILD)
 
 
+_LOADED: dict[int, tuple[Any, str]] = {}
+"""TensorRT modules of this process, and the SHA-256 of the plugin library in their registry: a registry refuses to load
+a creator that it has, and keeps it for the life of the process."""
+
+
 def load_plugin(tensorrt: Any, path: Path) -> None:
-    """Load the library into TensorRT's registry and look for the op's creator there.
+    """Load the library into TensorRT's registry and look for the op's creator there; the same one again does nothing.
 
     Args:
         tensorrt: The module.
         path: The library.
 
     Raises:
-        EngineError: It cannot be loaded, or the registry does not have the creator under the name, version and
-            namespace that the parser will ask for.
+        EngineError: It cannot be loaded, another one was before, or the registry does not have the creator under the
+            name, version and namespace that the parser will ask for.
     """
     check_library(path, tensorrt.__version__)
+    digest = sha256_of(path)
+    _, loaded = _LOADED.get(id(tensorrt), (None, None))
+    if loaded == digest:
+        return
+    if loaded is not None:
+        raise EngineError(
+            f"{path} (SHA-256 {digest}) is another plugin library than the one that this process has loaded ({loaded})",
+            "use one plugin library in a process",
+        )
     registry = tensorrt.get_plugin_registry()
-    if hasattr(registry, "load_library"):
-        if registry.load_library(str(path.absolute())) is None:  # it raises nothing
-            raise EngineError(f"TensorRT {tensorrt.__version__} does not load {path}; its log says why", _BUILD)
-    else:  # before TensorRT 8.6
-        ctypes.CDLL(str(path.absolute()), mode=ctypes.RTLD_GLOBAL)
-    find = registry.get_creator if hasattr(registry, "get_creator") else registry.get_plugin_creator
-    if find(NAME, PLUGIN_VERSION, PLUGIN_NAMESPACE) is None:
+    if not _has_creator(registry):  # the program may have loaded it itself
+        _load(tensorrt, registry, path)
+    if not _has_creator(registry):
         listed = registry.all_creators if hasattr(registry, "all_creators") else registry.plugin_creator_list
         there = [f"version {c.plugin_version!r} in {c.plugin_namespace!r}" for c in listed if c.name == NAME]
         raise EngineError(
@@ -63,3 +74,16 @@ def load_plugin(tensorrt: Any, path: Path) -> None:
             f"{PLUGIN_NAMESPACE!r} after loading {path}; it has {', '.join(there) or 'none'}",
             _BUILD,
         )
+    _LOADED[id(tensorrt)] = tensorrt, digest
+
+
+def _load(tensorrt: Any, registry: Any, path: Path) -> None:
+    if not hasattr(registry, "load_library"):  # before TensorRT 8.6
+        ctypes.CDLL(str(path.absolute()), mode=ctypes.RTLD_GLOBAL)
+    elif registry.load_library(str(path.absolute())) is None:  # it raises nothing
+        raise EngineError(f"TensorRT {tensorrt.__version__} does not load {path}; its log says why", _BUILD)
+
+
+def _has_creator(registry: Any) -> bool:
+    find = registry.get_creator if hasattr(registry, "get_creator") else registry.get_plugin_creator
+    return find(NAME, PLUGIN_VERSION, PLUGIN_NAMESPACE) is not None

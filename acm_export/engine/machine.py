@@ -46,6 +46,6 @@ def find_place(tensorrt: Any) -> Place:
     """
     cuda = gpu.look()
     if not cuda.gpus:
-        raise EngineError("there is no GPU to build an engine for", "acm-export doctor --for tensorrt says why")
+        raise EngineError("there is no GPU here, and engines are of one", "acm-export doctor --for tensorrt says why")
     first = cuda.gpus[0]
     return Place(tensorrt.__version__, first.name, "sm_" + "".join(map(str, first.capability)))

@@ -22,6 +22,7 @@ from acm_export.json_fields import (
     checked,
 )
 from acm_export.manifest import Manifest, parse_manifest
+from acm_export.model_file import data_files, read_model
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -117,6 +118,14 @@ def to_text(passport: Passport) -> str:
 def passport_path(engine: Path) -> Path:
     """Where the file about an engine lies."""
     return engine.with_name(engine.name + ".json")
+
+
+def files_of(path: Path) -> tuple[Path, ...]:
+    """A model or engine and what belongs to it: the file about an engine, and the data beside an ONNX file."""
+    beside = [passport_path(path)] if passport_path(path).is_file() else []
+    if path.suffix == ".onnx" and path.is_file():
+        beside += [path.parent / name for name in data_files(read_model(path))]
+    return path, *beside
 
 
 def read_passport(engine: Path) -> Passport:

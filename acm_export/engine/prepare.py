@@ -47,6 +47,7 @@ class Prepared:
         source: The file that it was read from.
         was: The target that the file has.
         ends: What was added.
+        changed: Whether trtexec needs another file than ``source`` to build the same.
     """
 
     model: onnx.ModelProto
@@ -54,6 +55,7 @@ class Prepared:
     source: Path
     was: str
     ends: Ends
+    changed: bool
 
     @property
     def inputs(self) -> dict[str, list[int | str]]:
@@ -97,13 +99,19 @@ def prepare(path: Path, target: str, ends: Ends = Ends()) -> Prepared:
     manifest = read_manifest(model, path)
     check_graph(model, manifest, path)
     check_thresholds(model, manifest, path)
+    before = _names(model)
     rewritten = retarget(model, manifest, target)
     if ends.thresholds:
         rewritten = _take_thresholds(model, rewritten, path)
     if ends.counts:
         counts_as_outputs(model)
     write_manifest(model, rewritten)
-    return Prepared(model, rewritten, path, manifest.target, ends)
+    changed = manifest.target != target or _names(model) != before
+    return Prepared(model, rewritten, path, manifest.target, ends, changed)
+
+
+def _names(model: onnx.ModelProto) -> list[str]:
+    return [value.name for value in (*model.graph.input, *model.graph.output)]
 
 
 def save_prepared(prepared: Prepared, path: Path) -> None:

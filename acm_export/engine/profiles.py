@@ -18,6 +18,7 @@ DEFAULT_MAX_BATCH = 8
 """Of a profile without --max-shapes: enough for a latency curve, small enough for the memory of a Jetson."""
 
 _SCALAR = "scalar"
+_LARGEST = 2**31 - 1
 _DIMENSIONS = re.compile(r"[1-9][0-9]*(x[1-9][0-9]*)*", re.ASCII)
 
 
@@ -43,7 +44,10 @@ def parse_shapes(text: str, option: str) -> Shapes:
     shapes: Shapes = {}
     for item in text.split(","):
         name, colon, dimensions = item.strip().rpartition(":")
-        if not colon or not name or not (dimensions == _SCALAR or _DIMENSIONS.fullmatch(dimensions)):
+        fits = dimensions == _SCALAR or _DIMENSIONS.fullmatch(dimensions)
+        if fits and dimensions != _SCALAR and max(map(int, dimensions.split("x"))) > _LARGEST:
+            raise UsageError(f"{option}: {item!r} has a dimension above {_LARGEST}, the largest of TensorRT")
+        if not colon or not name or not fits:
             raise UsageError(f"{option}: {item!r} is no shape", "write NAME:1x3x224x224, several separated by commas")
         if name in shapes:
             raise UsageError(f"{option} names {name} twice: {text!r}")

@@ -6,12 +6,14 @@ The names of TensorRT's Python functions are those that its bindings have from 8
 from __future__ import annotations
 
 from dataclasses import dataclass
+from functools import partial
 from time import perf_counter
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from acm_export.calibration.data import GraphInput
+from acm_export.doctor.versions import numbers
 from acm_export.engine.library import load_plugin
 from acm_export.engine.machine import find_place, find_tensorrt
 from acm_export.engine.passport import check_usable
@@ -21,7 +23,7 @@ from acm_export.plugins.tensorrt.build import LIBRARY
 from acm_export.runtimes.cuda_driver import Buffer, Driver, Stream
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
+    from collections.abc import Callable, Mapping
     from pathlib import Path
 
     from acm_export.engine.passport import Passport
@@ -32,6 +34,11 @@ _DTYPES = {
     "FLOAT": np.float32, "HALF": np.float16, "INT8": np.int8, "INT32": np.int32, "INT64": np.int64,
     "BOOL": np.bool_, "UINT8": np.uint8,
 }  # fmt: skip
+
+
+_SHARES_PROFILES = (10,)
+"""The first TensorRT whose contexts share a profile. Before it, every context that is in use needs one of its own, and
+so an engine of its own, as trtexec gives each of its streams."""
 
 
 @dataclass(frozen=True)
@@ -117,12 +124,10 @@ class LoadedEngine:
         self.name, self._driver = name, Driver()
         self._logger = tensorrt.Logger(tensorrt.Logger.WARNING)
         self._runtime = tensorrt.Runtime(self._logger)
-        self._engine = self._runtime.deserialize_cuda_engine(content)
-        if self._engine is None:
-            raise EngineError(
-                f"TensorRT {tensorrt.__version__} does not load {name}; its log above says why",
-                "build it on this machine: acm-export build-engine",
-            )
+        self._version, self._content = tensorrt.__version__, content
+        self._engine = self._deserialized()
+        self._shared = numbers(self._version) >= _SHARES_PROFILES
+        self._idle: list[Any] = [] if self._shared else [self._engine]
         every = [self._engine.get_tensor_name(index) for index in range(self._engine.num_io_tensors)]
         modes = {tensor: self._engine.get_tensor_mode(tensor) for tensor in every}
         into = [tensor for tensor, mode in modes.items() if mode == tensorrt.TensorIOMode.INPUT]
@@ -137,19 +142,31 @@ class LoadedEngine:
         if self._engine is None:
             raise ValueError("the engine is closed")
         self._driver.enter()
-        context = self._engine.create_execution_context()
+        engine = self._engine if self._shared else (self._idle.pop() if self._idle else self._deserialized())
+        context = engine.create_execution_context()
         if context is None:
             raise EngineError(
                 f"TensorRT cannot make a context for {self.name}; its log above says why",
                 "most often the GPU has too little memory left: nvidia-smi shows who holds it",
             )
-        return Context(self, context, self._driver, cuda_graph=cuda_graph)
+        give_back = partial(self._idle.append, engine) if not self._shared else _nothing
+        return Context(self, context, self._driver, give_back, cuda_graph=cuda_graph)
 
     def close(self) -> None:
         """Drop the engine and the CUDA context."""
         if self._engine is not None:
+            self._idle.clear()
             self._engine = self._runtime = None
             self._driver.close()
+
+    def _deserialized(self) -> Any:
+        engine = self._runtime.deserialize_cuda_engine(self._content)
+        if engine is None:
+            raise EngineError(
+                f"TensorRT {self._version} does not load {self.name}; its log above says why",
+                "build it on this machine: acm-export build-engine",
+            )
+        return engine
 
     def _tensor(self, name: str, *, profile: bool) -> Tensor:
         kind = self._engine.get_tensor_dtype(name).name
@@ -163,8 +180,11 @@ class LoadedEngine:
 class Context:
     """Runs an engine; one thread at a time, each context its own stream. Made by :meth:`Engine.context`."""
 
-    def __init__(self, engine: LoadedEngine, context: Any, driver: Driver, *, cuda_graph: bool) -> None:
+    def __init__(
+        self, engine: LoadedEngine, context: Any, driver: Driver, give_back: Callable[[], None], *, cuda_graph: bool
+    ) -> None:
         self._engine, self._context, self._driver, self._graphs = engine, context, driver, cuda_graph
+        self._give_back = give_back
         self._stream = Stream(driver)
         self._buffers: dict[str, Buffer] = {}
         self._captured: tuple[tuple[int, ...], ...] | None = None
@@ -218,12 +238,15 @@ class Context:
 
     def close(self) -> None:
         """Free its memory and its stream."""
-        self._driver.enter()
+        if self._context is None:
+            return
+        self._driver.release("cuCtxSetCurrent", self._driver.context)
         self._stream.close()
         for buffer in self._buffers.values():
             buffer.close()
         self._buffers.clear()
         self._context = None
+        self._give_back()
 
     def _bind(self, name: str, size: int) -> Buffer:
         """The buffer of a tensor, made larger where it must be, with its address told to TensorRT."""
@@ -252,9 +275,16 @@ class Context:
         self._stream.begin_capture()
         try:
             self._enqueue()
-        finally:
-            self._stream.end_capture()
+        except EngineError as error:
+            self._stream.drop_capture()
+            reason = f"TensorRT could not capture a run of {self._engine.name} as a CUDA graph; its log above says why"
+            raise EngineError(reason, "run without --cuda-graph") from error
+        self._stream.end_capture()
         self._captured = shapes
+
+
+def _nothing() -> None:
+    pass
 
 
 def check_feed(tensor: Tensor, feeds: Mapping[str, np.ndarray[Any, Any]], engine: str) -> np.ndarray[Any, Any]:

@@ -18,7 +18,7 @@ def trtexec_line(
     version: tuple[int, int],
     model: Path,
     engine: Path,
-    plugin: Path,
+    plugin: Path | None,
     profiles: Mapping[str, Profile],
     *,
     half: bool = False,
@@ -32,7 +32,7 @@ def trtexec_line(
         version: Major and minor of the TensorRT.
         model: A file for ``tensorrt`` or ``tensorrt-8``.
         engine: To write.
-        plugin: The plugin library.
+        plugin: The plugin library; None where the model has no ACM layer.
         profiles: Of every input with a dynamic dimension.
         half: Whether the file is fp16; TensorRT 8 has to be told, and then chooses layer by layer: trtexec cannot set
             the precision of every layer as the verb does.
@@ -41,7 +41,7 @@ def trtexec_line(
         tactic_sources: Changes of the default, with their signs.
     """
     words = ["trtexec", f"--onnx={model}", f"--saveEngine={engine}"]
-    words.append(f"--{'plugins' if version < (8, 6) else 'staticPlugins'}={plugin}")
+    words += [f"--{'plugins' if version < (8, 6) else 'staticPlugins'}={plugin}"] if plugin else []
     if profiles:  # trtexec refuses shapes for a model whose shapes are all fixed
         words += [
             f"--minShapes={format_shapes({name: p.minimum for name, p in profiles.items()})}",

@@ -18,6 +18,9 @@ if TYPE_CHECKING:
 
     from acm_export.latency.result import Result, RunResult
 
+_SAME_BUDGET = 0.005
+"""Two budgets that differ by less are the same, measured on the same inputs."""
+
 
 @dataclass(frozen=True)
 class Demands:
@@ -163,9 +166,19 @@ def differences(old: Result, new: Result) -> Iterator[str]:
             yield f"the result that is compared with comes from another {what}: {before}, now {now}"
     if old.partial:
         yield "the result that is compared with is partial"
+    budgets = {run.key: run.budget_measured for run in old.runs}
+    if moved := next((run for run in new.runs if _moved(budgets.get(run.key), run.budget_measured)), None):
+        yield (
+            f"{describe_run(moved)} ran β {moved.budget_measured:.3f}, before {budgets[moved.key]:.3f}: inputs or "
+            "thresholds are others, and so is the work"
+        )
     known = {run.key for run in old.runs}
     if new_runs := [run for run in new.runs if run.key not in known]:
         yield f"{len(new_runs)} of {len(new.runs)} runs have nothing to compare with, as {describe_run(new_runs[0])}"
+
+
+def _moved(before: float | None, now: float | None) -> bool:
+    return before is not None and now is not None and abs(now - before) > _SAME_BUDGET
 
 
 def regressions(old: Result, new: Result, most: float) -> Iterator[str]:

@@ -4,12 +4,13 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 from datetime import datetime
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 from acm_export.calibration.sources import open_source
-from acm_export.engine.passport import passport_path, read_passport
+from acm_export.engine.passport import files_of, passport_path, read_passport
 from acm_export.errors import AcmError, UsageError
-from acm_export.files import check_writable, sha256_of
+from acm_export.files import check_apart, check_writable, sha256_of
 from acm_export.latency import checks
 from acm_export.latency.backends import Asked, open_backend
 from acm_export.latency.gpu_watch import GpuWatch, watch_gpu
@@ -25,7 +26,6 @@ from acm_export.report.latency_chart import check_picture
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
     from contextlib import AbstractContextManager
-    from pathlib import Path
 
     from acm_export.calibration.progress import Progress
     from acm_export.latency.backend import Backend
@@ -81,17 +81,20 @@ class Surveyor:
     load: float | None
 
 
-def check_outputs(request_paths: Sequence[Path | None], output: Path | None, plot: Path | None) -> None:
+def check_outputs(read: Sequence[Path | str | None], output: Path | None, plot: Path | None) -> None:
     """Find out before any work whether results can be written.
 
+    Args:
+        read: Files that the request names; what belongs to them (passports, data beside a model) is kept from harm too.
+        output: Of the result, or None.
+        plot: Of the picture, or None.
+
     Raises:
-        UsageError: They would replace what is measured, or the picture has a name that cannot be drawn.
+        UsageError: They would replace what is read, or the picture has a name that cannot be drawn.
         OutputError: They cannot be written.
     """
-    measured = {path.resolve() for path in request_paths if path is not None}
-    for target in (output, plot):
-        if target is not None and target.resolve() in measured:
-            raise UsageError(f"{target} is what is measured, and would be replaced", "write to another file")
+    paths = [Path(name) for name in read if name is not None]
+    check_apart([part for path in paths for part in files_of(path)], {"-o": output, "--plot": plot})
     if output is not None:
         check_writable(output)
     if plot is not None:

@@ -78,12 +78,12 @@ class Driver:
         self.call("cuDeviceGet", byref(device), 0)
         self.call("cuDevicePrimaryCtxRetain", byref(context), device)
         self._device: c_int | None = device
-        self._context = context
+        self.context = context
         self.enter()
 
     def enter(self) -> None:
         """Make the context current in this thread; every thread has to before it does anything else."""
-        self.call("cuCtxSetCurrent", self._context)
+        self.call("cuCtxSetCurrent", self.context)
 
     def call(self, name: str, *arguments: Any) -> None:
         """Call a function of the driver.
@@ -105,10 +105,14 @@ class Driver:
         self.call(name, byref(handle), *arguments)
         return handle.value or 0
 
+    def release(self, name: str, *arguments: Any) -> None:
+        """Call a function that gives something back; after an error of the device all fail, and nothing helps."""
+        getattr(self._library, name)(*arguments)
+
     def close(self) -> None:
         """Give the context back."""
         if self._device is not None:
-            self.call("cuDevicePrimaryCtxRelease_v2", self._device)
+            self.release("cuDevicePrimaryCtxRelease_v2", self._device)
             self._device = None
 
 
@@ -131,7 +135,7 @@ class Buffer:
         try:
             self._host = driver.made("cuMemHostAlloc", self.size, 0)
         except CudaError:
-            driver.call("cuMemFree_v2", self.device)
+            driver.release("cuMemFree_v2", self.device)
             raise
 
     def host(self, shape: Sequence[int], dtype: np.dtype[Any]) -> np.ndarray[Any, Any]:
@@ -153,8 +157,8 @@ class Buffer:
     def close(self) -> None:
         """Free both."""
         if self.device:
-            self._driver.call("cuMemFree_v2", self.device)
-            self._driver.call("cuMemFreeHost", self._host)
+            self._driver.release("cuMemFree_v2", self.device)
+            self._driver.release("cuMemFreeHost", self._host)
             self.device = 0
 
 
@@ -194,9 +198,16 @@ class Stream:
         try:
             graph = self._driver.made("cuGraphInstantiateWithFlags", recorded, 0)
         finally:
-            self._driver.call("cuGraphDestroy", recorded)
+            self._driver.release("cuGraphDestroy", recorded)
         self._drop_graph()
         self._graph = graph
+
+    def drop_capture(self) -> None:
+        """End a recording that went wrong."""
+        recorded = c_void_p()
+        self._driver.release("cuStreamEndCapture", self.handle, byref(recorded))
+        if recorded:
+            self._driver.release("cuGraphDestroy", recorded)
 
     def launch_graph(self) -> None:
         """Do what was recorded."""
@@ -206,14 +217,14 @@ class Stream:
         """Wait, then give everything back."""
         if not self.handle:
             return
-        self.wait()
+        self._driver.release("cuStreamSynchronize", self.handle)
         self._drop_graph()
         for mark in self._marks:
-            self._driver.call("cuEventDestroy_v2", mark)
-        self._driver.call("cuStreamDestroy_v2", self.handle)
+            self._driver.release("cuEventDestroy_v2", mark)
+        self._driver.release("cuStreamDestroy_v2", self.handle)
         self.handle = 0
 
     def _drop_graph(self) -> None:
         if self._graph:
-            self._driver.call("cuGraphExecDestroy", self._graph)
+            self._driver.release("cuGraphExecDestroy", self._graph)
             self._graph = 0
