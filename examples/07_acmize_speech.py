@@ -102,7 +102,7 @@ def main() -> None:
             acmize(
                 load_checkpoint(dense), InMemory("speech", rest), held_out, settings, folder / "speech-acm", Stages()
             )
-        calibration = Spoken(*(part[:CALIBRATION] for part in (taught.sounds, taught.texts, taught.voices)))
+        calibration = taught.first(CALIBRATION)
         model = OneFile(
             folder / "speech-acm", Batches("training voices", by_length(calibration)), sorted(BUDGETS)[:-1], work,
             Options(batch_size=BATCH, probe_samples=30),

@@ -70,10 +70,10 @@ class Images:
 
 
 def folds(count: int) -> Iterator[tuple[Images, Images]]:
-    """Training and held-out images ``[1, 8, 8]`` of each fold, stratified."""
+    """Training and held-out images ``[1, 8, 8]`` of each fold, stratified; settings were chosen on another split."""
     pixels, labels = load_all_images()
     small = np.ascontiguousarray(pixels[:, :1, ::4, ::4])
-    for train, test in StratifiedKFold(count, shuffle=True, random_state=0).split(small, labels):
+    for train, test in StratifiedKFold(count, shuffle=True, random_state=1).split(small, labels):
         yield Images("digits", small[train], labels[train]), Images("digits, held out", small[test], labels[test])
 
 

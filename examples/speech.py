@@ -46,6 +46,10 @@ class Spoken:
     texts: tuple[str, ...]
     voices: tuple[str, ...]
 
+    def first(self, count: int) -> Spoken:
+        """The first utterances."""
+        return Spoken(self.sounds[:count], self.texts[:count], self.voices[:count])
+
     def samples(self) -> list[dict[str, Any]]:
         """As ``acmize`` takes them."""
         return [
@@ -90,7 +94,7 @@ def _utterance(rng: np.random.Generator, people: Sequence[str]) -> tuple[np.ndar
 
 
 def _normalised(sound: np.ndarray[Any, Any]) -> np.ndarray[Any, Any]:
-    return (sound - sound.mean()) / np.sqrt(sound.var() + 1e-7)
+    return np.asarray((sound - sound.mean()) / np.sqrt(sound.var() + 1e-7))
 
 
 def spelled(text: str) -> np.ndarray[Any, Any]:
