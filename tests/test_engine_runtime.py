@@ -351,3 +351,19 @@ def test_nothing_that_is_read_or_written_is_replaced_by_another(
     (tmp_path / "m.plan.json").mkdir()
     assert build(files, tmp_path / "m.plan").exit_code == 1
     assert not (tmp_path / "m.plan").exists()
+
+
+def test_a_run_that_cannot_be_captured_says_so(
+    files: Path, tmp_path: Path, machine_with: Callable[..., Any], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    machine_with()
+    assert build(files, tmp_path / "m.plan").exit_code == 0
+    engine = Engine(tmp_path / "m.plan", files / "plugin-10.3.0.so")
+    context = engine.context(cuda_graph=True)
+    enqueue, calls = context._context.execute_async_v3, iter([True, False])
+    monkeypatch.setattr(context._context, "execute_async_v3", lambda stream: next(calls) and enqueue(stream))
+    with pytest.raises(EngineError, match="as a CUDA graph") as caught:
+        context.run({"pixel_values": _images(1).numpy(), "budget": np.array(1, np.float32)})
+    assert caught.value.hint == "run without --cuda-graph"
+    context.close()
+    engine.close()

@@ -19,7 +19,7 @@ def test_shapes_are_written_as_they_are_read() -> None:
     assert format_shapes(parse_shapes(text, "--min-shapes")) == text
 
 
-@pytest.mark.parametrize("text", ["", "x", "x:", "x:0x3", "x:1x", "x:-1", "x:1,x:2", ":1", "x:٣"])
+@pytest.mark.parametrize("text", ["", "x", "x:", "x:0x3", "x:1x", "x:-1", "x:1,x:2", ":1", "x:٣", "x:2147483648"])
 def test_what_is_no_shape_is_refused(text: str) -> None:
     with pytest.raises(UsageError, match="--min-shapes"):
         parse_shapes(text, "--min-shapes")
@@ -57,3 +57,8 @@ def test_the_line_has_the_flags_of_the_version(version: tuple[int, int], there: 
     line = trtexec_line(version, Path("m.onnx"), Path("m.plan"), Path("p.so"), shapes, half=True).split()
     assert {*there, "--noTF32", "--minShapes=x:1x3", "--optShapes=x:2x3", "--maxShapes=x:4x3"} <= set(line)
     assert not set(absent) & set(line)
+
+
+def test_a_dense_model_has_a_line_without_plugin() -> None:
+    line = trtexec_line((10, 3), Path("m.onnx"), Path("m.plan"), None, {})
+    assert "lugins" not in line
