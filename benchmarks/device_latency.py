@@ -25,8 +25,8 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import torch
 from calibration_vit import random_images
-from common import parser, print_table, write_result
-from device_timing import Rotation, device_facts, interleaved
+from common import print_table, write_result
+from device_timing import Rotation, device_facts, gpu_options, interleaved
 from random_vit import TINY, VIT_B, random_vit
 
 from acm_export.calibration.calibrate import Options, calibrate
@@ -212,12 +212,7 @@ def _needs_cuda_provider() -> str:
 
 def main() -> None:
     """Measure all, print tables, write the result; exit code 1 where a part failed."""
-    arguments = parser(__doc__ or "")
-    arguments.add_argument("--tensorrt85", type=Path, help="folder of an unpacked TensorRT 8.5.3 with its python")
-    arguments.add_argument("--plugin85", type=Path, help="plugin library built against the headers of 8.5")
-    options = arguments.parse_args()
-    if not torch.cuda.is_available():
-        sys.exit("error: PyTorch sees no GPU here")
+    options = gpu_options(__doc__ or "")
     shape, batches, files, rounds = (TINY, (1, 2), (1, 2), 2) if options.quick else (VIT_B, BATCHES, FILE_BATCHES, 9)
     kept: Path = options.output.absolute() / options.device
     no_kit = "" if options.tensorrt85 and options.plugin85 else "--tensorrt85 DIR and --plugin85 LIB were not given"

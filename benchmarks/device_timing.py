@@ -7,14 +7,18 @@ case's block over the mean of the baseline's blocks before and after it; the res
 
 from __future__ import annotations
 
+import sys
 from dataclasses import dataclass
 from itertools import cycle
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 import numpy as np
 import torch
+from common import parser
 
 if TYPE_CHECKING:
+    import argparse
     from collections.abc import Callable, Hashable, Iterator, Mapping, Sequence
     from typing import TypeVar
 
@@ -119,6 +123,17 @@ def _summary(pairs: np.ndarray[tuple[int, ...], np.dtype[np.float64]]) -> Device
     q25, middle, q75 = np.quantile(pairs[:, 0] / pairs[:, 1], (0.25, 0.5, 0.75)).tolist()
     us, baseline_us = np.median(pairs, axis=0).tolist()
     return DeviceTiming(us, baseline_us, middle, q25, q75)
+
+
+def gpu_options(doc: str) -> argparse.Namespace:
+    """The options of a program that needs a GPU and can use an unpacked TensorRT 8.5.3; ends without a GPU."""
+    arguments = parser(doc)
+    arguments.add_argument("--tensorrt85", type=Path, help="folder of an unpacked TensorRT 8.5.3 with its python")
+    arguments.add_argument("--plugin85", type=Path, help="plugin library built against the headers of 8.5")
+    options = arguments.parse_args()
+    if not torch.cuda.is_available():
+        sys.exit("error: PyTorch sees no GPU here")
+    return options
 
 
 def device_facts() -> dict[str, object]:

@@ -20,9 +20,8 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-import torch
-from common import parser, print_table, write_result
-from device_timing import device_facts
+from common import print_table, write_result
+from device_timing import device_facts, gpu_options
 
 if TYPE_CHECKING:
     import argparse
@@ -109,12 +108,7 @@ def run(step: Step) -> Outcome:
 
 def main() -> None:
     """Run all steps, print a table, write the result; exit code 1 where a step failed."""
-    arguments = parser(__doc__ or "")
-    arguments.add_argument("--tensorrt85", type=Path, help="folder of an unpacked TensorRT 8.5.3 with its python")
-    arguments.add_argument("--plugin85", type=Path, help="plugin library built against the headers of 8.5")
-    options = arguments.parse_args()
-    if not torch.cuda.is_available():
-        sys.exit("error: PyTorch sees no GPU here")
+    options = gpu_options(__doc__ or "")
     outcomes = [run(step) for step in steps(options)]
     print_table(
         "gpu-check", ["step", "state", "seconds", "last line"],

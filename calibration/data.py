@@ -12,7 +12,7 @@ from onnx import helper
 from acm_export.errors import UsageError
 
 if TYPE_CHECKING:
-    from collections.abc import Collection, Iterable, Iterator, Mapping
+    from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 
     import onnx
 
@@ -192,6 +192,13 @@ def graph_inputs(model: onnx.ModelProto, names: tuple[str, ...]) -> tuple[GraphI
             shape = tuple(dim.dim_param or dim.dim_value or "?" for dim in tensor.shape.dim)
             found.append(GraphInput(value.name, shape, np.dtype(helper.tensor_dtype_to_np_dtype(tensor.elem_type))))
     return tuple(found)
+
+
+def draw(rng: np.random.Generator, value: GraphInput, shape: Sequence[int]) -> np.ndarray[Any, Any]:
+    """A random input where there are no real ones: standard normal floats, ones for whole numbers and booleans."""
+    if value.dtype.kind == "f":
+        return rng.standard_normal(shape).astype(value.dtype)
+    return np.ones(shape, value.dtype)
 
 
 def check_batch(arrays: Mapping[str, Any], inputs: tuple[GraphInput, ...], where: str) -> Batch:

@@ -2,9 +2,6 @@
 
 from __future__ import annotations
 
-import importlib
-import os
-import sys
 import tokenize
 import zipfile
 import zlib
@@ -17,6 +14,7 @@ import numpy as np
 from acm_export.calibration.data import LABELS, missing_arrays
 from acm_export.errors import UsageError
 from acm_export.images import ImageFolder
+from acm_export.user_function import import_function
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Collection, Iterator
@@ -122,14 +120,7 @@ class Function:
 
     def __init__(self, module: str, function: str) -> None:
         self.name = f"{module}:{function}"
-        if (folder := os.fspath(Path.cwd())) not in sys.path:
-            sys.path.insert(0, folder)  # and left there: the function may import more when it runs
-        try:
-            self._function: Callable[[], Any] = getattr(importlib.import_module(module), function)
-        except Exception as error:
-            raise UsageError(f"cannot import {self.name}: {type(error).__name__}: {error}") from error
-        if not callable(self._function):
-            raise UsageError(f"{self.name} is {type(self._function).__name__}, expected a function that yields feeds")
+        self._function: Callable[[], Any] = import_function(self.name, "--data")
 
     def batches(self, size: int, names: Collection[str]) -> Iterator[Arrays]:  # noqa: ARG002  the function decides
         """What the function yields."""
@@ -142,7 +133,7 @@ class Function:
         """Its own errors are the user's, not ours."""
         try:
             yield from self._function()
-        except Exception as error:
+        except Exception as error:  # whatever the user's own code raises
             raise UsageError(
                 f"{self.name} failed: {type(error).__name__}: {error}", "run again with --debug to see where"
             ) from error

@@ -13,9 +13,9 @@ import numpy as np
 
 from acm_export.distillation.audio import AudioFolder, read_vocabulary
 from acm_export.distillation.collate import LABELS
-from acm_export.distillation.user import import_function
 from acm_export.errors import UsageError
 from acm_export.images import ImageFolder
+from acm_export.user_function import import_function
 
 HOLD_OUT_EVERY = 10
 """Every tenth sample is held out for the model card where no other data are given for that."""
@@ -150,7 +150,7 @@ def _from_function(text: str, option: str) -> Samples:
     function = import_function(text, option)
     try:
         content = function()
-    except Exception as error:
+    except Exception as error:  # whatever the user's own code raises
         raise UsageError(
             f"{text} failed: {type(error).__name__}: {error}", "run again with --debug to see where"
         ) from error

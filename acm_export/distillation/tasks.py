@@ -15,8 +15,8 @@ from torch.nn import functional as F  # noqa: N812
 from acm_export.distillation.collate import LABELS
 from acm_export.distillation.ctc import CTC
 from acm_export.distillation.divergence import divergence
-from acm_export.distillation.user import import_function
 from acm_export.errors import UsageError
+from acm_export.user_function import import_function
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping

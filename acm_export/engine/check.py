@@ -5,23 +5,24 @@ from __future__ import annotations
 import math
 import warnings
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import numpy as np
 
 from acm_export.calibration.budget_input import INPUT
-from acm_export.calibration.data import check_batch, graph_inputs
+from acm_export.calibration.data import graph_inputs
 from acm_export.calibration.session import tap_gate_logits
 from acm_export.calibration.thresholds import setting_thresholds
 from acm_export.engine.agreement import Agreement, Reference, agreement
 from acm_export.engine.passport import Checked
-from acm_export.engine.profiles import format_shape
-from acm_export.errors import AcmWarning, EngineError, MissingDependencyError, UsageError
+from acm_export.engine.trial_inputs import batches
+from acm_export.errors import AcmWarning, EngineError, MissingDependencyError
 from acm_export.inspection import stored_thresholds
 from acm_export.manifest import Setting, read_manifest
 from acm_export.model_file import read_model
 from acm_export.verification.report import MARGIN_TOLERANCE, OUTPUT_TOLERANCE
 from acm_export.verification.runnable import open_runnable, runnable_copy
+from acm_export.verification.settings import uniform
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping
@@ -29,13 +30,10 @@ if TYPE_CHECKING:
 
     from numpy.typing import NDArray
 
-    from acm_export.calibration.data import Arrays, GraphInput, Source
+    from acm_export.calibration.data import Arrays, Source
     from acm_export.engine.prepare import Prepared
     from acm_export.engine.profiles import Profile
     from acm_export.engine.runtime import LoadedEngine
-
-_SAMPLES = 16
-"""Of data, at most: the portable file runs on the CPU, and this is a check and no evaluation."""
 
 
 @dataclass(frozen=True)
@@ -191,73 +189,6 @@ def dials(prepared: Prepared) -> Iterator[Dials]:
     if not prepared.ends.thresholds:
         yield Dials({}, stored)
         return
-    for tau in (None, math.inf, -math.inf):
-        chosen = stored if tau is None else {e.name: np.full(e.num_learners, tau, np.float32) for e in layers}
+    extremes = (uniform(f"τ = {tau}", tau, layers).thresholds for tau in (math.inf, -math.inf))
+    for chosen in (stored, *extremes):
         yield Dials({layer.thresholds: chosen[layer.name] for layer in layers}, chosen)
-
-
-def batches(inputs: tuple[GraphInput, ...], profiles: Mapping[str, Profile], source: Source | None) -> list[Arrays]:
-    """What to run: data in batches of the best shape, or random numbers of the smallest and of the best shape.
-
-    Args:
-        inputs: Without dials.
-        profiles: Of those with a dynamic dimension.
-        source: Real data, or None.
-
-    Raises:
-        UsageError: The data do not fit the model or the profile.
-    """
-    if source is None:
-        rng = np.random.default_rng(0)
-        small, best = ({v.name: _shape(v, profiles, kind) for v in inputs} for kind in ("minimum", "optimum"))
-        return [
-            {v.name: _random(rng, v, shapes[v.name]) for v in inputs}
-            for shapes in ((small,) if small == best else (small, best))
-        ]
-    size = _shape(inputs[0], profiles, "optimum")[0]
-    found: list[Arrays] = []
-    for arrays in source.batches(size, [value.name for value in inputs]):
-        feeds = check_batch(arrays, inputs, source.name).feeds
-        samples = len(next(iter(feeds.values())))
-        misfits = [value.name for value in inputs if not _fits(feeds[value.name].shape, value, profiles)]
-        if misfits and samples == size:
-            name = misfits[0]
-            shape, low, high = (
-                format_shape(s)
-                for s in (
-                    feeds[name].shape,
-                    *(_shape(_of(inputs, name), profiles, end) for end in ("minimum", "maximum")),
-                )
-            )
-            raise UsageError(
-                f"{source.name} has {name} of {shape}, the engine takes {low} to {high}",
-                "--min-shapes and --max-shapes change that",
-            )
-        found += [] if misfits else [feeds]  # a last batch may be too short
-        if sum(len(next(iter(feeds.values()))) for feeds in found) >= _SAMPLES:
-            break
-    if not found:
-        raise UsageError(f"{source.name} has fewer samples than the batch of {size}", "give more data")
-    return found
-
-
-def _of(inputs: tuple[GraphInput, ...], name: str) -> GraphInput:
-    return next(value for value in inputs if value.name == name)
-
-
-def _fits(shape: tuple[int, ...], value: GraphInput, profiles: Mapping[str, Profile]) -> bool:
-    low, high = (_shape(value, profiles, end) for end in ("minimum", "maximum"))
-    return all(a <= b <= c for a, b, c in zip(low, shape, high, strict=True))
-
-
-def _shape(value: GraphInput, profiles: Mapping[str, Profile], kind: str) -> tuple[int, ...]:
-    if value.name in profiles:
-        shape: tuple[int, ...] = getattr(profiles[value.name], kind)
-        return shape
-    return tuple(int(size) for size in value.shape)
-
-
-def _random(rng: np.random.Generator, value: GraphInput, shape: tuple[int, ...]) -> NDArray[Any]:
-    if value.dtype.kind == "f":
-        return rng.standard_normal(shape).astype(value.dtype)
-    return np.ones(shape, value.dtype)

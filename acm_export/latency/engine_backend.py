@@ -33,7 +33,7 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
     from acm_export.calibration.data import Arrays
-    from acm_export.engine.runtime import Context
+    from acm_export.engine.context import Context
     from acm_export.latency.backend import Meter
     from acm_export.latency.device import Device
     from acm_export.latency.inputs import Feeds

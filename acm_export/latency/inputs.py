@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import numpy as np
 
-from acm_export.calibration.data import check_batch
+from acm_export.calibration.data import check_batch, draw
 from acm_export.errors import UsageError
 
 if TYPE_CHECKING:
@@ -65,7 +65,7 @@ def random_feeds(inputs: Sequence[GraphInput], example: Mapping[str, list[int]],
     drawn = []
     for number in range(MOST_BATCHES):
         rng = np.random.default_rng(number)
-        drawn.append({value.name: _draw(rng, value, _shape(value, example, symbol, batch)) for value in inputs})
+        drawn.append({value.name: draw(rng, value, _shape(value, example, symbol, batch)) for value in inputs})
     return Feeds(tuple(drawn), None)
 
 
@@ -105,9 +105,3 @@ def _shape(value: GraphInput, example: Mapping[str, list[int]], symbol: int | st
         )
     sizes = zip(value.shape, given, strict=True)
     return [batch if dim == symbol else dim if isinstance(dim, int) else size for dim, size in sizes]
-
-
-def _draw(rng: np.random.Generator, value: GraphInput, shape: list[int]) -> np.ndarray[Any, Any]:
-    if value.dtype.kind == "f":
-        return rng.standard_normal(shape).astype(value.dtype)
-    return np.ones(shape, value.dtype)

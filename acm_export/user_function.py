@@ -31,7 +31,7 @@ def import_function(text: str, option: str) -> Callable[..., Any]:
         sys.path.insert(0, folder)  # and left there: the function may import more when it runs
     try:
         function = getattr(importlib.import_module(module), name)
-    except Exception as error:
+    except Exception as error:  # an import runs the user's own code, which may raise anything
         raise UsageError(f"cannot import {text}: {type(error).__name__}: {error}") from error
     if not callable(function):
         raise UsageError(f"{text} is {type(function).__name__}, expected a function")
