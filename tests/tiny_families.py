@@ -42,11 +42,14 @@ def whisper_config() -> Any:
 
 
 _XLS_R = {"do_stable_layer_norm": True, "feat_extract_norm": "layer", "conv_bias": True}
+_ADAPTERS = {"add_adapter": True, "num_adapter_layers": 1, "adapter_attn_dim": 4}
 MAKE = {
     "vit": lambda: transformers.ViTForImageClassification(transformers.ViTConfig(**_SIZES, **_IMAGES)),
     "deit": lambda: transformers.DeiTForImageClassification(transformers.DeiTConfig(**_SIZES, **_IMAGES)),
     "deit base": lambda: transformers.DeiTModel(transformers.DeiTConfig(**_SIZES, **_IMAGES)),
     "bert": lambda: _bert("BertModel"),
+    "bert, FFN in chunks": lambda: _bert("BertModel", chunk_size_feed_forward=4),
+    "bert, causal": lambda: _bert("BertModel", is_decoder=True),
     "bert sequences": lambda: _bert("BertForSequenceClassification"),
     "bert tokens": lambda: _bert("BertForTokenClassification"),
     "bert answers": lambda: _bert("BertForQuestionAnswering"),
@@ -54,6 +57,7 @@ MAKE = {
     "wav2vec2 ctc": lambda: _wav2vec2("Wav2Vec2ForCTC"),
     "wav2vec2 ctc, XLS-R": lambda: _wav2vec2("Wav2Vec2ForCTC", **_XLS_R),
     "wav2vec2, XLS-R": lambda: _wav2vec2("Wav2Vec2Model", **_XLS_R),
+    "wav2vec2 ctc, adapters": lambda: _wav2vec2("Wav2Vec2ForCTC", **_XLS_R, **_ADAPTERS),
     "whisper": lambda: WhisperEncoder(whisper_config()),
 }
 """For each architecture, and each variant of it, a function that makes a dense model of width 12 with two layers."""
