@@ -17,8 +17,10 @@ from acm_export.calibration.evaluator import Evaluator
 from acm_export.calibration.families import token_count
 from acm_export.calibration.session import CalibrationSession
 from acm_export.export import dynamic_axes, example_inputs, export
+from acm_export.export.wrapper import Exportable
 from acm_export.modules import acm_layers
 from acm_export.surgery import install_acm_layers, select_sites, spec_for
+from acm_export.verification.compare import verify_model
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -162,3 +164,15 @@ def test_a_mask_without_padding_changes_nothing() -> None:
         for mask in (torch.ones_like(ids), torch.ones(*ids.shape, ids.shape[1]).long()):
             masked = model(input_ids=ids, attention_mask=mask)[0]
             assert torch.allclose(masked, model(input_ids=ids)[0], atol=1e-6)
+
+
+def test_verification_counts_no_padding(case: tuple[Any, Path]) -> None:
+    model, path = case
+    inputs = padded(model)
+    report = verify_model(path, Exportable(model, list(inputs), torch.float32, ("logits",)), inputs)
+    valid = valid_tokens(model, inputs)
+    counts, layers = run(path, **inputs), CalibrationSession(path).layers
+    ran = sum(layer.learner_flops * float(counts[f"counts/{layer.name}"][valid].sum()) for layer in layers)
+    everything = sum(layer.learner_flops * layer.num_learners * int(valid.sum()) for layer in layers)
+    assert report.settings[0].name == "τ = 0"
+    assert report.settings[0].budget == pytest.approx(ran / everything, rel=1e-6)

@@ -15,6 +15,7 @@ import numpy as np
 import torch
 
 from acm_export.calibration.measurement import budget_of
+from acm_export.calibration.token_masks import TokenMasks
 from acm_export.errors import VerificationError
 from acm_export.inspection import check_graph, check_thresholds, stored_thresholds
 from acm_export.manifest import LayerEntry, Manifest, read_manifest
@@ -144,10 +145,17 @@ def _compare(
             f"the file's outputs have shapes {[o.shape for o in outputs]}, the model's {[r.shape for r in reference]}"
         )
     worst = max((_errors(o, r) for o, r in zip(outputs, reference, strict=True)), key=lambda e: e.rank(atol))
+    logits = {name: replay.gate_logits[name].reshape(*values.shape, -1) for name, values in counts.items()}
+    counted = _without_padding(counts, TokenMasks.of_batch(feeds, logits.values()))
     return SettingResult(
-        setting.name, executed_budget(layers, counts), worst.largest, worst.mean, worst.scale,
+        setting.name, executed_budget(layers, counted), worst.largest, worst.mean, worst.scale,
         tuple(_routing(e, counts[e.name], replay.gate_logits[e.name], setting.thresholds[e.name]) for e in layers),
     )  # fmt: skip
+
+
+def _without_padding(counts: Arrays, masks: TokenMasks) -> Arrays:
+    valid = {name: masks.of(values.shape) for name, values in counts.items()}
+    return {name: values if (mask := valid[name]) is None else values[mask] for name, values in counts.items()}
 
 
 @dataclass(frozen=True)

@@ -73,7 +73,7 @@ class SettingResult:
 
     Args:
         name: The setting, readable.
-        budget: β, executed ÷ all learner FLOPs, as the file ran.
+        budget: β, executed ÷ all learner FLOPs over tokens that are no padding, as the file ran.
         max_abs: Largest absolute error of any output value.
         mean_abs: Mean absolute error.
         scale: Largest absolute value of the reference.
