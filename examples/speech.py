@@ -21,11 +21,19 @@ if TYPE_CHECKING:
 
 RATE = 8000
 KERNELS, STRIDES = (160, 4, 4), (40, 2, 2)
+FFN = 256
 WORDS = ("zero", "one", "two", "three", "four", "five", "six", "seven", "eight", "nine", "yes", "no", "up", "down",
          "left", "right", "on", "off", "stop", "go")  # fmt: skip
 LETTERS = ["<pad>", "|", *sorted(set("".join(WORDS)))]
-PEOPLE = ("m1", "m2", "m3", "m4", "m5", "m6", "f1", "f2", "f3", "Andy", "Annie", "belinda", "ed", "Gene", "Jacky",
-          "john", "Lee", "linda", "michel", "paul")  # fmt: skip
+PEOPLE = tuple(
+    """
+    Alicia Andrea Andy Annie Diogo Gene Gene2 Henrique Hugo Jacky Lee Marco Michael Mike Nguyen
+    RicishayMax RicishayMax2 RicishayMax3 Storm Tweaky adam anika announcer antonio aunty belinda
+    benjamin boris caleb david ed edward edward2 f1 f2 f3 gustave iven iven2 iven3 iven4 john kaukovalta
+    klatt klatt2 klatt3 klatt4 linda m1 m2 m3 m4 m5 m6 marcelo max michel miguel norbert pablo paul
+    pedro quincy rob robert sandro shelby travis victor zac grandma grandpa
+    """.split()
+)
 UNSEEN_PEOPLE = ("m7", "m8", "f4", "f5", "Alex", "Denis", "Mario", "steph")
 ACCENTS = ("en-us", "en-gb", "en-gb-x-rp", "en-gb-scotland", "en-us-nyc")
 _UP, _DOWN = 160, 441  # espeak-ng speaks at 22,050 Hz
@@ -123,7 +131,7 @@ def word_errors(reference: str, hypothesis: str) -> tuple[int, int]:
 def fresh_model() -> Wav2Vec2ForCTC:
     """4 layers of width 128 on frames of 20 ms; the first convolution begins as a bank of band-pass filters."""
     config = Wav2Vec2Config(
-        vocab_size=len(LETTERS), hidden_size=128, num_hidden_layers=4, num_attention_heads=4, intermediate_size=512,
+        vocab_size=len(LETTERS), hidden_size=128, num_hidden_layers=4, num_attention_heads=4, intermediate_size=FFN,
         conv_dim=(128, 128, 128), conv_kernel=KERNELS, conv_stride=STRIDES, conv_bias=True,
         feat_extract_norm="layer", do_stable_layer_norm=True, num_conv_pos_embeddings=31,
         num_conv_pos_embedding_groups=8, hidden_dropout=0.0, attention_dropout=0.0, activation_dropout=0.0,
