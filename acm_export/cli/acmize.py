@@ -123,11 +123,12 @@ def acmize(
     from acm_export.distillation.acmize import acmize as run
     from acm_export.distillation.samples import open_samples, split
 
-    samples = open_samples(data, model, processor)
+    inputs = [spec.name for spec in teacher.family.inputs(teacher.model.config)]
+    samples = open_samples(data, model, processor, inputs=inputs)
     if eval_data is None:
         samples, held_out = split(samples)
     else:
-        held_out = open_samples(eval_data, model, processor, "--eval-data")
+        held_out = open_samples(eval_data, model, processor, "--eval-data", inputs)
     with progress() as shown:
         result = run(teacher, samples, held_out, settings, output, shown, restart=restart)
     if not result.is_main_process:

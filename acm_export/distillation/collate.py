@@ -37,7 +37,7 @@ class Collate:
         takes_mask: bool,
         check: Callable[[dict[str, torch.Tensor]], None],
     ) -> None:
-        self._names, self._dtypes, self._takes_mask, self._check = tuple(names), dict(dtypes), takes_mask, check
+        self.names, self._dtypes, self._takes_mask, self._check = tuple(names), dict(dtypes), takes_mask, check
 
     def __call__(self, samples: Sequence[Mapping[str, Any]]) -> dict[str, torch.Tensor]:
         """Arrays by name, without a batch dimension, to tensors with one.
@@ -48,7 +48,7 @@ class Collate:
         batch: dict[str, torch.Tensor] = {}
         lengths: list[int] | None = None
         optional = (_MASK, "token_type_ids")
-        for name in self._names:
+        for name in self.names:
             if name in optional and any(name not in sample for sample in samples):
                 continue
             arrays = [self._array(name, sample) for sample in samples]
@@ -70,7 +70,7 @@ class Collate:
     def _array(self, name: str, sample: Mapping[str, Any]) -> np.ndarray[Any, Any]:
         if name not in sample:
             raise UsageError(
-                f"a sample holds {', '.join(sample) or 'nothing'}; the model takes {', '.join(self._names)}",
+                f"a sample holds {', '.join(sample) or 'nothing'}; the model takes {', '.join(self.names)}",
                 "name the entries of a sample as the parameters of the model's forward",
             )
         array = np.asarray(sample[name])

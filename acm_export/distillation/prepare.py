@@ -63,7 +63,7 @@ def collate_for(teacher: Checkpoint, task: AnyTask) -> Collate:
         if task.needs_labels and LABELS not in batch:
             raise UsageError(
                 f"a sample has no labels, which the task {task.name} needs",
-                "--task distil takes the teacher's outputs for labels",
+                "name them labels or label, as numbers; --task distil takes the teacher's outputs in their place",
             )
         task.check(batch)
 
