@@ -55,7 +55,7 @@ class Columns:
         found = dict(sample)
         missing = self._inputs - found.keys()
         if PIXELS in missing and (column := _image_column(found, name)) is not None:
-            found[PIXELS] = self._pixels(found[column], f"the column {column} of {name}")
+            found[PIXELS] = self._pixels(found[column], column, name)
         if SOUND in missing and _SOUND in found:
             values, rate = _decoded(found[_SOUND], f"the column {_SOUND} of {name}")
             found[SOUND] = self._speech.values(values, rate, name)
@@ -75,16 +75,16 @@ class Columns:
     def _speech(self) -> SpeechProcessor:
         return SpeechProcessor.of_model(self._model_folder)
 
-    def _pixels(self, image: Any, name: str) -> np.ndarray[Any, Any]:
+    def _pixels(self, image: Any, column: str, name: str) -> np.ndarray[Any, Any]:
         if not _is_image(image):
             raise UsageError(
-                f"{name} holds {type(image).__name__}, expected an image of PIL",
-                'dataset.with_format(None).cast_column("image", datasets.Image()) holds images',
+                f"{name} has {type(image).__name__} in the column {column}, expected an image of PIL",
+                f'return dataset.with_format(None).cast_column("{column}", datasets.Image())',
             )
         try:
             return self._images(image)
         except OSError as error:  # of a file that PIL reads only now
-            raise UsageError(f"{name} is not an image that can be read: {error}") from error
+            raise UsageError(f"the column {column} of {name} is not an image that can be read: {error}") from error
 
 
 def _image_column(sample: Mapping[str, Any], name: str) -> str | None:
