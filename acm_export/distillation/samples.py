@@ -205,8 +205,8 @@ def _read_whole(text: str, content: Iterable[Any]) -> list[Any]:
 
 def _failed(what: str, error: Exception) -> UsageError:
     hint = _DEBUG
-    if isinstance(error, ImportError) and "torchcodec" in str(error):
-        hint = 'or return dataset.cast_column("audio", datasets.Audio(decode=False)): soundfile then decodes it'
+    if any(decoder in str(error) for decoder in ("torchcodec", "librosa")):  # missing, or broken
+        hint = 'return dataset.cast_column("audio", datasets.Audio(decode=False)): soundfile then decodes it'
     return UsageError(f"{what}: {type(error).__name__}: {error}", hint)
 
 
