@@ -218,6 +218,12 @@ def test_what_the_library_says_about_its_own_decoder_is_passed_on(
         ({"audio": {"array": ["x"], "sampling_rate": 16000}}, SOUND, "is not a sound: ValueError", None),
         ({"audio": {"bytes": b"RIFF", "path": None}}, SOUND, "is not a sound that can be read", None),
         ({"audio": {"bytes": None, "path": None}}, SOUND, "expected array and sampling_rate", None),
+        (
+            {"audio": {"array": [0.5], "sampling_rate": 16000}, "text": " "},
+            SOUND,
+            "transcript of sample 0 .* empty",
+            "",
+        ),
         ({"audio": {"array": [0.5], "sampling_rate": 16000}, "text": "a?"}, SOUND, "transcript of sample 0 .* '?'", ""),
     ],
 )
@@ -309,6 +315,13 @@ def test_a_transform_that_fails_is_named_with_its_sample(monkeypatch: pytest.Mon
     stream = plain.to_iterable_dataset().map(lambda row: {TOKENS: [12 // token for token in row[TOKENS]]})
     with pytest.raises(UsageError, match="mine_for_tests:make failed at sample 2: ZeroDivisionError"):
         opened(monkeypatch, tmp_path, stream, TOKENS)
+
+
+def test_transcripts_need_letters(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    row = {"audio": waves(1)[0], "text": "a"}
+    with pytest.raises(UsageError, match="transcripts need the model's letters"):
+        opened(monkeypatch, tmp_path, [row], SOUND)[0]
+    assert opened(monkeypatch, tmp_path, [row | {"labels": [1, 2]}], SOUND)[0][LABELS] == [1, 2]
 
 
 def test_the_digest_is_of_what_the_model_sees(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:

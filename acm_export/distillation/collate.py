@@ -87,11 +87,7 @@ def model_inputs(batch: Mapping[str, torch.Tensor]) -> dict[str, torch.Tensor]:
 def _as_array(name: str, value: Any) -> np.ndarray[Any, Any]:
     try:
         return np.asarray(value)
-    except (
-        ValueError,
-        TypeError,
-        RuntimeError,
-    ) as error:  # uneven lists; tensors of a GPU, in bfloat16, with gradients
+    except (ValueError, TypeError, RuntimeError) as error:  # uneven lists; tensors of a GPU, or with gradients
         raise UsageError(f"{name} of a sample is no array: {error}") from error
 
 

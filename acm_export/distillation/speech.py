@@ -72,8 +72,10 @@ class SpeechProcessor:
             name: Of the sound; for errors.
 
         Raises:
-            UsageError: The vocabulary is empty or lacks a letter.
+            UsageError: The transcript or the vocabulary is empty, or the latter lacks a letter.
         """
+        if not text.strip():
+            raise UsageError(f"the transcript of {name} is empty", "leave such sounds out")
         if not self.vocabulary:
             raise UsageError("transcripts need the model's letters", "put vocab.json into the model's folder")
         space = "|" if "|" in self.vocabulary else " "
