@@ -41,7 +41,7 @@ class ImageFolder:
         self.files = _labelled_files(folder)
         if not self.files:
             raise UsageError(f"{folder} holds no images ({', '.join(sorted(_SUFFIXES))})")
-        self._process = _Processor(_settings_file(folder, processor, model_folder))
+        self._process = ImageProcessor(find_settings(processor, folder, model_folder))
 
     @property
     def labels(self) -> np.ndarray[Any, Any] | None:
@@ -55,7 +55,7 @@ class ImageFolder:
     def __getitem__(self, index: int) -> Arrays:
         """``pixel_values`` float32 ``[channels, height, width]``, and ``labels`` where there are classes."""
         path, label = self.files[index]
-        arrays: Arrays = {PIXELS: self._process(path)}
+        arrays: Arrays = {PIXELS: self._process(_read(path))}
         if label is not None:
             arrays["labels"] = np.array(label, np.int64)
         return arrays
@@ -64,7 +64,7 @@ class ImageFolder:
         """``pixel_values`` float32 ``[size, channels, height, width]``, and ``labels``."""
         for start in range(0, len(self.files), size):
             part = self.files[start : start + size]
-            pixels = [self._process(path) for path, _ in part]
+            pixels = [self._process(_read(path)) for path, _ in part]
             for (path, _), image in zip(part, pixels, strict=True):
                 if image.shape != pixels[0].shape:
                     raise UsageError(
@@ -94,11 +94,30 @@ def _images(folder: Path) -> list[Path]:
     return sorted(p for p in folder.iterdir() if p.suffix.lower() in _SUFFIXES and not p.name.startswith("."))
 
 
-def _settings_file(folder: Path, processor: Path | None, model_folder: Path) -> Path:
+def _read(path: Path) -> Any:
+    image_module = require("PIL.Image")
+    try:
+        with image_module.open(path) as image:
+            image.load()
+    except (OSError, ValueError, image_module.DecompressionBombError) as error:
+        raise UsageError(f"{path} is not an image that can be read: {error}") from error
+    return image
+
+
+def find_settings(processor: Path | None, *folders: Path) -> Path:
+    """The settings of an image processor.
+
+    Args:
+        processor: The file, or its folder; None where the user named none.
+        folders: Where to look then, the first one first.
+
+    Raises:
+        UsageError: They are in none of them.
+    """
     if processor is not None:
         places = [processor if processor.is_file() else processor / SETTINGS]
     else:
-        places = [folder / SETTINGS, model_folder / SETTINGS]
+        places = [folder / SETTINGS for folder in folders]
     for place in places:
         if place.is_file():
             return place
@@ -108,8 +127,15 @@ def _settings_file(folder: Path, processor: Path | None, model_folder: Path) -> 
     )
 
 
-class _Processor:
-    """The steps that image processors of vision transformers share: resize, crop, rescale, normalize."""
+class ImageProcessor:
+    """The steps that image processors of vision transformers share: resize, crop, rescale, normalize.
+
+    Args:
+        path: Of the settings, preprocessor_config.json.
+
+    Raises:
+        UsageError: They are not those of an image processor.
+    """
 
     def __init__(self, path: Path) -> None:
         try:
@@ -127,13 +153,9 @@ class _Processor:
             raise UsageError(f"{path} has no settings of an image processor: {error!r}") from error
         self._mode = "L" if self._mean.size == 1 and normalize else "RGB"
 
-    def __call__(self, path: Path) -> np.ndarray[Any, Any]:
-        image_module = require("PIL.Image")
-        try:
-            with image_module.open(path) as opened:
-                image = opened.convert(self._mode)
-        except (OSError, ValueError, image_module.DecompressionBombError) as error:
-            raise UsageError(f"{path} is not an image that can be read: {error}") from error
+    def __call__(self, image: Any) -> np.ndarray[Any, Any]:
+        """Of an image of PIL: float32 ``[channels, height, width]``."""
+        image = image.convert(self._mode)
         if self._size is not None:
             image = image.resize(self._size[::-1], self._resample)
         elif self._shortest:

@@ -25,7 +25,7 @@ def _three_whole(context: click.Context, parameter: click.Parameter, value: str)
 
 @click.command(short_help="Turn a pre-trained transformer into an ACM model.")
 @click.argument("model", type=click.Path(path_type=Path))
-@click.option("--data", help="An .npz file, a folder of images or sounds, or MODULE:FUNCTION that returns samples.")
+@click.option("--data", help="An .npz file, a folder of images or sounds, or MODULE:FUNCTION that returns a dataset.")
 @click.option("-o", "--output", type=click.Path(path_type=Path, file_okay=False), help="Checkpoint folder to make.")
 @click.option("--eval-data", help="As --data, for the curve; by default every tenth sample is held out.")
 @click.option("--processor", type=click.Path(path_type=Path), help="Folder with preprocessor_config.json, for images.")
@@ -123,11 +123,12 @@ def acmize(
     from acm_export.distillation.acmize import acmize as run
     from acm_export.distillation.samples import open_samples, split
 
-    samples = open_samples(data, model, processor)
+    inputs = [spec.name for spec in teacher.family.inputs(teacher.model.config)]
+    samples = open_samples(data, model, processor, inputs=inputs)
     if eval_data is None:
         samples, held_out = split(samples)
     else:
-        held_out = open_samples(eval_data, model, processor, "--eval-data")
+        held_out = open_samples(eval_data, model, processor, "--eval-data", inputs)
     with progress() as shown:
         result = run(teacher, samples, held_out, settings, output, shown, restart=restart)
     if not result.is_main_process:

@@ -13,9 +13,8 @@ from accelerate import Accelerator
 from accelerate.utils import DataLoaderConfiguration, DistributedDataParallelKwargs
 
 from acm_export.checkpoints import save_checkpoint
-from acm_export.distillation.audio import read_vocabulary
 from acm_export.distillation.card import model_card
-from acm_export.distillation.collate import model_inputs
+from acm_export.distillation.collate import LABELS, model_inputs
 from acm_export.distillation.dial import Dial
 from acm_export.distillation.evaluate import Curve, Evaluation
 from acm_export.distillation.initialise import learners_from_ffn, learners_from_linear
@@ -26,6 +25,7 @@ from acm_export.distillation.prepare import CARD, Few, check_output, check_sampl
 from acm_export.distillation.record import Recorder
 from acm_export.distillation.samples import digest
 from acm_export.distillation.settings import ANY_BUDGET, TEACHER, Settings
+from acm_export.distillation.speech import read_vocabulary
 from acm_export.distillation.state import State, fingerprint, load_state, remove_state
 from acm_export.distillation.statistics import error_weights, gather_statistics
 from acm_export.distillation.tasks import task_for
@@ -126,7 +126,7 @@ def acmize(
             f"a batch of {batch} samples cannot be divided among {accelerator.num_processes} processes",
             "choose another --batch",
         )
-    data = digest(samples)
+    data = digest(samples, (*collate.names, LABELS))
     identity = fingerprint(settings, teacher.sha256, data, accelerator.num_processes)
     if restart and accelerator.is_main_process:
         remove_state(output)

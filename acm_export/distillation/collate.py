@@ -37,7 +37,7 @@ class Collate:
         takes_mask: bool,
         check: Callable[[dict[str, torch.Tensor]], None],
     ) -> None:
-        self._names, self._dtypes, self._takes_mask, self._check = tuple(names), dict(dtypes), takes_mask, check
+        self.names, self._dtypes, self._takes_mask, self._check = tuple(names), dict(dtypes), takes_mask, check
 
     def __call__(self, samples: Sequence[Mapping[str, Any]]) -> dict[str, torch.Tensor]:
         """Arrays by name, without a batch dimension, to tensors with one.
@@ -48,7 +48,7 @@ class Collate:
         batch: dict[str, torch.Tensor] = {}
         lengths: list[int] | None = None
         optional = (_MASK, "token_type_ids")
-        for name in self._names:
+        for name in self.names:
             if name in optional and any(name not in sample for sample in samples):
                 continue
             arrays = [self._array(name, sample) for sample in samples]
@@ -59,7 +59,7 @@ class Collate:
             mask = torch.arange(max(lengths)) < torch.tensor(lengths).unsqueeze(1)
             batch[_MASK] = mask.long()
         if all(LABELS in sample for sample in samples):
-            labels = [np.asarray(sample[LABELS]) for sample in samples]
+            labels = [_as_array(LABELS, sample[LABELS]) for sample in samples]
             if any(array.dtype.kind not in "iuf" for array in labels):
                 raise UsageError(f"labels are {labels[0].dtype}; expected numbers")
             kind = np.float32 if labels[0].dtype.kind == "f" else np.int64
@@ -70,10 +70,10 @@ class Collate:
     def _array(self, name: str, sample: Mapping[str, Any]) -> np.ndarray[Any, Any]:
         if name not in sample:
             raise UsageError(
-                f"a sample holds {', '.join(sample) or 'nothing'}; the model takes {', '.join(self._names)}",
+                f"a sample holds {', '.join(sample) or 'nothing'}; the model takes {', '.join(self.names)}",
                 "name the entries of a sample as the parameters of the model's forward",
             )
-        array = np.asarray(sample[name])
+        array = _as_array(name, sample[name])
         if array.dtype.kind not in "fiub":
             raise UsageError(f"{name} of a sample is {array.dtype}; expected numbers")
         return array.astype(self._dtypes[name])
@@ -82,6 +82,13 @@ class Collate:
 def model_inputs(batch: Mapping[str, torch.Tensor]) -> dict[str, torch.Tensor]:
     """What the model takes of a batch: all but the labels."""
     return {name: value for name, value in batch.items() if name != LABELS}
+
+
+def _as_array(name: str, value: Any) -> np.ndarray[Any, Any]:
+    try:
+        return np.asarray(value)
+    except (ValueError, TypeError, RuntimeError) as error:  # uneven lists; tensors of a GPU, or with gradients
+        raise UsageError(f"{name} of a sample is no array: {error}") from error
 
 
 def _stack(name: str, arrays: Sequence[np.ndarray[Any, Any]], fill: int) -> np.ndarray[Any, Any]:

@@ -20,6 +20,7 @@ if TYPE_CHECKING:
     from acm_export.distillation.samples import Samples
     from acm_export.distillation.tasks import AnyTask
     from acm_export.distillation.train import Progress
+    from acm_export.surgery import InputSpec
 
 CARD = "MODEL_CARD.md"
 _OURS = ("config.json", "model.safetensors", CARD, *PROCESSOR_FILES)
@@ -60,15 +61,33 @@ def collate_for(teacher: Checkpoint, task: AnyTask) -> Collate:
     names = [spec.name for spec in inputs]
 
     def check(batch: dict[str, torch.Tensor]) -> None:
+        for spec in inputs:
+            if spec.name in batch:
+                _check_shape(spec, list(batch[spec.name].shape[1:]))
         if task.needs_labels and LABELS not in batch:
             raise UsageError(
                 f"a sample has no labels, which the task {task.name} needs",
-                "--task distil takes the teacher's outputs for labels",
+                "name them labels or label, as numbers; --task distil takes the teacher's outputs in their place",
             )
         task.check(batch)
 
     dtypes = {spec.name: spec.dtype for spec in inputs}
     return Collate(names, dtypes, takes_mask="attention_mask" in names, check=check)
+
+
+def _check_shape(spec: InputSpec, shape: list[int]) -> None:
+    """Of one sample, as the model's configuration wants it."""
+    expected = spec.shape[1:]
+    if len(shape) == len(expected) and all(
+        size == want or isinstance(want, str) for size, want in zip(shape, expected, strict=True)
+    ):
+        return
+    hint = None
+    if len(shape) == len(expected) + 1 and shape[0] == 1:
+        hint = "processors add a batch dimension with return_tensors: take their result[0]"
+    raise UsageError(
+        f"{spec.name} of a sample has the shape {shape}, the model takes [{', '.join(map(str, expected))}]", hint
+    )
 
 
 def in_order(

@@ -3,16 +3,17 @@
 from __future__ import annotations
 
 import hashlib
-import json
 import zipfile
-from collections.abc import Iterable, Mapping, Sized
+from collections.abc import Collection, Iterable, Mapping, Sized
 from pathlib import Path
 from typing import Any, Protocol
 
 import numpy as np
 
-from acm_export.distillation.audio import AudioFolder, read_vocabulary
+from acm_export.distillation.audio import SOUND_SUFFIXES, AudioFolder
 from acm_export.distillation.collate import LABELS
+from acm_export.distillation.columns import Columns
+from acm_export.distillation.speech import SpeechProcessor
 from acm_export.errors import UsageError
 from acm_export.images import ImageFolder
 from acm_export.user_function import import_function
@@ -21,8 +22,7 @@ HOLD_OUT_EVERY = 10
 """Every tenth sample is held out for the model card where no other data are given for that."""
 
 _DIGESTED = 256
-_SOUNDS = (".wav", ".flac")
-_SETTINGS = "preprocessor_config.json"
+_DEBUG = "run again with --debug to see where"
 
 
 class Samples(Protocol):
@@ -57,17 +57,20 @@ class _Arrays:
 class _Sequence:
     """What a function of the user's returned: a dataset of Hugging Face or PyTorch, or a list of mappings."""
 
-    def __init__(self, name: str, items: Any) -> None:
-        self.name, self._items = name, items
+    def __init__(self, name: str, items: Any, columns: Columns) -> None:
+        self.name, self._items, self._columns = name, items, columns
 
     def __len__(self) -> int:
         return len(self._items)
 
     def __getitem__(self, index: int) -> Mapping[str, Any]:
-        sample = self._items[index]
+        try:
+            sample = self._items[index]
+        except Exception as error:  # the user's own transforms run here, and decoders
+            raise _failed(f"{self.name} failed at sample {index}", error) from error
         if not isinstance(sample, Mapping):
             raise UsageError(f"{self.name} gives {type(sample).__name__} as a sample, expected a mapping of arrays")
-        return {str(key): value for key, value in sample.items()}
+        return self._columns({str(key): value for key, value in sample.items()}, f"sample {index} of {self.name}")
 
 
 class Part:
@@ -90,7 +93,13 @@ class Part:
         return self._whole[self._indices[index]]
 
 
-def open_samples(text: str, model_folder: Path, processor: Path | None = None, option: str = "--data") -> Samples:
+def open_samples(
+    text: str,
+    model_folder: Path,
+    processor: Path | None = None,
+    option: str = "--data",
+    inputs: Collection[str] = (),
+) -> Samples:
     """The data that a user names.
 
     Args:
@@ -98,20 +107,21 @@ def open_samples(text: str, model_folder: Path, processor: Path | None = None, o
         model_folder: Where the settings of processors and the vocabulary are.
         processor: Folder or file of the image processor's settings, where they are elsewhere.
         option: That names the data; for errors.
+        inputs: Names of what the model takes; columns of a dataset become these (:class:`Columns`).
 
     Raises:
         UsageError: It is none of them, is broken, or holds no samples.
     """
     path = Path(text)
     samples: Samples
-    if path.is_dir() and any(p.suffix.lower() in _SOUNDS for p in path.rglob("*")):
-        samples = AudioFolder(path, read_vocabulary(model_folder), _settings(model_folder))
+    if path.is_dir() and any(p.suffix.lower() in SOUND_SUFFIXES for p in path.rglob("*")):
+        samples = AudioFolder(path, SpeechProcessor.of_model(model_folder))
     elif path.is_dir():
         samples = ImageFolder(path, processor, model_folder)
     elif path.is_file():
         samples = _Arrays(str(path), _read_npz(path))
     elif ":" in text:
-        samples = _from_function(text, option)
+        samples = _from_function(text, option, Columns(inputs, model_folder, processor))
     else:
         raise UsageError(
             f"there is no file or folder {text}",
@@ -135,32 +145,69 @@ def split(samples: Samples) -> tuple[Samples, Samples]:
     return Part(samples, kept), Part(samples, held_out)
 
 
-def digest(samples: Samples) -> str:
-    """Hex SHA-256 of the number of samples and of 256 of them, spread evenly."""
+def digest(samples: Samples, names: Collection[str]) -> str:
+    """Hex SHA-256 of the number of samples and of 256 of them, spread evenly.
+
+    Args:
+        samples: Any.
+        names: Of the entries that count; others are never looked at.
+    """
     found = hashlib.sha256(str(len(samples)).encode())
     for index in sorted({i * len(samples) // _DIGESTED for i in range(_DIGESTED)}):
-        for name, value in sorted(samples[index].items()):
-            array = np.asarray(value)
+        sample = samples[index]
+        for name in sorted(sample.keys() & set(names)):
+            array = np.asarray(sample[name])
             found.update(f"{name}:{array.dtype}{array.shape}".encode())
             found.update(np.ascontiguousarray(array).tobytes() if array.dtype.kind in "fiub" else str(array).encode())
     return found.hexdigest()
 
 
-def _from_function(text: str, option: str) -> Samples:
+def _from_function(text: str, option: str, columns: Columns) -> Samples:
     function = import_function(text, option)
     try:
         content = function()
     except Exception as error:  # whatever the user's own code raises
-        raise UsageError(
-            f"{text} failed: {type(error).__name__}: {error}", "run again with --debug to see where"
-        ) from error
+        raise _failed(f"{text} failed", error) from error
     if isinstance(content, Mapping):
-        return _Arrays(text, {str(key): np.asarray(value) for key, value in content.items()})
+        return _from_mapping(text, content)
     if isinstance(content, Sized) and hasattr(content, "__getitem__"):
-        return _Sequence(text, content)
+        return _Sequence(text, content, columns)
     if isinstance(content, Iterable):
-        return _Sequence(text, list(content))
+        return _Sequence(text, _read_whole(text, content), columns)
     raise UsageError(f"{text} returned {type(content).__name__}, expected samples: a dataset, a list, or arrays")
+
+
+def _from_mapping(text: str, content: Mapping[Any, Any]) -> Samples:
+    splits = [str(key) for key, value in content.items() if hasattr(value, "column_names")]
+    if splits:
+        raise UsageError(
+            f"{text} returned the splits {', '.join(splits)}, expected the samples of one",
+            f'return dataset["{splits[0]}"], or load_dataset(..., split="{splits[0]}"); '
+            "--eval-data takes a function for another",
+        )
+    try:
+        return _Arrays(text, {str(key): np.asarray(value) for key, value in content.items()})
+    except ValueError as error:  # rows of different lengths
+        raise UsageError(
+            f"{text} returned a mapping whose values are no arrays: {error}",
+            "return a list of mappings, one for each sample",
+        ) from error
+
+
+def _read_whole(text: str, content: Iterable[Any]) -> list[Any]:
+    items: list[Any] = []
+    try:
+        items.extend(content)
+    except Exception as error:  # the user's own transforms run here, and decoders
+        raise _failed(f"{text} failed at sample {len(items)}", error) from error
+    return items
+
+
+def _failed(what: str, error: Exception) -> UsageError:
+    hint = _DEBUG
+    if any(decoder in str(error) for decoder in ("torchcodec", "librosa")):  # missing, or broken
+        hint = 'return dataset.cast_column("audio", datasets.Audio(decode=False)): soundfile then decodes it'
+    return UsageError(f"{what}: {type(error).__name__}: {error}", hint)
 
 
 def _read_npz(path: Path) -> dict[str, np.ndarray[Any, Any]]:
@@ -169,14 +216,3 @@ def _read_npz(path: Path) -> dict[str, np.ndarray[Any, Any]]:
             return {name: archive[name] for name in archive.files}
     except (OSError, ValueError, zipfile.BadZipFile, EOFError, AttributeError, TypeError) as error:
         raise UsageError(f"{path} is not an .npz file of plain arrays: {error}") from error
-
-
-def _settings(folder: Path) -> dict[str, Any]:
-    path = folder / _SETTINGS
-    try:
-        content = json.loads(path.read_text(encoding="utf-8")) if path.is_file() else {}
-    except (OSError, ValueError) as error:
-        raise UsageError(f"{path} is not JSON: {error}") from error
-    if not isinstance(content, dict):
-        raise UsageError(f"{path} holds no settings")
-    return content
