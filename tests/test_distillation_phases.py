@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -211,6 +212,61 @@ def test_phase_3_of_the_paper_adds_its_three_terms(pair: Any) -> None:
     expected = task + 0.1 * (budgets.mean() - 0.4).abs() + 0.05 * torch.stack(entropies).mean() - 0.05 * spread
     torch.testing.assert_close(loss.value, expected)
     torch.testing.assert_close(loss.budget, budgets.mean())
+
+
+class RecordedDial(Dial):
+    """Keeps what it was asked, and answers with thresholds that rise as the shares fall."""
+
+    asked: torch.Tensor
+
+    def at(self, shares: torch.Tensor) -> torch.Tensor:
+        self.asked = shares
+        return 0.5 - shares
+
+
+def test_phase_3_for_every_budget_makes_the_choices_of_the_operator_at_budgets_drawn_evenly(pair: Any) -> None:
+    teacher, student, sites = pair
+    costs = {site.place: 1.0 for site in sites}
+    dial, task = RecordedDial(), Classification(5)
+    phase = WholePhase(student, teacher, family(teacher), task, costs, None, dial)
+    loss = phase(INPUTS)
+    quarters = ((dial.asked - 0.1) / 0.9 * 4).floor().int()
+    assert sorted(quarters.tolist()) == [0, 1, 2, 3]
+    outputs, executed, most, least = [], 0.0, 0, 0
+    for index, share in enumerate(dial.asked):  # a sample at a time, through the operator itself
+        for _, layer in acm_layers(student):
+            layer.thresholds.fill_(float(0.5 - share))
+        ran: dict[str, torch.Tensor] = {}
+        handles = [
+            layer.register_forward_pre_hook(
+                lambda part, args, name=name: ran.__setitem__(name, part.run(args[0], part.gate(args[0]))[1])
+            )
+            for name, layer in acm_layers(student)
+        ]
+        outputs.append(student(pixel_values=IMAGES["pixel_values"][index : index + 1]).logits)
+        for handle in handles:
+            handle.remove()
+        specs = [student.get_submodule(name).spec for name in ran]
+        executed += sum(float(counts.float().mean()) for counts in ran.values())
+        most, least = sum(spec.num_learners for spec in specs), sum(spec.min_learners for spec in specs)
+    budget, floor = executed / 4 / most, least / most
+    output = SimpleNamespace(logits=torch.cat(outputs))
+    expected = task.loss(output, INPUTS, teacher(**IMAGES), None)
+    expected = expected + (budget - floor - (1 - floor) * dial.asked.mean()) ** 2
+    torch.testing.assert_close(loss.budget, torch.tensor(budget))
+    torch.testing.assert_close(loss.value, expected, rtol=1e-4, atol=1e-5)
+
+
+def test_gates_learn_faster_than_the_rest_for_one_budget_alone(pair: Any) -> None:
+    teacher, student, _ = pair
+    factors = {}
+    for budget in (None, 0.4):
+        phase = WholePhase(student, teacher, family(teacher), Classification(5), {}, budget, Dial())
+        (_, rest), (gates, factor) = phase.trained()
+        assert {id(p) for p in gates} == {id(p) for _, layer in acm_layers(student) for p in layer.gate.parameters()}
+        factors[budget] = factor / rest
+    assert factors[None] == 1
+    assert factors[0.4] > 1
 
 
 def test_a_layer_that_is_not_finite_is_named(pair: Any) -> None:

@@ -24,7 +24,9 @@ if TYPE_CHECKING:
     from acm_export.surgery import Family
 
 _GATE_RATE = 10.0
-"""Learning rate of gates ÷ that of the rest of the model in phase 3."""
+"""Learning rate of gates ÷ that of the rest of the model, where the paper's labels have to be overcome in phase 3."""
+_LEAST_SHARE = 0.1
+"""Of learners in a model for every budget: with fewer it is of no use, and what it would learn spoils the rest."""
 
 
 class WholePhase(nn.Module):
@@ -36,8 +38,9 @@ class WholePhase(nn.Module):
         family: Of both.
         task: What the model is for.
         costs: By place, FLOPs of a learner ÷ their mean.
-        budget: β that the paper's losses aim at; None for a model that serves every budget: then each sample has a
-            threshold of its own, that of a budget drawn at random.
+        budget: β that the paper's losses aim at, with choices that are drawn; None for a model that serves every
+            budget: then each sample has a threshold of its own, that of a budget drawn at random, and its tokens make
+            the choices that the operator makes at it.
         dial: From budgets to thresholds.
     """
 
@@ -58,12 +61,12 @@ class WholePhase(nn.Module):
         self.found: torch.Tensor | None = None
 
     def trained(self) -> list[tuple[list[nn.Parameter], float]]:
-        """All parameters of the model; gates, which are small and new, learn faster."""
+        """All parameters of the model; the paper's gates learn faster."""
         gates = {id(p) for _, layer in acm_layers(self.student) for p in layer.gate.parameters()}
         parts: tuple[list[nn.Parameter], list[nn.Parameter]] = ([], [])
         for parameter in self.student.parameters():
             parts[id(parameter) in gates].append(parameter)
-        return [(parts[0], 1.0), (parts[1], _GATE_RATE)]
+        return [(parts[0], 1.0), (parts[1], 1.0 if self._budget is None else _GATE_RATE)]
 
     def forward(self, inputs: Arrays) -> Loss:
         """Task loss and what keeps the budget."""
@@ -72,9 +75,10 @@ class WholePhase(nn.Module):
             shares = thresholds = None
             if self._budget is None:
                 device = next(iter(inputs.values())).device
-                shares = (torch.randperm(size, device=device) + torch.rand(size, device=device)) / size
+                evenly = (torch.randperm(size, device=device) + torch.rand(size, device=device)) / size
+                shares = _LEAST_SHARE + (1 - _LEAST_SHARE) * evenly
                 thresholds = self.dial.at(shares)
-            with gated(self.student, GatedPass(masks, thresholds)) as run:
+            with gated(self.student, GatedPass(masks, thresholds, noise=thresholds is None)) as run:
                 output = self.student(**model_inputs(inputs))
         teacher_output = None
         if self._budget is None or not self._task.needs_labels:
