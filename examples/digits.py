@@ -30,9 +30,8 @@ from acm_export.distillation.statistics import gather_statistics
 from acm_export.distillation.tasks import task_for
 from acm_export.distillation.train import Speed, Trainer
 from acm_export.distillation.whole import WholePhase
-from acm_export.flops import linear_flops
 from acm_export.modules import acm_layers
-from acm_export.surgery import install_acm_layers
+from acm_export.surgery import FAMILIES, install_acm_layers, model_flops
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
@@ -40,7 +39,7 @@ if TYPE_CHECKING:
     from acm_export.checkpoints import Checkpoint
     from acm_export.distillation.plan import Plan
 
-HIDDEN, LAYERS, FFN, TOKENS = 32, 3, 32, 17
+HIDDEN, LAYERS, HEADS, FFN = 32, 3, 4, 32
 _RATE, _STATISTICS_BATCHES = 3e-3, 16
 _EMBEDDED = Settings(sites="ffn,qkvo", steps=(400, 200, 1200), batch=64, learning_rates=(2e-3, 2e-3, 5e-4))
 
@@ -77,13 +76,13 @@ def folds(count: int) -> Iterator[tuple[Images, Images]]:
         yield Images("digits", small[train], labels[train]), Images("digits, held out", small[test], labels[test])
 
 
-def dense_vit(ffn: int) -> ViTForImageClassification:
-    """A small ViT with fresh weights; ``ffn`` is the width of its FFNs."""
+def dense_vit(hidden: int, ffn: int) -> ViTForImageClassification:
+    """A small ViT of width ``hidden`` with fresh weights; ``ffn`` is the width of its FFNs."""
     torch.manual_seed(0)
     return ViTForImageClassification(
         ViTConfig(
-            hidden_size=HIDDEN, num_hidden_layers=LAYERS, num_attention_heads=4, intermediate_size=ffn, image_size=8,
-            patch_size=2, num_channels=1, num_labels=10, hidden_dropout_prob=0.0, attention_probs_dropout_prob=0.0,
+            hidden_size=hidden, num_hidden_layers=LAYERS, num_attention_heads=HEADS, intermediate_size=ffn,
+            image_size=8, patch_size=2, num_channels=1, num_labels=10, hidden_dropout_prob=0.0, attention_probs_dropout_prob=0.0,
             initializer_range=0.1,
         )
     )  # fmt: skip
@@ -107,11 +106,25 @@ def train_dense(model: ViTForImageClassification, data: Images, steps: int, batc
     return model.eval()
 
 
-def width_for(plan: Plan, budget: float) -> int:
-    """Width of the FFNs of a dense model with as many FLOPs as the ACM model at a budget, gates included."""
-    dense, acm = plan.flops
-    per_unit = LAYERS * TOKENS * 2 * linear_flops(HIDDEN, 1)
-    return max(1, FFN + round((acm.at(budget) - dense.total) / per_unit))
+def widths_for(plan: Plan, budget: float) -> tuple[int, int]:
+    """Widths of the dense model with at most the FLOPs that the ACM model has at a budget, gates included.
+
+    Returns:
+        Of tokens and of FFNs: the widest tokens, in steps of a channel for each head, that leave FFNs half as wide.
+    """
+    target = plan.flops[1].at(budget)
+    for hidden in range(HIDDEN, 0, -HEADS):
+        least, one_more = _flops(hidden, 1), _flops(hidden, 2)
+        ffn = 1 + int((target - least) // (one_more - least))
+        if 2 * ffn >= hidden:
+            return hidden, ffn
+    raise ValueError(f"no dense model has as few FLOPs as {target}")
+
+
+def _flops(hidden: int, ffn: int) -> int:
+    with torch.device("meta"):
+        model: Any = dense_vit(hidden, ffn)
+        return model_flops(model, FAMILIES["vit"], {"pixel_values": torch.zeros(1, 1, 8, 8)}).total
 
 
 @torch.no_grad()

@@ -25,15 +25,14 @@ FFN = 256
 WORDS = ("zero", "one", "two", "three", "four", "five", "six", "seven", "eight", "nine", "yes", "no", "up", "down",
          "left", "right", "on", "off", "stop", "go")  # fmt: skip
 LETTERS = ["<pad>", "|", *sorted(set("".join(WORDS)))]
-PEOPLE = tuple(
-    """
-    Alicia Andrea Andy Annie Diogo Gene Gene2 Henrique Hugo Jacky Lee Marco Michael Mike Nguyen
-    RicishayMax RicishayMax2 RicishayMax3 Storm Tweaky adam anika announcer antonio aunty belinda
-    benjamin boris caleb david ed edward edward2 f1 f2 f3 gustave iven iven2 iven3 iven4 john kaukovalta
-    klatt klatt2 klatt3 klatt4 linda m1 m2 m3 m4 m5 m6 marcelo max michel miguel norbert pablo paul
-    pedro quincy rob robert sandro shelby travis victor zac grandma grandpa
-    """.split()
-)
+PEOPLE = (
+    "Alicia", "Andrea", "Andy", "Annie", "Diogo", "Gene", "Gene2", "Henrique", "Hugo", "Jacky", "Lee", "Marco",
+    "Michael", "Mike", "Nguyen", "RicishayMax", "RicishayMax2", "RicishayMax3", "Storm", "Tweaky", "adam", "anika",
+    "announcer", "antonio", "aunty", "belinda", "benjamin", "boris", "caleb", "david", "ed", "edward", "edward2",
+    "f1", "f2", "f3", "gustave", "iven", "iven2", "iven3", "iven4", "john", "kaukovalta", "klatt", "klatt2", "klatt3",
+    "klatt4", "linda", "m1", "m2", "m3", "m4", "m5", "m6", "marcelo", "max", "michel", "miguel", "norbert", "pablo",
+    "paul", "pedro", "quincy", "rob", "robert", "sandro", "shelby", "travis", "victor", "zac", "grandma", "grandpa",
+)  # fmt: skip
 UNSEEN_PEOPLE = ("m7", "m8", "f4", "f5", "Alex", "Denis", "Mario", "steph")
 ACCENTS = ("en-us", "en-gb", "en-gb-x-rp", "en-gb-scotland", "en-us-nyc")
 _UP, _DOWN = 160, 441  # espeak-ng speaks at 22,050 Hz

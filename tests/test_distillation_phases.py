@@ -239,7 +239,7 @@ def test_phase_3_for_every_budget_makes_the_choices_of_the_operator_at_budgets_d
         ran: dict[str, torch.Tensor] = {}
         handles = [
             layer.register_forward_pre_hook(
-                lambda part, args, name=name: ran.__setitem__(name, part.run(args[0], part.gate(args[0]))[1])
+                lambda part, args, name=name, ran=ran: ran.update({name: part.run(args[0], part.gate(args[0]))[1]})
             )
             for name, layer in acm_layers(student)
         ]
