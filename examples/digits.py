@@ -82,8 +82,8 @@ def dense_vit(hidden: int, ffn: int) -> ViTForImageClassification:
     return ViTForImageClassification(
         ViTConfig(
             hidden_size=hidden, num_hidden_layers=LAYERS, num_attention_heads=HEADS, intermediate_size=ffn,
-            image_size=8, patch_size=2, num_channels=1, num_labels=10, hidden_dropout_prob=0.0, attention_probs_dropout_prob=0.0,
-            initializer_range=0.1,
+            image_size=8, patch_size=2, num_channels=1, num_labels=10, hidden_dropout_prob=0.0,
+            attention_probs_dropout_prob=0.0, initializer_range=0.1,
         )
     )  # fmt: skip
 
