@@ -148,6 +148,16 @@ def test_speech_in_folders(tmp_path: Path) -> None:
     assert (tmp_path / "acm" / "vocab.json").read_text() == LETTERS
 
 
+def test_speech_without_transcripts_is_imitated(tmp_path: Path) -> None:
+    dense_model("wav2vec2, XLS-R").save_pretrained(tmp_path / "dense")
+    (tmp_path / "speech").mkdir()
+    for i in range(12):
+        write_wav(tmp_path / "speech" / f"{i}.wav", (9000 * np.sin(np.arange(300 + 20 * i))).astype("<i2"))
+    result = run(tmp_path / "dense", "--data", tmp_path / "speech", "-o", tmp_path / "acm", *QUICK, "--json")
+    assert result.exit_code == 0, result.stderr
+    assert json.loads(result.stdout)["curve"]["quality_name"] == "cosine to the teacher"
+
+
 def test_a_loss_of_the_users(folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     (tmp_path / "mine_loss.py").write_text(
         "def loss(output, batch, teacher):\n    return (output.logits - teacher.logits).square().mean()\n"

@@ -103,6 +103,14 @@ def test_speech_that_cannot_be_used_is_named(tmp_path: Path, change: Any, messag
         list(map(open_samples(str(folder), folder / "model").__getitem__, range(3)))
 
 
+def test_sounds_need_no_transcripts_where_labels_are_of_no_use(tmp_path: Path) -> None:
+    folder = speech(tmp_path)
+    (folder / "b" / "three.txt").unlink()
+    (folder / "model" / "vocab.json").unlink()
+    samples = open_samples(str(folder), folder / "model", transcribed=False)
+    assert [sorted(samples[i]) for i in range(len(samples))] == [["input_values"]] * 3
+
+
 def test_arrays_of_an_npz(tmp_path: Path) -> None:
     np.savez(tmp_path / "d.npz", pixel_values=np.arange(12.0).reshape(3, 4), labels=np.array([4, 5, 6]))
     samples: Any = open_samples(str(tmp_path / "d.npz"), tmp_path)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from functools import partial
 from pathlib import Path
 
 import click
@@ -122,13 +123,17 @@ def acmize(
     require("accelerate")
     from acm_export.distillation.acmize import acmize as run
     from acm_export.distillation.samples import open_samples, split
+    from acm_export.distillation.speech import read_vocabulary
+    from acm_export.distillation.tasks import task_for
 
     inputs = [spec.name for spec in teacher.family.inputs(teacher.model.config)]
-    samples = open_samples(data, model, processor, inputs=inputs)
+    distils = task_for(teacher.model, teacher.family, task, read_vocabulary(model)).name == "distil"
+    opened = partial(open_samples, model_folder=model, processor=processor, inputs=inputs, transcribed=not distils)
+    samples = opened(data, option="--data")
     if eval_data is None:
         samples, held_out = split(samples)
     else:
-        held_out = open_samples(eval_data, model, processor, "--eval-data", inputs)
+        held_out = opened(eval_data, option="--eval-data")
     with progress() as shown:
         result = run(teacher, samples, held_out, settings, output, shown, restart=restart)
     if not result.is_main_process:

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from acm_export.distillation.collate import LABELS
 from acm_export.errors import UsageError
 from acm_export.optional import require
 
@@ -34,29 +35,23 @@ class AudioFolder:
     Args:
         folder: With all its subfolders.
         process: How the model takes sounds and transcripts.
+        transcribed: Whether transcripts are of use; where they are not, none is looked for and samples have no labels.
 
     Raises:
         UsageError: There is no sound, no transcript, or a letter that the vocabulary lacks.
     """
 
-    def __init__(self, folder: Path, process: SpeechProcessor) -> None:
+    def __init__(self, folder: Path, process: SpeechProcessor, *, transcribed: bool = True) -> None:
         self.name = str(folder)
-        transcripts = _listed(folder)
-        self.files: list[tuple[Path, np.ndarray[Any, Any]]] = []
-        for path in sorted(p for p in folder.rglob("*") if p.suffix.lower() in SOUND_SUFFIXES):
-            text = transcripts.get(path.stem)
-            beside = path.with_suffix(".txt")
-            if text is None and beside.is_file():
-                text = beside.read_text(encoding="utf-8").strip()
-            if not text:
-                raise UsageError(f"{path} has no transcript", f"write one into {beside.name}, or into a *.trans.txt")
-            self.files.append((path, process.labels(text, str(path))))
-        if not self.files:
+        paths = sorted(p for p in folder.rglob("*") if p.suffix.lower() in SOUND_SUFFIXES)
+        if not paths:
             raise UsageError(f"{folder} holds no sound ({', '.join(SOUND_SUFFIXES)})")
+        listed = _listed(folder) if transcribed else {}
+        self._files = [(p, process.labels(_transcript(p, listed), str(p)) if transcribed else None) for p in paths]
         self._process = process
 
     def __len__(self) -> int:
-        return len(self.files)
+        return len(self._files)
 
     def __getitem__(self, index: int) -> dict[str, np.ndarray[Any, Any]]:
         """One sample.
@@ -64,9 +59,20 @@ class AudioFolder:
         Raises:
             UsageError: The file cannot be read, or has another sampling rate than the model takes.
         """
-        path, labels = self.files[index]
+        path, labels = self._files[index]
         values, rate = _read(path)
-        return {SOUND: self._process.values(values, rate, str(path)), "labels": labels}
+        sample = {SOUND: self._process.values(values, rate, str(path))}
+        return sample if labels is None else {**sample, LABELS: labels}
+
+
+def _transcript(path: Path, listed: dict[str, str]) -> str:
+    beside = path.with_suffix(".txt")
+    text = listed.get(path.stem)
+    if text is None and beside.is_file():
+        text = beside.read_text(encoding="utf-8").strip()
+    if not text:
+        raise UsageError(f"{path} has no transcript", f"write one into {beside.name}, or into a *.trans.txt")
+    return text
 
 
 def _listed(folder: Path) -> dict[str, str]:

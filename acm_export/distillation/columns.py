@@ -37,10 +37,14 @@ class Columns:
         inputs: Names of what the model takes.
         model_folder: Where the settings of processors and the vocabulary are.
         processor: Folder or file of the image processor's settings, where they are elsewhere.
+        transcribed: Whether transcripts are of use.
     """
 
-    def __init__(self, inputs: Collection[str], model_folder: Path, processor: Path | None) -> None:
+    def __init__(
+        self, inputs: Collection[str], model_folder: Path, processor: Path | None, *, transcribed: bool = True
+    ) -> None:
         self._inputs, self._model_folder, self._processor = frozenset(inputs), model_folder, processor
+        self._transcripts = _TRANSCRIPTS if transcribed else ()
 
     def __call__(self, sample: Mapping[str, Any], name: str) -> dict[str, Any]:
         """All columns of a sample, and what was made of them.
@@ -59,7 +63,7 @@ class Columns:
         if SOUND in missing and _SOUND in found:
             values, rate = _decoded(found[_SOUND], f"the column {_SOUND} of {name}")
             found[SOUND] = self._speech.values(values, rate, name)
-            text = next((found[column] for column in _TRANSCRIPTS if isinstance(found.get(column), str)), None)
+            text = next((found[column] for column in self._transcripts if isinstance(found.get(column), str)), None)
             if text is not None and LABELS not in found:
                 found[LABELS] = self._speech.labels(text, name)
         if LABELS not in found and not isinstance(found.get(_CLASS), (str, type(None))):

@@ -99,6 +99,8 @@ def open_samples(
     processor: Path | None = None,
     option: str = "--data",
     inputs: Collection[str] = (),
+    *,
+    transcribed: bool = True,
 ) -> Samples:
     """The data that a user names.
 
@@ -108,6 +110,7 @@ def open_samples(
         processor: Folder or file of the image processor's settings, where they are elsewhere.
         option: That names the data; for errors.
         inputs: Names of what the model takes; columns of a dataset become these (:class:`Columns`).
+        transcribed: Whether transcripts of sounds are of use; if not, they may be missing.
 
     Raises:
         UsageError: It is none of them, is broken, or holds no samples.
@@ -115,13 +118,13 @@ def open_samples(
     path = Path(text)
     samples: Samples
     if path.is_dir() and any(p.suffix.lower() in SOUND_SUFFIXES for p in path.rglob("*")):
-        samples = AudioFolder(path, SpeechProcessor.of_model(model_folder))
+        samples = AudioFolder(path, SpeechProcessor.of_model(model_folder), transcribed=transcribed)
     elif path.is_dir():
         samples = ImageFolder(path, processor, model_folder)
     elif path.is_file():
         samples = _Arrays(str(path), _read_npz(path))
     elif ":" in text:
-        samples = _from_function(text, option, Columns(inputs, model_folder, processor))
+        samples = _from_function(text, option, Columns(inputs, model_folder, processor, transcribed=transcribed))
     else:
         raise UsageError(
             f"there is no file or folder {text}",
