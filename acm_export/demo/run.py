@@ -28,7 +28,7 @@ if TYPE_CHECKING:
 
     from acm_export.manifest import Manifest
 
-THRESHOLDS = (-8.0, -4.0, -2.0, -1.0, 0.0, 0.5, 1.0, 2.0, 4.0, 8.0)
+THRESHOLDS = (-8.0, -4.0, -2.0, -1.0, 0.0, 0.5, 1.0, 2.0, 3.0, 4.0)
 _PAIRS, _RUNS = 5, 5
 
 _log = logging.getLogger(__name__)
