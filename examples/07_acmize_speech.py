@@ -37,8 +37,8 @@ from acm_export.checkpoints import load_checkpoint
 from acm_export.distillation.acmize import acmize
 from acm_export.distillation.settings import Settings
 
-SETTINGS = Settings(steps=(150, 100, 250), batch=16, learning_rates=(1e-3, 1e-3, 3e-4), task="ctc")
-TEACHER_STEPS, BATCH, CALIBRATION = 1300, 30, 90
+SETTINGS = Settings(sites="ffn,o_proj", steps=(300, 200, 500), batch=16, learning_rates=(1e-3, 1e-3, 5e-4), task="ctc")
+TEACHER_STEPS, BATCH, CALIBRATION = 3000, 30, 300
 
 
 def by_length(data: Spoken) -> list[dict[str, np.ndarray[Any, Any]]]:
@@ -84,7 +84,7 @@ def main() -> None:
     )
     options = arguments.parse_args()
     torch.set_num_threads(1)
-    train, unseen, steps = (40, 20, 3) if options.quick else (5000, 600, TEACHER_STEPS)
+    train, unseen, steps = (40, 20, 3) if options.quick else (12_000, 1200, TEACHER_STEPS)
     with ExitStack() as stack:
         work = Path(stack.enter_context(TemporaryDirectory(prefix="acm-export-example-")))
         folder = options.folder or work
@@ -105,7 +105,7 @@ def main() -> None:
         calibration = taught.first(CALIBRATION)
         model = OneFile(
             folder / "speech-acm", Batches("training voices", by_length(calibration)), sorted(BUDGETS)[:-1], work,
-            Options(batch_size=BATCH, probe_samples=30),
+            Options(batch_size=BATCH, probe_samples=60),
         )  # fmt: skip
         rows = rows_of(model, by_length(tests))
     print_table(
