@@ -9,6 +9,7 @@ from acm_export.doctor.finding import Finding
 from acm_export.doctor.processes import ProbeError, ask
 from acm_export.doctor.versions import PYTHON, floor, installed, numbers
 from acm_export.optional import EXPORT
+from acm_export.runtimes.overloads import FIRST, knows_overloads
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -45,7 +46,8 @@ def export_package(name: str) -> Finding:
 
 def onnx_runtime() -> Finding:
     """ONNX Runtime, imported, with the CPU provider."""
-    return _package("ONNX Runtime", RUNTIME, "pip install 'acm-export[cpu]'", lambda: ask("onnxruntime").value)
+    mend = "pip install 'acm-export[cpu]'"
+    return _package("ONNX Runtime", RUNTIME, mend, lambda: ask("onnxruntime").value, _runtime_text)
 
 
 def providers() -> Finding:
@@ -82,6 +84,13 @@ def _torch_text(answer: dict[str, Any]) -> str:
     if "cuda" not in answer:
         return ""
     return f", built for CUDA {answer['cuda']}" if answer["cuda"] else ", built without CUDA"
+
+
+def _runtime_text(answer: dict[str, Any]) -> str:
+    if knows_overloads(answer["version"]):
+        return ""
+    first = ".".join(map(str, FIRST))
+    return f"; in sessions of your own, files whose layers differ in N, min_learners or activation need {first}"
 
 
 def _package(

@@ -5,10 +5,10 @@ from __future__ import annotations
 import re
 from typing import TYPE_CHECKING
 
-import onnx
-
 if TYPE_CHECKING:
     from collections.abc import Iterator
+
+    import onnx
 
 FIRST = (1, 27)
 """The first ONNX Runtime that knows overloads. Tried: 1.23.2 and 1.26.0 run every node with one of the bodies."""
@@ -49,9 +49,14 @@ def _overloaded(model: onnx.ModelProto) -> Iterator[onnx.FunctionProto | onnx.No
 
 
 def _get_name(item: onnx.FunctionProto | onnx.NodeProto) -> str:
-    return item.op_type if isinstance(item, onnx.NodeProto) else item.name
+    name: str = getattr(item, _name_field(item))
+    return name
 
 
 def _set_name(item: onnx.FunctionProto | onnx.NodeProto, name: str, overload: str) -> None:
-    setattr(item, "op_type" if isinstance(item, onnx.NodeProto) else "name", name)
+    setattr(item, _name_field(item), name)
     item.overload = overload
+
+
+def _name_field(item: onnx.FunctionProto | onnx.NodeProto) -> str:
+    return "op_type" if hasattr(item, "op_type") else "name"
