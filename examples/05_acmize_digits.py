@@ -1,11 +1,11 @@
 """A Vision Transformer on scikit-learn's digits: one ACM model against one for each budget, in cross-validation.
 
-Run: ``python examples/05_acmize_digits.py``; half an hour on two cores. Needs acm-export[demo,export,train]. Of all 1,797
-images each is held out once, in one of five folds, and by all rivals alike, so that differences are paired. (a) is one
-file of the recipe any-budget, calibrated on training images; (b) the recipe of the paper, a model for each budget, its
-gates as trained; (c) the file of (a) with every token the same learner count; (d) narrower dense models with as many
-FLOPs. ``--export-embedded DIR`` makes the ACM model that is embedded in the package instead, from the embedded dense
-one.
+Run: ``python examples/05_acmize_digits.py``; half an hour on two cores. Needs acm-export[demo,export,train]. Of all
+1,797 images each is held out once, in one of five folds, and by all rivals alike, so that differences are paired. (a)
+is one file of the recipe any-budget, calibrated on training images; (b) the recipe of the paper, a model for each
+budget, its gates as trained; (c) the file of (a) with every token the same learner count; (d) narrower dense models
+with as many FLOPs. ``--export-embedded DIR`` makes the ACM model that is embedded in the package instead, from the
+embedded dense one.
 """
 
 from __future__ import annotations

@@ -180,7 +180,12 @@ def test_a_loss_of_the_users(folder: Path, tmp_path: Path, monkeypatch: pytest.M
         (("--flops-factor", "0.01"), 2, "hidden units each"),
         (("--learners", "2", "--min-learners", "2"), 2, "leaves its gate nothing to decide"),
         (("--learners", "1", "--sites", "q_proj"), 2, "leaves its gate nothing to decide"),
-        (("--recipe", "paper"), 2, "a budget belongs to the recipe"),
+        (("--recipe", "paper"), 2, "say which with --budget"),
+        (("--steps", "nan,2,2"), 2, "whole numbers"),
+        (("--steps", "inf,2,2"), 2, "whole numbers"),
+        (("--learners", "4", "--min-learners", "5"), 2, "leaves its gate nothing to decide"),
+        (("--sites", "ffn,"), 2, "empty part"),
+        (("--seed", "99999999999999999999999"), 2, "--seed"),
         (("--budget", "0.5"), 2, "a budget belongs to the recipe"),
         (("--recipe", "paper", "--budget", "1.5"), 2, "it must be above 0 and at most 1"),
         (("--steps", "1,2"), 2, "three"),
@@ -263,13 +268,15 @@ def test_a_process_that_was_killed_goes_on_with_the_same_result(folder: Path, tm
 @pytest.mark.slow
 def test_two_processes_train_one_model(folder: Path, tmp_path: Path) -> None:
     launch = [
-        sys.executable, "-m", "accelerate.commands.launch", "--cpu", "--num_processes", "2", "--num_machines", "1",
-        "--mixed_precision", "no", "--dynamo_backend", "no", "--main_process_port", "0",
+        sys.executable, "-m", "accelerate.commands.launch", "--multi_gpu", "--num_processes", "2",
+        "--num_machines", "1", "--mixed_precision", "no", "--dynamo_backend", "no", "--main_process_port", "0",
         "--module", "acm_export.cli", *command(folder, tmp_path / "acm"), "--json",
     ]  # fmt: skip
-    done = subprocess.run(launch, capture_output=True, text=True, env=one_thread(), timeout=300, check=False)
+    on_cpus = one_thread() | {"ACCELERATE_USE_CPU": "true"}
+    done = subprocess.run(launch, capture_output=True, text=True, env=on_cpus, timeout=300, check=False)
     assert done.returncode == 0, done.stderr[-3000:]
     content = json.loads(done.stdout)  # of one process alone
+    assert content["processes"] == 2
     assert content["output"] == str(tmp_path / "acm")
     assert not partial_folder(tmp_path / "acm").exists()
     two = load_file(tmp_path / "acm" / "model.safetensors")

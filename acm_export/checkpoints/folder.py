@@ -29,7 +29,7 @@ from acm_export.checkpoints.shapes import compare_shapes
 from acm_export.errors import AcmError, CheckpointError, OutputError
 from acm_export.files import move_folder_into_place, sha256_of, staging_folder
 from acm_export.modules import ACMSpec, acm_layers
-from acm_export.surgery import Family, family_of, install_acm_layers
+from acm_export.surgery import Family, family_of, install_acm_layers, keep_ffns_whole
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -140,6 +140,7 @@ def load_checkpoint(folder: Path) -> Checkpoint:
     config = parse_config(folder)
     if section is None:
         model = load_dense(weights, model_class, config, family, shapes)
+        keep_ffns_whole(model)
     else:
         model = _load_acm(weights, model_class, config, family, _read_section(section), shapes)
     warn_about_values(model.state_dict())

@@ -8,6 +8,7 @@ from pathlib import Path
 import click
 
 from acm_export.cli.common import need_export_packages, numbers, progress, verb, write_json, write_table
+from acm_export.files import check_apart
 
 
 def _three(context: click.Context, parameter: click.Parameter, value: str) -> tuple[float, float, float]:
@@ -19,7 +20,7 @@ def _three(context: click.Context, parameter: click.Parameter, value: str) -> tu
 
 def _three_whole(context: click.Context, parameter: click.Parameter, value: str) -> tuple[int, int, int]:
     found = _three(context, parameter, value)
-    if any(number != int(number) or number < 0 for number in found):
+    if not all(number >= 0 and number.is_integer() for number in found):
         raise click.BadParameter(f"{value!r} are not three whole numbers, one for each phase")
     return int(found[0]), int(found[1]), int(found[2])
 
@@ -47,7 +48,7 @@ def _three_whole(context: click.Context, parameter: click.Parameter, value: str)
 )  # fmt: skip
 @click.option("--batch", type=click.IntRange(1), default=32, show_default=True, help="Samples of a step.")
 @click.option("--lr", callback=_three, default="1e-3,1e-3,1e-4", show_default=True, help="Of the three phases.")
-@click.option("--seed", type=int, default=0, show_default=True, help="Of all randomness.")
+@click.option("--seed", type=click.IntRange(0, 2**62), default=0, show_default=True, help="Of all randomness.")
 @click.option(
     "--mixed-precision", type=click.Choice(["no", "fp16", "bf16"]), default="no", show_default=True, help="On GPUs."
 )
@@ -94,6 +95,11 @@ def acmize(
     """
     if not dry_run and (data is None or output is None):
         raise click.UsageError("--data and -o are needed, or --dry-run")
+    if output is not None:
+        paths = (Path(text) for text in (data, eval_data) if text is not None)
+        check_apart((model, processor, *paths), {"-o": output})
+        if output.is_symlink() or not output.name:
+            output = output.resolve()
     need_export_packages()
     from acm_export.checkpoints import load_checkpoint
     from acm_export.distillation.plan import make_plan

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import copy
 import resource
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
@@ -21,7 +21,17 @@ from acm_export.distillation.initialise import learners_from_ffn, learners_from_
 from acm_export.distillation.layerwise import GatesPhase, LearnersPhase
 from acm_export.distillation.order import Steps, mixed
 from acm_export.distillation.plan import Plan, make_plan
-from acm_export.distillation.prepare import CARD, Few, check_output, check_samples, collate_for, in_order
+from acm_export.distillation.prepare import (
+    CARD,
+    Few,
+    check_loss,
+    check_model,
+    check_output,
+    check_samples,
+    collate_for,
+    in_order,
+)
+from acm_export.distillation.provenance import provenance
 from acm_export.distillation.record import Recorder
 from acm_export.distillation.samples import digest
 from acm_export.distillation.settings import ANY_BUDGET, TEACHER, Settings
@@ -63,6 +73,7 @@ class Acmized:
             step was left to do.
         peak_memory: Of this process, bytes.
         resumed: Phase and step that the run went on from, or None.
+        processes: That trained.
         is_main_process: Whether this process is the one that wrote the output.
     """
 
@@ -73,6 +84,7 @@ class Acmized:
     tokens_per_second: float | None
     peak_memory: int
     resumed: tuple[int, int] | None
+    processes: int = 1
     is_main_process: bool = True
 
 
@@ -111,21 +123,12 @@ def acmize(
     plan = make_plan(teacher.model, teacher.family, settings)
     task = task_for(teacher.model, teacher.family, settings.task, read_vocabulary(teacher.path))
     collate = collate_for(teacher, task)
-    check_samples(samples, collate, task)
-    check_samples(held_out, collate, task)
-    accelerator = Accelerator(
-        mixed_precision=settings.mixed_precision,
-        dataloader_config=DataLoaderConfiguration(split_batches=True),
-        kwargs_handlers=[DistributedDataParallelKwargs(find_unused_parameters=True)],
-    )
+    check_model(teacher.model)
+    check_samples(samples, collate, task, teacher)
+    check_samples(held_out, collate, task, teacher)
+    accelerator = _accelerator(settings, len(samples))
     if not accelerator.is_main_process:
         progress = Silent()
-    batch = min(settings.batch, len(samples))
-    if batch % accelerator.num_processes:
-        raise UsageError(
-            f"a batch of {batch} samples cannot be divided among {accelerator.num_processes} processes",
-            "choose another --batch",
-        )
     data = digest(samples, (*collate.names, LABELS))
     identity = fingerprint(settings, teacher.sha256, data, accelerator.num_processes)
     if restart and accelerator.is_main_process:
@@ -134,6 +137,7 @@ def acmize(
     dtype = next(teacher.model.parameters()).dtype
     dense = teacher.model.float().to(accelerator.device).eval()
     dense.requires_grad_(requires_grad=False)
+    check_loss(dense, samples, collate, task)
     torch.manual_seed(settings.seed)
     student = copy.deepcopy(dense)
     install_acm_layers(student, teacher.family, plan.specs)
@@ -155,14 +159,35 @@ def acmize(
     curve = evaluation.curve(partial(feed, some), partial(feed, held_out), len(held_out))
     student.to(dtype)
     if accelerator.is_main_process:
-        source = _source(teacher, settings, task, samples, data, curve, state)
+        source = provenance(teacher, settings, task, samples, data, curve, state, accelerator.num_processes)
         card = model_card(output.name, teacher.path.name, plan, settings, curve, samples.name, held_out.name, data)
         save_checkpoint(student, output, source=source, processor_from=teacher.path, texts={CARD: card})
         remove_state(output)
     accelerator.wait_for_everyone()
     rate = speed.tokens / speed.seconds if speed.seconds else None
     peak = _peak_memory(accelerator.device)
-    return Acmized(output, plan, curve, tuple(state.history), rate, peak, resumed, accelerator.is_main_process)
+    history, processes = tuple(state.history), accelerator.num_processes
+    return Acmized(output, plan, curve, history, rate, peak, resumed, processes, accelerator.is_main_process)
+
+
+def _accelerator(settings: Settings, samples: int) -> Accelerator:
+    """Of this process; the batches are divided among all.
+
+    Raises:
+        UsageError: They cannot be.
+    """
+    accelerator = Accelerator(
+        mixed_precision=settings.mixed_precision,
+        dataloader_config=DataLoaderConfiguration(split_batches=True),
+        kwargs_handlers=[DistributedDataParallelKwargs(find_unused_parameters=True)],
+    )
+    batch = min(settings.batch, samples)
+    if batch % accelerator.num_processes:
+        raise UsageError(
+            f"a batch of {batch} samples cannot be divided among {accelerator.num_processes} processes",
+            "choose another --batch",
+        )
+    return accelerator
 
 
 def _begin(trainer: Trainer, teacher: Checkpoint, dense: PreTrainedModel, plan: Plan, identity: str) -> State:
@@ -213,29 +238,6 @@ def _train(
         student: Any = trainer.student
         whole = WholePhase(student, dense, teacher.family, task, plan.costs, trainer.settings.budget, Dial(state.dial))
         trainer.run(whole, 3, state)
-
-
-def _source(
-    teacher: Checkpoint, settings: Settings, task: AnyTask, samples: Samples, data: str, curve: Curve, state: State
-) -> dict[str, Any]:
-    """What the ``acm`` section of config.json says about where the weights came from."""
-    return {
-        "format": "acmize",
-        "teacher": {"name": teacher.path.name, "sha256": teacher.sha256},
-        "settings": asdict(settings) | {"init": settings.origin, "task": task.name},
-        "data": {"name": samples.name, "samples": len(samples), "sha256": data},
-        "history": state.history,
-        "curve": _finite(asdict(curve)),
-    }
-
-
-def _finite(value: Any) -> Any:
-    """JSON has no infinity: text in its place."""
-    if isinstance(value, dict):
-        return {key: _finite(item) for key, item in value.items()}
-    if isinstance(value, (list, tuple)):
-        return [_finite(item) for item in value]
-    return str(value) if isinstance(value, float) and value in (float("inf"), float("-inf")) else value
 
 
 def _peak_memory(device: torch.device) -> int:

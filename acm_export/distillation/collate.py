@@ -17,6 +17,8 @@ NO_LABEL = -100
 """What PyTorch's losses leave out; it stands where a sample has fewer labels than others."""
 
 _MASK = "attention_mask"
+_OPTIONAL = {_MASK: 1, "token_type_ids": 0}
+"""Inputs that a sample may lack, and what stands for them."""
 
 
 class Collate:
@@ -37,7 +39,7 @@ class Collate:
         takes_mask: bool,
         check: Callable[[dict[str, torch.Tensor]], None],
     ) -> None:
-        self.names, self._dtypes, self._takes_mask, self._check = tuple(names), dict(dtypes), takes_mask, check
+        self.names, self._dtypes, self.takes_mask, self._check = tuple(names), dict(dtypes), takes_mask, check
 
     def __call__(self, samples: Sequence[Mapping[str, Any]]) -> dict[str, torch.Tensor]:
         """Arrays by name, without a batch dimension, to tensors with one.
@@ -45,19 +47,22 @@ class Collate:
         Raises:
             UsageError: A sample lacks an input, or samples differ in more than their length.
         """
-        batch: dict[str, torch.Tensor] = {}
-        lengths: list[int] | None = None
-        optional = (_MASK, "token_type_ids")
-        for name in self.names:
-            if name in optional and any(name not in sample for sample in samples):
-                continue
-            arrays = [self._array(name, sample) for sample in samples]
-            batch[name] = torch.from_numpy(_stack(name, arrays, 0))
-            if name not in optional and arrays[0].ndim == 1:
-                lengths = [len(array) for array in arrays]
-        if self._takes_mask and _MASK not in batch and lengths is not None:
-            mask = torch.arange(max(lengths)) < torch.tensor(lengths).unsqueeze(1)
-            batch[_MASK] = mask.long()
+        first, *others = self.names
+        arrays = [self._array(first, sample) for sample in samples]
+        sizes = sorted({len(array) for array in arrays if array.ndim == 1})
+        if len(sizes) > 1 and not self.takes_mask:
+            raise UsageError(
+                f"{first} has samples of {sizes[0]} to {sizes[-1]} values, and the model takes no mask for the padding",
+                "give samples of one length, or take one sample a step: --batch 1",
+            )
+        batch = {first: torch.from_numpy(_stack(first, arrays, 0))}
+        for name in others:
+            if name not in _OPTIONAL or any(name in sample for sample in samples):
+                given = [self._given(name, sample, array) for sample, array in zip(samples, arrays, strict=True)]
+                batch[name] = torch.from_numpy(_stack(name, given, 0))
+        if self.takes_mask and _MASK not in batch and sizes:
+            lengths = torch.tensor([len(array) for array in arrays])
+            batch[_MASK] = (torch.arange(sizes[-1]) < lengths.unsqueeze(1)).long()
         if all(LABELS in sample for sample in samples):
             labels = [_as_array(LABELS, sample[LABELS]) for sample in samples]
             if any(array.dtype.kind not in "iuf" for array in labels):
@@ -66,6 +71,17 @@ class Collate:
             batch[LABELS] = torch.from_numpy(_stack(LABELS, [array.astype(kind) for array in labels], NO_LABEL))
         self._check(batch)
         return batch
+
+    def _given(self, name: str, sample: Mapping[str, Any], first: np.ndarray[Any, Any]) -> np.ndarray[Any, Any]:
+        """An input beside the first one; what an optional one means where the sample has none."""
+        if name in _OPTIONAL and name not in sample:
+            return np.full(first.shape, _OPTIONAL[name], self._dtypes[name])
+        array = self._array(name, sample)
+        if name in _OPTIONAL and array.shape != first.shape:
+            raise UsageError(
+                f"{name} of a sample has the shape {list(array.shape)}, {self.names[0]} {list(first.shape)}"
+            )
+        return array
 
     def _array(self, name: str, sample: Mapping[str, Any]) -> np.ndarray[Any, Any]:
         if name not in sample:

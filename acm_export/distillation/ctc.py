@@ -59,6 +59,21 @@ class CTC:
         bad = labels[((labels < 0) & (labels != NO_LABEL)) | (labels >= self._vocabulary)]
         if len(bad):
             raise UsageError(f"label {int(bad[0])} is out of range; the model knows {self._vocabulary}, from 0")
+        if bool((labels == self._blank).any()):
+            raise UsageError(
+                f"label {self._blank} is the blank of the model (pad_token_id), which no transcript has",
+                f"pad labels with {NO_LABEL}",
+            )
+
+    def check_length(self, labels: torch.Tensor, frames: int) -> None:
+        """Raise where a transcript ``[letters]`` needs more frames than the sound has, one more for each repetition."""
+        kept = labels[labels >= 0]
+        needed = len(kept) + int((kept[1:] == kept[:-1]).sum())
+        if needed > frames:
+            raise UsageError(
+                f"a transcript of {len(kept)} letters needs {needed} frames of the model, its sound has {frames}",
+                "leave such samples out",
+            )
 
     def _words(self, labels: list[int]) -> list[Any]:
         if self._space is None:

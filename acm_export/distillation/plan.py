@@ -9,8 +9,9 @@ from typing import TYPE_CHECKING
 import torch
 
 from acm_export.distillation.settings import TEACHER
-from acm_export.errors import UsageError
+from acm_export.errors import CheckpointError, UsageError
 from acm_export.flops import ModelFlops, gate_share, learner_flops, learners_share
+from acm_export.modules import acm_layers
 from acm_export.surgery import install_acm_layers, model_flops, select_sites, spec_for
 
 if TYPE_CHECKING:
@@ -81,13 +82,14 @@ def replacements_for(model: PreTrainedModel, family: Family, settings: Settings)
     """
     items = []
     for site in select_sites(model, family, settings.sites):
-        spec = spec_for(site, settings.num_learners, settings.flops_factor, settings.min_learners)
-        if spec.min_learners >= spec.num_learners:
+        least = settings.min_learners if settings.min_learners is not None else int(not site.under_residual)
+        if least >= settings.num_learners:
             raise UsageError(
-                f"{site.place}: {spec.min_learners} of {spec.num_learners} learners always run, which leaves its gate "
-                "nothing to decide",
+                f"{site.place}: {least} of {settings.num_learners} learners always run, which leaves its gate nothing "
+                "to decide",
                 "take more learners, or fewer that always run",
             )
+        spec = spec_for(site, settings.num_learners, settings.flops_factor, least)
         linear = settings.origin == TEACHER and len(site.modules) == 1
         items.append(Replacement(site, replace(spec, activation="identity") if linear else spec))
     return tuple(items)
@@ -98,8 +100,10 @@ def make_plan(model: PreTrainedModel, family: Family, settings: Settings) -> Pla
 
     Raises:
         UsageError: A pattern selects nothing, learners would have no hidden unit, or none is left to the gate.
-        CheckpointError: A selected site cannot be replaced.
+        CheckpointError: A selected site cannot be replaced, or the model has ACM layers.
     """
+    if (acm := next(acm_layers(model), None)) is not None:
+        raise CheckpointError(f"at {acm[0]} there is an ACM layer already", "take the dense model that it came from")
     items = replacements_for(model, family, settings)
     lengths = {"batch": 1, **family.lengths(model.config)}
     shapes = {

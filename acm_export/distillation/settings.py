@@ -54,7 +54,9 @@ class Settings:
             raise UsageError(f"the recipe is {self.recipe!r}; it must be {ANY_BUDGET} or {PAPER}")
         if self.init not in (None, TEACHER, RANDOM):
             raise UsageError(f"the learners' origin is {self.init!r}; it must be {TEACHER} or {RANDOM}")
-        if (self.recipe == PAPER) != (self.budget is not None):
+        if self.recipe == PAPER and self.budget is None:
+            raise UsageError(f"the recipe {PAPER} makes a model for one budget", "say which with --budget")
+        if self.recipe != PAPER and self.budget is not None:
             raise UsageError(
                 f"the recipe is {self.recipe!r} and the budget {self.budget}",
                 f"a budget belongs to the recipe {PAPER}; a model of the other one serves all budgets",

@@ -6,7 +6,6 @@ import hashlib
 import json
 import os
 import pickle
-import shutil
 from dataclasses import asdict, dataclass, field
 from typing import TYPE_CHECKING, Any
 
@@ -20,6 +19,7 @@ if TYPE_CHECKING:
     from acm_export.distillation.settings import Settings
 
 _FILE = "state.pt"
+_STAGING = f"{_FILE}.tmp"
 _FREE = ("learning_rates", "checkpoint_every")
 """Settings that may change between the parts of a run: after a loss that is not finite, a lower rate goes on."""
 
@@ -73,7 +73,7 @@ def save_state(state: State, output: Path) -> None:
         OutputError: It cannot be written; the one before is untouched.
     """
     folder = partial_folder(output)
-    target, staging = folder / _FILE, folder / f"{_FILE}.tmp"
+    target, staging = folder / _FILE, folder / _STAGING
     try:
         folder.mkdir(exist_ok=True)
         with staging.open("wb") as handle:
@@ -103,6 +103,32 @@ def load_state(output: Path, expected: str) -> State | None:
     return state
 
 
+def has_state(output: Path) -> bool:
+    """Whether there is something to go on from."""
+    return (partial_folder(output) / _FILE).is_file()
+
+
+def foreign_files(output: Path) -> list[str]:
+    """Names of what lies where the state is to be kept and is none of it."""
+    folder = partial_folder(output)
+    if folder.exists() and not folder.is_dir():
+        return [folder.name]
+    return sorted(p.name for p in folder.iterdir() if p.name not in (_FILE, _STAGING)) if folder.is_dir() else []
+
+
 def remove_state(output: Path) -> None:
-    """Forget an unfinished run."""
-    shutil.rmtree(partial_folder(output), ignore_errors=True)
+    """Forget an unfinished run; what else lies beside its state stays.
+
+    Raises:
+        OutputError: The state cannot be removed.
+    """
+    folder = partial_folder(output)
+    if not folder.is_dir():
+        return
+    try:
+        for name in (_FILE, _STAGING):
+            (folder / name).unlink(missing_ok=True)
+        if not any(folder.iterdir()):
+            folder.rmdir()
+    except OSError as error:
+        raise OutputError(f"cannot remove {folder}: {error.strerror}", "remove it by hand") from error

@@ -122,12 +122,17 @@ class UserLoss:
         """What the function returns.
 
         Raises:
-            UsageError: It is no scalar tensor.
+            UsageError: It fails, or returns no scalar tensor.
         """
-        value = self._function(output, batch, teacher)
-        if not isinstance(value, torch.Tensor) or value.ndim:
-            found = f"a tensor {list(value.shape)}" if isinstance(value, torch.Tensor) else type(value).__name__
-            raise UsageError(f"{self.name} returned {found}; expected a scalar tensor")
+        try:
+            value = self._function(output, batch, teacher)
+        except Exception as error:  # whatever the user's own code raises
+            raise UsageError(
+                f"{self.name} failed: {type(error).__name__}: {error}", "run again with --debug to see where"
+            ) from error
+        if not isinstance(value, torch.Tensor) or value.ndim or not value.is_floating_point():
+            found = f"{value.dtype} {list(value.shape)}" if isinstance(value, torch.Tensor) else type(value).__name__
+            raise UsageError(f"{self.name} returned {found}; expected a scalar tensor of a floating-point type")
         return value
 
     def quality(self, output: Any, batch: Arrays, teacher: Any, valid: torch.Tensor | None) -> tuple[float, float]:

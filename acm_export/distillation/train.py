@@ -12,7 +12,7 @@ import torch
 from torch.utils.data import DataLoader
 
 from acm_export.distillation.order import Steps, mixed
-from acm_export.distillation.state import partial_folder, save_state
+from acm_export.distillation.state import has_state, partial_folder, save_state
 from acm_export.errors import DistillationError
 
 if TYPE_CHECKING:
@@ -178,10 +178,10 @@ class Trainer:
 
     def _broken(self, number: int, step: int, where: str) -> DistillationError:
         title = TITLES[min(number, len(TITLES)) - 1]
+        kept = f"the last good state is in {partial_folder(self.output)}; the same command with a lower --lr goes on"
         return DistillationError(
             f"phase {number} ({title}) is not finite any more at step {step}, first {where}",
-            f"the last good state is in {partial_folder(self.output)}; the same command with a lower --lr goes on "
-            "from there",
+            f"{kept} from there" if has_state(self.output) else "no step was taken: look at the model and the data",
         )
 
 

@@ -83,11 +83,11 @@ def describe_result(result: Acmized) -> Iterator[str]:
 
 
 def result_json(result: Acmized) -> dict[str, Any]:
-    """Everything that the tables show; infinite thresholds are null, which means that all learners run."""
+    """Everything that the tables show; thresholds of -inf, where all learners run, and NaN are null."""
     curve = asdict(result.curve)
-    for point in curve["thresholds"]:
-        if not math.isfinite(point["threshold"]):
-            point["threshold"] = None
+    curve["dense"] = _number(curve["dense"])
+    for point in (*curve["thresholds"], *curve["same_count"]):
+        point |= {name: _number(point[name]) for name in ("quality", "threshold")}
     return {
         "output": str(result.output),
         "plan": plan_json(result.plan),
@@ -95,5 +95,10 @@ def result_json(result: Acmized) -> dict[str, Any]:
         "history": list(result.history),
         "tokens_per_second": result.tokens_per_second,
         "peak_memory_bytes": result.peak_memory,
+        "processes": result.processes,
         "resumed": None if result.resumed is None else list(result.resumed),
     }
+
+
+def _number(value: float | None) -> float | None:
+    return value if value is not None and math.isfinite(value) else None

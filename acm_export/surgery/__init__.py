@@ -3,7 +3,7 @@
 from acm_export.surgery.accounting import model_flops
 from acm_export.surgery.families import FAMILIES, family_of
 from acm_export.surgery.family import Family, FFNSite, InputSpec
-from acm_export.surgery.install import install_acm_layers
+from acm_export.surgery.install import install_acm_layers, keep_ffns_whole
 from acm_export.surgery.sites import Site, find_sites, select_sites
 from acm_export.surgery.sizing import spec_for
 
@@ -16,6 +16,7 @@ __all__ = [
     "family_of",
     "find_sites",
     "install_acm_layers",
+    "keep_ffns_whole",
     "model_flops",
     "select_sites",
     "spec_for",

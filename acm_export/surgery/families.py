@@ -47,12 +47,33 @@ def _text_lengths(config: Any) -> Mapping[str, int]:
     return {"tokens": min(_EXAMPLE_TOKENS, config.max_position_embeddings)}
 
 
+def _text_bounds(config: Any) -> Mapping[str, tuple[int, int | None]]:
+    return {"tokens": (1, config.max_position_embeddings)}
+
+
 def _audio_lengths(config: Any) -> Mapping[str, int]:
-    """Samples that the convolutions turn into so many tokens."""
-    samples = _EXAMPLE_TOKENS
+    return {"samples": _samples(config, _EXAMPLE_TOKENS)}
+
+
+def _audio_bounds(config: Any) -> Mapping[str, tuple[int, int | None]]:
+    return {"samples": (_samples(config, 1), None)}
+
+
+def _samples(config: Any, tokens: int) -> int:
+    """As few as the convolutions turn into so many tokens."""
+    samples = tokens
     for kernel, stride in zip(reversed(config.conv_kernel), reversed(config.conv_stride), strict=True):
         samples = (samples - 1) * stride + kernel
-    return {"samples": samples}
+    return samples
+
+
+def _audio_tokens(config: Any, samples: int) -> int:
+    tokens = samples
+    for kernel, stride in zip(config.conv_kernel, config.conv_stride, strict=True):
+        tokens = max((tokens - kernel) // stride + 1, 0)
+    for _ in range(config.num_adapter_layers if config.add_adapter else 0):
+        tokens = (tokens - 1) // config.adapter_stride + 1
+    return tokens
 
 
 def _vision(model_type: str, class_prefix: str) -> Family:
@@ -105,6 +126,7 @@ _BERT = Family(
     stored_names={r"LayerNorm\.gamma$": "LayerNorm.weight", r"LayerNorm\.beta$": "LayerNorm.bias"},
     optional=("classifier.", "qa_outputs.", "cls.", "pooler.", "embeddings.position_ids"),
     lengths=_text_lengths,
+    bounds=_text_bounds,
     masked="",
     read_as=dict.fromkeys(("BertForMaskedLM", "BertForPreTraining"), "BertModel"),
 )
@@ -128,6 +150,8 @@ _WAV2VEC2 = Family(
     },
     optional=("lm_head.", "quantizer.", "project_q.", "project_hid.", "masked_spec_embed"),
     lengths=_audio_lengths,
+    bounds=_audio_bounds,
+    tokens=_audio_tokens,
     masked="encoder",
     read_as={"Wav2Vec2ForPreTraining": "Wav2Vec2Model"},
     training_only=("masked_spec_embed",),

@@ -59,6 +59,8 @@ class Family:
         optional: Beginnings of names, without the base model's, that a file may hold although the architecture does not
             have them: heads, and buffers of older versions.
         lengths: From the config to a length for each dynamic dimension but the batch, for example inputs.
+        bounds: From the config to the least and the greatest length of a dynamic dimension, where there are such.
+        tokens: From the config and a dynamic length of the input to the tokens that come of it, where these differ.
         masked: Path, relative to the base model, of the module whose ``forward`` takes an ``attention_mask`` of shape
             [batch, tokens]; empty for the base model itself, None where no mask reaches it.
         read_as: Architectures that are read as another, which is a part of them.
@@ -75,6 +77,8 @@ class Family:
     stored_names: Mapping[str, str]
     optional: tuple[str, ...]
     lengths: Callable[[Any], Mapping[str, int]] = lambda _config: {}
+    bounds: Callable[[Any], Mapping[str, tuple[int, int | None]]] = lambda _config: {}
+    tokens: Callable[[Any, int], int] = lambda _config, length: length
     masked: str | None = None
     read_as: Mapping[str, str] = field(default_factory=dict)
     training_only: tuple[str, ...] = ()

@@ -52,12 +52,12 @@ def install_acm_layers(model: PreTrainedModel, family: Family, specs: Mapping[st
         for other in others:
             if not other.startswith(f"{name}."):
                 model.set_submodule(other, nn.Identity())
-    _see_whole_sequences(model)
+    keep_ffns_whole(model)
     mark_padding(model, family)
 
 
-def _see_whole_sequences(model: PreTrainedModel) -> None:
-    """Leave FFNs in one piece: chunks of tokens save memory, change no result, and would not fit the mask."""
+def keep_ffns_whole(model: PreTrainedModel) -> None:
+    """Undo ``chunk_size_feed_forward``: chunks of tokens save memory, change no result, and would not fit the mask."""
     for module in model.modules():
         if hasattr(module, "chunk_size_feed_forward"):
             module.chunk_size_feed_forward = 0
