@@ -89,13 +89,12 @@ def select_sites(model: PreTrainedModel, family: Family, sites: str = FFN) -> tu
     places = _places(model, family)
     selected: set[str] = set()
     for part in (text.strip() for text in sites.split(",")):
-        if not part:
-            raise UsageError(f"the sites {sites!r} have an empty part", "write parts separated by single commas")
         matching = {place for place, (kind, _) in places.items() if _matches(part, place, kind)}
         if not matching:
             kinds = (FFN, QKVO, *family.projections)
+            shown = repr(part) if part else f"the empty part of {sites!r}"
             raise UsageError(
-                f"{part!r} selects no site of this {type(model).__name__}; there are {', '.join(kinds)}",
+                f"{shown} selects no site of this {type(model).__name__}; there are {', '.join(kinds)}",
                 f"or a pattern over the places: {abridged(list(places))}",
             )
         selected |= matching
