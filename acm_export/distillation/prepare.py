@@ -106,12 +106,13 @@ def check_loss(model: PreTrainedModel, samples: Samples, collate: Collate, task:
     if not isinstance(task, UserLoss):
         return
     batch = collate([samples[0], samples[len(samples) - 1]] if collate.takes_mask else [samples[0]])
-    inputs = {name: value.to(model.device) for name, value in model_inputs(batch).items()}
+    batch = {name: value.to(model.device) for name, value in batch.items()}
+    inputs = model_inputs(batch)
     with torch.no_grad():
         teacher = model(**inputs)
     model.requires_grad_()
     try:
-        value = task.loss(model(**inputs), {**batch, **inputs}, teacher, None)
+        value = task.loss(model(**inputs), batch, teacher, None)
     finally:
         model.requires_grad_(requires_grad=False)
     if not value.requires_grad:
