@@ -37,3 +37,8 @@ def import_function(text: str, option: str) -> Callable[..., Any]:
         raise UsageError(f"{text} is {type(function).__name__}, expected a function")
     result: Callable[..., Any] = function
     return result
+
+
+def failed(what: str, error: Exception, hint: str = "run again with --debug to see where") -> UsageError:
+    """What to raise where the code of a user's function raised something."""
+    return UsageError(f"{what}: {type(error).__name__}: {error}", hint)

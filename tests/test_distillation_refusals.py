@@ -39,21 +39,18 @@ def digests(folder: Path) -> dict[str, str]:
     return {path.name: sha256_of(path) for path in folder.iterdir()}
 
 
-def test_the_teacher_is_never_replaced(folder: Path) -> None:
-    before = digests(folder / "dense")
-    result = run(folder / "dense", "--data", folder / "data.npz", "-o", folder / "dense")
-    assert result.exit_code == 2
-    assert "is read here" in result.stderr
-    assert digests(folder / "dense") == before
-
-
-def test_another_dense_model_is_never_replaced(folder: Path) -> None:
+@pytest.mark.parametrize(
+    ("name", "code", "message"), [("dense", 2, "is read here"), ("other", 1, "holds no ACM model")]
+)
+def test_neither_the_teacher_nor_another_dense_model_is_replaced(
+    folder: Path, name: str, code: int, message: str
+) -> None:
     dense_model("vit").save_pretrained(folder / "other")
-    before = digests(folder / "other")
-    result = run(folder / "dense", "--data", folder / "data.npz", "-o", folder / "other")
-    assert result.exit_code == 1
-    assert "holds no ACM model" in result.stderr
-    assert digests(folder / "other") == before
+    before = digests(folder / name)
+    result = run(folder / "dense", "--data", folder / "data.npz", "-o", folder / name)
+    assert result.exit_code == code
+    assert message in result.stderr
+    assert digests(folder / name) == before
 
 
 def test_an_earlier_result_is_replaced_also_through_a_link(folder: Path) -> None:

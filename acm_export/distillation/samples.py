@@ -16,13 +16,12 @@ from acm_export.distillation.columns import Columns
 from acm_export.distillation.speech import SpeechProcessor
 from acm_export.errors import UsageError
 from acm_export.images import ImageFolder
-from acm_export.user_function import import_function
+from acm_export.user_function import failed, import_function
 
 HOLD_OUT_EVERY = 10
 """Every tenth sample is held out for the model card where no other data are given for that."""
 
 _DIGESTED = 256
-_DEBUG = "run again with --debug to see where"
 
 
 class Samples(Protocol):
@@ -207,10 +206,10 @@ def _read_whole(text: str, content: Iterable[Any]) -> list[Any]:
 
 
 def _failed(what: str, error: Exception) -> UsageError:
-    hint = _DEBUG
     if any(decoder in str(error) for decoder in ("torchcodec", "librosa")):  # missing, or broken
         hint = 'return dataset.cast_column("audio", datasets.Audio(decode=False)): soundfile then decodes it'
-    return UsageError(f"{what}: {type(error).__name__}: {error}", hint)
+        return failed(what, error, hint)
+    return failed(what, error)
 
 
 def _read_npz(path: Path) -> dict[str, np.ndarray[Any, Any]]:

@@ -16,7 +16,7 @@ from acm_export.distillation.collate import LABELS
 from acm_export.distillation.ctc import CTC
 from acm_export.distillation.divergence import divergence
 from acm_export.errors import UsageError
-from acm_export.user_function import import_function
+from acm_export.user_function import failed, import_function
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
@@ -127,9 +127,7 @@ class UserLoss:
         try:
             value = self._function(output, batch, teacher)
         except Exception as error:  # whatever the user's own code raises
-            raise UsageError(
-                f"{self.name} failed: {type(error).__name__}: {error}", "run again with --debug to see where"
-            ) from error
+            raise failed(f"{self.name} failed", error) from error
         if not isinstance(value, torch.Tensor) or value.ndim or not value.is_floating_point():
             found = f"{value.dtype} {list(value.shape)}" if isinstance(value, torch.Tensor) else type(value).__name__
             raise UsageError(f"{self.name} returned {found}; expected a scalar tensor of a floating-point type")

@@ -26,7 +26,7 @@ if TYPE_CHECKING:
 _GATE_RATE = 10.0
 """Learning rate of gates ÷ that of the rest of the model, where the paper's labels have to be overcome in phase 3."""
 _LEAST_SHARE = 0.1
-"""Of learners in a model for every budget: with fewer it is of no use, and what it would learn spoils the rest."""
+"""Of learners, which a model for every budget is trained with: with fewer nobody would run it."""
 
 
 class WholePhase(nn.Module):
