@@ -112,10 +112,10 @@ class Core:
     def error(self) -> str:
         return str(self._c.acm_error().decode())
 
-    def plan(self, problem: Problem) -> list[int]:
+    def plan(self, problem: Problem) -> list[int] | None:
+        """None where it is refused; ``error`` has the reason."""
         out = (c_int64 * 12)()
-        assert self._c.acm_plan(_numbers(problem), out) == 0, self.error
-        return list(out)
+        return list(out) if self._c.acm_plan(_numbers(problem), out) == 0 else None
 
     def splits(self, problem: Problem, split: int) -> bool:
         return bool(self._c.acm_splits(_numbers(problem), c_int64(split)))
@@ -124,9 +124,11 @@ class Core:
         number = PRECISIONS.index(precision)
         return int(self._c.acm_select(int(arch[3:]), number, _numbers(problem), int(aligned)))
 
-    def grids(self, problem: Problem, entry: int, rows: int) -> tuple[int, int, bool, bool]:
+    def grids(self, problem: Problem, entry: int, rows: int) -> tuple[int, int, bool, bool] | None:
+        """None where they are refused; ``error`` has the reason."""
         out = (c_int64 * 4)()
-        self._c.acm_grids(_numbers(problem), entry, c_int64(rows), out)
+        if self._c.acm_grids(_numbers(problem), entry, c_int64(rows), out) != 0:
+            return None
         return out[0], out[1], bool(out[2]), bool(out[3])
 
     def architecture(self, major: int, minor: int, *, integrated: bool) -> str | None:

@@ -12,6 +12,8 @@ from pathlib import Path
 from plugin_core import TENSORS, Case, Core, Driver, pointers
 from plugin_harness import Harness, fields_of
 
+from acm_export.plugins.kernels.plan import MAX_TOKENS, Problem
+
 CASES = [
     Case(leading=leading, dtype=dtype, model_dim=model_dim, num_learners=learners, allow_tf32=tf32)
     for leading in ((1,), (2, 50), (9, 3000), (0, 3))
@@ -19,6 +21,7 @@ CASES = [
     for model_dim in (64, 65)
     for learners in (1, 4, 64)
 ]
+HUGE = ((1 << 31) - 1, 1 << 62, (1 << 63) - 64, (1 << 63) - 1)
 
 
 def exercise_core(core: Core) -> None:
@@ -33,6 +36,16 @@ def exercise_core(core: Core) -> None:
         for name in TENSORS:
             assert not layer.enqueue(case.tensors(**{name: (1, 2, 3, 4, 5, 6, 7, 8)}))
             assert not layer.enqueue(case.tensors(**{name: "other"}))
+    for size in HUGE:
+        problem = Problem(MAX_TOKENS, size, size, 64, 0, 4)
+        core.plan(problem)
+        core.splits(problem, size)
+        core.grids(problem, 0, size)
+        for case in CASES:
+            width = size // case.num_learners * case.num_learners
+            assert core.layer(case).workspace(case.tensors(w1=(size, width))) < 0
+            for name, shape in case.shapes().items():
+                assert not core.layer(case).prepare(case.tensors(**{name: (size,) * len(shape)}))
 
 
 def exercise_plugin(harness: Harness) -> None:
@@ -41,6 +54,12 @@ def exercise_plugin(harness: Harness) -> None:
         unknown = replace(case, leading=(-1,) * len(case.leading))
         made = harness.create(fields_of(case))
         assert made, harness.take_log()
+        for rank in (-1, 0, 1000):
+            profile = [shapes.tensors() for shapes in (unknown, case, largest)]
+            for tensor in (tensor for tensors in profile for tensor in tensors[7:]):
+                tensor.rank, tensor.dims[:] = rank, (1 << 62,) * 8
+            assert made.configure(*profile) == 0
+            assert made.workspace(*profile) > 0
         assert made.output_shapes(case.tensors())
         assert made.output_types(case.tensors())
         assert made.configure(unknown.tensors(), case.tensors(), largest.tensors()) == 0
@@ -53,6 +72,8 @@ def exercise_plugin(harness: Harness) -> None:
             assert loaded.enqueue(shapes.tensors()) == 0, harness.take_log()
         for name in TENSORS:
             assert loaded.enqueue(case.tensors(**{name: (3, 3, 3)})) != 0
+            for size in HUGE:
+                assert loaded.enqueue(case.tensors(**{name: (size,) * len(case.shapes()[name])})) != 0
             assert 0 in case.leading or loaded.enqueue(case.tensors(), pointers(**{name: 0})) != 0
         copy.tactics()
         copy.timing_id()

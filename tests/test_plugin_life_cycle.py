@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import shutil
 from dataclasses import replace
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import pytest
 from plugin_build import each_header_set
@@ -156,6 +156,55 @@ def test_wrong_shapes_are_refused_in_every_step(harness: Harness, gpu: Driver) -
     assert reason in harness.take_log()
     assert gpu.launches() == []
     assert plugin.enqueue(CASE.tensors()) == 0
+
+
+# Rank and dimensions of outputs while a plugin is configured. TensorRT's headers promise bounds of a profile for
+# inputs alone, and NVIDIA's own plugins read no bounds of outputs.
+UNSET = [
+    (-1, (0,) * 8), (0, (0,) * 8), (1000, (7,) * 8), (-(1 << 31), (-1,) * 8), ((1 << 31) - 1, (1 << 31,) * 8),
+    (3, (-5, 0, (1 << 62) + 1, 9, 9, 9, 9, 9)), (8, (2, 50, 64, 4, 3, 2, 1, -7)),
+]  # fmt: skip
+
+
+def with_unset(case: Case, indices: range, rank: int, dims: tuple[int, ...]) -> Any:
+    tensors = case.tensors()
+    for i in indices:
+        tensors[i].rank, tensors[i].dims[:] = rank, dims
+    return tensors
+
+
+@pytest.mark.parametrize(("rank", "dims"), UNSET, ids=[str(rank) for rank, _ in UNSET])
+def test_dimensions_of_outputs_need_not_be_set_while_configuring(
+    harness: Harness, gpu: Driver, rank: int, dims: tuple[int, ...]
+) -> None:
+    assert gpu.launches() == []
+    for cases in ((CURRENT, SMALLEST, LARGEST), (CASE, CASE, CASE)):
+        profile = [with_unset(case, range(7, 9), rank, dims) for case in cases]
+        plugin = make(harness)
+        assert plugin.configure(*profile) == 0
+        assert plugin.workspace(*profile) == plan.workspace(cases[2].problem).size
+        assert plugin.change_shapes(CASE.tensors()) == 0
+        assert harness.take_log() == ""
+
+
+@pytest.mark.parametrize(("rank", "dims"), UNSET, ids=[str(rank) for rank, _ in UNSET])
+def test_bounds_are_not_read_when_shapes_are_known(
+    harness: Harness, gpu: Driver, rank: int, dims: tuple[int, ...]
+) -> None:
+    if harness.is_v3:
+        pytest.skip("IPluginV3 is configured for a profile, never for shapes about to run")
+    assert gpu.launches() == []
+    unset = with_unset(CASE, range(9), rank, dims)
+    make(harness).configure(CASE.tensors(), unset, unset)
+    assert harness.take_log() == ""
+
+
+def test_types_of_outputs_are_checked_while_configuring(harness: Harness, gpu: Driver) -> None:
+    assert gpu.launches() == []
+    for name, found, expected in (("y", "float32", "float16"), ("counts", "float16", "int32")):
+        wrong = CASE.tensors(**{name: found})
+        make(harness).configure(wrong, wrong, wrong)
+        assert f"configurePlugin: {name} is {found}; with x of float16 it must be {expected}" in harness.take_log()
 
 
 def test_other_formats_are_refused(harness: Harness, gpu: Driver) -> None:

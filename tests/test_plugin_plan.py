@@ -23,42 +23,78 @@ pytest_plugins = ["plugin_fixtures"]
 
 TOKENS = st.one_of(st.integers(1, 700), st.integers(1, 1 << 21), st.sampled_from([MAX_TOKENS, 25216, 64, 65]))
 SIZES = st.one_of(st.sampled_from([768, 1280, 3072, 16, 48]), st.integers(1, 5000))
+MAX_SIZE = (1 << 63) - 1
+POWERS = st.integers(1, 62).map(lambda exponent: 1 << exponent)
+HUGE_SIZES = st.one_of(
+    SIZES,
+    POWERS,
+    POWERS.map(lambda power: 2 * power - 1),
+    st.integers(1, MAX_SIZE),
+    st.integers(MAX_SIZE - 99, MAX_SIZE),
+)
 
 
 @st.composite
-def problems(draw: st.DrawFn) -> Problem:
+def problems(draw: st.DrawFn, sizes: st.SearchStrategy[int] = SIZES) -> Problem:
     num_learners = draw(st.integers(1, 64))
     return Problem(
-        draw(TOKENS), draw(SIZES), draw(SIZES), num_learners, draw(st.integers(0, num_learners)),
+        draw(TOKENS), draw(sizes), draw(sizes), num_learners, draw(st.integers(0, num_learners)),
         draw(st.sampled_from([2, 4])),
     )  # fmt: skip
 
 
-@given(problem=problems())
-def test_workspace_chunks_and_routing_agree(core: Core, problem: Problem) -> None:
+PROBLEMS = st.one_of(problems(), problems(HUGE_SIZES))
+
+
+def planned(problem: Problem) -> list[int]:
     layout, blocks = plan.workspace(problem), plan.routing(problem)
-    assert core.plan(problem) == [
+    return [
         layout.reach, layout.order, layout.totals, layout.histograms, layout.hidden, layout.partial, layout.size,
         problem.chunk_rows, problem.partial_bytes, blocks.block, blocks.choices, blocks.num_blocks,
     ]  # fmt: skip
 
 
-@given(problem=problems(), split=st.integers(0, 4))
+@given(problem=PROBLEMS)
+def test_workspace_chunks_and_routing_agree(core: Core, problem: Problem) -> None:
+    expected = planned(problem)
+    assert core.plan(problem) == (expected if max(expected) <= MAX_SIZE else None)
+
+
+@given(problem=PROBLEMS, split=st.one_of(st.integers(0, 4), HUGE_SIZES))
 def test_splitting_agrees(core: Core, problem: Problem, split: int) -> None:
     assert core.splits(problem, split) == problem.splits(split)
 
 
-@given(problem=problems(), data=st.data())
+@given(problem=PROBLEMS, data=st.data())
 def test_grids_agree(core: Core, problem: Problem, data: st.DataObject) -> None:
     index = data.draw(st.integers(0, len(entries()) - 1))
-    rows = data.draw(st.integers(1, problem.chunk_rows))
+    rows = data.draw(st.one_of(st.integers(1, problem.chunk_rows), HUGE_SIZES))
     entry = entries()[index]
     expected = (plan.up_grid(problem, entry, rows), plan.down_grid(problem, entry, rows), *plan.even(problem, entry))
-    assert core.grids(problem, index, rows) == expected
+    assert core.grids(problem, index, rows) == (expected if max(expected) <= MAX_SIZE else None)
+
+
+@pytest.mark.parametrize("size", [(1 << 31) - 1, 1 << 62, MAX_SIZE - 15, MAX_SIZE])
+def test_plans_near_the_largest_64_bit_number_agree(core: Core, size: int) -> None:
+    for problem in (
+        Problem(MAX_TOKENS, size, 16, 64, 0, 4),
+        Problem(1, 16, size, 1, 0, 2),
+        Problem(MAX_TOKENS, size, size, 64, 0, 4),
+    ):
+        expected = planned(problem)
+        assert core.plan(problem) == (expected if expected[6] <= MAX_SIZE else None)
+        assert core.splits(problem, 4) == problem.splits(4)
+
+
+def test_a_size_of_more_than_64_bits_is_refused_with_its_factors(core: Core) -> None:
+    assert core.plan(Problem(1, 16, 1 << 62, 8, 0, 2)) is None
+    assert core.error == f"the size 8 * {1 << 62} is larger than {MAX_SIZE}"
+    assert core.grids(Problem(1, 16, MAX_SIZE, 64, 0, 2), 0, MAX_SIZE) is None
+    assert core.error.endswith(f" * 64 is larger than {MAX_SIZE}")
 
 
 @given(
-    problem=problems(), arch=st.sampled_from(ARCHITECTURES), precision=st.sampled_from(PRECISIONS),
+    problem=PROBLEMS, arch=st.sampled_from(ARCHITECTURES), precision=st.sampled_from(PRECISIONS),
     aligned=st.booleans(),
 )  # fmt: skip
 def test_tile_selection_agrees(core: Core, problem: Problem, arch: str, precision: str, aligned: bool) -> None:

@@ -29,7 +29,7 @@ def sanitizer_runtimes() -> str:
     return " ".join(paths)
 
 
-@pytest.mark.parametrize("headers", header_sets() or [None], ids=lambda h: f"trt{h.version_text}" if h else "core")
+@pytest.mark.parametrize("headers", [None, *header_sets()], ids=lambda h: f"trt{h.version_text}" if h else "core")
 def test_no_sanitizer_complains(headers: object, stand_in_pack: Path, stand_in_driver: Path, tmp_path: Path) -> None:
     target = "acm_plugin_harness" if headers else "acm_core_harness"
     library = build(target, tmp_path, stand_in_pack, headers, sanitize="address,undefined")

@@ -16,6 +16,7 @@ pytest_plugins = ["plugin_fixtures"]
 
 CASE = Case(leading=(2, 5), model_dim=64, hidden_dim=32, num_learners=4, min_learners=1)
 MANY = plan.MAX_TOKENS + 1
+MAX_INDEX, MAX_SIZE = (1 << 31) - 1, (1 << 63) - 1
 
 WRONG = [
     ("x", "int32", "x is int32; it must be float32, float16 or bfloat16"),
@@ -46,7 +47,26 @@ def test_is_refused(core: Core, name: str, change: tuple[int, ...] | str, messag
     assert core.error == message
 
 
-@pytest.mark.parametrize("leading", [(MANY,), (1 << 16, 1 << 15), (1 << 40, 1 << 40)])
+@pytest.mark.parametrize("num_learners", [1, 2, 4, 63, 64])
+@pytest.mark.parametrize("size", [MAX_INDEX + 1, 1 << 33, 1 << 62, MAX_SIZE])
+def test_sizes_up_to_the_largest_64_bit_number_are_refused(core: Core, size: int, num_learners: int) -> None:
+    case = Case(model_dim=MAX_INDEX, num_learners=num_learners)
+    layer, width = core.layer(case), size // num_learners * num_learners
+    assert layer.workspace(case.tensors(w1=(MAX_INDEX, width))) == -1
+    assert core.error == f"N*h is {width} in w1; the kernels take up to {MAX_INDEX}"
+    for name, shape in case.shapes().items():
+        assert layer.workspace(case.tensors(**{name: (size,) * len(shape)})) == -1
+        assert not layer.enqueue(case.tensors(**{name: (size,) * len(shape)}))
+
+
+def test_the_largest_sizes_are_planned(core: Core) -> None:
+    case = Case(leading=(plan.MAX_TOKENS,), model_dim=MAX_INDEX, hidden_dim=MAX_INDEX // 64 // 16 * 16, num_learners=64)
+    assert core.layer(case).workspace(case.tensors()) == plan.workspace(case.problem).size
+
+
+@pytest.mark.parametrize(
+    "leading", [(MANY,), (1 << 16, 1 << 15), (1 << 40, 1 << 40), (1 << 62, 1 << 62), (MAX_SIZE,) * 7]
+)
 def test_too_many_tokens_are_refused(core: Core, leading: tuple[int, ...]) -> None:
     case = Case(leading=leading)
     assert core.layer(case).workspace(case.tensors()) == -1

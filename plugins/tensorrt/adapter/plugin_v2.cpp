@@ -52,9 +52,9 @@ bool PluginV2::supportsFormatCombination(std::int32_t pos, const PluginTensorDes
 void PluginV2::configurePlugin(const DynamicPluginTensorDesc* inputs, std::int32_t num_inputs,
                                const DynamicPluginTensorDesc* outputs, std::int32_t num_outputs) noexcept {
   guarded_action("configurePlugin", [&] {
-    const Range range = range_of(inputs, num_inputs, outputs, num_outputs);
-    const bool about_to_run = is_known(range.current[kX].shape);  // or a network without dynamic shapes
-    configured_ = about_to_run ? range.current : range.largest;
+    const Tensors current = current_of(inputs, num_inputs, outputs, num_outputs);
+    const bool about_to_run = is_known(current[kX].shape);  // or a network without dynamic shapes
+    configured_ = about_to_run ? current : range_of(inputs, num_inputs, outputs, num_outputs).largest;
     if (about_to_run) {
       layer_.prepare(*configured_);
     } else {

@@ -1,6 +1,7 @@
 #include "adapter/tensor_descs.h"
 
 #include <algorithm>
+#include <array>
 
 #include "core/error.h"
 
@@ -32,11 +33,11 @@ Shape shape_of(const nvinfer1::Dims& dims) {
   return shape;
 }
 
-Tensor tensor_of(const PluginTensorDesc& desc, const nvinfer1::Dims& dims, TensorIndex index) {
+Type linear_type(const PluginTensorDesc& desc, TensorIndex index) {
   if (desc.format != nvinfer1::TensorFormat::kLINEAR) {
     fail(name_of(index), " has format ", static_cast<int>(desc.format), ", expected 0 (linear)");
   }
-  return {type_of(desc.type), shape_of(dims)};
+  return type_of(desc.type);
 }
 
 void set_shapes_of_outputs(Tensors& tensors) {
@@ -45,6 +46,20 @@ void set_shapes_of_outputs(Tensors& tensors) {
   leading.rank = std::max(leading.rank - 1, 0);
   leading.dims[static_cast<std::size_t>(leading.rank)] = 0;
   tensors[kCounts].shape = leading;
+}
+
+// Types of all nine, and shapes with the dimensions that `dims_of` picks from what is said of an input.
+template <typename F>
+Tensors tensors_with(const DynamicPluginTensorDesc* inputs, std::int32_t num_inputs,
+                     const DynamicPluginTensorDesc* outputs, std::int32_t num_outputs, F&& dims_of) {
+  check_numbers(inputs, num_inputs, outputs, num_outputs);
+  std::array<PluginTensorDesc, kNumInputs> picked;
+  for (std::size_t i = 0; i < picked.size(); ++i) {
+    picked[i] = inputs[i].desc;
+    picked[i].dims = dims_of(inputs[i]);
+  }
+  const std::array<PluginTensorDesc, kNumOutputs> typed = {outputs[0].desc, outputs[1].desc};
+  return tensors_of_inputs(picked.data(), num_inputs, typed.data(), num_outputs);
 }
 
 }  // namespace
@@ -77,37 +92,37 @@ bool supports(std::int32_t pos, const PluginTensorDesc& desc, DataType type_of_x
 
 Tensors tensors_of(const PluginTensorDesc* inputs, std::int32_t num_inputs, const PluginTensorDesc* outputs,
                    std::int32_t num_outputs) {
-  check_numbers(inputs, num_inputs, outputs, num_outputs);
-  Tensors tensors;
-  for (int i = 0; i < kNumTensors; ++i) {
-    const PluginTensorDesc& desc = i < kNumInputs ? inputs[i] : outputs[i - kNumInputs];
-    tensors[i] = tensor_of(desc, desc.dims, static_cast<TensorIndex>(i));
-  }
+  Tensors tensors = tensors_of_inputs(inputs, num_inputs, outputs, num_outputs);
+  tensors[kY].shape = shape_of(outputs[0].dims);
+  tensors[kCounts].shape = shape_of(outputs[1].dims);
   return tensors;
 }
 
 Tensors tensors_of_inputs(const PluginTensorDesc* inputs, std::int32_t num_inputs,
                           const PluginTensorDesc* outputs, std::int32_t num_outputs) {
-  Tensors tensors = tensors_of(inputs, num_inputs, outputs, num_outputs);
+  check_numbers(inputs, num_inputs, outputs, num_outputs);
+  Tensors tensors;
+  for (int i = 0; i < kNumInputs; ++i) {
+    tensors[i] = {linear_type(inputs[i], static_cast<TensorIndex>(i)), shape_of(inputs[i].dims)};
+  }
+  tensors[kY].type = linear_type(outputs[0], kY);
+  tensors[kCounts].type = linear_type(outputs[1], kCounts);
   set_shapes_of_outputs(tensors);
   return tensors;
 }
 
+Tensors current_of(const DynamicPluginTensorDesc* inputs, std::int32_t num_inputs,
+                   const DynamicPluginTensorDesc* outputs, std::int32_t num_outputs) {
+  return tensors_with(inputs, num_inputs, outputs, num_outputs,
+                      [](const DynamicPluginTensorDesc& input) { return input.desc.dims; });
+}
+
 Range range_of(const DynamicPluginTensorDesc* inputs, std::int32_t num_inputs,
                const DynamicPluginTensorDesc* outputs, std::int32_t num_outputs) {
-  check_numbers(inputs, num_inputs, outputs, num_outputs);
-  Range range;
-  for (int i = 0; i < kNumTensors; ++i) {
-    const auto index = static_cast<TensorIndex>(i);
-    const DynamicPluginTensorDesc& dynamic = i < kNumInputs ? inputs[i] : outputs[i - kNumInputs];
-    range.current[i] = tensor_of(dynamic.desc, dynamic.desc.dims, index);
-    range.smallest[i] = tensor_of(dynamic.desc, dynamic.min, index);
-    range.largest[i] = tensor_of(dynamic.desc, dynamic.max, index);
-  }
-  set_shapes_of_outputs(range.current);
-  set_shapes_of_outputs(range.smallest);
-  set_shapes_of_outputs(range.largest);
-  return range;
+  return {tensors_with(inputs, num_inputs, outputs, num_outputs,
+                       [](const DynamicPluginTensorDesc& input) { return input.min; }),
+          tensors_with(inputs, num_inputs, outputs, num_outputs,
+                       [](const DynamicPluginTensorDesc& input) { return input.max; })};
 }
 
 bool is_known(const Shape& shape) {

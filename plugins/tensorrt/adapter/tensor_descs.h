@@ -11,18 +11,21 @@ Type type_of(nvinfer1::DataType type);
 // Whether position `pos` of inputs and outputs may have its type and format, given those before it.
 bool supports(std::int32_t pos, const nvinfer1::PluginTensorDesc& desc, nvinfer1::DataType type_of_x);
 
-// All nine tensors. Throws where their number is another or one is not linear.
+// All nine tensors of a call that is about to run. Throws where their number is another or one is not linear.
 Tensors tensors_of(const nvinfer1::PluginTensorDesc* inputs, std::int32_t num_inputs,
                    const nvinfer1::PluginTensorDesc* outputs, std::int32_t num_outputs);
 
-// The same where only types of outputs are known: their shapes follow from that of x.
+// The same before that: TensorRT then sets types and formats of outputs, but does not promise to set their
+// dimensions. These are not read; shapes of outputs follow from that of x.
 Tensors tensors_of_inputs(const nvinfer1::PluginTensorDesc* inputs, std::int32_t num_inputs,
                           const nvinfer1::PluginTensorDesc* outputs, std::int32_t num_outputs);
 
-// The shapes of an optimization profile, and those that are asked for now: they may have dimensions of -1
-// while a network is built.
+// The same with the dimensions that are asked for now: -1 for those of a network that are not known yet.
+Tensors current_of(const nvinfer1::DynamicPluginTensorDesc* inputs, std::int32_t num_inputs,
+                   const nvinfer1::DynamicPluginTensorDesc* outputs, std::int32_t num_outputs);
+
+// The same for the bounds of an optimization profile.
 struct Range {
-  Tensors current;
   Tensors smallest;
   Tensors largest;
 };

@@ -2,6 +2,7 @@
 
 #include <algorithm>
 #include <array>
+#include <limits>
 
 #include "core/error.h"
 #include "core/tiles.h"
@@ -23,26 +24,50 @@ struct RoutingBlock {
 
 constexpr RoutingBlock kRoutingBlocks[] = {{8, 256}, {32, 128}, {128, 32}};
 
+constexpr std::int64_t kMax = std::numeric_limits<std::int64_t>::max();
+
+// Of numbers of at least 0, as all sizes here are.
+std::int64_t checked_add(std::int64_t a, std::int64_t b) {
+  if (a > kMax - b) {
+    fail("the size ", a, " + ", b, " is larger than ", kMax);
+  }
+  return a + b;
+}
+
+std::int64_t checked_multiply(std::int64_t a, std::int64_t b) {
+  if (b > 0 && a > kMax / b) {
+    fail("the size ", a, " * ", b, " is larger than ", kMax);
+  }
+  return a * b;
+}
+
+std::int64_t round_up(std::int64_t value, std::int64_t multiple) {
+  return checked_multiply(ceil_div(value, multiple), multiple);
+}
+
 }  // namespace
 
 std::int64_t Problem::hidden_row_bytes() const {
-  return num_learners * round_up(hidden_dim, 16) * element_size;
+  const std::int64_t padded = round_up(hidden_dim, kHiddenMultiple);
+  return checked_multiply(checked_multiply(num_learners, padded), element_size);
 }
 
+// A row may take more bytes than 64 bits hold, so the limit is divided by each of its factors instead.
 std::int64_t Problem::chunk_rows() const {
-  const std::int64_t fitting = kHiddenLimit / hidden_row_bytes() / kRows * kRows;
-  return std::min(std::max(fitting, kRows), round_up(tokens, kRows));
+  const std::int64_t rows =
+      kHiddenLimit / element_size / num_learners / kHiddenMultiple / ceil_div(hidden_dim, kHiddenMultiple);
+  return std::min(std::max(rows / kRows * kRows, kRows), round_up(tokens, kRows));
 }
 
-// tokens * model_dim stays below 2^62; the whole product might not, so the limit is divided instead.
+// The limit is divided here and in `splits` as well.
 std::int64_t Problem::partial_bytes() const {
-  const std::int64_t bytes_per_value = num_learners * kMaxSplit * kFloatBytes;
-  const std::int64_t values = tokens * model_dim;
-  return values <= kPartialLimit / bytes_per_value ? values * bytes_per_value : kPartialLimit;
+  const std::int64_t tokens_within_limit = kPartialLimit / kMaxSplit / kFloatBytes / num_learners / model_dim;
+  return tokens <= tokens_within_limit ? tokens * model_dim * num_learners * kFloatBytes * kMaxSplit
+                                       : kPartialLimit;
 }
 
 bool Problem::splits(std::int64_t split) const {
-  return split > 0 && tokens * model_dim <= partial_bytes() / (num_learners * split * kFloatBytes) &&
+  return split > 0 && tokens <= partial_bytes() / split / kFloatBytes / num_learners / model_dim &&
          tokens <= chunk_rows();
 }
 
@@ -62,12 +87,12 @@ Workspace workspace(const Problem& problem) {
       4 * problem.tokens,
       4 * problem.num_choices(),
       4 * problem.num_choices() * routing(problem).num_blocks,
-      problem.chunk_rows() * problem.hidden_row_bytes(),
+      checked_multiply(problem.chunk_rows(), problem.hidden_row_bytes()),
       problem.partial_bytes(),
   };
   std::array<std::int64_t, 7> offsets{};
   for (std::size_t i = 0; i < sizes.size(); ++i) {
-    offsets[i + 1] = offsets[i] + round_up(sizes[i], kAlignment);
+    offsets[i + 1] = checked_add(offsets[i], round_up(sizes[i], kAlignment));
   }
   return {offsets[0], offsets[1], offsets[2], offsets[3], offsets[4], offsets[5], offsets[6]};
 }
@@ -79,12 +104,14 @@ bool aligned(const Problem& problem, std::initializer_list<const void*> pointers
 }
 
 std::int64_t up_grid(const Problem& problem, const Entry& entry, std::int64_t num_rows) {
-  return ceil_div(num_rows, entry.up.block_m) * problem.num_learners *
-         ceil_div(problem.hidden_dim, entry.up.block_n);
+  const std::int64_t blocks_of_rows =
+      checked_multiply(ceil_div(num_rows, entry.up.block_m), problem.num_learners);
+  return checked_multiply(blocks_of_rows, ceil_div(problem.hidden_dim, entry.up.block_n));
 }
 
 std::int64_t down_grid(const Problem& problem, const Entry& entry, std::int64_t num_rows) {
-  return ceil_div(num_rows, entry.down.block_m) * ceil_div(problem.model_dim, entry.down.block_n);
+  return checked_multiply(ceil_div(num_rows, entry.down.block_m),
+                          ceil_div(problem.model_dim, entry.down.block_n));
 }
 
 Even even(const Problem& problem, const Entry& entry) {

@@ -1,5 +1,6 @@
 // What a launch needs besides pointers: arithmetic over shapes, the same as plugins/kernels/plan.py, which
-// has the reasons. tests/test_plugin_plan.py holds the two together.
+// has the reasons. tests/test_plugin_plan.py holds the two together. Sizes are positive. An Error is thrown
+// where a result does not fit into 64 bits.
 #pragma once
 
 #include <cstdint>
@@ -10,6 +11,9 @@ namespace acm {
 struct Entry;
 
 constexpr std::int64_t kMaxTokens = std::int64_t{1} << 29;
+
+// Hidden values of a learner are padded to a multiple of it.
+constexpr std::int64_t kHiddenMultiple = 16;
 
 // Shapes of one call.
 struct Problem {
@@ -66,10 +70,7 @@ struct Even {
 
 Even even(const Problem& problem, const Entry& entry);
 
-constexpr std::int64_t ceil_div(std::int64_t a, std::int64_t b) { return (a + b - 1) / b; }
-
-constexpr std::int64_t round_up(std::int64_t value, std::int64_t multiple) {
-  return ceil_div(value, multiple) * multiple;
-}
+// For a of at least 0; a + b - 1 could overflow.
+constexpr std::int64_t ceil_div(std::int64_t a, std::int64_t b) { return a / b + (a % b != 0); }
 
 }  // namespace acm

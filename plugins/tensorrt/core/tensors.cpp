@@ -149,7 +149,8 @@ Problem check(const Signature& signature, const Tensors& tensors) {
     fail("N*h is ", width, " in w1, which is not a positive multiple of num_learners = ", n);
   }
   const std::int64_t h = width / n;
-  if (n * round_up(h, 16) > kMaxIndex) {
+  // N * padded h > kMaxIndex; the product could overflow
+  if (ceil_div(h, kHiddenMultiple) > kMaxIndex / (n * kHiddenMultiple)) {
     fail("N*h is ", width, " in w1; the kernels take up to ", kMaxIndex);
   }
   check_shape(tensors, kThresholds, {n});

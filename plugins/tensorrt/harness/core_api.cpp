@@ -8,7 +8,7 @@
 //                                                            block, choices, blocks
 //   int acm_splits(problem[6], split)
 //   int acm_select(arch, precision, problem[6], aligned)     index, or -1
-//   void acm_grids(problem[6], entry, rows, out[4])          GEMM 1, GEMM 2, even of each
+//   int acm_grids(problem[6], entry, rows, out[4])           0, or -1; out: GEMM 1, GEMM 2, even of each
 //   int acm_architecture(major, minor, integrated)           80 and so on, or -1
 //   void* acm_layer_create(num, min, activation, tf32)       or null
 //   int acm_layer_prepare(layer, tensors[9])                 0, or -1
@@ -84,15 +84,17 @@ ACM_API int acm_select(std::int32_t arch, std::int32_t precision, const std::int
   });
 }
 
-ACM_API void acm_grids(const std::int64_t* problem, std::int32_t entry, std::int64_t rows,
-                       std::int64_t* out) {
-  const acm::Problem p = problem_of(problem);
-  const acm::Entry& e = acm::pack().entries[static_cast<std::size_t>(entry)];
-  const acm::Even tiles = acm::even(p, e);
-  out[0] = acm::up_grid(p, e, rows);
-  out[1] = acm::down_grid(p, e, rows);
-  out[2] = tiles.up;
-  out[3] = tiles.down;
+ACM_API int acm_grids(const std::int64_t* problem, std::int32_t entry, std::int64_t rows, std::int64_t* out) {
+  return guarded(-1, [&] {
+    const acm::Problem p = problem_of(problem);
+    const acm::Entry& e = acm::pack().entries[static_cast<std::size_t>(entry)];
+    const acm::Even tiles = acm::even(p, e);
+    out[0] = acm::up_grid(p, e, rows);
+    out[1] = acm::down_grid(p, e, rows);
+    out[2] = tiles.up;
+    out[3] = tiles.down;
+    return 0;
+  });
 }
 
 ACM_API int acm_architecture(std::int32_t major, std::int32_t minor, std::int32_t integrated) {

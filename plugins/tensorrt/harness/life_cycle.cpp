@@ -58,12 +58,14 @@ constexpr nvinfer1::DataType kTypes[] = {nvinfer1::DataType::kFLOAT, nvinfer1::D
 #endif
                                          nvinfer1::DataType::kINT32, nvinfer1::DataType::kINT8};
 
+static_assert(nvinfer1::Dims::MAX_DIMS == kMaxRank);
+
 nvinfer1::PluginTensorDesc desc_of(const AcmTensor& tensor) {
   nvinfer1::PluginTensorDesc desc{};
   desc.type = kTypes[tensor.type];
   desc.format = tensor.format ? nvinfer1::TensorFormat::kCHW4 : nvinfer1::TensorFormat::kLINEAR;
-  desc.dims.nbDims = tensor.rank;
-  std::copy_n(tensor.dims, tensor.rank, desc.dims.d);
+  desc.dims.nbDims = tensor.rank;  // any number, where a test leaves dimensions unset
+  std::copy(std::begin(tensor.dims), std::end(tensor.dims), desc.dims.d);
   return desc;
 }
 
