@@ -14,20 +14,20 @@ from __future__ import annotations
 
 import argparse
 import json
+import math
 import os
 import platform
 from dataclasses import dataclass
 from datetime import datetime, timezone
 from importlib import metadata
 from pathlib import Path
-from tempfile import TemporaryDirectory
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from rich.console import Console
 from rich.table import Table
 
-from acm_export.files import move_into_place
+from acm_export.files import write_text
 from acm_export.timing import block_seconds
 
 if TYPE_CHECKING:
@@ -105,39 +105,69 @@ def parser(doc: str) -> argparse.ArgumentParser:
     return options
 
 
-def write_result(
-    name: str, payload: Mapping[str, Any], options: argparse.Namespace, *, program: str | None = None
-) -> Path:
-    """Write what was measured, whole or not at all, and say where.
+class ResultFile:
+    """The result of one program, on disk whole after every entry, so that an interrupted run keeps what it measured.
 
     Args:
         name: Of the program; a quick run writes ``NAME-quick.json``, so that it never replaces a measurement.
-        payload: What was measured, ready for JSON.
         options: As parsed by :func:`parser`.
         program: That measured, where it is not ``benchmarks/NAME.py``.
+    """
+
+    def __init__(self, name: str, options: argparse.Namespace, *, program: str | None = None) -> None:
+        flags = ["--quick"] if options.quick else []
+        self._path: Path = Path(options.output) / options.device / f"{name}{'-quick' if options.quick else ''}.json"
+        self._content: dict[str, Any] = {
+            "schema": SCHEMA,
+            "benchmark": name,
+            "date": datetime.now(timezone.utc).isoformat(timespec="seconds"),
+            "command": " ".join(["python", program or f"benchmarks/{name}.py", "--device", options.device, *flags]),
+            "quick": options.quick,
+            "machine": machine(),
+        }
+
+    @property
+    def path(self) -> Path:
+        """The file; it exists after the first :meth:`add`."""
+        return self._path
+
+    def add(self, key: str, value: object) -> None:
+        """Set a top-level key and rewrite the file, whole or not at all.
+
+        Args:
+            key: A key that was added before gets the new value.
+            value: Ready for JSON; tuples become lists, NaN and infinities null.
+        """
+        self.add_all({key: value})
+
+    def add_all(self, values: Mapping[str, object]) -> None:
+        """:meth:`add` for several keys, with one write."""
+        self._content |= {key: _finite(value) for key, value in values.items()}
+        self._path.parent.mkdir(parents=True, exist_ok=True)
+        write_text(json.dumps(self._content, indent=1, ensure_ascii=False, allow_nan=False) + "\n", self._path)
+
+
+def write_result(
+    name: str, payload: Mapping[str, Any], options: argparse.Namespace, *, program: str | None = None
+) -> Path:
+    """Write everything that was measured at once, and print where; :class:`ResultFile` describes the arguments.
 
     Returns:
         The file.
     """
-    flags = ["--quick"] if options.quick else []
-    result = {
-        "schema": SCHEMA,
-        "benchmark": name,
-        "date": datetime.now(timezone.utc).isoformat(timespec="seconds"),
-        "command": " ".join(["python", program or f"benchmarks/{name}.py", "--device", options.device, *flags]),
-        "quick": options.quick,
-        "machine": machine(),
-        **payload,
-    }
-    folder: Path = options.output / options.device
-    folder.mkdir(parents=True, exist_ok=True)
-    path: Path = folder / f"{name}{'-quick' if options.quick else ''}.json"
-    with TemporaryDirectory(prefix=f".{name}.", dir=folder) as staging:
-        staged = Path(staging) / path.name
-        staged.write_text(json.dumps(result, indent=1, ensure_ascii=False, allow_nan=False) + "\n")
-        move_into_place(staged, path)
-    print(f"wrote {path}")
-    return path
+    result = ResultFile(name, options, program=program)
+    result.add_all(payload)
+    print(f"wrote {result.path}")
+    return result.path
+
+
+def _finite(value: object) -> object:
+    """The value with null in place of every number that JSON does not have, at any depth."""
+    if isinstance(value, dict):
+        return {key: _finite(item) for key, item in value.items()}
+    if isinstance(value, list | tuple):
+        return [_finite(item) for item in value]
+    return None if isinstance(value, float) and not math.isfinite(value) else value
 
 
 def machine() -> dict[str, Any]:

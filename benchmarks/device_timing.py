@@ -26,6 +26,9 @@ if TYPE_CHECKING:
 
 _WARM_UP_RUNS = 3
 
+_SETTLING_MS = 20.0
+"""The baseline runs this long before anything counts, so that the GPU's clock has settled."""
+
 
 @dataclass(frozen=True)
 class DeviceTiming:
@@ -76,9 +79,12 @@ def _capture(call: Callable[[], object]) -> torch.cuda.CUDAGraph:
         for _ in range(_WARM_UP_RUNS):
             call()
     torch.cuda.current_stream().wait_stream(stream)
-    graph = torch.cuda.CUDAGraph()
-    with torch.cuda.graph(graph):
-        call()
+    graph, current = torch.cuda.CUDAGraph(), torch.cuda.current_stream()
+    try:
+        with torch.cuda.graph(graph, capture_error_mode="thread_local"):
+            call()
+    finally:  # a call that cannot be captured leaves the stream of the capture as the current one
+        torch.cuda.set_stream(current)
     return graph
 
 
@@ -101,6 +107,7 @@ def interleaved(
     """
     runs = {key: runs_for(case, block_ms) for key, case in cases.items()}
     baseline_runs = runs_for(baseline, block_ms)
+    baseline.block_us(runs_for(baseline, _SETTLING_MS))
     measured: dict[Key, list[tuple[float, float]]] = {key: [] for key in cases}
     before = baseline.block_us(baseline_runs)
     for _ in range(rounds):
