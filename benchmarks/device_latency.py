@@ -1,21 +1,22 @@
 """A whole ViT-B on a GPU: PyTorch with the kernels, ONNX Runtime on CUDA, TensorRT 8.5.3, each beside its dense model.
 
-PyTorch: float16, each share of the learners in a CUDA graph of its own, beside the compiled dense model (device time;
-device_timing.py). The two runtimes: the verb ``latency`` on files and engines calibrated and built here, as a user
-would run it; its JSON and its picture are kept beside the result. What cannot run is recorded with the reason. With
-``--tensorrt85 DIR``, an unpacked TensorRT 8.5.3 with its own ``python``, and ``--plugin85 LIB``, engines are built.
+PyTorch: models of the ViT-B/16 shape, compiled, in CUDA graphs (compiled_vit.py). The two runtimes: the verb
+``latency`` on files and engines calibrated and built here, as a user would run it; its JSON and its picture are kept
+beside the result. What cannot run is recorded with the reason. With ``--tensorrt85 DIR``, an unpacked TensorRT 8.5.3
+with its own ``python``, and ``--plugin85 LIB``, engines are built.
 
-    python benchmarks/device_latency.py --device h100 [--tensorrt85 DIR --plugin85 LIB]
+    python benchmarks/device_latency.py --device h100 [--dtype bf16] [--parts pytorch] [--seconds 180]
 """
 
 from __future__ import annotations
 
+import argparse
 import json
 import os
 import subprocess
 import sys
-from copy import deepcopy
-from dataclasses import asdict, dataclass
+import time
+from dataclasses import asdict
 from functools import partial
 from importlib.util import find_spec
 from pathlib import Path
@@ -24,31 +25,26 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
-from calibration_vit import random_images
-from common import print_table, write_result
-from device_timing import Rotation, device_facts, gpu_options, interleaved
+from common import ResultFile, parser, print_table
+from compiled_vit import DTYPES, SHARES, Measured, ViTBenchmark
+from device_timing import device_facts
 from random_vit import TINY, VIT_B, random_vit
 
-from acm_export.calibration.calibrate import Options, calibrate
-from acm_export.calibration.sources import NpzFile
-from acm_export.export import export
-from acm_export.modules import acm_layers
-from acm_export.op.routing import learner_counts, margins
-
 if TYPE_CHECKING:
-    import argparse
     from collections.abc import Callable
 
     from random_vit import Shape
-    from torch import nn
 
-    from acm_export.modules import ACMLayer
-SHARES = (1.0, 0.75, 0.5, 0.25)
-BATCHES = (1, 8, 32, 128)
+BATCHES = (32, 8, 128, 1)
+"""Most valuable first."""
+
 FILE_BATCHES = (1, 8, 32)
 """Of the two runtimes; an engine's profile ends at the last."""
 
-_ROTATED = 3
+FILE_SHARES = (1.0, 0.75, 0.5, 0.25)
+PARTS = ("pytorch", "files", "onnxruntime", "tensorrt85")
+"""Parts of a run; ``files`` makes what the two after it measure."""
+
 _WITHOUT_CUBLAS = "--tactic-sources=-CUBLAS,-CUBLAS_LT,-CUDNN"
 """The unpacked TensorRT has stand-ins for these libraries, which hold nothing."""
 
@@ -56,74 +52,21 @@ _PURE = ("rich", "markdown_it", "mdurl", "pygments", "click")
 """Packages that another Python may share with this one."""
 
 
-@dataclass(frozen=True)
-class Row:
-    """PyTorch at one share: β as run, microseconds on the device, and ratio to the compiled dense model."""
-
-    batch: int
-    share: float
-    budget: float
-    us: float
-    dense_us: float
-    ratio: float
-    ratio_q25: float
-    ratio_q75: float
-
-
-class Route:
-    """A hook of a layer's gate that sets its thresholds to let a share of the margins pass, and counts what does."""
-
-    def __init__(self, layer: ACMLayer, share: float, executed: list[float]) -> None:
-        self._layer, self._share, self._executed = layer, share, executed
-
-    def __call__(self, _gate: nn.Module, _args: object, logits: torch.Tensor) -> None:
-        """Look at the gate logits of one pass."""
-        z = logits.float().cpu().numpy()
-        tau = -np.inf if self._share == 1 else float(np.quantile(margins(z), 1 - self._share))
-        self._layer.thresholds.fill_(tau)
-        thresholds = self._layer.thresholds.cpu().numpy()
-        self._executed.append(float(learner_counts(z, thresholds, 0).mean()) / len(thresholds))
-
-
-def route(model: nn.Module, images: torch.Tensor, share: float) -> float:
-    """Set the thresholds of every layer, in the order in which they run; returns β."""
-    executed: list[float] = []
-    handles = [layer.gate.register_forward_hook(Route(layer, share, executed)) for _, layer in acm_layers(model)]
-    with torch.no_grad():
-        model(images)
-    for handle in handles:
-        handle.remove()
-    return float(np.mean(executed))
-
-
-def pytorch_rows(shape: Shape, batches: tuple[int, ...], rounds: int) -> list[Row]:
-    """Every batch and share beside the compiled dense model."""
-    acm = random_vit(shape, acm=True).half().cuda()
-    dense = torch.compile(random_vit(shape, acm=False).half().cuda())
-    rows: list[Row] = []
-    for batch in batches:
-        images = [torch.from_numpy(random_images(batch, seed)).half().cuda() for seed in range(_ROTATED)]
-        models = {share: deepcopy(acm) for share in SHARES}  # thresholds are read when a graph is replayed
-        budgets = {share: route(model, images[0], share) for share, model in models.items()}
-        with torch.no_grad():
-            cases = {share: Rotation([partial(model, i) for i in images]) for share, model in models.items()}
-            timings = interleaved(cases, Rotation([partial(dense, i) for i in images]), rounds=rounds)
-        rows += [
-            Row(batch, share, budgets[share], t.us, t.baseline_us, t.ratio, t.ratio_q25, t.ratio_q75)
-            for share, t in timings.items()
-        ]
-    return rows
-
-
 def write_files(folder: Path, shape: Shape, samples: int) -> None:
     """``calibrated.onnx`` with a budget input, ``dense.onnx``, both float16 and verified, and ``images.npz``."""
+    from calibration_vit import random_images
+
+    from acm_export.calibration.calibrate import Options, calibrate
+    from acm_export.calibration.sources import NpzFile
+    from acm_export.export import export
+
     example = {"pixel_values": torch.from_numpy(random_images(2, 0))}
     for name, acm in (("acm", True), ("dense", False)):
         model = random_vit(shape, acm=acm)
         export(model, example, folder / f"{name}.onnx", dtype="fp16", output_fields=["logits"])
     np.savez(folder / "images.npz", pixel_values=random_images(samples, 1))
     calibrate(
-        folder / "acm.onnx", NpzFile(folder / "images.npz"), SHARES[1:], folder / "calibrated.onnx",
+        folder / "acm.onnx", NpzFile(folder / "images.npz"), FILE_SHARES[1:], folder / "calibrated.onnx",
         Options(solver="uniform", budget_input=True, probe_samples=samples, batch_size=min(samples, 8)),
     )  # fmt: skip
 
@@ -141,7 +84,7 @@ def timed(
     run: Callable[..., str], model: str, dense: str, folder: Path, kept: Path, batches: tuple[int, ...], *more: str
 ) -> dict[str, Any]:
     """The verb ``latency``; its result and its picture lie in ``kept`` with the endings .json and .svg."""
-    budgets = ",".join(f"{share:g}" for share in SHARES)
+    budgets = ",".join(f"{share:g}" for share in FILE_SHARES)
     kept.parent.mkdir(parents=True, exist_ok=True)
     text = run(
         "latency", str(folder / model), "--baseline", str(folder / dense), "--budgets", budgets,
@@ -210,54 +153,133 @@ def _needs_cuda_provider() -> str:
     return "" if there else f"ONNX Runtime {onnxruntime.__version__} has no CUDA provider"
 
 
-def main() -> None:
-    """Measure all, print tables, write the result; exit code 1 where a part failed."""
-    options = gpu_options(__doc__ or "")
-    shape, batches, files, rounds = (TINY, (1, 2), (1, 2), 2) if options.quick else (VIT_B, BATCHES, FILE_BATCHES, 9)
-    kept: Path = options.output.absolute() / options.device
-    no_kit = "" if options.tensorrt85 and options.plugin85 else "--tensorrt85 DIR and --plugin85 LIB were not given"
-    parts: dict[str, dict[str, Any]] = {}
-    parts["pytorch"] = attempt("PyTorch", lambda: [asdict(row) for row in pytorch_rows(shape, batches, rounds)])
-    with TemporaryDirectory() as scratch:
-        folder = Path(scratch)
-        parts["files"] = attempt("files", lambda: write_files(folder, shape, 2 * files[-1]))
-        no_files = "" if parts["files"]["state"] == "run" else "the files were not made"
-        ending = "-quick" if options.quick else ""
-        parts["onnxruntime_cuda"] = attempt(
-            "ONNX Runtime", lambda: onnxruntime_cuda(folder, kept / f"latency_onnxruntime_cuda{ending}", files),
-            no_files or _needs_cuda_provider(),
-        )  # fmt: skip
-        parts["tensorrt85"] = attempt(
-            "TensorRT 8.5.3", lambda: tensorrt85(folder, kept / f"latency_tensorrt85{ending}", files, options),
-            no_files or no_kit,
-        )  # fmt: skip
-    _print(parts)
-    case = {"shape": asdict(shape), "dtype": "fp16", "shares": SHARES}
-    write_result("device_latency", {"device": device_facts(), "case": case, "parts": parts}, options)
-    sys.exit(any(part["state"] == "failed" for part in parts.values()))
+def part_names(text: str) -> tuple[str, ...]:
+    """Parts named on the command line, separated by commas.
+
+    Raises:
+        argparse.ArgumentTypeError: One of them does not exist.
+    """
+    names = tuple(text.split(","))
+    if unknown := [name for name in names if name not in PARTS]:
+        raise argparse.ArgumentTypeError(f"unknown part '{unknown[0]}'; choose from {', '.join(PARTS)}")
+    return names
 
 
-def _print(parts: dict[str, dict[str, Any]]) -> None:
-    rows = parts["pytorch"].get("result", [])
+def parts_to_run(asked: tuple[str, ...] | None, missing: dict[str, str]) -> tuple[str, ...]:
+    """Parts in their order; by default PyTorch and every runtime that is here.
+
+    Args:
+        asked: With ``--parts``, or None.
+        missing: Why a runtime cannot run here, or an empty text.
+    """
+    wanted = set(asked or ("pytorch", *(name for name, reason in missing.items() if not reason)))
+    if wanted & missing.keys():
+        wanted.add("files")
+    return tuple(name for name in PARTS if name in wanted)
+
+
+def pytorch(options: argparse.Namespace, save: Callable[[dict[str, Any]], object]) -> dict[str, Any]:
+    """Compiled models of the ViT-B/16 shape.
+
+    Args:
+        options: Of the command line.
+        save: Is called with everything so far after each step.
+
+    Raises:
+        RuntimeError: Nothing could be measured.
+    """
+    shape, batches, rounds = (TINY, (2, 1), 1) if options.quick else (VIT_B, BATCHES, 9)
+    deadline = time.monotonic() + options.seconds
+    device = "cuda" if torch.cuda.is_available() else "cpu"
+
+    def save_part(measured: Measured) -> None:
+        save({"state": "running", "result": measured.to_json()})
+
+    measured = ViTBenchmark(shape, DTYPES[options.dtype], device, rounds, deadline, save_part).run(batches)
+    _print_pytorch(measured)
+    if not measured.rows:
+        raise RuntimeError("; ".join(f"batch {p.batch}, {p.step}: {p.reason}" for p in measured.problems))
+    return measured.to_json()
+
+
+def _print_pytorch(measured: Measured) -> None:
     print_table(
-        "PyTorch with CUDA graphs against the compiled dense model", ["batch", "β", "us", "dense us", "time ÷ dense"],
-        [[str(r["batch"]), f"{r['budget']:.3f}", f"{r['us']:.0f}", f"{r['dense_us']:.0f}", f"{r['ratio']:.3f}"]
-         for r in rows],
+        "PyTorch, CUDA graphs, everything compiled, beside the dense model",
+        ["model", "batch", "β", "µs", "dense µs", "÷ dense", "quartiles", "images/s", "dense images/s"],
+        [[r.model, str(r.batch), _number(r.budget), f"{r.us:.0f}", f"{r.dense_us:.0f}", f"{r.ratio:.3f}",
+          f"{r.ratio_q25:.3f}-{r.ratio_q75:.3f}", f"{r.images_per_s:.0f}", f"{r.dense_images_per_s:.0f}"]
+         for r in measured.rows],
     )  # fmt: skip
-    for name in ("onnxruntime_cuda", "tensorrt85"):
-        if parts[name]["state"] != "run":
-            continue
-        result = parts[name]["result"]
-        print_table(
-            name, ["run", "batch", "β", "p50 ms", "p99 ms", "time ÷ dense"],
-            [[run["routing"], str(next(iter(run["inputs"].values()))[0]), _number(run["budget_measured"]),
-              f"{run['host_ms']['p50']:.3f}", f"{run['host_ms']['p99']:.3f}", f"{beside['ratio']:.3f}"]
-             for run, beside in zip(result["runs"], result["baseline"]["runs"], strict=True)],
-        )  # fmt: skip
+
+
+def _print_runtime(name: str, result: dict[str, Any]) -> None:
+    print_table(
+        name, ["run", "batch", "β", "p50 ms", "p99 ms", "time ÷ dense"],
+        [[run["routing"], str(next(iter(run["inputs"].values()))[0]), _number(run["budget_measured"]),
+          f"{run['host_ms']['p50']:.3f}", f"{run['host_ms']['p99']:.3f}", f"{beside['ratio']:.3f}"]
+         for run, beside in zip(result["runs"], result["baseline"]["runs"], strict=True)],
+    )  # fmt: skip
 
 
 def _number(value: float | None) -> str:
     return "" if value is None else f"{value:.3f}"
+
+
+def _options() -> argparse.Namespace:
+    arguments = parser(__doc__ or "")
+    arguments.add_argument("--dtype", choices=DTYPES, default="fp16", help="of the PyTorch part (%(default)s)")
+    arguments.add_argument(
+        "--parts", type=part_names, help=f"some of {','.join(PARTS)}; by default pytorch and the runtimes that are here"
+    )
+    arguments.add_argument(
+        "--seconds", type=float, default=180, help="when the PyTorch part begins nothing new (%(default)s)"
+    )
+    arguments.add_argument("--tensorrt85", type=Path, help="folder of an unpacked TensorRT 8.5.3 with its python")
+    arguments.add_argument("--plugin85", type=Path, help="plugin library built against the headers of 8.5")
+    options = arguments.parse_args()
+    if not torch.cuda.is_available() and not options.quick:
+        sys.exit("error: PyTorch sees no GPU here; --quick tries the program on a CPU")
+    return options
+
+
+def main() -> None:
+    """Measure all, print tables, write the result after each step; exit code 1 where a part failed."""
+    options = _options()
+    name = "device_latency" if options.dtype == "fp16" else f"device_latency_{options.dtype}"
+    result = ResultFile(name, options, program="benchmarks/device_latency.py")
+    shape, files = (TINY, (1, 2)) if options.quick else (VIT_B, FILE_BATCHES)
+    case = {"shape": asdict(shape), "dtype": options.dtype, "shares": SHARES, "seconds": options.seconds}
+    result.add_all({"device": device_facts() if torch.cuda.is_available() else None, "case": case})
+    kept: Path = options.output.absolute() / options.device
+    ending = "-quick" if options.quick else ""
+    kit = options.tensorrt85 and options.plugin85
+    missing = {
+        "onnxruntime": _needs_cuda_provider(),
+        "tensorrt85": "" if kit else "--tensorrt85 DIR and --plugin85 LIB were not given",
+    }
+    parts: dict[str, dict[str, Any]] = {}
+
+    def save(part: str, content: dict[str, Any]) -> None:  # a part that fails keeps what it measured before
+        parts[part] = parts.get(part, {}) | content
+        result.add("parts", parts)
+
+    with TemporaryDirectory() as scratch:
+        folder = Path(scratch)
+        runs: dict[str, Callable[[], Any]] = {
+            "pytorch": partial(pytorch, options, partial(save, "pytorch")),
+            "files": partial(write_files, folder, shape, 2 * files[-1]),
+            "onnxruntime": partial(onnxruntime_cuda, folder, kept / f"latency_onnxruntime_cuda{ending}", files),
+            "tensorrt85": partial(tensorrt85, folder, kept / f"latency_tensorrt85{ending}", files, options),
+        }
+        for part in parts_to_run(options.parts, missing):
+            reason = missing.get(part, "")
+            if part in missing and parts["files"]["state"] != "run":
+                reason = "the files were not made"
+            save(part, attempt(part, runs[part], reason))
+            if part in missing and parts[part]["state"] == "run":
+                _print_runtime(part, parts[part]["result"])
+    print(f"wrote {result.path}")
+    sys.exit(any(part["state"] == "failed" for part in parts.values()))
 
 
 if __name__ == "__main__":

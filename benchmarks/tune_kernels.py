@@ -1,172 +1,162 @@
-"""Choose tile sizes on a GPU and write them into the tile table (plugins/kernels/tiles.json), with the measurement.
+"""Choose tile sizes on a GPU: times a written list of tiles for each GEMM and token count, and writes a tile table.
 
-For each range of token counts every candidate tile of GEMM 1 runs beside the table's present choice, then every
-candidate of GEMM 2; the fastest of each is kept where it is faster by more than the noise. Candidates that do not
-compile or need more shared memory than the GPU has are left out. Afterwards the kernel pack has to be made again.
+All candidates are compiled first, on all cores, into Triton's cache. Then they are tried one at a time: run once and
+compared with PyTorch, captured, timed beside the present entry, freed. A candidate that fails is recorded with the
+reason. First GEMM 2 is tuned with the present tile of GEMM 1, then GEMM 1 with the fastest GEMM 2 that fits; the best
+three pairs are timed again. ``OUTPUT/DEVICE/tiles.json`` is the package's table with the changed entries, and
+``--install`` copies it into the package. Afterwards the kernel pack has to be made again.
+
+    python benchmarks/tune_kernels.py --device h100 --seconds 150
 """
 
 from __future__ import annotations
 
 import json
 import sys
+import time
 from dataclasses import asdict, replace
 from datetime import datetime, timezone
 from importlib import resources
-from itertools import product
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import torch
-from common import parser, print_table
-from device_timing import Rotation, device_facts, interleaved
-from kernels import Case, case
+from common import ResultFile, parser, print_table
+from device_timing import device_facts
+from kernel_cases import choose
+from tile_candidates import TOKENS, UPS, describe, search
+from tile_trials import SHARE, SIZES, Compilations, DeviceLostError, Trial, Tuner, reason_of
 
-from acm_export.files import move_into_place, staging_folder
+from acm_export.files import write_text
 from acm_export.plugins.kernels import launch, plan
-from acm_export.plugins.kernels.tiles import SCHEMA, Entry, Tile, entries, select
+from acm_export.plugins.kernels.tiles import Entry, parse
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Sequence
-
-Range = tuple[int, "int | None"]
-
-RANGES: tuple[Range, ...] = ((8, 16), (48, 64), (197, 512), (25216, None))
-"""Tokens to measure at, and the ``max_tokens`` of the entry that the outcome is for."""
-
-NOISE = 0.02
-"""A candidate replaces the present choice only where it is faster by more than this."""
-
-_ROWS = {16: (16,), 64: (16, 32, 64), 512: (32, 64, 128), None: (64, 128)}
+    import argparse
+    from collections.abc import Mapping, Sequence
 
 
-def candidates(max_tokens: int | None) -> Iterator[Tile]:
-    """Tiles to try for a range of token counts."""
-    for rows, columns, k, warps, stages in product(
-        _ROWS[max_tokens], (32, 64, 128, 256), (32, 64, 128), (4, 8), (3, 4)
-    ):
-        sums = rows * columns // (32 * warps)
-        if sums > 128 or rows * columns < 512:
+def merged(table: Sequence[Entry], chosen: Mapping[Entry, Entry], arch: str) -> list[Entry]:
+    """The table with new entries for one architecture.
+
+    Args:
+        table: The present one.
+        chosen: Present entry to new entry; other architectures keep the present one.
+        arch: ``sm_90`` and so on.
+    """
+    rows: list[Entry] = []
+    for entry in table:
+        if (new := chosen.get(entry)) is None:
+            rows.append(entry)
             continue
-        yield Tile(rows, columns, k, warps, stages)
-        if warps == 8 and sums <= 64:
-            yield Tile(rows, columns, k, warps, stages, registers=128)
+        if others := tuple(a for a in entry.archs if a != arch):
+            rows.append(replace(entry, archs=others))
+        rows.append(replace(new, archs=(arch,)))
+    return rows
 
 
-def runnable(given: Case, entry: Entry) -> Rotation | None:
-    """The op with these tiles, or None where they do not run on this GPU or give wrong values."""
-    calls = [lambda x=x, z=z: _run(given, entry, x, z) for x, z in zip(given.tokens, given.logits, strict=True)]
-    try:
-        y, expected = (
-            _run(given, entry, given.tokens[0], given.logits[0]),
-            given.layer.run(given.tokens[0], given.logits[0])[0],
-        )
-        torch.cuda.synchronize()
-        if not torch.allclose(y.float(), expected.float(), rtol=0.05, atol=0.05):
-            return None
-        return Rotation(calls)
-    except Exception as error:  # noqa: BLE001  compilers and drivers raise what they like
-        print(f"  {entry.up} {entry.down}: {str(error).splitlines()[0][:100]}", file=sys.stderr)
-        return None
-
-
-def _run(given: Case, entry: Entry, x: torch.Tensor, logits: torch.Tensor) -> torch.Tensor:
-    layer = given.layer
-    weights = (layer.thresholds, layer.w1, layer.b1, layer.w2, layer.b2)
-    return launch.gated_learners(x, logits, *weights, layer.spec.signature, entry=entry)[0]
-
-
-def best(given: Case, present: Entry, tried: Sequence[Entry], rounds: int) -> tuple[Entry, float]:
-    """The fastest of some entries and its time ÷ that of the present one."""
-    baseline = runnable(given, present)
-    if baseline is None:
-        sys.exit(f"error: the present entry does not run here: {present}")
-    rotations = {index: r for index, entry in enumerate(tried) if (r := runnable(given, entry))}
-    coarse = interleaved(rotations, baseline, rounds=1, block_ms=2.0)
-    finalists = sorted(coarse, key=lambda index: coarse[index].ratio)[:5]
-    fine = interleaved({index: rotations[index] for index in finalists}, baseline, rounds=rounds)
-    index = min(fine, key=lambda i: fine[i].ratio, default=None)
-    if index is None or fine[index].ratio > 1 - NOISE:
-        return present, 1.0
-    return tried[index], fine[index].ratio
-
-
-def tune(
-    arch: str, sizes: tuple[int, int, int], ranges: Sequence[Range], rounds: int
-) -> list[tuple[Entry, Entry, float]]:
-    """For each range: present entry, chosen entry, time ÷ time."""
-    outcome = []
-    for tokens, max_tokens in ranges:
-        given = case(sizes, tokens, 0.5)
-        present = select(arch, "half", plan.Problem(tokens, *sizes, 0, 2), aligned=True)
-        ups = [replace(present, up=t, down=_down(present.down, t)) for t in candidates(max_tokens)]
-        chosen, up_ratio = best(given, present, ups, rounds)
-        downs = [replace(chosen, down=t) for t in candidates(max_tokens) if chosen.up.block_m % t.block_m == 0]
-        chosen, down_ratio = best(given, chosen, downs, rounds)
-        outcome.append((present, replace(chosen, max_tokens=max_tokens, archs=(arch,)), up_ratio * down_ratio))
-    return outcome
-
-
-def _down(tile: Tile, up: Tile) -> Tile:
-    """GEMM 2's tile with rows that divide those of GEMM 1."""
-    return replace(tile, block_m=min(tile.block_m, up.block_m))
-
-
-def merged(outcome: Sequence[tuple[Entry, Entry, float]], arch: str, measured_on: str) -> list[Entry]:
-    """The table with the outcome in place of what this architecture used before."""
-    tuned = [
-        replace(chosen, reason=f"Measured on {measured_on}: {ratio:.2f} of the time of the entry before.")
-        for present, chosen, ratio in outcome if chosen.up != present.up or chosen.down != present.down
-    ]  # fmt: skip
-    ranges = {entry.max_tokens for entry in tuned}
-    kept = []
-    for entry in entries():
-        if arch in entry.archs and entry.precision == "half" and entry.alignment > 1 and entry.max_tokens in ranges:
-            if others := tuple(a for a in entry.archs if a != arch):
-                kept.append(replace(entry, archs=others))
-            kept += [t for t in tuned if t.max_tokens == entry.max_tokens]
-        else:
-            kept.append(entry)
-    return kept
-
-
-def write_table(table: Sequence[Entry], path: Path) -> None:
-    """Write the table, one entry a line."""
+def table_text(content: Mapping[str, Any], table: Sequence[Entry]) -> str:
+    """A tile table as JSON, one entry a line, with everything else as in ``content``."""
     rows = ",\n".join(json.dumps(asdict(entry)) for entry in table)
-    with staging_folder(path) as staging:
-        staged = staging / path.name
-        staged.write_text(f'{{"schema": {SCHEMA}, "entries": [\n{rows}\n]}}\n')
-        move_into_place(staged, path)
+    rest = json.dumps({key: value for key, value in content.items() if key != "entries"})
+    return f'{rest.removesuffix("}")}, "entries": [\n{rows}\n]}}\n'
 
 
-def _short(tile: Tile) -> str:
-    sizes = f"{tile.block_m}x{tile.block_n}x{tile.block_k}"
-    return f"{sizes}, {tile.warps} warps, {tile.stages} stages, {tile.registers or 'any'} registers"
+def tune(options: argparse.Namespace, result: ResultFile, trials: list[Trial]) -> tuple[dict[Entry, Entry], list[str]]:
+    """Tune every token count that is asked for; writes the table after each.
+
+    Args:
+        options: Of the command line.
+        result: Gets everything as it is measured.
+        trials: Is added to.
+
+    Returns:
+        Present entry to new entry, where one is faster; and why token counts were given up.
+    """
+    deadline = time.monotonic() + options.seconds
+    arch, facts = launch.architecture(torch.device("cuda")), device_facts()
+    result.add_all({"device": facts, "sizes": SIZES, "share": SHARE, "seconds": options.seconds})
+    plan.ROWS = max(plan.ROWS, *(sizes.block_m for tiles in UPS.values() for sizes in tiles))
+    content = json.loads(_package_table().read_text())
+    table = parse(content)
+    presents: dict[int, Entry] = {}
+    for tokens in options.tokens or TOKENS:
+        present = choose(table, arch, plan.Problem(tokens, *SIZES, 0, 2))
+        if present not in presents.values():
+            presents[tokens] = present
+    compilations = Compilations(presents)
+    chosen: dict[Entry, Entry] = {}
+    stopped: list[str] = []
+    try:
+        for tokens, present in presents.items():
+            try:
+                tuner = Tuner(result, trials, tokens, compilations, deadline, 1 if options.quick else 3)
+                best = search(present, tokens, tuner.measure)
+            except Exception as error:  # noqa: BLE001  the other token counts are worth having
+                stopped.append(f"{tokens} tokens: {reason_of(error)}")
+                result.add("stopped", stopped)
+                print(stopped[-1], flush=True)
+                if isinstance(error, DeviceLostError):
+                    break
+                continue
+            if best != present:
+                chosen[present] = replace(best, reason=reason(best, trials, facts))
+            write_text(table_text(content, merged(table, chosen, arch)), _table_path(result))
+            print(f"wrote {_table_path(result)}", flush=True)
+    finally:
+        compilations.stop()
+    return chosen, stopped
+
+
+def reason(entry: Entry, trials: Sequence[Trial], facts: Mapping[str, object]) -> str:
+    """The measurement that chose an entry, for the table.
+
+    Args:
+        entry: Was measured in the role ``final``.
+        trials: All so far.
+        facts: Of the GPU (device_timing.py, ``device_facts``).
+    """
+    tokens, timing = next((t.tokens, t.timing) for t in reversed(trials) if t.entry == entry and t.timing)
+    worked = any(t.role == "present" and t.tokens == tokens and t.timing for t in trials)
+    beside = f"{timing.ratio:.2f} of the time of the entry before" if worked else "the entry before does not run"
+    return (
+        f"Measured on {facts['gpu']}, Triton {facts['triton']}, {datetime.now(timezone.utc):%Y-%m-%d}: "
+        f"{timing.us:.1f} µs at {tokens} tokens and half the learners; {beside}."
+    )
+
+
+def _package_table() -> Path:
+    return Path(str(resources.files("acm_export.plugins.kernels"))) / "tiles.json"
+
+
+def _table_path(result: ResultFile) -> Path:
+    return result.path.with_name(result.path.name.replace("tune_kernels", "tiles"))
 
 
 def main() -> None:
-    """Tune for the GPU at hand."""
+    """Tune for the GPU at hand; exit code 1 where a token count could not be tuned."""
     arguments = parser(__doc__ or "")
-    arguments.add_argument(
-        "--tokens",
-        type=int,
-        choices=[tokens for tokens, _ in RANGES],
-        help="only the range of this number",
-    )
+    arguments.add_argument("--tokens", type=int, nargs="+", choices=TOKENS, help="only these token counts")
+    arguments.add_argument("--seconds", type=float, default=150, help="time for trying candidates (%(default)s)")
+    arguments.add_argument("--install", action="store_true", help="copy the new table into the package")
     options = arguments.parse_args()
+    if options.quick and options.install:
+        arguments.error("--install needs a full run: the numbers of --quick mean nothing")
     if not torch.cuda.is_available():
         sys.exit("error: tiles are tuned on a GPU, and PyTorch sees none")
-    arch, facts = launch.architecture(torch.device("cuda")), device_facts()
+    result, trials = ResultFile("tune_kernels", options), list[Trial]()
     with torch.no_grad():
-        ranges = [r for r in RANGES if options.tokens in (None, r[0])]
-        outcome = tune(arch, (768, 768, 4), ranges, 3 if options.quick else 15)
+        chosen, stopped = tune(options, result, trials)
     print_table(
-        f"tiles for {arch}, bf16, D, h, N = 768, 768, 4", ["up to tokens", "GEMM 1", "GEMM 2", "÷ before"],
-        [[str(e.max_tokens or "any"), _short(e.up), _short(e.down), f"{ratio:.3f}"] for _, e, ratio in outcome],
+        "fastest tiles, bf16, D, h, N = 768, 768, 4", ["tokens", "GEMM 1 | GEMM 2 | slices of K", "µs", "÷ present"],
+        [[str(t.tokens), describe(t.entry), f"{t.timing.us:.1f}", f"{t.timing.ratio:.3f}"]
+         for t in trials if t.timing and t.role in ("present", "final")],
     )  # fmt: skip
-    measured_on = f"{facts['gpu']}, Triton {facts['triton']}, {datetime.now(timezone.utc):%Y-%m-%d}"
-    path = Path(str(resources.files("acm_export.plugins.kernels"))) / "tiles.json"
-    write_table(merged(outcome, arch, measured_on), path)
-    print(f"wrote {path}; make the pack again: python -m acm_export.plugins.kernels.compile")
+    print(f"{len(chosen)} entries of the table are new; wrote {result.path}")
+    if options.install and chosen:
+        write_text(_table_path(result).read_text(), _package_table())
+        print(f"wrote {_package_table()}; make the pack again: python -m acm_export.plugins.kernels.compile")
+    sys.exit(bool(stopped))
 
 
 if __name__ == "__main__":
