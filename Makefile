@@ -28,7 +28,7 @@ pack: $(READY)  ## the GPU kernels, compiled ahead of time for every architectur
 wheel: pack  ## the wheel, with the compiled kernels inside
 	$(BIN)/python -m pip wheel -q --no-deps -w dist .
 
-gpu-check:  ## everything that wants a GPU, with the Python that has PyTorch for it (PYTHON=...)
+gpu-check:  ## everything that needs a GPU, with the Python whose PyTorch sees it: PYTHON=python3 GPU_CHECK="--stage correctness"
 	$(PYTHON) -c 'import acm_export.plugins' 2>/dev/null || $(PYTHON) -m pip install -q --no-deps --no-build-isolation -e .
 	$(PYTHON) benchmarks/gpu_check.py $(GPU_CHECK)
 

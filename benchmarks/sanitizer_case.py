@@ -1,4 +1,4 @@
-"""A few small calls of the kernels, to be run under compute-sanitizer (gpu_check.py does)."""
+"""A few small calls of the kernels, to run under compute-sanitizer (gpu_check.py does)."""
 
 from __future__ import annotations
 
@@ -6,8 +6,8 @@ import torch
 
 from acm_export.modules import ACMLayer, ACMSpec
 
-SHAPES = ((1, 32, 16, 2), (40, 48, 24, 4), (197, 96, 64, 4), (700, 128, 64, 5))
-"""Tokens, D, h, N: one block and several of routing, split and whole K, aligned widths and others."""
+SHAPES = ((1, 32, 16, 2), (40, 65, 24, 4), (197, 96, 64, 4), (700, 128, 64, 5))
+"""Tokens, D, h, N: one block and several of routing, split and whole K, aligned widths and odd ones."""
 
 
 def main() -> None:
