@@ -59,10 +59,9 @@ class Case:
     @cached_property
     def entry(self) -> Entry:
         """Tile sizes that a call uses."""
-        arch = launch.architecture(self.tokens[0].device)
-        if self.table is None:
-            return tiles.select(arch, "half", self.problem, aligned=True)
-        return choose(self.table, arch, self.problem)
+        device = self.tokens[0].device
+        packed = launch.usable_pack(device) is not None
+        return choose(self.table, launch.architecture(device), self.problem, packed=packed)
 
     def run(self, x: torch.Tensor, logits: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
         """Y and counts of the op."""
@@ -151,11 +150,6 @@ def read_table(path: Path) -> tuple[Entry, ...]:
     return tiles.parse(json.loads(path.read_text()))
 
 
-def choose(table: tuple[Entry, ...], arch: str, problem: plan.Problem) -> Entry:
-    """The entry of a table for bfloat16 and aligned shapes, by the rule of ``tiles.select``."""
-    for entry in table:
-        fits = problem.tokens <= (entry.max_tokens or problem.tokens)
-        splits = entry.split == 0 or problem.splits(entry.split)
-        if arch in entry.archs and entry.precision == "half" and fits and splits:
-            return entry
-    raise ValueError(f"the tile table has no entry for {arch}, half precision and {problem.tokens} tokens")
+def choose(table: tuple[Entry, ...] | None, arch: str, problem: plan.Problem, *, packed: bool = False) -> Entry:
+    """The entry of a table (by default the package's) for bfloat16 and aligned shapes."""
+    return tiles.select(arch, "half", problem, aligned=True, packed=packed, table=table)

@@ -13,12 +13,13 @@ if TYPE_CHECKING:
     from collections.abc import Iterable
 
     from acm_export.plugins.kernels.compile import Compiled
+    from acm_export.plugins.kernels.variants import Key
 
 ABI_VERSION = 8
 """Offset of this byte in an ELF file."""
 
 
-def compiled(arch: str, keys: Iterable[tuple[str, str, int, bool]], cache_folder: Path) -> list[Compiled]:
+def compiled(arch: str, keys: Iterable[Key], cache_folder: Path) -> list[Compiled]:
     """Compile some kernels of an architecture, told by their keys; to be run where Triton compiles."""
     os.environ["TRITON_CACHE_DIR"] = str(cache_folder)
     from acm_export.plugins.kernels.compile import compile_variant

@@ -9,7 +9,7 @@ from acm_export.plugins.kernels.activation import activate
 
 
 @triton.jit
-def activate_all(values, out, activation, SIZE: tl.constexpr):  # noqa: N803
+def activate_all(values, out, activation, PRECISION: tl.constexpr, SIZE: tl.constexpr):  # noqa: N803
     """``out = activate(values)``."""
     i = tl.arange(0, SIZE)
-    tl.store(out + i, activate(tl.load(values + i), activation))
+    tl.store(out + i, activate(tl.load(values + i), activation, PRECISION))

@@ -142,7 +142,7 @@ def hidden_values(
         up.up[(plan.up_grid(problem, entry, rows),)](
             x, order, reach, w1, b1, hidden, first, rows, problem.model_dim, width, n,
             ACTIVATIONS.index(signature.activation), GROUP=launch.GROUP, EVEN=even, PRECISION="ieee",
-            **launch._blocks(entry.up),
+            ACTIVATION_PRECISION=0, **launch._blocks(entry.up),
         )  # fmt: skip
     return array(hidden)[:, :, :width]
 
@@ -192,19 +192,21 @@ def beyond_32_bits() -> tuple[Array, Array] | None:
     hidden = torch.empty(rows, 16, dtype=torch.float16)
     tile = {"BLOCK_M": rows, "BLOCK_N": 16, "BLOCK_K": 16, "GROUP": 1, "EVEN": True, "PRECISION": "ieee"}
     sizes = (0, rows, width, 16, 1)
-    up.up[(1,)](x, order, reach, w1, b1, hidden, *sizes, ACTIVATIONS.index("identity"), **tile)
+    up.up[(1,)](x, order, reach, w1, b1, hidden, *sizes, ACTIVATIONS.index("identity"), ACTIVATION_PRECISION=0, **tile)
     down.down[(1,)](hidden, order, counts, reach, w2, b2, y, *sizes, **tile)
     return y[-rows:, :16].numpy().copy(), np.repeat(last[:, None].numpy(), 16, axis=1)
 
 
-def activated(values: Array, activation: str) -> Array:
-    """The kernels' activation of float32 values."""
+def activated(values: Array, activation: str, precision: int = 0) -> Array:
+    """The kernels' activation of float32 values, in one of the precisions of activation.py."""
     from kernel_probes import activate_all
 
     padded = np.zeros(1 << (len(values) - 1).bit_length(), np.float32)
     padded[: len(values)] = values
     out = torch.empty(len(padded))
-    activate_all[(1,)](torch.from_numpy(padded), out, ACTIVATIONS.index(activation), SIZE=len(padded))
+    activate_all[(1,)](
+        torch.from_numpy(padded), out, ACTIVATIONS.index(activation), PRECISION=precision, SIZE=len(padded)
+    )
     return out.numpy()[: len(values)]
 
 

@@ -79,11 +79,12 @@ def build(target: str, folder: Path, pack: Path, headers: TensorRTHeaders | None
     return folder / f"lib{target}.so"
 
 
-def compile_stand_in_driver(folder: Path, source: str = "plugin_fake_cuda.cpp") -> Path:
+def compile_stand_in_driver(folder: Path, source: str = "plugin_fake_cuda.cpp", *macros: str) -> Path:
     """Compile a stand-in for the CUDA driver."""
     need_tools()
     library = folder / "libfake_cuda.so"
     flags = ["-std=c++17", "-O1", "-shared", "-fPIC", "-fvisibility=hidden", "-Wall", "-Wextra", "-Werror"]
+    flags += [f"-D{macro}" for macro in macros]
     _run(TOOLS[1], *flags, str(Path(__file__).parent / source), "-o", str(library))
     return library
 

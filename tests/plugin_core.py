@@ -5,19 +5,25 @@ from __future__ import annotations
 import ctypes
 import math
 import os
+import struct
 from ctypes import POINTER, byref, c_char_p, c_int, c_int32, c_int64, c_uint64, c_void_p
 from dataclasses import dataclass, fields
+from itertools import islice
 from typing import TYPE_CHECKING, Any
 
-from plugin_pack import Identity, argument_names
+from plugin_pack import Identity, argument_kind, argument_names
 
 from acm_export.op.signature import ACTIVATIONS, INPUTS, OUTPUTS
+from acm_export.plugins.kernels.hopper import TensorMap
 from acm_export.plugins.kernels.plan import Problem
 from acm_export.plugins.kernels.tiles import PRECISIONS
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Callable, Iterator, Sequence
     from pathlib import Path
+
+Place = tuple[str, int]
+"""A tensor and a byte offset into it."""
 
 TYPES = ("float32", "float16", "bfloat16", "int32", "other")
 TENSORS = (*INPUTS, *OUTPUTS)
@@ -88,13 +94,13 @@ def pointers(**changes: int) -> CPointers:
     return CPointers(inputs, outputs, address["workspace"], address["stream"])
 
 
-def place(address: int) -> tuple[str, int]:
+def place(address: int) -> Place:
     """Tensor and byte offset of an address that :func:`pointers` gave."""
     return (*TENSORS, "workspace")[address // SPACING - 1], address % SPACING
 
 
 def load(library: Path, driver: Path | str) -> ctypes.CDLL:
-    """Load a harness library that opens ``driver`` as the CUDA driver (at its first use)."""
+    """Load a harness library that opens ``driver`` as the CUDA driver."""
     os.environ["ACM_HARNESS_CUDA"] = str(driver)
     return ctypes.CDLL(str(library))
 
@@ -120,9 +126,10 @@ class Core:
     def splits(self, problem: Problem, split: int) -> bool:
         return bool(self._c.acm_splits(_numbers(problem), c_int64(split)))
 
-    def select(self, arch: str, precision: str, problem: Problem, *, aligned: bool) -> int:
+    def select(self, arch: str, precision: str, problem: Problem, *, aligned: bool, packed: bool = True) -> int:
+        """``packed``: as for Python's, which here says that the driver encodes tensor maps."""
         number = PRECISIONS.index(precision)
-        return int(self._c.acm_select(int(arch[3:]), number, _numbers(problem), int(aligned)))
+        return int(self._c.acm_select(int(arch[3:]), number, _numbers(problem), int(aligned), int(packed)))
 
     def grids(self, problem: Problem, entry: int, rows: int) -> tuple[int, int, bool, bool] | None:
         """None where they are refused; ``error`` has the reason."""
@@ -130,6 +137,23 @@ class Core:
         if self._c.acm_grids(_numbers(problem), entry, c_int64(rows), out) != 0:
             return None
         return out[0], out[1], bool(out[2]), bool(out[3])
+
+    def tensor_maps(self, problem: Problem, entry: int, rows: int) -> dict[str, TensorMap] | None:
+        """None where they are refused; ``error`` has the reason."""
+        out = (c_uint64 * 24)()
+        if self._c.acm_tensor_maps(_numbers(problem), entry, c_int64(rows), out) != 0:
+            return None
+        words = iter(out)
+        return {
+            f"{tensor}_map": TensorMap(tensor, _take(words, 3), _take(words, 2), _take(words, 3))
+            for tensor in ("w1", "hidden", "w2")
+        }
+
+    def hopper_grids(self, problem: Problem, entry: int, rows: int, multiprocessors: int) -> tuple[int, int] | None:
+        """None where they are refused; ``error`` has the reason."""
+        out = (c_int64 * 2)()
+        refused = self._c.acm_hopper_grids(_numbers(problem), entry, c_int64(rows), multiprocessors, out)
+        return None if refused else (out[0], out[1])
 
     def architecture(self, major: int, minor: int, *, integrated: bool) -> str | None:
         found = int(self._c.acm_architecture(major, minor, int(integrated)))
@@ -170,15 +194,26 @@ class Layer:
 
 
 @dataclass(frozen=True)
+class EncodedMap:
+    """A tensor map that the stand-in driver encoded."""
+
+    dtype: str
+    address: Place
+    dims: tuple[int, ...]
+    strides: tuple[int, ...]
+    box: tuple[int, ...]
+
+
+@dataclass(frozen=True)
 class Launch:
-    """One kernel launch that the stand-in driver recorded; pointers as :func:`place` gives them."""
+    """One kernel launch that the stand-in driver recorded."""
 
     kernel: Identity
     grid: tuple[int, int]
     block: int
     shared: int
     stream: int
-    arguments: dict[str, int | tuple[str, int]]
+    arguments: dict[str, int | Place | EncodedMap]
 
 
 class Driver:
@@ -205,19 +240,40 @@ class Driver:
     def num_modules(self) -> int:
         return int(self._c.fake_num_modules())
 
-    def launches(self) -> list[Launch]:
-        """All since the last call."""
-        found = [self._launch(index) for index in range(self._c.fake_num_launches())]
+    def launches(self, placed: Callable[[int], Place] = place) -> list[Launch]:
+        """All since the last call; ``placed`` gives tensor and byte offset of an address."""
+        found = [self._launch(index, placed) for index in range(self._c.fake_num_launches())]
         self._c.fake_forget_launches()
         return found
 
-    def _launch(self, index: int) -> Launch:
-        out = (c_uint64 * 40)()
+    def _launch(self, index: int, placed: Callable[[int], Place]) -> Launch:
+        out = (c_uint64 * 64)()
         kernel = Identity.parse(self._c.fake_launch(index, out).decode())
-        names, values = argument_names()[kernel.kernel], out[6 : 6 + out[5]]
-        assert len(names) == len(values)
-        arguments = {n: place(v) if v >= SPACING else v for n, v in zip(names, values, strict=True)}
+        words, arguments = iter(out[6 : 6 + out[5]]), {}
+        for name in argument_names()[kernel.kernel]:
+            kind = argument_kind(kernel.kernel, name)
+            if kind == "map":
+                arguments[name] = _decoded(struct.pack("16Q", *_take(words, _MAP_WORDS)), placed)
+            else:
+                arguments[name] = placed(next(words)) if kind == "ptr" else next(words)
+        assert next(words, None) is None
         return Launch(kernel, (out[0], out[1]), out[2], out[3], out[4], arguments)
+
+
+_MAP_WORDS = 16
+_MAP_DTYPES = {6: "float16", 9: "bfloat16"}
+
+
+def _decoded(encoded: bytes, placed: Callable[[int], Place]) -> EncodedMap:
+    magic, address, *numbers = struct.unpack_from("8sQ5Q4I", encoded)
+    assert magic == b"ACM map\0"
+    return EncodedMap(
+        _MAP_DTYPES[numbers[8]], placed(address), tuple(numbers[:3]), tuple(numbers[3:5]), tuple(numbers[5:8])
+    )
+
+
+def _take(words: Iterator[int], count: int) -> Any:
+    return tuple(islice(words, count))
 
 
 def _numbers(problem: Problem) -> Any:

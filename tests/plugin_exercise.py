@@ -41,6 +41,8 @@ def exercise_core(core: Core) -> None:
         core.plan(problem)
         core.splits(problem, size)
         core.grids(problem, 0, size)
+        core.tensor_maps(problem, 0, size)
+        core.hopper_grids(problem, 0, size, 132)
         for case in CASES:
             width = size // case.num_learners * case.num_learners
             assert core.layer(case).workspace(case.tensors(w1=(size, width))) < 0

@@ -1,11 +1,12 @@
 // A stand-in for the CUDA driver: one device, no memory, and a record of every kernel launch.
 //
 // A "cubin" is the text that tests/plugin_pack.py writes: its identity, a space, one letter for each argument
-// (p or i).
+// (p, i or m). With ACM_FAKE_CUDA_11 it lacks what the driver has from CUDA 12 on.
 #include <algorithm>
 #include <cstdint>
 #include <cstring>
 #include <deque>
+#include <iterator>
 #include <string>
 #include <vector>
 
@@ -23,6 +24,19 @@ struct Function {
   std::string symbol;
   int max_shared = 48 << 10;
 };
+
+// What an encoded tensor map says; the rest of its 128 bytes is 0. tests/plugin_core.py reads it.
+struct EncodedMap {
+  char magic[8];
+  std::uint64_t address;
+  std::uint64_t dims[3];
+  std::uint64_t strides[2];
+  std::uint32_t box[3];
+  std::uint32_t dtype;
+};
+
+constexpr std::size_t kMapBytes = 128;
+constexpr char kMapMagic[8] = "ACM map";
 
 struct Launch {
   const Function* function;
@@ -57,7 +71,8 @@ EXPORT int fake_num_modules() { return static_cast<int>(loaded.size()); }
 EXPORT int fake_num_launches() { return static_cast<int>(launches.size()); }
 EXPORT void fake_forget_launches() { launches.clear(); }
 
-// out: grid x, grid y, block, dynamic shared memory, stream, number of arguments, then the arguments.
+// out: grid x, grid y, block, dynamic shared memory, stream, number of words, then the arguments: 16 words for a
+// tensor map, one for another.
 EXPORT const char* fake_launch(int index, std::uint64_t* out) {
   const Launch& launch = launches[static_cast<std::size_t>(index)];
   out[0] = static_cast<std::uint64_t>(launch.grid_x);
@@ -85,13 +100,44 @@ EXPORT int cuCtxGetDevice(int* device) {
   return 0;
 }
 
+#ifndef ACM_FAKE_CUDA_11
 EXPORT int cuCtxGetId(void*, unsigned long long* id) {
   *id = context_id;
   return 0;
 }
 
+EXPORT int cuTensorMapEncodeTiled(void* map, int dtype, std::uint32_t rank, void* address, const std::uint64_t* dims,
+                                  const std::uint64_t* strides, const std::uint32_t* box,
+                                  const std::uint32_t* element_strides, int interleave, int swizzle, int promotion,
+                                  int fill) {
+  const auto is_multiple_of_16 = [](std::uint64_t value) { return value % 16 == 0; };
+  const auto is_box_extent = [](std::uint32_t extent) { return extent >= 1 && extent <= 256; };
+  const bool holds = reinterpret_cast<std::uintptr_t>(map) % 64 == 0 &&
+                     is_multiple_of_16(reinterpret_cast<std::uintptr_t>(address)) &&
+                     std::all_of(strides, strides + 2, is_multiple_of_16) && std::all_of(box, box + 3, is_box_extent) &&
+                     std::all_of(element_strides, element_strides + 3, [](std::uint32_t step) { return step == 1; });
+  const bool swizzles_128_bytes = interleave == 0 && swizzle == 3 && 2 * box[0] <= 128;
+  if (!holds || !swizzles_128_bytes || (dtype != 6 && dtype != 9) || rank != 3 || promotion != 3 || fill != 0) {
+    return 1;
+  }
+  EncodedMap encoded{};
+  std::copy(kMapMagic, kMapMagic + 8, encoded.magic);
+  encoded.address = reinterpret_cast<std::uint64_t>(address);
+  std::copy(dims, dims + 3, encoded.dims);
+  std::copy(strides, strides + 2, encoded.strides);
+  std::copy(box, box + 3, encoded.box);
+  encoded.dtype = static_cast<std::uint32_t>(dtype);
+  std::memset(map, 0, kMapBytes);
+  std::memcpy(map, &encoded, sizeof encoded);
+  return 0;
+}
+#endif
+
 EXPORT int cuDeviceGetAttribute(int* value, int attribute, int) {
   switch (attribute) {
+    case 16:
+      *value = 132;
+      return 0;
     case 18:
       *value = integrated;
       return 0;
@@ -109,7 +155,7 @@ EXPORT int cuDeviceGetAttribute(int* value, int attribute, int) {
 EXPORT int cuModuleLoadData(void** module, const void* image) {
   const std::string content(static_cast<const char*>(image));
   const auto space = content.find(' ');
-  if (reinterpret_cast<std::uintptr_t>(image) % 64 != 0 || space == std::string::npos) {
+  if (reinterpret_cast<std::uintptr_t>(image) % 8 != 0 || space == std::string::npos) {
     return 200;  // CUDA_ERROR_INVALID_IMAGE
   }
   loaded.push_back({content.substr(0, space), content.substr(space + 1)});
@@ -143,12 +189,25 @@ EXPORT int cuLaunchKernel(void* handle, unsigned grid_x, unsigned grid_y, unsign
     return 1;
   }
   Launch launch{function, grid_x, grid_y, block_x, shared, stream, {}};
-  for (const char kind : function->module->kinds) {
+  const std::string& kinds = function->module->kinds;
+  for (const char kind : kinds) {
+    if (kind == 'm') {
+      const void* map = *arguments++;
+      if (reinterpret_cast<std::uintptr_t>(map) % 64 != 0 || std::memcmp(map, kMapMagic, sizeof kMapMagic) != 0) {
+        return 1;
+      }
+      std::uint64_t words[kMapBytes / 8];
+      std::memcpy(words, map, kMapBytes);
+      launch.arguments.insert(launch.arguments.end(), std::begin(words), std::end(words));
+      continue;
+    }
     std::uint64_t value = 0;
     std::memcpy(&value, *arguments++, kind == 'p' ? 8 : 4);
     launch.arguments.push_back(value);
   }
-  for (int i = 0; i < 2; ++i) {
+  // Only kernels of Triton have these two; none takes tensor maps, which kernels in CUDA all do.
+  const bool of_triton = kinds.find('m') == std::string::npos;
+  for (int i = 0; of_triton && i < 2; ++i) {
     void* scratch;
     std::memcpy(&scratch, *arguments++, sizeof scratch);
     if (scratch) {

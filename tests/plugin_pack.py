@@ -12,6 +12,7 @@ from functools import cache
 from importlib import resources
 from typing import TYPE_CHECKING
 
+from acm_export.plugins.kernels import hopper
 from acm_export.plugins.kernels.pack import CUBINS, TABLE, Kernel, Pack, source_digest
 from acm_export.plugins.kernels.tiles import ARCHITECTURES
 from acm_export.plugins.kernels.variants import Variant, variants
@@ -35,19 +36,20 @@ class Identity:
     dtype: str
     entry: int
     even: bool
+    activation: str
 
     def __str__(self) -> str:
-        return f"{self.arch},{self.kernel},{self.dtype},{self.entry},{int(self.even)}"
+        return f"{self.arch},{self.kernel},{self.dtype},{self.entry},{int(self.even)},{self.activation}"
 
     @staticmethod
     def parse(text: str) -> Identity:
-        arch, kernel, dtype, entry, even = text.split(",")
-        return Identity(arch, kernel, dtype, int(entry), even == "1")
+        arch, kernel, dtype, entry, even, activation = text.split(",")
+        return Identity(arch, kernel, dtype, int(entry), even == "1", activation)
 
 
 @cache
 def argument_names() -> dict[str, tuple[str, ...]]:
-    """Run-time arguments of each kernel, read from its source."""
+    """Run-time arguments of each kernel: of Triton's, read from their source."""
     folder = resources.files("acm_export.plugins.kernels")
     functions = [
         node
@@ -58,7 +60,14 @@ def argument_names() -> dict[str, tuple[str, ...]]:
     return {
         function.name: tuple(argument.arg for argument in function.args.args if argument.annotation is None)
         for function in functions
-    }
+    } | hopper.ARGUMENTS
+
+
+def argument_kind(kernel: str, name: str) -> str:
+    """``ptr``, ``i32`` or ``map``."""
+    if kernel in hopper.SOURCES:
+        return hopper.kind(name)
+    return "ptr" if name in _POINTERS else "i32"
 
 
 def write_stand_in_pack(folder: Path, architectures: tuple[str, ...] = ARCHITECTURES) -> None:
@@ -69,7 +78,7 @@ def write_stand_in_pack(folder: Path, architectures: tuple[str, ...] = ARCHITECT
             kernel, cubin = _stand_in(arch, variant, len(blob))
             rows.append(kernel)
             blob += cubin
-    pack = Pack(tuple(rows), "0.0.0", source_digest(), blob)
+    pack = Pack(tuple(rows), "0.0.0", "12.9", source_digest(), blob)
     tiles = json.loads(resources.files("acm_export.plugins.kernels").joinpath("tiles.json").read_text())
     folder.mkdir()
     (folder / TABLE).write_text(json.dumps(pack.to_json(tiles)))
@@ -77,9 +86,9 @@ def write_stand_in_pack(folder: Path, architectures: tuple[str, ...] = ARCHITECT
 
 
 def _stand_in(arch: str, variant: Variant, offset: int) -> tuple[Kernel, bytes]:
-    names = argument_names()[variant.kernel]
-    kinds = tuple((name, "ptr" if name in _POINTERS else "i32") for name in names)
+    kinds = tuple((name, argument_kind(variant.kernel, name)) for name in argument_names()[variant.kernel])
     letters = "".join(kind[0] for _, kind in kinds)
     cubin = f"{Identity(arch, *variant.key)} {letters}\0".encode()
-    threads, shared = 32 * variant.warps, 16384 * variant.stages
+    threads, shared = 32 * variant.warps, variant.constants.get("ACM_SHARED_BYTES", 16384 * variant.stages)
+    assert isinstance(shared, int)
     return Kernel(arch, *variant.key, variant.kernel, threads, shared, 32, kinds, offset, len(cubin), ""), cubin

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ctypes
 from typing import TYPE_CHECKING
 
 import pytest
@@ -12,7 +13,7 @@ from plugin_core import Case, Core, CPointers, Layer, pointers
 from plugin_harness import Harness
 
 from acm_export.errors import KernelError
-from acm_export.op.signature import INPUTS, Signature
+from acm_export.op.signature import ACTIVATIONS, INPUTS, Signature
 from acm_export.plugins.kernels.pack import default_folder, read_pack
 
 if TYPE_CHECKING:
@@ -32,7 +33,12 @@ CASES = [
     for model_dim, hidden_dim in ((256, 128), (65, 24))
     for n, m in ((4, 0), (8, 2))
     for dtype in ("float16", "bfloat16", "float32")
-]
+] + [
+    Case(leading=(5000,), model_dim=model_dim, hidden_dim=hidden_dim, activation=activation, dtype=dtype)
+    for model_dim, hidden_dim in ((768, 384), (80, 336))
+    for activation in ACTIVATIONS
+    for dtype in ("float16", "bfloat16")
+]  # the last: what Hopper has kernels of its own for
 
 
 @pytest.fixture(scope="session")
@@ -89,6 +95,19 @@ def prepared(core: Core, case: Case) -> tuple[Layer, torch.Tensor]:
     layer = core.layer(case)
     assert layer.prepare(case.tensors()), core.error
     return layer, space(layer.workspace(case.tensors()))
+
+
+def test_the_driver_loads_every_kernel_of_the_pack(pack: Path) -> None:
+    torch.zeros(1, device="cuda")  # makes a context current
+    cuda, held = ctypes.CDLL(DRIVER), read_pack(pack)
+    properties = torch.cuda.get_device_properties(0)
+    arch = held.architecture_for((properties.major, properties.minor), integrated=bool(properties.is_integrated))
+    for kernel in held.kernels:
+        if kernel.arch == arch:
+            module, function = ctypes.c_void_p(), ctypes.c_void_p()
+            assert cuda.cuModuleLoadData(ctypes.byref(module), held.cubin(kernel)) == 0, kernel.key
+            assert cuda.cuModuleGetFunction(ctypes.byref(function), module, kernel.symbol.encode()) == 0, kernel.key
+            assert cuda.cuModuleUnload(module) == 0
 
 
 @pytest.mark.parametrize("case", CASES, ids=str)

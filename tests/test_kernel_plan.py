@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 from acm_export.errors import KernelError
 from acm_export.plugins.kernels import plan
 from acm_export.plugins.kernels.plan import Problem, aligned, down_grid, even, routing, up_grid, workspace
-from acm_export.plugins.kernels.tiles import ARCHITECTURES, PRECISIONS, SCHEMA, entries, parse, select
+from acm_export.plugins.kernels.tiles import ARCHITECTURES, CUDA_VALUES, PRECISIONS, SCHEMA, entries, parse, select
 
 TOKENS = st.one_of(st.integers(1, 3000), st.integers(1, 1 << 20))
 WIDTHS = st.one_of(st.integers(1, 300), st.sampled_from([768, 1280, 5120]))
@@ -126,13 +126,18 @@ def test_loads_of_sixteen_bytes_need_widths_and_pointers_that_allow_them(wrong: 
     assert not aligned(problem, 4096, pointer)
 
 
-@given(problems(), st.sampled_from(ARCHITECTURES), st.sampled_from(PRECISIONS), st.booleans())
-def test_the_first_entry_that_fits_is_selected(problem: Problem, arch: str, precision: str, is_aligned: bool) -> None:
-    chosen = select(arch, precision, problem, aligned=is_aligned)
+@given(problems(), st.sampled_from(ARCHITECTURES), st.sampled_from(PRECISIONS), st.booleans(), st.booleans())
+def test_the_first_entry_that_fits_is_selected(
+    problem: Problem, arch: str, precision: str, is_aligned: bool, packed: bool
+) -> None:
+    chosen = select(arch, precision, problem, aligned=is_aligned, packed=packed)
     fitting = [
         entry for entry in entries()
         if arch in entry.archs and entry.precision == precision
         and (is_aligned or entry.alignment == 1)
+        and problem.model_dim % entry.alignment == 0 and problem.hidden_dim % entry.alignment == 0
+        and (packed or entry.language == "triton")
+        and (entry.language == "triton" or problem.tokens * problem.model_dim < CUDA_VALUES)
         and (entry.max_tokens is None or problem.tokens <= entry.max_tokens)
         and (entry.split == 0 or problem.splits(entry.split))
     ]  # fmt: skip
@@ -140,13 +145,19 @@ def test_the_first_entry_that_fits_is_selected(problem: Problem, arch: str, prec
 
 
 @pytest.mark.parametrize(
-    ("tokens", "index"), [(1, 0), (16, 0), (17, 1), (64, 1), (65, 2), (512, 2), (513, 4), (25216, 4)]
-)
-def test_token_counts_choose_among_the_half_precision_tiles_of_sm_90(tokens: int, index: int) -> None:
-    problem = Problem(tokens, 768, 768, 4, 0, 2)
+    ("tokens", "width", "packed", "index"),
+    [
+        (1, 768, True, 0), (16, 768, True, 0), (17, 768, True, 1), (64, 768, True, 1), (65, 768, True, 2),
+        (512, 768, True, 2), (513, 768, True, 4), (25216, 768, True, 4), (25216, 1280, True, 5), (513, 768, False, 6),
+    ],
+)  # fmt: skip
+def test_token_counts_choose_among_the_half_precision_tiles_of_sm_90(
+    tokens: int, width: int, packed: bool, index: int
+) -> None:
+    problem = Problem(tokens, width, width, 4, 0, 2)
     limits = [entry.max_tokens for entry in entries()[:3]]
     assert limits == [16, 64, 512], "the table has other limits now: this test is about those"
-    assert entries().index(select("sm_90", "half", problem, aligned=True)) == index
+    assert entries().index(select("sm_90", "half", problem, aligned=True, packed=packed)) == index
 
 
 def test_an_unknown_architecture_is_refused_naming_those_of_the_table() -> None:
@@ -159,7 +170,8 @@ def test_every_entry_keeps_the_promises_that_chunks_and_sums_rely_on() -> None:
         assert plan.ROWS % entry.up.block_m == 0
         assert entry.up.block_m % entry.down.block_m == 0
         assert 0 <= entry.split <= plan.MAX_SPLIT
-        assert entry.alignment in (1, 16)
+        assert entry.alignment == 1 or entry.alignment % 16 == 0
+        assert entry.language in ("triton", "cuda")
         assert set(entry.archs) <= set(ARCHITECTURES)
         assert entry.reason
 

@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 def kernel(arch: str, cubin: bytes, offset: int) -> Kernel:
     """A row as the compiler writes it."""
     return Kernel(
-        arch, "up", "fp16", 3, True, "up", 128, 49152, 96, (("x", "ptr"), ("num_rows", "i32")), offset, len(cubin),
+        arch, "up", "fp16", 3, True, "", "up", 128, 49152, 96, (("x", "ptr"), ("num_rows", "i32")), offset, len(cubin),
         hashlib.sha256(cubin).hexdigest(),
     )  # fmt: skip
 
@@ -29,7 +29,7 @@ def pack_of(*architectures: str) -> Pack:
     """A pack with one kernel for each, which no GPU could run."""
     cubins = [f"cubin of {arch}".encode() for arch in architectures]
     rows = [kernel(a, c, sum(map(len, cubins[:i]))) for i, (a, c) in enumerate(zip(architectures, cubins, strict=True))]
-    return Pack(tuple(rows), "3.9.0", source_digest(), b"".join(cubins))
+    return Pack(tuple(rows), "3.9.0", "12.9", source_digest(), b"".join(cubins))
 
 
 @pytest.fixture
@@ -58,7 +58,7 @@ def test_a_pack_is_read_as_it_was_written(folder: Path) -> None:
     pack = read_pack(folder)
     assert pack == pack_of("sm_80", "sm_121")
     assert [pack.cubin(row) for row in pack.kernels] == [b"cubin of sm_80", b"cubin of sm_121"]
-    assert pack.kernels[0].key == ("up", "fp16", 3, True)
+    assert pack.kernels[0].key == ("up", "fp16", 3, True, "")
 
 
 @pytest.mark.parametrize("name", [TABLE, CUBINS])
@@ -84,10 +84,10 @@ def test_a_table_that_is_no_json(folder: Path, text: bytes) -> None:
     assert "cannot be read" in refused(folder)
 
 
-@pytest.mark.parametrize(("text", "found"), [("[]", "None"), ("3", "None"), ("{}", "None"), ('{"schema": 2}', "2")])
+@pytest.mark.parametrize(("text", "found"), [("[]", "None"), ("3", "None"), ("{}", "None"), ('{"schema": 1}', "1")])
 def test_a_table_of_another_schema(folder: Path, text: str, found: str) -> None:
     (folder / TABLE).write_text(text)
-    assert f"has schema {found}, expected 1" in refused(folder)
+    assert f"has schema {found}, expected 2" in refused(folder)
 
 
 @pytest.mark.parametrize(
@@ -95,10 +95,12 @@ def test_a_table_of_another_schema(folder: Path, text: str, found: str) -> None:
     [
         lambda table: table.pop("kernels"),
         lambda table: table.pop("source_digest"),
+        lambda table: table.pop("nvrtc"),
         lambda table: table.pop("cubins_sha256"),
         lambda table: table.update(kernels=3),
         lambda table: table["kernels"].append("up"),
         lambda table: table["kernels"][0].pop("symbol"),
+        lambda table: table["kernels"][0].pop("activation"),
         lambda table: table["kernels"][0].update(colour="red"),
         lambda table: table["kernels"][0].update(arguments=[["x"]]),
         lambda table: table["kernels"][0].update(offset="0"),

@@ -3,13 +3,17 @@
 from __future__ import annotations
 
 import inspect
+import re
+from importlib import resources
 from typing import TYPE_CHECKING
 
 import pytest
-from kernel_cubins import ABI_VERSION, compiled, ptx_parameters
+from kernel_cubins import ABI_VERSION, compiled, machine_code, ptx_parameters, stack_bytes
 from kernel_processes import compiling
 
-from acm_export.plugins.kernels import plan
+from acm_export.errors import MissingDependencyError
+from acm_export.op.signature import ACTIVATIONS
+from acm_export.plugins.kernels import hopper, nvrtc, plan
 from acm_export.plugins.kernels.tiles import ARCHITECTURES, entries
 from acm_export.plugins.kernels.variants import Variant, variants
 
@@ -18,16 +22,22 @@ if TYPE_CHECKING:
 
     from acm_export.plugins.kernels.compile import Compiled
 
-MAIN = [index for index, entry in enumerate(entries()) if "sm_90" in entry.archs and entry.precision == "half"][3]
-"""The entry of sm_90 for many tokens in half precision."""
+HALF = [index for index, entry in enumerate(entries()) if "sm_90" in entry.archs and entry.precision == "half"]
+MAIN = next(
+    index for index in HALF
+    if entries()[index].language == "triton" and entries()[index].max_tokens is None and entries()[index].alignment > 1
+)  # fmt: skip
+"""The entry of sm_90 for many tokens in half precision, of kernels in Triton."""
+
+FOR_CUDA = [index for index in HALF if entries()[index].language == "cuda"]
 
 KEYS = [
-    ("up", "fp16", MAIN, True),
-    ("down", "bf16", MAIN, True),
-    ("down_split", "fp16", 0, False),
-    ("sum_pieces", "fp32", -1, False),
-    ("scan_blocks", "", -1, False),
-    *((kernel, "", 8, False) for kernel in ("route_one_block", "count_tokens", "place_tokens")),
+    ("up", "fp16", MAIN, True, ""),
+    ("down", "bf16", MAIN, True, ""),
+    ("down_split", "fp16", 0, False, ""),
+    ("sum_pieces", "fp32", -1, False, ""),
+    ("scan_blocks", "", -1, False, ""),
+    *((kernel, "", 8, False, "") for kernel in ("route_one_block", "count_tokens", "place_tokens")),
 ]
 POINTERS = {
     "up": ["x", "order", "reach", "w1", "b1", "hidden"],
@@ -112,16 +122,81 @@ def test_compiling_again_gives_the_same_bytes(kernels: list[Compiled], tmp_path:
         assert first.kernel == second.kernel
 
 
+HOPPER_KEYS = [
+    key
+    for index in FOR_CUDA
+    for key in ((hopper.UP, "fp16", index, False, "gelu"), (hopper.UP, "bf16", index, False, "identity"),
+                (hopper.DOWN, "fp16", index, False, ""), (hopper.DOWN, "bf16", index, False, ""))
+]  # fmt: skip
+
+
+@pytest.fixture(scope="module")
+def hopper_kernels(tmp_path_factory: pytest.TempPathFactory) -> list[Compiled]:
+    """Those in CUDA, compiled by NVRTC."""
+    try:
+        nvrtc.version()
+    except MissingDependencyError as error:
+        pytest.skip(str(error))
+    return compiling(compiled, "sm_90", HOPPER_KEYS, tmp_path_factory.mktemp("cache"))
+
+
+def arguments_in_source(kernel: str) -> list[tuple[str, str]]:
+    """Name and kind of each argument of the entry point in a ``.cu`` file."""
+    source = resources.files("acm_export.plugins.kernels").joinpath(f"cuda/{hopper.SOURCES[kernel]}").read_text()
+    found = re.search(rf'extern "C" __global__[^;{{]*?\b{kernel}\(([^)]*)\)', source)
+    assert found is not None
+    kinds = {"TensorMap": "map", "int": "i32"}
+    arguments = []
+    for argument in found[1].split(","):
+        words = argument.replace("*", " * ").split()
+        arguments.append((words[-1], "ptr" if "*" in words else kinds[words[-2]]))
+    return arguments
+
+
+@pytest.mark.parametrize("kernel", hopper.SOURCES)
+def test_arguments_of_kernels_in_cuda_are_those_of_their_source(kernel: str) -> None:
+    assert [(name, hopper.kind(name)) for name in hopper.ARGUMENTS[kernel]] == arguments_in_source(kernel)
+
+
+def test_kernels_in_cuda_are_described_as_they_were_compiled(hopper_kernels: list[Compiled]) -> None:
+    assert [result.kernel.key for result in hopper_kernels] == HOPPER_KEYS
+    for result in hopper_kernels:
+        row, entry = result.kernel, entries()[result.kernel.entry]
+        tile = entry.up if row.kernel == hopper.UP else entry.down
+        assert list(row.arguments) == arguments_in_source(row.kernel)
+        assert row.symbol.encode() + b"\0" in result.cubin
+        assert (row.threads, row.shared_bytes) == (32 * tile.warps, hopper.shared_bytes(tile))
+        assert row.registers * row.threads <= 65536
+        assert row.shared_bytes <= 227 << 10
+        assert result.cubin[ABI_VERSION] == 7, "what drivers of CUDA 12 load"
+
+
+def test_kernels_in_cuda_multiply_with_wgmma_and_keep_their_sums_in_registers(
+    hopper_kernels: list[Compiled], tmp_path: Path
+) -> None:
+    for result in hopper_kernels:
+        file = tmp_path / "kernel.cubin"
+        file.write_bytes(result.cubin)
+        assert " HGMMA" in machine_code(file), result.kernel.key
+        # one word outside the loop over K; spilled sums would take hundreds of bytes
+        assert max(stack_bytes(file), result.stack_bytes) <= 8, result.kernel.key
+
+
 @pytest.mark.parametrize("arch", ARCHITECTURES)
 def test_every_launch_finds_its_kernel(arch: str) -> None:
     keys = [variant.key for variant in variants(arch)]
     assert len(keys) == len(set(keys))
     for index, entry in enumerate(entries()):
         for dtype in {"half": ("fp16", "bf16")}.get(entry.precision, (entry.precision,)):
-            wanted = {(kernel, dtype, index, False) for kernel in ("up", "down_split" if entry.split else "down")}
+            if entry.language == "cuda":
+                wanted = {(hopper.UP, dtype, index, False, activation) for activation in ACTIVATIONS}
+                wanted |= {(hopper.DOWN, dtype, index, False, "")}
+            else:
+                products = ("up", "down_split" if entry.split else "down")
+                wanted = {(kernel, dtype, index, False, "") for kernel in products}
             assert (wanted <= set(keys)) == (arch in entry.archs)
     for choices, _ in plan.ROUTING_BLOCKS:
-        assert {(k, "", choices, False) for k in ("route_one_block", "count_tokens", "place_tokens")} <= set(keys)
+        assert {(k, "", choices, False, "") for k in ("route_one_block", "count_tokens", "place_tokens")} <= set(keys)
 
 
 def test_half_precision_has_kernels_without_masks_where_widths_allow_them() -> None:
@@ -131,5 +206,5 @@ def test_half_precision_has_kernels_without_masks_where_widths_allow_them() -> N
 
 
 def _twin(variant: Variant) -> bool:
-    kernel, dtype, entry, _ = variant.key
-    return variant.aligned and (kernel, dtype, entry, False) in {other.key for other in variants("sm_80")}
+    kernel, dtype, entry, _, activation = variant.key
+    return variant.aligned and (kernel, dtype, entry, False, activation) in {other.key for other in variants("sm_80")}

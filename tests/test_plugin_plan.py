@@ -9,10 +9,10 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from acm_export.errors import KernelError
-from acm_export.plugins.kernels import plan
+from acm_export.plugins.kernels import hopper, plan
 from acm_export.plugins.kernels.pack import read_pack
 from acm_export.plugins.kernels.plan import MAX_TOKENS, Problem
-from acm_export.plugins.kernels.tiles import ARCHITECTURES, PRECISIONS, entries, select
+from acm_export.plugins.kernels.tiles import ARCHITECTURES, CUDA_VALUES, PRECISIONS, entries, select
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -95,11 +95,60 @@ def test_a_size_of_more_than_64_bits_is_refused_with_its_factors(core: Core) -> 
 
 @given(
     problem=PROBLEMS, arch=st.sampled_from(ARCHITECTURES), precision=st.sampled_from(PRECISIONS),
-    aligned=st.booleans(),
+    aligned=st.booleans(), packed=st.booleans(),
 )  # fmt: skip
-def test_tile_selection_agrees(core: Core, problem: Problem, arch: str, precision: str, aligned: bool) -> None:
-    expected = select(arch, precision, problem, aligned=aligned)
-    assert entries()[core.select(arch, precision, problem, aligned=aligned)] == expected
+def test_tile_selection_agrees(
+    core: Core, problem: Problem, arch: str, precision: str, aligned: bool, packed: bool
+) -> None:
+    expected = select(arch, precision, problem, aligned=aligned, packed=packed)
+    assert entries()[core.select(arch, precision, problem, aligned=aligned, packed=packed)] == expected
+
+
+@pytest.mark.parametrize(("tokens", "width"), [(CUDA_VALUES // 768, 768), (CUDA_VALUES // 1024, 1024),
+                                               (CUDA_VALUES // 1536 - 1, 1536), (2000, 1 << 60)])  # fmt: skip
+@pytest.mark.parametrize("more", [-1, 0, 1])
+def test_kernels_in_cuda_are_selected_as_far_as_they_can_number_x(
+    core: Core, tokens: int, width: int, more: int
+) -> None:
+    problem = Problem(tokens + more, width, 768, 4, 0, 2)
+    expected = select("sm_90", "half", problem, aligned=True, packed=True)
+    assert (expected.language == "cuda") == ((tokens + more) * width < CUDA_VALUES)
+    assert entries()[core.select("sm_90", "half", problem, aligned=True)] == expected
+
+
+def test_no_kernels_in_cuda_are_selected_where_the_driver_encodes_no_tensor_maps(core: Core) -> None:
+    problem = Problem(25216, 768, 768, 4, 0, 2)
+    chosen = [entries()[core.select("sm_90", "half", problem, aligned=True, packed=packed)] for packed in (True, False)]
+    assert [entry.language for entry in chosen] == ["cuda", "triton"]
+
+
+def greatest(maps: dict[str, hopper.TensorMap]) -> int:
+    return max(size for tensor_map in maps.values() for size in (*tensor_map.dims, *tensor_map.strides))
+
+
+@given(problem=PROBLEMS, data=st.data())
+def test_tensor_maps_agree(core: Core, problem: Problem, data: st.DataObject) -> None:
+    index = data.draw(st.integers(0, len(entries()) - 1))
+    rows = data.draw(st.one_of(st.integers(1, problem.chunk_rows), HUGE_SIZES))
+    expected = hopper.tensor_maps(problem, entries()[index], rows)
+    assert core.tensor_maps(problem, index, rows) == (expected if greatest(expected) <= MAX_SIZE else None)
+
+
+@given(problem=PROBLEMS, multiprocessors=st.integers(1, 300), data=st.data())
+def test_grids_for_multiprocessors_agree(
+    core: Core, problem: Problem, multiprocessors: int, data: st.DataObject
+) -> None:
+    index = data.draw(st.integers(0, len(entries()) - 1))
+    rows = data.draw(st.one_of(st.integers(1, problem.chunk_rows), HUGE_SIZES))
+    entry = entries()[index]
+    tiles = plan.up_grid(problem, entry, rows), plan.down_grid(problem, entry, rows)
+    expected = hopper.grids(problem, entry, rows, multiprocessors) if max(tiles) <= MAX_SIZE else None
+    assert core.hopper_grids(problem, index, rows, multiprocessors) == expected
+
+
+def test_a_tensor_map_of_more_than_64_bits_is_refused_with_its_factors(core: Core) -> None:
+    assert core.tensor_maps(Problem(1, 16, 1 << 62, 1, 0, 2), 0, 1) is None
+    assert core.error == f"the size 2 * {1 << 62} is larger than {MAX_SIZE}"
 
 
 def test_an_unknown_architecture_has_no_tiles(core: Core) -> None:

@@ -112,5 +112,5 @@ def _served(gpu: Gpu, pack: Pack) -> tuple[str | None, str]:
 
 def _whole_pack() -> Pack:
     """A pack in name only: its architectures, to hold GPUs against."""
-    rows = tuple(Kernel(arch, "", "", -1, False, "", 0, 0, 0, (), 0, 0, "") for arch in ARCHITECTURES)
-    return Pack(rows, "", "", b"")
+    rows = tuple(Kernel(arch, "", "", -1, False, "", "", 0, 0, 0, (), 0, 0, "") for arch in ARCHITECTURES)
+    return Pack(rows, "", "", "", b"")

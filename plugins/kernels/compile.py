@@ -1,6 +1,6 @@
 """Compile every kernel for every architecture into a pack: ``python -m acm_export.plugins.kernels.compile``.
 
-Needs Triton and no GPU. The same sources and the same Triton give the same bytes.
+Needs Triton and NVRTC and no GPU. The same sources and the same compilers give the same bytes.
 """
 
 from __future__ import annotations
@@ -23,6 +23,7 @@ from rich.progress import Progress
 from acm_export.errors import KernelError
 from acm_export.files import move_folder_into_place, staging_folder
 from acm_export.optional import require
+from acm_export.plugins.kernels import hopper, nvrtc
 from acm_export.plugins.kernels.pack import CUBINS, TABLE, Kernel, Pack, default_folder, source_digest
 from acm_export.plugins.kernels.tiles import ARCHITECTURES
 from acm_export.plugins.kernels.variants import Variant, variants
@@ -56,7 +57,7 @@ class Compiled:
     Args:
         kernel: Its row; place and size are not known yet.
         cubin: The binary.
-        ptx: What it was assembled from.
+        ptx: What it was assembled from; empty where CUDA C++ was compiled.
         stack_bytes: Local memory of a thread, spilled registers included.
     """
 
@@ -77,8 +78,10 @@ def compile_variant(arch: str, variant: Variant) -> Compiled:
         The binary and what is to be known about it.
 
     Raises:
-        MissingDependencyError: Triton is not installed.
+        MissingDependencyError: Triton or NVRTC is not installed.
     """
+    if variant.language == "cuda":
+        return _compile_cuda(arch, variant)
     os.environ.update(_SETTINGS)
     triton = require("triton")
     from triton.backends.compiler import GPUTarget
@@ -115,6 +118,18 @@ def compile_variant(arch: str, variant: Variant) -> Compiled:
     return Compiled(row, cubin, built.asm["ptx"], stack)
 
 
+def _compile_cuda(arch: str, variant: Variant) -> Compiled:
+    macros = {name: value for name, value in variant.constants.items() if not isinstance(value, bool)}
+    cubin = nvrtc.compile_cuda(hopper.SOURCES[variant.kernel], f"{arch}a", macros)
+    registers, stack = _resources(cubin, Path(require("triton").knobs.nvidia.cuobjdump.path))
+    arguments = tuple((name, hopper.kind(name)) for name in hopper.ARGUMENTS[variant.kernel])
+    row = Kernel(
+        arch, *variant.key, variant.kernel, 32 * variant.warps, int(variant.constants["ACM_SHARED_BYTES"]), registers,
+        arguments, 0, len(cubin), hashlib.sha256(cubin).hexdigest(),
+    )  # fmt: skip
+    return Compiled(row, cubin, "", stack)
+
+
 def _type(name: str, dtype: str) -> str:
     if name in _TENSORS:
         return "*fp32" if dtype == "tf32" else f"*{dtype}"
@@ -149,6 +164,7 @@ def compile_pack(architectures: Sequence[str], *, workers: int | None = None) ->
     """
     triton = require("triton")
     tasks = [(arch, variant) for arch in architectures for variant in variants(arch)]
+    compiler = nvrtc.version() if any(variant.language == "cuda" for _, variant in tasks) else ""
     compiled, rows, offset = [], [], 0
     with ProcessPoolExecutor(workers or os.cpu_count()) as pool, Progress(transient=True) as progress:
         for result in progress.track(
@@ -158,7 +174,7 @@ def compile_pack(architectures: Sequence[str], *, workers: int | None = None) ->
             offset += result.kernel.size
             compiled.append(result)
     cubins = b"".join(result.cubin for result in compiled)
-    return Pack(tuple(rows), triton.__version__, source_digest(), cubins), compiled
+    return Pack(tuple(rows), triton.__version__, compiler, source_digest(), cubins), compiled
 
 
 def write_pack(pack: Pack, folder: Path) -> None:
@@ -189,7 +205,7 @@ def main(output: Path | None, architectures: Sequence[str]) -> None:
     write_pack(pack, folder)
     click.echo(
         f"{folder}: {len(pack.kernels)} kernels for {', '.join(pack.architectures)}, {len(pack.cubins) / 1e6:.1f} MB, "
-        f"Triton {pack.triton}"
+        f"Triton {pack.triton}" + (f", NVRTC {pack.nvrtc}" if pack.nvrtc else "")
     )
 
 

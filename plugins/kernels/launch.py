@@ -1,4 +1,7 @@
-"""Run the kernels on PyTorch tensors: on a GPU, or interpreted on a CPU (``TRITON_INTERPRET=1``)."""
+"""Run the kernels on PyTorch tensors: on a GPU, or interpreted on a CPU (``TRITON_INTERPRET=1``).
+
+Triton compiles its kernels here; those in CUDA come from the pack, where there is one.
+"""
 
 from __future__ import annotations
 
@@ -6,12 +9,15 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 
+from acm_export.errors import KernelError
 from acm_export.op.signature import ACTIVATIONS, Signature
 from acm_export.plugins.kernels import down, plan, routing, up
-from acm_export.plugins.kernels.tiles import GROUP, Entry, Tile, select
-from acm_export.plugins.kernels.variants import PLAIN_WARPS, SCAN_STEP, SUM_COLUMNS
+from acm_export.plugins.kernels.packed import packed_kernels
+from acm_export.plugins.kernels.tiles import GROUP, Entry, Tile, entries, select
+from acm_export.plugins.kernels.variants import PLAIN_WARPS, SCAN_STEP, SUM_COLUMNS, activation_precision
 
 if TYPE_CHECKING:
+    from acm_export.plugins.kernels.packed import PackedKernels
     from acm_export.plugins.kernels.plan import Problem
 
 _INTERPRETED = "sm_80"
@@ -31,6 +37,14 @@ def architecture(device: torch.device) -> str:
         return _INTERPRETED
     major, minor = torch.cuda.get_device_capability(device)
     return f"sm_{major}{minor}"
+
+
+def usable_pack(device: torch.device) -> PackedKernels | None:
+    """Kernels of the pack, on GPUs that the table has kernels in CUDA for."""
+    arch = architecture(device)
+    if device.type == "cpu" or not any(entry.language == "cuda" and arch in entry.archs for entry in entries()):
+        return None
+    return packed_kernels(device, arch)
 
 
 def gated_learners(
@@ -77,35 +91,65 @@ def gated_learners(
     precision = precision_of(x.dtype, allow_tf32=allow_tf32)
     x, gate_logits, thresholds, w1, b1, w2, b2 = (t.contiguous() for t in (x, gate_logits, thresholds, w1, b1, w2, b2))
     aligned = plan.aligned(problem, *(t.data_ptr() for t in (x, w1, b1, w2, b2, y)))
-    entry = entry or select(architecture(x.device), precision, problem, aligned=aligned)
+    packed = usable_pack(x.device)
+    entry = entry or select(architecture(x.device), precision, problem, aligned=aligned, packed=packed is not None)
     with torch.cuda.device_of(x):
         space = Space(problem, x.dtype, x.device)
         route(problem, gate_logits, thresholds, counts, space)
-        even_up, even_down = plan.even(problem, entry)
-        sizes = (problem.model_dim, problem.hidden_dim, problem.num_learners)
-        activation = ACTIVATIONS.index(signature.activation)
-        input_precision = "tf32" if precision == "tf32" else "ieee"
-        for first, rows in problem.chunks():
-            up.up[(plan.up_grid(problem, entry, rows),)](
-                x, space.order, space.reach, w1, b1, space.hidden, first, rows, *sizes, activation,
-                GROUP=GROUP, EVEN=even_up, PRECISION=input_precision, **_blocks(entry.up),
-            )  # fmt: skip
-            blocks = plan.down_grid(problem, entry, rows)
-            if entry.split:
-                down.down_split[(blocks, problem.num_learners * entry.split)](
-                    space.hidden, space.reach, w2, space.partial, rows, *sizes,
-                    EVEN=even_down, PRECISION=input_precision, SPLIT=entry.split, **_blocks(entry.down),
-                )  # fmt: skip
-                down.sum_pieces[(rows, plan.cdiv(problem.model_dim, SUM_COLUMNS))](
-                    space.partial, space.order, counts, b2, y, rows, problem.model_dim, entry.split,
-                    BLOCK_N=SUM_COLUMNS, num_warps=PLAIN_WARPS,
-                )  # fmt: skip
-            else:
-                down.down[(blocks,)](
-                    space.hidden, space.order, counts, space.reach, w2, b2, y, first, rows, *sizes,
-                    GROUP=GROUP, EVEN=even_down, PRECISION=input_precision, **_blocks(entry.down),
-                )  # fmt: skip
+        tensors = {
+            "x": x, "w1": w1, "b1": b1, "w2": w2, "b2": b2, "y": y, "counts": counts,
+            "order": space.order, "reach": space.reach, "hidden": space.hidden, "partial": space.partial,
+        }  # fmt: skip
+        if entry.language == "triton":
+            run_gemms(problem, entry, signature.activation, tensors, precision)
+        elif packed is None:
+            raise KernelError("these tiles are for kernels in CUDA, and there is no kernel pack to take them from")
+        else:
+            index, stream = entries().index(entry), torch.cuda.current_stream(x.device).cuda_stream
+            for first, rows in problem.chunks():
+                packed.run_gemms(
+                    problem, entry, index, signature.activation, tensors, first_row=first, num_rows=rows, stream=stream
+                )
     return y, counts
+
+
+def run_gemms(
+    problem: Problem, entry: Entry, activation: str, tensors: dict[str, torch.Tensor], precision: str
+) -> None:
+    """Run both GEMMs by Triton's kernels, for routed tokens.
+
+    Args:
+        problem: Shapes.
+        entry: Tile sizes.
+        activation: One of :data:`acm_export.op.ACTIVATIONS`.
+        tensors: By the names of the kernels' arguments.
+        precision: One of :data:`acm_export.plugins.kernels.tiles.PRECISIONS`.
+    """
+    even_up, even_down = plan.even(problem, entry)
+    sizes = (problem.model_dim, problem.hidden_dim, problem.num_learners)
+    hidden, order, reach, counts, b2, y = (tensors[name] for name in ("hidden", "order", "reach", "counts", "b2", "y"))
+    input_precision = "tf32" if precision == "tf32" else "ieee"
+    for first, rows in problem.chunks():
+        up.up[(plan.up_grid(problem, entry, rows),)](
+            tensors["x"], order, reach, tensors["w1"], tensors["b1"], hidden, first, rows, *sizes,
+            ACTIVATIONS.index(activation), GROUP=GROUP, EVEN=even_up, PRECISION=input_precision,
+            ACTIVATION_PRECISION=activation_precision(precision, interpreted=not hidden.is_cuda), **_blocks(entry.up),
+        )  # fmt: skip
+        blocks = plan.down_grid(problem, entry, rows)
+        if entry.split:
+            down.down_split[(blocks, problem.num_learners * entry.split)](
+                hidden, reach, tensors["w2"], tensors["partial"], rows, *sizes,
+                EVEN=even_down, PRECISION=input_precision, SPLIT=entry.split, **_blocks(entry.down),
+            )  # fmt: skip
+            down.sum_pieces[(rows, plan.cdiv(problem.model_dim, SUM_COLUMNS))](
+                tensors["partial"], order, counts, b2, y, rows, problem.model_dim, entry.split,
+                BLOCK_N=SUM_COLUMNS, num_warps=PLAIN_WARPS,
+            )  # fmt: skip
+        else:
+            down.down[(blocks,)](
+                hidden, order, counts, reach, tensors["w2"], b2, y, first, rows, *sizes,
+                GROUP=GROUP, EVEN=even_down, PRECISION=input_precision, **_blocks(entry.down),
+            )  # fmt: skip
 
 
 class Space:

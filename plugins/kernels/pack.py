@@ -14,17 +14,21 @@ import json
 from dataclasses import asdict, dataclass
 from importlib import resources
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from acm_export.errors import KernelError
 
-SCHEMA = 1
+if TYPE_CHECKING:
+    from acm_export.plugins.kernels.variants import Key
+
+SCHEMA = 2
 TABLE, CUBINS = "table.json", "kernels.bin"
 _SOURCES = (
-    "activation.py", "compile.py", "down.py", "pack.py", "plan.py", "routing.py", "staircase.py", "tiles.json",
-    "tiles.py", "up.py", "variants.py",
+    "activation.py", "compile.py", "cuda/activation.cuh", "cuda/device.cuh", "cuda/down.cu", "cuda/pipeline.cuh",
+    "cuda/tiles.cuh", "cuda/up.cu", "cuda/wgmma.cuh", "down.py", "hopper.py", "nvrtc.py", "pack.py", "plan.py",
+    "routing.py", "staircase.py", "tiles.json", "tiles.py", "up.py", "variants.py",
 )  # fmt: skip
-_HOW = "make it with: python -m acm_export.plugins.kernels.compile (needs triton, no GPU)"
+_HOW = "make it with: python -m acm_export.plugins.kernels.compile (needs triton and NVRTC, no GPU)"
 
 
 @dataclass(frozen=True)
@@ -33,15 +37,17 @@ class Kernel:
 
     Args:
         arch: ``sm_90`` and so on.
-        kernel: Name of the Triton function.
+        kernel: Name of the function.
         dtype: ``fp16``, ``bf16``, ``fp32``, ``tf32``; empty where T does not matter.
         entry: Index into the tile table, CHOICES of a routing kernel, or -1.
         even: Without masks.
+        activation: The one that it applies, or empty.
         symbol: Entry point in the cubin.
         threads: Of a block.
         shared_bytes: Dynamic shared memory of a block.
         registers: Of a thread.
-        arguments: Name and kind (``ptr`` or ``i32``) of each argument; two pointers that may be null follow.
+        arguments: Name and kind (``ptr``, ``i32`` or ``map``) of each argument. Two pointers that may be null follow
+            those of Triton's kernels; the others ignore them.
         offset: Of the cubin in ``kernels.bin``.
         size: Of the cubin.
         sha256: Of the cubin, hex.
@@ -52,6 +58,7 @@ class Kernel:
     dtype: str
     entry: int
     even: bool
+    activation: str
     symbol: str
     threads: int
     shared_bytes: int
@@ -62,9 +69,9 @@ class Kernel:
     sha256: str
 
     @property
-    def key(self) -> tuple[str, str, int, bool]:
-        """What tells it from the others of its architecture."""
-        return self.kernel, self.dtype, self.entry, self.even
+    def key(self) -> Key:
+        """What identifies it among those of its architecture."""
+        return self.kernel, self.dtype, self.entry, self.even, self.activation
 
 
 @dataclass(frozen=True)
@@ -74,12 +81,14 @@ class Pack:
     Args:
         kernels: All of them.
         triton: Version of Triton that compiled them.
+        nvrtc: Version of NVRTC that compiled those of plugins/kernels/cuda; empty where there are none.
         source_digest: Of the sources that they were compiled from.
         cubins: All cubins, one after the other.
     """
 
     kernels: tuple[Kernel, ...]
     triton: str
+    nvrtc: str
     source_digest: str
     cubins: bytes
 
@@ -117,7 +126,7 @@ class Pack:
     def to_json(self, tile_table: Any) -> dict[str, Any]:
         """The table, without the cubins."""
         return {
-            "schema": SCHEMA, "triton": self.triton, "source_digest": self.source_digest,
+            "schema": SCHEMA, "triton": self.triton, "nvrtc": self.nvrtc, "source_digest": self.source_digest,
             "cubins_sha256": hashlib.sha256(self.cubins).hexdigest(), "tiles": tile_table,
             "kernels": [asdict(kernel) for kernel in self.kernels],
         }  # fmt: skip
@@ -161,7 +170,7 @@ def read_pack(folder: Path | None = None) -> Pack:
             Kernel(**(row | {"arguments": tuple((name, kind) for name, kind in row["arguments"])}))
             for row in table["kernels"]
         )
-        pack = Pack(kernels, table["triton"], table["source_digest"], cubins)
+        pack = Pack(kernels, table["triton"], table["nvrtc"], table["source_digest"], cubins)
         damaged = hashlib.sha256(cubins).hexdigest() != table["cubins_sha256"]
         ends = max((kernel.offset + kernel.size for kernel in kernels), default=0)
     except (KeyError, TypeError, ValueError) as error:

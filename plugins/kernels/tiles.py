@@ -21,6 +21,9 @@ PRECISIONS = ("half", "fp32", "tf32")
 GROUP = 8
 """Tile rows that are walked together (staircase.py, ``grouped``); the usual value, not tuned yet."""
 
+CUDA_VALUES = 1 << 35
+"""Values of x from which on the kernels of plugins/kernels/cuda would not number 16 bytes of it in 32 bits."""
+
 SCHEMA = 1
 
 
@@ -52,12 +55,13 @@ class Entry:
     Args:
         archs: Architectures that it is for.
         precision: ``half`` (float16 and bfloat16), ``fp32`` or ``tf32``.
-        alignment: 16: pointers, D and h must be multiples of it (bytes, values); 1: for what is not.
+        alignment: D and h must be multiples of it, and pointers of 16 bytes; 1: for any D, h and pointers.
         max_tokens: Largest number of tokens that it is for, or None.
         up: Tile of GEMM 1.
         down: Tile of GEMM 2; its rows divide those of ``up``.
         split: Slices of K in each learner, summed afterwards; 0 for a whole K in one block.
         reason: Why, or the measurement that chose it.
+        language: Of the kernels: ``triton``, or ``cuda`` for those of plugins/kernels/cuda, which only a pack holds.
     """
 
     archs: tuple[str, ...]
@@ -68,6 +72,7 @@ class Entry:
     down: Tile
     split: int
     reason: str
+    language: str = "triton"
 
     def __post_init__(self) -> None:
         if self.up.block_m % self.down.block_m:
@@ -75,6 +80,19 @@ class Entry:
                 f"down.block_m = {self.down.block_m} does not divide up.block_m = {self.up.block_m}: "
                 "GEMM 2 would read rows that GEMM 1 never wrote"
             )
+
+    def can_run(self, problem: Problem, *, aligned: bool) -> bool:
+        """Whether it computes the problem correctly, be it the fastest choice or not.
+
+        Args:
+            problem: Shapes.
+            aligned: D, h and every pointer are multiples of 16 (values, bytes).
+        """
+        divides = problem.model_dim % self.alignment == 0 == problem.hidden_dim % self.alignment
+        in_range = self.language != "cuda" or problem.tokens * problem.model_dim < CUDA_VALUES
+        return (
+            (aligned or self.alignment == 1) and divides and in_range and (not self.split or problem.splits(self.split))
+        )
 
 
 @cache
@@ -103,7 +121,15 @@ def parse(content: dict[str, Any]) -> tuple[Entry, ...]:
         raise KernelError(f"the tile table is broken: {error}") from error
 
 
-def select(arch: str, precision: str, problem: Problem, *, aligned: bool) -> Entry:
+def select(
+    arch: str,
+    precision: str,
+    problem: Problem,
+    *,
+    aligned: bool,
+    packed: bool = False,
+    table: tuple[Entry, ...] | None = None,
+) -> Entry:
     """The entry for a problem.
 
     Args:
@@ -111,13 +137,14 @@ def select(arch: str, precision: str, problem: Problem, *, aligned: bool) -> Ent
         precision: One of :data:`PRECISIONS`.
         problem: Shapes.
         aligned: D, h and every pointer are multiples of 16 (values, bytes).
+        packed: Whether kernels of a pack may be used.
+        table: Entries to choose from; by default those of the package.
 
     Raises:
         KernelError: The table has none for this architecture.
     """
-    for entry in entries():
-        fits = problem.tokens <= (entry.max_tokens or problem.tokens) and (aligned or entry.alignment == 1)
-        splits = entry.split == 0 or problem.splits(entry.split)
-        if arch in entry.archs and precision == entry.precision and fits and splits:
+    for entry in table or entries():
+        meant = problem.tokens <= (entry.max_tokens or problem.tokens) and (packed or entry.language == "triton")
+        if meant and arch in entry.archs and precision == entry.precision and entry.can_run(problem, aligned=aligned):
             return entry
     raise KernelError(f"no kernels for {arch}; the table has {', '.join(ARCHITECTURES)}")

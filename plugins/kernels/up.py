@@ -29,8 +29,11 @@ def up(
     GROUP: tl.constexpr,
     EVEN: tl.constexpr,
     PRECISION: tl.constexpr,
+    ACTIVATION_PRECISION: tl.constexpr,
 ):  # fmt: skip
-    """One tile of hidden values of one learner for sorted rows ``first_row ..``; rows that do not run it become 0.
+    """One tile of hidden values of one learner for sorted rows ``first_row ..``.
+
+    Rows of the tile that do not run the learner hold something; GEMM 2 drops it.
 
     Grid: all tiles of the chunk, ``cdiv(num_rows, BLOCK_M) * num_learners * cdiv(hidden_dim, BLOCK_N)``; those that no
     token needs come last and end at once. EVEN: model_dim is a multiple of BLOCK_K and hidden_dim of BLOCK_N.
@@ -63,8 +66,7 @@ def up(
         a += BLOCK_K
         b += b_step
     bias = tl.load(b1 + learner * hidden_dim + column, mask=column < hidden_dim, other=0.0)
-    value = activate(total + bias.to(tl.float32)[None, :], activation)
-    value = tl.where((row < rows_here)[:, None], value, 0.0)
+    value = activate(total + bias.to(tl.float32)[None, :], activation, ACTIVATION_PRECISION)
     width_padded = padded(hidden_dim)
     out = (
         hidden + row.to(tl.int64)[:, None] * (num_learners * width_padded) + (learner * width_padded + column)[None, :]

@@ -8,8 +8,10 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
+from acm_export.op.signature import ACTIVATIONS
+from acm_export.plugins.kernels import hopper
 from acm_export.plugins.kernels.plan import ROUTING_BLOCKS
-from acm_export.plugins.kernels.tiles import GROUP, Tile, entries
+from acm_export.plugins.kernels.tiles import GROUP, Entry, Tile, entries
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -23,7 +25,21 @@ SUM_COLUMNS = 1024
 PLAIN_WARPS = 4
 """Warps of the kernels without matrix products."""
 
+Key = tuple[str, str, int, bool, str]
+
 DTYPES = {"half": ("fp16", "bf16"), "fp32": ("fp32",), "tf32": ("tf32",)}
+
+
+def activation_precision(precision: str, *, interpreted: bool = False) -> int:
+    """ACTIVATION_PRECISION of ``up`` (activation.py): FLOAT32, ROUNDED or ROUNDED_HARDWARE.
+
+    Args:
+        precision: Of the table's entry.
+        interpreted: Whether there is no GPU.
+    """
+    if precision != "half":
+        return 0
+    return 1 if interpreted else 2
 
 
 @dataclass(frozen=True)
@@ -31,7 +47,7 @@ class Variant:
     """One compiled kernel.
 
     Args:
-        kernel: Name of the Triton function.
+        kernel: Name of the function.
         dtype: ``fp16``, ``bf16``, ``fp32``, ``tf32``; empty where T does not matter.
         entry: Index into the tile table, or the CHOICES of a routing kernel, or -1.
         even: Without masks (plan.py, ``even``).
@@ -40,6 +56,7 @@ class Variant:
         warps: Of a block.
         stages: Of the software pipeline.
         registers: Most registers of a thread, or 0.
+        activation: The one that it applies; empty where it applies none, or any that a launch names.
     """
 
     kernel: str
@@ -51,11 +68,17 @@ class Variant:
     warps: int
     stages: int = 1
     registers: int = 0
+    activation: str = ""
 
     @property
-    def key(self) -> tuple[str, str, int, bool]:
-        """What tells it from the others of an architecture."""
-        return self.kernel, self.dtype, self.entry, self.even
+    def key(self) -> Key:
+        """What identifies it among those of an architecture."""
+        return self.kernel, self.dtype, self.entry, self.even, self.activation
+
+    @property
+    def language(self) -> str:
+        """``triton`` or ``cuda``."""
+        return "cuda" if self.kernel in hopper.SOURCES else "triton"
 
 
 def variants(arch: str) -> Iterator[Variant]:
@@ -66,13 +89,17 @@ def variants(arch: str) -> Iterator[Variant]:
     for index, entry in enumerate(entries()):
         if arch not in entry.archs:
             continue
+        if entry.language == "cuda":
+            yield from _hopper(index, entry)
+            continue
         aligned = entry.alignment > 1
         for dtype in DTYPES[entry.precision]:
             # float32 is bound by arithmetic, so masks cost it nothing that would pay for more kernels
             for even in (True, False) if aligned and entry.precision == "half" else (False,):
                 common = {"EVEN": even, "PRECISION": "tf32" if dtype == "tf32" else "ieee"}
+                activation = {"ACTIVATION_PRECISION": activation_precision(entry.precision)}
                 for kernel, tile, extra in (
-                    ("up", entry.up, {"GROUP": GROUP}),
+                    ("up", entry.up, {"GROUP": GROUP, **activation}),
                     ("down_split", entry.down, {"SPLIT": entry.split}) if entry.split else
                     ("down", entry.down, {"GROUP": GROUP}),
                 ):  # fmt: skip
@@ -87,6 +114,21 @@ def _routing() -> Iterator[Variant]:
     for choices, block in ROUTING_BLOCKS:
         for kernel in ("route_one_block", "count_tokens", "place_tokens"):
             yield Variant(kernel, "", choices, False, False, {"BLOCK": block, "CHOICES": choices}, PLAIN_WARPS)
+
+
+def _hopper(index: int, entry: Entry) -> Iterator[Variant]:
+    for dtype in DTYPES[entry.precision]:
+        for kernel, tile, activations in ((hopper.UP, entry.up, ACTIVATIONS), (hopper.DOWN, entry.down, ("",))):
+            for activation in activations:
+                constants: dict[str, int | str | bool] = {
+                    "ACM_BFLOAT16": str(dtype == "bf16").lower(), "ACM_BLOCK_N": tile.block_n,
+                    "ACM_STAGES": tile.stages, "ACM_SHARED_BYTES": hopper.shared_bytes(tile),
+                }  # fmt: skip
+                if activation:
+                    constants["ACM_ACTIVATION"] = ACTIVATIONS.index(activation)
+                yield Variant(
+                    kernel, dtype, index, False, True, constants, tile.warps, tile.stages, activation=activation
+                )
 
 
 def _blocks(tile: Tile) -> dict[str, int]:

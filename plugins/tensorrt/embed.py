@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING
 import click
 
 from acm_export.errors import KernelError
+from acm_export.op.signature import ACTIVATIONS
 from acm_export.plugins.kernels.pack import read_pack
 from acm_export.plugins.kernels.tiles import entries
 
@@ -118,9 +119,10 @@ class _Arrays:
 def _entry(entry: Entry, arrays: _Arrays) -> str:
     archs = arrays.span("std::int32_t", (str(_number(arch)) for arch in entry.archs))
     precision = {"half": "kHalf", "fp32": "kFp32", "tf32": "kTf32"}[entry.precision]
+    language = {"triton": "kTriton", "cuda": "kCuda"}[entry.language]
     return (
         f"{{{archs}, Precision::{precision}, {entry.alignment}, {entry.max_tokens or 0}, {_tile(entry.up)}, "
-        f"{_tile(entry.down)}, {entry.split}}}"
+        f"{_tile(entry.down)}, {entry.split}, Language::{language}}}"
     )
 
 
@@ -130,10 +132,12 @@ def _tile(tile: Tile) -> str:
 
 def _kernel(kernel: Kernel, offset: int, arrays: _Arrays) -> str:
     arguments = arrays.span("Argument", (f"Argument::{_identifier(name)}" for name, _ in kernel.arguments))
+    activation = ACTIVATIONS.index(kernel.activation) if kernel.activation else -1
     return (
         f"{{{_number(kernel.arch)}, KernelName::{_identifier(kernel.kernel)}, "
         f"KernelType::{_identifier(kernel.dtype or 'any')}, {kernel.entry}, {str(kernel.even).lower()}, "
-        f'"{_identifier(kernel.symbol)}", {kernel.threads}, {kernel.shared_bytes}, {arguments}, {offset}}}'
+        f'{activation}, "{_identifier(kernel.symbol)}", {kernel.threads}, {kernel.shared_bytes}, {arguments}, '
+        f"{offset}}}"
     )
 
 

@@ -11,7 +11,7 @@ void Arguments::launch(const LoadedKernel& loaded, Grid grid, Stream stream) {
     values[count++] = slot(argument);
   }
   values[count++] = &no_scratch;  // Triton's global scratch
-  values[count++] = &no_scratch;  // and that of its profiler; compile.py refuses kernels that want any
+  values[count++] = &no_scratch;  // and that of its profiler; kernels in CUDA have neither, and ignore them
   driver().launch(loaded.function, grid, kernel.threads, kernel.shared_bytes, stream, values.data());
 }
 

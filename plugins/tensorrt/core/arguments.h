@@ -19,14 +19,24 @@ class Arguments {
     std::memcpy(slot(argument), &narrow, sizeof narrow);
   }
 
+  void set(Argument argument, const EncodedTensorMap& map) { maps_[map_index(argument)] = map; }
+
   void launch(const LoadedKernel& loaded, Grid grid, Stream stream);
 
  private:
   static constexpr std::size_t kCount = static_cast<std::size_t>(Argument::kCount);
 
-  void* slot(Argument argument) { return &slots_[static_cast<std::size_t>(argument)]; }
+  static constexpr std::size_t kFirstMap = static_cast<std::size_t>(Argument::w1_map);
 
-  std::array<std::uint64_t, kCount> slots_{};
+  static std::size_t map_index(Argument argument) { return static_cast<std::size_t>(argument) - kFirstMap; }
+
+  void* slot(Argument argument) {
+    const auto index = static_cast<std::size_t>(argument);
+    return index < kFirstMap ? static_cast<void*>(&slots_[index]) : &maps_[index - kFirstMap];
+  }
+
+  std::array<std::uint64_t, kFirstMap> slots_{};
+  std::array<EncodedTensorMap, kCount - kFirstMap> maps_{};
 };
 
 }  // namespace acm

@@ -2,16 +2,19 @@
 
 #include <dlfcn.h>
 
-#include "core/error.h"
-
 namespace acm {
 namespace {
 
 // Values of the driver's enumerations.
+constexpr int kMultiprocessors = 16;       // CU_DEVICE_ATTRIBUTE_MULTIPROCESSOR_COUNT
 constexpr int kIntegrated = 18;            // CU_DEVICE_ATTRIBUTE_INTEGRATED
 constexpr int kMajor = 75;                 // CU_DEVICE_ATTRIBUTE_COMPUTE_CAPABILITY_MAJOR
 constexpr int kMinor = 76;                 // CU_DEVICE_ATTRIBUTE_COMPUTE_CAPABILITY_MINOR
 constexpr int kMaxDynamicSharedBytes = 8;  // CU_FUNC_ATTRIBUTE_MAX_DYNAMIC_SHARED_SIZE_BYTES
+constexpr int kNoInterleave = 0;           // CU_TENSOR_MAP_INTERLEAVE_NONE
+constexpr int kSwizzle128Bytes = 3;        // CU_TENSOR_MAP_SWIZZLE_128B
+constexpr int kPromoteTo256Bytes = 3;      // CU_TENSOR_MAP_L2_PROMOTION_L2_256B
+constexpr int kFillWithZeros = 0;          // CU_TENSOR_MAP_FLOAT_OOB_FILL_NONE
 constexpr std::int32_t kSharedWithoutOptIn = 48 << 10;
 
 const char* last_dl_error() {
@@ -48,6 +51,7 @@ Driver::Driver(const char* library) {
   find_required(handle, "cuModuleGetFunction", get_function_);
   find_required(handle, "cuFuncSetAttribute", set_attribute_);
   find_required(handle, "cuLaunchKernel", launch_);
+  find(handle, "cuTensorMapEncodeTiled", encode_tiled_);
 }
 
 Device Driver::current_device() const {
@@ -62,12 +66,25 @@ Device Driver::current_device() const {
   device.major = attribute(kMajor, ordinal);
   device.minor = attribute(kMinor, ordinal);
   device.integrated = attribute(kIntegrated, ordinal) != 0;
+  device.multiprocessors = attribute(kMultiprocessors, ordinal);
   return device;
 }
 
 bool Driver::is_current(const Device& device) const {
   const Context context = current_context();
   return context == device.context && (!context || id_of(context) == device.context_id);
+}
+
+EncodedTensorMap Driver::encode(const TensorMap& map, MapType type, const void* address) const {
+  constexpr std::uint32_t kRank = 3;
+  constexpr std::uint32_t kAdjacent[kRank] = {1, 1, 1};
+  EncodedTensorMap encoded;
+  const Result result = encode_tiled_(&encoded, static_cast<int>(type), kRank, const_cast<void*>(address),
+                                      map.dims.data(), map.strides.data(), map.box.data(), kAdjacent,
+                                      kNoInterleave, kSwizzle128Bytes, kPromoteTo256Bytes, kFillWithZeros);
+  require(result, "cuTensorMapEncodeTiled of ", map.dims[0], " x ", map.dims[1], " x ", map.dims[2],
+          " values");
+  return encoded;
 }
 
 Module Driver::load_module(const void* cubin) const {
@@ -78,10 +95,10 @@ Module Driver::load_module(const void* cubin) const {
 
 Function Driver::get_function(Module module, const char* symbol, std::int32_t shared_bytes) const {
   Function function = nullptr;
-  require(get_function_(&function, module, symbol), text("cuModuleGetFunction of ", symbol));
+  require(get_function_(&function, module, symbol), "cuModuleGetFunction of ", symbol);
   if (shared_bytes > kSharedWithoutOptIn) {
     require(set_attribute_(function, kMaxDynamicSharedBytes, shared_bytes),
-            text("cuFuncSetAttribute: ", shared_bytes, " bytes of shared memory for ", symbol));
+            "cuFuncSetAttribute: ", shared_bytes, " bytes of shared memory for ", symbol);
   }
   return function;
 }
@@ -91,15 +108,10 @@ void Driver::launch(Function function, Grid grid, std::int32_t threads, std::int
   const Result result = launch_(function, static_cast<unsigned>(grid.x), static_cast<unsigned>(grid.y), 1,
                                 static_cast<unsigned>(threads), 1, 1, static_cast<unsigned>(shared_bytes),
                                 stream, arguments, nullptr);
-  if (result != 0) {
-    require(result, text("cuLaunchKernel with ", grid.x, " x ", grid.y, " blocks of ", threads, " threads"));
-  }
+  require(result, "cuLaunchKernel with ", grid.x, " x ", grid.y, " blocks of ", threads, " threads");
 }
 
-void Driver::require(Result result, const std::string& action) const {
-  if (result == 0) {
-    return;
-  }
+void Driver::refuse(Result result, const std::string& action) const {
   const char* name = nullptr;
   get_error_name_(result, &name);
   fail(action, " failed: ", name ? name : "unknown error", " (", result, ")");
@@ -107,9 +119,7 @@ void Driver::require(Result result, const std::string& action) const {
 
 Context Driver::current_context() const {
   Context context = nullptr;
-  if (const Result result = get_current_(&context); result != 0) {
-    require(result, "cuCtxGetCurrent");
-  }
+  require(get_current_(&context), "cuCtxGetCurrent");
   return context;
 }
 
@@ -120,7 +130,7 @@ std::uint64_t Driver::id_of(Context context) const {
 
 std::int32_t Driver::attribute(int which, int device) const {
   int value = 0;
-  require(get_attribute_(&value, which, device), text("cuDeviceGetAttribute ", which));
+  require(get_attribute_(&value, which, device), "cuDeviceGetAttribute ", which);
   return value;
 }
 

@@ -1,10 +1,14 @@
 // The CUDA driver, opened by name when it is first needed: this library links neither to it nor to the CUDA
-// runtime, so that it loads on machines without a GPU. The entry points exist in CUDA 11.4 to 13.
+// runtime, so that it loads on machines without a GPU. Entry points without which it fails exist in CUDA 11.4
+// to 13.
 #pragma once
 
+#include <array>
 #include <cstddef>
 #include <cstdint>
 #include <string>
+
+#include "core/error.h"
 
 namespace acm {
 
@@ -25,7 +29,23 @@ struct Device {
   std::int32_t major = 0;
   std::int32_t minor = 0;
   bool integrated = false;
+  std::int32_t multiprocessors = 0;
 };
+
+// A tensor of 16-bit values as three dimensions, the innermost first, and the box that one copy takes.
+struct TensorMap {
+  std::array<std::uint64_t, 3> dims;
+  std::array<std::uint64_t, 2> strides;  // bytes to the next index of the second and of the third dimension
+  std::array<std::uint32_t, 3> box;
+};
+
+// As a kernel takes it (CUtensorMap).
+struct alignas(64) EncodedTensorMap {
+  std::array<unsigned char, 128> bytes;
+};
+
+// Values of CUtensorMapDataType.
+enum class MapType : int { float16 = 6, bfloat16 = 9 };
 
 class Driver {
  public:
@@ -35,6 +55,13 @@ class Driver {
   Device current_device() const;
   bool is_current(const Device& device) const;
 
+  // Whether it has the entry point that `encode` calls: from CUDA 12 on.
+  bool encodes_tensor_maps() const { return encode_tiled_ != nullptr; }
+
+  // Works on the host alone and allocates nothing. Boxes are swizzled by 128 bytes; what they hold beyond the
+  // tensor is 0.
+  EncodedTensorMap encode(const TensorMap& map, MapType type, const void* address) const;
+
   Module load_module(const void* cubin) const;
   Function get_function(Module module, const char* symbol, std::int32_t shared_bytes) const;
   void launch(Function function, Grid grid, std::int32_t threads, std::int32_t shared_bytes, Stream stream,
@@ -43,7 +70,15 @@ class Driver {
  private:
   using Result = int;
 
-  void require(Result result, const std::string& action) const;
+  // Text is made of the action's parts only where the call failed: enqueue allocates nothing.
+  template <typename... Parts>
+  void require(Result result, const Parts&... action) const {
+    if (result != 0) {
+      refuse(result, text(action...));
+    }
+  }
+
+  [[noreturn]] void refuse(Result result, const std::string& action) const;
   Context current_context() const;
   std::uint64_t id_of(Context context) const;
   std::int32_t attribute(int which, int device) const;
@@ -58,6 +93,10 @@ class Driver {
   Result (*set_attribute_)(Function, int, int);
   Result (*launch_)(Function, unsigned, unsigned, unsigned, unsigned, unsigned, unsigned, unsigned, Stream,
                     void**, void**);
+  // Null before CUDA 12.
+  Result (*encode_tiled_)(EncodedTensorMap*, int, std::uint32_t, void*, const std::uint64_t*,
+                          const std::uint64_t*, const std::uint32_t*, const std::uint32_t*, int, int, int,
+                          int);
 };
 
 // The driver of this process, opened at the first call; a failure is thrown and tried again at the next.

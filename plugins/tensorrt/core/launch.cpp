@@ -3,14 +3,14 @@
 #include <algorithm>
 
 #include "core/arguments.h"
+#include "core/hopper.h"
 
 namespace acm {
 namespace {
 
 constexpr std::int64_t kSumColumns = 1024;  // SUM_COLUMNS in plugins/kernels/variants.py
 
-void set_tensors(Arguments& arguments, const Problem& problem, const Pointers& pointers) {
-  const Workspace layout = workspace(problem);
+void set_tensors(Arguments& arguments, const Workspace& layout, const Pointers& pointers) {
   const auto* space = static_cast<const unsigned char*>(pointers.workspace);
   arguments.set(Argument::x, pointers.x);
   arguments.set(Argument::gate_logits, pointers.gate_logits);
@@ -53,14 +53,29 @@ void route(const RoutingKernels& kernels, const Problem& problem, Arguments& arg
 
 std::int32_t choose_entry(const LayerKernels& kernels, const Problem& problem, const Pointers& p,
                           std::int32_t forced) {
+  const bool tensor_maps = driver().encodes_tensor_maps();
   const bool is_aligned = aligned(problem, {p.x, p.w1, p.b1, p.w2, p.b2, p.y, p.workspace});
   if (forced >= 0 && static_cast<std::size_t>(forced) < pack().entries.size()) {
     const Entry& entry = pack().entries[static_cast<std::size_t>(forced)];
-    if (entry.is_for(kernels.arch(), kernels.precision()) && entry.can_run(problem, is_aligned)) {
+    if (entry.is_for(kernels.arch(), kernels.precision(), tensor_maps) &&
+        entry.can_run(problem, is_aligned)) {
       return forced;
     }
   }
-  return select_entry(kernels.arch(), kernels.precision(), problem, is_aligned);
+  return select_entry(kernels.arch(), kernels.precision(), problem, is_aligned, tensor_maps);
+}
+
+void run_hopper_gemms(const LayerKernels& kernels, const GemmKernels& gemms, const Problem& problem,
+                      const Entry& entry, const Pointers& pointers, const void* hidden, std::int64_t rows,
+                      Arguments& arguments, Stream stream) {
+  const MapType type = kernels.type() == Type::bfloat16 ? MapType::bfloat16 : MapType::float16;
+  const HopperMaps maps = hopper_maps(problem, entry, rows);
+  const HopperGrids grids = hopper_grids(problem, entry, rows, kernels.multiprocessors());
+  arguments.set(Argument::w1_map, driver().encode(maps.w1, type, pointers.w1));
+  arguments.set(Argument::hidden_map, driver().encode(maps.hidden, type, hidden));
+  arguments.set(Argument::w2_map, driver().encode(maps.w2, type, pointers.w2));
+  arguments.launch(gemms.up, {grids.up}, stream);
+  arguments.launch(gemms.down, {grids.down}, stream);
 }
 
 }  // namespace
@@ -70,8 +85,10 @@ void run(const LayerKernels& kernels, const Problem& problem, Activation activat
   const std::int32_t index = choose_entry(kernels, problem, pointers, forced);
   const Entry& entry = pack().entries[static_cast<std::size_t>(index)];
   const GemmKernels& gemms = kernels.gemms(index);
+  const Workspace layout = workspace(problem);
+  const void* hidden = static_cast<const unsigned char*>(pointers.workspace) + layout.hidden;
   Arguments arguments;
-  set_tensors(arguments, problem, pointers);
+  set_tensors(arguments, layout, pointers);
   set_sizes(arguments, problem);
   arguments.set(Argument::activation, static_cast<std::int64_t>(activation));
   arguments.set(Argument::slices, static_cast<std::int64_t>(entry.split));
@@ -81,6 +98,10 @@ void run(const LayerKernels& kernels, const Problem& problem, Activation activat
     const std::int64_t rows = std::min(chunk_rows, problem.tokens - first);
     arguments.set(Argument::first_row, first);
     arguments.set(Argument::num_rows, rows);
+    if (entry.language == Language::kCuda) {
+      run_hopper_gemms(kernels, gemms, problem, entry, pointers, hidden, rows, arguments, stream);
+      continue;
+    }
     arguments.launch(gemms.up, {up_grid(problem, entry, rows)}, stream);
     if (entry.split == 0) {
       arguments.launch(gemms.down, {down_grid(problem, entry, rows)}, stream);

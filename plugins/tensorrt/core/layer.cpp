@@ -58,7 +58,7 @@ std::vector<std::int32_t> Layer::tactics(const Tensors& tensors) const {
   std::vector<std::int32_t> found;
   for (std::size_t i = 0; i < pack().entries.size(); ++i) {
     const Entry& entry = pack().entries[i];
-    if (entry.is_for(arch, precision) && entry.can_run(problem, is_aligned)) {
+    if (entry.is_for(arch, precision, driver().encodes_tensor_maps()) && entry.can_run(problem, is_aligned)) {
       found.push_back(static_cast<std::int32_t>(i) + 1);
     }
   }
@@ -82,7 +82,7 @@ Problem Layer::check(const Tensors& tensors) const {
 }
 
 void Layer::load(const Problem& problem, Type type) {
-  kernels_ = std::make_shared<const LayerKernels>(problem, type, signature_.allow_tf32);
+  kernels_ = std::make_shared<const LayerKernels>(signature_, problem, type);
 }
 
 }  // namespace acm

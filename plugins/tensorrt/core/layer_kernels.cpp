@@ -19,12 +19,12 @@ KernelType kernel_type(Type type, Precision precision) {
 
 }  // namespace
 
-LayerKernels::LayerKernels(const Problem& problem, Type type, bool allow_tf32)
+LayerKernels::LayerKernels(const Signature& signature, const Problem& problem, Type type)
     : device_(driver().current_device()),
       arch_(architecture_for(device_.major, device_.minor, device_.integrated)),
       sizes_(problem),
       type_(type),
-      precision_(precision_of(type, allow_tf32)),
+      precision_(precision_of(type, signature.allow_tf32)),
       gemms_(pack().entries.size()) {
   const std::int64_t choices = acm::routing(problem).choices;
   routing_.one_block = load(KernelName::route_one_block, KernelType::any, choices, false);
@@ -32,7 +32,7 @@ LayerKernels::LayerKernels(const Problem& problem, Type type, bool allow_tf32)
   routing_.scan = load(KernelName::scan_blocks, KernelType::any, -1, false);
   routing_.place = load(KernelName::place_tokens, KernelType::any, choices, false);
   sum_pieces_ = load(KernelName::sum_pieces, kernel_type(type, precision_of(type, false)), -1, false);
-  load_gemms(problem, kernel_type(type, precision_));
+  load_gemms(problem, kernel_type(type, precision_), signature.activation);
 }
 
 bool LayerKernels::serve(const Problem& problem, Type type) const {
@@ -40,22 +40,29 @@ bool LayerKernels::serve(const Problem& problem, Type type) const {
          driver().is_current(device_);
 }
 
-LoadedKernel LayerKernels::load(KernelName name, KernelType type, std::int64_t entry, bool even) const {
-  return modules().load(device_, find_kernel(arch_, name, type, static_cast<std::int32_t>(entry), even));
+LoadedKernel LayerKernels::load(KernelName name, KernelType type, std::int64_t entry, bool even,
+                                std::int32_t activation) const {
+  return modules().load(device_,
+                        find_kernel(arch_, name, type, static_cast<std::int32_t>(entry), even, activation));
 }
 
-void LayerKernels::load_gemms(const Problem& problem, KernelType type) {
-  const bool sizes_aligned = aligned(problem, {});
+void LayerKernels::load_gemms(const Problem& problem, KernelType type, Activation activation) {
+  const bool tensor_maps = driver().encodes_tensor_maps();
   for (std::size_t i = 0; i < gemms_.size(); ++i) {
     const Entry& entry = pack().entries[i];
-    if (!entry.is_for(arch_, precision_) || (entry.alignment > 1 && !sizes_aligned)) {
+    if (!entry.is_for(arch_, precision_, tensor_maps) || !entry.divides(problem)) {
+      continue;
+    }
+    const auto index = static_cast<std::int64_t>(i);
+    if (entry.language == Language::kCuda) {
+      gemms_[i].up = load(KernelName::up_hopper, type, index, false, static_cast<std::int32_t>(activation));
+      gemms_[i].down = load(KernelName::down_hopper, type, index, false);
       continue;
     }
     // the pack has kernels without masks for these alone (plugins/kernels/variants.py)
     const bool may_be_even = entry.alignment > 1 && precision_ == Precision::kHalf;
     const Even tiles = even(problem, entry);
     const KernelName down = entry.split ? KernelName::down_split : KernelName::down;
-    const auto index = static_cast<std::int64_t>(i);
     gemms_[i].up = load(KernelName::up, type, index, may_be_even && tiles.up);
     gemms_[i].down = load(down, type, index, may_be_even && tiles.down);
   }

@@ -19,7 +19,8 @@ struct RoutingKernels {
   LoadedKernel place;
 };
 
-// For one entry of the tile table; `down` is down_split where the entry splits K.
+// For one entry of the tile table; `down` is down_split where the entry splits K. Both are the ones for
+// Hopper where its language is CUDA.
 struct GemmKernels {
   LoadedKernel up;
   LoadedKernel down;
@@ -28,20 +29,23 @@ struct GemmKernels {
 class LayerKernels {
  public:
   // Loads for the current device. Any number of tokens will do: kernels depend on the other sizes only.
-  LayerKernels(const Problem& problem, Type type, bool allow_tf32);
+  LayerKernels(const Signature& signature, const Problem& problem, Type type);
 
   // Whether these are the kernels for a problem on the device that is current now.
   bool serve(const Problem& problem, Type type) const;
 
   std::int32_t arch() const { return arch_; }
+  Type type() const { return type_; }
   Precision precision() const { return precision_; }
+  std::int32_t multiprocessors() const { return device_.multiprocessors; }
   const RoutingKernels& routing() const { return routing_; }
   const LoadedKernel& sum_pieces() const { return sum_pieces_; }
   const GemmKernels& gemms(std::int32_t entry) const { return gemms_[static_cast<std::size_t>(entry)]; }
 
  private:
-  LoadedKernel load(KernelName name, KernelType type, std::int64_t entry, bool even) const;
-  void load_gemms(const Problem& problem, KernelType type);
+  LoadedKernel load(KernelName name, KernelType type, std::int64_t entry, bool even,
+                    std::int32_t activation = kNoActivation) const;
+  void load_gemms(const Problem& problem, KernelType type, Activation activation);
 
   Device device_;
   std::int32_t arch_;

@@ -40,16 +40,16 @@ std::int32_t architecture_for(std::int32_t major, std::int32_t minor, bool integ
        "; the pack holds ", architectures());
 }
 
-const Kernel& find_kernel(std::int32_t arch, KernelName name, KernelType type, std::int32_t entry,
-                          bool even) {
+const Kernel& find_kernel(std::int32_t arch, KernelName name, KernelType type, std::int32_t entry, bool even,
+                          std::int32_t activation) {
   for (const Kernel& kernel : pack().kernels) {
     if (kernel.arch == arch && kernel.name == name && kernel.type == type && kernel.entry == entry &&
-        kernel.even == even) {
+        kernel.even == even && kernel.activation == activation) {
       return kernel;
     }
   }
   fail("the pack has no kernel ", static_cast<int>(name), " of type ", static_cast<int>(type), " for entry ",
-       entry, " on sm_", arch);
+       entry, " and activation ", activation, " on sm_", arch);
 }
 
 }  // namespace acm

@@ -14,6 +14,8 @@ enum class KernelName {
   up,
   down,
   down_split,
+  up_hopper,
+  down_hopper,
   sum_pieces,
   route_one_block,
   count_tokens,
@@ -24,7 +26,7 @@ enum class KernelName {
 // T of a kernel; `any` where T does not matter.
 enum class KernelType { any, fp16, bf16, fp32, tf32 };
 
-// Every run-time argument of the kernels, by its name in their Triton source.
+// Every run-time argument of the kernels, by its name in their source.
 enum class Argument {
   // pointers
   x,
@@ -55,24 +57,31 @@ enum class Argument {
   num_learners,
   activation,
   slices,
+  // tensor maps
+  w1_map,
+  hidden_map,
+  w2_map,
   kCount,
 };
+
+constexpr std::int32_t kNoActivation = -1;
 
 struct Kernel {
   std::int32_t arch;
   KernelName name;
   KernelType type;
-  std::int32_t entry;  // index into the tile table, or CHOICES of a routing kernel, or -1
-  bool even;           // without masks
+  std::int32_t entry;       // index into the tile table, or CHOICES of a routing kernel, or -1
+  bool even;                // without masks
+  std::int32_t activation;  // the one that it applies; kNoActivation: none, or any that a launch names
   const char* symbol;
   std::int32_t threads;       // of a block
   std::int32_t shared_bytes;  // dynamic shared memory of a block
-  Span<Argument> arguments;   // in order; two pointers that may be null follow
+  Span<Argument> arguments;   // in order; two pointers that may be null follow those of Triton's kernels
   std::uint64_t offset;       // of its cubin in the blob
 };
 
 struct Pack {
-  const char* triton;         // version of the compiler
+  const char* triton;         // version of its compiler
   const char* source_digest;  // of the kernels' sources
   Span<Entry> entries;
   Span<Kernel> kernels;
@@ -89,6 +98,7 @@ std::string architectures();
 std::int32_t architecture_for(std::int32_t major, std::int32_t minor, bool integrated);
 
 // Throws where the pack has no such kernel.
-const Kernel& find_kernel(std::int32_t arch, KernelName name, KernelType type, std::int32_t entry, bool even);
+const Kernel& find_kernel(std::int32_t arch, KernelName name, KernelType type, std::int32_t entry, bool even,
+                          std::int32_t activation = kNoActivation);
 
 }  // namespace acm

@@ -34,18 +34,18 @@ std::int64_t checked_add(std::int64_t a, std::int64_t b) {
   return a + b;
 }
 
+std::int64_t round_up(std::int64_t value, std::int64_t multiple) {
+  return checked_multiply(ceil_div(value, multiple), multiple);
+}
+
+}  // namespace
+
 std::int64_t checked_multiply(std::int64_t a, std::int64_t b) {
   if (b > 0 && a > kMax / b) {
     fail("the size ", a, " * ", b, " is larger than ", kMax);
   }
   return a * b;
 }
-
-std::int64_t round_up(std::int64_t value, std::int64_t multiple) {
-  return checked_multiply(ceil_div(value, multiple), multiple);
-}
-
-}  // namespace
 
 std::int64_t Problem::hidden_row_bytes() const {
   const std::int64_t padded = round_up(hidden_dim, kHiddenMultiple);

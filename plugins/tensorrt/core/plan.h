@@ -70,6 +70,9 @@ struct Even {
 
 Even even(const Problem& problem, const Entry& entry);
 
+// Of numbers of at least 0. Throws where the product does not fit into 64 bits.
+std::int64_t checked_multiply(std::int64_t a, std::int64_t b);
+
 // For a of at least 0; a + b - 1 could overflow.
 constexpr std::int64_t ceil_div(std::int64_t a, std::int64_t b) { return a / b + (a % b != 0); }
 

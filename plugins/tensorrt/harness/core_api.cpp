@@ -7,8 +7,13 @@
 //                                                            workspace, chunk rows, partial bytes, routing
 //                                                            block, choices, blocks
 //   int acm_splits(problem[6], split)
-//   int acm_select(arch, precision, problem[6], aligned)     index, or -1
+//   int acm_select(arch, precision, problem[6], aligned, tensor_maps)
+//                                                            index, or -1
 //   int acm_grids(problem[6], entry, rows, out[4])           0, or -1; out: GEMM 1, GEMM 2, even of each
+//   int acm_tensor_maps(problem[6], entry, rows, out[24])    0, or -1; out: dims, strides, box of W1, of
+//                                                            hidden and of W2
+//   int acm_hopper_grids(problem[6], entry, rows, multiprocessors, out[2])
+//                                                            0, or -1
 //   int acm_architecture(major, minor, integrated)           80 and so on, or -1
 //   void* acm_layer_create(num, min, activation, tf32)       or null
 //   int acm_layer_prepare(layer, tensors[9])                 0, or -1
@@ -20,6 +25,7 @@
 #include <algorithm>
 
 #include "core/error.h"
+#include "core/hopper.h"
 #include "core/layer.h"
 #include "harness/api.h"
 
@@ -78,9 +84,10 @@ ACM_API int acm_splits(const std::int64_t* problem, std::int64_t split) {
 }
 
 ACM_API int acm_select(std::int32_t arch, std::int32_t precision, const std::int64_t* problem,
-                       std::int32_t aligned) {
+                       std::int32_t aligned, std::int32_t tensor_maps) {
   return guarded(-1, [&] {
-    return acm::select_entry(arch, static_cast<acm::Precision>(precision), problem_of(problem), aligned != 0);
+    return acm::select_entry(arch, static_cast<acm::Precision>(precision), problem_of(problem), aligned != 0,
+                             tensor_maps != 0);
   });
 }
 
@@ -93,6 +100,31 @@ ACM_API int acm_grids(const std::int64_t* problem, std::int32_t entry, std::int6
     out[1] = acm::down_grid(p, e, rows);
     out[2] = tiles.up;
     out[3] = tiles.down;
+    return 0;
+  });
+}
+
+ACM_API int acm_tensor_maps(const std::int64_t* problem, std::int32_t entry, std::int64_t rows,
+                            std::uint64_t* out) {
+  return guarded(-1, [&] {
+    const acm::Entry& e = acm::pack().entries[static_cast<std::size_t>(entry)];
+    const acm::HopperMaps maps = acm::hopper_maps(problem_of(problem), e, rows);
+    for (const acm::TensorMap& map : {maps.w1, maps.hidden, maps.w2}) {
+      out = std::copy(map.dims.begin(), map.dims.end(), out);
+      out = std::copy(map.strides.begin(), map.strides.end(), out);
+      out = std::copy(map.box.begin(), map.box.end(), out);
+    }
+    return 0;
+  });
+}
+
+ACM_API int acm_hopper_grids(const std::int64_t* problem, std::int32_t entry, std::int64_t rows,
+                             std::int32_t multiprocessors, std::int64_t* out) {
+  return guarded(-1, [&] {
+    const acm::Entry& e = acm::pack().entries[static_cast<std::size_t>(entry)];
+    const acm::HopperGrids grids = acm::hopper_grids(problem_of(problem), e, rows, multiprocessors);
+    out[0] = grids.up;
+    out[1] = grids.down;
     return 0;
   });
 }

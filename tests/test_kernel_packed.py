@@ -1,0 +1,170 @@
+"""Launching kernels of the pack from PyTorch, on the stand-in driver: launches, arguments, maps and failures."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from typing import TYPE_CHECKING, Any
+
+import pytest
+import torch
+from plugin_build import compile_stand_in_driver
+from plugin_core import Driver, EncodedMap
+
+from acm_export.errors import KernelError
+from acm_export.op.signature import ACTIVATIONS
+from acm_export.plugins.kernels import hopper
+from acm_export.plugins.kernels.pack import Pack, read_pack
+from acm_export.plugins.kernels.packed import PackedKernels
+from acm_export.plugins.kernels.plan import Problem
+from acm_export.plugins.kernels.tiles import entries
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+    from plugin_core import Launch
+
+pytest_plugins = ["plugin_fixtures"]
+
+FOR_CUDA = [index for index, entry in enumerate(entries()) if entry.language == "cuda"]
+TOKENS, MULTIPROCESSORS = 1000, 132
+
+
+@pytest.fixture(scope="module")
+def pack(stand_in_pack: Path) -> Pack:
+    return read_pack(stand_in_pack)
+
+
+@pytest.fixture
+def gpu(stand_in_driver: Path) -> Driver:
+    stand_in = Driver(stand_in_driver)
+    stand_in.reset()
+    return stand_in
+
+
+@pytest.fixture
+def packed(pack: Pack, stand_in_driver: Path) -> PackedKernels:
+    return PackedKernels(pack, "sm_90", MULTIPROCESSORS, library=str(stand_in_driver))
+
+
+class Call:
+    """Tensors of one call, which hold nothing, and what runs on them."""
+
+    def __init__(self, index: int, dtype: torch.dtype = torch.float16, *, offset: int = 0) -> None:
+        self.index, self.entry = index, entries()[index]
+        d, h, n = 768, 1536, 4
+        self.problem = Problem(TOKENS, d, h, n, 0, 2)
+        shapes = {
+            "x": (TOKENS, d), "w1": (d, n * h), "b1": (n * h,), "w2": (n * h, d), "b2": (n + 1, d), "y": (TOKENS, d),
+            "hidden": (self.problem.chunk_rows, n * h),
+        }  # fmt: skip
+        self.tensors = {name: torch.empty(shape, dtype=dtype) for name, shape in shapes.items()}
+        self.tensors |= {name: torch.empty(TOKENS, dtype=torch.int32) for name in ("order", "counts", "reach")}
+        if offset:
+            self.tensors["w1"] = self.tensors["w1"].view(-1)[offset:]
+
+    def run(self, packed: PackedKernels, activation: str = "gelu", *, first: int = 0, rows: int = TOKENS) -> None:
+        packed.run_gemms(
+            self.problem, self.entry, self.index, activation, self.tensors, first_row=first, num_rows=rows, stream=77
+        )
+
+    def placed(self, address: int) -> tuple[str, int]:
+        return next((name, 0) for name, tensor in self.tensors.items() if tensor.data_ptr() == address)
+
+    def launches(self, gpu: Driver) -> list[Launch]:
+        return gpu.launches(self.placed)
+
+
+def pointers_of(launch: Launch) -> dict[str, Any]:
+    return {name: value for name, value in launch.arguments.items() if isinstance(value, tuple)}
+
+
+@pytest.mark.parametrize("index", FOR_CUDA)
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16])
+def test_both_gemms_are_launched_with_their_tensors_and_sizes(
+    packed: PackedKernels, gpu: Driver, index: int, dtype: torch.dtype
+) -> None:
+    call = Call(index, dtype)
+    call.run(packed, first=128, rows=700)
+    up, down = call.launches(gpu)
+    assert (up.kernel.kernel, up.kernel.activation) == (hopper.UP, "gelu")
+    assert (down.kernel.kernel, down.kernel.activation) == (hopper.DOWN, "")
+    sizes = {"first_row": 128, "num_rows": 700, "model_dim": 768, "hidden_dim": 1536, "num_learners": 4}
+    for launch, tile in ((up, call.entry.up), (down, call.entry.down)):
+        assert (launch.kernel.arch, launch.kernel.entry) == ("sm_90", index)
+        assert launch.kernel.dtype == {torch.float16: "fp16", torch.bfloat16: "bf16"}[dtype]
+        assert (launch.block, launch.shared) == (32 * tile.warps, hopper.shared_bytes(tile))
+        assert launch.stream == 77
+        assert tuple(launch.arguments) == hopper.ARGUMENTS[launch.kernel.kernel]
+        assert sizes.items() <= launch.arguments.items()
+        pointers = pointers_of(launch)
+        assert pointers == {name: (name, 0) for name in pointers}
+        assert {*pointers, *sizes} == {name for name in launch.arguments if not name.endswith("_map")}
+
+
+@pytest.mark.parametrize("index", FOR_CUDA)
+@pytest.mark.parametrize(("dtype", "name"), [(torch.float16, "float16"), (torch.bfloat16, "bfloat16")])
+def test_maps_say_where_tensors_lie_and_what_one_copy_takes(
+    packed: PackedKernels, gpu: Driver, index: int, dtype: torch.dtype, name: str
+) -> None:
+    call = Call(index, dtype)
+    call.run(packed, rows=700)
+    up, down = call.launches(gpu)
+    d, h, n = 768, 1536, 4
+    assert up.arguments["w1_map"] == EncodedMap(name, ("w1", 0), (h, n, d), (2 * h, 2 * n * h), (64, 1, 64))
+    assert down.arguments["hidden_map"] == EncodedMap(
+        name, ("hidden", 0), (h, n, 768), (2 * h, 2 * n * h), (64, 1, 128)
+    )
+    assert down.arguments["w2_map"] == EncodedMap(name, ("w2", 0), (d, h, n), (2 * d, 2 * h * d), (64, 64, 1))
+
+
+@pytest.mark.parametrize(("rows", "grids"), [(1, (32, 4)), (700, (132, 24)), (1000, (132, 32))])
+def test_there_is_a_block_for_each_tile_up_to_the_number_of_multiprocessors(
+    packed: PackedKernels, gpu: Driver, rows: int, grids: tuple[int, int]
+) -> None:
+    call = Call(next(index for index in FOR_CUDA if entries()[index].up.block_n == 192))
+    call.run(packed, rows=rows)
+    assert [launch.grid for launch in call.launches(gpu)] == [(blocks, 1) for blocks in grids]
+
+
+def test_each_activation_has_a_kernel_that_is_loaded_once(packed: PackedKernels, gpu: Driver) -> None:
+    call, before = Call(FOR_CUDA[0]), gpu.num_modules
+    for _ in range(2):
+        for activation in ACTIVATIONS:
+            call.run(packed, activation)
+    assert [launch.kernel.activation for launch in call.launches(gpu)[::2]] == list(ACTIVATIONS) * 2
+    assert gpu.num_modules - before == len(ACTIVATIONS) + 1
+
+
+def test_a_kernel_that_the_pack_lacks_is_named(pack: Pack, stand_in_driver: Path, gpu: Driver) -> None:
+    without = replace(pack, kernels=tuple(kernel for kernel in pack.kernels if kernel.kernel != hopper.DOWN))
+    for arch, held, missing in (("sm_90", without, hopper.DOWN), ("sm_80", pack, hopper.UP)):
+        kernels = PackedKernels(held, arch, MULTIPROCESSORS, library=str(stand_in_driver))
+        with pytest.raises(KernelError, match=f"the kernel pack has no kernel .*{missing}"):
+            Call(FOR_CUDA[0]).run(kernels)
+    assert len(gpu.launches(lambda address: ("", address))) == 1
+
+
+def test_a_launch_that_fails_gives_the_driver_s_reason(packed: PackedKernels, gpu: Driver) -> None:
+    gpu.fail_launches(700)
+    with pytest.raises(KernelError, match="cuLaunchKernel failed: CUDA_ERROR_FAKE"):
+        Call(FOR_CUDA[0]).run(packed)
+    gpu.fail_launches(0)
+    Call(FOR_CUDA[0]).run(packed)
+
+
+def test_a_map_that_the_driver_refuses_gives_its_reason(packed: PackedKernels, gpu: Driver) -> None:
+    with pytest.raises(KernelError, match="cuTensorMapEncodeTiled failed: CUDA_ERROR_FAKE"):
+        Call(FOR_CUDA[0], offset=1).run(packed)
+    assert gpu.launches() == []
+
+
+def test_a_driver_before_cuda_12_is_refused(pack: Pack, tmp_path: Path) -> None:
+    older = compile_stand_in_driver(tmp_path, "plugin_fake_cuda.cpp", "ACM_FAKE_CUDA_11")
+    with pytest.raises(KernelError, match="no cuTensorMapEncodeTiled") as caught:
+        PackedKernels(pack, "sm_90", MULTIPROCESSORS, library=str(older))
+    assert "CUDA 12" in str(caught.value.hint)
+
+
+def test_without_a_driver_it_is_refused(pack: Pack, tmp_path: Path) -> None:
+    with pytest.raises(KernelError, match="there is no CUDA driver"):
+        PackedKernels(pack, "sm_90", MULTIPROCESSORS, library=str(tmp_path / "libcuda.so.1"))
