@@ -39,5 +39,5 @@ def _floors() -> dict[str, str]:
         lines = metadata.requires("acm-export") or []
     except metadata.PackageNotFoundError:  # a checkout that is not installed
         return {}
-    found = (re.match(r"([\w.-]+)\s*>=\s*([\d.]+)", line) for line in lines)
+    found = (re.match(r"([\w.-]+)[^;]*>=\s*([\d.]+)", line) for line in lines)  # "numpy<3,>=1.24"
     return {match[1].lower(): match[2] for match in found if match}

@@ -1,16 +1,12 @@
 // The operator's activations for values that are rounded to T afterwards: plugins/kernels/activation.py has the formulas.
 #pragma once
 
+#include "device.cuh"
+
 namespace acm {
 
 // Indices into acm_export.op.ACTIVATIONS.
 enum Activation { kGelu, kGeluTanh, kRelu, kSilu, kIdentity };
-
-__device__ __forceinline__ float tanh_approx(float v) {
-  float result;
-  asm("tanh.approx.f32 %0, %1;" : "=f"(result) : "f"(v));
-  return result;
-}
 
 template <int Kind>
 __device__ __forceinline__ float activate(float v) {

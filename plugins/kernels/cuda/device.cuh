@@ -100,15 +100,6 @@ __device__ __forceinline__ void fence_copies_for_products() {
   asm volatile("fence.proxy.async.shared::cta;" ::: "memory");
 }
 
-__device__ __forceinline__ void products_begin() { asm volatile("wgmma.fence.sync.aligned;" ::: "memory"); }
-
-__device__ __forceinline__ void products_commit() { asm volatile("wgmma.commit_group.sync.aligned;" ::: "memory"); }
-
-template <int Pending>
-__device__ __forceinline__ void products_wait() {
-  asm volatile("wgmma.wait_group.sync.aligned %0;" ::"n"(Pending) : "memory");
-}
-
 // --- registers
 
 template <int Registers>
@@ -143,6 +134,13 @@ __device__ __forceinline__ void unpack(unsigned word, float& low, float& high) {
     asm("{\n.reg .b16 l, h;\nmov.b32 {l, h}, %2;\ncvt.f32.f16 %0, l;\ncvt.f32.f16 %1, h;\n}"
         : "=f"(low), "=f"(high) : "r"(word));
   }
+}
+
+// Relative error 2^-11.
+__device__ __forceinline__ float tanh_approx(float v) {
+  float result;
+  asm("tanh.approx.f32 %0, %1;" : "=f"(result) : "f"(v));
+  return result;
 }
 
 }  // namespace acm

@@ -2,6 +2,8 @@
 // instruction names its N / 2 sums one by one, so each N is written out.
 #pragma once
 
+#include "device.cuh"
+
 namespace acm {
 
 #define ACM_SUMS_8(s, i) \
@@ -46,6 +48,15 @@ __device__ __forceinline__ void multiply(float (&sums)[N / 2], unsigned long lon
   } else {
     ACM_WGMMA(192, 96, 96, 97, "f16");
   }
+}
+
+__device__ __forceinline__ void products_begin() { asm volatile("wgmma.fence.sync.aligned;" ::: "memory"); }
+
+__device__ __forceinline__ void products_commit() { asm volatile("wgmma.commit_group.sync.aligned;" ::: "memory"); }
+
+template <int Pending>
+__device__ __forceinline__ void products_wait() {
+  asm volatile("wgmma.wait_group.sync.aligned %0;" ::"n"(Pending) : "memory");
 }
 
 #undef ACM_WGMMA
