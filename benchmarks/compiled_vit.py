@@ -51,15 +51,15 @@ class Row:
     Args:
         batch: Images in a call.
         model: ``ACM`` or ``dense int8``.
-        share: Of the margins that the thresholds let pass; None without ACM layers.
+        share: Fraction of the margins that the thresholds let pass; None without ACM layers.
         budget: β as run, mean over the images.
         us: Microseconds of one call on the device.
-        dense_us: Of the dense model beside it.
+        dense_us: Microseconds of the dense model beside it.
         ratio: Time ÷ that of the dense model, median over the rounds.
         ratio_q25: Lower quartile.
         ratio_q75: Upper quartile.
         images_per_s: Images in a second.
-        dense_images_per_s: Of the dense model.
+        dense_images_per_s: Images per second of the dense model.
     """
 
     batch: int
@@ -110,7 +110,7 @@ class GateHook:
     """A forward hook of a gate that counts the learners its tokens run.
 
     Args:
-        layer: Of the gate.
+        layer: Layer that the gate belongs to.
         executed: Gets the executed share of each pass.
         share: First set the thresholds of the layer so that this share of the margins passes; None to keep them.
     """
@@ -207,10 +207,10 @@ class ViTBenchmark:
     """Measures batch after batch; a step that fails, or comes after the deadline, is recorded and does not stop others.
 
     Args:
-        shape: Of the models.
-        dtype: Of the models but their gates.
+        shape: Shape of both models.
+        dtype: Dtype of the models; gates stay float32.
         device: ``cuda``, or ``cpu`` to try the program.
-        rounds: Of each row.
+        rounds: Timing rounds of each row.
         deadline: When no further step begins (``time.monotonic()``).
         save: Is called with everything so far after each step.
     """

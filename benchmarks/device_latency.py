@@ -182,7 +182,7 @@ def pytorch(options: argparse.Namespace, save: Callable[[dict[str, Any]], object
     """Compiled models of the ViT-B/16 shape.
 
     Args:
-        options: Of the command line.
+        options: Parsed command line.
         save: Is called with everything so far after each step.
 
     Raises:

@@ -179,8 +179,8 @@ def run_stage(
 
     Args:
         stage: Its name.
-        steps: In order.
-        seconds: For all of them, stopping them included.
+        steps: Steps, in the order in which they run.
+        seconds: Time limit of the whole stage, including the time to stop a step.
         log: Is replaced.
         record: Gets every outcome.
         interruption: Ends the running step; no other is started.
@@ -216,7 +216,7 @@ def device_facts() -> dict[str, Any]:
     """What the check runs on, asked in a process of its own, so that this one never holds a part of the GPU.
 
     Raises:
-        SystemExit: There is no GPU.
+        SystemExit: PyTorch sees no GPU.
     """
     code = "import json, device_timing; print(json.dumps(device_timing.device_facts()))"
     done = subprocess.run([sys.executable, "-c", code], cwd=HERE, check=False, text=True, capture_output=True)

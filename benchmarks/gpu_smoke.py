@@ -70,12 +70,12 @@ class CaseResult:
     """Result of one case in one dtype.
 
     Args:
-        case: In words.
-        dtype: Of x and the weights.
+        case: Description of the case.
+        dtype: Dtype of x and the weights.
         error: Largest error of y relative to its largest value; NaN where it was not computed.
         tolerance: Largest error that passes.
         counts_equal: Whether all learner counts are those of the reference.
-        runs_that_differ: Of :data:`REPEATS`; None where the case is not repeated.
+        runs_that_differ: Runs out of :data:`REPEATS` that differ in a bit; None where the case is not repeated.
         reason: The exception, or empty.
     """
 

@@ -152,7 +152,7 @@ def energy_counter() -> Callable[[], int]:
     """A function that reads the energy, in mJ, used by the GPU since its driver was loaded.
 
     Raises:
-        UnavailableError: There is no pynvml, or the GPU has no such counter.
+        UnavailableError: pynvml is not installed, or the GPU has no energy counter.
     """
     try:
         pynvml = import_module("pynvml")

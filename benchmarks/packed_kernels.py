@@ -42,7 +42,7 @@ class PackedKernels:
         driver: CUDA driver library that the core opens.
 
     Raises:
-        UnavailableError: There is no compiler, or the core cannot be built.
+        UnavailableError: No compiler was found, or the core cannot be built.
     """
 
     def __init__(self, folder: Path, pack: Path, driver: Path | str = "libcuda.so.1") -> None:

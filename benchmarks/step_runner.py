@@ -65,7 +65,7 @@ class Outcome:
 
     Args:
         stage: That the step belongs to.
-        name: Of the step.
+        name: Name of the step.
         state: ``passed``, ``failed``, ``cut off`` or ``not run``.
         reason: Why it did not pass, or empty.
         seconds: That it ran.

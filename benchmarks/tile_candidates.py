@@ -114,7 +114,7 @@ DOWNS: Mapping[int, tuple[tuple[Sizes, int], ...]] = {
 
 
 Measure = Callable[[str, Entry], "float | None"]
-"""Role and entry to time ÷ that of the present entry, or None where there is no time."""
+"""Time ÷ time of the present entry, by role and entry; None where it was not timed."""
 
 
 def search(present: Entry, tokens: int, measure: Measure) -> Entry:

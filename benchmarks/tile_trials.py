@@ -56,9 +56,9 @@ class Trial:
         role: ``present``, ``down``, ``up``, or ``final`` for the repetition with more rounds.
         entry: The tiles.
         state: ``measured``, ``failed`` or ``not tried``.
-        reason: Why there is no time.
+        reason: Why it was not timed.
         first_run_s: Seconds of the first run, which loads its kernels from the cache or compiles them.
-        timing: Of the whole op without its gate, beside the present entry.
+        timing: Time of the whole op without its gate, beside the present entry.
     """
 
     tokens: int
@@ -81,7 +81,7 @@ class Workload:
 
     Args:
         tokens: Token count.
-        device: Of everything.
+        device: Device of all tensors.
     """
 
     def __init__(self, tokens: int, device: str = "cuda") -> None:
@@ -214,11 +214,11 @@ class Tuner:
 
     Args:
         result: Gets all trials after each.
-        trials: Of the token counts before; is added to.
+        trials: Trials so far; new ones are appended.
         tokens: Token count.
-        compilations: Of all candidates.
+        compilations: Compilations of all candidates.
         deadline: When candidates are no longer tried (``time.monotonic()``).
-        rounds: Of each candidate; the role ``final`` gets five times as many.
+        rounds: Timing rounds of each candidate; the role ``final`` gets five times as many.
     """
 
     def __init__(

@@ -66,7 +66,7 @@ def tune(options: argparse.Namespace, result: ResultFile, trials: list[Trial]) -
     """Tune every token count that is asked for; writes the table after each.
 
     Args:
-        options: Of the command line.
+        options: Parsed command line.
         result: Gets everything as it is measured.
         trials: Is added to.
 
@@ -114,7 +114,7 @@ def reason(entry: Entry, trials: Sequence[Trial], facts: Mapping[str, object]) -
     Args:
         entry: Was measured in the role ``final``.
         trials: All so far.
-        facts: Of the GPU (device_timing.py, ``device_facts``).
+        facts: Description of the GPU (device_timing.py, ``device_facts``).
     """
     tokens, timing = next((t.tokens, t.timing) for t in reversed(trials) if t.entry == entry and t.timing)
     worked = any(t.role == "present" and t.tokens == tokens and t.timing for t in trials)

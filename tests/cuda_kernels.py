@@ -63,7 +63,7 @@ class Kernels:
             counts: int32 ``[tokens]``.
             blocks: Multiprocessors.
             chunk: Sorted rows of a chunk; by default all.
-            seed: Of the order in which copies complete.
+            seed: Seed of the order in which copies complete.
         """
         x, w1, b1, w2, b2 = (np.ascontiguousarray(feeds[name]) for name in ("x", "w1", "b1", "w2", "b2"))
         n, (tokens, d) = len(b2) - 1, x.shape

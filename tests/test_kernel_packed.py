@@ -166,5 +166,5 @@ def test_a_driver_before_cuda_12_is_refused(pack: Pack, tmp_path: Path) -> None:
 
 
 def test_without_a_driver_it_is_refused(pack: Pack, tmp_path: Path) -> None:
-    with pytest.raises(KernelError, match="there is no CUDA driver"):
+    with pytest.raises(KernelError, match="no CUDA driver was found"):
         PackedKernels(pack, "sm_90", MULTIPROCESSORS, library=str(tmp_path / "libcuda.so.1"))

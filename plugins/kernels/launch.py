@@ -103,7 +103,7 @@ def gated_learners(
         if entry.language == "triton":
             run_gemms(problem, entry, signature.activation, tensors, precision)
         elif packed is None:
-            raise KernelError("these tiles are for kernels in CUDA, and there is no kernel pack to take them from")
+            raise KernelError("these tile sizes belong to CUDA kernels, and no kernel pack was found that holds them")
         else:
             index, stream = entries().index(entry), torch.cuda.current_stream(x.device).cuda_stream
             for first, rows in problem.chunks():
@@ -122,7 +122,7 @@ def run_gemms(
         problem: Shapes.
         entry: Tile sizes.
         activation: One of :data:`acm_export.op.ACTIVATIONS`.
-        tensors: By the names of the kernels' arguments.
+        tensors: Tensors by the names of the kernels' arguments.
         precision: One of :data:`acm_export.plugins.kernels.tiles.PRECISIONS`.
     """
     even_up, even_down = plan.even(problem, entry)

@@ -40,7 +40,7 @@ _MAP_BYTES, _MAP_ALIGNMENT = 128, 64
 
 @cache
 def packed_kernels(device: torch.device, arch: str) -> PackedKernels | None:
-    """The kernels of the installed pack for a GPU; None, after a warning, where there is no pack to be used.
+    """The kernels of the installed pack for a GPU; None, after a warning, if the pack cannot be used.
 
     Args:
         device: A CUDA device.
@@ -59,18 +59,18 @@ class PackedKernels:
     Args:
         pack: Holds them.
         arch: ``sm_90`` and so on.
-        multiprocessors: Of the GPU.
-        library: Of the CUDA driver; tests put another in its place.
+        multiprocessors: Number of multiprocessors of the GPU.
+        library: Name of the CUDA driver's library; tests pass a stand-in.
 
     Raises:
-        KernelError: There is no driver, or it is older than CUDA 12.
+        KernelError: No CUDA driver was found, or it is older than CUDA 12.
     """
 
     def __init__(self, pack: Pack, arch: str, multiprocessors: int, library: str = LIBRARY) -> None:
         try:
             self._cuda = ctypes.CDLL(library)
         except OSError as error:
-            raise KernelError(f"there is no CUDA driver: {error}", "acm-export doctor says what is missing") from error
+            raise KernelError(f"no CUDA driver was found: {error}", "acm-export doctor says what is missing") from error
         if not hasattr(self._cuda, "cuTensorMapEncodeTiled"):
             raise KernelError("the CUDA driver has no cuTensorMapEncodeTiled", "install a driver for CUDA 12 or later")
         self._pack = pack
@@ -95,9 +95,9 @@ class PackedKernels:
         Args:
             problem: Shapes.
             entry: Tile sizes, of kernels in CUDA.
-            index: Of the entry in the table.
+            index: Index of the entry in the table.
             activation: One of :data:`acm_export.op.ACTIVATIONS`.
-            tensors: By the names of the kernels' arguments.
+            tensors: Tensors by the names of the kernels' arguments.
             first_row: Sorted row at which the chunk begins.
             num_rows: Rows of the chunk.
             stream: Handle of the stream.

@@ -22,7 +22,7 @@ GROUP = 8
 """Tile rows that are walked together (staircase.py, ``grouped``); the usual value, not tuned yet."""
 
 CUDA_VALUES = 1 << 35
-"""Values of x from which on the kernels of plugins/kernels/cuda would not number 16 bytes of it in 32 bits."""
+"""x must have fewer values for the kernels of plugins/kernels/cuda, which number its 16-byte pieces in 32 bits."""
 
 SCHEMA = 1
 
@@ -61,7 +61,7 @@ class Entry:
         down: Tile of GEMM 2; its rows divide those of ``up``.
         split: Slices of K in each learner, summed afterwards; 0 for a whole K in one block.
         reason: Why, or the measurement that chose it.
-        language: Of the kernels: ``triton``, or ``cuda`` for those of plugins/kernels/cuda, which only a pack holds.
+        language: Language of the kernels: ``triton``, or ``cuda`` (plugins/kernels/cuda; only in a pack).
     """
 
     archs: tuple[str, ...]

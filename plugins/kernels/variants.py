@@ -34,7 +34,7 @@ def activation_precision(precision: str, *, interpreted: bool = False) -> int:
     """ACTIVATION_PRECISION of ``up`` (activation.py): FLOAT32, ROUNDED or ROUNDED_HARDWARE.
 
     Args:
-        precision: Of the table's entry.
+        precision: Precision of the table's entry.
         interpreted: Whether there is no GPU.
     """
     if precision != "half":
