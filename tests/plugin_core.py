@@ -120,7 +120,7 @@ class Core:
 
     def plan(self, problem: Problem) -> list[int] | None:
         """None where it is refused; ``error`` has the reason."""
-        out = (c_int64 * 12)()
+        out = (c_int64 * 14)()
         return list(out) if self._c.acm_plan(_numbers(problem), out) == 0 else None
 
     def splits(self, problem: Problem, split: int) -> bool:

@@ -23,7 +23,7 @@ if TYPE_CHECKING:
 _SOURCES = ("routing.py", "up.py", "down.py")
 _POINTERS = {
     "x", "gate_logits", "thresholds", "w1", "b1", "w2", "b2", "y", "counts", "order", "reach", "totals", "histograms",
-    "offsets", "hidden", "partial",
+    "offsets", "arrivals", "hidden", "partial",
 }  # fmt: skip
 
 

@@ -37,6 +37,7 @@ def test_sections_of_the_workspace_are_aligned_and_hold_what_they_are_for(proble
         "order": 4 * problem.tokens,
         "totals": 4 * problem.num_choices,
         "histograms": 4 * problem.num_choices * routing(problem).num_blocks,
+        "arrivals": 4 * problem.arrivals,
         "hidden": problem.chunk_rows * problem.num_learners * problem.hidden_dim * problem.element_size,
         "partial": 0,
     }
@@ -52,6 +53,8 @@ def test_split_sums_fit_where_k_is_split(problem: Problem, split: int) -> None:
     assert problem.splits(split) == (needed <= 32 * MIB and problem.tokens <= problem.chunk_rows)
     if problem.splits(split):
         assert layout.size - layout.partial >= needed
+        tiles = max(down_grid(problem, entry, problem.tokens) for entry in entries() if entry.split)
+        assert layout.hidden - layout.arrivals >= 4 * tiles
     assert not problem.splits(0)
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import inspect
 import re
 from importlib import resources
+from itertools import groupby
 from typing import TYPE_CHECKING
 
 import pytest
@@ -35,19 +36,17 @@ KEYS = [
     ("up", "fp16", MAIN, True, ""),
     ("down", "bf16", MAIN, True, ""),
     ("down_split", "fp16", 0, False, ""),
-    ("sum_pieces", "fp32", -1, False, ""),
     ("scan_blocks", "", -1, False, ""),
     *((kernel, "", 8, False, "") for kernel in ("route_one_block", "count_tokens", "place_tokens")),
 ]
 POINTERS = {
     "up": ["x", "order", "reach", "w1", "b1", "hidden"],
     "down": ["hidden", "order", "counts", "reach", "w2", "b2", "y"],
-    "down_split": ["hidden", "reach", "w2", "partial"],
-    "sum_pieces": ["partial", "order", "counts", "b2", "y"],
+    "down_split": ["hidden", "order", "counts", "reach", "w2", "b2", "partial", "arrivals", "y"],
     "scan_blocks": ["histograms", "totals"],
-    "route_one_block": ["gate_logits", "thresholds", "counts", "order", "reach"],
+    "route_one_block": ["gate_logits", "thresholds", "counts", "order", "reach", "arrivals"],
     "count_tokens": ["gate_logits", "thresholds", "counts", "histograms"],
-    "place_tokens": ["counts", "offsets", "totals", "order", "reach"],
+    "place_tokens": ["counts", "offsets", "totals", "order", "reach", "arrivals"],
 }
 """Written out: a kernel that gets an argument more must get it in the plugin too."""
 
@@ -107,6 +106,16 @@ def test_margins_keep_subnormal_differences(kernels: list[Compiled]) -> None:
     route = next(result for result in kernels if result.kernel.kernel == "route_one_block")
     assert "sub.f32" in route.ptx or "sub.rn.f32" in route.ptx
     assert ".ftz" not in route.ptx
+
+
+def test_a_split_product_counts_its_piece_after_all_threads_stored_it(kernels: list[Compiled]) -> None:
+    split = next(result for result in kernels if result.kernel.kernel == "down_split")
+    accesses = r"(st\.global|bar\.sync|atom\.global\.gpu\.acq_rel\.add|ld\.global\.cg)\b"
+    found = [match for match, _ in groupby(re.findall(accesses, split.ptx))]
+    # the piece, a barrier, the count, a barrier, the pieces of other blocks past L1, y
+    assert found[-6:] == [
+        "st.global", "bar.sync", "atom.global.gpu.acq_rel.add", "bar.sync", "ld.global.cg", "st.global"
+    ]  # fmt: skip
 
 
 def test_drivers_of_cuda_12_load_what_is_made_for_sm_90(kernels: list[Compiled]) -> None:

@@ -13,7 +13,7 @@ from plugin_core import Case, Core, Driver, EncodedMap, pointers
 from plugin_pack import argument_names
 
 from acm_export.op.signature import ACTIVATIONS, INPUTS, Signature
-from acm_export.plugins.kernels import hopper, launch
+from acm_export.plugins.kernels import hopper, launch, plan
 from acm_export.plugins.kernels.pack import read_pack
 from acm_export.plugins.kernels.packed import PackedKernels
 from acm_export.plugins.kernels.tiles import entries
@@ -74,7 +74,7 @@ def recorded(monkeypatch: pytest.MonkeyPatch) -> list[tuple[str, tuple[int, ...]
     log: list[tuple[str, tuple[int, ...], dict[str, Any], dict[str, Any]]] = []
     for module, names in (
         ("routing", ("route_one_block", "count_tokens", "scan_blocks", "place_tokens")),
-        ("up", ("up",)), ("down", ("down", "down_split", "sum_pieces")),
+        ("up", ("up",)), ("down", ("down", "down_split")),
     ):  # fmt: skip
         monkeypatch.setattr(launch, module, SimpleNamespace(**{name: Recorder(name, log) for name in names}))
     return log
@@ -144,8 +144,35 @@ def test_launches_of_kernels_in_cuda_agree(
     ours = driver.launches()
     assert [run.kernel.kernel for run in ours[: len(recorded)]] == [name for name, *_ in recorded]
     assert ours[len(recorded) :] == expected
+    assert next(run for run in ours if run.kernel.kernel == "place_tokens").arguments["num_arrivals"] == 0
     chunks = len(list(case.problem.chunks()))
     assert [run.kernel.kernel for run in expected] == [hopper.UP, hopper.DOWN] * chunks
+
+
+def test_routing_clears_the_arrivals_of_every_tile_of_a_split_gemm_2(core: Core, driver: Driver) -> None:
+    # written out: what both launchers would get wrong in the same way
+    seen = set()
+    for tokens in (1, 60, 300):
+        case = Case(leading=(tokens,), model_dim=80, num_learners=3)
+        layer = core.layer(case)
+        for tactic in layer.tactics(case.tensors()):
+            assert layer.set_tactic(tactic)
+            assert layer.enqueue(case.tensors()), core.error
+            runs = {run.kernel.kernel: run for run in driver.launches()}
+            route = runs.get("route_one_block") or runs["place_tokens"]
+            split = runs.get("down_split")
+            seen.add((route.kernel.kernel, split is not None))
+            if split is None:
+                assert route.arguments["num_arrivals"] == 0
+                continue
+            tile = entries()[tactic - 1].down
+            tiles = -(-tokens // tile.block_m) * -(-80 // tile.block_n)
+            assert split.grid == (tiles, 3 * entries()[tactic - 1].split)
+            assert route.arguments["num_arrivals"] == tiles
+            layout = plan.workspace(case.problem)
+            assert route.arguments["arrivals"] == split.arguments["arrivals"] == ("workspace", layout.arrivals)
+            assert layout.arrivals + 4 * tiles <= layout.hidden
+    assert len(seen) == 4, "routed in one launch and in three, with a GEMM 2 that is split and with a whole one"
 
 
 @pytest.fixture(scope="module")

@@ -49,8 +49,9 @@ PROBLEMS = st.one_of(problems(), problems(HUGE_SIZES))
 def planned(problem: Problem) -> list[int]:
     layout, blocks = plan.workspace(problem), plan.routing(problem)
     return [
-        layout.reach, layout.order, layout.totals, layout.histograms, layout.hidden, layout.partial, layout.size,
-        problem.chunk_rows, problem.partial_bytes, blocks.block, blocks.choices, blocks.num_blocks,
+        layout.reach, layout.order, layout.totals, layout.histograms, layout.arrivals, layout.hidden, layout.partial,
+        layout.size, problem.chunk_rows, problem.partial_bytes, problem.arrivals,
+        blocks.block, blocks.choices, blocks.num_blocks,
     ]  # fmt: skip
 
 
@@ -63,6 +64,20 @@ def test_workspace_chunks_and_routing_agree(core: Core, problem: Problem) -> Non
 @given(problem=PROBLEMS, split=st.one_of(st.integers(0, 4), HUGE_SIZES))
 def test_splitting_agrees(core: Core, problem: Problem, split: int) -> None:
     assert core.splits(problem, split) == problem.splits(split)
+
+
+@pytest.mark.parametrize("model_dim", [1, 32, 33, 768, 5000, 1 << 19, (1 << 23) - 1, 1 << 23])
+def test_there_is_an_arrival_for_every_tile_of_an_entry_that_splits(core: Core, model_dim: int) -> None:
+    for index, entry in enumerate(entries()):
+        if not entry.split:
+            continue
+        limit = (32 << 20) // (4 * entry.split * model_dim)  # of tokens, with one learner
+        for tokens in (t for t in (1, 17, limit - 1, limit) if 1 <= t <= MAX_TOKENS):
+            problem = Problem(tokens, model_dim, 16, 1, 0, 2)
+            grids, planned = core.grids(problem, index, tokens), core.plan(problem)
+            assert grids is not None
+            assert planned is not None
+            assert not core.splits(problem, entry.split) or grids[1] <= planned[10]
 
 
 @given(problem=PROBLEMS, data=st.data())
@@ -82,7 +97,7 @@ def test_plans_near_the_largest_64_bit_number_agree(core: Core, size: int) -> No
         Problem(MAX_TOKENS, size, size, 64, 0, 4),
     ):
         expected = planned(problem)
-        assert core.plan(problem) == (expected if expected[6] <= MAX_SIZE else None)
+        assert core.plan(problem) == (expected if max(expected) <= MAX_SIZE else None)
         assert core.splits(problem, 4) == problem.splits(4)
 
 

@@ -106,9 +106,14 @@ def down(
 @triton.jit(do_not_specialize=["num_rows", "num_learners"])
 def down_split(
     hidden,  # (num_rows, num_learners * padded(hidden_dim)), T
+    order,  # (num_rows,), int32: the token at each sorted row
+    counts,  # (num_rows,), int32
     reach,  # (num_learners + 1,), int32
     w2,  # (num_learners * hidden_dim, model_dim), T
-    partial,  # out: (num_learners * SPLIT, num_rows, model_dim), float32
+    b2,  # (num_learners + 1, model_dim), T
+    partial,  # scratch: (num_learners * SPLIT, num_rows, model_dim), float32
+    arrivals,  # in: (tiles,), int32, 0
+    y,  # out: (num_rows, model_dim), T
     num_rows,
     model_dim,
     hidden_dim,
@@ -123,51 +128,44 @@ def down_split(
     """One tile of the product of one slice of one learner, for few tokens: more blocks, each with a short K.
 
     Grid: (``cdiv(num_rows, BLOCK_M) * cdiv(model_dim, BLOCK_N)``, num_learners * SPLIT). Slices of learners that no row
-    of the tile runs are neither computed nor written, so their weights are not read.
+    of the tile runs are neither computed nor written, so their weights are not read. The last block of a tile to finish
+    its slice adds up the slices, always in the same order, and writes y.
     """
     num_columns = tl.cdiv(model_dim, BLOCK_N)
-    row_tile = tl.program_id(0) // num_columns
+    tile = tl.program_id(0)
+    row_tile = tile // num_columns
     piece = tl.program_id(1)
-    learner = piece // SPLIT
-    if learner >= learners_of_row(reach, row_tile * BLOCK_M, num_learners):
+    pieces = learners_of_row(reach, row_tile * BLOCK_M, num_learners) * SPLIT
+    if piece >= max(pieces, 1):
         return
     row = row_tile * BLOCK_M + tl.arange(0, BLOCK_M)
-    column = tl.program_id(0) % num_columns * BLOCK_N + tl.arange(0, BLOCK_N)
-    steps = tl.cdiv(hidden_dim, BLOCK_K)
-    steps_here = tl.cdiv(steps, SPLIT)
-    first_step = min(piece % SPLIT * steps_here, steps)
-    last_step = min(first_step + steps_here, steps)
-    total = _multiply(
-        tl.zeros((BLOCK_M, BLOCK_N), tl.float32), hidden, w2, row, column,
-        learner * steps + first_step, learner * steps + last_step,
-        model_dim, hidden_dim, num_learners, BLOCK_K, EVEN, PRECISION,
-    )  # fmt: skip
-    out = partial + (piece.to(tl.int64) * num_rows + row)[:, None] * model_dim + column[None, :]
-    tl.store(out, total, mask=(row < num_rows)[:, None] & (column < model_dim)[None, :])
-
-
-@triton.jit(do_not_specialize=["num_rows", "slices"])
-def sum_pieces(
-    partial,  # (num_learners * slices, num_rows, model_dim), float32
-    order,  # (num_rows,), int32
-    counts,  # (num_rows,), int32
-    b2,  # (num_learners + 1, model_dim), T
-    y,  # out: (num_rows, model_dim), T
-    num_rows,
-    model_dim,
-    slices,
-    BLOCK_N: tl.constexpr,
-):  # fmt: skip
-    """One row of y: the pieces of its learners in a fixed order. Grid: (num_rows, cdiv(model_dim, BLOCK_N))."""
-    row = tl.program_id(0)
-    token = tl.load(order + row)
-    count = tl.load(counts + token)
-    column = tl.program_id(1) * BLOCK_N + tl.arange(0, BLOCK_N)
-    mask = column < model_dim
-    total = tl.zeros((BLOCK_N,), tl.float32)
-    for piece in range(count * slices):
-        part = partial + (tl.cast(piece, tl.int64) * num_rows + row) * model_dim
-        total += tl.load(part + column, mask=mask, other=0.0)
-    bias = tl.load(b2 + count.to(tl.int64) * model_dim + column, mask=mask, other=0.0)
-    out = y + token.to(tl.int64) * model_dim + column
-    tl.store(out, (total + bias.to(tl.float32)).to(y.dtype.element_ty), mask=mask)
+    column = tile % num_columns * BLOCK_N + tl.arange(0, BLOCK_N)
+    inside = (row < num_rows)[:, None] & (column < model_dim)[None, :]
+    place = row.to(tl.int64)[:, None] * model_dim + column[None, :]
+    done_before = pieces - 1  # where no learner runs there is nothing to wait for
+    if pieces > 0:
+        steps = tl.cdiv(hidden_dim, BLOCK_K)
+        steps_here = tl.cdiv(steps, SPLIT)
+        first_step = min(piece % SPLIT * steps_here, steps)
+        last_step = min(first_step + steps_here, steps)
+        learner = piece // SPLIT
+        product = _multiply(
+            tl.zeros((BLOCK_M, BLOCK_N), tl.float32), hidden, w2, row, column,
+            learner * steps + first_step, learner * steps + last_step,
+            model_dim, hidden_dim, num_learners, BLOCK_K, EVEN, PRECISION,
+        )  # fmt: skip
+        tl.store(partial + piece.to(tl.int64) * num_rows * model_dim + place, product, mask=inside)
+        tl.debug_barrier()  # all threads of the block have stored before it is counted
+        done_before = tl.atomic_add(arrivals + tile, 1, sem="acq_rel")
+    if done_before < pieces - 1:
+        return
+    token = tl.load(order + row, mask=row < num_rows, other=0)
+    count = tl.load(counts + token, mask=row < num_rows, other=0)
+    bias = tl.load(b2 + count.to(tl.int64)[:, None] * model_dim + column[None, :], mask=inside, other=0.0)
+    total = tl.zeros((BLOCK_M, BLOCK_N), tl.float32)
+    for i in range(pieces):
+        part = partial + tl.cast(i, tl.int64) * num_rows * model_dim + place
+        runs = inside & (i < count * SPLIT)[:, None]
+        total += tl.load(part, mask=runs, other=0.0, cache_modifier=".cg")  # other blocks wrote them: not from L1
+    out = y + token.to(tl.int64)[:, None] * model_dim + column[None, :]
+    tl.store(out, (total + bias.to(tl.float32)).to(y.dtype.element_ty), mask=inside)

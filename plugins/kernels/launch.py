@@ -14,7 +14,7 @@ from acm_export.op.signature import ACTIVATIONS, Signature
 from acm_export.plugins.kernels import down, plan, routing, up
 from acm_export.plugins.kernels.packed import packed_kernels
 from acm_export.plugins.kernels.tiles import GROUP, Entry, Tile, entries, select
-from acm_export.plugins.kernels.variants import PLAIN_WARPS, SCAN_STEP, SUM_COLUMNS, activation_precision
+from acm_export.plugins.kernels.variants import PLAIN_WARPS, SCAN_STEP, activation_precision
 
 if TYPE_CHECKING:
     from acm_export.plugins.kernels.packed import PackedKernels
@@ -95,10 +95,12 @@ def gated_learners(
     entry = entry or select(architecture(x.device), precision, problem, aligned=aligned, packed=packed is not None)
     with torch.cuda.device_of(x):
         space = Space(problem, x.dtype, x.device)
-        route(problem, gate_logits, thresholds, counts, space)
+        tiles = plan.down_grid(problem, entry, problem.tokens) if entry.split else 0
+        route(problem, gate_logits, thresholds, counts, space, num_arrivals=tiles)
         tensors = {
             "x": x, "w1": w1, "b1": b1, "w2": w2, "b2": b2, "y": y, "counts": counts,
-            "order": space.order, "reach": space.reach, "hidden": space.hidden, "partial": space.partial,
+            "order": space.order, "reach": space.reach, "arrivals": space.arrivals,
+            "hidden": space.hidden, "partial": space.partial,
         }  # fmt: skip
         if entry.language == "triton":
             run_gemms(problem, entry, signature.activation, tensors, precision)
@@ -138,12 +140,8 @@ def run_gemms(
         blocks = plan.down_grid(problem, entry, rows)
         if entry.split:
             down.down_split[(blocks, problem.num_learners * entry.split)](
-                hidden, reach, tensors["w2"], tensors["partial"], rows, *sizes,
-                EVEN=even_down, PRECISION=input_precision, SPLIT=entry.split, **_blocks(entry.down),
-            )  # fmt: skip
-            down.sum_pieces[(rows, plan.cdiv(problem.model_dim, SUM_COLUMNS))](
-                tensors["partial"], order, counts, b2, y, rows, problem.model_dim, entry.split,
-                BLOCK_N=SUM_COLUMNS, num_warps=PLAIN_WARPS,
+                hidden, order, counts, reach, tensors["w2"], b2, tensors["partial"], tensors["arrivals"], y,
+                rows, *sizes, EVEN=even_down, PRECISION=input_precision, SPLIT=entry.split, **_blocks(entry.down),
             )  # fmt: skip
         else:
             down.down[(blocks,)](
@@ -163,12 +161,19 @@ class Space:
         self.order = ints[layout.order // 4 :]
         self.totals = ints[layout.totals // 4 :]
         self.histograms = ints[layout.histograms // 4 :]
+        self.arrivals = ints[layout.arrivals // 4 :]
         self.hidden = memory[layout.hidden : layout.partial].view(dtype)
         self.partial = memory[layout.partial :].view(torch.float32)
 
 
 def route(
-    problem: Problem, gate_logits: torch.Tensor, thresholds: torch.Tensor, counts: torch.Tensor, space: Space
+    problem: Problem,
+    gate_logits: torch.Tensor,
+    thresholds: torch.Tensor,
+    counts: torch.Tensor,
+    space: Space,
+    *,
+    num_arrivals: int = 0,
 ) -> None:
     """Counts, the order of the tokens, and how many tokens reach each learner.
 
@@ -178,12 +183,15 @@ def route(
         thresholds: ``[N]``, float32.
         counts: int32, one for each token; is written.
         space: Its ``order`` and ``reach`` are written.
+        num_arrivals: Arrivals of the workspace that are set to 0.
     """
     blocks = plan.routing(problem)
     sizes = (problem.tokens, problem.num_choices, problem.min_learners)
     constants: dict[str, Any] = {"BLOCK": blocks.block, "CHOICES": blocks.choices, "num_warps": PLAIN_WARPS}
     if blocks.num_blocks == 1:
-        routing.route_one_block[(1,)](gate_logits, thresholds, counts, space.order, space.reach, *sizes, **constants)
+        routing.route_one_block[(1,)](
+            gate_logits, thresholds, counts, space.order, space.reach, space.arrivals, *sizes, num_arrivals, **constants
+        )
         return
     grid, number = (blocks.num_blocks,), blocks.num_blocks
     routing.count_tokens[grid](gate_logits, thresholds, counts, space.histograms, *sizes, number, **constants)
@@ -191,7 +199,16 @@ def route(
         space.histograms, space.totals, number, STEP=SCAN_STEP, num_warps=PLAIN_WARPS
     )
     routing.place_tokens[grid](
-        counts, space.histograms, space.totals, space.order, space.reach, *sizes, number, **constants
+        counts,
+        space.histograms,
+        space.totals,
+        space.order,
+        space.reach,
+        space.arrivals,
+        *sizes,
+        number,
+        num_arrivals,
+        **constants,
     )
 
 

@@ -31,6 +31,9 @@ MAX_SPLIT = 4
 MAX_TOKENS = 1 << 29
 """With 65 choices the histograms of more tokens would not be counted in 32 bits: 65 for each block of 32 tokens."""
 
+_LEAST_ROWS, _LEAST_COLUMNS = 16, 32
+"""Of a tile of GEMM 2 where K is split; sizes the arrivals."""
+
 ALIGNMENT = 256
 
 ROUTING_BLOCKS = ((8, 256), (32, 128), (128, 32))
@@ -82,6 +85,12 @@ class Problem:
         """Bytes of the partial sums with the most slices, or of as many as the limit allows."""
         return min(self.num_learners * MAX_SPLIT * self.tokens * self.model_dim * 4, PARTIAL_LIMIT)
 
+    @property
+    def arrivals(self) -> int:
+        """Most tiles of GEMM 2 where K is split."""
+        tokens = min(self.tokens, PARTIAL_LIMIT // (4 * self.model_dim))
+        return cdiv(tokens, _LEAST_ROWS) * cdiv(self.model_dim, _LEAST_COLUMNS)
+
     def splits(self, split: int) -> bool:
         """Whether K is split: asked for, all tokens in one chunk, and the partial sums fit."""
         size = self.num_learners * split * self.tokens * self.model_dim * 4
@@ -125,6 +134,7 @@ class Workspace:
         order: int32 ``[tokens]``.
         totals: int32 ``[C]``.
         histograms: int32 ``[C, blocks]``.
+        arrivals: int32 ``[tiles]``: pieces of each tile of GEMM 2 that are done, where K is split.
         hidden: T ``[chunk rows, N * padded h]``.
         partial: float32 ``[N * slices, tokens, D]``.
         size: Bytes in all.
@@ -134,6 +144,7 @@ class Workspace:
     order: int
     totals: int
     histograms: int
+    arrivals: int
     hidden: int
     partial: int
     size: int
@@ -146,6 +157,7 @@ def workspace(problem: Problem) -> Workspace:
         4 * problem.tokens,
         4 * problem.num_choices,
         4 * problem.num_choices * routing(problem).num_blocks,
+        4 * problem.arrivals,
         problem.chunk_rows * problem.hidden_row_bytes,
         problem.partial_bytes,
     )

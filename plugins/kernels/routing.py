@@ -66,20 +66,31 @@ def _store_reach(reach, at_least, num_tokens, num_choices, min_learners, CHOICES
         tl.store(reach + n, num_tokens)
 
 
-@triton.jit(do_not_specialize=["num_tokens", "num_choices", "min_learners"])
+@triton.jit
+def _store_zeros(values, size, first, STEP: tl.constexpr):
+    """Set ``values[:size]`` to 0 in pieces of STEP; the blocks of a launch take turns, this one has index ``first``."""
+    for start in range(first * STEP, size, tl.num_programs(0) * STEP):
+        i = start + tl.arange(0, STEP)
+        tl.store(values + i, tl.zeros((STEP,), tl.int32), mask=i < size)
+
+
+@triton.jit(do_not_specialize=["num_tokens", "num_choices", "min_learners", "num_arrivals"])
 def route_one_block(
     gate_logits,  # (num_tokens, num_choices), float32
     thresholds,  # (num_learners,), float32
     counts,  # out: (num_tokens,), int32
     order,  # out: (num_tokens,), int32: the token at each row, by count, descending
     reach,  # out: (num_learners + 1,), int32
+    arrivals,  # out: (num_arrivals,), int32: 0, for ``down_split``
     num_tokens,
     num_choices,
     min_learners,
+    num_arrivals,
     BLOCK: tl.constexpr,
     CHOICES: tl.constexpr,
 ):  # fmt: skip
     """Route up to BLOCK tokens. Grid: (1,)."""
+    _store_zeros(arrivals, num_arrivals, 0, BLOCK)
     tokens = tl.arange(0, BLOCK)
     choice = _choices(gate_logits, thresholds, tokens, num_tokens, num_choices, min_learners, CHOICES)
     tl.store(counts + tokens, min_learners + choice, mask=tokens < num_tokens)
@@ -132,22 +143,25 @@ def scan_blocks(
     tl.store(totals + choice, before)
 
 
-@triton.jit(do_not_specialize=["num_tokens", "num_choices", "min_learners", "num_blocks"])
+@triton.jit(do_not_specialize=["num_tokens", "num_choices", "min_learners", "num_blocks", "num_arrivals"])
 def place_tokens(
     counts,  # (num_tokens,), int32
     offsets,  # (num_choices, num_blocks), int32: what scan_blocks left
     totals,  # (num_choices,), int32
     order,  # out: (num_tokens,), int32
     reach,  # out: (num_learners + 1,), int32
+    arrivals,  # out: (num_arrivals,), int32: 0, for ``down_split``
     num_tokens,
     num_choices,
     min_learners,
     num_blocks,
+    num_arrivals,
     BLOCK: tl.constexpr,
     CHOICES: tl.constexpr,
 ):  # fmt: skip
     """Write the tokens of one block to their rows. Grid: (num_blocks,)."""
     block = tl.program_id(0)
+    _store_zeros(arrivals, num_arrivals, block, BLOCK)
     tokens = block * BLOCK + tl.arange(0, BLOCK)
     c = tl.arange(0, CHOICES)
     total = tl.load(totals + c, mask=c < num_choices, other=0)

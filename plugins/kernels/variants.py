@@ -19,9 +19,6 @@ if TYPE_CHECKING:
 SCAN_STEP = 1024
 """Blocks that ``scan_blocks`` adds up in one step."""
 
-SUM_COLUMNS = 1024
-"""Columns of one block of ``sum_pieces``."""
-
 PLAIN_WARPS = 4
 """Warps of the kernels without matrix products."""
 
@@ -84,8 +81,6 @@ class Variant:
 def variants(arch: str) -> Iterator[Variant]:
     """All kernels for an architecture."""
     yield from _routing()
-    for dtype in ("fp16", "bf16", "fp32"):
-        yield Variant("sum_pieces", dtype, -1, False, False, {"BLOCK_N": SUM_COLUMNS}, PLAIN_WARPS)
     for index, entry in enumerate(entries()):
         if arch not in entry.archs:
             continue

@@ -8,8 +8,6 @@
 namespace acm {
 namespace {
 
-constexpr std::int64_t kSumColumns = 1024;  // SUM_COLUMNS in plugins/kernels/variants.py
-
 void set_tensors(Arguments& arguments, const Workspace& layout, const Pointers& pointers) {
   const auto* space = static_cast<const unsigned char*>(pointers.workspace);
   arguments.set(Argument::x, pointers.x);
@@ -26,6 +24,7 @@ void set_tensors(Arguments& arguments, const Workspace& layout, const Pointers& 
   arguments.set(Argument::totals, space + layout.totals);
   arguments.set(Argument::histograms, space + layout.histograms);
   arguments.set(Argument::offsets, space + layout.histograms);  // what scan_blocks made of the histograms
+  arguments.set(Argument::arrivals, space + layout.arrivals);
   arguments.set(Argument::hidden, space + layout.hidden);
   arguments.set(Argument::partial, space + layout.partial);
 }
@@ -91,7 +90,7 @@ void run(const LayerKernels& kernels, const Problem& problem, Activation activat
   set_tensors(arguments, layout, pointers);
   set_sizes(arguments, problem);
   arguments.set(Argument::activation, static_cast<std::int64_t>(activation));
-  arguments.set(Argument::slices, static_cast<std::int64_t>(entry.split));
+  arguments.set(Argument::num_arrivals, entry.split ? down_grid(problem, entry, problem.tokens) : 0);
   route(kernels.routing(), problem, arguments, stream);
   const std::int64_t chunk_rows = problem.chunk_rows();
   for (std::int64_t first = 0; first < problem.tokens; first += chunk_rows) {
@@ -109,7 +108,6 @@ void run(const LayerKernels& kernels, const Problem& problem, Activation activat
     }
     const std::int64_t slices = problem.num_learners * entry.split;
     arguments.launch(gemms.down, {down_grid(problem, entry, rows), slices}, stream);
-    arguments.launch(kernels.sum_pieces(), {rows, ceil_div(problem.model_dim, kSumColumns)}, stream);
   }
 }
 

@@ -31,7 +31,6 @@ LayerKernels::LayerKernels(const Signature& signature, const Problem& problem, T
   routing_.count = load(KernelName::count_tokens, KernelType::any, choices, false);
   routing_.scan = load(KernelName::scan_blocks, KernelType::any, -1, false);
   routing_.place = load(KernelName::place_tokens, KernelType::any, choices, false);
-  sum_pieces_ = load(KernelName::sum_pieces, kernel_type(type, precision_of(type, false)), -1, false);
   load_gemms(problem, kernel_type(type, precision_), signature.activation);
 }
 

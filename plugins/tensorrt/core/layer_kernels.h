@@ -39,7 +39,6 @@ class LayerKernels {
   Precision precision() const { return precision_; }
   std::int32_t multiprocessors() const { return device_.multiprocessors; }
   const RoutingKernels& routing() const { return routing_; }
-  const LoadedKernel& sum_pieces() const { return sum_pieces_; }
   const GemmKernels& gemms(std::int32_t entry) const { return gemms_[static_cast<std::size_t>(entry)]; }
 
  private:
@@ -53,7 +52,6 @@ class LayerKernels {
   Type type_;
   Precision precision_;
   RoutingKernels routing_;
-  LoadedKernel sum_pieces_;
   std::vector<GemmKernels>
       gemms_;  // by index in the tile table; empty for entries that cannot serve the layer
 };

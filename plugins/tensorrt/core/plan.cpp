@@ -14,6 +14,8 @@ constexpr std::int64_t kHiddenLimit = std::int64_t{192} << 20;
 constexpr std::int64_t kPartialLimit = std::int64_t{32} << 20;
 constexpr std::int64_t kRows = 128;
 constexpr std::int64_t kMaxSplit = 4;
+constexpr std::int64_t kLeastRows = 16;
+constexpr std::int64_t kLeastColumns = 32;
 constexpr std::int64_t kAlignment = 256;
 constexpr std::int64_t kFloatBytes = 4;
 
@@ -66,6 +68,11 @@ std::int64_t Problem::partial_bytes() const {
                                        : kPartialLimit;
 }
 
+std::int64_t Problem::arrivals() const {
+  const std::int64_t most_tokens = std::min(tokens, kPartialLimit / kFloatBytes / model_dim);
+  return checked_multiply(ceil_div(most_tokens, kLeastRows), ceil_div(model_dim, kLeastColumns));
+}
+
 bool Problem::splits(std::int64_t split) const {
   return split > 0 && tokens <= partial_bytes() / split / kFloatBytes / num_learners / model_dim &&
          tokens <= chunk_rows();
@@ -82,19 +89,20 @@ Routing routing(const Problem& problem) {
 }
 
 Workspace workspace(const Problem& problem) {
-  const std::array<std::int64_t, 6> sizes = {
-      4 * (problem.num_learners + 1),
-      4 * problem.tokens,
-      4 * problem.num_choices(),
-      4 * problem.num_choices() * routing(problem).num_blocks,
-      checked_multiply(problem.chunk_rows(), problem.hidden_row_bytes()),
-      problem.partial_bytes(),
+  const std::array<std::int64_t, 7> sizes = {
+      4 * (problem.num_learners + 1),                                      // reach
+      4 * problem.tokens,                                                  // order
+      4 * problem.num_choices(),                                           // totals
+      4 * problem.num_choices() * routing(problem).num_blocks,             // histograms
+      4 * problem.arrivals(),                                              // arrivals
+      checked_multiply(problem.chunk_rows(), problem.hidden_row_bytes()),  // hidden
+      problem.partial_bytes(),                                             // partial
   };
-  std::array<std::int64_t, 7> offsets{};
+  std::array<std::int64_t, 8> offsets{};
   for (std::size_t i = 0; i < sizes.size(); ++i) {
     offsets[i + 1] = checked_add(offsets[i], round_up(sizes[i], kAlignment));
   }
-  return {offsets[0], offsets[1], offsets[2], offsets[3], offsets[4], offsets[5], offsets[6]};
+  return {offsets[0], offsets[1], offsets[2], offsets[3], offsets[4], offsets[5], offsets[6], offsets[7]};
 }
 
 bool aligned(const Problem& problem, std::initializer_list<const void*> pointers) {

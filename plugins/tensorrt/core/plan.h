@@ -29,6 +29,9 @@ struct Problem {
   std::int64_t chunk_rows() const;
   std::int64_t partial_bytes() const;
 
+  // Most tiles of GEMM 2 where K is split, whatever their sizes.
+  std::int64_t arrivals() const;
+
   // Whether K is cut into `split` slices in each learner: the partial sums fit and all tokens are one chunk.
   bool splits(std::int64_t split) const;
 };
@@ -48,6 +51,7 @@ struct Workspace {
   std::int64_t order;       // int32 [tokens]
   std::int64_t totals;      // int32 [C]
   std::int64_t histograms;  // int32 [C, blocks]
+  std::int64_t arrivals;    // int32 [tiles]: of each tile, the blocks that have stored their pieces
   std::int64_t hidden;      // T [chunk rows, N * padded h]
   std::int64_t partial;     // float32 [N * slices, tokens, D]
   std::int64_t size;
