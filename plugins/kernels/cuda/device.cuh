@@ -92,10 +92,8 @@ __device__ __forceinline__ uint4 load_shared(Address from) {
 
 // --- products (wgmma.cuh)
 
-// Between what ordinary copies and stores wrote to shared memory and the products that read it.
-//
-// By the threads that multiply. In the loading threads it would compile to a wait for every copy that they have begun
-// (MEMBAR.ALL.CTA): seen on an H100 as 560 cycles in each step of K.
+// Between what copy_16 wrote to shared memory and the products that read it. Called by the threads that multiply: in
+// the loading threads it compiles to MEMBAR.ALL.CTA, a wait for every copy that they have begun.
 __device__ __forceinline__ void fence_copies_for_products() {
   asm volatile("fence.proxy.async.shared::cta;" ::: "memory");
 }

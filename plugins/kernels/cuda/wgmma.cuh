@@ -27,7 +27,6 @@ namespace acm {
   "%64, %65, %66, %67, %68, %69, %70, %71, %72, %73, %74, %75, %76, %77, %78, %79, " \
   "%80, %81, %82, %83, %84, %85, %86, %87, %88, %89, %90, %91, %92, %93, %94, %95"
 
-
 // Adds a times b to the sums, without waiting. a, b: descriptors of shared memory; the N columns of b are contiguous.
 #define ACM_WGMMA(N, REGS, A, B, T)                                                                          \
   asm volatile(                                                                                              \
