@@ -84,8 +84,8 @@ def compiled_rival(weights: Weights, mode: str | None, sample: torch.Tensor, sec
     return with_weights(function, weights)
 
 
-class Float8(NamedTuple):
-    """Weights in e4m3 with a scale for each tensor, and the scales of inputs and hidden values (float32 scalars)."""
+class Quantised(NamedTuple):
+    """Weights in 8 bits with their scales, and the scales of inputs and hidden values (all scales float32)."""
 
     w1: torch.Tensor
     w1_scale: torch.Tensor
@@ -97,69 +97,48 @@ class Float8(NamedTuple):
     hidden_scale: torch.Tensor
 
     @classmethod
-    def of(cls, weights: Weights, sample: torch.Tensor) -> Float8:
-        """Quantise weights, with the ranges of inputs and hidden values from a sample."""
-        hidden = F.gelu(torch.addmm(weights.b1, sample, weights.w1))
-        scales = [_largest(t) / _FLOAT8_MAX for t in (weights.w1, weights.w2, sample, hidden)]
-        w1, w2 = (_columns(_to_float8(w, scale)) for w, scale in zip((weights.w1, weights.w2), scales[:2], strict=True))
-        return cls(w1, scales[0], weights.b1, w2, scales[1], weights.b2, *scales[2:])
-
-
-def float8(
-    x: torch.Tensor,
-    w1: torch.Tensor,
-    w1_scale: torch.Tensor,
-    b1: torch.Tensor,
-    w2: torch.Tensor,
-    w2_scale: torch.Tensor,
-    b2: torch.Tensor,
-    x_scale: torch.Tensor,
-    hidden_scale: torch.Tensor,
-) -> torch.Tensor:
-    """Both products in e4m3 with bfloat16 results; the arguments after x as in :class:`Float8`."""
-    product = torch._scaled_mm  # noqa: SLF001
-    up = product(_to_float8(x, x_scale), w1, x_scale, w1_scale, bias=b1, out_dtype=x.dtype, use_fast_accum=True)
-    hidden = _to_float8(F.gelu(up.float()), hidden_scale)
-    return product(hidden, w2, hidden_scale, w2_scale, bias=b2, out_dtype=x.dtype, use_fast_accum=True)
-
-
-class Int8(NamedTuple):
-    """Weights in int8 with a scale for each output, and the scales of inputs and hidden values (float32)."""
-
-    w1: torch.Tensor
-    w1_scale: torch.Tensor
-    b1: torch.Tensor
-    w2: torch.Tensor
-    w2_scale: torch.Tensor
-    b2: torch.Tensor
-    x_scale: torch.Tensor
-    hidden_scale: torch.Tensor
+    def to_float8(cls, weights: Weights, sample: torch.Tensor) -> Quantised:
+        """Weights in e4m3, one scale for each tensor; ranges of inputs and hidden values from a sample."""
+        scales = (_largest(weights.w1) / _FLOAT8_MAX, _largest(weights.w2) / _FLOAT8_MAX)
+        return cls._of(weights, sample, scales, _to_float8, _FLOAT8_MAX)
 
     @classmethod
-    def of(cls, weights: Weights, sample: torch.Tensor) -> Int8:
-        """Quantise weights, with the ranges of inputs and hidden values from a sample."""
+    def to_int8(cls, weights: Weights, sample: torch.Tensor) -> Quantised:
+        """Weights in int8, one scale for each output; ranges of inputs and hidden values from a sample."""
+        scales = tuple(w.float().abs().amax(0) / _INT8_MAX for w in (weights.w1, weights.w2))
+        return cls._of(weights, sample, scales, _to_int8, _INT8_MAX)
+
+    @classmethod
+    def _of(
+        cls,
+        weights: Weights,
+        sample: torch.Tensor,
+        scales: tuple[torch.Tensor, ...],
+        convert: Callable[[torch.Tensor, torch.Tensor], torch.Tensor],
+        largest: float,
+    ) -> Quantised:
         hidden = F.gelu(torch.addmm(weights.b1, sample, weights.w1))
-        w1_scale, w2_scale = (w.float().abs().amax(0) / _INT8_MAX for w in (weights.w1, weights.w2))
-        w1, w2 = _columns(_to_int8(weights.w1, w1_scale)), _columns(_to_int8(weights.w2, w2_scale))
-        x_scale, hidden_scale = _largest(sample) / _INT8_MAX, _largest(hidden) / _INT8_MAX
-        return cls(w1, w1_scale, weights.b1, w2, w2_scale, weights.b2, x_scale, hidden_scale)
+        w1, w2 = (_columns(convert(w, scale)) for w, scale in zip((weights.w1, weights.w2), scales, strict=True))
+        return cls(w1, scales[0], weights.b1, w2, scales[1], weights.b2, _largest(sample) / largest,
+                   _largest(hidden) / largest)  # fmt: skip
 
 
-def int8(
-    x: torch.Tensor,
-    w1: torch.Tensor,
-    w1_scale: torch.Tensor,
-    b1: torch.Tensor,
-    w2: torch.Tensor,
-    w2_scale: torch.Tensor,
-    b2: torch.Tensor,
-    x_scale: torch.Tensor,
-    hidden_scale: torch.Tensor,
-) -> torch.Tensor:
-    """Both products in int8 with int32 sums; the arguments after x as in :class:`Int8`."""
-    up = torch._int_mm(_to_int8(x, x_scale), w1).float() * (x_scale * w1_scale) + b1  # noqa: SLF001
-    hidden = _to_int8(F.gelu(up), hidden_scale)
-    down = torch._int_mm(hidden, w2).float() * (hidden_scale * w2_scale) + b2  # noqa: SLF001
+def float8(x: torch.Tensor, *quantised: torch.Tensor) -> torch.Tensor:
+    """Both products in e4m3 with bfloat16 results; the arguments after x are those of :class:`Quantised`."""
+    weights, product = Quantised(*quantised), torch._scaled_mm  # noqa: SLF001
+    up = product(_to_float8(x, weights.x_scale), weights.w1, weights.x_scale, weights.w1_scale,
+                 bias=weights.b1, out_dtype=x.dtype, use_fast_accum=True)  # fmt: skip
+    hidden = _to_float8(F.gelu(up.float()), weights.hidden_scale)
+    return product(hidden, weights.w2, weights.hidden_scale, weights.w2_scale,
+                   bias=weights.b2, out_dtype=x.dtype, use_fast_accum=True)  # fmt: skip
+
+
+def int8(x: torch.Tensor, *quantised: torch.Tensor) -> torch.Tensor:
+    """Both products in int8 with int32 sums; the arguments after x are those of :class:`Quantised`."""
+    weights, product = Quantised(*quantised), torch._int_mm  # noqa: SLF001
+    up = product(_to_int8(x, weights.x_scale), weights.w1).float() * (weights.x_scale * weights.w1_scale) + weights.b1
+    hidden = _to_int8(F.gelu(up), weights.hidden_scale)
+    down = product(hidden, weights.w2).float() * (weights.hidden_scale * weights.w2_scale) + weights.b2
     return down.to(x.dtype)
 
 

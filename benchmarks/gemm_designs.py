@@ -104,7 +104,7 @@ def up_sorted(x_sorted_tma, reach, w1_tma, b1, hidden_tma, num_tokens, model_dim
 def up_persistent(x_sorted_tma, reach, w1_tma, b1, hidden_tma, num_tokens, model_dim, hidden_dim, num_learners,
                   num_programs, BLOCK_M: tl.constexpr, BLOCK_N: tl.constexpr, BLOCK_K: tl.constexpr,
                   GROUP: tl.constexpr, GELU: tl.constexpr, FLATTEN: tl.constexpr, HALVES: tl.constexpr):  # fmt: skip
-    """Sorted rows, everything by TMA; each program takes every num_programs-th tile. HALVES: of the epilogue."""
+    """Sorted rows, everything by TMA; each program takes every num_programs-th tile. HALVES: two-part epilogue."""
     n = tl.arange(0, 64)
     rows = tl.load(reach + 1 + n, mask=n < num_learners, other=0)
     num_tiles = tl.sum(tl.cdiv(rows, BLOCK_M) * (hidden_dim // BLOCK_N), axis=0)

@@ -67,7 +67,7 @@ class Row:
         ratio: Ratio to the same quantity of ``beside``, or None.
         beside: What ``ratio`` compares with.
         must: Limit, or None.
-        facts: Further values, ready for JSON; ``failed`` or ``skipped`` is the reason why there is no measurement.
+        facts: Further values, ready for JSON; ``failed`` or ``skipped`` holds the reason for a missing measurement.
     """
 
     part: str

@@ -7,7 +7,7 @@ from functools import partial
 from typing import TYPE_CHECKING, Any
 
 import torch
-from dense_rivals import Float8, Int8, Weights, eager, float8, fused, int8, time_limit
+from dense_rivals import Quantised, Weights, eager, float8, fused, int8, time_limit
 from device_timing import Rotation
 from kernel_bench import TOLERANCE
 from kernel_report import Must, Row, unmeasured
@@ -76,12 +76,12 @@ def rivals_of(given: Case, share: float) -> Iterator[Rival]:
     yield Rival("lower bound: narrow dense, fused GELU", lambda: plain(fused, narrow), None)
     yield Rival(
         "dense in float8",
-        lambda: plain(torch.compile(float8, dynamic=False), Float8.of(dense_weights, given.tokens[0])),
+        lambda: plain(torch.compile(float8, dynamic=False), Quantised.to_float8(dense_weights, given.tokens[0])),
         dense_y, _LOW_PRECISION_TOLERANCE,
     )  # fmt: skip
     yield Rival(
         "dense in int8",
-        lambda: plain(torch.compile(int8, dynamic=False), Int8.of(dense_weights, given.tokens[0])),
+        lambda: plain(torch.compile(int8, dynamic=False), Quantised.to_int8(dense_weights, given.tokens[0])),
         dense_y, _LOW_PRECISION_TOLERANCE,
     )  # fmt: skip
 

@@ -185,7 +185,7 @@ class Compilations:
         return tokens, role, *parts.get(role, (entry,))
 
     def reason(self, tokens: int, role: str, entry: Entry, until: float) -> str:
-        """Why there are no kernels for a candidate, or nothing; waits until then (``time.monotonic()``).
+        """Reason why a candidate was not compiled, or empty; waits at most until ``until`` (``time.monotonic()``).
 
         Where even a present entry was not compiled, processes do not work here: from then on nothing is ruled out, and
         launches compile what they need.
@@ -217,7 +217,7 @@ class Tuner:
         trials: Trials so far; new ones are appended.
         tokens: Token count.
         compilations: Compilations of all candidates.
-        deadline: When candidates are no longer tried (``time.monotonic()``).
+        deadline: Time after which no candidate is tried (``time.monotonic()``).
         rounds: Timing rounds of each candidate; the role ``final`` gets five times as many.
     """
 

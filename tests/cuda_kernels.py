@@ -103,7 +103,10 @@ def compile_kernels(folder: Path, dtype: str, block_n: int, activation: str) -> 
     """Compile both kernels as the pack does, but for the CPU."""
     compiler = shutil.which("g++")
     if compiler is None:
-        pytest.skip("needs g++")
+        pytest.skip("needs g++ 12 or later, which has C++20's barriers and _Float16")
+    found = subprocess.run([compiler, "-dumpversion"], check=True, capture_output=True, text=True).stdout.strip()
+    if int(found.split(".")[0]) < 12:
+        pytest.skip(f"needs g++ 12 or later, which has C++20's barriers and _Float16; this is {found}")
     folder.mkdir()
     for file in [*SOURCES.iterdir(), *(HERE / "cuda_on_cpu").iterdir()]:
         if file.parent != SOURCES or file.name not in REPLACED:

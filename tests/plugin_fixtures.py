@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from types import SimpleNamespace
+from typing import TYPE_CHECKING, Any
 
 import pytest
 from plugin_build import build, compile_stand_in_driver
 from plugin_core import Core, Driver
 from plugin_harness import Harness
+from plugin_launches import Recorder
 from plugin_pack import write_stand_in_pack
+
+from acm_export.plugins.kernels import launch
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -61,5 +65,36 @@ def gpu(harness: Harness, stand_in_driver: Path) -> Driver:
     """The stand-in driver that ``harness`` opens, as a discrete GPU of architecture sm_90; the log is empty."""
     harness.take_log()
     stand_in = Driver(stand_in_driver)
+    stand_in.reset()
+    return stand_in
+
+
+@pytest.fixture
+def recorded(monkeypatch: pytest.MonkeyPatch) -> list[tuple[str, tuple[int, ...], dict[str, Any], dict[str, Any]]]:
+    log: list[tuple[str, tuple[int, ...], dict[str, Any], dict[str, Any]]] = []
+    for module, names in (
+        ("routing", ("route_one_block", "count_tokens", "scan_blocks", "place_tokens")),
+        ("up", ("up",)), ("down", ("down", "down_split")),
+    ):  # fmt: skip
+        monkeypatch.setattr(launch, module, SimpleNamespace(**{name: Recorder(name, log) for name in names}))
+    return log
+
+
+@pytest.fixture(scope="session")
+def cuda_11_library(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return compile_stand_in_driver(tmp_path_factory.mktemp("cuda_11"), "plugin_fake_cuda.cpp", "ACM_FAKE_CUDA_11")
+
+
+@pytest.fixture(scope="session")
+def core_for_cuda_11(stand_in_pack: Path, cuda_11_library: Path, tmp_path_factory: pytest.TempPathFactory) -> Core:
+    """A second library: each opens the driver once."""
+    return Core(build("acm_core_harness", tmp_path_factory.mktemp("core_11"), stand_in_pack), cuda_11_library)
+
+
+@pytest.fixture
+def cuda_11(core_for_cuda_11: Core, cuda_11_library: Path) -> Driver:
+    """The driver of ``core_for_cuda_11``, which encodes no tensor maps."""
+    assert core_for_cuda_11
+    stand_in = Driver(cuda_11_library)
     stand_in.reset()
     return stand_in

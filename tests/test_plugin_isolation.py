@@ -1,7 +1,7 @@
 """The plugin's libraries use a C++ runtime of their own, whatever else a process has loaded.
 
-PyTorch loads NVIDIA's libcufile for every library of the process to see. It exports parts of the libstdc++ that it was
-linked with, such as the constructors of string streams.
+NVIDIA's libcufile, for example, exports parts of the libstdc++ that it was linked with, such as the constructors of
+string streams. Loaded globally, they would be called in place of those that a library was compiled with.
 """
 
 from __future__ import annotations

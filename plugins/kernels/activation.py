@@ -6,7 +6,7 @@ over five activations and erf, GEMM 1 was twice as large and spilled registers.
 
 Two precisions. Hidden values that stay float32 get GELU within 1e-6. Those that are rounded to 16 bits get it within
 3e-5 from a shorter polynomial, and tanh from the GPU's own instruction (relative error 2^-11, as much as rounding to
-float16): 15.5 instructions an element less, half of what they were, in the machine code of GEMM 1 for sm_80.
+float16). GEMM 1 for sm_80 has 1,336 instructions for the 64 values of a thread that way, and had 2,328.
 """
 
 from __future__ import annotations

@@ -1,7 +1,7 @@
 """What the kernels of plugins/kernels/cuda need of the host: shared memory, blocks, and tensor maps. Pure arithmetic.
 
-A tensor map tells the copy engine of Hopper where a tensor lies and which box of it one copy takes; what a box holds
-beyond the edge becomes 0, so widths need not be multiples of a tile. The C++ plugin has the same (core/hopper.cpp).
+A tensor map describes a tensor and the box of it that one TMA copy takes. What a box holds beyond the edge becomes 0,
+so widths need not be multiples of a tile. The C++ plugin has the same (core/hopper.cpp).
 """
 
 from __future__ import annotations

@@ -32,7 +32,7 @@ def activation_precision(precision: str, *, interpreted: bool = False) -> int:
 
     Args:
         precision: Precision of the table's entry.
-        interpreted: Whether there is no GPU.
+        interpreted: Whether the kernels run in Triton's interpreter.
     """
     if precision != "half":
         return 0
