@@ -108,15 +108,22 @@ def route(
     min_learners: int,
     *,
     routing_blocks: tuple[tuple[int, int], ...] = SMALL_BLOCKS,
-    scan_step: int = 4,
+    max_blocks: int = 3,
 ) -> Routed:
-    """Run the routing kernels alone, on ``[tokens, C]``."""
+    """Run the routing kernels alone, on ``[tokens, C]``.
+
+    Args:
+        gate_logits: float32 ``[tokens, C]``.
+        thresholds: float32 ``[N]``.
+        min_learners: Learners that always run.
+        routing_blocks: Instead of ``plan.ROUTING_BLOCKS``.
+        max_blocks: Instead of ``plan.MAX_ROUTING_BLOCKS``.
+    """
     from acm_export.plugins.kernels import launch, plan
 
     tokens, n = len(gate_logits), len(thresholds)
     problem = plan.Problem(tokens, 16, 16, n, min_learners, 4)
-    blocks = patch.object(plan, "ROUTING_BLOCKS", routing_blocks)
-    with blocks, patch.object(launch, "SCAN_STEP", scan_step), telltale_memory():
+    with patch.multiple(plan, ROUTING_BLOCKS=routing_blocks, MAX_ROUTING_BLOCKS=max_blocks), telltale_memory():
         counts = torch.empty((tokens,), dtype=torch.int32, device="cpu")
         space = launch.Space(problem, torch.float32, torch.device("cpu"))
         launch.route(problem, tensor(gate_logits), tensor(thresholds), counts, space)

@@ -73,7 +73,7 @@ def gpu(harness: Harness, stand_in_driver: Path) -> Driver:
 def recorded(monkeypatch: pytest.MonkeyPatch) -> list[tuple[str, tuple[int, ...], dict[str, Any], dict[str, Any]]]:
     log: list[tuple[str, tuple[int, ...], dict[str, Any], dict[str, Any]]] = []
     for module, names in (
-        ("routing", ("route_one_block", "count_tokens", "scan_blocks", "place_tokens")),
+        ("routing", ("route_one_block", "count_tokens", "place_tokens")),
         ("up", ("up",)), ("down", ("down", "down_split")),
     ):  # fmt: skip
         monkeypatch.setattr(launch, module, SimpleNamespace(**{name: Recorder(name, log) for name in names}))

@@ -22,8 +22,8 @@ if TYPE_CHECKING:
 
 _SOURCES = ("routing.py", "up.py", "down.py")
 _POINTERS = {
-    "x", "gate_logits", "thresholds", "w1", "b1", "w2", "b2", "y", "counts", "order", "reach", "totals", "histograms",
-    "offsets", "arrivals", "hidden", "partial",
+    "x", "gate_logits", "thresholds", "w1", "b1", "w2", "b2", "y", "counts", "order", "reach", "histograms",
+    "arrivals", "hidden", "partial",
 }  # fmt: skip
 
 

@@ -35,7 +35,6 @@ def test_sections_of_the_workspace_are_aligned_and_hold_what_they_are_for(proble
     sizes = {
         "reach": 4 * (problem.num_learners + 1),
         "order": 4 * problem.tokens,
-        "totals": 4 * problem.num_choices,
         "histograms": 4 * problem.num_choices * routing(problem).num_blocks,
         "arrivals": 4 * problem.arrivals,
         "hidden": problem.chunk_rows * problem.num_learners * problem.hidden_dim * problem.element_size,
@@ -109,7 +108,36 @@ def test_tiles_without_masks_end_where_the_matrices_end(problem: Problem, entry:
 def test_routing_blocks_cover_every_token_and_choice(problem: Problem) -> None:
     blocks = routing(problem)
     assert blocks.choices >= problem.num_choices
-    assert (blocks.num_blocks - 1) * blocks.block < problem.tokens <= blocks.num_blocks * blocks.block
+    tokens = blocks.block * blocks.num_pieces
+    assert (blocks.num_blocks - 1) * tokens < problem.tokens <= blocks.num_blocks * tokens
+    assert (blocks.num_blocks == 1) == (problem.tokens <= blocks.block)
+
+
+@pytest.mark.parametrize(
+    ("tokens", "learners", "pieces", "blocks"),
+    [
+        (256, 4, 1, 1), (257, 4, 1, 2), (25_216, 4, 1, 99), (131_072, 4, 1, 512), (131_073, 4, 2, 257),
+        (262_144, 4, 2, 512), (262_145, 4, 3, 342), (16_384, 64, 1, 512), (16_385, 64, 2, 257),
+        (plan.MAX_TOKENS, 64, 1 << 15, 512), (plan.MAX_TOKENS - 1, 7, 1 << 12, 512),
+    ],
+)  # fmt: skip
+def test_more_tokens_than_the_most_routing_blocks_handle_at_a_time_take_several_pieces(
+    tokens: int, learners: int, pieces: int, blocks: int
+) -> None:
+    problem = Problem(tokens, 16, 16, learners, 0, 2)
+    found = routing(problem)
+    assert (found.num_pieces, found.num_blocks) == (pieces, blocks)
+    layout = workspace(problem)
+    assert layout.arrivals - layout.histograms >= 4 * problem.num_choices * blocks
+
+
+@pytest.mark.parametrize("learners", [4, 31, 64])
+def test_a_call_with_fewer_blocks_of_more_tokens_needs_no_smaller_workspace(learners: int) -> None:
+    problem = Problem(1, 768, 1024, learners, 0, 2)  # wide, so that the hidden values and sums are at their limits
+    tokens = routing(problem).block * plan.MAX_ROUTING_BLOCKS
+    most, more = (replace(problem, tokens=count) for count in (tokens, tokens + 1))
+    assert routing(more).num_blocks < routing(most).num_blocks
+    assert workspace(more).size >= workspace(most).size
 
 
 @pytest.mark.parametrize("tokens", [0, -1, plan.MAX_TOKENS + 1])

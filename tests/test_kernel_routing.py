@@ -12,7 +12,7 @@ from kernel_processes import interpreted
 from kernel_runs import SMALL_BLOCKS, route
 
 from acm_export.op.routing import learner_counts
-from acm_export.plugins.kernels.plan import ROUTING_BLOCKS
+from acm_export.plugins.kernels.plan import MAX_ROUTING_BLOCKS, ROUTING_BLOCKS
 
 INF, NAN = float("inf"), float("nan")
 SPECIAL = [0.0, -0.0, 1.0, 1.0, -1.0, 0.5, 3e38, -3e38, 1e-45, 2e-45, INF, -INF, NAN]
@@ -50,10 +50,10 @@ def routings(draw: st.DrawFn) -> Any:
     return logits, rng.choice(taus, n), minimum
 
 
-@given(routings())
+@given(routings(), st.sampled_from([2, 3, MAX_ROUTING_BLOCKS]))
 @settings(max_examples=100)
-def test_routing_follows_the_rule(case: Any) -> None:
-    check(*case)
+def test_routing_follows_the_rule(case: Any, max_blocks: int) -> None:
+    check(*case, max_blocks=max_blocks)
 
 
 @pytest.mark.parametrize("choices", [1, 2, 7, 8, 9, 31, 32, 33, 64, 65])
@@ -65,17 +65,68 @@ def test_every_number_of_choices(choices: int) -> None:
     assert (counts.min(), counts.max()) == (minimum, minimum + choices - 1)
 
 
-@pytest.mark.parametrize("tokens", [15, 16, 17, 63, 64, 65, 80, 81])
-def test_tokens_around_a_block_and_around_a_step_of_the_scan(tokens: int) -> None:
-    counts = check(normal(tokens, 4), np.zeros(3), 0)
-    assert set(counts.tolist()) == {0, 1, 2, 3}
+# blocks of 16 tokens and at most 4 of them, so that 64 tokens are one piece for each block, 128 are two
+@pytest.mark.parametrize("tokens", [15, 16, 17, 63, 64, 65, 80, 81, 96, 97, 127, 128, 129, 144, 145])
+@pytest.mark.parametrize("minimum", [0, 2])
+def test_tokens_around_a_block_and_around_the_most_blocks(tokens: int, minimum: int) -> None:
+    counts = check(normal(tokens, 4), np.zeros(3 + minimum), minimum, max_blocks=4)
+    assert set(counts.tolist()) == {minimum + c for c in range(4)}
+
+
+@pytest.mark.parametrize("blocks", [15, 16, 17, 32, 33])
+@pytest.mark.parametrize("pieces", [1, 2])
+def test_blocks_around_a_step_of_adding_up_the_histograms(blocks: int, pieces: int) -> None:
+    # 16 histograms are read at a time; of two pieces of 16 tokens the last block has one and a token of the other
+    tokens = 16 * blocks * pieces - (15 if pieces == 2 else 0)
+    counts = check(normal(tokens, 3), np.zeros(2), 0, max_blocks=blocks)
+    assert set(counts.tolist()) == {0, 1, 2}
+
+
+def skewed(counts: list[int], choices: int) -> np.ndarray[Any, Any]:
+    """Gate logits [T, C] that give these counts at thresholds of 0."""
+    return np.eye(choices, dtype=np.float32)[counts]
+
+
+@pytest.mark.parametrize(
+    "counts",
+    [
+        [0] * 130, [4] * 130, [0] * 129 + [4], [4] * 129 + [0], [4] + [0] * 129, [0] + [4] * 129,
+        [2] * 70 + [3] * 60, [1] * 64 + [4] * 66, ([0] * 15 + [4]) * 8 + [2, 2], [0] * 50 + [4] * 30 + [0] * 50,
+    ],
+    ids=str,
+)  # fmt: skip
+@pytest.mark.parametrize("minimum", [0, 1])
+def test_skewed_counts_in_blocks_of_several_pieces(counts: list[int], minimum: int) -> None:
+    logits = skewed(counts, 5)
+    found = check(logits, np.zeros(4 + minimum), minimum, max_blocks=3)
+    assert found.tolist() == [count + minimum for count in counts]
+
+
+@pytest.mark.parametrize("tokens", [33, 64, 65, 100])
+def test_65_choices_in_blocks_of_several_pieces(tokens: int) -> None:
+    counts = np.random.default_rng(3).integers(0, 65, tokens)
+    assert check(skewed(counts.tolist(), 65), np.zeros(64), 0, max_blocks=2).tolist() == counts.tolist()
+
+
+@pytest.mark.parametrize("position", range(4))
+def test_a_nan_in_any_piece_of_a_block_gives_min_learners(position: int) -> None:
+    logits = normal(150, 4)
+    logits[::7, position] = NAN
+    assert (check(logits, np.full(5, -INF), 2, max_blocks=3)[::7] == 2).all()
 
 
 @pytest.mark.parametrize("beside", [-1, 0, 1])
 @pytest.mark.parametrize(("choices", "block"), ROUTING_BLOCKS)
 def test_the_blocks_that_are_compiled(choices: int, block: int, beside: int) -> None:
     choices = min(choices, 65)
-    check(normal(block + beside, choices), np.zeros(choices - 1), 0, routing_blocks=ROUTING_BLOCKS, scan_step=1024)
+    sizes = {"routing_blocks": ROUTING_BLOCKS, "max_blocks": MAX_ROUTING_BLOCKS}
+    check(normal(block + beside, choices), np.zeros(choices - 1), 0, **sizes)
+
+
+@pytest.mark.parametrize(("choices", "block"), ROUTING_BLOCKS)
+def test_the_blocks_that_are_compiled_with_several_pieces(choices: int, block: int) -> None:
+    choices = min(choices, 65)
+    check(normal(4 * block + 1, choices), np.zeros(choices - 1), 0, routing_blocks=ROUTING_BLOCKS, max_blocks=2)
 
 
 @pytest.mark.parametrize("minimum", range(5))
@@ -127,4 +178,4 @@ def test_thresholds_of_learners_that_always_run_are_ignored() -> None:
 
 @pytest.mark.parametrize("blocks", [SMALL_BLOCKS, ROUTING_BLOCKS])
 def test_equal_counts_keep_the_order_of_the_tokens(blocks: Any) -> None:
-    check(np.tile(np.eye(4, dtype=np.float32), (10, 1)), np.zeros(3), 0, routing_blocks=blocks)
+    check(skewed([0, 1, 2, 3] * 10, 4), np.zeros(3), 0, routing_blocks=blocks)

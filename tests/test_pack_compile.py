@@ -32,21 +32,21 @@ MAIN = next(
 
 FOR_CUDA = [index for index in HALF if entries()[index].language == "cuda"]
 
+ROUTING = ("route_one_block", "count_tokens", "place_tokens")
+
 KEYS = [
     ("up", "fp16", MAIN, True, ""),
     ("down", "bf16", MAIN, True, ""),
     ("down_split", "fp16", 0, False, ""),
-    ("scan_blocks", "", -1, False, ""),
-    *((kernel, "", 8, False, "") for kernel in ("route_one_block", "count_tokens", "place_tokens")),
+    *((kernel, "", 8, False, "") for kernel in ROUTING),
 ]
 POINTERS = {
     "up": ["x", "order", "reach", "w1", "b1", "hidden"],
     "down": ["hidden", "order", "counts", "reach", "w2", "b2", "y"],
     "down_split": ["hidden", "order", "counts", "reach", "w2", "b2", "partial", "arrivals", "y"],
-    "scan_blocks": ["histograms", "totals"],
     "route_one_block": ["gate_logits", "thresholds", "counts", "order", "reach", "arrivals"],
     "count_tokens": ["gate_logits", "thresholds", "counts", "histograms"],
-    "place_tokens": ["counts", "offsets", "totals", "order", "reach", "arrivals"],
+    "place_tokens": ["counts", "histograms", "order", "reach", "arrivals"],
 }
 """Written out: a kernel that gets an argument more must get it in the plugin too."""
 
@@ -94,6 +94,15 @@ def test_kernels_do_not_spill_and_fit_the_device(kernels: list[Compiled]) -> Non
         assert result.stack_bytes == 0, result.kernel.key
         assert result.kernel.registers * result.kernel.threads <= 65536
         assert result.kernel.shared_bytes <= 227 << 10
+
+
+@pytest.mark.parametrize("arch", ["sm_80", "sm_90"])
+def test_routing_does_not_spill_for_any_number_of_choices(arch: str, tmp_path: Path) -> None:
+    keys = [(kernel, "", choices, False, "") for choices, _ in plan.ROUTING_BLOCKS for kernel in ROUTING]
+    for result in compiling(compiled, arch, keys, tmp_path):
+        assert result.stack_bytes == 0, result.kernel.key
+        # at least two blocks on a multiprocessor
+        assert 2 * result.kernel.registers * result.kernel.threads <= 65536, result.kernel.key
 
 
 def test_sm_90_multiplies_with_wgmma(kernels: list[Compiled]) -> None:
@@ -186,8 +195,11 @@ def test_kernels_in_cuda_multiply_with_wgmma_and_keep_their_sums_in_registers(
     for result in hopper_kernels:
         file = tmp_path / "kernel.cubin"
         file.write_bytes(result.cubin)
-        assert " HGMMA" in machine_code(file), result.kernel.key
-        # one word outside the loop over K; spilled sums would take hundreds of bytes
+        code = machine_code(file)
+        products, waits = code.count(" HGMMA"), code.count(" WARPGROUP.DEPBAR")
+        assert products > 0, result.kernel.key
+        assert waits < products / 2, f"{result.kernel.key}: ptxas waits for each product before the next"
+        # two words outside the products; spilled sums would take hundreds of bytes
         assert max(stack_bytes(file), result.stack_bytes) <= 8, result.kernel.key
 
 
@@ -205,7 +217,7 @@ def test_every_launch_finds_its_kernel(arch: str) -> None:
                 wanted = {(kernel, dtype, index, False, "") for kernel in products}
             assert (wanted <= set(keys)) == (arch in entry.archs)
     for choices, _ in plan.ROUTING_BLOCKS:
-        assert {(k, "", choices, False, "") for k in ("route_one_block", "count_tokens", "place_tokens")} <= set(keys)
+        assert {(kernel, "", choices, False, "") for kernel in ROUTING} <= set(keys)
 
 
 def test_half_precision_has_kernels_without_masks_where_widths_allow_them() -> None:

@@ -39,6 +39,7 @@ CASES = [
     Case(leading=(64,), dtype="float32", allow_tf32=True),
     Case(leading=(65,), dtype="float32", allow_tf32=True),
     Case(leading=(9, 3000), model_dim=16, hidden_dim=1024, num_learners=4),  # several chunks
+    Case(leading=(2, 17_000), model_dim=16, hidden_dim=16, num_learners=64),  # several pieces of tokens for each block
 ]
 
 
@@ -100,13 +101,34 @@ def test_routing_clears_the_arrivals_of_every_tile_of_a_split_gemm_2(core: Core,
             layout = plan.workspace(case.problem)
             assert route.arguments["arrivals"] == split.arguments["arrivals"] == ("workspace", layout.arrivals)
             assert layout.arrivals + 4 * tiles <= layout.hidden
-    assert len(seen) == 4, "routed in one launch and in three, with a GEMM 2 that is split and with a whole one"
+    assert len(seen) == 4, "routed in one launch and in two, with a GEMM 2 that is split and with a whole one"
+
+
+@pytest.mark.parametrize(
+    ("tokens", "learners", "blocks", "pieces"),
+    [(25_216, 4, 99, 1), (131_072, 4, 512, 1), (131_073, 4, 257, 2), (34_000, 64, 355, 3)],
+)
+def test_many_tokens_are_routed_by_two_launches_of_at_most_512_blocks(
+    core: Core, driver: Driver, tokens: int, learners: int, blocks: int, pieces: int
+) -> None:
+    # written out: what both launchers would get wrong in the same way
+    case = Case(leading=(tokens,), model_dim=16, hidden_dim=16, num_learners=learners)
+    assert core.layer(case).enqueue(case.tensors()), core.error
+    count, place, *products = driver.launches()
+    assert [run.kernel.kernel for run in (count, place)] == ["count_tokens", "place_tokens"]
+    assert {run.kernel.kernel.partition("_")[0] for run in products} == {"up", "down"}
+    histograms = ("workspace", plan.workspace(case.problem).histograms)
+    for run in (count, place):
+        assert run.grid == (blocks, 1)
+        assert run.arguments["num_pieces"] == pieces
+        assert run.arguments["histograms"] == histograms
 
 
 def test_nothing_is_launched_for_no_tokens(core: Core, driver: Driver) -> None:
     case = Case(leading=(3, 0))
     nowhere = pointers(**dict.fromkeys(("x", "gate_logits", "y", "counts", "workspace"), 0))
     assert core.layer(case).enqueue(case.tensors(), nowhere), core.error
+    assert core.layer(case).prepare(case.tensors()), core.error
     assert driver.launches() == []
     assert core.layer(case).workspace(case.tensors()) == 0
 

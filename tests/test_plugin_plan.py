@@ -49,9 +49,9 @@ PROBLEMS = st.one_of(problems(), problems(HUGE_SIZES))
 def planned(problem: Problem) -> list[int]:
     layout, blocks = plan.workspace(problem), plan.routing(problem)
     return [
-        layout.reach, layout.order, layout.totals, layout.histograms, layout.arrivals, layout.hidden, layout.partial,
-        layout.size, problem.chunk_rows, problem.partial_bytes, problem.arrivals,
-        blocks.block, blocks.choices, blocks.num_blocks,
+        layout.reach, layout.order, layout.histograms, layout.arrivals, layout.hidden, layout.partial, layout.size,
+        problem.chunk_rows, problem.partial_bytes, problem.arrivals,
+        blocks.block, blocks.choices, blocks.num_pieces, blocks.num_blocks,
     ]  # fmt: skip
 
 
@@ -59,6 +59,15 @@ def planned(problem: Problem) -> list[int]:
 def test_workspace_chunks_and_routing_agree(core: Core, problem: Problem) -> None:
     expected = planned(problem)
     assert core.plan(problem) == (expected if max(expected) <= MAX_SIZE else None)
+
+
+@pytest.mark.parametrize("choices", [8, 9, 32, 33])
+@pytest.mark.parametrize("multiple", [1, 2, 3])
+def test_plans_around_the_most_blocks_of_routing_agree(core: Core, choices: int, multiple: int) -> None:
+    block = next(block for most, block in plan.ROUTING_BLOCKS if most >= choices)
+    for beside in (-1, 0, 1, block, block + 1):
+        problem = Problem(multiple * plan.MAX_ROUTING_BLOCKS * block + beside, 16, 16, choices - 1, 0, 2)
+        assert core.plan(problem) == planned(problem)
 
 
 @given(problem=PROBLEMS, split=st.one_of(st.integers(0, 4), HUGE_SIZES))
@@ -77,7 +86,7 @@ def test_there_is_an_arrival_for_every_tile_of_an_entry_that_splits(core: Core, 
             grids, planned = core.grids(problem, index, tokens), core.plan(problem)
             assert grids is not None
             assert planned is not None
-            assert not core.splits(problem, entry.split) or grids[1] <= planned[10]
+            assert not core.splits(problem, entry.split) or grids[1] <= planned[9]
 
 
 @given(problem=PROBLEMS, data=st.data())

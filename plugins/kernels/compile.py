@@ -33,11 +33,11 @@ if TYPE_CHECKING:
 
 _MODULES = {
     "up": "up", "down": "down", "down_split": "down",
-    "route_one_block": "routing", "count_tokens": "routing", "scan_blocks": "routing", "place_tokens": "routing",
+    "route_one_block": "routing", "count_tokens": "routing", "place_tokens": "routing",
 }  # fmt: skip
 _TENSORS = {"x", "w1", "b1", "hidden", "w2", "b2", "y"}
 _FLOAT32 = {"gate_logits", "thresholds", "partial"}
-_INT32 = {"counts", "order", "reach", "totals", "histograms", "offsets", "arrivals"}
+_INT32 = {"counts", "order", "reach", "histograms", "arrivals"}
 _DIVISIBLE = {"model_dim", "hidden_dim"}
 
 _NEWER_PTXAS = ("sm_110",)

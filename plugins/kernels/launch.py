@@ -14,7 +14,7 @@ from acm_export.op.signature import ACTIVATIONS, Signature
 from acm_export.plugins.kernels import down, plan, routing, up
 from acm_export.plugins.kernels.packed import packed_kernels
 from acm_export.plugins.kernels.tiles import GROUP, Entry, Tile, entries, select
-from acm_export.plugins.kernels.variants import PLAIN_WARPS, SCAN_STEP, activation_precision
+from acm_export.plugins.kernels.variants import PLAIN_WARPS, activation_precision
 
 if TYPE_CHECKING:
     from acm_export.plugins.kernels.packed import PackedKernels
@@ -159,7 +159,6 @@ class Space:
         ints = memory.view(torch.int32)
         self.reach = ints[layout.reach // 4 :]
         self.order = ints[layout.order // 4 :]
-        self.totals = ints[layout.totals // 4 :]
         self.histograms = ints[layout.histograms // 4 :]
         self.arrivals = ints[layout.arrivals // 4 :]
         self.hidden = memory[layout.hidden : layout.partial].view(dtype)
@@ -193,22 +192,10 @@ def route(
             gate_logits, thresholds, counts, space.order, space.reach, space.arrivals, *sizes, num_arrivals, **constants
         )
         return
-    grid, number = (blocks.num_blocks,), blocks.num_blocks
-    routing.count_tokens[grid](gate_logits, thresholds, counts, space.histograms, *sizes, number, **constants)
-    routing.scan_blocks[(problem.num_choices,)](
-        space.histograms, space.totals, number, STEP=SCAN_STEP, num_warps=PLAIN_WARPS
-    )
+    grid, pieces = (blocks.num_blocks,), blocks.num_pieces
+    routing.count_tokens[grid](gate_logits, thresholds, counts, space.histograms, *sizes, pieces, **constants)
     routing.place_tokens[grid](
-        counts,
-        space.histograms,
-        space.totals,
-        space.order,
-        space.reach,
-        space.arrivals,
-        *sizes,
-        number,
-        num_arrivals,
-        **constants,
+        counts, space.histograms, space.order, space.reach, space.arrivals, *sizes, pieces, num_arrivals, **constants
     )
 
 

@@ -39,7 +39,7 @@ class Kernel:
         arch: ``sm_90`` and so on.
         kernel: Name of the function.
         dtype: ``fp16``, ``bf16``, ``fp32``, ``tf32``; empty where T does not matter.
-        entry: Index into the tile table, CHOICES of a routing kernel, or -1.
+        entry: Index into the tile table, or CHOICES of a routing kernel.
         even: Without masks.
         activation: The one that it applies, or empty.
         symbol: Entry point in the cubin.

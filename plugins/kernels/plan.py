@@ -29,7 +29,7 @@ MAX_SPLIT = 4
 """Most slices of K in one learner that a table entry may ask for; sizes the partial sums."""
 
 MAX_TOKENS = 1 << 29
-"""With 65 choices the histograms of more tokens would not be counted in 32 bits: 65 for each block of 32 tokens."""
+"""Tokens and rows are numbered in 32 bits, also those of the last tile or routing block beyond the last token."""
 
 _LEAST_ROWS, _LEAST_COLUMNS = 16, 32
 """Of a tile of GEMM 2 where K is split; sizes the arrivals."""
@@ -37,7 +37,12 @@ _LEAST_ROWS, _LEAST_COLUMNS = 16, 32
 ALIGNMENT = 256
 
 ROUTING_BLOCKS = ((8, 256), (32, 128), (128, 32))
-"""(choices, tokens): tokens of a routing block, so that a block holds at most 4,096 values and spills no registers."""
+"""(choices, tokens): tokens that a routing block handles at a time: at most 4,096 values, which fit into registers."""
+
+MAX_ROUTING_BLOCKS = 512
+"""With more tokens, each routing block handles several pieces. Each reads the histograms of all blocks: at most 10 KiB
+with 5 choices, 130 KiB with 65. Four for each multiprocessor of a large GPU keep it busy. Reasoned, not measured.
+"""
 
 
 @dataclass(frozen=True)
@@ -107,20 +112,23 @@ class Routing:
     """How tokens are cut for routing.
 
     Args:
-        block: Tokens of a block.
+        block: Tokens that a block handles at a time; as many are routed in one launch.
         choices: C rounded up to a size that kernels exist for.
-        num_blocks: Blocks; one block is routed in one launch.
+        num_pieces: How many times ``block`` consecutive tokens each block handles.
+        num_blocks: Blocks, at most MAX_ROUTING_BLOCKS.
     """
 
     block: int
     choices: int
+    num_pieces: int
     num_blocks: int
 
 
 def routing(problem: Problem) -> Routing:
     """Blocks for a problem."""
     choices, block = next(pair for pair in ROUTING_BLOCKS if pair[0] >= problem.num_choices)
-    return Routing(block, choices, cdiv(problem.tokens, block))
+    num_pieces = cdiv(problem.tokens, block * MAX_ROUTING_BLOCKS)
+    return Routing(block, choices, num_pieces, cdiv(problem.tokens, block * num_pieces))
 
 
 @dataclass(frozen=True)
@@ -132,8 +140,7 @@ class Workspace:
     Args:
         reach: int32 ``[N + 1]``.
         order: int32 ``[tokens]``.
-        totals: int32 ``[C]``.
-        histograms: int32 ``[C, blocks]``.
+        histograms: int32 ``[blocks, C]``, with room for the blocks of every smaller call.
         arrivals: int32 ``[tiles]``: pieces of each tile of GEMM 2 that are done, where K is split.
         hidden: T ``[chunk rows, N * padded h]``.
         partial: float32 ``[N * slices, tokens, D]``.
@@ -142,7 +149,6 @@ class Workspace:
 
     reach: int
     order: int
-    totals: int
     histograms: int
     arrivals: int
     hidden: int
@@ -155,8 +161,7 @@ def workspace(problem: Problem) -> Workspace:
     sizes = (
         4 * (problem.num_learners + 1),
         4 * problem.tokens,
-        4 * problem.num_choices,
-        4 * problem.num_choices * routing(problem).num_blocks,
+        4 * problem.num_choices * min(cdiv(problem.tokens, routing(problem).block), MAX_ROUTING_BLOCKS),
         4 * problem.arrivals,
         problem.chunk_rows * problem.hidden_row_bytes,
         problem.partial_bytes,

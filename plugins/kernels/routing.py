@@ -1,9 +1,9 @@
 """Routing: from gate logits to counts, and the order of the tokens by count, descending. Docs/op.md has the rule.
 
 A counting sort without atomics: tokens are cut into blocks; ``count_tokens`` makes a histogram of each block,
-``scan_blocks`` turns the histograms into offsets, ``place_tokens`` writes every token to its row. Up to one block of
-tokens, ``route_one_block`` does the three in one launch. Ties keep the order of the tokens, so results are the same
-bit for bit on every run.
+``place_tokens`` adds up the histograms and writes every token to its row. Up to BLOCK tokens, ``route_one_block`` does
+both in one launch. The number of blocks is limited (plan.py): with many tokens a block handles several pieces of BLOCK
+tokens, one after the other. Ties keep the order of the tokens, so results are the same bit for bit on every run.
 
 A *choice* c = 0..C-1 stands for the learner count ``min_learners + c``.
 """
@@ -48,8 +48,30 @@ def _choices(
 
 
 @triton.jit
+def _token_range(block, num_tokens, num_pieces, BLOCK: tl.constexpr):
+    """First token of a block and the one after its last: ``num_pieces`` pieces of BLOCK, fewer in the last block."""
+    first = block * num_pieces * BLOCK
+    return first, tl.minimum(first + num_pieces * BLOCK, num_tokens)
+
+
+@triton.jit
+def _add_histograms(histograms, block, num_choices, STEP: tl.constexpr, CHOICES: tl.constexpr):
+    """Tokens of each choice, int32 ``(CHOICES,)``: of all blocks, and of those before ``block``."""
+    c = tl.arange(0, CHOICES)
+    total = tl.zeros((CHOICES,), tl.int32)
+    before = tl.zeros((CHOICES,), tl.int32)
+    for start in range(0, tl.num_programs(0), STEP):
+        b = start + tl.arange(0, STEP)
+        inside = (b < tl.num_programs(0))[:, None] & (c < num_choices)[None, :]
+        tokens = tl.load(histograms + b[:, None] * num_choices + c[None, :], mask=inside, other=0)
+        total += tl.sum(tokens, axis=0)
+        before += tl.sum(tl.where((b < block)[:, None], tokens, 0), axis=0)
+    return total, before
+
+
+@triton.jit
 def _rows(chosen, starts):
-    """Row of every token: start of its choice plus its rank among the block's tokens of that choice.
+    """Row of every token: start of its choice plus its rank among the BLOCK tokens of that choice.
 
     ``chosen``: (BLOCK, CHOICES), int32, one-hot; ``starts``: (CHOICES,), int32.
     """
@@ -101,60 +123,43 @@ def route_one_block(
     tl.store(order + _rows(chosen, at_least - total), tokens, mask=tokens < num_tokens)
 
 
-@triton.jit(do_not_specialize=["num_tokens", "num_choices", "min_learners", "num_blocks"])
+@triton.jit(do_not_specialize=["num_tokens", "num_choices", "min_learners", "num_pieces"])
 def count_tokens(
     gate_logits,  # (num_tokens, num_choices), float32
     thresholds,  # (num_learners,), float32
     counts,  # out: (num_tokens,), int32
-    histograms,  # out: (num_choices, num_blocks), int32
+    histograms,  # out: (num_blocks, num_choices), int32
     num_tokens,
     num_choices,
     min_learners,
-    num_blocks,
+    num_pieces,
     BLOCK: tl.constexpr,
     CHOICES: tl.constexpr,
 ):  # fmt: skip
     """Counts of one block of tokens, and how many tokens made each choice. Grid: (num_blocks,)."""
     block = tl.program_id(0)
-    tokens = block * BLOCK + tl.arange(0, BLOCK)
-    choice = _choices(gate_logits, thresholds, tokens, num_tokens, num_choices, min_learners, CHOICES)
-    tl.store(counts + tokens, min_learners + choice, mask=tokens < num_tokens)
     c = tl.arange(0, CHOICES)
-    total = tl.sum((choice[:, None] == c[None, :]).to(tl.int32), axis=0)
-    tl.store(histograms + c * num_blocks + block, total, mask=c < num_choices)
+    total = tl.zeros((CHOICES,), tl.int32)
+    first, end = _token_range(block, num_tokens, num_pieces, BLOCK)
+    for start in range(first, end, BLOCK):
+        tokens = start + tl.arange(0, BLOCK)
+        choice = _choices(gate_logits, thresholds, tokens, num_tokens, num_choices, min_learners, CHOICES)
+        tl.store(counts + tokens, min_learners + choice, mask=tokens < num_tokens)
+        total += tl.sum((choice[:, None] == c[None, :]).to(tl.int32), axis=0)
+    tl.store(histograms + block * num_choices + c, total, mask=c < num_choices)
 
 
-@triton.jit(do_not_specialize=["num_blocks"])
-def scan_blocks(
-    histograms,  # in: tokens of each choice and block; out: how many come before, (num_choices, num_blocks), int32
-    totals,  # out: (num_choices,), int32
-    num_blocks,
-    STEP: tl.constexpr,
-):  # fmt: skip
-    """Exclusive sums along the blocks. Grid: (num_choices,)."""
-    choice = tl.program_id(0)
-    row = histograms + choice * num_blocks
-    before = 0
-    for start in range(0, num_blocks, STEP):
-        block = start + tl.arange(0, STEP)
-        tokens = tl.load(row + block, mask=block < num_blocks, other=0)
-        tl.store(row + block, before + tl.cumsum(tokens, axis=0) - tokens, mask=block < num_blocks)
-        before += tl.sum(tokens, axis=0)
-    tl.store(totals + choice, before)
-
-
-@triton.jit(do_not_specialize=["num_tokens", "num_choices", "min_learners", "num_blocks", "num_arrivals"])
+@triton.jit(do_not_specialize=["num_tokens", "num_choices", "min_learners", "num_pieces", "num_arrivals"])
 def place_tokens(
     counts,  # (num_tokens,), int32
-    offsets,  # (num_choices, num_blocks), int32: what scan_blocks left
-    totals,  # (num_choices,), int32
+    histograms,  # (num_blocks, num_choices), int32
     order,  # out: (num_tokens,), int32
     reach,  # out: (num_learners + 1,), int32
     arrivals,  # out: (num_arrivals,), int32: 0, for ``down_split``
     num_tokens,
     num_choices,
     min_learners,
-    num_blocks,
+    num_pieces,
     num_arrivals,
     BLOCK: tl.constexpr,
     CHOICES: tl.constexpr,
@@ -162,14 +167,18 @@ def place_tokens(
     """Write the tokens of one block to their rows. Grid: (num_blocks,)."""
     block = tl.program_id(0)
     _store_zeros(arrivals, num_arrivals, block, BLOCK)
-    tokens = block * BLOCK + tl.arange(0, BLOCK)
-    c = tl.arange(0, CHOICES)
-    total = tl.load(totals + c, mask=c < num_choices, other=0)
+    first, end = _token_range(block, num_tokens, num_pieces, BLOCK)
+    tokens = first + tl.arange(0, BLOCK)
+    count = tl.load(counts + tokens, mask=tokens < num_tokens, other=-1)  # each piece is loaded before it is needed
+    total, before = _add_histograms(histograms, block, num_choices, BLOCK, CHOICES)
     at_least = tl.cumsum(total, axis=0, reverse=True)
     if block == 0:
         _store_reach(reach, at_least, num_tokens, num_choices, min_learners, CHOICES)
-    choice = tl.load(counts + tokens, mask=tokens < num_tokens, other=-1) - min_learners
-    choice = tl.where(tokens < num_tokens, choice, -1)
-    chosen = (choice[:, None] == c[None, :]).to(tl.int32)
-    offset = tl.load(offsets + c * num_blocks + block, mask=c < num_choices, other=0)
-    tl.store(order + _rows(chosen, at_least - total + offset), tokens, mask=tokens < num_tokens)
+    starts = at_least - total + before
+    for start in range(first, end, BLOCK):
+        tokens = start + tl.arange(0, BLOCK)
+        choice = tl.where(tokens < num_tokens, count - min_learners, -1)
+        count = tl.load(counts + tokens + BLOCK, mask=tokens + BLOCK < end, other=-1)
+        chosen = (choice[:, None] == tl.arange(0, CHOICES)[None, :]).to(tl.int32)
+        tl.store(order + _rows(chosen, starts), tokens, mask=tokens < num_tokens)
+        starts += tl.sum(chosen, axis=0)

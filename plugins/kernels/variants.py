@@ -16,9 +16,6 @@ from acm_export.plugins.kernels.tiles import GROUP, Entry, Tile, entries
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
-SCAN_STEP = 1024
-"""Blocks that ``scan_blocks`` adds up in one step."""
-
 PLAIN_WARPS = 4
 """Warps of the kernels without matrix products."""
 
@@ -46,7 +43,7 @@ class Variant:
     Args:
         kernel: Name of the function.
         dtype: ``fp16``, ``bf16``, ``fp32``, ``tf32``; empty where T does not matter.
-        entry: Index into the tile table, or the CHOICES of a routing kernel, or -1.
+        entry: Index into the tile table, or the CHOICES of a routing kernel.
         even: Without masks (plan.py, ``even``).
         aligned: Pointers, D and h are multiples of 16.
         constants: Compile-time arguments.
@@ -105,7 +102,6 @@ def variants(arch: str) -> Iterator[Variant]:
 
 
 def _routing() -> Iterator[Variant]:
-    yield Variant("scan_blocks", "", -1, False, False, {"STEP": SCAN_STEP}, PLAIN_WARPS)
     for choices, block in ROUTING_BLOCKS:
         for kernel in ("route_one_block", "count_tokens", "place_tokens"):
             yield Variant(kernel, "", choices, False, False, {"BLOCK": block, "CHOICES": choices}, PLAIN_WARPS)

@@ -21,9 +21,7 @@ void set_tensors(Arguments& arguments, const Workspace& layout, const Pointers& 
   arguments.set(Argument::counts, pointers.counts);
   arguments.set(Argument::reach, space + layout.reach);
   arguments.set(Argument::order, space + layout.order);
-  arguments.set(Argument::totals, space + layout.totals);
   arguments.set(Argument::histograms, space + layout.histograms);
-  arguments.set(Argument::offsets, space + layout.histograms);  // what scan_blocks made of the histograms
   arguments.set(Argument::arrivals, space + layout.arrivals);
   arguments.set(Argument::hidden, space + layout.hidden);
   arguments.set(Argument::partial, space + layout.partial);
@@ -33,7 +31,7 @@ void set_sizes(Arguments& arguments, const Problem& problem) {
   arguments.set(Argument::num_tokens, problem.tokens);
   arguments.set(Argument::num_choices, problem.num_choices());
   arguments.set(Argument::min_learners, problem.min_learners);
-  arguments.set(Argument::num_blocks, routing(problem).num_blocks);
+  arguments.set(Argument::num_pieces, routing(problem).num_pieces);
   arguments.set(Argument::model_dim, problem.model_dim);
   arguments.set(Argument::hidden_dim, problem.hidden_dim);
   arguments.set(Argument::num_learners, problem.num_learners);
@@ -46,7 +44,6 @@ void route(const RoutingKernels& kernels, const Problem& problem, Arguments& arg
     return;
   }
   arguments.launch(kernels.count, {num_blocks}, stream);
-  arguments.launch(kernels.scan, {problem.num_choices()}, stream);
   arguments.launch(kernels.place, {num_blocks}, stream);
 }
 

@@ -29,7 +29,6 @@ LayerKernels::LayerKernels(const Signature& signature, const Problem& problem, T
   const std::int64_t choices = acm::routing(problem).choices;
   routing_.one_block = load(KernelName::route_one_block, KernelType::any, choices, false);
   routing_.count = load(KernelName::count_tokens, KernelType::any, choices, false);
-  routing_.scan = load(KernelName::scan_blocks, KernelType::any, -1, false);
   routing_.place = load(KernelName::place_tokens, KernelType::any, choices, false);
   load_gemms(problem, kernel_type(type, precision_), signature.activation);
 }

@@ -15,7 +15,6 @@ namespace acm {
 struct RoutingKernels {
   LoadedKernel one_block;
   LoadedKernel count;
-  LoadedKernel scan;
   LoadedKernel place;
 };
 

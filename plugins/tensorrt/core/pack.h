@@ -18,7 +18,6 @@ enum class KernelName {
   down_hopper,
   route_one_block,
   count_tokens,
-  scan_blocks,
   place_tokens
 };
 
@@ -39,9 +38,7 @@ enum class Argument {
   counts,
   order,
   reach,
-  totals,
   histograms,
-  offsets,
   arrivals,
   hidden,
   partial,
@@ -49,7 +46,7 @@ enum class Argument {
   num_tokens,
   num_choices,
   min_learners,
-  num_blocks,
+  num_pieces,
   num_arrivals,
   first_row,
   num_rows,
@@ -70,7 +67,7 @@ struct Kernel {
   std::int32_t arch;
   KernelName name;
   KernelType type;
-  std::int32_t entry;       // index into the tile table, or CHOICES of a routing kernel, or -1
+  std::int32_t entry;       // index into the tile table, or CHOICES of a routing kernel
   bool even;                // without masks
   std::int32_t activation;  // the one that it applies; kNoActivation: none, or any that a launch names
   const char* symbol;

@@ -25,6 +25,7 @@ struct RoutingBlock {
 };
 
 constexpr RoutingBlock kRoutingBlocks[] = {{8, 256}, {32, 128}, {128, 32}};
+constexpr std::int64_t kMaxRoutingBlocks = 512;
 
 constexpr std::int64_t kMax = std::numeric_limits<std::int64_t>::max();
 
@@ -81,7 +82,10 @@ bool Problem::splits(std::int64_t split) const {
 Routing routing(const Problem& problem) {
   for (const RoutingBlock& block : kRoutingBlocks) {
     if (block.choices >= problem.num_choices()) {
-      return {block.tokens, block.choices, ceil_div(problem.tokens, block.tokens)};
+      // kernels are loaded before the number of tokens is known: 0 then
+      const std::int64_t num_pieces =
+          std::max<std::int64_t>(ceil_div(problem.tokens, block.tokens * kMaxRoutingBlocks), 1);
+      return {block.tokens, block.choices, num_pieces, ceil_div(problem.tokens, block.tokens * num_pieces)};
     }
   }
   fail(problem.num_choices(), " choices; the routing kernels take up to ",
@@ -89,20 +93,21 @@ Routing routing(const Problem& problem) {
 }
 
 Workspace workspace(const Problem& problem) {
-  const std::array<std::int64_t, 7> sizes = {
+  const std::int64_t most_blocks =
+      std::min(ceil_div(problem.tokens, routing(problem).block), kMaxRoutingBlocks);
+  const std::array<std::int64_t, 6> sizes = {
       4 * (problem.num_learners + 1),                                      // reach
       4 * problem.tokens,                                                  // order
-      4 * problem.num_choices(),                                           // totals
-      4 * problem.num_choices() * routing(problem).num_blocks,             // histograms
+      4 * problem.num_choices() * most_blocks,                             // histograms
       4 * problem.arrivals(),                                              // arrivals
       checked_multiply(problem.chunk_rows(), problem.hidden_row_bytes()),  // hidden
       problem.partial_bytes(),                                             // partial
   };
-  std::array<std::int64_t, 8> offsets{};
+  std::array<std::int64_t, 7> offsets{};
   for (std::size_t i = 0; i < sizes.size(); ++i) {
     offsets[i + 1] = checked_add(offsets[i], round_up(sizes[i], kAlignment));
   }
-  return {offsets[0], offsets[1], offsets[2], offsets[3], offsets[4], offsets[5], offsets[6], offsets[7]};
+  return {offsets[0], offsets[1], offsets[2], offsets[3], offsets[4], offsets[5], offsets[6]};
 }
 
 bool aligned(const Problem& problem, std::initializer_list<const void*> pointers) {

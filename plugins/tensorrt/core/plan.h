@@ -38,9 +38,10 @@ struct Problem {
 
 // How tokens are cut for routing.
 struct Routing {
-  std::int64_t block;       // tokens of a block
+  std::int64_t block;       // tokens that a block handles at a time; as many are routed in one launch
   std::int64_t choices;     // C, rounded up to a size that kernels exist for
-  std::int64_t num_blocks;  // one block is routed in one launch
+  std::int64_t num_pieces;  // how many times `block` consecutive tokens each block handles
+  std::int64_t num_blocks;  // at most 512
 };
 
 Routing routing(const Problem& problem);
@@ -49,8 +50,7 @@ Routing routing(const Problem& problem);
 struct Workspace {
   std::int64_t reach;       // int32 [N + 1]
   std::int64_t order;       // int32 [tokens]
-  std::int64_t totals;      // int32 [C]
-  std::int64_t histograms;  // int32 [C, blocks]
+  std::int64_t histograms;  // int32 [blocks, C], with room for the blocks of every smaller call
   std::int64_t arrivals;    // int32 [tiles]: of each tile, the blocks that have stored their pieces
   std::int64_t hidden;      // T [chunk rows, N * padded h]
   std::int64_t partial;     // float32 [N * slices, tokens, D]

@@ -2,10 +2,10 @@
 // side.
 //
 //   const char* acm_error()                                  of the last call that failed
-//   int acm_plan(problem[6], out[14])                        problem as the fields of acm::Problem; out: 8
-//   offsets of the
-//                                                            workspace, chunk rows, partial bytes, arrivals,
-//                                                            routing block, choices, blocks
+//   int acm_plan(problem[6], out[14])                        problem as the fields of acm::Problem; out: 7
+//                                                            offsets of the workspace, chunk rows, partial
+//                                                            bytes, arrivals; block, choices, pieces and
+//                                                            blocks of routing
 //   int acm_splits(problem[6], split)
 //   int acm_select(arch, precision, problem[6], aligned, tensor_maps)
 //                                                            index, or -1
@@ -71,9 +71,9 @@ ACM_API int acm_plan(const std::int64_t* problem, std::int64_t* out) {
     const acm::Problem p = problem_of(problem);
     const acm::Workspace w = acm::workspace(p);
     const acm::Routing r = acm::routing(p);
-    const std::int64_t values[] = {w.reach,      w.order,   w.totals,  w.histograms,   w.arrivals,
-                                   w.hidden,     w.partial, w.size,    p.chunk_rows(), p.partial_bytes(),
-                                   p.arrivals(), r.block,   r.choices, r.num_blocks};
+    const std::int64_t values[] = {w.reach,   w.order,   w.histograms,   w.arrivals,        w.hidden,
+                                   w.partial, w.size,    p.chunk_rows(), p.partial_bytes(), p.arrivals(),
+                                   r.block,   r.choices, r.num_pieces,   r.num_blocks};
     std::copy(std::begin(values), std::end(values), out);
     return 0;
   });
