@@ -70,9 +70,8 @@ class Kernels:
         h, chunk = w1.shape[1] // n, chunk or tokens
         order = np.argsort(-counts, kind="stable").astype(np.int32)
         reach = np.array([np.count_nonzero(counts >= learner) for learner in range(n + 1)], np.int32)
-        counts = counts.astype(np.int32)
         problem = Problem(tokens, d, h, n, 0, 2)
-        y = np.full((tokens, d), np.nan, self.dtype)
+        y, arrivals = np.full((tokens, d), np.nan, self.dtype), np.full(1, 77, np.int32)
         for first in range(0, tokens, chunk):
             rows = min(chunk, tokens - first)
             hidden = np.full((-(-rows // ROWS) * ROWS, n * h), np.nan, self.dtype)
@@ -85,11 +84,11 @@ class Kernels:
             grids = hopper.grids(problem, self.entry, rows, blocks)
             self.library.run_up(
                 c_int(grids[0]), c_uint32(seed), ctypes.byref(maps["w1_map"]),
-                *map(address, (x, order, reach, b1, hidden)), sizes,
+                *map(address, (x, order, reach, b1, arrivals, hidden)), sizes,
             )  # fmt: skip
             self.library.run_down(
                 c_int(grids[1]), c_uint32(seed), ctypes.byref(maps["hidden_map"]), ctypes.byref(maps["w2_map"]),
-                *map(address, (order, counts, reach, b2, y)), sizes,
+                *map(address, (order, reach, b2, arrivals, y)), sizes,
             )  # fmt: skip
         return y
 

@@ -217,3 +217,32 @@ EXPORT int cuLaunchKernel(void* handle, unsigned grid_x, unsigned grid_y, unsign
   launches.push_back(launch);
   return 0;
 }
+
+struct LaunchAttribute {
+  int id;
+  char padding[4];
+  int value;
+  char unused[60];
+};
+
+struct LaunchConfig {
+  unsigned grid[3];
+  unsigned block[3];
+  unsigned shared;
+  void* stream;
+  const LaunchAttribute* attributes;
+  unsigned num_attributes;
+};
+
+EXPORT int cuLaunchKernelEx(const LaunchConfig* config, void* function, void** arguments, void** extra) {
+  constexpr int kProgrammaticStreamSerialization = 6;
+  for (unsigned i = 0; i < config->num_attributes; ++i) {
+    if (config->attributes[i].id != kProgrammaticStreamSerialization || config->attributes[i].value != 1) {
+      return 1;
+    }
+  }
+  const unsigned(&grid)[3] = config->grid;
+  const unsigned(&block)[3] = config->block;
+  return cuLaunchKernel(function, grid[0], grid[1], grid[2], block[0], block[1], block[2], config->shared,
+                        config->stream, arguments, extra);
+}

@@ -1,8 +1,9 @@
 """The CUDA kernels for Hopper against the float64 loop, on a CPU: the real sources over emulated instructions.
 
-Copies complete late and in random order, shared memory starts as NaN, and products read it as late as they may, so
-these tests find wrong indices, missing barriers and early releases. They do not find what only a GPU decides: whether
-descriptors, tensor maps and fences mean there what the emulation takes them for (tests/test_gpu_kernels.py).
+Copies complete late and in random order, threads go on late, shared memory starts as NaN, and products read it as late
+as they may, so these tests find wrong indices, missing barriers and fences, and early releases. They do not find what
+only a GPU decides: whether descriptors, tensor maps and fences mean there what the emulation takes them for
+(tests/test_gpu_kernels.py).
 """
 
 from __future__ import annotations
@@ -73,6 +74,11 @@ def test_any_number_of_blocks_shares_the_tiles(kernels: Kernels, blocks: int) ->
 @pytest.mark.parametrize("count", [0, 1, 4])
 def test_every_token_with_the_same_count(kernels: Kernels, count: int) -> None:
     check(kernels, np.full(260, count, np.int32), 64, 64, 4)
+
+
+def test_many_tiles_in_which_no_learner_runs(kernels: Kernels) -> None:
+    counts = np.random.default_rng(0).binomial(2, 0.1, 600).astype(np.int32)
+    check(kernels, counts, 208, 48, 2, blocks=1)
 
 
 def test_chunks_of_sorted_rows(kernels: Kernels) -> None:

@@ -58,7 +58,7 @@ class Call:
             "hidden": (self.problem.chunk_rows, n * h),
         }  # fmt: skip
         self.tensors = {name: torch.empty(shape, dtype=dtype) for name, shape in shapes.items()}
-        self.tensors |= {name: torch.empty(TOKENS, dtype=torch.int32) for name in ("order", "counts", "reach")}
+        self.tensors |= {name: torch.empty(TOKENS, dtype=torch.int32) for name in ("order", "reach", "arrivals")}
         if offset:
             self.tensors["w1"] = self.tensors["w1"].view(-1)[offset:]
 
@@ -146,7 +146,7 @@ def test_a_kernel_that_the_pack_lacks_is_named(pack: Pack, stand_in_driver: Path
 
 def test_a_launch_that_fails_gives_the_driver_s_reason(packed: PackedKernels, gpu: Driver) -> None:
     gpu.fail_launches(700)
-    with pytest.raises(KernelError, match="cuLaunchKernel failed: CUDA_ERROR_FAKE"):
+    with pytest.raises(KernelError, match="cuLaunchKernelEx failed: CUDA_ERROR_FAKE"):
         Call(FOR_CUDA[0]).run(packed)
     gpu.fail_launches(0)
     Call(FOR_CUDA[0]).run(packed)

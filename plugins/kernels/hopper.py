@@ -18,9 +18,9 @@ if TYPE_CHECKING:
 UP, DOWN = "up_hopper", "down_hopper"
 SOURCES = {UP: "up.cu", DOWN: "down.cu"}
 ARGUMENTS = {
-    UP: ("w1_map", "x", "order", "reach", "b1", "hidden",
+    UP: ("w1_map", "x", "order", "reach", "b1", "arrivals", "hidden",
          "first_row", "num_rows", "model_dim", "hidden_dim", "num_learners"),
-    DOWN: ("hidden_map", "w2_map", "order", "counts", "reach", "b2", "y",
+    DOWN: ("hidden_map", "w2_map", "order", "reach", "b2", "arrivals", "y",
            "first_row", "num_rows", "model_dim", "hidden_dim", "num_learners"),
 }  # fmt: skip
 """Of each kernel, in the order of its source."""
@@ -31,6 +31,9 @@ _BOX = 64
 
 _WARPS = 8
 """Warps that multiply."""
+
+_SLOTS = 4
+"""Of the queue of tiles."""
 
 
 @dataclass(frozen=True)
@@ -68,10 +71,10 @@ def tensor_maps(problem: Problem, entry: Entry, num_rows: int) -> dict[str, Tens
 
 
 def shared_bytes(tile: Tile) -> int:
-    """Dynamic shared memory of a block: the ring, a staged row block for each warp, barriers, and room to align."""
+    """Dynamic shared memory of a block: the ring, half a row block of each warp, barriers, and the queue of tiles."""
     stage = 2 * tile.block_k * (tile.block_m + tile.block_n)
-    staging = _WARPS * 16 * (2 * tile.block_n + 16)
-    return tile.stages * stage + staging + 8 * (2 * tile.stages + 2) + 1024
+    staging = _WARPS * 16 * (tile.block_n + 16)
+    return tile.stages * stage + staging + 8 * (3 * tile.stages + 2 + 3 * _SLOTS)
 
 
 def grids(problem: Problem, entry: Entry, num_rows: int, multiprocessors: int) -> tuple[int, int]:

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import ctypes
 import logging
-from ctypes import byref, c_char_p, c_int, c_uint32, c_uint64, c_void_p
+from ctypes import POINTER, Structure, byref, c_char_p, c_int, c_uint8, c_uint32, c_uint64, c_void_p, pointer
 from functools import cache
 from typing import TYPE_CHECKING
 
@@ -36,6 +36,26 @@ _MAX_DYNAMIC_SHARED_BYTES = 8
 _MAP_DTYPES = {torch.float16: 6, torch.bfloat16: 9}
 _SWIZZLE_128_BYTES, _PROMOTE_TO_256_BYTES = 3, 3
 _MAP_BYTES, _MAP_ALIGNMENT = 128, 64
+_PROGRAMMATIC_STREAM_SERIALIZATION = 6
+
+
+class _LaunchAttribute(Structure):
+    """``CUlaunchAttribute`` with a value that is one integer."""
+
+    _fields_ = (("id", c_int), ("padding", c_uint8 * 4), ("value", c_int), ("unused", c_uint8 * 60))
+
+
+class _LaunchConfig(Structure):
+    """``CUlaunchConfig``."""
+
+    _fields_ = (
+        ("grid", c_uint32 * 3), ("block", c_uint32 * 3), ("shared_bytes", c_uint32), ("stream", c_void_p),
+        ("attributes", POINTER(_LaunchAttribute)), ("num_attributes", c_uint32),
+    )  # fmt: skip
+
+
+_OVERLAPPING = _LaunchAttribute(_PROGRAMMATIC_STREAM_SERIALIZATION, value=1)
+"""The kernel may start before the one before it has ended; it waits for its results itself (device.cuh)."""
 
 
 @cache
@@ -127,8 +147,8 @@ class PackedKernels:
     def _launch(self, key: Key, grid: int, addresses: Sequence[int], stream: int) -> None:
         function, row = self._function(key), self._rows[key]
         arguments = (c_void_p * len(addresses))(*addresses)
-        self._call("cuLaunchKernel", function, *map(c_int, (grid, 1, 1, row.threads, 1, 1, row.shared_bytes)),
-                   c_void_p(stream), arguments, c_void_p())  # fmt: skip
+        config = _LaunchConfig((grid, 1, 1), (row.threads, 1, 1), row.shared_bytes, stream, pointer(_OVERLAPPING), 1)
+        self._call("cuLaunchKernelEx", byref(config), function, arguments, c_void_p())
 
     def _function(self, key: Key) -> c_void_p:
         if key not in self._functions:

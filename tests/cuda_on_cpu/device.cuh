@@ -17,7 +17,7 @@ struct alignas(64) TensorMap {
 };
 static_assert(sizeof(TensorMap) == 128);
 
-constexpr Address kFirstAddress = 16;  // not a multiple of 1,024, as a block may find it
+constexpr Address kFirstAddress = 1024;
 
 inline Address shared_address(const void* pointer) {
   return static_cast<Address>(static_cast<const unsigned char*>(pointer) - memory) + kFirstAddress;
@@ -51,10 +51,15 @@ inline void copy_16(Address to, const void* from, int bytes) {
   begun.push_back(copy);
 }
 
+// Products see what copy_16 wrote only after a fence: until then it is kept here.
+inline std::mutex unfenced_mutex;
+inline std::vector<Copy> unfenced;
+
 inline void barrier_arrive_after_copies(Address barrier) {
   Machine::instance().copy_later(
       [copies = std::move(begun)] {
-        for (const Copy& copy : copies) std::memcpy(at(copy.to), &copy.value, sizeof copy.value);
+        const std::lock_guard<std::mutex> lock(unfenced_mutex);
+        unfenced.insert(unfenced.end(), copies.begin(), copies.end());
       },
       barrier, 0, true);
   begun.clear();
@@ -92,7 +97,23 @@ inline unsigned load_in_place(const unsigned short* from) {
   return word;
 }
 
-inline void store_shared(Address to, unsigned word) { std::memcpy(at(to), &word, 4); }
+inline void store_matrices(Address row, unsigned a, unsigned b, unsigned c, unsigned d) {
+  const int lane = threadIdx.x % 32;
+  Address* rows = Machine::instance().warp_words();
+  rows[lane] = row;
+  __syncwarp();
+  const unsigned words[] = {a, b, c, d};
+  for (int i = 0; i < 4; ++i) std::memcpy(at(rows[8 * i + lane / 4] + 4 * (lane % 4)), &words[i], 4);
+  __syncwarp();
+}
+
+inline void store_shared(Address to, int value) { std::memcpy(at(to), &value, 4); }
+
+inline int load_shared_int(Address from) {
+  int value;
+  std::memcpy(&value, at(from), 4);
+  return value;
+}
 
 inline uint4 load_shared(Address from) {
   uint4 words;
@@ -102,7 +123,16 @@ inline uint4 load_shared(Address from) {
 
 // --- products: wgmma.cuh
 
-inline void fence_copies_for_products() {}
+inline void fence_copies_for_products() {
+  const std::lock_guard<std::mutex> lock(unfenced_mutex);
+  for (const Copy& copy : unfenced) std::memcpy(at(copy.to), &copy.value, sizeof copy.value);
+  unfenced.clear();
+}
+
+inline void next_kernel_may_start() {}
+inline void wait_for_kernels_before() {}
+
+inline void settle(float&) {}
 
 template <int Registers>
 void registers_release() {}

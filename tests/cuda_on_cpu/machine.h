@@ -30,6 +30,8 @@
 #define __forceinline__ inline
 #define __grid_constant__
 #define __launch_bounds__(...)
+#define __align__(...)
+#define __trap() std::abort()
 
 struct Index {
   int x = 0;
@@ -49,6 +51,8 @@ template <typename T>
 T __ldg(const T* from) {
   return *from;
 }
+
+inline int atomicAdd(int* address, int value) { return __atomic_fetch_add(address, value, __ATOMIC_RELAXED); }
 
 constexpr int kBlockThreads = 384;
 constexpr int kSharedBytes = 227 << 10;
@@ -93,6 +97,9 @@ class Machine {
   void sync_block() { block_->arrive_and_wait(); }
   void sync_warp() { warps_[static_cast<std::size_t>(threadIdx.x / 32)]->arrive_and_wait(); }
 
+  // One word of each thread of this warp, for what they exchange between two calls of sync_warp.
+  unsigned* warp_words() { return words_[threadIdx.x / 32]; }
+
   void init_barrier(unsigned address, int arrivals) {
     const std::lock_guard<std::mutex> lock(mutex_);
     barriers_[address] = {arrivals, arrivals};
@@ -110,6 +117,8 @@ class Machine {
       std::fprintf(stderr, "thread %d of block %d waits in vain for the barrier at %u\n", threadIdx.x, blockIdx.x, address);
       std::abort();
     }
+    lock.unlock();
+    linger();
   }
 
   // Hands work to the copy engine, which does it later; `bytes` and one arrival, or either, complete on the barrier.
@@ -165,6 +174,12 @@ class Machine {
     }
   }
 
+  // Now and then a thread goes on late, so that the others of its warp and the next phases run ahead of it.
+  static void linger() {
+    thread_local std::minstd_rand random(static_cast<unsigned>(threadIdx.x + 1));
+    if (random() % 32 == 0) std::this_thread::sleep_for(std::chrono::microseconds(300));
+  }
+
   void arrived(MemoryBarrier& barrier) {
     --barrier.pending;
     flip(barrier);
@@ -187,6 +202,7 @@ class Machine {
   bool stopping_ = false;
   std::unique_ptr<std::barrier<>> block_;
   std::vector<std::unique_ptr<std::barrier<>>> warps_;
+  unsigned words_[kBlockThreads / 32][32];
 };
 
 inline void __syncthreads() { Machine::instance().sync_block(); }

@@ -79,8 +79,21 @@ __device__ __forceinline__ unsigned load_in_place(const unsigned short* from) {
   return word;
 }
 
-__device__ __forceinline__ void store_shared(Address to, unsigned word) {
-  asm volatile("st.shared.b32 [%0], %1;" ::"r"(to), "r"(word) : "memory");
+// Four matrices of 8 x 8 values of T, as they lie in the sums of a warp's product: word m of a thread holds two values of
+// row lane / 4 of matrix m. Thread 8 m + i names where row i of matrix m goes, 16 bytes.
+__device__ __forceinline__ void store_matrices(Address row, unsigned a, unsigned b, unsigned c, unsigned d) {
+  asm volatile("stmatrix.sync.aligned.m8n8.x4.shared.b16 [%0], {%1, %2, %3, %4};"
+               ::"r"(row), "r"(a), "r"(b), "r"(c), "r"(d) : "memory");
+}
+
+__device__ __forceinline__ void store_shared(Address to, int value) {
+  asm volatile("st.shared.b32 [%0], %1;" ::"r"(to), "r"(value) : "memory");
+}
+
+__device__ __forceinline__ int load_shared_int(Address from) {
+  int value;
+  asm volatile("ld.shared.b32 %0, [%1];" : "=r"(value) : "r"(from) : "memory");
+  return value;
 }
 
 __device__ __forceinline__ uint4 load_shared(Address from) {
@@ -92,13 +105,25 @@ __device__ __forceinline__ uint4 load_shared(Address from) {
 
 // --- products (wgmma.cuh)
 
-// Between what copy_16 wrote to shared memory and the products that read it. Called by the threads that multiply: in
-// the loading threads it compiles to MEMBAR.ALL.CTA, a wait for every copy that they have begun.
+// Between what copy_16 wrote to shared memory and the products that read it. It compiles to MEMBAR.ALL.CTA and
+// FENCE.VIEW.ASYNC.
 __device__ __forceinline__ void fence_copies_for_products() {
   asm volatile("fence.proxy.async.shared::cta;" ::: "memory");
 }
 
+// --- kernels that overlap (programmatic dependent launch); without it, both do nothing
+
+// Lets the next kernel of the stream start where this one leaves room.
+__device__ __forceinline__ void next_kernel_may_start() { asm volatile("griddepcontrol.launch_dependents;" ::: "memory"); }
+
+// Waits until all that the kernels before this one wrote can be read.
+__device__ __forceinline__ void wait_for_kernels_before() { asm volatile("griddepcontrol.wait;" ::: "memory"); }
+
 // --- registers
+
+// The value is computed before this. A sum that is computed between products_begin and a product makes ptxas wait for
+// each product before the next.
+__device__ __forceinline__ void settle(float& value) { asm volatile("" : "+f"(value)::"memory"); }
 
 template <int Registers>
 __device__ __forceinline__ void registers_release() {

@@ -32,109 +32,85 @@ __device__ __forceinline__ void load(const DownRing& ring, const TensorMap* hidd
   }
 }
 
-// Drops the sums of rows from `end` on, which do not run a learner: 0 times a weight is NaN where it is not finite.
-// `first`: sorted row of the thread's first sum.
-__device__ __forceinline__ void drop_rows(DownSums& sums, int first, int end) {
-#pragma unroll
-  for (int half = 0; half < 2; ++half) {
-#pragma unroll
-    for (int i = 0; i < ACM_BLOCK_N / 2; ++i) {
-      const int row = first + half * 64 + (i % 4 / 2) * 8;
-      if (row >= end) sums.values[half][i] = 0.0f;
-    }
-  }
+// Puts the number of a tile into the queue; by the thread that loads.
+__device__ __forceinline__ void fill_slot(const DownRing& ring, Position<kSlots>& queue, int index) {
+  barrier_wait(ring.taken(queue.stage), queue.parity ^ 1);
+  store_shared(ring.number(queue.stage), index);
+  barrier_arrive(ring.filled(queue.stage));
+  queue.next();
 }
 
-// Output bias and store of one tile, each row to its token.
-__device__ __forceinline__ void store(const DownRing& ring, DownSums& sums, const int* order, const int* counts,
-                                      const unsigned short* b2, unsigned short* y, const DownTile& tile, int first_row,
-                                      int num_rows, int model_dim) {
-  constexpr int kChunks = ACM_BLOCK_N / 8;
-  const int lane = threadIdx.x % 32;
-  const int warp = threadIdx.x / 32 - 4;  // among those that multiply
-  const Address staging = ring.staging(warp);
-#pragma unroll
-  for (int half = 0; half < 2; ++half) {
-    const int first = tile.row + half * 64 + warp % 4 * 16;
-    const unsigned short* bias[2];
-#pragma unroll
-    for (int j = 0; j < 2; ++j) {
-      const int row = min(first + lane / 4 + 8 * j, num_rows - 1);
-      bias[j] = b2 + static_cast<long long>(counts[order[first_row + row]]) * model_dim + tile.column;
-    }
-#pragma unroll
-    for (int i = 0; i < kChunks; ++i) {
-      const int column = column_of(i);
-      const bool inside = tile.column + column < model_dim;
-#pragma unroll
-      for (int j = 0; j < 2; ++j) {
-        float low, high;
-        unpack<ACM_BFLOAT16>(inside ? load_in_place(bias[j] + column) : 0, low, high);
-        const float* v = &sums.values[half][4 * i + 2 * j];
-        store_shared(staging + (lane / 4 + 8 * j) * DownRing::kPitch + 2 * column,
-                     pack<ACM_BFLOAT16>(v[0] + low, v[1] + high));
-      }
-    }
-    __syncwarp();
-#pragma unroll 4
-    for (int i = lane; i < 16 * kChunks; i += 32) {
-      const int row = i / kChunks, column = i % kChunks * 8;
-      if (first + row < num_rows && tile.column + column < model_dim) {
-        const long long token = order[first_row + first + row];
-        *reinterpret_cast<uint4*>(y + token * model_dim + tile.column + column) =
-            load_shared(staging + row * DownRing::kPitch + 2 * column);
-      }
-    }
-    __syncwarp();
-  }
+// Takes the next number from the queue; by the threads that multiply.
+__device__ __forceinline__ int take_slot(const DownRing& ring, Position<kSlots>& queue) {
+  barrier_wait(ring.filled(queue.stage), queue.parity);
+  const int index = load_shared_int(ring.number(queue.stage));
+  __syncwarp();
+  if (threadIdx.x % 32 == 0) barrier_arrive(ring.taken(queue.stage));
+  queue.next();
+  return index;
 }
 
-// Grid: at most as many blocks as multiprocessors. Rows with many learners come first.
+// Grid: at most as many blocks as multiprocessors. A block that is done with a tile takes the next one, so those with
+// many learners, which come first, are begun early and the others fill what is left. arrivals[0], which `up` sets to 0,
+// counts the tiles taken after each block's first.
 extern "C" __global__ void __launch_bounds__(kThreads, 1)
     down_hopper(const __grid_constant__ TensorMap hidden_map, const __grid_constant__ TensorMap w2_map,
-                const int* order, const int* counts, const int* reach, const unsigned short* b2, unsigned short* y,
+                const int* order, const int* reach, const unsigned short* b2, int* arrivals, unsigned short* y,
                 int first_row, int num_rows, int model_dim, int hidden_dim, int num_learners) {
   const DownRing ring;
-  ring.init(1);
-  const int columns = ceil_div(model_dim, ACM_BLOCK_N);
+  ring.init(1, 1);
+  next_kernel_may_start();
+  wait_for_kernels_before();
   const int steps = ceil_div(hidden_dim, kBlockK);  // of one learner
-  const auto tile_of = [&](int round) {
-    return DownTile(balanced_index(round), columns, reach, first_row, num_rows, num_learners, ACM_BLOCK_N);
+  const int columns = ceil_div(model_dim, ACM_BLOCK_N);
+  const int tiles = ceil_div(num_rows, kBlockM) * columns;
+  const auto tile_of = [&](int index) {
+    return DownTile(index, columns, ACM_BLOCK_N, reach, first_row, num_rows, num_learners);
   };
+  DownPosition at;
+  Position<kSlots> queue;
   if (threadIdx.x < 128) {
     registers_release<kLoaderRegisters>();
     if (threadIdx.x == 0) {
       prefetch_map(&hidden_map);
       prefetch_map(&w2_map);
-      DownPosition at;
-      for (int round = 0;; ++round) {
-        const DownTile tile = tile_of(round);
-        if (tile.row >= num_rows) break;
-        load(ring, &hidden_map, &w2_map, tile, steps, at);
+      int index = blockIdx.x;
+      while (index < tiles) {
+        const int next = gridDim.x + atomicAdd(arrivals, 1);
+        fill_slot(ring, queue, index);
+        load(ring, &hidden_map, &w2_map, tile_of(index), steps, at);
+        index = next;
       }
+      fill_slot(ring, queue, index);
     }
   } else {
     registers_take<kMultiplierRegisters>();
-    DownPosition at;
-    for (int round = 0;; ++round) {
-      const DownTile tile = tile_of(round);
-      if (tile.row >= num_rows) break;
-      if (round % 2 != multiplier()) {
+    int index;
+    for (int turn = 0; (index = take_slot(ring, queue)) < tiles; ++turn) {
+      const DownTile tile = tile_of(index);
+      if (turn % 2 != multiplier()) {
         at.skip(tile.most * steps);
         continue;
       }
-      wait_for_turn(ring, round);
+      int tokens[4];  // of the thread's rows
+#pragma unroll
+      for (int j = 0; j < 4; ++j) {
+        const int row = tile.row + row_of(j);
+        tokens[j] = row < num_rows ? order[first_row + row] : -1;
+      }
+      const auto bias_of = [&](int count) { return b2 + static_cast<long long>(count) * model_dim + tile.column; };
       DownSums sums;
-      sums.clear();
+      sums.begin(0, bias_of(tile.most), model_dim - tile.column);
+      wait_for_turn(ring, turn);
       // First the learners that only some of the rows run, one at a time; then, in one go, those that all rows run.
+      // After each, rows that do not run it begin again: 0 times a weight is NaN where the weight is not finite.
       for (int learner = tile.most;; --learner) {
         const bool rest = learner == tile.fewest;
-        sums.add<false>(ring, at, rest ? learner * steps : steps, rest ? ring.turn(1 - multiplier()) : 0);
+        sums.add(ring, at, rest ? learner * steps : steps, rest ? ring.turn(1 - multiplier()) : 0);
         if (rest) break;
-        const int row = first_row + tile.row + threadIdx.x % 128 / 32 * 16 + threadIdx.x % 32 / 4;
-        drop_rows(sums, row, reach[learner]);
+        sums.begin(reach[learner] - first_row - tile.row, bias_of(learner - 1), model_dim - tile.column);
       }
-      store(ring, sums, order, counts, b2, y, tile, first_row, num_rows, model_dim);
+      sums.store(ring, y + tile.column, tokens, model_dim, model_dim - tile.column, [](float sum) { return sum; });
     }
   }
 }

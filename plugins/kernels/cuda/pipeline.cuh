@@ -2,8 +2,9 @@
 //
 // Warpgroup 0 loads step after step into the ring. Warpgroups 1 and 2 take the block's tiles in turn: while one
 // multiplies, the other applies the activation and stores. A stage is full when its bytes have arrived, and empty when
-// the four warps that read it have said so. A warpgroup begins its tile only after the other has seen all stages of the
-// tile before full; otherwise it could wait for a phase two ahead, which a barrier cannot tell from the present one.
+// the four warps that read it have said so. What GEMM 1 copies with copy_16 makes a stage copied first and, once fenced,
+// full. A warpgroup begins its tile only after the other has seen all stages of the tile before full; otherwise it could
+// wait for a phase two ahead, which a barrier cannot tell from the present one.
 #pragma once
 
 #include "device.cuh"
@@ -15,26 +16,28 @@ namespace acm {
 constexpr int kThreads = 384;
 constexpr int kBytesA = kBlockM * kBlockK * 2;
 constexpr int kBytesBox = kBlockK * 64 * 2;  // 64 columns of B
+constexpr int kSlots = 4;                    // of the queue of tiles
 
 template <int BlockN, int Stages>
 struct Ring {
   static constexpr int kBytesB = BlockN * kBlockK * 2;
   static constexpr int kBytesStage = kBytesA + kBytesB;
-  static constexpr int kPitch = BlockN * 2 + 16;  // bytes of a staged row; 16 more keep the banks apart
+  static constexpr int kPitch = BlockN + 16;  // bytes of half a row, staged; 16 more keep the banks apart
   static constexpr int kBytesStaging = 8 * 16 * kPitch;
-  static constexpr int kBytes = Stages * kBytesStage + kBytesStaging + (2 * Stages + 2) * 8 + 1024;
+  static constexpr int kBytes = Stages * kBytesStage + kBytesStaging + (3 * Stages + 2 + 3 * kSlots) * 8;
 
-  Address base;  // a multiple of 1,024, as the swizzle needs
+  Address base;
 
   __device__ Ring() {
-    extern __shared__ unsigned char memory[];
-    base = (shared_address(memory) + 1023u) & ~1023u;
+    extern __shared__ __align__(1024) unsigned char memory[];
+    base = shared_address(memory);
+    if (base % 1024) __trap();  // the swizzle needs it; memory that a kernel asks for at its launch begins so
   }
 
   __device__ __forceinline__ Address a(int stage) const { return base + stage * kBytesStage; }
   __device__ __forceinline__ Address b(int stage) const { return a(stage) + kBytesA; }
 
-  // 16 rows of a warp's results, on their way to global memory.
+  // Half of 16 rows of a warp's results, on their way to global memory.
   __device__ __forceinline__ Address staging(int warp) const {
     return base + Stages * kBytesStage + warp * 16 * kPitch;
   }
@@ -43,14 +46,25 @@ struct Ring {
     return base + Stages * kBytesStage + kBytesStaging + 8 * stage;
   }
   __device__ __forceinline__ Address empty(int stage) const { return full(Stages + stage); }
-  __device__ __forceinline__ Address turn(int warpgroup) const { return full(2 * Stages + warpgroup); }
+  __device__ __forceinline__ Address copied(int stage) const { return full(2 * Stages + stage); }
+  __device__ __forceinline__ Address turn(int warpgroup) const { return full(3 * Stages + warpgroup); }
 
-  // By all threads of the block. `arrivals`: of the loading threads, for a stage to be full.
-  __device__ __forceinline__ void init(int arrivals) const {
+  // The queue of tiles: slots are filled with the number of a tile, and taken by each warp that multiplies.
+  __device__ __forceinline__ Address filled(int slot) const { return turn(2 + slot); }
+  __device__ __forceinline__ Address taken(int slot) const { return filled(kSlots + slot); }
+  __device__ __forceinline__ Address number(int slot) const { return filled(2 * kSlots + slot); }
+
+  // By all threads of the block. How many arrivals make a stage full, and make it copied.
+  __device__ __forceinline__ void init(int for_full, int for_copied) const {
     if (threadIdx.x == 0) {
       for (int stage = 0; stage < Stages; ++stage) {
-        barrier_init(full(stage), arrivals);
+        barrier_init(full(stage), for_full);
         barrier_init(empty(stage), 4);
+        barrier_init(copied(stage), for_copied);
+      }
+      for (int slot = 0; slot < kSlots; ++slot) {
+        barrier_init(filled(slot), 1);
+        barrier_init(taken(slot), 8);
       }
       barrier_init(turn(0), 4);
       barrier_init(turn(1), 4);
@@ -60,7 +74,7 @@ struct Ring {
   }
 };
 
-// A position in the ring.
+// A position in a ring of stages or slots.
 template <int Stages>
 struct Position {
   int stage = 0;
@@ -90,28 +104,81 @@ __device__ __forceinline__ void wait_for_turn(const AnyRing& ring, int round) {
   barrier_wait(ring.turn(multiplier()), (round / 2 + multiplier() + 1) % 2);
 }
 
+// Where a thread's sums lie: group i of 4 holds columns column_of(i) and the next one of row lane / 4 of its warp's 16,
+// then of the row 8 below. Of the tile, the thread has the four rows row_of(0..3): row_of(j) is j % 2 of product j / 2.
+__device__ __forceinline__ int column_of(int i) { return 8 * i + 2 * (threadIdx.x % 4); }
+__device__ __forceinline__ int row_of(int j) {
+  return j / 2 * 64 + threadIdx.x % 128 / 32 * 16 + threadIdx.x % 32 / 4 + j % 2 * 8;
+}
+
 // The sums of one tile: two products of 64 rows, each thread with BlockN / 2 sums of each.
 template <int BlockN, int Stages, bool IsBfloat16>
 struct Sums {
   float values[2][BlockN / 2];
 
-  __device__ __forceinline__ void clear() {
+  // Begins the sums of the rows from `first_row` of the tile on with a bias, given from the tile's first column on, of
+  // which `end` exist.
+  __device__ __forceinline__ void begin(int first_row, const unsigned short* bias, int end) {
 #pragma unroll
-    for (int half = 0; half < 2; ++half) {
+    for (int i = 0; i < BlockN / 8; ++i) {
+      float low, high;
+      unpack<IsBfloat16>(column_of(i) < end ? load_in_place(bias + column_of(i)) : 0, low, high);
 #pragma unroll
-      for (int i = 0; i < BlockN / 2; ++i) values[half][i] = 0.0f;
+      for (int j = 0; j < 4; ++j) {
+        float* v = &values[j / 2][4 * i + j % 2 * 2];
+        v[0] = row_of(j) < first_row ? v[0] : low;
+        v[1] = row_of(j) < first_row ? v[1] : high;
+      }
+    }
+  }
+
+  // Rounds finish(sum) to T and stores it: row row_of(j) of the tile at out + rows[j] * width, unless rows[j] is
+  // negative; of the tile's columns, `end` exist. A quarter of the sums at a time goes through the staging area, so that
+  // each thread stores 16 bytes at once.
+  template <typename Function>
+  __device__ __forceinline__ void store(const Ring<BlockN, Stages>& ring, unsigned short* out, const int (&rows)[4],
+                                        long long width, int end, const Function& finish) {
+    constexpr int kColumns = BlockN / 2;
+    constexpr int kPitch = Ring<BlockN, Stages>::kPitch;
+    const int lane = threadIdx.x % 32;
+    const Address staging = ring.staging(threadIdx.x / 32 - 4);
+#pragma unroll
+    for (int part = 0; part < 4; ++part) {
+      const int half = part / 2, first = part % 2 * kColumns;
+#pragma unroll
+      for (int i = 0; i < kColumns / 8; i += 2) {
+        const float* v = &values[half][first / 2 + 4 * i];
+        store_matrices(staging + lane % 16 * kPitch + lane / 16 * 16 + 16 * i,
+                       pack<IsBfloat16>(finish(v[0]), finish(v[1])), pack<IsBfloat16>(finish(v[2]), finish(v[3])),
+                       pack<IsBfloat16>(finish(v[4]), finish(v[5])), pack<IsBfloat16>(finish(v[6]), finish(v[7])));
+      }
+      __syncwarp();
+#pragma unroll
+      for (int j = 0; j < 2; ++j) {
+        const int row = rows[2 * half + j];
+#pragma unroll
+        for (int i = 0; i < kColumns / 32; ++i) {
+          const int column = first + 32 * i + lane % 4 * 8;
+          const uint4 words = load_shared(staging + (lane / 4 + 8 * j) * kPitch + 64 * i + lane % 4 * 16);
+          if (row >= 0 && column < end) *reinterpret_cast<uint4*>(out + row * width + column) = words;
+        }
+      }
+      __syncwarp();
     }
   }
 
   // Adds the products of `steps` stages, which are released when they are read; all are done afterwards. `seen`: the
-  // barrier to arrive at once the last stage has been seen full, or 0. FenceCopies: A was copied by copy_16.
-  template <bool FenceCopies>
+  // barrier to arrive at once the last stage has been seen full, or 0.
   __device__ __forceinline__ void add(const Ring<BlockN, Stages>& ring, Position<Stages>& at, int steps, Address seen) {
+#pragma unroll
+    for (int half = 0; half < 2; ++half) {
+#pragma unroll
+      for (int i = 0; i < BlockN / 2; ++i) settle(values[half][i]);
+    }
     const bool speaks = threadIdx.x % 32 == 0;
     int previous = -1;
     for (int step = 0; step < steps; ++step) {
       barrier_wait(ring.full(at.stage), at.parity);
-      if constexpr (FenceCopies) fence_copies_for_products();
       const unsigned long long a = descriptor(ring.a(at.stage), 0);
       const unsigned long long b = descriptor(ring.b(at.stage), kBytesBox);
       products_begin();
@@ -128,6 +195,7 @@ struct Sums {
       previous = at.stage;
       at.next();
     }
+    __syncwarp();  // where there was no step, a thread may still wait for its turn: it must not miss the phase
     if (seen && speaks) barrier_arrive(seen);
     products_wait<0>();
     if (previous >= 0 && speaks) barrier_arrive(ring.empty(previous));
@@ -141,9 +209,5 @@ struct Sums {
            ((address & 0x3ffff) >> 4);
   }
 };
-
-// Where a thread's sums lie: group i of 4 holds columns column_of(i) and the next one of row lane / 4, then of that
-// row plus 8.
-__device__ __forceinline__ int column_of(int i) { return 8 * i + 2 * (threadIdx.x % 4); }
 
 }  // namespace acm

@@ -8,34 +8,42 @@ constexpr int kBlockK = 64;
 
 __device__ __forceinline__ int ceil_div(int a, int b) { return (a + b - 1) / b; }
 
-// The tiles of GEMM 1 that some token needs: learner after learner, in each row after row.
+// The tiles of GEMM 1 that some token needs: row tile after row tile, in each learner after learner. So x is read from
+// memory once, and W1, which is smaller, stays in the cache.
 struct UpTiles {
   const int* reach;
-  int first_row, num_rows, num_learners, columns;
-  int learner = 0, row_tile = 0, column_tile = 0, rows = 0;
+  int first_row, num_rows, columns;
+  int learner = 0, row_tile = 0, column_tile = 0;
+  int rows = 0;  // of the chunk, that run the learner
 
   __device__ UpTiles(const int* reach, int first_row, int num_rows, int num_learners, int columns)
-      : reach(reach), first_row(first_row), num_rows(num_rows), num_learners(num_learners), columns(columns) {
-    rows = rows_of(0);
-  }
+      : reach(reach), first_row(first_row), num_rows(num_rows), columns(columns), learners_(num_learners),
+        end_(row_tiles(num_learners)) {}
 
   // Goes to the tile of this index, which must not be below the last one; false where there is none.
   __device__ __forceinline__ bool advance(int index) {
-    while (index >= before_ + ceil_div(rows, kBlockM) * columns) {
-      before_ += ceil_div(rows, kBlockM) * columns;
-      if (++learner >= num_learners) return false;
-      rows = rows_of(learner);
-      if (rows == 0) return false;  // and no token runs a later learner
+    while (index >= before_ + (end_ - begin_) * learners_ * columns) {
+      before_ += (end_ - begin_) * learners_ * columns;
+      if (--learners_ == 0) return false;
+      begin_ = end_;
+      end_ = row_tiles(learners_);
     }
-    row_tile = (index - before_) / columns;
-    column_tile = (index - before_) % columns;
+    const int of_row = learners_ * columns, place = index - before_;
+    row_tile = begin_ + place / of_row;
+    learner = place % of_row / columns;
+    column_tile = place % columns;
+    rows = rows_of(learner + 1);
     return true;
   }
 
  private:
-  int before_ = 0;  // tiles of the learners before this one
+  int learners_;       // whose row tiles, begin_ to end_, the index lies in: they run that many
+  int begin_ = 0, end_;
+  int before_ = 0;     // tiles of the row tiles before these
 
-  __device__ __forceinline__ int rows_of(int n) const { return min(max(reach[n + 1] - first_row, 0), num_rows); }
+  // Of the chunk, that run n learners or more.
+  __device__ __forceinline__ int rows_of(int n) const { return min(max(reach[n] - first_row, 0), num_rows); }
+  __device__ __forceinline__ int row_tiles(int n) const { return ceil_div(rows_of(n), kBlockM); }
 };
 
 // Learners that the token at a sorted row runs: how many n >= 1 have reach[n] > row. reach never grows with n.
@@ -52,25 +60,16 @@ __device__ __forceinline__ int learners_of_row(const int* reach, int row, int nu
   return low;
 }
 
-// A tile of GEMM 2; there is none of this index where `row` is not below num_rows.
+// A tile of GEMM 2. Those with many learners have the lowest indices.
 struct DownTile {
   int row, column;   // its first; of the chunk
-  int most = 0, fewest = 0;  // learners of its first and its last row
+  int most, fewest;  // learners of its first and its last row
 
-  __device__ DownTile(int index, int columns, const int* reach, int first_row, int num_rows, int num_learners,
-                      int block_n)
-      : row(index / columns * kBlockM), column(index % columns * block_n) {
-    if (row >= num_rows) return;
-    most = learners_of_row(reach, first_row + row, num_learners);
-    fewest = learners_of_row(reach, first_row + min(row + kBlockM, num_rows) - 1, num_learners);
-  }
+  __device__ DownTile(int index, int columns, int block_n, const int* reach, int first_row, int num_rows,
+                      int num_learners)
+      : row(index / columns * kBlockM), column(index % columns * block_n),
+        most(learners_of_row(reach, first_row + row, num_learners)),
+        fewest(learners_of_row(reach, first_row + min(row + kBlockM, num_rows) - 1, num_learners)) {}
 };
-
-// Index of the round-th tile of this block. Tiles are sorted by their work, so every other round goes backwards: the
-// blocks that get more in one round get less in the next.
-__device__ __forceinline__ int balanced_index(int round) {
-  const int blocks = gridDim.x, block = blockIdx.x;
-  return round * blocks + (round % 2 ? blocks - 1 - block : block);
-}
 
 }  // namespace acm

@@ -10,117 +10,120 @@ using UpRing = Ring<ACM_BLOCK_N, ACM_STAGES>;
 using UpPosition = Position<ACM_STAGES>;
 using UpSums = Sums<ACM_BLOCK_N, ACM_STAGES, ACM_BFLOAT16>;
 
-constexpr int kLoaderRegisters = 40;
-constexpr int kMultiplierRegisters = 232;  // 128 x 40 + 256 x 232 of the 65,536 of a multiprocessor
+// Of a multiprocessor's 65,536: 128 x 40 + 256 x 232, or where sums take fewer 128 x 56 + 256 x 224.
+constexpr int kLoaderRegisters = ACM_BLOCK_N > 128 ? 40 : 56;
+constexpr int kMultiplierRegisters = ACM_BLOCK_N > 128 ? 232 : 224;
+
+constexpr int kCopiers = 64;  // threads that copy x; then come a warp for W1 and one that fences
 
 static_assert(UpRing::kBytes == ACM_SHARED_BYTES, "the host would give another amount of shared memory");
 
-// By the 128 threads that load: rows of x through the order, and W1 through its map {h, N, D}.
-__device__ __forceinline__ void load(const UpRing& ring, const TensorMap* w1_map, const unsigned char* x,
-                                     const int* order, UpTiles tiles, int model_dim) {
+// The rows of x of every tile, through the order. Each thread copies 16 bytes of every eighth row.
+__device__ __forceinline__ void copy_x(const UpRing& ring, const unsigned char* x, const int* order, UpTiles tiles,
+                                       int model_dim) {
+  constexpr int kRows = kBlockM * 8 / kCopiers;
   const int thread = threadIdx.x;
   const int chunk = thread % 8;  // of a row's 128 bytes, of 16 bytes
   const int steps = ceil_div(model_dim, kBlockK);
   UpPosition at;
   for (int index = blockIdx.x; tiles.advance(index); index += gridDim.x) {
-    unsigned rows[8];  // where each of this thread's rows of x begins, in units of 16 bytes
+    unsigned rows[kRows];  // where each row of x begins, in units of 16 bytes
 #pragma unroll
-    for (int i = 0; i < 8; ++i) {
-      const int row = min(tiles.row_tile * kBlockM + thread / 8 + 16 * i, tiles.rows - 1);
+    for (int i = 0; i < kRows; ++i) {
+      const int row = min(tiles.row_tile * kBlockM + thread / 8 + kCopiers / 8 * i, tiles.rows - 1);
       rows[i] = static_cast<unsigned>(order[tiles.first_row + row]) * static_cast<unsigned>(model_dim / 8);
     }
     for (int step = 0; step < steps; ++step) {
       barrier_wait(ring.empty(at.stage), at.parity ^ 1);
-      if (thread == 0) {
-        barrier_arrive_expecting(ring.full(at.stage), UpRing::kBytesB);
-        for (int box = 0; box < ACM_BLOCK_N / 64; ++box) {
-          copy_box(ring.b(at.stage) + box * kBytesBox, w1_map, ring.full(at.stage),
-                   tiles.column_tile * ACM_BLOCK_N + 64 * box, tiles.learner, step * kBlockK);
-        }
-      }
       const int column = step * kBlockK + 8 * chunk;
       const bool inside = column < model_dim;
-      const Address to = ring.a(at.stage) + (thread / 8) * 128 + ((chunk ^ (thread / 8 % 8)) << 4);
+      const Address to = ring.a(at.stage) + thread / 8 * 128 + ((chunk ^ (thread / 8 % 8)) << 4);
 #pragma unroll
-      for (int i = 0; i < 8; ++i) {
+      for (int i = 0; i < kRows; ++i) {
         const unsigned from = rows[i] + (inside ? column / 8 : 0);
-        copy_16(to + i * 16 * 128, x + (static_cast<unsigned long long>(from) << 4), inside ? 16 : 0);
+        copy_16(to + i * (kCopiers / 8) * 128, x + (static_cast<unsigned long long>(from) << 4), inside ? 16 : 0);
       }
-      barrier_arrive_after_copies(ring.full(at.stage));
+      barrier_arrive_after_copies(ring.copied(at.stage));
       at.next();
     }
   }
   copies_wait();
 }
 
-// Activation and store of one tile. Rows that do not run the learner are written too; GEMM 2 drops them.
-__device__ __forceinline__ void store(const UpRing& ring, UpSums& sums, const unsigned short* b1,
-                                      unsigned short* hidden, const UpTiles& tiles, int hidden_dim) {
-  constexpr int kChunks = ACM_BLOCK_N / 8;
-  const int lane = threadIdx.x % 32;
-  const int warp = threadIdx.x / 32 - 4;  // among those that multiply
-  const Address staging = ring.staging(warp);
-  const int first_column = tiles.column_tile * ACM_BLOCK_N;
-  const unsigned short* bias = b1 + static_cast<long long>(tiles.learner) * hidden_dim + first_column;
-  const long long width = static_cast<long long>(tiles.num_learners) * hidden_dim;
-  unsigned short* out = hidden + static_cast<long long>(tiles.row_tile * kBlockM + warp % 4 * 16) * width +
-                        static_cast<long long>(tiles.learner) * hidden_dim + first_column;
-#pragma unroll
-  for (int half = 0; half < 2; ++half) {
-#pragma unroll
-    for (int i = 0; i < kChunks; ++i) {
-      const int column = column_of(i);
-      float low = 0.0f, high = 0.0f;
-      if (first_column + column < hidden_dim) {
-        unpack<ACM_BFLOAT16>(__ldg(reinterpret_cast<const unsigned*>(bias + column)), low, high);
+// W1 of every tile through its map {h, N, D}, by one thread.
+__device__ __forceinline__ void copy_w1(const UpRing& ring, const TensorMap* w1_map, UpTiles tiles, int steps) {
+  UpPosition at;
+  for (int index = blockIdx.x; tiles.advance(index); index += gridDim.x) {
+    for (int step = 0; step < steps; ++step) {
+      barrier_wait(ring.empty(at.stage), at.parity ^ 1);
+      barrier_arrive_expecting(ring.full(at.stage), UpRing::kBytesB);
+      for (int box = 0; box < ACM_BLOCK_N / 64; ++box) {
+        copy_box(ring.b(at.stage) + box * kBytesBox, w1_map, ring.full(at.stage),
+                 tiles.column_tile * ACM_BLOCK_N + 64 * box, tiles.learner, step * kBlockK);
       }
-#pragma unroll
-      for (int j = 0; j < 2; ++j) {
-        const float* v = &sums.values[half][4 * i + 2 * j];
-        store_shared(
-            staging + (lane / 4 + 8 * j) * UpRing::kPitch + 2 * column,
-            pack<ACM_BFLOAT16>(activate<ACM_ACTIVATION>(v[0] + low), activate<ACM_ACTIVATION>(v[1] + high)));
-      }
+      at.next();
     }
-    __syncwarp();
-#pragma unroll 4
-    for (int i = lane; i < 16 * kChunks; i += 32) {
-      const int row = i / kChunks, column = i % kChunks * 8;
-      if (first_column + column < hidden_dim) {
-        *reinterpret_cast<uint4*>(out + (half * 64 + row) * width + column) =
-            load_shared(staging + row * UpRing::kPitch + 2 * column);
-      }
+  }
+}
+
+// Lets products read what copy_x wrote, by one warp that does nothing else. The fence is also a wait for all copies and
+// stores that the thread itself has begun: in the copying threads it would undo their head start, and in those that
+// multiply it cost 3 to 5% of the kernel's time.
+__device__ __forceinline__ void fence_x(const UpRing& ring, UpTiles tiles, int steps) {
+  UpPosition at;
+  for (int index = blockIdx.x; tiles.advance(index); index += gridDim.x) {
+    for (int step = 0; step < steps; ++step) {
+      barrier_wait(ring.copied(at.stage), at.parity);
+      fence_copies_for_products();
+      __syncwarp();
+      if (threadIdx.x % 32 == 0) barrier_arrive(ring.full(at.stage));
+      at.next();
     }
-    __syncwarp();
   }
 }
 
 // Grid: at most as many blocks as multiprocessors. hidden: rows of the chunk up to a multiple of 128.
 extern "C" __global__ void __launch_bounds__(kThreads, 1)
     up_hopper(const __grid_constant__ TensorMap w1_map, const unsigned char* x, const int* order, const int* reach,
-              const unsigned short* b1, unsigned short* hidden, int first_row, int num_rows, int model_dim,
-              int hidden_dim, int num_learners) {
+              const unsigned short* b1, int* arrivals, unsigned short* hidden, int first_row, int num_rows,
+              int model_dim, int hidden_dim, int num_learners) {
   const UpRing ring;
-  ring.init(129);  // 128 threads when their copies are done, and the one that expects the bytes of W1
+  ring.init(2, kCopiers);  // full: W1 is expected, x is fenced
+  next_kernel_may_start();
+  wait_for_kernels_before();
+  if (blockIdx.x == 0 && threadIdx.x == 0) *arrivals = 0;  // for GEMM 2
   UpTiles tiles(reach, first_row, num_rows, num_learners, ceil_div(hidden_dim, ACM_BLOCK_N));
+  const int steps = ceil_div(model_dim, kBlockK);
   if (threadIdx.x < 128) {
     registers_release<kLoaderRegisters>();
-    if (threadIdx.x == 0) prefetch_map(&w1_map);
-    load(ring, &w1_map, x, order, tiles, model_dim);
+    const int warp = threadIdx.x / 32;
+    if (warp < kCopiers / 32) {
+      copy_x(ring, x, order, tiles, model_dim);
+    } else if (warp == 3) {
+      fence_x(ring, tiles, steps);
+    } else if (threadIdx.x % 32 == 0) {
+      prefetch_map(&w1_map);
+      copy_w1(ring, &w1_map, tiles, steps);
+    }
   } else {
     registers_take<kMultiplierRegisters>();
-    const int steps = ceil_div(model_dim, kBlockK);
     UpPosition at;
     for (int round = 0; tiles.advance(round * gridDim.x + blockIdx.x); ++round) {
       if (round % 2 != multiplier()) {
         at.skip(steps);
         continue;
       }
-      wait_for_turn(ring, round);
+      const int column = tiles.column_tile * ACM_BLOCK_N;
+      const long long place = static_cast<long long>(tiles.learner) * hidden_dim + column;
       UpSums sums;
-      sums.clear();
-      sums.add<true>(ring, at, steps, ring.turn(1 - multiplier()));
-      store(ring, sums, b1, hidden, tiles, hidden_dim);
+      sums.begin(0, b1 + place, hidden_dim - column);
+      wait_for_turn(ring, round);
+      sums.add(ring, at, steps, ring.turn(1 - multiplier()));
+      int rows[4];  // those that do not run the learner are written too; GEMM 2 drops them
+#pragma unroll
+      for (int j = 0; j < 4; ++j) rows[j] = tiles.row_tile * kBlockM + row_of(j);
+      const long long width = static_cast<long long>(num_learners) * hidden_dim;
+      sums.store(ring, hidden + place, rows, width, hidden_dim - column, activate<ACM_ACTIVATION>);
     }
   }
 }
