@@ -115,7 +115,7 @@ def ptx_and_stack(arch: str, dtype: str, choices: int, vectors: bool, folder: Pa
     import triton
     from triton.backends.compiler import GPUTarget
 
-    from acm_export.plugins.kernels.gate import LAUNCH, constants, gate
+    from acm_export.plugins.kernels.gate import constants, gate, options
 
     values, names = constants(choices, vectors=vectors), gate.arg_names
     types = {"x": f"*{dtype}", "weight": "*fp32", "bias": "*fp32", "logits": "*fp32"}
@@ -125,7 +125,7 @@ def ptx_and_stack(arch: str, dtype: str, choices: int, vectors: bool, folder: Pa
         constexprs={(names.index(name),): value for name, value in values.items()},
         attrs={(names.index(name),): [["tt.divisibility", 16]] for name in aligned},
     )  # fmt: skip
-    built = triton.compile(source, target=GPUTarget("cuda", int(arch[3:]), 32), options=LAUNCH)
+    built = triton.compile(source, target=GPUTarget("cuda", int(arch[3:]), 32), options=options(choices))
     cubin = folder / f"{arch}-{dtype}-{choices}-{vectors}.cubin"
     cubin.write_bytes(built.asm["cubin"])
     return built.asm["ptx"], stack_bytes(cubin)

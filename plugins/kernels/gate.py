@@ -3,9 +3,8 @@
 PyTorch would cast x to float32 in memory first and then read it twice as wide. This kernel reads x once: every thread
 widens its own values and keeps a running sum for each token and choice; the threads of a token add up at the end.
 
-Measured on an H100 (25,216 tokens, D = 768, C = 5, bfloat16): cast and linear map in PyTorch take 113 µs, a prototype
-of this kernel 33 µs. For every choice and step, the prototype passed weights through shared memory and added up across
-threads. This version does neither inside its loop; it is not measured yet.
+Measured on an H100 (25,216 tokens, D = 768, C = 5, bfloat16): cast and linear map in PyTorch take 114 µs, this kernel
+21 (docs/kernels.md, "The gate").
 """
 
 from __future__ import annotations
@@ -21,8 +20,7 @@ if TYPE_CHECKING:
 MOST_CHOICES = 9
 """Choices that one block scores: with more, sums no longer fit in registers. More choices take more blocks."""
 
-LAUNCH = {"num_warps": 4, "maxnreg": 144, "enable_fp_fusion": True}
-"""Without a limit on registers, ptxas aims at fewer of them and spills with some numbers of choices."""
+_WARPS = 4
 
 _VECTORS = {"BLOCK": 32, "PIECES": 8, "VECTOR": 8}
 """Rows of x start at multiples of 16 bytes: a thread loads 8 values at once. A step is 64 values of a row, fewer than
@@ -85,6 +83,17 @@ def constants(num_choices: int, *, vectors: bool) -> dict[str, int]:
     return {**(_VECTORS if vectors else _SINGLE_VALUES), "CHOICES": triton.cdiv(num_choices, groups)}
 
 
+def options(num_choices: int) -> dict[str, int | bool]:
+    """How a kernel for this many choices is compiled.
+
+    Without a limit on registers, ptxas aims at fewer of them and spills with some numbers of choices. With at most 80,
+    six blocks run on a multiprocessor at once: 25,216 tokens are 788 blocks, one wave on an H100's 132. More than five
+    choices would spill with so few on some architectures.
+    """
+    choices = constants(num_choices, vectors=True)["CHOICES"]
+    return {"num_warps": _WARPS, "maxnreg": 80 if choices <= 5 else 144, "enable_fp_fusion": True}
+
+
 def launch(x: torch.Tensor, weight: torch.Tensor, bias: torch.Tensor, logits: torch.Tensor) -> None:
     """Fill the logits of at least one token.
 
@@ -97,4 +106,4 @@ def launch(x: torch.Tensor, weight: torch.Tensor, bias: torch.Tensor, logits: to
     (tokens, model_dim), choices = x.shape, len(bias)
     blocks = constants(choices, vectors=model_dim % 16 == 0 and x.data_ptr() % 16 == 0)
     grid = triton.cdiv(tokens, blocks["BLOCK"]) * triton.cdiv(choices, blocks["CHOICES"])
-    gate[(grid,)](x, weight, bias, logits, tokens, model_dim, choices, **blocks, **LAUNCH)
+    gate[(grid,)](x, weight, bias, logits, tokens, model_dim, choices, **blocks, **options(choices))
