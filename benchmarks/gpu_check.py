@@ -50,45 +50,19 @@ def correctness(options: argparse.Namespace) -> list[Step]:
     return [
         Step("compile kernels of the smoke test", python("warm_kernels.py", "smoke"), 0.3),
         Step("smoke test", python("gpu_smoke.py", *result_options(options)), 0.4),
-        native_frames(),
         Step("tests on the GPU", gpu_tests()),
     ]
 
 
-def native_frames() -> Step:
-    """One call of the plugin's core in cuda-gdb, which prints the C++ frames where it crashes.
-
-    An unfinished state of the plugin ended in segmentation faults below acm_layer_prepare on an H100. pytest prints
-    the Python frames only; this step can go once the reason is known or the tests pass.
-    """
-    debugger = shutil.which("cuda-gdb", path=SEARCH_PATH) or ""
-    missing = "" if debugger else "cuda-gdb is neither on the PATH nor in /usr/local/cuda/bin"
-    test = (
-        "pytest", "-q", "-x", "-m", "gpu", "-p", "no:cacheprovider", "-p", "no:xdist", "tests/test_gpu_plugin.py",
-        "-k", "core_computes and 197",
-    )  # fmt: skip
-    command = (
-        debugger,
-        "-batch",
-        "-return-child-result",
-        "-ex",
-        "run",
-        "-ex",
-        "bt 20",
-        "-ex",
-        "info registers rip",
-        "--args",
-        sys.executable,
-    )
-    return Step("native frames of the plugin's core", (*command, "-m", *test), 0.25, missing)
-
-
 def gpu_tests() -> tuple[str, ...]:
-    """Run pytest on the files with tests that need a GPU, in several processes where pytest-xdist is installed."""
+    """Run pytest on the files with tests that need a GPU, in several processes where pytest-xdist is installed.
+
+    With -v a failed test is named at once, so also in a run that is cut off.
+    """
     marked = [str(path) for path in sorted(ROOT.glob("tests/test_*.py")) if "pytest.mark.gpu" in path.read_text()]
     processes = str(min(_TEST_PROCESSES, os.cpu_count() or 1))
     parallel = ["-n", processes] if find_spec("xdist") else []
-    return (sys.executable, "-m", "pytest", "-q", "-m", "gpu", "-rs", "-p", "no:cacheprovider", *parallel, *marked)
+    return (sys.executable, "-m", "pytest", "-v", "-m", "gpu", "-rs", "-p", "no:cacheprovider", *parallel, *marked)
 
 
 def figures(options: argparse.Namespace) -> list[Step]:
