@@ -33,7 +33,7 @@ _WARPS = 8
 """Warps that multiply."""
 
 _SLOTS = 4
-"""Of the queue of tiles."""
+"""Slots of the queue of tiles."""
 
 
 @dataclass(frozen=True)

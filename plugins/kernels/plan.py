@@ -92,9 +92,9 @@ class Problem:
 
     @property
     def arrivals(self) -> int:
-        """Most tiles of GEMM 2 where K is split."""
+        """Most tiles of GEMM 2 where K is split, and at least one."""
         tokens = min(self.tokens, PARTIAL_LIMIT // (4 * self.model_dim))
-        return cdiv(tokens, _LEAST_ROWS) * cdiv(self.model_dim, _LEAST_COLUMNS)
+        return max(cdiv(tokens, _LEAST_ROWS) * cdiv(self.model_dim, _LEAST_COLUMNS), 1)
 
     def splits(self, split: int) -> bool:
         """Whether K is split: asked for, all tokens in one chunk, and the partial sums fit."""
@@ -141,7 +141,8 @@ class Workspace:
         reach: int32 ``[N + 1]``.
         order: int32 ``[tokens]``.
         histograms: int32 ``[blocks, C]``, with room for the blocks of every smaller call.
-        arrivals: int32 ``[tiles]``: pieces of each tile of GEMM 2 that are done, where K is split.
+        arrivals: int32 ``[tiles]``: pieces of each tile of GEMM 2 that are done, where K is split. The kernels in
+            CUDA count in the first element which tiles are taken.
         hidden: T ``[chunk rows, N * padded h]``.
         partial: float32 ``[N * slices, tokens, D]``.
         size: Bytes in all.

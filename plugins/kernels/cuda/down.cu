@@ -15,10 +15,13 @@ constexpr int kMultiplierRegisters = 232;  // 128 x 40 + 256 x 232 of the 65,536
 static_assert(DownRing::kBytes == ACM_SHARED_BYTES, "the host would give another amount of shared memory");
 
 // By one thread: hidden values through their map {h, N, rows} and W2 through {D, h, N}, learners from the last to the
-// first.
-__device__ __forceinline__ void load(const DownRing& ring, const TensorMap* hidden_map, const TensorMap* w2_map,
-                                     const DownTile& tile, int steps, DownPosition& at) {
+// first. Returns how many tiles the other blocks and this one had taken when the last learner came: its copies hide the
+// time that the answer takes.
+__device__ __forceinline__ int load(const DownRing& ring, const TensorMap* hidden_map, const TensorMap* w2_map,
+                                    const DownTile& tile, int steps, int* arrivals, DownPosition& at) {
+  int taken = tile.most == 0 ? atomicAdd(arrivals, 1) : 0;
   for (int learner = tile.most - 1; learner >= 0; --learner) {
+    if (learner == 0) taken = atomicAdd(arrivals, 1);
     for (int step = 0; step < steps; ++step) {
       barrier_wait(ring.empty(at.stage), at.parity ^ 1);
       const Address full = ring.full(at.stage);
@@ -30,35 +33,36 @@ __device__ __forceinline__ void load(const DownRing& ring, const TensorMap* hidd
       at.next();
     }
   }
+  return taken;
 }
 
-// Puts the number of a tile into the queue; by the thread that loads.
+// Puts the index of a tile into the queue; by the thread that loads.
 __device__ __forceinline__ void fill_slot(const DownRing& ring, Position<kSlots>& queue, int index) {
   barrier_wait(ring.taken(queue.stage), queue.parity ^ 1);
-  store_shared(ring.number(queue.stage), index);
+  store_shared(ring.tile_index(queue.stage), index);
   barrier_arrive(ring.filled(queue.stage));
   queue.next();
 }
 
-// Takes the next number from the queue; by the threads that multiply.
+// Takes the next index from the queue; by the threads that multiply.
 __device__ __forceinline__ int take_slot(const DownRing& ring, Position<kSlots>& queue) {
   barrier_wait(ring.filled(queue.stage), queue.parity);
-  const int index = load_shared_int(ring.number(queue.stage));
+  const int index = load_shared_int(ring.tile_index(queue.stage));
   __syncwarp();
   if (threadIdx.x % 32 == 0) barrier_arrive(ring.taken(queue.stage));
   queue.next();
   return index;
 }
 
-// Grid: at most as many blocks as multiprocessors. A block that is done with a tile takes the next one, so those with
-// many learners, which come first, are begun early and the others fill what is left. arrivals[0], which `up` sets to 0,
-// counts the tiles taken after each block's first.
+// Grid: at most as many blocks as multiprocessors. A block that is about to be done with a tile takes the next one, so
+// those with many learners, which come first, are begun early and the others fill what is left. arrivals[0], which `up`
+// sets to 0, counts the tiles taken after each block's first.
 extern "C" __global__ void __launch_bounds__(kThreads, 1)
     down_hopper(const __grid_constant__ TensorMap hidden_map, const __grid_constant__ TensorMap w2_map,
                 const int* order, const int* reach, const unsigned short* b2, int* arrivals, unsigned short* y,
                 int first_row, int num_rows, int model_dim, int hidden_dim, int num_learners) {
   const DownRing ring;
-  ring.init(1, 1);
+  ring.init(1);
   next_kernel_may_start();
   wait_for_kernels_before();
   const int steps = ceil_div(hidden_dim, kBlockK);  // of one learner
@@ -76,19 +80,17 @@ extern "C" __global__ void __launch_bounds__(kThreads, 1)
       prefetch_map(&w2_map);
       int index = blockIdx.x;
       while (index < tiles) {
-        const int next = gridDim.x + atomicAdd(arrivals, 1);
         fill_slot(ring, queue, index);
-        load(ring, &hidden_map, &w2_map, tile_of(index), steps, at);
-        index = next;
+        index = gridDim.x + load(ring, &hidden_map, &w2_map, tile_of(index), steps, arrivals, at);
       }
       fill_slot(ring, queue, index);
     }
   } else {
     registers_take<kMultiplierRegisters>();
     int index;
-    for (int turn = 0; (index = take_slot(ring, queue)) < tiles; ++turn) {
+    for (int round = 0; (index = take_slot(ring, queue)) < tiles; ++round) {
       const DownTile tile = tile_of(index);
-      if (turn % 2 != multiplier()) {
+      if (round % 2 != multiplier()) {
         at.skip(tile.most * steps);
         continue;
       }
@@ -101,7 +103,7 @@ extern "C" __global__ void __launch_bounds__(kThreads, 1)
       const auto bias_of = [&](int count) { return b2 + static_cast<long long>(count) * model_dim + tile.column; };
       DownSums sums;
       sums.begin(0, bias_of(tile.most), model_dim - tile.column);
-      wait_for_turn(ring, turn);
+      wait_for_turn(ring, round);
       // First the learners that only some of the rows run, one at a time; then, in one go, those that all rows run.
       // After each, rows that do not run it begin again: 0 times a weight is NaN where the weight is not finite.
       for (int learner = tile.most;; --learner) {

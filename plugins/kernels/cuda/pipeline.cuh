@@ -49,13 +49,13 @@ struct Ring {
   __device__ __forceinline__ Address copied(int stage) const { return full(2 * Stages + stage); }
   __device__ __forceinline__ Address turn(int warpgroup) const { return full(3 * Stages + warpgroup); }
 
-  // The queue of tiles: slots are filled with the number of a tile, and taken by each warp that multiplies.
+  // The queue of tiles: slots are filled with the index of a tile, and taken by each warp that multiplies.
   __device__ __forceinline__ Address filled(int slot) const { return turn(2 + slot); }
   __device__ __forceinline__ Address taken(int slot) const { return filled(kSlots + slot); }
-  __device__ __forceinline__ Address number(int slot) const { return filled(2 * kSlots + slot); }
+  __device__ __forceinline__ Address tile_index(int slot) const { return filled(2 * kSlots + slot); }
 
   // By all threads of the block. How many arrivals make a stage full, and make it copied.
-  __device__ __forceinline__ void init(int for_full, int for_copied) const {
+  __device__ __forceinline__ void init(int for_full, int for_copied = 1) const {
     if (threadIdx.x == 0) {
       for (int stage = 0; stage < Stages; ++stage) {
         barrier_init(full(stage), for_full);
@@ -116,8 +116,8 @@ template <int BlockN, int Stages, bool IsBfloat16>
 struct Sums {
   float values[2][BlockN / 2];
 
-  // Begins the sums of the rows from `first_row` of the tile on with a bias, given from the tile's first column on, of
-  // which `end` exist.
+  // Sets the sums of the tile's rows from `first_row` on to the bias. `bias` points at the tile's first column; `end`
+  // columns exist.
   __device__ __forceinline__ void begin(int first_row, const unsigned short* bias, int end) {
 #pragma unroll
     for (int i = 0; i < BlockN / 8; ++i) {
@@ -175,7 +175,7 @@ struct Sums {
 #pragma unroll
       for (int i = 0; i < BlockN / 2; ++i) settle(values[half][i]);
     }
-    const bool speaks = threadIdx.x % 32 == 0;
+    const bool first_lane = threadIdx.x % 32 == 0;
     int previous = -1;
     for (int step = 0; step < steps; ++step) {
       barrier_wait(ring.full(at.stage), at.parity);
@@ -190,15 +190,15 @@ struct Sums {
       products_commit();
       if (previous >= 0) {
         products_wait<1>();
-        if (speaks) barrier_arrive(ring.empty(previous));
+        if (first_lane) barrier_arrive(ring.empty(previous));
       }
       previous = at.stage;
       at.next();
     }
     __syncwarp();  // where there was no step, a thread may still wait for its turn: it must not miss the phase
-    if (seen && speaks) barrier_arrive(seen);
+    if (seen && first_lane) barrier_arrive(seen);
     products_wait<0>();
-    if (previous >= 0 && speaks) barrier_arrive(ring.empty(previous));
+    if (previous >= 0 && first_lane) barrier_arrive(ring.empty(previous));
   }
 
  private:

@@ -14,7 +14,7 @@ using UpSums = Sums<ACM_BLOCK_N, ACM_STAGES, ACM_BFLOAT16>;
 constexpr int kLoaderRegisters = ACM_BLOCK_N > 128 ? 40 : 56;
 constexpr int kMultiplierRegisters = ACM_BLOCK_N > 128 ? 232 : 224;
 
-constexpr int kCopiers = 64;  // threads that copy x; then come a warp for W1 and one that fences
+constexpr int kCopiers = 64;  // threads that copy x: two warps; of the next two, one thread each copies W1 and fences
 
 static_assert(UpRing::kBytes == ACM_SHARED_BYTES, "the host would give another amount of shared memory");
 
@@ -66,17 +66,17 @@ __device__ __forceinline__ void copy_w1(const UpRing& ring, const TensorMap* w1_
   }
 }
 
-// Lets products read what copy_x wrote, by one warp that does nothing else. The fence is also a wait for all copies and
-// stores that the thread itself has begun: in the copying threads it would undo their head start, and in those that
-// multiply it cost 3 to 5% of the kernel's time.
+// Lets products read what copy_x wrote, by one thread that does nothing else. It relies on order being passed on: the
+// copies complete before `copied` ends, the fence comes between `copied` and `full`, and products begin after `full`. The
+// fence is also a wait for all copies and stores that its own thread has begun: in the copying threads it would undo their
+// head start, and in those that multiply it cost 3 to 5% of the kernel's time.
 __device__ __forceinline__ void fence_x(const UpRing& ring, UpTiles tiles, int steps) {
   UpPosition at;
   for (int index = blockIdx.x; tiles.advance(index); index += gridDim.x) {
     for (int step = 0; step < steps; ++step) {
       barrier_wait(ring.copied(at.stage), at.parity);
       fence_copies_for_products();
-      __syncwarp();
-      if (threadIdx.x % 32 == 0) barrier_arrive(ring.full(at.stage));
+      barrier_arrive(ring.full(at.stage));
       at.next();
     }
   }
@@ -99,11 +99,11 @@ extern "C" __global__ void __launch_bounds__(kThreads, 1)
     const int warp = threadIdx.x / 32;
     if (warp < kCopiers / 32) {
       copy_x(ring, x, order, tiles, model_dim);
-    } else if (warp == 3) {
-      fence_x(ring, tiles, steps);
-    } else if (threadIdx.x % 32 == 0) {
+    } else if (threadIdx.x == 64) {
       prefetch_map(&w1_map);
       copy_w1(ring, &w1_map, tiles, steps);
+    } else if (threadIdx.x == 96) {
+      fence_x(ring, tiles, steps);
     }
   } else {
     registers_take<kMultiplierRegisters>();

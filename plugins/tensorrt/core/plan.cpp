@@ -71,7 +71,8 @@ std::int64_t Problem::partial_bytes() const {
 
 std::int64_t Problem::arrivals() const {
   const std::int64_t most_tokens = std::min(tokens, kPartialLimit / kFloatBytes / model_dim);
-  return checked_multiply(ceil_div(most_tokens, kLeastRows), ceil_div(model_dim, kLeastColumns));
+  return std::max<std::int64_t>(
+      checked_multiply(ceil_div(most_tokens, kLeastRows), ceil_div(model_dim, kLeastColumns)), 1);
 }
 
 bool Problem::splits(std::int64_t split) const {

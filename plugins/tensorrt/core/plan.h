@@ -29,7 +29,7 @@ struct Problem {
   std::int64_t chunk_rows() const;
   std::int64_t partial_bytes() const;
 
-  // Most tiles of GEMM 2 where K is split, whatever their sizes.
+  // Most tiles of GEMM 2 where K is split, whatever their sizes; at least one.
   std::int64_t arrivals() const;
 
   // Whether K is cut into `split` slices in each learner: the partial sums fit and all tokens are one chunk.
@@ -41,7 +41,7 @@ struct Routing {
   std::int64_t block;       // tokens that a block handles at a time; as many are routed in one launch
   std::int64_t choices;     // C, rounded up to a size that kernels exist for
   std::int64_t num_pieces;  // how many times `block` consecutive tokens each block handles
-  std::int64_t num_blocks;  // at most 512
+  std::int64_t num_blocks;  // at most kMaxRoutingBlocks (plan.cpp)
 };
 
 Routing routing(const Problem& problem);
@@ -51,7 +51,8 @@ struct Workspace {
   std::int64_t reach;       // int32 [N + 1]
   std::int64_t order;       // int32 [tokens]
   std::int64_t histograms;  // int32 [blocks, C], with room for the blocks of every smaller call
-  std::int64_t arrivals;    // int32 [tiles]: of each tile, the blocks that have stored their pieces
+  std::int64_t arrivals;    // int32 [tiles]: of each tile, the blocks that have stored their pieces; in CUDA, the
+                            // first counts the tiles of GEMM 2 that are taken
   std::int64_t hidden;      // T [chunk rows, N * padded h]
   std::int64_t partial;     // float32 [N * slices, tokens, D]
   std::int64_t size;
