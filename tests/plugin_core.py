@@ -228,6 +228,7 @@ class Driver:
         self._c.fake_device(*capability, int(integrated))
         self.context(0x1000, 1)
         self.fail_launches(0)
+        self.version(13000)
         self._c.fake_forget_launches()
 
     def context(self, address: int, number: int) -> None:
@@ -235,6 +236,15 @@ class Driver:
 
     def fail_launches(self, code: int) -> None:
         self._c.fake_fail_launches(code)
+
+    def version(self, number: int) -> None:
+        """Of the driver: 12030 for CUDA 12.3."""
+        self._c.fake_driver_version(number)
+
+    @property
+    def num_overlapping(self) -> int:
+        """Launches since the last call of :meth:`launches` that may start before the kernel ahead of them ends."""
+        return int(self._c.fake_num_overlapping())
 
     @property
     def num_modules(self) -> int:

@@ -49,6 +49,8 @@ int compute_major = 9, compute_minor = 0, integrated = 0;
 void* context = reinterpret_cast<void*>(0x1000);
 std::uint64_t context_id = 1;
 int failing_launch = 0;
+int driver_version = 13000;
+int overlapping_launches = 0;
 std::deque<Module> loaded;
 std::deque<Function> functions;
 std::vector<Launch> launches;
@@ -67,9 +69,14 @@ EXPORT void fake_context(std::uint64_t address, std::uint64_t id) {
 }
 
 EXPORT void fake_fail_launches(int code) { failing_launch = code; }
+EXPORT void fake_driver_version(int version) { driver_version = version; }
+EXPORT int fake_num_overlapping() { return overlapping_launches; }
 EXPORT int fake_num_modules() { return static_cast<int>(loaded.size()); }
 EXPORT int fake_num_launches() { return static_cast<int>(launches.size()); }
-EXPORT void fake_forget_launches() { launches.clear(); }
+EXPORT void fake_forget_launches() {
+  launches.clear();
+  overlapping_launches = 0;
+}
 
 // out: grid x, grid y, block, dynamic shared memory, stream, number of words, then the arguments: 16 words for a
 // tensor map, one for another.
@@ -87,6 +94,11 @@ EXPORT const char* fake_launch(int index, std::uint64_t* out) {
 
 EXPORT int cuGetErrorName(int, const char** name) {
   *name = "CUDA_ERROR_FAKE";
+  return 0;
+}
+
+EXPORT int cuDriverGetVersion(int* version) {
+  *version = driver_version;
   return 0;
 }
 
@@ -240,6 +252,10 @@ EXPORT int cuLaunchKernelEx(const LaunchConfig* config, void* function, void** a
     if (config->attributes[i].id != kProgrammaticStreamSerialization || config->attributes[i].value != 1) {
       return 1;
     }
+    if (driver_version < 12030) {
+      return 801;  // CUDA_ERROR_NOT_SUPPORTED
+    }
+    ++overlapping_launches;
   }
   const unsigned(&grid)[3] = config->grid;
   const unsigned(&block)[3] = config->block;

@@ -2,7 +2,12 @@
 
 from __future__ import annotations
 
+import ctypes
+import shutil
+import subprocess
 from dataclasses import replace
+from importlib.util import find_spec
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import pytest
@@ -13,14 +18,13 @@ from plugin_core import Driver, EncodedMap
 from acm_export.errors import KernelError
 from acm_export.op.signature import ACTIVATIONS
 from acm_export.plugins.kernels import hopper
+from acm_export.plugins.kernels import packed as packed_module
 from acm_export.plugins.kernels.pack import Pack, read_pack
 from acm_export.plugins.kernels.packed import PackedKernels
 from acm_export.plugins.kernels.plan import Problem
 from acm_export.plugins.kernels.tiles import entries
 
 if TYPE_CHECKING:
-    from pathlib import Path
-
     from plugin_core import Launch
 
 pytest_plugins = ["plugin_fixtures"]
@@ -133,6 +137,36 @@ def test_each_activation_has_a_kernel_that_is_loaded_once(packed: PackedKernels,
             call.run(packed, activation)
     assert [launch.kernel.activation for launch in call.launches(gpu)[::2]] == list(ACTIVATIONS) * 2
     assert gpu.num_modules - before == len(ACTIVATIONS) + 1
+
+
+def test_structures_are_laid_out_as_in_the_header_of_cuda(tmp_path: Path) -> None:
+    triton = find_spec("triton")
+    compiler = shutil.which("cc")
+    if triton is None or triton.origin is None or compiler is None:
+        pytest.skip("needs a C compiler and Triton, which brings cuda.h")
+    names = {"grid": "gridDimX", "block": "blockDimX", "shared_bytes": "sharedMemBytes", "stream": "hStream",
+             "attributes": "attrs", "num_attributes": "numAttrs"}  # fmt: skip
+    asked = [f"sizeof({name})" for name in ("CUlaunchAttribute", "CUlaunchConfig")]
+    asked += ["offsetof(CUlaunchAttribute, value)", *(f"offsetof(CUlaunchConfig, {name})" for name in names.values())]
+    source, program = tmp_path / "layout.c", tmp_path / "layout"
+    prints = "".join(f'printf("%zu\\n", (size_t){what});' for what in asked)
+    source.write_text(f"#include <cuda.h>\n#include <stddef.h>\n#include <stdio.h>\nint main(void) {{{prints}}}\n")
+    include = Path(triton.origin).parent / "backends" / "nvidia" / "include"
+    subprocess.run([compiler, f"-I{include}", str(source), "-o", str(program)], check=True)
+    found = subprocess.run([str(program)], check=True, capture_output=True, text=True).stdout.split()
+    attribute, config = packed_module._LaunchAttribute, packed_module._LaunchConfig
+    ours = [ctypes.sizeof(attribute), ctypes.sizeof(config), attribute.value.offset]
+    assert [int(number) for number in found] == [*ours, *(getattr(config, name).offset for name in names)]
+
+
+@pytest.mark.parametrize(("version", "number"), [(12020, 0), (12030, 2)])
+def test_launches_overlap_where_the_driver_can_capture_that(
+    pack: Pack, stand_in_driver: Path, gpu: Driver, version: int, number: int
+) -> None:
+    gpu.version(version)
+    Call(FOR_CUDA[0]).run(PackedKernels(pack, "sm_90", MULTIPROCESSORS, library=str(stand_in_driver)))
+    assert gpu.num_overlapping == number
+    assert len(gpu.launches(lambda address: ("", address))) == 2
 
 
 def test_a_kernel_that_the_pack_lacks_is_named(pack: Pack, stand_in_driver: Path, gpu: Driver) -> None:

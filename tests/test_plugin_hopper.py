@@ -58,12 +58,13 @@ def test_launches_of_kernels_in_cuda_agree(
     assert {name for name, *_ in recorded} <= {"count_tokens", "place_tokens"}
 
     assert core.layer(case).enqueue(case.tensors()), core.error
-    ours = driver.launches()
+    num_overlapping, ours = driver.num_overlapping, driver.launches()
     assert [run.kernel.kernel for run in ours[: len(recorded)]] == [name for name, *_ in recorded]
     assert ours[len(recorded) :] == expected
     assert next(run for run in ours if run.kernel.kernel == "place_tokens").arguments["num_arrivals"] == 0
     chunks = len(list(case.problem.chunks()))
     assert [run.kernel.kernel for run in expected] == [hopper.UP, hopper.DOWN] * chunks
+    assert num_overlapping == 2 * chunks
 
 
 @pytest.mark.parametrize("dtype", ["float16", "bfloat16"])

@@ -38,6 +38,9 @@ _SWIZZLE_128_BYTES, _PROMOTE_TO_256_BYTES = 3, 3
 _MAP_BYTES, _MAP_ALIGNMENT = 128, 64
 _PROGRAMMATIC_STREAM_SERIALIZATION = 6
 
+_OVERLAP_FROM = 12030
+"""First version of the driver (CUDA 12.3) that can capture an overlapping launch in a graph."""
+
 
 class _LaunchAttribute(Structure):
     """``CUlaunchAttribute`` with a value that is one integer."""
@@ -93,6 +96,9 @@ class PackedKernels:
             raise KernelError(f"no CUDA driver was found: {error}", "acm-export doctor says what is missing") from error
         if not hasattr(self._cuda, "cuTensorMapEncodeTiled"):
             raise KernelError("the CUDA driver has no cuTensorMapEncodeTiled", "install a driver for CUDA 12 or later")
+        version = c_int()
+        self._call("cuDriverGetVersion", byref(version))
+        self._overlaps = version.value >= _OVERLAP_FROM
         self._pack = pack
         self._rows: dict[Key, Kernel] = {kernel.key: kernel for kernel in pack.kernels if kernel.arch == arch}
         self._functions: dict[Key, c_void_p] = {}
@@ -147,7 +153,9 @@ class PackedKernels:
     def _launch(self, key: Key, grid: int, addresses: Sequence[int], stream: int) -> None:
         function, row = self._function(key), self._rows[key]
         arguments = (c_void_p * len(addresses))(*addresses)
-        config = _LaunchConfig((grid, 1, 1), (row.threads, 1, 1), row.shared_bytes, stream, pointer(_OVERLAPPING), 1)
+        config = _LaunchConfig(
+            (grid, 1, 1), (row.threads, 1, 1), row.shared_bytes, stream, pointer(_OVERLAPPING), int(self._overlaps)
+        )  # fmt: skip
         self._call("cuLaunchKernelEx", byref(config), function, arguments, c_void_p())
 
     def _function(self, key: Key) -> c_void_p:

@@ -2,7 +2,7 @@
 
 namespace acm {
 
-void Arguments::launch(const LoadedKernel& loaded, Grid grid, Stream stream) {
+void Arguments::launch(const LoadedKernel& loaded, Grid grid, Stream stream, Start start) {
   const Kernel& kernel = *loaded.kernel;
   void* no_scratch = nullptr;
   std::array<void*, kCount + 2> values;
@@ -12,7 +12,8 @@ void Arguments::launch(const LoadedKernel& loaded, Grid grid, Stream stream) {
   }
   values[count++] = &no_scratch;  // Triton's global scratch
   values[count++] = &no_scratch;  // and that of its profiler; kernels in CUDA have neither, and ignore them
-  driver().launch(loaded.function, grid, kernel.threads, kernel.shared_bytes, stream, values.data());
+  driver().launch(loaded.function, grid, kernel.threads, kernel.shared_bytes, stream, values.data(),
+                  start);
 }
 
 }  // namespace acm

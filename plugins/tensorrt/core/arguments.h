@@ -21,7 +21,7 @@ class Arguments {
 
   void set(Argument argument, const EncodedTensorMap& map) { maps_[map_index(argument)] = map; }
 
-  void launch(const LoadedKernel& loaded, Grid grid, Stream stream);
+  void launch(const LoadedKernel& loaded, Grid grid, Stream stream, Start start = Start::in_turn);
 
  private:
   static constexpr std::size_t kCount = static_cast<std::size_t>(Argument::kCount);

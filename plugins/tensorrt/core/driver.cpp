@@ -15,6 +15,8 @@ constexpr int kNoInterleave = 0;           // CU_TENSOR_MAP_INTERLEAVE_NONE
 constexpr int kSwizzle128Bytes = 3;        // CU_TENSOR_MAP_SWIZZLE_128B
 constexpr int kPromoteTo256Bytes = 3;      // CU_TENSOR_MAP_L2_PROMOTION_L2_256B
 constexpr int kFillWithZeros = 0;          // CU_TENSOR_MAP_FLOAT_OOB_FILL_NONE
+constexpr int kEarlyStart = 6;             // CU_LAUNCH_ATTRIBUTE_PROGRAMMATIC_STREAM_SERIALIZATION
+constexpr int kEarlyStartFrom = 12030;     // version of the driver from which on graphs can hold such launches
 constexpr std::int32_t kSharedWithoutOptIn = 48 << 10;
 
 const char* last_dl_error() {
@@ -35,7 +37,26 @@ void find_required(void* library, const char* name, F& entry_point) {
   }
 }
 
+// CUlaunchAttribute, with a value that is one integer.
+struct LaunchAttribute {
+  int id;
+  char padding[4];
+  int value;
+  char unused[60];
+};
+
 }  // namespace
+
+// CUlaunchConfig.
+struct LaunchConfig {
+  unsigned grid[3];
+  unsigned block[3];
+  unsigned shared_bytes;
+  Stream stream;
+  const LaunchAttribute* attributes;
+  unsigned num_attributes;
+};
+static_assert(sizeof(LaunchConfig) == 56 && sizeof(LaunchAttribute) == 72, "laid out as in cuda.h");
 
 Driver::Driver(const char* library) {
   void* handle = dlopen(library, RTLD_NOW | RTLD_LOCAL);
@@ -52,6 +73,14 @@ Driver::Driver(const char* library) {
   find_required(handle, "cuFuncSetAttribute", set_attribute_);
   find_required(handle, "cuLaunchKernel", launch_);
   find(handle, "cuTensorMapEncodeTiled", encode_tiled_);
+  Result (*get_version)(int*);
+  find_required(handle, "cuDriverGetVersion", get_version);
+  find(handle, "cuLaunchKernelEx", launch_with_);
+  int version = 0;
+  require(get_version(&version), "cuDriverGetVersion");
+  if (version < kEarlyStartFrom) {
+    launch_with_ = nullptr;
+  }
 }
 
 Device Driver::current_device() const {
@@ -104,10 +133,19 @@ Function Driver::get_function(Module module, const char* symbol, std::int32_t sh
 }
 
 void Driver::launch(Function function, Grid grid, std::int32_t threads, std::int32_t shared_bytes,
-                    Stream stream, void** arguments) const {
-  const Result result = launch_(function, static_cast<unsigned>(grid.x), static_cast<unsigned>(grid.y), 1,
-                                static_cast<unsigned>(threads), 1, 1, static_cast<unsigned>(shared_bytes),
-                                stream, arguments, nullptr);
+                    Stream stream, void** arguments, Start start) const {
+  const auto x = static_cast<unsigned>(grid.x);
+  const auto y = static_cast<unsigned>(grid.y);
+  const auto block = static_cast<unsigned>(threads);
+  const auto shared = static_cast<unsigned>(shared_bytes);
+  Result result;
+  if (start == Start::early && launch_with_) {
+    const LaunchAttribute early = {kEarlyStart, {}, 1, {}};
+    const LaunchConfig config = {{x, y, 1}, {block, 1, 1}, shared, stream, &early, 1};
+    result = launch_with_(&config, function, arguments, nullptr);
+  } else {
+    result = launch_(function, x, y, 1, block, 1, 1, shared, stream, arguments, nullptr);
+  }
   require(result, "cuLaunchKernel with ", grid.x, " x ", grid.y, " blocks of ", threads, " threads");
 }
 

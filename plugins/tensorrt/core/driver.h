@@ -22,6 +22,10 @@ struct Grid {
   std::int64_t y = 1;
 };
 
+// When a kernel starts: after those ahead of it in the stream, or as soon as they leave room (programmatic dependent
+// launch). Only kernels that wait for the others' results themselves may start early.
+enum class Start { in_turn, early };
+
 // The CUDA context that is current on the calling thread, and its device.
 struct Device {
   Context context = nullptr;
@@ -47,6 +51,8 @@ struct alignas(64) EncodedTensorMap {
 // Values of CUtensorMapDataType.
 enum class MapType : int { float16 = 6, bfloat16 = 9 };
 
+struct LaunchConfig;
+
 class Driver {
  public:
   // Throws where the library or one of its entry points is missing.
@@ -64,8 +70,10 @@ class Driver {
 
   Module load_module(const void* cubin) const;
   Function get_function(Module module, const char* symbol, std::int32_t shared_bytes) const;
+
+  // A driver that cannot capture an early start in a graph starts every kernel in turn.
   void launch(Function function, Grid grid, std::int32_t threads, std::int32_t shared_bytes, Stream stream,
-              void** arguments) const;
+              void** arguments, Start start) const;
 
  private:
   using Result = int;
@@ -93,6 +101,8 @@ class Driver {
   Result (*set_attribute_)(Function, int, int);
   Result (*launch_)(Function, unsigned, unsigned, unsigned, unsigned, unsigned, unsigned, unsigned, Stream,
                     void**, void**);
+  // Null where no kernel can start early.
+  Result (*launch_with_)(const LaunchConfig*, Function, void**, void**);
   // Null before CUDA 12.
   Result (*encode_tiled_)(EncodedTensorMap*, int, std::uint32_t, void*, const std::uint64_t*,
                           const std::uint64_t*, const std::uint32_t*, const std::uint32_t*, int, int, int,

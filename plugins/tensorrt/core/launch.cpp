@@ -70,8 +70,8 @@ void run_hopper_gemms(const LayerKernels& kernels, const GemmKernels& gemms, con
   arguments.set(Argument::w1_map, driver().encode(maps.w1, type, pointers.w1));
   arguments.set(Argument::hidden_map, driver().encode(maps.hidden, type, hidden));
   arguments.set(Argument::w2_map, driver().encode(maps.w2, type, pointers.w2));
-  arguments.launch(gemms.up, {grids.up}, stream);
-  arguments.launch(gemms.down, {grids.down}, stream);
+  arguments.launch(gemms.up, {grids.up}, stream, Start::early);
+  arguments.launch(gemms.down, {grids.down}, stream, Start::early);
 }
 
 }  // namespace
