@@ -41,6 +41,7 @@ class Setting:
         batch: Number of tokens in a batch of images.
         image: Number of tokens in one image.
         few: Further token counts, measured at share 0.5.
+        between: Token counts at which every entry of the tile table is timed, to see where each is the fastest.
         shares: Shares of the learners to measure.
         peak_size: Rows and columns of the matrices whose product measures the peak.
         copy_bytes: Bytes of the copy that measures bandwidth.
@@ -57,6 +58,7 @@ class Setting:
     batch: int = 25216
     image: int = 197
     few: tuple[int, ...] = (1, 16, 64, 512)
+    between: tuple[int, ...] = (197, 512, 1024, 1576, 3152, 6304)
     shares: tuple[float, ...] = (1.0, 0.75, 0.5, 0.25)
     peak_size: int = 8192
     copy_bytes: int = 1 << 30
@@ -69,7 +71,8 @@ class Setting:
 
 
 QUICK: dict[str, Any] = {
-    "sizes": (64, 64, 4), "wide": (128, 128, 4), "batch": 640, "image": 40, "few": (1, 16), "shares": (1.0, 0.5),
+    "sizes": (64, 64, 4), "wide": (128, 128, 4), "batch": 640, "image": 40, "few": (1, 16), "between": (40,),
+    "shares": (1.0, 0.5),
     "peak_size": 256, "copy_bytes": 1 << 20, "rounds": 2, "block_ms": 0.5, "points": 3, "energy_seconds": 0.1,
 }  # fmt: skip
 

@@ -5,7 +5,7 @@ Each function is one part of kernels.py: it measures and adds rows to the report
 
 from __future__ import annotations
 
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from functools import partial
 from importlib import import_module
 from typing import TYPE_CHECKING, Any
@@ -14,10 +14,12 @@ import numpy as np
 import torch
 from device_timing import Rotation, runs_for
 from kernel_bench import PEAK, TOLERANCE
-from kernel_report import Must, Row, UnavailableError, reason_of
+from kernel_report import Must, Row, UnavailableError, reason_of, unmeasured
 from skipping_rivals import Learners, Routed, masked_loop, relative_error
+from tile_candidates import describe
 
 from acm_export.plugins.kernels import launch
+from acm_export.plugins.kernels.tiles import entries
 from acm_export.plugins.kernels.work import work
 
 if TYPE_CHECKING:
@@ -25,6 +27,8 @@ if TYPE_CHECKING:
 
     from kernel_bench import Bench
     from kernel_cases import Case
+
+    from acm_export.plugins.kernels.tiles import Entry
 
 LINE = "line"
 
@@ -103,6 +107,42 @@ def routing(bench: Bench) -> None:
         ))  # fmt: skip
         must = Must(us, limit) if limit else None
         bench.report.add(Row("routing", f"routing alone, {tokens} tokens", us, must=must))
+
+
+def table_entries(bench: Bench) -> None:
+    """The op with every entry of the tile table that can run it ÷ with the entry that is chosen, at share 0.5.
+
+    Raises:
+        UnavailableError: On a CPU, which has no entries.
+    """
+    if bench.setting.device == "cpu":
+        raise UnavailableError("the tile table is for GPUs")
+    for tokens in bench.setting.between:
+        chosen = bench.case(tokens, 0.5)
+        for entry in entries_that_run(chosen):
+            given = replace(chosen, table=(entry,))
+            what = f"op, {tokens} tokens, {entry.language}: {describe(entry)}"
+            try:
+                if not (error := op_error(given)) < TOLERANCE:
+                    raise ValueError(f"relative error {error:.3g}")  # noqa: TRY301
+                timing = bench.compare({what: given.op()}, chosen.op())[what]
+            except Exception as error:  # noqa: BLE001  the other entries are worth having
+                bench.report.add(unmeasured("entries", what, error))
+            else:
+                facts = {"tokens": tokens, "entry": asdict(entry), **asdict(timing)}
+                bench.report.add(Row("entries", what, timing.us, timing.ratio, "chosen", facts=facts))
+
+
+def entries_that_run(given: Case) -> list[Entry]:
+    """Entries of the table for the GPU at hand that can run a case and are not the chosen one, for any token count."""
+    device = given.tokens[0].device
+    arch, packed = launch.architecture(device), launch.usable_pack(device) is not None
+    return [
+        entry if entry.language == "cuda" else replace(entry, max_tokens=None)  # those in CUDA are told by their place
+        for entry in entries()
+        if entry != given.entry and arch in entry.archs and entry.precision == "half"
+        and (packed or entry.language == "triton") and entry.can_run(given.problem, aligned=True)
+    ]  # fmt: skip
 
 
 def line(bench: Bench) -> None:

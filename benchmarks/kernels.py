@@ -42,6 +42,7 @@ def measure(bench: Bench) -> None:
     attempt("rate", partial(figures.rate, bench))
     attempt("routing", partial(figures.routing, bench))
     attempt("rivals", partial(rivals, bench))
+    attempt("entries", partial(figures.table_entries, bench))
     attempt("line", partial(figures.line, bench))
     attempt("energy", partial(figures.energy, bench))
     attempt("pack", partial(packed, bench))

@@ -28,6 +28,7 @@ try:
     import device_timing
     import kernel_bench
     import kernel_cases
+    import kernel_figures
     import kernel_report
     import kernels
     import skipping_rivals
@@ -168,7 +169,7 @@ def test_a_compilation_that_takes_too_long_is_interrupted() -> None:
         time.sleep(5)
 
 
-ON_A_GPU_ALONE = {"routing", "energy", "pack"}
+ON_A_GPU_ALONE = {"routing", "entries", "energy", "pack"}
 
 
 def test_the_whole_program_runs_and_writes_every_figure(
@@ -247,3 +248,20 @@ def test_what_was_measured_before_time_ran_out_is_kept(tmp_path: Path) -> None:
 )
 def test_a_limit_holds(must: kernel_report.Must, holds: bool) -> None:
     assert must.holds is holds
+
+
+@pytest.mark.parametrize("packed", [True, False])
+def test_entries_to_compare_are_all_others_that_run_there(monkeypatch: pytest.MonkeyPatch, packed: bool) -> None:
+    launch = kernel_figures.launch
+    monkeypatch.setattr(launch, "architecture", lambda _device: "sm_90")
+    monkeypatch.setattr(launch, "usable_pack", lambda _device: object() if packed else None)
+    given = kernel_cases.case((192, 192, 4), 600, 0.5, device="cpu")
+    others = kernel_figures.entries_that_run(given)
+    assert given.entry.language == ("cuda" if packed else "triton")
+    assert given.entry not in others
+    assert {entry.language for entry in others} == ({"cuda", "triton"} if packed else {"triton"})
+    assert {entry.max_tokens for entry in others} == {None}
+    assert {entry.split for entry in others} >= {0, 1, 2}
+    for entry in others:
+        chosen = kernel_cases.choose((entry,), "sm_90", given.problem, packed=packed)
+        assert chosen == entry
