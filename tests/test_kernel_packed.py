@@ -53,29 +53,32 @@ def packed(pack: Pack, stand_in_driver: Path) -> PackedKernels:
 class Call:
     """Tensors of one call, which hold nothing, and what runs on them."""
 
-    def __init__(self, index: int, dtype: torch.dtype = torch.float16, *, offset: int = 0) -> None:
-        self.index, self.entry = index, entries()[index]
+    def __init__(
+        self, index: int, dtype: torch.dtype = torch.float16, *, tokens: int = TOKENS, offset: int = 0
+    ) -> None:
+        self.entry = entries()[index]
         d, h, n = 768, 1536, 4
-        self.problem = Problem(TOKENS, d, h, n, 0, 2)
+        self.problem = Problem(tokens, d, h, n, 0, 2)
         shapes = {
-            "x": (TOKENS, d), "w1": (d, n * h), "b1": (n * h,), "w2": (n * h, d), "b2": (n + 1, d), "y": (TOKENS, d),
+            "x": (tokens, d), "w1": (d, n * h), "b1": (n * h,), "w2": (n * h, d), "b2": (n + 1, d), "y": (tokens, d),
             "hidden": (self.problem.chunk_rows, n * h),
         }  # fmt: skip
         self.tensors = {name: torch.empty(shape, dtype=dtype) for name, shape in shapes.items()}
-        self.tensors |= {name: torch.empty(TOKENS, dtype=torch.int32) for name in ("order", "reach", "arrivals")}
+        ints, floats = ("counts", "order", "reach", "histograms", "arrivals"), ("gate_logits", "thresholds")
+        self.tensors |= {name: torch.empty(tokens, dtype=torch.int32) for name in ints}
+        self.tensors |= {name: torch.empty(tokens) for name in floats}
         if offset:
             self.tensors["w1"] = self.tensors["w1"].view(-1)[offset:]
 
-    def run(self, packed: PackedKernels, activation: str = "gelu", *, first: int = 0, rows: int = TOKENS) -> None:
-        packed.run_gemms(
-            self.problem, self.entry, self.index, activation, self.tensors, first_row=first, num_rows=rows, stream=77
-        )
+    def run(self, packed: PackedKernels, activation: str = "gelu") -> None:
+        packed.run(self.problem, self.entry, activation, "half", self.tensors, stream=77)
 
     def placed(self, address: int) -> tuple[str, int]:
         return next((name, 0) for name, tensor in self.tensors.items() if tensor.data_ptr() == address)
 
     def launches(self, gpu: Driver) -> list[Launch]:
-        return gpu.launches(self.placed)
+        """Of the GEMMs."""
+        return [run for run in gpu.launches(self.placed) if run.kernel.kernel in hopper.SOURCES]
 
 
 def pointers_of(launch: Launch) -> dict[str, Any]:
@@ -87,12 +90,12 @@ def pointers_of(launch: Launch) -> dict[str, Any]:
 def test_both_gemms_are_launched_with_their_tensors_and_sizes(
     packed: PackedKernels, gpu: Driver, index: int, dtype: torch.dtype
 ) -> None:
-    call = Call(index, dtype)
-    call.run(packed, first=128, rows=700)
+    call = Call(index, dtype, tokens=700)
+    call.run(packed)
     up, down = call.launches(gpu)
     assert (up.kernel.kernel, up.kernel.activation) == (hopper.UP, "gelu")
     assert (down.kernel.kernel, down.kernel.activation) == (hopper.DOWN, "")
-    sizes = {"first_row": 128, "num_rows": 700, "model_dim": 768, "hidden_dim": 1536, "num_learners": 4}
+    sizes = {"first_row": 0, "num_rows": 700, "model_dim": 768, "hidden_dim": 1536, "num_learners": 4}
     for launch, tile in ((up, call.entry.up), (down, call.entry.down)):
         assert (launch.kernel.arch, launch.kernel.entry) == ("sm_90", index)
         assert launch.kernel.dtype == {torch.float16: "fp16", torch.bfloat16: "bf16"}[dtype]
@@ -110,8 +113,8 @@ def test_both_gemms_are_launched_with_their_tensors_and_sizes(
 def test_maps_say_where_tensors_lie_and_what_one_copy_takes(
     packed: PackedKernels, gpu: Driver, index: int, dtype: torch.dtype, name: str
 ) -> None:
-    call = Call(index, dtype)
-    call.run(packed, rows=700)
+    call = Call(index, dtype, tokens=700)
+    call.run(packed)
     up, down = call.launches(gpu)
     d, h, n = 768, 1536, 4
     assert up.arguments["w1_map"] == EncodedMap(name, ("w1", 0), (h, n, d), (2 * h, 2 * n * h), (64, 1, 64))
@@ -125,8 +128,8 @@ def test_maps_say_where_tensors_lie_and_what_one_copy_takes(
 def test_there_is_a_block_for_each_tile_up_to_the_number_of_multiprocessors(
     packed: PackedKernels, gpu: Driver, rows: int, grids: tuple[int, int]
 ) -> None:
-    call = Call(next(index for index in FOR_CUDA if entries()[index].up.block_n == 192))
-    call.run(packed, rows=rows)
+    call = Call(next(index for index in FOR_CUDA if entries()[index].up.block_n == 192), tokens=rows)
+    call.run(packed)
     assert [launch.grid for launch in call.launches(gpu)] == [(blocks, 1) for blocks in grids]
 
 
@@ -136,7 +139,8 @@ def test_each_activation_has_a_kernel_that_is_loaded_once(packed: PackedKernels,
         for activation in ACTIVATIONS:
             call.run(packed, activation)
     assert [launch.kernel.activation for launch in call.launches(gpu)[::2]] == list(ACTIVATIONS) * 2
-    assert gpu.num_modules - before == len(ACTIVATIONS) + 1
+    routing = 2
+    assert gpu.num_modules - before == routing + len(ACTIVATIONS) + 1
 
 
 def test_structures_are_laid_out_as_in_the_header_of_cuda(tmp_path: Path) -> None:
@@ -166,7 +170,7 @@ def test_launches_overlap_where_the_driver_can_capture_that(
     gpu.version(version)
     Call(FOR_CUDA[0]).run(PackedKernels(pack, "sm_90", MULTIPROCESSORS, library=str(stand_in_driver)))
     assert gpu.num_overlapping == number
-    assert len(gpu.launches(lambda address: ("", address))) == 2
+    assert len(gpu.launches(lambda address: ("", address))) == 4
 
 
 def test_a_kernel_that_the_pack_lacks_is_named(pack: Pack, stand_in_driver: Path, gpu: Driver) -> None:
@@ -175,7 +179,8 @@ def test_a_kernel_that_the_pack_lacks_is_named(pack: Pack, stand_in_driver: Path
         kernels = PackedKernels(held, arch, MULTIPROCESSORS, library=str(stand_in_driver))
         with pytest.raises(KernelError, match=f"the kernel pack has no kernel .*{missing}"):
             Call(FOR_CUDA[0]).run(kernels)
-    assert len(gpu.launches(lambda address: ("", address))) == 1
+    routing = 2
+    assert len(gpu.launches(lambda address: ("", address))) == routing + 1 + routing
 
 
 def test_a_launch_that_fails_gives_the_driver_s_reason(packed: PackedKernels, gpu: Driver) -> None:
@@ -189,7 +194,7 @@ def test_a_launch_that_fails_gives_the_driver_s_reason(packed: PackedKernels, gp
 def test_a_map_that_the_driver_refuses_gives_its_reason(packed: PackedKernels, gpu: Driver) -> None:
     with pytest.raises(KernelError, match="cuTensorMapEncodeTiled failed: CUDA_ERROR_FAKE"):
         Call(FOR_CUDA[0], offset=1).run(packed)
-    assert gpu.launches() == []
+    assert not {run.kernel.kernel for run in gpu.launches(lambda address: ("", address))} & set(hopper.SOURCES)
 
 
 def test_a_driver_before_cuda_12_is_refused(pack: Pack, tmp_path: Path) -> None:

@@ -18,6 +18,7 @@ from acm_export.plugins.kernels.packed import PackedKernels
 from acm_export.plugins.kernels.tiles import entries
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
     from pathlib import Path
 
     from plugin_core import Launch
@@ -35,6 +36,13 @@ CASES = [
     Case(leading=(9, 3000), model_dim=16, hidden_dim=1024, num_learners=7, min_learners=3, activation="silu"),
 ]
 
+TRITON_CASES = [
+    *(Case(leading=(tokens,), model_dim=768, hidden_dim=768) for tokens in (1, 40, 197, 300, 512)),
+    *(Case(leading=(tokens,), model_dim=65, hidden_dim=24, dtype="bfloat16") for tokens in (30, 3000)),
+    *(Case(leading=(2000,), model_dim=256, hidden_dim=80, dtype="float32", allow_tf32=tf32) for tf32 in (False, True)),
+    Case(leading=(2, 150), model_dim=64, hidden_dim=40, num_learners=40, min_learners=3, activation="relu"),
+]
+
 
 @pytest.fixture(scope="module")
 def packed(stand_in_pack: Path, stand_in_driver: Path) -> PackedKernels:
@@ -46,25 +54,56 @@ def gemms(core: Core, driver: Driver, case: Case, **changes: int) -> list[Launch
     return [run for run in driver.launches() if run.kernel.kernel.startswith(("up", "down"))]
 
 
-@pytest.mark.parametrize("case", CASES, ids=str)
-def test_launches_of_kernels_in_cuda_agree(
-    core: Core, driver: Driver, recorded: Any, packed: PackedKernels, monkeypatch: pytest.MonkeyPatch, case: Case
-) -> None:
+@pytest.fixture
+def launches_of_python(
+    driver: Driver, recorded: Any, packed: PackedKernels, monkeypatch: pytest.MonkeyPatch
+) -> Callable[[Case], list[Launch]]:
+    """What plugins/kernels/launch.py launches with the pack; nothing is left to Triton."""
+
+    class RecordedSpace(launch.Space):
+        def __init__(self, *arguments: Any) -> None:
+            super().__init__(*arguments)
+            spaces.append(self)
+
+    spaces: list[launch.Space] = []
+    monkeypatch.setattr(launch, "Space", RecordedSpace)
     monkeypatch.setattr(launch, "usable_pack", lambda _: packed)
     monkeypatch.setattr(torch.cuda, "current_stream", lambda _: SimpleNamespace(cuda_stream=77))
-    starts = run_python(case, "sm_90", monkeypatch)
-    workspace = next(named["reach"].data_ptr() for _, _, named, _ in recorded if "reach" in named)
-    expected = driver.launches(lambda address: placed(address, starts, workspace))
-    assert {name for name, *_ in recorded} <= {"count_tokens", "place_tokens"}
 
+    def run(case: Case) -> list[Launch]:
+        starts = run_python(case, "sm_90", monkeypatch)
+        workspace = spaces[-1].reach.data_ptr()  # the first array of it
+        found = driver.launches(lambda address: placed(address, starts, workspace))
+        assert recorded == []
+        return found
+
+    return run
+
+
+@pytest.mark.parametrize("case", CASES, ids=str)
+def test_launches_of_kernels_in_cuda_agree(
+    core: Core, driver: Driver, launches_of_python: Callable[[Case], list[Launch]], case: Case
+) -> None:
+    expected = launches_of_python(case)
     assert core.layer(case).enqueue(case.tensors()), core.error
     num_overlapping, ours = driver.num_overlapping, driver.launches()
-    assert [run.kernel.kernel for run in ours[: len(recorded)]] == [name for name, *_ in recorded]
-    assert ours[len(recorded) :] == expected
+    assert ours == expected
     assert next(run for run in ours if run.kernel.kernel == "place_tokens").arguments["num_arrivals"] == 0
     chunks = len(list(case.problem.chunks()))
-    assert [run.kernel.kernel for run in expected] == [hopper.UP, hopper.DOWN] * chunks
+    assert [run.kernel.kernel for run in ours[-2 * chunks :]] == [hopper.UP, hopper.DOWN] * chunks
     assert num_overlapping == 2 * chunks
+
+
+@pytest.mark.parametrize("case", TRITON_CASES, ids=str)
+def test_launches_of_triton_s_kernels_from_the_pack_agree(
+    core: Core, driver: Driver, launches_of_python: Callable[[Case], list[Launch]], case: Case
+) -> None:
+    expected = launches_of_python(case)
+    assert core.layer(case).enqueue(case.tensors()), core.error
+    num_overlapping, ours = driver.num_overlapping, driver.launches()
+    assert ours == expected
+    assert not {run.kernel.kernel for run in ours} & set(hopper.SOURCES)
+    assert num_overlapping == 0
 
 
 @pytest.mark.parametrize("dtype", ["float16", "bfloat16"])

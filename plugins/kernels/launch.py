@@ -1,6 +1,6 @@
 """Run the kernels on PyTorch tensors: on a GPU, or interpreted on a CPU (``TRITON_INTERPRET=1``).
 
-Triton compiles its kernels here; those in CUDA come from the pack, where there is one.
+On GPUs that have kernels in CUDA, all kernels come from the pack, where there is one. Elsewhere Triton compiles them.
 """
 
 from __future__ import annotations
@@ -72,7 +72,7 @@ def gated_learners(
         b2: ``[N+1, D]``, T.
         signature: N, min_learners and the activation. Shapes and dtypes are taken as checked.
         allow_tf32: Round float32 operands to TF32.
-        entry: Tile sizes; by default the table's.
+        entry: Tile sizes, for which Triton compiles its kernels here; by default the table's.
 
     Returns:
         y ``[..., D]``, T, and counts ``[...]``, int32.
@@ -92,26 +92,24 @@ def gated_learners(
     x, gate_logits, thresholds, w1, b1, w2, b2 = (t.contiguous() for t in (x, gate_logits, thresholds, w1, b1, w2, b2))
     aligned = plan.aligned(problem, *(t.data_ptr() for t in (x, w1, b1, w2, b2, y)))
     packed = usable_pack(x.device)
+    compile_here = entry is not None and entry.language == "triton"
     entry = entry or select(architecture(x.device), precision, problem, aligned=aligned, packed=packed is not None)
     with torch.cuda.device_of(x):
         space = Space(problem, x.dtype, x.device)
-        tiles = plan.down_grid(problem, entry, problem.tokens) if entry.split else 0
-        route(problem, gate_logits, thresholds, counts, space, num_arrivals=tiles)
         tensors = {
-            "x": x, "w1": w1, "b1": b1, "w2": w2, "b2": b2, "y": y, "counts": counts,
-            "order": space.order, "reach": space.reach, "arrivals": space.arrivals,
-            "hidden": space.hidden, "partial": space.partial,
+            "x": x, "gate_logits": gate_logits, "thresholds": thresholds, "w1": w1, "b1": b1, "w2": w2, "b2": b2,
+            "y": y, "counts": counts, "order": space.order, "reach": space.reach, "histograms": space.histograms,
+            "arrivals": space.arrivals, "hidden": space.hidden, "partial": space.partial,
         }  # fmt: skip
-        if entry.language == "triton":
+        if packed is not None and not compile_here:
+            stream = torch.cuda.current_stream(x.device).cuda_stream
+            packed.run(problem, entry, signature.activation, precision, tensors, stream=stream)
+        elif entry.language == "triton":
+            tiles = plan.down_grid(problem, entry, problem.tokens) if entry.split else 0
+            route(problem, gate_logits, thresholds, counts, space, num_arrivals=tiles)
             run_gemms(problem, entry, signature.activation, tensors, precision)
-        elif packed is None:
-            raise KernelError("these tile sizes belong to CUDA kernels, and no kernel pack was found that holds them")
         else:
-            index, stream = entries().index(entry), torch.cuda.current_stream(x.device).cuda_stream
-            for first, rows in problem.chunks():
-                packed.run_gemms(
-                    problem, entry, index, signature.activation, tensors, first_row=first, num_rows=rows, stream=stream
-                )
+            raise KernelError("these tile sizes belong to CUDA kernels, and no kernel pack was found that holds them")
     return y, counts
 
 

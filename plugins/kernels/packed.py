@@ -1,4 +1,4 @@
-"""Run kernels of the pack on PyTorch tensors, through the CUDA driver: those that Triton has no source for.
+"""Run kernels of the pack on PyTorch tensors, through the CUDA driver: nothing is compiled, and a launch costs little.
 
 The C++ plugin launches the same kernels with the same arguments (plugins/tensorrt/core/launch.cpp).
 """
@@ -7,18 +7,20 @@ from __future__ import annotations
 
 import ctypes
 import logging
-from ctypes import POINTER, Structure, byref, c_char_p, c_int, c_uint8, c_uint32, c_uint64, c_void_p, pointer
+from ctypes import POINTER, Structure, addressof, byref, c_char_p, c_int, c_uint8, c_uint32, c_uint64, c_void_p, pointer
 from functools import cache
 from typing import TYPE_CHECKING
 
 import torch
 
 from acm_export.errors import KernelError
-from acm_export.plugins.kernels import hopper
+from acm_export.op.signature import ACTIVATIONS
+from acm_export.plugins.kernels import hopper, plan
 from acm_export.plugins.kernels.pack import read_pack
+from acm_export.plugins.kernels.tiles import entries
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping, Sequence
+    from collections.abc import Mapping
 
     from acm_export.plugins.kernels.hopper import TensorMap
     from acm_export.plugins.kernels.pack import Kernel, Pack
@@ -104,59 +106,73 @@ class PackedKernels:
         self._functions: dict[Key, c_void_p] = {}
         self.multiprocessors = multiprocessors
 
-    def run_gemms(
+    def run(
         self,
         problem: Problem,
         entry: Entry,
-        index: int,
         activation: str,
+        precision: str,
         tensors: Mapping[str, torch.Tensor],
         *,
-        first_row: int,
-        num_rows: int,
         stream: int,
     ) -> None:
-        """Queue both GEMMs for one chunk of sorted rows.
+        """Queue everything: routing, then both GEMMs for each chunk of sorted rows.
 
         Args:
             problem: Shapes.
-            entry: Tile sizes, of kernels in CUDA.
-            index: Index of the entry in the table.
+            entry: Entry of the table.
             activation: One of :data:`acm_export.op.ACTIVATIONS`.
+            precision: One of :data:`acm_export.plugins.kernels.tiles.PRECISIONS`.
             tensors: Tensors by the names of the kernels' arguments.
-            first_row: Sorted row at which the chunk begins.
-            num_rows: Rows of the chunk.
             stream: Handle of the stream.
 
         Raises:
             KernelError: The pack has no such kernel, or the driver refuses it.
         """
-        dtype = tensors["x"].dtype
-        maps = {
-            name: self._encode(tensor_map, tensors[tensor_map.tensor], dtype)
-            for name, tensor_map in hopper.tensor_maps(problem, entry, num_rows).items()
-        }
+        routing = plan.routing(problem)
         numbers = {
-            "first_row": first_row, "num_rows": num_rows, "model_dim": problem.model_dim,
-            "hidden_dim": problem.hidden_dim, "num_learners": problem.num_learners,
+            "num_tokens": problem.tokens, "num_choices": problem.num_choices, "min_learners": problem.min_learners,
+            "num_pieces": routing.num_pieces, "model_dim": problem.model_dim, "hidden_dim": problem.hidden_dim,
+            "num_learners": problem.num_learners, "activation": ACTIVATIONS.index(activation),
+            "num_arrivals": plan.down_grid(problem, entry, problem.tokens) if entry.split else 0,
         }  # fmt: skip
-        values: dict[str, c_void_p | c_int] = {name: c_void_p(t.data_ptr()) for name, t in tensors.items()}
+        values: dict[str, Value] = {name: c_void_p(tensor.data_ptr()) for name, tensor in tensors.items()}
         values |= {name: c_int(number) for name, number in numbers.items()}
-        grids = hopper.grids(problem, entry, num_rows, self.multiprocessors)
-        for kernel, applied, grid in zip((hopper.UP, hopper.DOWN), (activation, ""), grids, strict=True):
-            addresses = [
-                maps[name].address if name in maps else ctypes.addressof(values[name])
-                for name in hopper.ARGUMENTS[kernel]
-            ]
-            self._launch((kernel, DTYPES[dtype], index, False, applied), grid, addresses, stream)
+        kernels = ("route_one_block",) if routing.num_blocks == 1 else ("count_tokens", "place_tokens")
+        for kernel in kernels:
+            self._launch((kernel, "", routing.choices, False, ""), (routing.num_blocks, 1), values, stream)
+        dtype = DTYPES[tensors["x"].dtype] if precision == "half" else precision
+        index = entries().index(entry)
+        for first, rows in problem.chunks():
+            values["first_row"], values["num_rows"] = c_int(first), c_int(rows)
+            if entry.language == "cuda":
+                for name, tensor_map in hopper.tensor_maps(problem, entry, rows).items():
+                    values[name] = self._encode(tensor_map, tensors[tensor_map.tensor])
+                up, down = hopper.grids(problem, entry, rows, self.multiprocessors)
+                self._launch((hopper.UP, dtype, index, False, activation), (up, 1), values, stream, early=True)
+                self._launch((hopper.DOWN, dtype, index, False, ""), (down, 1), values, stream, early=True)
+            else:
+                # the pack has kernels without masks for these alone (variants.py)
+                may_be_even = entry.alignment > 1 and precision == "half"
+                even_up, even_down = plan.even(problem, entry)
+                up_key = ("up", dtype, index, may_be_even and even_up, "")
+                down_key = ("down_split" if entry.split else "down", dtype, index, may_be_even and even_down, "")
+                slices = problem.num_learners * entry.split or 1
+                self._launch(up_key, (plan.up_grid(problem, entry, rows), 1), values, stream)
+                self._launch(down_key, (plan.down_grid(problem, entry, rows), slices), values, stream)
 
-    def _launch(self, key: Key, grid: int, addresses: Sequence[int], stream: int) -> None:
+    def _launch(
+        self, key: Key, grid: tuple[int, int], values: Mapping[str, Value], stream: int, *, early: bool = False
+    ) -> None:
+        """Queue a kernel; ``early``: it may start before the one ahead of it has ended."""
         function, row = self._function(key), self._rows[key]
-        arguments = (c_void_p * len(addresses))(*addresses)
+        given = [values[name] for name, _ in row.arguments] + [_NO_SCRATCH] * 2
+        addresses = [value.address if isinstance(value, _Map) else addressof(value) for value in given]
         config = _LaunchConfig(
-            (grid, 1, 1), (row.threads, 1, 1), row.shared_bytes, stream, pointer(_OVERLAPPING), int(self._overlaps)
+            (*grid, 1), (row.threads, 1, 1), row.shared_bytes, stream, pointer(_OVERLAPPING),
+            int(early and self._overlaps),
         )  # fmt: skip
-        self._call("cuLaunchKernelEx", byref(config), function, arguments, c_void_p())
+        self._call("cuLaunchKernelEx", byref(config), function, (c_void_p * len(given))(*addresses), c_void_p())
 
     def _function(self, key: Key) -> c_void_p:
         if key not in self._functions:
@@ -169,10 +185,10 @@ class PackedKernels:
             self._functions[key] = function
         return self._functions[key]
 
-    def _encode(self, tensor_map: TensorMap, tensor: torch.Tensor, dtype: torch.dtype) -> _Map:
+    def _encode(self, tensor_map: TensorMap, tensor: torch.Tensor) -> _Map:
         encoded = _Map()
         self._call(
-            "cuTensorMapEncodeTiled", c_void_p(encoded.address), c_int(_MAP_DTYPES[dtype]), c_uint32(3),
+            "cuTensorMapEncodeTiled", c_void_p(encoded.address), c_int(_MAP_DTYPES[tensor.dtype]), c_uint32(3),
             c_void_p(tensor.data_ptr()), (c_uint64 * 3)(*tensor_map.dims), (c_uint64 * 2)(*tensor_map.strides),
             (c_uint32 * 3)(*tensor_map.box), (c_uint32 * 3)(1, 1, 1), c_int(0), c_int(_SWIZZLE_128_BYTES),
             c_int(_PROMOTE_TO_256_BYTES), c_int(0),
@@ -194,3 +210,10 @@ class _Map:
     def __init__(self) -> None:
         self._memory = ctypes.create_string_buffer(_MAP_BYTES + _MAP_ALIGNMENT)
         self.address = -(-ctypes.addressof(self._memory) // _MAP_ALIGNMENT) * _MAP_ALIGNMENT
+
+
+Value = c_void_p | c_int | _Map
+"""An argument of a kernel."""
+
+_NO_SCRATCH = c_void_p()
+"""Two pointers to scratch memory follow the arguments of Triton's kernels; the others ignore them."""
