@@ -1,6 +1,7 @@
-"""The kernel pack compared with the same kernels compiled by Triton on this machine; one part of kernels.py.
+"""The op in the core of the plugin compared with the op in PyTorch; one part of kernels.py.
 
-The pack runs in the core of the plugin, through the library that the tests use (tests/plugin_core.py).
+The core runs the kernel pack, through the library that the tests use (tests/plugin_core.py). PyTorch runs it too on
+GPUs that have kernels in CUDA; on others Triton compiles the kernels.
 """
 
 from __future__ import annotations
@@ -92,7 +93,7 @@ class PackedKernels:
 
 
 def packed(bench: Bench) -> None:
-    """Kernels of the pack ÷ the same compiled on this machine."""
+    """The op in the core of the plugin ÷ in PyTorch."""
     try:
         read_pack()
     except KernelError as error:
@@ -108,8 +109,8 @@ def _beside_compiled(bench: Bench, kernels: PackedKernels, given: Case, what: st
     calls, outputs = kernels.calls(given)
     calls[0]()
     error = relative_error(outputs[0], given.run(given.tokens[0], given.logits[0])[0])
-    what, facts = f"op from the pack, {what}", dict[str, Any](error=error)
+    what, facts = f"op in the plugin's core, {what}", dict[str, Any](error=error)
     if not error < TOLERANCE:
         return Row("pack", what, facts={"failed": f"relative error {error:.3g}", **facts})
     timing = bench.compare({what: Rotation(calls)}, given.op())[what]
-    return Row("pack", what, timing.us, timing.ratio, "compiled here", facts=facts | asdict(timing))
+    return Row("pack", what, timing.us, timing.ratio, "PyTorch", facts=facts | asdict(timing))

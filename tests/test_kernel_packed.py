@@ -5,10 +5,12 @@ from __future__ import annotations
 import ctypes
 import shutil
 import subprocess
-from dataclasses import replace
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import asdict, replace
 from importlib.util import find_spec
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
+from unittest.mock import patch
 
 import pytest
 import torch
@@ -21,7 +23,7 @@ from acm_export.plugins.kernels import hopper
 from acm_export.plugins.kernels import packed as packed_module
 from acm_export.plugins.kernels.pack import Pack, read_pack
 from acm_export.plugins.kernels.packed import PackedKernels
-from acm_export.plugins.kernels.plan import Problem
+from acm_export.plugins.kernels.plan import Problem, workspace
 from acm_export.plugins.kernels.tiles import entries
 
 if TYPE_CHECKING:
@@ -59,22 +61,31 @@ class Call:
         self.entry = entries()[index]
         d, h, n = 768, 1536, 4
         self.problem = Problem(tokens, d, h, n, 0, 2)
+        self.workspaces: list[torch.Tensor] = []
         shapes = {
             "x": (tokens, d), "w1": (d, n * h), "b1": (n * h,), "w2": (n * h, d), "b2": (n + 1, d), "y": (tokens, d),
-            "hidden": (self.problem.chunk_rows, n * h),
         }  # fmt: skip
         self.tensors = {name: torch.empty(shape, dtype=dtype) for name, shape in shapes.items()}
-        ints, floats = ("counts", "order", "reach", "histograms", "arrivals"), ("gate_logits", "thresholds")
-        self.tensors |= {name: torch.empty(tokens, dtype=torch.int32) for name in ints}
-        self.tensors |= {name: torch.empty(tokens) for name in floats}
+        self.tensors |= {name: torch.empty(tokens) for name in ("gate_logits", "thresholds")}
+        self.tensors["counts"] = torch.empty(tokens, dtype=torch.int32)
         if offset:
             self.tensors["w1"] = self.tensors["w1"].view(-1)[offset:]
 
     def run(self, packed: PackedKernels, activation: str = "gelu") -> None:
-        packed.run(self.problem, self.entry, activation, "half", self.tensors, stream=77)
+        with patch.object(packed_module, "allocate", self._allocate):
+            packed.run(self.problem, self.entry, activation, "half", self.tensors, stream=77)
+
+    def _allocate(self, size: int, _device: torch.device) -> torch.Tensor:
+        self.workspaces.append(torch.empty(size, dtype=torch.uint8))
+        return self.workspaces[-1]
 
     def placed(self, address: int) -> tuple[str, int]:
-        return next((name, 0) for name, tensor in self.tensors.items() if tensor.data_ptr() == address)
+        starts = {tensor.data_ptr(): name for name, tensor in self.tensors.items()}
+        layout = asdict(workspace(self.problem))
+        del layout["size"]
+        for memory in self.workspaces:
+            starts |= {memory.data_ptr() + offset: name for name, offset in layout.items()}
+        return starts[address], 0
 
     def launches(self, gpu: Driver) -> list[Launch]:
         """Of the GEMMs."""
@@ -143,6 +154,45 @@ def test_each_activation_has_a_kernel_that_is_loaded_once(packed: PackedKernels,
     assert gpu.num_modules - before == routing + len(ACTIVATIONS) + 1
 
 
+def test_calls_of_one_shape_share_what_was_prepared(packed: PackedKernels, gpu: Driver) -> None:
+    first, second = Call(FOR_CUDA[0]), Call(FOR_CUDA[0])
+    for call in (first, second, first):
+        call.run(packed)
+        up, down = call.launches(gpu)
+        pointers = pointers_of(up) | pointers_of(down)
+        assert pointers == {name: (name, 0) for name in pointers}
+        assert up.arguments["w1_map"].address == ("w1", 0)
+        assert down.arguments["hidden_map"].address == ("hidden", 0)
+
+
+def test_what_is_kept_is_bounded(packed: PackedKernels, gpu: Driver, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(packed_module, "_MOST_CALLS", 2)
+    monkeypatch.setattr(packed_module, "_MOST_MAPS", 3)
+    for tokens in (600, 700, 800, 600, 700):
+        call = Call(FOR_CUDA[0], tokens=tokens)
+        call.run(packed)
+        up, down = call.launches(gpu)
+        assert up.arguments["num_rows"] == tokens
+        assert down.arguments["w2_map"].address == ("w2", 0)
+        assert len(packed._calls) <= 2
+        assert len(packed._maps) <= 3
+
+
+def test_threads_do_not_mix_their_tensors(packed: PackedKernels, gpu: Driver) -> None:
+    calls = [Call(FOR_CUDA[0]) for _ in range(4)]
+
+    def run(i: int) -> None:
+        call = calls[i % len(calls)]
+        packed.run(call.problem, call.entry, "gelu", "half", call.tensors, stream=77)
+
+    with ThreadPoolExecutor(4) as pool:
+        list(pool.map(run, range(200)))
+    starts = {tensor.data_ptr(): i for i, call in enumerate(calls) for tensor in call.tensors.values()}
+    for launch in gpu.launches(lambda address: (str(starts.get(address, "workspace")), 0)):
+        owners = {value[0] for value in pointers_of(launch).values()} - {"workspace"}
+        assert len(owners) == 1, launch
+
+
 def test_structures_are_laid_out_as_in_the_header_of_cuda(tmp_path: Path) -> None:
     triton = find_spec("triton")
     compiler = shutil.which("cc")
@@ -179,8 +229,7 @@ def test_a_kernel_that_the_pack_lacks_is_named(pack: Pack, stand_in_driver: Path
         kernels = PackedKernels(held, arch, MULTIPROCESSORS, library=str(stand_in_driver))
         with pytest.raises(KernelError, match=f"the kernel pack has no kernel .*{missing}"):
             Call(FOR_CUDA[0]).run(kernels)
-    routing = 2
-    assert len(gpu.launches(lambda address: ("", address))) == routing + 1 + routing
+    assert gpu.launches() == []
 
 
 def test_a_launch_that_fails_gives_the_driver_s_reason(packed: PackedKernels, gpu: Driver) -> None:
@@ -194,7 +243,7 @@ def test_a_launch_that_fails_gives_the_driver_s_reason(packed: PackedKernels, gp
 def test_a_map_that_the_driver_refuses_gives_its_reason(packed: PackedKernels, gpu: Driver) -> None:
     with pytest.raises(KernelError, match="cuTensorMapEncodeTiled failed: CUDA_ERROR_FAKE"):
         Call(FOR_CUDA[0], offset=1).run(packed)
-    assert not {run.kernel.kernel for run in gpu.launches(lambda address: ("", address))} & set(hopper.SOURCES)
+    assert gpu.launches() == []
 
 
 def test_a_driver_before_cuda_12_is_refused(pack: Pack, tmp_path: Path) -> None:

@@ -13,6 +13,7 @@ from plugin_launches import placed, run_python
 
 from acm_export.op.signature import ACTIVATIONS
 from acm_export.plugins.kernels import hopper, launch
+from acm_export.plugins.kernels import packed as packed_module
 from acm_export.plugins.kernels.pack import read_pack
 from acm_export.plugins.kernels.packed import PackedKernels
 from acm_export.plugins.kernels.tiles import entries
@@ -60,20 +61,18 @@ def launches_of_python(
 ) -> Callable[[Case], list[Launch]]:
     """What plugins/kernels/launch.py launches with the pack; nothing is left to Triton."""
 
-    class RecordedSpace(launch.Space):
-        def __init__(self, *arguments: Any) -> None:
-            super().__init__(*arguments)
-            spaces.append(self)
+    def allocate(size: int, _device: torch.device) -> torch.Tensor:
+        workspaces.append(torch.empty(size, dtype=torch.uint8))
+        return workspaces[-1]
 
-    spaces: list[launch.Space] = []
-    monkeypatch.setattr(launch, "Space", RecordedSpace)
+    workspaces: list[torch.Tensor] = []
+    monkeypatch.setattr(packed_module, "allocate", allocate)
     monkeypatch.setattr(launch, "usable_pack", lambda _: packed)
     monkeypatch.setattr(torch.cuda, "current_stream", lambda _: SimpleNamespace(cuda_stream=77))
 
     def run(case: Case) -> list[Launch]:
         starts = run_python(case, "sm_90", monkeypatch)
-        workspace = spaces[-1].reach.data_ptr()  # the first array of it
-        found = driver.launches(lambda address: placed(address, starts, workspace))
+        found = driver.launches(lambda address: placed(address, starts, workspaces[-1].data_ptr()))
         assert recorded == []
         return found
 

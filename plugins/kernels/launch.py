@@ -95,16 +95,19 @@ def gated_learners(
     compile_here = entry is not None and entry.language == "triton"
     entry = entry or select(architecture(x.device), precision, problem, aligned=aligned, packed=packed is not None)
     with torch.cuda.device_of(x):
-        space = Space(problem, x.dtype, x.device)
         tensors = {
             "x": x, "gate_logits": gate_logits, "thresholds": thresholds, "w1": w1, "b1": b1, "w2": w2, "b2": b2,
-            "y": y, "counts": counts, "order": space.order, "reach": space.reach, "histograms": space.histograms,
-            "arrivals": space.arrivals, "hidden": space.hidden, "partial": space.partial,
+            "y": y, "counts": counts,
         }  # fmt: skip
         if packed is not None and not compile_here:
             stream = torch.cuda.current_stream(x.device).cuda_stream
             packed.run(problem, entry, signature.activation, precision, tensors, stream=stream)
         elif entry.language == "triton":
+            space = Space(problem, x.dtype, x.device)
+            tensors |= {
+                "order": space.order, "reach": space.reach, "arrivals": space.arrivals, "hidden": space.hidden,
+                "partial": space.partial,
+            }  # fmt: skip
             tiles = plan.down_grid(problem, entry, problem.tokens) if entry.split else 0
             route(problem, gate_logits, thresholds, counts, space, num_arrivals=tiles)
             run_gemms(problem, entry, signature.activation, tensors, precision)
