@@ -5,6 +5,7 @@ On GPUs that have kernels in CUDA, all kernels come from the pack, where there i
 
 from __future__ import annotations
 
+from functools import cache
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -42,9 +43,13 @@ def architecture(device: torch.device) -> str:
 def usable_pack(device: torch.device) -> PackedKernels | None:
     """Kernels of the pack, on GPUs that the table has kernels in CUDA for."""
     arch = architecture(device)
-    if device.type == "cpu" or not any(entry.language == "cuda" and arch in entry.archs for entry in entries()):
-        return None
-    return packed_kernels(device, arch)
+    return packed_kernels(device, arch) if device.type != "cpu" and arch in _with_cuda() else None
+
+
+@cache
+def _with_cuda() -> frozenset[str]:
+    """Architectures that the table has kernels in CUDA for."""
+    return frozenset(arch for entry in entries() if entry.language == "cuda" for arch in entry.archs)
 
 
 def gated_learners(
