@@ -11,6 +11,7 @@ from gpu_reference import TOLERANCE, Inputs, largest_error, random_inputs, refer
 
 from acm_export.modules import ACMLayer, ACMSpec, gated_learners
 from acm_export.op.signature import ACTIVATIONS, Signature
+from acm_export.plugins.kernels import launch
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -35,6 +36,13 @@ def check(inputs: Inputs) -> None:
 @pytest.mark.parametrize("dtype", TOLERANCE)
 @pytest.mark.parametrize("tokens", [0, 1, 15, 16, 17, 63, 64, 65, 197, 511, 513, 1000, 4097])
 def test_tokens_around_the_sizes_at_which_tiles_change(tokens: int, dtype: torch.dtype) -> None:
+    check(random_inputs(tokens, 768, 768, Signature(4, 0, "gelu"), dtype, seed=tokens))
+
+
+@pytest.mark.parametrize("dtype", TOLERANCE)
+@pytest.mark.parametrize("tokens", [1, 40, 197, 1000, 4097])
+def test_kernels_that_triton_compiles_here(tokens: int, dtype: torch.dtype, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(launch, "usable_pack", lambda _device: None)  # otherwise they come from the pack on some GPUs
     check(random_inputs(tokens, 768, 768, Signature(4, 0, "gelu"), dtype, seed=tokens))
 
 
