@@ -138,7 +138,7 @@ def entries_that_run(given: Case) -> list[Entry]:
     device = given.tokens[0].device
     arch, packed = launch.architecture(device), launch.usable_pack(device) is not None
     return [
-        entry if entry.language == "cuda" else replace(entry, max_tokens=None)  # those in CUDA are told by their place
+        entry if entry.language == "cuda" else replace(entry, max_tokens=None)  # CUDA entries are looked up by position
         for entry in entries()
         if entry != given.entry and arch in entry.archs and entry.precision == "half"
         and (packed or entry.language == "triton") and entry.can_run(given.problem, aligned=True)

@@ -238,7 +238,7 @@ class Driver:
         self._c.fake_fail_launches(code)
 
     def version(self, number: int) -> None:
-        """Of the driver: 12030 for CUDA 12.3."""
+        """Set the driver's version: 12030 for CUDA 12.3."""
         self._c.fake_driver_version(number)
 
     @property

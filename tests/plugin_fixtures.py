@@ -20,6 +20,13 @@ if TYPE_CHECKING:
     from acm_export.plugins.tensorrt.headers import TensorRTHeaders
 
 
+def fresh(library: Path) -> Driver:
+    """The stand-in driver of a library, as a discrete GPU of architecture sm_90 that has launched nothing."""
+    stand_in = Driver(library)
+    stand_in.reset()
+    return stand_in
+
+
 @pytest.fixture(scope="session")
 def stand_in_pack(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("plugin") / "pack"
@@ -42,9 +49,7 @@ def core(stand_in_pack: Path, stand_in_driver: Path, tmp_path_factory: pytest.Te
 def driver(core: Core, stand_in_driver: Path) -> Driver:
     """The stand-in driver that ``core`` opens, as a discrete GPU of architecture sm_90."""
     assert core
-    stand_in = Driver(stand_in_driver)
-    stand_in.reset()
-    return stand_in
+    return fresh(stand_in_driver)
 
 
 @pytest.fixture(scope="session")
@@ -64,9 +69,7 @@ def harness(built: dict[str, Path], stand_in_driver: Path) -> Harness:
 def gpu(harness: Harness, stand_in_driver: Path) -> Driver:
     """The stand-in driver that ``harness`` opens, as a discrete GPU of architecture sm_90; the log is empty."""
     harness.take_log()
-    stand_in = Driver(stand_in_driver)
-    stand_in.reset()
-    return stand_in
+    return fresh(stand_in_driver)
 
 
 @pytest.fixture
@@ -95,6 +98,4 @@ def core_for_cuda_11(stand_in_pack: Path, cuda_11_library: Path, tmp_path_factor
 def cuda_11(core_for_cuda_11: Core, cuda_11_library: Path) -> Driver:
     """The driver of ``core_for_cuda_11``, which encodes no tensor maps."""
     assert core_for_cuda_11
-    stand_in = Driver(cuda_11_library)
-    stand_in.reset()
-    return stand_in
+    return fresh(cuda_11_library)

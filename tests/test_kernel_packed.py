@@ -21,6 +21,7 @@ from acm_export.errors import KernelError
 from acm_export.op.signature import ACTIVATIONS
 from acm_export.plugins.kernels import hopper
 from acm_export.plugins.kernels import packed as packed_module
+from acm_export.plugins.kernels.cuda_driver import LaunchAttribute, LaunchConfig
 from acm_export.plugins.kernels.pack import Pack, read_pack
 from acm_export.plugins.kernels.packed import PackedKernels
 from acm_export.plugins.kernels.plan import Problem, workspace
@@ -88,7 +89,7 @@ class Call:
         return starts[address], 0
 
     def launches(self, gpu: Driver) -> list[Launch]:
-        """Of the GEMMs."""
+        """Launches of the GEMMs since the last call."""
         return [run for run in gpu.launches(self.placed) if run.kernel.kernel in hopper.SOURCES]
 
 
@@ -208,7 +209,7 @@ def test_structures_are_laid_out_as_in_the_header_of_cuda(tmp_path: Path) -> Non
     include = Path(triton.origin).parent / "backends" / "nvidia" / "include"
     subprocess.run([compiler, f"-I{include}", str(source), "-o", str(program)], check=True)
     found = subprocess.run([str(program)], check=True, capture_output=True, text=True).stdout.split()
-    attribute, config = packed_module._LaunchAttribute, packed_module._LaunchConfig
+    attribute, config = LaunchAttribute, LaunchConfig
     ours = [ctypes.sizeof(attribute), ctypes.sizeof(config), attribute.value.offset]
     assert [int(number) for number in found] == [*ours, *(getattr(config, name).offset for name in names)]
 

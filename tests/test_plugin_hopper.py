@@ -79,14 +79,22 @@ def launches_of_python(
     return run
 
 
-@pytest.mark.parametrize("case", CASES, ids=str)
-def test_launches_of_kernels_in_cuda_agree(
+def agreed_launches(
     core: Core, driver: Driver, launches_of_python: Callable[[Case], list[Launch]], case: Case
-) -> None:
+) -> tuple[list[Launch], int]:
+    """Launches of the plugin's core, which are those of Python, and how many of them may start early."""
     expected = launches_of_python(case)
     assert core.layer(case).enqueue(case.tensors()), core.error
     num_overlapping, ours = driver.num_overlapping, driver.launches()
     assert ours == expected
+    return ours, num_overlapping
+
+
+@pytest.mark.parametrize("case", CASES, ids=str)
+def test_launches_of_kernels_in_cuda_agree(
+    core: Core, driver: Driver, launches_of_python: Callable[[Case], list[Launch]], case: Case
+) -> None:
+    ours, num_overlapping = agreed_launches(core, driver, launches_of_python, case)
     assert next(run for run in ours if run.kernel.kernel == "place_tokens").arguments["num_arrivals"] == 0
     chunks = len(list(case.problem.chunks()))
     assert [run.kernel.kernel for run in ours[-2 * chunks :]] == [hopper.UP, hopper.DOWN] * chunks
@@ -97,10 +105,7 @@ def test_launches_of_kernels_in_cuda_agree(
 def test_launches_of_triton_s_kernels_from_the_pack_agree(
     core: Core, driver: Driver, launches_of_python: Callable[[Case], list[Launch]], case: Case
 ) -> None:
-    expected = launches_of_python(case)
-    assert core.layer(case).enqueue(case.tensors()), core.error
-    num_overlapping, ours = driver.num_overlapping, driver.launches()
-    assert ours == expected
+    ours, num_overlapping = agreed_launches(core, driver, launches_of_python, case)
     assert not {run.kernel.kernel for run in ours} & set(hopper.SOURCES)
     assert num_overlapping == 0
 

@@ -113,8 +113,8 @@ def gated_learners(
                 "order": space.order, "reach": space.reach, "arrivals": space.arrivals, "hidden": space.hidden,
                 "partial": space.partial,
             }  # fmt: skip
-            tiles = plan.down_grid(problem, entry, problem.tokens) if entry.split else 0
-            route(problem, gate_logits, thresholds, counts, space, num_arrivals=tiles)
+            num_arrivals = plan.num_arrivals(problem, entry)
+            route(problem, gate_logits, thresholds, counts, space, num_arrivals=num_arrivals)
             run_gemms(problem, entry, signature.activation, tensors, precision)
         else:
             raise KernelError("these tile sizes belong to CUDA kernels, and no kernel pack was found that holds them")

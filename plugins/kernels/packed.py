@@ -1,4 +1,4 @@
-"""Run kernels of the pack on PyTorch tensors, through the CUDA driver: nothing is compiled, and a launch costs little.
+"""Run kernels of the pack on PyTorch tensors: nothing is compiled, and the launches for a shape are prepared once.
 
 The C++ plugin launches the same kernels with the same arguments (plugins/tensorrt/core/launch.cpp).
 """
@@ -8,8 +8,8 @@ from __future__ import annotations
 import ctypes
 import logging
 import threading
-from ctypes import POINTER, Structure, addressof, byref, c_char_p, c_int, c_uint8, c_uint32, c_uint64, c_void_p, pointer
-from dataclasses import dataclass, field
+from ctypes import addressof, c_int, c_void_p
+from dataclasses import asdict, dataclass, field
 from functools import cache
 from typing import TYPE_CHECKING
 
@@ -18,12 +18,15 @@ import torch
 from acm_export.errors import KernelError
 from acm_export.op.signature import ACTIVATIONS
 from acm_export.plugins.kernels import hopper, plan
+from acm_export.plugins.kernels.cuda_driver import LIBRARY, CudaDriver, Launch
 from acm_export.plugins.kernels.pack import read_pack
 from acm_export.plugins.kernels.tiles import entries
+from acm_export.plugins.kernels.variants import has_kernels_without_masks
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
+    from acm_export.plugins.kernels.cuda_driver import EncodedMap
     from acm_export.plugins.kernels.hopper import TensorMap
     from acm_export.plugins.kernels.pack import Kernel, Pack
     from acm_export.plugins.kernels.plan import Problem
@@ -32,40 +35,13 @@ if TYPE_CHECKING:
 
 _log = logging.getLogger(__name__)
 
-LIBRARY = "libcuda.so.1"
 DTYPES = {torch.float16: "fp16", torch.bfloat16: "bf16"}
 
-# Values of the driver's enumerations.
-_MAX_DYNAMIC_SHARED_BYTES = 8
-_MAP_DTYPES = {torch.float16: 6, torch.bfloat16: 9}
-_SWIZZLE_128_BYTES, _PROMOTE_TO_256_BYTES = 3, 3
-_MAP_BYTES, _MAP_ALIGNMENT = 128, 64
-_PROGRAMMATIC_STREAM_SERIALIZATION = 6
-
 _MOST_CALLS, _MOST_MAPS = 1024, 4096
-"""Prepared calls and encoded maps that are kept."""
+"""Prepared calls and encoded maps to keep."""
 
-_OVERLAP_FROM = 12030
-"""First version of the driver (CUDA 12.3) that can capture an overlapping launch in a graph."""
-
-
-class _LaunchAttribute(Structure):
-    """``CUlaunchAttribute`` with a value that is one integer."""
-
-    _fields_ = (("id", c_int), ("padding", c_uint8 * 4), ("value", c_int), ("unused", c_uint8 * 60))
-
-
-class _LaunchConfig(Structure):
-    """``CUlaunchConfig``."""
-
-    _fields_ = (
-        ("grid", c_uint32 * 3), ("block", c_uint32 * 3), ("shared_bytes", c_uint32), ("stream", c_void_p),
-        ("attributes", POINTER(_LaunchAttribute)), ("num_attributes", c_uint32),
-    )  # fmt: skip
-
-
-_OVERLAPPING = _LaunchAttribute(_PROGRAMMATIC_STREAM_SERIALIZATION, value=1)
-"""The kernel may start before the one before it has ended; it waits for its results itself (device.cuh)."""
+_NO_SCRATCH = c_void_p()
+"""Triton's kernels take two more pointers, to scratch memory that they do not need; CUDA kernels ignore them."""
 
 
 def allocate(size: int, device: torch.device) -> torch.Tensor:
@@ -102,22 +78,13 @@ class PackedKernels:
     """
 
     def __init__(self, pack: Pack, arch: str, multiprocessors: int, library: str = LIBRARY) -> None:
-        try:
-            self._cuda = ctypes.CDLL(library)
-        except OSError as error:
-            raise KernelError(f"no CUDA driver was found: {error}", "acm-export doctor says what is missing") from error
-        if not hasattr(self._cuda, "cuTensorMapEncodeTiled"):
-            raise KernelError("the CUDA driver has no cuTensorMapEncodeTiled", "install a driver for CUDA 12 or later")
-        version = c_int()
-        self._call("cuDriverGetVersion", byref(version))
-        self._overlaps = version.value >= _OVERLAP_FROM
+        self._driver = CudaDriver(library)
         self._pack = pack
         self._rows: dict[Key, Kernel] = {kernel.key: kernel for kernel in pack.kernels if kernel.arch == arch}
         self._functions: dict[Key, c_void_p] = {}
         self._lock = threading.Lock()
         self._calls: dict[tuple[Problem, int, str, str, torch.dtype], _Call] = {}
-        self._indices: dict[int, tuple[Entry, int]] = {}
-        self._maps: dict[tuple[int, int], _Map] = {}
+        self._maps: dict[tuple[int, int], EncodedMap] = {}
         self.multiprocessors = multiprocessors
 
     def run(
@@ -144,48 +111,45 @@ class PackedKernels:
             KernelError: The pack has no such kernel, or the driver refuses it.
         """
         with self._lock:
-            x = tensors["x"]
-            key = problem, self._index(entry), activation, precision, x.dtype
+            dtype = tensors["x"].dtype
+            key = problem, entries().index(entry), activation, precision, dtype
             call = self._calls.get(key)
             if call is None:
                 if len(self._calls) >= _MOST_CALLS:
                     self._calls.clear()
-                    self._maps.clear()  # they are told by maps of calls
+                    self._maps.clear()  # their keys are identities of maps in the calls
                 call = self._calls[key] = self._prepare(problem, entry, *key[1:])
-            workspace = allocate(call.layout.size, x.device)
+            workspace = allocate(call.offsets["size"], tensors["x"].device)
             start = workspace.data_ptr()
+
+            def address(name: str) -> int:
+                return start + call.offsets[name] if name in call.offsets else tensors[name].data_ptr()
+
             for name, slot in call.slots.items():
-                slot.value = tensors[name].data_ptr()
-            for slot, offset in call.workspace.values():
-                slot.value = start + offset
-            if len(self._maps) + len(call.maps) > _MOST_MAPS:  # not later: launches read them where they lie
+                slot.value = address(name)
+            if len(self._maps) + len(call.maps) > _MOST_MAPS:  # not later: the launches below read these maps
                 self._maps.clear()
             for arguments, place, tensor_map in call.maps:
-                where = tensors.get(tensor_map.tensor)
-                address = start + call.layout.hidden if where is None else where.data_ptr()
-                arguments[place] = self._encode(tensor_map, address, x.dtype)
+                arguments[place] = self._encoded(tensor_map, address(tensor_map.tensor), dtype)
             for launch in call.launches:
-                launch.config.stream = stream
-                self._call("cuLaunchKernelEx", byref(launch.config), launch.function, launch.arguments, None)
+                self._driver.launch(launch, stream)
 
     def _prepare(
         self, problem: Problem, entry: Entry, index: int, activation: str, precision: str, dtype: torch.dtype
     ) -> _Call:
         """All launches for a shape; addresses are filled in for each call."""
-        call, routing = _Call(plan.workspace(problem)), plan.routing(problem)
+        call, routing = _Call(asdict(plan.workspace(problem))), plan.routing(problem)
         numbers = {
             "num_tokens": problem.tokens, "num_choices": problem.num_choices, "min_learners": problem.min_learners,
             "num_pieces": routing.num_pieces, "model_dim": problem.model_dim, "hidden_dim": problem.hidden_dim,
             "num_learners": problem.num_learners, "activation": ACTIVATIONS.index(activation),
-            "num_arrivals": plan.down_grid(problem, entry, problem.tokens) if entry.split else 0,
+            "num_arrivals": plan.num_arrivals(problem, entry),
         }  # fmt: skip
         kernels = ("route_one_block",) if routing.num_blocks == 1 else ("count_tokens", "place_tokens")
         for kernel in kernels:
             self._add(call, (kernel, "", routing.choices, False, ""), (routing.num_blocks, 1), numbers)
         name = DTYPES[dtype] if precision == "half" else precision
-        # the pack has kernels without masks for these alone (variants.py)
-        may_be_even = entry.alignment > 1 and precision == "half"
-        even_up, even_down = plan.even(problem, entry)
+        even_up, even_down = (even and has_kernels_without_masks(entry) for even in plan.even(problem, entry))
         for first, rows in problem.chunks():
             numbers = numbers | {"first_row": first, "num_rows": rows}
             if entry.language == "cuda":
@@ -196,8 +160,8 @@ class PackedKernels:
             else:
                 kernel, slices = ("down_split", problem.num_learners * entry.split) if entry.split else ("down", 1)
                 up, down = plan.up_grid(problem, entry, rows), plan.down_grid(problem, entry, rows)
-                self._add(call, ("up", name, index, may_be_even and even_up, ""), (up, 1), numbers)
-                self._add(call, (kernel, name, index, may_be_even and even_down, ""), (down, slices), numbers)
+                self._add(call, ("up", name, index, even_up, ""), (up, 1), numbers)
+                self._add(call, (kernel, name, index, even_down, ""), (down, slices), numbers)
         return call
 
     def _add(
@@ -208,85 +172,35 @@ class PackedKernels:
         numbers: Mapping[str, int],
         maps: Mapping[str, TensorMap] | None = None,
     ) -> None:
-        """Add a launch; a kernel that takes maps may start early."""
+        """Add a launch. Kernels that take maps may start before the previous kernel has ended."""
         function, row = self._function(key), self._rows[key]
         arguments = (c_void_p * (len(row.arguments) + 2))()
         for place, (name, kind) in enumerate(row.arguments):
             if kind == "map":
                 call.maps.append((arguments, place, (maps or {})[name]))
             elif kind == "ptr":
-                arguments[place] = addressof(call.slot(name))
+                arguments[place] = addressof(call.slots.setdefault(name, c_void_p()))
             else:
                 call.numbers.append(c_int(numbers[name]))
                 arguments[place] = addressof(call.numbers[-1])
         arguments[-2] = arguments[-1] = addressof(_NO_SCRATCH)
-        early = maps is not None and self._overlaps
-        config = _LaunchConfig(
-            (*grid, 1), (row.threads, 1, 1), row.shared_bytes, None, pointer(_OVERLAPPING), int(early)
-        )  # fmt: skip
-        call.launches.append(_Launch(function, config, arguments))
-
-    def _index(self, entry: Entry) -> int:
-        """Of an entry in the table."""
-        found = self._indices.get(id(entry))
-        if found is None or found[0] is not entry:
-            found = self._indices[id(entry)] = entry, entries().index(entry)
-        return found[1]
+        config = self._driver.config(grid, row.threads, row.shared_bytes, early=maps is not None)
+        call.launches.append(Launch(function, config, arguments))
 
     def _function(self, key: Key) -> c_void_p:
         if key not in self._functions:
             if key not in self._rows:
                 raise KernelError(f"the kernel pack has no kernel {key}")
-            row, module, function = self._rows[key], c_void_p(), c_void_p()
-            self._call("cuModuleLoadData", byref(module), c_char_p(self._pack.cubin(row)))
-            self._call("cuModuleGetFunction", byref(function), module, c_char_p(row.symbol.encode()))
-            self._call("cuFuncSetAttribute", function, c_int(_MAX_DYNAMIC_SHARED_BYTES), c_int(row.shared_bytes))
-            self._functions[key] = function
+            row = self._rows[key]
+            self._functions[key] = self._driver.load(self._pack.cubin(row), row.symbol, row.shared_bytes)
         return self._functions[key]
 
-    def _encode(self, tensor_map: TensorMap, address: int, dtype: torch.dtype) -> int:
-        """Where the encoded map of a tensor lies; it is kept, since tensors tend to lie where they lay before."""
+    def _encoded(self, tensor_map: TensorMap, address: int, dtype: torch.dtype) -> int:
+        """Address of an encoded map; encoded maps are kept, because tensors are often at the same address again."""
         key = id(tensor_map), address
-        encoded = self._maps.get(key)
-        if encoded is None:
-            encoded = _Map()
-            self._call(
-                "cuTensorMapEncodeTiled", c_void_p(encoded.address), c_int(_MAP_DTYPES[dtype]), c_uint32(3),
-                c_void_p(address), (c_uint64 * 3)(*tensor_map.dims), (c_uint64 * 2)(*tensor_map.strides),
-                (c_uint32 * 3)(*tensor_map.box), (c_uint32 * 3)(1, 1, 1), c_int(0), c_int(_SWIZZLE_128_BYTES),
-                c_int(_PROMOTE_TO_256_BYTES), c_int(0),
-            )  # fmt: skip
-            self._maps[key] = encoded
-        return encoded.address
-
-    def _call(self, name: str, *arguments: object) -> None:
-        code = getattr(self._cuda, name)(*arguments)
-        if code:
-            text = c_char_p()
-            self._cuda.cuGetErrorName(code, byref(text))
-            reason = (text.value or b"").decode(errors="replace") or f"error {code}"
-            raise KernelError(f"the CUDA driver's {name} failed: {reason}")
-
-
-class _Map:
-    """Memory for one encoded tensor map, at the alignment that the driver asks for."""
-
-    def __init__(self) -> None:
-        self._memory = ctypes.create_string_buffer(_MAP_BYTES + _MAP_ALIGNMENT)
-        self.address = -(-ctypes.addressof(self._memory) // _MAP_ALIGNMENT) * _MAP_ALIGNMENT
-
-
-_NO_SCRATCH = c_void_p()
-"""Two pointers to scratch memory follow the arguments of Triton's kernels; the others ignore them."""
-
-
-@dataclass(frozen=True)
-class _Launch:
-    """One launch of a kernel."""
-
-    function: c_void_p
-    config: _LaunchConfig
-    arguments: ctypes.Array[c_void_p]
+        if key not in self._maps:
+            self._maps[key] = self._driver.encode(tensor_map, address, dtype)
+        return self._maps[key].address
 
 
 @dataclass
@@ -294,23 +208,15 @@ class _Call:
     """The launches of the op for one shape; each call fills in the addresses and the stream.
 
     Args:
-        layout: Of the workspace.
-        launches: In their order.
-        slots: Where the kernels find the addresses of inputs and outputs, by name.
-        workspace: The same for arrays of the workspace, with their offsets.
-        numbers: Of the arguments, kept alive.
-        maps: Arguments and place of each tensor map.
+        offsets: Byte offsets of the arrays in the workspace by name, and its ``size``.
+        launches: Launches in their order.
+        slots: Where the kernels find the address of each tensor.
+        numbers: Integer arguments; the launches hold their addresses only.
+        maps: Arguments of a launch, position of the map among them, and the map.
     """
 
-    layout: plan.Workspace
-    launches: list[_Launch] = field(default_factory=list)
+    offsets: dict[str, int]
+    launches: list[Launch] = field(default_factory=list)
     slots: dict[str, c_void_p] = field(default_factory=dict)
-    workspace: dict[str, tuple[c_void_p, int]] = field(default_factory=dict)
     numbers: list[c_int] = field(default_factory=list)
     maps: list[tuple[ctypes.Array[c_void_p], int, TensorMap]] = field(default_factory=list)
-
-    def slot(self, name: str) -> c_void_p:
-        """Where the address of a tensor is filled in."""
-        if not hasattr(self.layout, name):
-            return self.slots.setdefault(name, c_void_p())
-        return self.workspace.setdefault(name, (c_void_p(), getattr(self.layout, name)))[0]

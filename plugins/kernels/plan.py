@@ -189,6 +189,11 @@ def down_grid(problem: Problem, entry: Entry, num_rows: int) -> int:
     return cdiv(num_rows, entry.down.block_m) * cdiv(problem.model_dim, entry.down.block_n)
 
 
+def num_arrivals(problem: Problem, entry: Entry) -> int:
+    """Arrivals that routing sets to 0 for GEMM 2: one for each tile where K is split."""
+    return down_grid(problem, entry, problem.tokens) if entry.split else 0
+
+
 def even(problem: Problem, entry: Entry) -> tuple[bool, bool]:
     """Whether tiles of GEMM 1 and of GEMM 2 never reach beyond D or h, so that loads need no masks."""
     d, h = problem.model_dim, problem.hidden_dim

@@ -56,7 +56,7 @@ def _token_range(block, num_tokens, num_pieces, BLOCK: tl.constexpr):
 
 @triton.jit
 def _add_histograms(histograms, block, num_choices, STEP: tl.constexpr, CHOICES: tl.constexpr):
-    """Tokens of each choice, int32 ``(CHOICES,)``: of all blocks, and of those before ``block``."""
+    """Number of tokens for each choice, int32 ``(CHOICES,)``: in all blocks, and in the blocks before ``block``."""
     c = tl.arange(0, CHOICES)
     total = tl.zeros((CHOICES,), tl.int32)
     before = tl.zeros((CHOICES,), tl.int32)

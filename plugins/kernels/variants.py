@@ -36,6 +36,14 @@ def activation_precision(precision: str, *, interpreted: bool = False) -> int:
     return 1 if interpreted else 2
 
 
+def has_kernels_without_masks(entry: Entry) -> bool:
+    """Whether there are kernels without masks for shapes that allow them (plan.py, ``even``).
+
+    float32 is bound by arithmetic: there, masks cost too little to justify more kernels.
+    """
+    return entry.alignment > 1 and entry.precision == "half"
+
+
 @dataclass(frozen=True)
 class Variant:
     """One compiled kernel.
@@ -86,8 +94,7 @@ def variants(arch: str) -> Iterator[Variant]:
             continue
         aligned = entry.alignment > 1
         for dtype in DTYPES[entry.precision]:
-            # float32 is bound by arithmetic, so masks cost it nothing that would pay for more kernels
-            for even in (True, False) if aligned and entry.precision == "half" else (False,):
+            for even in (True, False) if has_kernels_without_masks(entry) else (False,):
                 common = {"EVEN": even, "PRECISION": "tf32" if dtype == "tf32" else "ieee"}
                 activation = {"ACTIVATION_PRECISION": activation_precision(entry.precision)}
                 for kernel, tile, extra in (
