@@ -15,8 +15,8 @@ constexpr int kMultiplierRegisters = 232;  // 128 x 40 + 256 x 232 of the 65,536
 static_assert(DownRing::kBytes == ACM_SHARED_BYTES, "the host would give another amount of shared memory");
 
 // By one thread: hidden values through their map {h, N, rows} and W2 through {D, h, N}, learners from the last to the
-// first. Returns how many tiles the other blocks and this one had taken when the last learner came: its copies hide the
-// time that the answer takes.
+// first. Returns arrivals[0] from before it adds this block's next tile. It does so at the last learner, whose copies hide
+// the latency of the atomic.
 __device__ __forceinline__ int load(const DownRing& ring, const TensorMap* hidden_map, const TensorMap* w2_map,
                                     const DownTile& tile, int steps, int* arrivals, DownPosition& at) {
   int taken = tile.most == 0 ? atomicAdd(arrivals, 1) : 0;
@@ -54,9 +54,9 @@ __device__ __forceinline__ int take_slot(const DownRing& ring, Position<kSlots>&
   return index;
 }
 
-// Grid: at most as many blocks as multiprocessors. A block that is about to be done with a tile takes the next one, so
-// those with many learners, which come first, are begun early and the others fill what is left. arrivals[0], which `up`
-// sets to 0, counts the tiles taken after each block's first.
+// Grid: at most as many blocks as multiprocessors. Each block takes its next tile shortly before it has finished the
+// present one. Tiles with many learners come first; the shorter ones balance the blocks at the end. arrivals[0], which
+// `up` sets to 0, counts the tiles taken after each block's first.
 extern "C" __global__ void __launch_bounds__(kThreads, 1)
     down_hopper(const __grid_constant__ TensorMap hidden_map, const __grid_constant__ TensorMap w2_map,
                 const int* order, const int* reach, const unsigned short* b2, int* arrivals, unsigned short* y,

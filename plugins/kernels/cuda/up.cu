@@ -66,10 +66,10 @@ __device__ __forceinline__ void copy_w1(const UpRing& ring, const TensorMap* w1_
   }
 }
 
-// Lets products read what copy_x wrote, by one thread that does nothing else. It relies on order being passed on: the
+// Makes what copy_x wrote visible to the products, in a dedicated thread. This relies on memory order being transitive: the
 // copies complete before `copied` ends, the fence comes between `copied` and `full`, and products begin after `full`. The
-// fence is also a wait for all copies and stores that its own thread has begun: in the copying threads it would undo their
-// head start, and in those that multiply it cost 3 to 5% of the kernel's time.
+// fence also waits for all outstanding copies and stores of its own thread: in the copying threads it would prevent
+// prefetching, and in those that multiply it cost 3 to 5% of the kernel's time.
 __device__ __forceinline__ void fence_x(const UpRing& ring, UpTiles tiles, int steps) {
   UpPosition at;
   for (int index = blockIdx.x; tiles.advance(index); index += gridDim.x) {
