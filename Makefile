@@ -13,12 +13,12 @@ demo: $(READY)  ## the whole line on the embedded model
 test: $(READY)  ## the test suite
 	$(BIN)/python -m pytest -q
 
-lint: $(READY)  ## formatting, lint rules and types
+lint: $(READY)  ## formatting, lint rules, order of imports and types
 	$(BIN)/ruff format --check .
 	$(BIN)/ruff check .
-	rm -rf build/typed && $(BIN)/python -m pip install -q --no-deps --target build/typed .
-	MYPYPATH=build/typed $(BIN)/mypy --python-executable $(BIN)/python -p acm_export
-	MYPYPATH=build/typed:benchmarks $(BIN)/mypy --python-executable $(BIN)/python benchmarks examples/*.py
+	$(BIN)/lint-imports --no-logo
+	$(BIN)/mypy --python-executable $(BIN)/python -p acm_export
+	MYPYPATH=benchmarks $(BIN)/mypy --python-executable $(BIN)/python benchmarks examples/*.py
 
 check: lint test  ## everything that must hold before a commit
 

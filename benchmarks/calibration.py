@@ -26,19 +26,19 @@ from calibration_data import (
 from common import parser, print_table, write_result
 from onnx import TensorProto, helper
 
-from acm_export.calibration import budget_input
 from acm_export.calibration.calibrate import Options, calibrate
-from acm_export.calibration.data import CalibrationData
 from acm_export.calibration.evaluator import Evaluator
-from acm_export.calibration.measurement import Tally
-from acm_export.calibration.session import CalibrationSession
-from acm_export.calibration.sources import NpzFile
 from acm_export.checkpoints import load_checkpoint
+from acm_export.data.batches import CalibrationData
+from acm_export.data.sources import NpzFile
 from acm_export.demo.digits import ACM, load_all_images
-from acm_export.export import export_checkpoint
-from acm_export.manifest import Setting
-from acm_export.model_file import read_model
+from acm_export.exporter import export_checkpoint
+from acm_export.onnx_file import budget_input
+from acm_export.onnx_file.manifest import Setting
+from acm_export.onnx_file.model_file import read_model
 from acm_export.runtimes.onnx_runtime import CpuSession
+from acm_export.runtimes.session import CalibrationSession
+from acm_export.verification.measurement import Tally
 
 if TYPE_CHECKING:
     from acm_export.calibration.result import Calibrated

@@ -7,16 +7,16 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from common import print_table
 
-from acm_export.calibration.data import CalibrationData
 from acm_export.calibration.evaluator import Evaluator
+from acm_export.data.batches import CalibrationData
 
 if TYPE_CHECKING:
     from collections.abc import Collection, Iterator
 
-    from acm_export.calibration.data import Batch
-    from acm_export.calibration.measurement import Measurement
     from acm_export.calibration.result import Calibrated
-    from acm_export.calibration.session import CalibrationSession
+    from acm_export.data.batches import Batch
+    from acm_export.runtimes.session import CalibrationSession
+    from acm_export.verification.measurement import Measurement
 
 REQUESTED = (0.25, 0.4, 0.6, 0.75)
 BETWEEN = (0.33, 0.47, 0.67, 0.85)

@@ -25,9 +25,9 @@ from torch.nn import functional
 from transformers import AutoTokenizer, BertModel
 
 from acm_export.calibration.calibrate import Options, calibrate
-from acm_export.calibration.session import CalibrationSession
-from acm_export.export import export
+from acm_export.exporter import export
 from acm_export.modules import ACMLayer, ACMSpec
+from acm_export.runtimes.session import CalibrationSession
 
 if TYPE_CHECKING:
     from acm_export.calibration.evaluator import Evaluator

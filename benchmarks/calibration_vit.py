@@ -28,15 +28,15 @@ from common import interleaved, parser, print_table, write_result
 from random_vit import TINY, VIT_B, random_vit
 
 from acm_export.calibration.calibrate import Options, calibrate
-from acm_export.calibration.data import CalibrationData
 from acm_export.calibration.evaluator import Evaluator
-from acm_export.calibration.rewrite import write_calibrated
-from acm_export.calibration.session import CalibrationSession
-from acm_export.calibration.set_budget import set_budget
-from acm_export.export import export
-from acm_export.manifest import Setting, read_manifest
-from acm_export.model_file import data_files, read_model
+from acm_export.data.batches import CalibrationData
+from acm_export.exporter import export
+from acm_export.onnx_file.manifest import Setting, read_manifest
+from acm_export.onnx_file.model_file import data_files, read_model
+from acm_export.onnx_file.rewrite import write_calibrated
+from acm_export.onnx_file.set_budget import set_budget
 from acm_export.runtimes.onnx_runtime import CpuSession
+from acm_export.runtimes.session import CalibrationSession
 
 if TYPE_CHECKING:
     from random_vit import Shape

@@ -1,7 +1,7 @@
 """What the benchmark programs share: options, block-interleaved timing, tables, and results as JSON.
 
 Timing. Threads of ONNX Runtime spin on for some milliseconds after a run and take the cores of the next session, so
-runs that strictly alternate measure each other. ``acm_export.timing.block_seconds`` therefore measures in blocks: a
+runs that strictly alternate measure each other. ``base.timing.block_seconds`` therefore measures in blocks: a
 pause, two runs that are not counted, then n counted runs back to back, of which the block's median is kept. Here the
 blocks alternate between a dense baseline and the cases, round after round: baseline, case 1, baseline, case 2, ...
 One ratio is ``2 * case / (baseline before + baseline after)``; a result is the median of the rounds' ratios with their
@@ -27,8 +27,8 @@ import numpy as np
 from rich.console import Console
 from rich.table import Table
 
-from acm_export.files import write_text
-from acm_export.timing import block_seconds
+from acm_export.base.files import write_text
+from acm_export.base.timing import block_seconds
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Hashable, Mapping, Sequence

@@ -57,8 +57,8 @@ def write_files(folder: Path, shape: Shape, samples: int) -> None:
     from calibration_vit import random_images
 
     from acm_export.calibration.calibrate import Options, calibrate
-    from acm_export.calibration.sources import NpzFile
-    from acm_export.export import export
+    from acm_export.data.sources import NpzFile
+    from acm_export.exporter import export
 
     example = {"pixel_values": torch.from_numpy(random_images(2, 0))}
     for name, acm in (("acm", True), ("dense", False)):

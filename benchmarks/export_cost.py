@@ -82,7 +82,7 @@ def measure(folder: Path, *, verify: bool) -> dict[str, Any]:
     """In a process of its own: load and export once."""
     times = [time.perf_counter()]
     from acm_export.checkpoints import load_checkpoint
-    from acm_export.export import export_checkpoint
+    from acm_export.exporter import export_checkpoint
 
     times.append(time.perf_counter())
     after_imports = peak_rss()

@@ -59,7 +59,7 @@ def gpu_tests() -> tuple[str, ...]:
 
     With -v a failed test is named at once, so also in a run that is cut off.
     """
-    marked = [str(path) for path in sorted(ROOT.glob("tests/test_*.py")) if "pytest.mark.gpu" in path.read_text()]
+    marked = [str(path) for path in sorted(ROOT.glob("tests/**/test_*.py")) if "pytest.mark.gpu" in path.read_text()]
     processes = str(min(_TEST_PROCESSES, os.cpu_count() or 1))
     parallel = ["-n", processes] if find_spec("xdist") else []
     return (sys.executable, "-m", "pytest", "-v", "-m", "gpu", "-rs", "-p", "no:cacheprovider", *parallel, *marked)

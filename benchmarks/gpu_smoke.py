@@ -18,7 +18,7 @@ from common import ResultFile, parser
 from acm_export.modules import gated_learners
 from acm_export.op.signature import Signature
 
-sys.path.append(str(Path(__file__).resolve().parent.parent / "tests"))
+sys.path.append(str(Path(__file__).resolve().parent.parent / "tests" / "support"))
 from gpu_reference import (  # type: ignore[import-not-found]
     TOLERANCE,
     Inputs,

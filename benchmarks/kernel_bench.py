@@ -13,7 +13,7 @@ from kernel_cases import Case, Sizes, case, steered_layer
 from kernel_report import Report, Row, unmeasured
 from skipping_rivals import relative_error
 
-from acm_export.flops import linear_flops
+from acm_export.modules.flops import linear_flops
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping

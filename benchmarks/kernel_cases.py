@@ -16,7 +16,8 @@ import torch
 from device_timing import Rotation
 
 from acm_export.modules import ACMLayer, ACMSpec
-from acm_export.plugins.kernels import launch, plan, tiles
+from acm_export.plugins.kernels import launch, tiles
+from acm_export.plugins.kernels.plan import Problem
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -51,10 +52,10 @@ class Case:
     table: tuple[Entry, ...] | None = None
 
     @property
-    def problem(self) -> plan.Problem:
+    def problem(self) -> Problem:
         """Shapes of one call."""
         spec = self.layer.spec
-        return plan.Problem(len(self.tokens[0]), spec.model_dim, spec.hidden_dim, spec.num_learners, 0, 2)
+        return Problem(len(self.tokens[0]), spec.model_dim, spec.hidden_dim, spec.num_learners, 0, 2)
 
     @cached_property
     def entry(self) -> Entry:
@@ -150,6 +151,6 @@ def read_table(path: Path) -> tuple[Entry, ...]:
     return tiles.parse(json.loads(path.read_text()))
 
 
-def choose(table: tuple[Entry, ...] | None, arch: str, problem: plan.Problem, *, packed: bool = False) -> Entry:
+def choose(table: tuple[Entry, ...] | None, arch: str, problem: Problem, *, packed: bool = False) -> Entry:
     """The entry of a table (by default the package's) for bfloat16 and aligned shapes."""
     return tiles.select(arch, "half", problem, aligned=True, packed=packed, table=table)

@@ -30,12 +30,12 @@ from common import parser, print_table, write_result
 from onnx import TensorProto, helper
 from torch import nn
 
-from acm_export.calibration.set_budget import set_budget
-from acm_export.export import export
-from acm_export.latency.clock import SystemClock
-from acm_export.latency.measure import Effort, measure
-from acm_export.latency.onnx_backend import cpu
+from acm_export.exporter import export
 from acm_export.modules import ACMLayer, ACMSpec
+from acm_export.onnx_file.set_budget import set_budget
+from acm_export.timing.clock import SystemClock
+from acm_export.timing.measure import Effort, measure
+from acm_export.timing.onnx_backend import cpu
 
 TOKENS, ALL_LEARNERS = 197, -1e9
 WARM_UP = 20

@@ -1,7 +1,7 @@
 """The op in the core of the plugin compared with the op in PyTorch; one part of kernels.py.
 
-The core runs the kernel pack, through the library that the tests use (tests/plugin_core.py). PyTorch runs it too on
-GPUs that have kernels in CUDA; on others Triton compiles the kernels.
+The core runs the kernel pack, through the library that the tests use (tests/support/plugin_core.py). PyTorch runs
+it too on GPUs that have kernels in CUDA; on others Triton compiles the kernels.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ from kernel_bench import TOLERANCE
 from kernel_report import Row, UnavailableError, reason_of
 from skipping_rivals import relative_error
 
-from acm_export.errors import KernelError
+from acm_export.base.errors import KernelError
 from acm_export.op.signature import INPUTS
 from acm_export.plugins.kernels.pack import default_folder, read_pack
 
@@ -31,7 +31,7 @@ if TYPE_CHECKING:
     from kernel_bench import Bench
     from kernel_cases import Case
 
-_TESTS = Path(__file__).parent.parent / "tests"
+_TESTS = Path(__file__).parent.parent / "tests" / "support"
 
 
 class PackedKernels:

@@ -22,10 +22,10 @@ import numpy as np
 from common import Timing, interleaved, parser, print_table, write_result
 
 from acm_export.demo.ffn import FFN
-from acm_export.errors import VerificationError
 from acm_export.op import Signature
 from acm_export.op.reference import activate, gated_learners
 from acm_export.runtimes.onnx_runtime import CpuSession
+from acm_export.verification.report import VerificationError
 
 THREADS = 2
 BLOCK = FFN(model_dim=768, hidden_dim=768, tokens_per_sample=197, signature=Signature(4, 0, "gelu"))

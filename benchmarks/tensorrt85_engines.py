@@ -20,8 +20,8 @@ from random_vit import VIT_B, random_vit
 
 from acm_export.checkpoints import load_checkpoint
 from acm_export.demo.digits import ACM, load_test_images
-from acm_export.export import export
-from acm_export.model_file import read_model
+from acm_export.exporter import export
+from acm_export.onnx_file.model_file import read_model
 from acm_export.runtimes.onnx_runtime import CpuSession
 
 if TYPE_CHECKING:

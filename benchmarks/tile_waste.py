@@ -54,8 +54,8 @@ def real_counts() -> NDArray[np.int32]:
     """Counts of every token of every FFN of the embedded model on its test images, at τ = 0."""
     from acm_export.checkpoints import load_checkpoint
     from acm_export.demo.digits import ACM, load_test_images
-    from acm_export.export import export_checkpoint
-    from acm_export.model_file import read_model
+    from acm_export.exporter import export_checkpoint
+    from acm_export.onnx_file.model_file import read_model
     from acm_export.runtimes.onnx_runtime import CpuSession
 
     images, _ = load_test_images()

@@ -27,8 +27,9 @@ from kernel_cases import choose
 from tile_candidates import TOKENS, UPS, describe, search
 from tile_trials import SHARE, SIZES, Compilations, DeviceLostError, Trial, Tuner, reason_of
 
-from acm_export.files import write_text
+from acm_export.base.files import write_text
 from acm_export.plugins.kernels import launch, plan
+from acm_export.plugins.kernels.plan import Problem
 from acm_export.plugins.kernels.tiles import Entry, parse
 
 if TYPE_CHECKING:
@@ -81,7 +82,7 @@ def tune(options: argparse.Namespace, result: ResultFile, trials: list[Trial]) -
     table = parse(content)
     presents: dict[int, Entry] = {}
     for tokens in options.tokens or TOKENS:
-        present = choose(table, arch, plan.Problem(tokens, *SIZES, 0, 2))
+        present = choose(table, arch, Problem(tokens, *SIZES, 0, 2))
         if present not in presents.values():
             presents[tokens] = present
     compilations = Compilations(presents)

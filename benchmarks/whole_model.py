@@ -26,13 +26,13 @@ import torch
 from common import Timing, interleaved, parser, print_table, write_result
 from random_vit import FAMILY, NUM_LEARNERS, TINY, VIT_B, random_vit
 
-from acm_export.export import ExportResult, export
-from acm_export.model_file import read_model
+from acm_export.exporter import ExportResult, export
 from acm_export.modules import acm_layers
+from acm_export.onnx_file.model_file import read_model
 from acm_export.op.routing import margins
 from acm_export.runtimes.onnx_runtime import CpuSession
+from acm_export.runtimes.runnable import runnable_copy
 from acm_export.verification.compare import executed_budget
-from acm_export.verification.runnable import runnable_copy
 
 if TYPE_CHECKING:
     from torch import nn

@@ -6,16 +6,16 @@ import json
 import warnings
 from typing import TYPE_CHECKING
 
-from acm_export.errors import AcmWarning, UsageError
-from acm_export.files import sha256_of
-from acm_export.json_fields import NUMBER_OR_NULL, TEXT, TEXT_OR_NULL, WHOLE, BrokenFieldError, checked
-from acm_export.manifest import read_manifest
-from acm_export.model_file import read_model
+from acm_export.base.errors import AcmWarning, UsageError
+from acm_export.base.files import sha256_of
+from acm_export.base.json_fields import NUMBER_OR_NULL, TEXT, TEXT_OR_NULL, WHOLE, BrokenFieldError, checked
+from acm_export.onnx_file.manifest import read_manifest
+from acm_export.onnx_file.model_file import read_model
 
 if TYPE_CHECKING:
     from pathlib import Path
 
-    from acm_export.manifest import Manifest
+    from acm_export.onnx_file.manifest import Manifest
 
 _POOR_FIT = 0.9
 _LATENCY_SCHEMA = 1

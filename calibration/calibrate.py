@@ -9,8 +9,9 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from acm_export.budget_table import Calibration, KnotRecord, RequestRecord
-from acm_export.calibration import budget_input
+from acm_export.base.errors import UsageError
+from acm_export.base.files import check_writable
+from acm_export.base.progress import Progress, Silent
 from acm_export.calibration.checks import (
     check_gates,
     check_precision,
@@ -18,34 +19,33 @@ from acm_export.calibration.checks import (
     notes_on,
     warn_of_lost_thresholds,
 )  # fmt: skip
-from acm_export.calibration.data import CalibrationData
 from acm_export.calibration.evaluator import Evaluator
 from acm_export.calibration.examples import Example, find_examples
 from acm_export.calibration.families import Closing, expected_budget, observe, token_count
 from acm_export.calibration.halfway import Halfway
-from acm_export.calibration.progress import Progress, Silent
 from acm_export.calibration.result import Calibrated, CurvePoint
-from acm_export.calibration.rewrite import write_calibrated
 from acm_export.calibration.same_count import SameCount
 from acm_export.calibration.sensitivity import Sensitivity, measure_benefits, probe_states
-from acm_export.calibration.session import CalibrationSession
 from acm_export.calibration.table import TableBuilder, as_table, shortest
 from acm_export.calibration.uniform import Uniform
-from acm_export.errors import UsageError
-from acm_export.files import check_writable
-from acm_export.manifest import Setting, read_manifest
-from acm_export.model_file import read_model
+from acm_export.data.batches import CalibrationData
+from acm_export.onnx_file import budget_input
+from acm_export.onnx_file.budget_table import Calibration, KnotRecord, RequestRecord
+from acm_export.onnx_file.manifest import Setting, read_manifest
+from acm_export.onnx_file.model_file import read_model
+from acm_export.onnx_file.rewrite import write_calibrated
 from acm_export.runtimes.onnx_runtime import CpuSession, Session
+from acm_export.runtimes.session import CalibrationSession
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Sequence
     from pathlib import Path
 
-    from acm_export.budget_table import BudgetTable
-    from acm_export.calibration.data import Batch, Source, Survey
     from acm_export.calibration.families import Family, Observed
-    from acm_export.calibration.measurement import Measurement
     from acm_export.calibration.table import Comparison, Knot
+    from acm_export.data.batches import Batch, Source, Survey
+    from acm_export.onnx_file.budget_table import BudgetTable
+    from acm_export.verification.measurement import Measurement
 
 SOLVERS = ("sensitivity", "uniform")
 

@@ -6,18 +6,18 @@ import math
 import warnings
 from typing import TYPE_CHECKING
 
+from acm_export.base.errors import AcmWarning, CalibrationError
 from acm_export.calibration.closed_loop import TOLERANCE
-from acm_export.calibration.data import HOLD_OUT_EVERY
-from acm_export.errors import AcmWarning, CalibrationError
+from acm_export.data.batches import HOLD_OUT_EVERY
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
-    from acm_export.calibration.data import Survey
     from acm_export.calibration.evaluator import Summaries
-    from acm_export.calibration.measurement import Measurement
     from acm_export.calibration.table import Comparison
-    from acm_export.manifest import LayerEntry, Manifest
+    from acm_export.data.batches import Survey
+    from acm_export.onnx_file.manifest import LayerEntry, Manifest
+    from acm_export.verification.measurement import Measurement
 
 
 def check_gates(layers: tuple[LayerEntry, ...], summaries: Summaries) -> None:

@@ -9,7 +9,7 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
-from acm_export.errors import CalibrationError
+from acm_export.base.errors import CalibrationError
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
     from acm_export.calibration.families import Family
-    from acm_export.calibration.measurement import Measurement
+    from acm_export.verification.measurement import Measurement
 
 TOLERANCE = 0.002
 """Largest difference between the budget asked for and the one measured on the calibration data."""

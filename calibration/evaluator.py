@@ -12,19 +12,19 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from acm_export.base.errors import CalibrationError, OutputError, UsageError
 from acm_export.calibration.margins import MarginSummary, merge, summarize
-from acm_export.calibration.measurement import JENSEN_SHANNON, SQUARED, Measurement, Tally, js_divergence
-from acm_export.calibration.token_masks import TokenMasks
-from acm_export.errors import CalibrationError, OutputError, UsageError
+from acm_export.data.token_masks import TokenMasks
 from acm_export.op.routing import margins
+from acm_export.verification.measurement import JENSEN_SHANNON, SQUARED, Measurement, Tally, js_divergence
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
 
     from numpy.typing import NDArray
 
-    from acm_export.calibration.data import Arrays, Batch
-    from acm_export.calibration.session import CalibrationSession
+    from acm_export.data.batches import Arrays, Batch
+    from acm_export.runtimes.session import CalibrationSession
 
 Summaries = tuple[tuple[MarginSummary, ...], ...]
 """For each layer one summary for each gated learner."""

@@ -8,16 +8,16 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from acm_export.calibration.token_masks import MASK
+from acm_export.data.token_masks import MASK
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable
 
     from numpy.typing import NDArray
 
-    from acm_export.calibration.data import Batch
-    from acm_export.calibration.session import CalibrationSession
-    from acm_export.manifest import LayerEntry
+    from acm_export.data.batches import Batch
+    from acm_export.onnx_file.manifest import LayerEntry
+    from acm_export.runtimes.session import CalibrationSession
 
 _NO_PATCHES = 2
 """Tokens before the patches, at most: the class token, and the distillation token of DeiT."""

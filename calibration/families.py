@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Protocol
 import numpy as np
 
 from acm_export.calibration.margins import merge, quantile, share_above
-from acm_export.calibration.thresholds import by_layer
+from acm_export.onnx_file.thresholds import by_layer
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 
     from acm_export.calibration.evaluator import Summaries
     from acm_export.calibration.margins import MarginSummary
-    from acm_export.manifest import LayerEntry
+    from acm_export.onnx_file.manifest import LayerEntry
 
 _BEYOND = 0.05
 """How far thresholds go beyond observed margins, as a share of their range. Farther would distort the interpolation

@@ -12,7 +12,7 @@ import numpy as np
 
 from acm_export.calibration.families import thresholds_for_shares
 from acm_export.calibration.margins import share_above
-from acm_export.calibration.thresholds import by_layer
+from acm_export.onnx_file.thresholds import by_layer
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray

@@ -8,11 +8,11 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:
     from pathlib import Path
 
-    from acm_export.calibration.data import Survey
     from acm_export.calibration.examples import Example
-    from acm_export.calibration.measurement import Measurement
     from acm_export.calibration.table import Comparison, Knot
-    from acm_export.manifest import Manifest
+    from acm_export.data.batches import Survey
+    from acm_export.onnx_file.manifest import Manifest
+    from acm_export.verification.measurement import Measurement
 
 
 @dataclass(frozen=True)

@@ -8,10 +8,10 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from acm_export.budget_table import BudgetTable, hat_weights, interpolate
+from acm_export.base.errors import CalibrationError
 from acm_export.calibration.closed_loop import TOLERANCE, ClosedLoop, Solution
-from acm_export.calibration.thresholds import by_layer
-from acm_export.errors import CalibrationError
+from acm_export.onnx_file.budget_table import BudgetTable, hat_weights, interpolate
+from acm_export.onnx_file.thresholds import by_layer
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Sequence
@@ -19,8 +19,8 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
     from acm_export.calibration.families import Family
-    from acm_export.calibration.measurement import Measurement
-    from acm_export.manifest import LayerEntry
+    from acm_export.onnx_file.manifest import LayerEntry
+    from acm_export.verification.measurement import Measurement
 
 BETWEEN = 3 * TOLERANCE
 """Largest difference between a budget half-way between two knots and the one measured there."""

@@ -11,9 +11,9 @@ from pathlib import Path
 import onnxruntime
 import torch
 
-from acm_export.calibration.set_budget import set_budget
-from acm_export.export import export
+from acm_export.exporter import export
 from acm_export.modules import ACMLayer, ACMSpec
+from acm_export.onnx_file.set_budget import set_budget
 
 
 def main(folder: Path) -> None:

@@ -14,10 +14,10 @@ import numpy as np
 import onnxruntime
 
 from acm_export.calibration.calibrate import Options, calibrate
-from acm_export.calibration.sources import NpzFile
 from acm_export.checkpoints import load_checkpoint
+from acm_export.data.sources import NpzFile
 from acm_export.demo.digits import ACM, DATA, load_all_images
-from acm_export.export import export_checkpoint
+from acm_export.exporter import export_checkpoint
 
 BUDGETS = (0.25, 0.3, 0.4, 0.5, 0.75, 1.0)
 

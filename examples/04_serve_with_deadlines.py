@@ -15,7 +15,7 @@ from time import perf_counter
 import numpy as np
 import onnxruntime
 
-from acm_export.latency.result_file import read_result
+from acm_export.timing.result_file import read_result
 
 MEASURE = ["latency", "calibrated.onnx", "--budgets", "0.25,0.4,0.6,1", "--data", "test.npz", "--runs", "200"]
 

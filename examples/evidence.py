@@ -11,10 +11,10 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from acm_export.calibration.calibrate import Options, calibrate
-from acm_export.calibration.measurement import Tally
-from acm_export.calibration.session import CalibrationSession
 from acm_export.checkpoints import load_checkpoint
-from acm_export.export import export_checkpoint
+from acm_export.exporter import export_checkpoint
+from acm_export.runtimes.session import CalibrationSession
+from acm_export.verification.measurement import Tally
 
 sys.path.insert(0, str(Path(__file__).parent.parent / "benchmarks"))
 from common import parser, print_table, write_result
@@ -22,7 +22,7 @@ from common import parser, print_table, write_result
 if TYPE_CHECKING:
     from collections.abc import Callable, Collection, Iterator, Sequence
 
-    from acm_export.manifest import LayerEntry
+    from acm_export.onnx_file.manifest import LayerEntry
 
 __all__ = ["BUDGETS", "Batches", "Difference", "InMemory", "OneFile", "Setting", "Stages", "between", "paired",
            "parser", "print_table", "write_result"]  # fmt: skip

@@ -18,8 +18,8 @@ from evidence import Batches, OneFile
 from matplotlib.figure import Figure
 
 from acm_export.calibration.calibrate import Options
-from acm_export.calibration.data import Batch
 from acm_export.calibration.examples import AudioExample, ImageExample, find_examples
+from acm_export.data.batches import Batch
 
 if TYPE_CHECKING:
     from collections.abc import Sequence

@@ -10,7 +10,7 @@ from dataclasses import dataclass
 
 import torch
 
-from acm_export.errors import AcmError, CheckpointError, UsageError
+from acm_export.base.errors import AcmError, CheckpointError, UsageError
 from acm_export.modules import ACMSpec
 
 State = dict[str, torch.Tensor]

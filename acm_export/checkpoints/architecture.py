@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 import transformers
 
-from acm_export.errors import AcmWarning, CheckpointError
+from acm_export.base.errors import AcmWarning, CheckpointError
 
 if TYPE_CHECKING:
     from collections.abc import Collection

@@ -6,7 +6,7 @@ from typing import Any
 
 from transformers.activations import ACT2FN
 
-from acm_export.errors import CheckpointError
+from acm_export.base.errors import CheckpointError
 
 _COUNTS = (
     "hidden_size", "intermediate_size", "num_attention_heads", "patch_size", "image_size", "num_channels", "vocab_size",

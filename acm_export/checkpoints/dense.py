@@ -7,9 +7,9 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 
+from acm_export.base.errors import CheckpointError
 from acm_export.checkpoints.architecture import construction_options
 from acm_export.checkpoints.shapes import Shapes, compare_shapes
-from acm_export.errors import CheckpointError
 
 if TYPE_CHECKING:
     from pathlib import Path

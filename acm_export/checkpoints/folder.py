@@ -21,13 +21,13 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from transformers.initialization import no_init_weights
 
+from acm_export.base.errors import AcmError, CheckpointError, OutputError
+from acm_export.base.files import move_folder_into_place, sha256_of, staging_folder
 from acm_export.checkpoints.architecture import construction_options, model_class_of, parse_config
 from acm_export.checkpoints.config_fields import check_fields
 from acm_export.checkpoints.dense import load_dense
 from acm_export.checkpoints.health import warn_about_values
 from acm_export.checkpoints.shapes import compare_shapes
-from acm_export.errors import AcmError, CheckpointError, OutputError
-from acm_export.files import move_folder_into_place, sha256_of, staging_folder
 from acm_export.modules import ACMSpec, acm_layers
 from acm_export.surgery import Family, family_of, install_acm_layers, keep_ffns_whole
 
@@ -118,7 +118,7 @@ def load_checkpoint(folder: Path) -> Checkpoint:
     """Read a checkpoint folder, dense or with ACM layers.
 
     Nothing from the folder is executed, and no memory is reserved before the shapes that the config announces have
-    been found in the weights file. Values that are not finite are named in an :class:`~acm_export.errors.AcmWarning`.
+    been found in the weights file. Values that are not finite are named in an ``AcmWarning``.
 
     Args:
         folder: A folder with ``config.json`` and ``model.safetensors``.

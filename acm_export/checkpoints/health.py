@@ -5,7 +5,7 @@ from __future__ import annotations
 import warnings
 from typing import TYPE_CHECKING
 
-from acm_export.errors import AcmWarning
+from acm_export.base.errors import AcmWarning
 
 if TYPE_CHECKING:
     from collections.abc import Mapping

@@ -16,11 +16,11 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file
 from transformers.initialization import no_init_weights
 
+from acm_export.base.errors import CheckpointError, UsageError
 from acm_export.checkpoints.acm_inference import MinLearners, group_acm_layers, infer_learners
 from acm_export.checkpoints.folder import build_model
 from acm_export.checkpoints.health import warn_about_values
 from acm_export.checkpoints.unpickle import load_state
-from acm_export.errors import CheckpointError, UsageError
 from acm_export.surgery import FAMILIES
 
 if TYPE_CHECKING:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from acm_export.errors import CheckpointError
+from acm_export.base.errors import CheckpointError
 
 if TYPE_CHECKING:
     from pathlib import Path

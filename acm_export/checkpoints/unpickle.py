@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Any, ClassVar
 
 import torch
 
-from acm_export.errors import CheckpointError
+from acm_export.base.errors import CheckpointError
 
 if TYPE_CHECKING:
     from collections.abc import Iterable

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import click
 
-from acm_export import __version__
+from acm_export.base.version import __version__
 from acm_export.cli.acmize import acmize
 from acm_export.cli.build_engine import build_engine
 from acm_export.cli.build_plugin import build_plugin

@@ -7,8 +7,8 @@ from pathlib import Path
 
 import click
 
+from acm_export.base.files import check_apart
 from acm_export.cli.common import need_export_packages, numbers, progress, verb, write_json, write_table
-from acm_export.files import check_apart
 
 
 def _three(context: click.Context, parameter: click.Parameter, value: str) -> tuple[float, float, float]:
@@ -101,10 +101,10 @@ def acmize(
         if output.is_symlink() or not output.name:
             output = output.resolve()
     need_export_packages()
+    from acm_export.base.optional import require
     from acm_export.checkpoints import load_checkpoint
     from acm_export.distillation.plan import make_plan
     from acm_export.distillation.settings import Settings
-    from acm_export.optional import require
     from acm_export.report.distillation import (
         describe_plan,
         describe_result,
@@ -127,9 +127,9 @@ def acmize(
             write_table(plan_table(plan), *describe_plan(plan))
         return
     require("accelerate")
+    from acm_export.data.samples import open_samples, split
+    from acm_export.data.speech import read_vocabulary
     from acm_export.distillation.acmize import acmize as run
-    from acm_export.distillation.samples import open_samples, split
-    from acm_export.distillation.speech import read_vocabulary
     from acm_export.distillation.tasks import task_for
 
     inputs = [spec.name for spec in teacher.family.inputs(teacher.model.config)]

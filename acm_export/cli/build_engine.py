@@ -79,7 +79,8 @@ def build_engine(
       acm-export build-engine m.onnx -o m.plan --max-shapes pixel_values:32x3x224x224 --timing-cache t.cache
       acm-export build-engine m.onnx -o m.plan --dry-run
     """
-    from acm_export.calibration.sources import open_source
+    from acm_export.base.errors import ExportError, MissingDependencyError
+    from acm_export.data.sources import open_source
     from acm_export.engine.check import EngineCheck
     from acm_export.engine.engine import PluginSource
     from acm_export.engine.engine import build_engine as build
@@ -88,7 +89,6 @@ def build_engine(
     from acm_export.engine.prepare import Ends, save_prepared
     from acm_export.engine.profiles import parse_shapes
     from acm_export.engine.settings import parse_tactic_sources
-    from acm_export.errors import ExportError, MissingDependencyError
 
     given = (("--min-shapes", min_shapes), ("--opt-shapes", opt_shapes), ("--max-shapes", max_shapes))
     low, best, high = (parse_shapes(text, option) if text else {} for option, text in given)
@@ -134,8 +134,8 @@ def build_engine(
 
 
 def _check_outputs(read: tuple[Path | None, ...], output: Path, save_onnx: Path | None, cache: Path | None) -> None:
+    from acm_export.base.files import check_apart, check_writable
     from acm_export.engine.passport import files_of, passport_path
-    from acm_export.files import check_apart, check_writable
 
     inputs = [part for path in read if path is not None for part in files_of(path)]
     written = {"-o": output, "the file about the engine": passport_path(output), "--save-onnx": save_onnx}

@@ -68,16 +68,16 @@ def calibrate(
     """
     if (latency_target is None) != (latency_file is None):
         raise click.UsageError("--latency-target and --latency-file belong together")
-    from acm_export.optional import require
+    from acm_export.base.optional import require
 
     require("onnxruntime")
     if report is not None:
         require("matplotlib")
+    from acm_export.base.files import check_writable, write_text
     from acm_export.calibration.budgets import requested_budgets
     from acm_export.calibration.calibrate import Options, find
-    from acm_export.calibration.rewrite import write_calibrated
-    from acm_export.calibration.sources import open_source
-    from acm_export.files import check_writable, write_text
+    from acm_export.data.sources import open_source
+    from acm_export.onnx_file.rewrite import write_calibrated
     from acm_export.report.calibration import calibration_json, calibration_table, describe_calibration
     from acm_export.runtimes.onnx_runtime import CpuSession, CudaSession
 

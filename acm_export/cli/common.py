@@ -12,8 +12,8 @@ from typing import TYPE_CHECKING, Any, NoReturn
 
 import click
 
-from acm_export import interrupts
-from acm_export.errors import AcmError, AcmWarning, first_line
+from acm_export.base import interrupts
+from acm_export.base.errors import AcmError, AcmWarning, first_line
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -75,7 +75,7 @@ def _fail(message: str, hint: str | None, code: int) -> NoReturn:
 
 def need_export_packages() -> None:
     """Import what reads checkpoints, or say how to install it; silence its progress bars."""
-    from acm_export.optional import EXPORT, require
+    from acm_export.base.optional import EXPORT, require
 
     require(*EXPORT)
     from transformers.utils import logging as transformers_logging

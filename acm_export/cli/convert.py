@@ -48,8 +48,8 @@ def convert(
       acm-export convert acm_vit_b.pth --num-heads 12 -o acm-vit-b
     """
     need_export_packages()
+    from acm_export.base.files import sha256_of
     from acm_export.checkpoints import convert_reference, save_checkpoint
-    from acm_export.files import sha256_of
     from acm_export.modules import acm_layers
 
     converted = convert_reference(reference, num_heads=num_heads, num_learners=num_learners, min_learners=min_learners)

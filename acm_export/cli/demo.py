@@ -25,11 +25,11 @@ def demo(output: Path, as_json: bool) -> None:
       acm-export demo -o acm-demo
     """
     need_export_packages()
-    from acm_export.optional import require
+    from acm_export.base.optional import require
 
     require("onnxruntime", "sklearn")
     from acm_export.demo.run import run_demo
-    from acm_export.report.demo import demo_table, ffn_table
+    from acm_export.demo.tables import demo_table, ffn_table
     from acm_export.report.verification import verification_table
 
     result = run_demo(output)

@@ -9,7 +9,7 @@ import click
 from acm_export.cli.common import verb, write_json, write_table
 
 GOALS = ("export", "onnxruntime", "tensorrt", "jetson")
-"""Keys of acm_export.doctor.goals.NEEDS."""
+"""Keys of acm_export.diagnosis.goals.NEEDS."""
 
 
 @click.command(short_help="Show what this machine can do and what is missing.")
@@ -34,9 +34,9 @@ def doctor(goal: str | None, library: Path | None, as_json: bool) -> None:
     """
     from rich.console import Console
 
-    from acm_export.doctor.examine import examine
-    from acm_export.errors import MachineError
-    from acm_export.report.doctor import describe_goals, finding_table
+    from acm_export.base.errors import MachineError
+    from acm_export.diagnosis.examine import examine
+    from acm_export.diagnosis.tables import describe_goals, finding_table
 
     console = Console(stderr=True)
     with console.status("looking at the machine") as status:

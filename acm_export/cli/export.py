@@ -8,10 +8,10 @@ from typing import TYPE_CHECKING
 import click
 
 from acm_export.cli.common import need_export_packages, verb, write_json, write_table
-from acm_export.errors import VerificationError
+from acm_export.verification.report import VerificationError
 
 if TYPE_CHECKING:
-    from acm_export.export import ExportResult
+    from acm_export.exporter import ExportResult
     from acm_export.verification.report import Report
 
 # Not taken from the modules that define them: importing those would take seconds for every --help.
@@ -70,7 +70,7 @@ def export(
     """
     need_export_packages()
     from acm_export.checkpoints import load_checkpoint
-    from acm_export.export import check_options, export_checkpoint
+    from acm_export.exporter import check_options, export_checkpoint
     from acm_export.verification.report import check_atol
 
     check_options(dtype, target, opset)

@@ -19,7 +19,7 @@ def inspect(model: Path, as_json: bool) -> None:
     Example:
       acm-export inspect acm-vit-b.onnx
     """
-    from acm_export.inspection import summarize
+    from acm_export.onnx_file.inspection import summarize
     from acm_export.report.inspection import describe, layer_table
 
     summary = summarize(model)

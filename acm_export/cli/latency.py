@@ -13,8 +13,8 @@ from click.core import ParameterSource
 from acm_export.cli.common import need_export_packages, numbers, progress, verb, write_json, write_table
 
 if TYPE_CHECKING:
-    from acm_export.latency.checks import Demands
-    from acm_export.latency.result import Result
+    from acm_export.timing.checks import Demands
+    from acm_export.timing.result import Result
 
 _RUNTIMES = ("onnxruntime", "onnxruntime-cuda", "onnxruntime-tensorrt", "tensorrt", "pytorch")
 _WITH_TRTEXEC = (
@@ -112,14 +112,14 @@ def latency(
       acm-export latency calibrated.onnx --runtime pytorch --checkpoint acm-vit-b --baseline vit-b --budgets 0.5
       acm-export latency m.plan --trtexec-times times.json --assert-p99 4ms
     """
-    from acm_export.latency.device import load_average
+    from acm_export.timing.device import load_average
 
     load = load_average()
-    from acm_export.latency.backends import Asked
-    from acm_export.latency.checks import read_demands
-    from acm_export.latency.clock import SystemClock
-    from acm_export.latency.measure import Effort
-    from acm_export.latency.request import Request, Surveyor, carry_out, check_outputs, read_trtexec
+    from acm_export.timing.backends import Asked
+    from acm_export.timing.checks import read_demands
+    from acm_export.timing.clock import SystemClock
+    from acm_export.timing.measure import Effort
+    from acm_export.timing.request import Request, Surveyor, carry_out, check_outputs, read_trtexec
 
     command = shlex.join(["acm-export", *sys.argv[1:]])
     demands = read_demands(assert_p99, compare, max_regression)
@@ -154,10 +154,10 @@ def _report(
     result: Result, planned: int, demands: Demands, output: Path | None, plot: Path | None, *, as_json: bool
 ) -> None:
     """Write and show a result, and end with exit code 1 where it is partial or does not hold."""
-    from acm_export.files import write_text
-    from acm_export.latency import checks
-    from acm_export.latency.result_file import to_text
+    from acm_export.base.files import write_text
     from acm_export.report.latency_chart import write_picture
+    from acm_export.timing import checks
+    from acm_export.timing.result_file import to_text
 
     _show(result, as_json=as_json)  # first: no space left on a disk must not cost the numbers
     if output is not None:

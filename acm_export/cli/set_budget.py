@@ -48,7 +48,7 @@ def set_budget(
       acm-export set-budget acm-vit-b.onnx --max-learners 2
       acm-export set-budget acm-vit-b.onnx --trained
     """
-    from acm_export.calibration.set_budget import set_budget as turn
+    from acm_export.onnx_file.set_budget import set_budget as turn
     from acm_export.report.inspection import describe_setting
 
     manifest = turn(

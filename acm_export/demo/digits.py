@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from acm_export.optional import require
+from acm_export.base.optional import require
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray

@@ -16,11 +16,11 @@ import numpy as np
 import onnx
 from onnx import TensorProto, helper, numpy_helper
 
+from acm_export.base.timing import paired_ratios
 from acm_export.op import DOMAIN, INPUTS, NAME, VERSION, Signature
 from acm_export.op.body import portable_body
 from acm_export.op.schema import register
 from acm_export.runtimes.onnx_runtime import CpuSession
-from acm_export.timing import paired_ratios
 
 Arrays = dict[str, np.ndarray[Any, Any]]
 

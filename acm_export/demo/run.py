@@ -9,16 +9,16 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from acm_export.base.errors import OutputError
+from acm_export.base.timing import paired_ratios
 from acm_export.checkpoints import load_checkpoint
 from acm_export.demo.digits import ACM, DENSE, load_test_images
 from acm_export.demo.ffn import FFNRow, time_ffn
-from acm_export.errors import OutputError
-from acm_export.export import ExportResult, export_checkpoint
-from acm_export.model_file import read_model
+from acm_export.exporter import ExportResult, export_checkpoint
+from acm_export.onnx_file.model_file import read_model
 from acm_export.runtimes.onnx_runtime import CpuSession
-from acm_export.timing import paired_ratios
+from acm_export.runtimes.runnable import runnable_copy
 from acm_export.verification.compare import executed_budget
-from acm_export.verification.runnable import runnable_copy
 from acm_export.verification.settings import uniform
 
 if TYPE_CHECKING:
@@ -26,7 +26,7 @@ if TYPE_CHECKING:
 
     from numpy.typing import NDArray
 
-    from acm_export.manifest import Manifest
+    from acm_export.onnx_file.manifest import Manifest
 
 THRESHOLDS = (-8.0, -4.0, -2.0, -1.0, 0.0, 0.5, 1.0, 2.0, 3.0, 4.0)
 _PAIRS, _RUNS = 5, 5

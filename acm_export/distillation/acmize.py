@@ -12,9 +12,12 @@ import torch
 from accelerate import Accelerator
 from accelerate.utils import DataLoaderConfiguration, DistributedDataParallelKwargs
 
+from acm_export.base.errors import UsageError
 from acm_export.checkpoints import save_checkpoint
+from acm_export.data.collate import LABELS, model_inputs
+from acm_export.data.samples import digest
+from acm_export.data.speech import read_vocabulary
 from acm_export.distillation.card import model_card
-from acm_export.distillation.collate import LABELS, model_inputs
 from acm_export.distillation.dial import Dial
 from acm_export.distillation.evaluate import Curve, Evaluation
 from acm_export.distillation.initialise import learners_from_ffn, learners_from_linear
@@ -33,15 +36,12 @@ from acm_export.distillation.prepare import (
 )
 from acm_export.distillation.provenance import provenance
 from acm_export.distillation.record import Recorder
-from acm_export.distillation.samples import digest
 from acm_export.distillation.settings import ANY_BUDGET, TEACHER, Settings
-from acm_export.distillation.speech import read_vocabulary
 from acm_export.distillation.state import State, fingerprint, load_state, remove_state
 from acm_export.distillation.statistics import error_weights, gather_statistics
 from acm_export.distillation.tasks import task_for
 from acm_export.distillation.train import Silent, Speed, Trainer
 from acm_export.distillation.whole import WholePhase
-from acm_export.errors import UsageError
 from acm_export.modules import acm_layers
 from acm_export.surgery import install_acm_layers
 
@@ -52,7 +52,7 @@ if TYPE_CHECKING:
     from transformers import PreTrainedModel
 
     from acm_export.checkpoints import Checkpoint
-    from acm_export.distillation.samples import Samples
+    from acm_export.data.samples import Samples
     from acm_export.distillation.tasks import AnyTask
     from acm_export.distillation.train import Progress
 

@@ -7,9 +7,9 @@ from typing import Any
 import torch
 from torch.nn import functional as F  # noqa: N812
 
-from acm_export.distillation.collate import LABELS, NO_LABEL
+from acm_export.base.errors import UsageError
+from acm_export.data.collate import LABELS, NO_LABEL
 from acm_export.distillation.divergence import divergence
-from acm_export.errors import UsageError
 
 Arrays = dict[str, torch.Tensor]
 

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 
-from acm_export.distillation.collate import model_inputs
+from acm_export.data.collate import model_inputs
 from acm_export.distillation.dial import Dial, thresholds_of
 from acm_export.distillation.gated import gated
 from acm_export.distillation.record import Masks

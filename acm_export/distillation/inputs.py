@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from acm_export.errors import UsageError
+from acm_export.base.errors import UsageError
 from acm_export.surgery.padding import MASK
 
 if TYPE_CHECKING:

@@ -8,8 +8,8 @@ import torch
 from torch import nn
 from torch.nn import functional as F  # noqa: N812
 
+from acm_export.data.collate import model_inputs
 from acm_export.distillation.choices import logits_at
-from acm_export.distillation.collate import model_inputs
 from acm_export.distillation.dial import Dial, thresholds_of
 from acm_export.distillation.labels import gains, priced_labels, relative_labels, squared_errors
 from acm_export.distillation.loss import Arrays, Loss

@@ -8,10 +8,10 @@ from typing import TYPE_CHECKING
 
 import torch
 
+from acm_export.base.errors import CheckpointError, UsageError
 from acm_export.distillation.settings import TEACHER
-from acm_export.errors import CheckpointError, UsageError
-from acm_export.flops import ModelFlops, gate_share, learner_flops, learners_share
 from acm_export.modules import acm_layers
+from acm_export.modules.flops import ModelFlops, gate_share, learner_flops, learners_share
 from acm_export.surgery import install_acm_layers, model_flops, select_sites, spec_for
 
 if TYPE_CHECKING:

@@ -8,14 +8,14 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import torch
 
+from acm_export.base.errors import CheckpointError, OutputError, UsageError
+from acm_export.base.files import staging_folder
 from acm_export.checkpoints.folder import PROCESSOR_FILES
-from acm_export.distillation.collate import LABELS, Collate, model_inputs
+from acm_export.data.collate import LABELS, Collate, model_inputs
 from acm_export.distillation.ctc import CTC
 from acm_export.distillation.inputs import check_shape, check_values
 from acm_export.distillation.state import foreign_files, partial_folder
 from acm_export.distillation.tasks import UserLoss
-from acm_export.errors import CheckpointError, OutputError, UsageError
-from acm_export.files import staging_folder
 from acm_export.surgery.padding import MASK
 
 if TYPE_CHECKING:
@@ -25,7 +25,7 @@ if TYPE_CHECKING:
     from transformers import PreTrainedModel
 
     from acm_export.checkpoints import Checkpoint
-    from acm_export.distillation.samples import Samples
+    from acm_export.data.samples import Samples
     from acm_export.distillation.tasks import AnyTask
     from acm_export.distillation.train import Progress
 

@@ -8,8 +8,8 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from acm_export.checkpoints import Checkpoint
+    from acm_export.data.samples import Samples
     from acm_export.distillation.evaluate import Curve
-    from acm_export.distillation.samples import Samples
     from acm_export.distillation.settings import Settings
     from acm_export.distillation.state import State
     from acm_export.distillation.tasks import AnyTask

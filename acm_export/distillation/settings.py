@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from acm_export.errors import UsageError
+from acm_export.base.errors import UsageError
 
 ANY_BUDGET, PAPER = "any-budget", "paper"
 TEACHER, RANDOM = "teacher", "random"

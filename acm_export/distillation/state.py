@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 
-from acm_export.errors import DistillationError, OutputError
+from acm_export.base.errors import DistillationError, OutputError
 
 if TYPE_CHECKING:
     from pathlib import Path

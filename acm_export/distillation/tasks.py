@@ -12,11 +12,11 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch.nn import functional as F  # noqa: N812
 
-from acm_export.distillation.collate import LABELS
+from acm_export.base.errors import UsageError
+from acm_export.data.collate import LABELS
+from acm_export.data.user_function import failed, import_function
 from acm_export.distillation.ctc import CTC
 from acm_export.distillation.divergence import divergence
-from acm_export.errors import UsageError
-from acm_export.user_function import failed, import_function
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping

@@ -11,9 +11,9 @@ from typing import TYPE_CHECKING, Any, Protocol
 import torch
 from torch.utils.data import DataLoader
 
+from acm_export.base.errors import DistillationError
 from acm_export.distillation.order import Steps, mixed
 from acm_export.distillation.state import has_state, partial_folder, save_state
-from acm_export.errors import DistillationError
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -21,10 +21,10 @@ if TYPE_CHECKING:
     from accelerate import Accelerator
     from torch import nn
 
-    from acm_export.distillation.collate import Collate
+    from acm_export.data.collate import Collate
+    from acm_export.data.samples import Samples
     from acm_export.distillation.layerwise import GatesPhase, LearnersPhase
     from acm_export.distillation.loss import Loss
-    from acm_export.distillation.samples import Samples
     from acm_export.distillation.settings import Settings
     from acm_export.distillation.state import State
     from acm_export.distillation.whole import WholePhase

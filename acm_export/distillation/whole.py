@@ -7,8 +7,8 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import nn
 
+from acm_export.data.collate import model_inputs
 from acm_export.distillation.budgets import negative_entropy, negative_spread, sample_budgets
-from acm_export.distillation.collate import model_inputs
 from acm_export.distillation.dial import Dial, thresholds_of
 from acm_export.distillation.gated import GatedPass, gated
 from acm_export.distillation.loss import Arrays, Loss

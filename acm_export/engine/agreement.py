@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from acm_export.errors import EngineError
+from acm_export.base.errors import EngineError
 from acm_export.op.routing import margins
 
 if TYPE_CHECKING:
@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 
     from numpy.typing import NDArray
 
-    from acm_export.manifest import LayerEntry
+    from acm_export.onnx_file.manifest import LayerEntry
 
 COUNTS = "counts/"
 """Begin of the names of outputs that hold learner counts."""

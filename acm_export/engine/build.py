@@ -5,11 +5,11 @@ from __future__ import annotations
 import logging
 from typing import TYPE_CHECKING, Any
 
-from acm_export import interrupts
+from acm_export.base import interrupts
+from acm_export.base.errors import EngineError, first_line
+from acm_export.base.files import move_into_place, staging_folder
 from acm_export.engine.parsing import parse
 from acm_export.engine.settings import Settings, network_flags, set_precision, set_tactic_sources
-from acm_export.errors import EngineError, first_line
-from acm_export.files import move_into_place, staging_folder
 
 if TYPE_CHECKING:
     from pathlib import Path

@@ -9,19 +9,19 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from acm_export.calibration.budget_input import INPUT
-from acm_export.calibration.data import graph_inputs
-from acm_export.calibration.session import tap_gate_logits
-from acm_export.calibration.thresholds import setting_thresholds
+from acm_export.base.errors import AcmWarning, EngineError, MissingDependencyError
+from acm_export.data.batches import graph_inputs
 from acm_export.engine.agreement import Agreement, Reference, agreement
 from acm_export.engine.passport import Checked
 from acm_export.engine.trial_inputs import batches
-from acm_export.errors import AcmWarning, EngineError, MissingDependencyError
-from acm_export.inspection import stored_thresholds
-from acm_export.manifest import Setting, read_manifest
-from acm_export.model_file import read_model
+from acm_export.onnx_file.budget_input import INPUT
+from acm_export.onnx_file.inspection import stored_thresholds
+from acm_export.onnx_file.manifest import Setting, read_manifest
+from acm_export.onnx_file.model_file import read_model
+from acm_export.onnx_file.thresholds import setting_thresholds
+from acm_export.runtimes.runnable import open_runnable, runnable_copy
+from acm_export.runtimes.session import tap_gate_logits
 from acm_export.verification.report import MARGIN_TOLERANCE, OUTPUT_TOLERANCE
-from acm_export.verification.runnable import open_runnable, runnable_copy
 from acm_export.verification.settings import uniform
 
 if TYPE_CHECKING:
@@ -30,7 +30,7 @@ if TYPE_CHECKING:
 
     from numpy.typing import NDArray
 
-    from acm_export.calibration.data import Arrays, Source
+    from acm_export.data.batches import Arrays, Source
     from acm_export.engine.prepare import Prepared
     from acm_export.engine.profiles import Profile
     from acm_export.engine.runtime import LoadedEngine

@@ -8,14 +8,12 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from acm_export.base.errors import EngineError
 from acm_export.engine.profiles import format_shape
-from acm_export.errors import EngineError
 from acm_export.runtimes.cuda_driver import Buffer, Driver, Stream
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
-
-    from acm_export.engine.runtime import LoadedEngine
 
     Arrays = dict[str, np.ndarray[Any, Any]]
 
@@ -46,13 +44,22 @@ class Tensor:
     """Smallest, best and largest shape of an input; empty for an output."""
 
 
+@dataclass(frozen=True)
+class EngineIO:
+    """An engine's name, for errors, and its inputs and outputs."""
+
+    name: str
+    inputs: tuple[Tensor, ...]
+    outputs: tuple[Tensor, ...]
+
+
 class Context:
     """Runs an engine; one thread at a time, each context its own stream. Made by :meth:`Engine.context`."""
 
     def __init__(
-        self, engine: LoadedEngine, context: Any, driver: Driver, give_back: Callable[[], None], *, cuda_graph: bool
+        self, io: EngineIO, context: Any, driver: Driver, give_back: Callable[[], None], *, cuda_graph: bool
     ) -> None:
-        self._engine, self._context, self._driver, self._graphs = engine, context, driver, cuda_graph
+        self._io, self._context, self._driver, self._graphs = io, context, driver, cuda_graph
         self._give_back = give_back
         self._stream = Stream(driver)
         self._buffers: dict[str, Buffer] = {}
@@ -73,14 +80,14 @@ class Context:
             CudaError: The driver fails.
         """
         self._driver.enter()
-        inputs, stream = self._engine.inputs, self._stream
-        arrays = [check_feed(tensor, feeds, self._engine.name) for tensor in inputs]
+        inputs, stream = self._io.inputs, self._stream
+        arrays = [check_feed(tensor, feeds, self._io.name) for tensor in inputs]
         shapes = tuple(array.shape for array in arrays)
         for tensor, array in zip(inputs, arrays, strict=True):
             if not self._context.set_input_shape(tensor.name, array.shape):
                 raise EngineError(f"TensorRT refuses the shape {format_shape(array.shape)} of {tensor.name}")
             self._bind(tensor.name, array.nbytes).host(array.shape, array.dtype)[...] = array
-        results = [(t.name, tuple(self._context.get_tensor_shape(t.name)), t.dtype) for t in self._engine.outputs]
+        results = [(t.name, tuple(self._context.get_tensor_shape(t.name)), t.dtype) for t in self._io.outputs]
         for name, shape, dtype in results:
             self._bind(name, int(np.prod(shape, dtype=np.int64)) * dtype.itemsize)
         sizes = {tensor.name: array.nbytes for tensor, array in zip(inputs, arrays, strict=True)}
@@ -135,7 +142,7 @@ class Context:
 
     def _enqueue(self) -> None:
         if not self._context.execute_async_v3(self._stream.handle):
-            raise EngineError(f"TensorRT could not run {self._engine.name}; its log above says why")
+            raise EngineError(f"TensorRT could not run {self._io.name}; its log above says why")
 
     def _capture(self, shapes: tuple[tuple[int, ...], ...]) -> None:
         """Capture a graph; the run before it lets TensorRT do what new shapes ask for, which cannot be captured."""
@@ -146,7 +153,7 @@ class Context:
             self._enqueue()
         except EngineError as error:
             self._stream.drop_capture()
-            reason = f"TensorRT could not capture a run of {self._engine.name} as a CUDA graph; its log above says why"
+            reason = f"TensorRT could not capture a run of {self._io.name} as a CUDA graph; its log above says why"
             raise EngineError(reason, "run without --cuda-graph") from error
         self._stream.end_capture()
         self._captured = shapes

@@ -5,6 +5,8 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
+from acm_export.base.errors import EngineError
+from acm_export.base.files import check_writable, move_together_into_place, sha256_of, staging_folder
 from acm_export.engine.build import build
 from acm_export.engine.library import load_plugin
 from acm_export.engine.machine import find_place, version_of
@@ -13,8 +15,6 @@ from acm_export.engine.prepare import Ends, Prepared, prepare, target_for
 from acm_export.engine.profiles import Shapes, profiles
 from acm_export.engine.runtime import LoadedEngine
 from acm_export.engine.settings import Settings
-from acm_export.errors import EngineError
-from acm_export.files import check_writable, move_together_into_place, sha256_of, staging_folder
 from acm_export.plugins.tensorrt.build import LIBRARY, build_plugin
 from acm_export.plugins.tensorrt.headers import tensorrt_headers
 

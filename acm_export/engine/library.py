@@ -5,11 +5,11 @@ from __future__ import annotations
 import ctypes
 from typing import TYPE_CHECKING, Any
 
-from acm_export.doctor import plugin
-from acm_export.doctor.processes import ask
-from acm_export.doctor.versions import numbers
-from acm_export.errors import EngineError
-from acm_export.files import sha256_of
+from acm_export.base.errors import EngineError
+from acm_export.base.files import sha256_of
+from acm_export.machine.plugin_library import check_plugin_library
+from acm_export.machine.processes import ask
+from acm_export.machine.versions import numbers
 from acm_export.op.signature import NAME
 from acm_export.plugins.identity import PLUGIN_NAMESPACE, PLUGIN_VERSION
 
@@ -29,7 +29,7 @@ def check_library(path: Path, version: str) -> None:
     Raises:
         EngineError: It cannot be loaded, is not the plugin, lacks entry points, or is built for another TensorRT.
     """
-    finding = plugin.library(path)
+    finding = check_plugin_library(path)
     if finding.state != "ok":
         raise EngineError(finding.found, finding.mend)
     built_for = ask("library", str(path.absolute())).value["built_for"]

@@ -5,10 +5,10 @@ from __future__ import annotations
 import importlib
 from typing import Any
 
-from acm_export.doctor import gpu
-from acm_export.doctor.versions import numbers
+from acm_export.base.errors import EngineError, MissingDependencyError
 from acm_export.engine.passport import Place
-from acm_export.errors import EngineError, MissingDependencyError
+from acm_export.machine import gpu
+from acm_export.machine.versions import numbers
 
 
 def find_tensorrt(*, builder: bool = True) -> Any:
@@ -44,7 +44,7 @@ def find_place(tensorrt: Any) -> Place:
     Raises:
         EngineError: There is no GPU.
     """
-    cuda = gpu.look()
+    cuda = gpu.query_cuda()
     if not cuda.gpus:
         raise EngineError("there is no GPU here, and engines are of one", "acm-export doctor --for tensorrt says why")
     first = cuda.gpus[0]

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
-from acm_export.errors import EngineError
+from acm_export.base.errors import EngineError
 
 if TYPE_CHECKING:
     import onnx

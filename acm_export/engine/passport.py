@@ -6,9 +6,9 @@ import json
 from dataclasses import asdict, dataclass
 from typing import TYPE_CHECKING, Any
 
-from acm_export.errors import EngineError, ModelFileError
-from acm_export.files import sha256_of
-from acm_export.json_fields import (
+from acm_export.base.errors import EngineError, ModelFileError
+from acm_export.base.files import sha256_of
+from acm_export.base.json_fields import (
     BOOL,
     LIST,
     NUMBER_OR_NULL,
@@ -21,8 +21,8 @@ from acm_export.json_fields import (
     Kind,
     checked,
 )
-from acm_export.manifest import Manifest, parse_manifest
-from acm_export.model_file import data_files, read_model
+from acm_export.onnx_file.manifest import Manifest, parse_manifest
+from acm_export.onnx_file.model_file import data_files, read_model
 
 if TYPE_CHECKING:
     from pathlib import Path

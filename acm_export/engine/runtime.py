@@ -10,13 +10,13 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from acm_export.calibration.data import GraphInput
-from acm_export.doctor.versions import numbers
-from acm_export.engine.context import Context, Tensor
+from acm_export.base.errors import EngineError
+from acm_export.data.batches import GraphInput
+from acm_export.engine.context import Context, EngineIO, Tensor
 from acm_export.engine.library import load_plugin
 from acm_export.engine.machine import find_place, find_tensorrt
 from acm_export.engine.passport import check_usable
-from acm_export.errors import EngineError
+from acm_export.machine.versions import numbers
 from acm_export.plugins.tensorrt.build import LIBRARY
 from acm_export.runtimes.cuda_driver import Driver
 
@@ -121,7 +121,8 @@ class LoadedEngine:
                 "most often the GPU has too little memory left: nvidia-smi shows who holds it",
             )
         give_back = partial(self._idle.append, engine) if not self._shared else _nothing
-        return Context(self, context, self._driver, give_back, cuda_graph=cuda_graph)
+        io = EngineIO(self.name, self.inputs, self.outputs)
+        return Context(io, context, self._driver, give_back, cuda_graph=cuda_graph)
 
     def close(self) -> None:
         """Drop the engine and the CUDA context."""

@@ -6,7 +6,7 @@ import re
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-from acm_export.errors import EngineError, UsageError
+from acm_export.base.errors import EngineError, UsageError
 
 if TYPE_CHECKING:
     from collections.abc import Sequence

@@ -6,14 +6,14 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from acm_export.calibration.data import check_batch, draw
+from acm_export.base.errors import UsageError
+from acm_export.data.batches import check_batch, draw
 from acm_export.engine.profiles import format_shape
-from acm_export.errors import UsageError
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
-    from acm_export.calibration.data import Arrays, GraphInput, Source
+    from acm_export.data.batches import Arrays, GraphInput, Source
     from acm_export.engine.profiles import Profile
 
 _SAMPLES = 16

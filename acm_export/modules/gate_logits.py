@@ -12,8 +12,8 @@ import torch
 from torch.nn import functional
 from torch.utils.flop_counter import register_flop_formula
 
-from acm_export.errors import OpError
-from acm_export.optional import require
+from acm_export.base.errors import OpError
+from acm_export.base.optional import require
 
 DTYPES = (torch.float16, torch.bfloat16)
 

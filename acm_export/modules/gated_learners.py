@@ -9,11 +9,11 @@ from __future__ import annotations
 
 import torch
 
-from acm_export.errors import OpError
+from acm_export.base.errors import OpError
+from acm_export.base.optional import require
 from acm_export.modules.activations import activation_fn
 from acm_export.op.schema import infer_shapes
 from acm_export.op.signature import INPUTS, Signature
-from acm_export.optional import require
 
 DTYPES = (torch.float32, torch.float16, torch.bfloat16)
 

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import nn
 
-from acm_export.errors import OpError
+from acm_export.base.errors import OpError
 from acm_export.modules.activations import activation_fn
 from acm_export.modules.float32 import keeping_float32
 from acm_export.modules.gate import Gate

@@ -11,7 +11,7 @@ from __future__ import annotations
 import onnx.parser
 from onnx import FunctionProto, TensorProto
 
-from acm_export.errors import OpError
+from acm_export.base.errors import OpError
 from acm_export.op.body_activation import activation_statements
 from acm_export.op.signature import DOMAIN, INPUTS, NAME, OUTPUTS, Signature
 

@@ -8,7 +8,7 @@ import onnx
 from onnx import TensorProto, TypeProto, defs
 from onnx.defs import OpSchema
 
-from acm_export.errors import OpError
+from acm_export.base.errors import OpError
 from acm_export.op.signature import DOMAIN, NAME, VERSION, Signature
 
 _INPUT_DOC = {

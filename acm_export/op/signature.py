@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from acm_export.errors import OpError
+from acm_export.base.errors import OpError
 
 DOMAIN = "ai.acm"
 NAME = "GatedLearners"

@@ -10,8 +10,8 @@ from rich.table import Table
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
-    from acm_export.budget_table import Calibration
     from acm_export.calibration.result import Calibrated
+    from acm_export.onnx_file.budget_table import Calibration
 
 
 def calibration_table(calibrated: Calibrated) -> Table:

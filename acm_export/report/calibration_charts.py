@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from acm_export.optional import require
+from acm_export.base.optional import require
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping, Sequence

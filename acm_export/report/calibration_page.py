@@ -9,7 +9,6 @@ from string import Template
 from typing import TYPE_CHECKING
 
 from acm_export.calibration.examples import ImageExample
-from acm_export.calibration.measurement import JENSEN_SHANNON
 from acm_export.report.calibration_charts import (
     count_chart,
     curve_chart,
@@ -19,13 +18,14 @@ from acm_export.report.calibration_charts import (
     layer_shares,
     threshold_chart,
 )
+from acm_export.verification.measurement import JENSEN_SHANNON
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
 
-    from acm_export.budget_table import Calibration
     from acm_export.calibration.examples import Example
     from acm_export.calibration.result import Calibrated
+    from acm_export.onnx_file.budget_table import Calibration
 
 _GIGA = 1e9
 _WIDTHS = {"on-wide": 7.2, "on-narrow": 3.8}

@@ -9,9 +9,9 @@ from rich.table import Table
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
-    from acm_export.budget_table import Calibration
-    from acm_export.inspection import FileSummary
-    from acm_export.manifest import Setting
+    from acm_export.onnx_file.budget_table import Calibration
+    from acm_export.onnx_file.inspection import FileSummary
+    from acm_export.onnx_file.manifest import Setting
 
 
 def describe(summary: FileSummary) -> Iterator[str]:

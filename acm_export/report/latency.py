@@ -10,7 +10,7 @@ from rich.table import Table
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
-    from acm_export.latency.result import Result
+    from acm_export.timing.result import Result
 
 _TIMES = ("mean", "std", "p50", "p90", "p95", "p99", "max")
 

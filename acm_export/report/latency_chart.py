@@ -5,29 +5,15 @@ from __future__ import annotations
 from statistics import median
 from typing import TYPE_CHECKING
 
-from acm_export.errors import UsageError
-from acm_export.files import move_into_place, staging_folder
-from acm_export.optional import require
+from acm_export.base.files import move_into_place, staging_folder
+from acm_export.base.optional import require
 
 if TYPE_CHECKING:
     from pathlib import Path
 
-    from acm_export.latency.result import Result
+    from acm_export.timing.result import Result
 
-_SUFFIXES = (".png", ".svg")
 _STYLES = {"data": ("o", "#1f77b4"), "skewed": ("s", "#d9822b"), "least": ("v", "#2f9e63"), "most": ("^", "#8e5ea2")}
-
-
-def check_picture(path: Path) -> None:
-    """Refuse pictures that cannot be drawn.
-
-    Raises:
-        UsageError: The name does not end in .png or .svg.
-        MissingDependencyError: Matplotlib is not installed.
-    """
-    if path.suffix not in _SUFFIXES:
-        raise UsageError(f"--plot is {path.name}, it must end in {' or '.join(_SUFFIXES)}")
-    require("matplotlib")
 
 
 def write_picture(result: Result, path: Path) -> None:

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from acm_export.errors import CudaError
+from acm_export.base.errors import CudaError
 
 if TYPE_CHECKING:
     from collections.abc import Sequence

@@ -5,9 +5,9 @@ from __future__ import annotations
 import os
 from typing import TYPE_CHECKING, Any
 
-from acm_export.errors import MissingDependencyError, ModelFileError
-from acm_export.optional import require
-from acm_export.runtimes.overloads import serialize
+from acm_export.base.errors import MissingDependencyError, ModelFileError
+from acm_export.base.optional import require
+from acm_export.onnx_file.overloads import serialize
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence

@@ -9,7 +9,9 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import nn
 
-from acm_export.flops import (
+from acm_export.modules import ACMLayer
+from acm_export.modules.evaluating import evaluating
+from acm_export.modules.flops import (
     ModelFlops,
     attention_core_flops,
     convolution_flops,
@@ -17,8 +19,6 @@ from acm_export.flops import (
     learner_flops,
     linear_flops,
 )
-from acm_export.modules import ACMLayer
-from acm_export.modules.evaluating import evaluating
 from acm_export.surgery.sites import find_sites
 
 if TYPE_CHECKING:

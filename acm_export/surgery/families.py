@@ -1,14 +1,14 @@
 """The transformers that are supported: one table entry for each family.
 
 To add one, describe where its sites sit in the installed ``transformers`` (docs/families.md), add the entry to
-:data:`FAMILIES`, and a small configuration of it to ``tests/tiny_families.py``.
+:data:`FAMILIES`, and a small configuration of it to ``tests/support/tiny_families.py``.
 """
 
 from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
-from acm_export.errors import CheckpointError
+from acm_export.base.errors import CheckpointError
 from acm_export.surgery.family import Family, FFNSite, InputSpec
 from acm_export.surgery.gated_ffn import gated_ffn
 

@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING
 
 from torch import nn
 
-from acm_export.errors import CheckpointError
+from acm_export.base.errors import CheckpointError
 from acm_export.modules import ACMLayer
 from acm_export.surgery.padding import mark_padding
 from acm_export.surgery.sites import abridged, find_sites

@@ -9,9 +9,9 @@ from typing import TYPE_CHECKING
 from torch import nn
 from transformers import activations
 
-from acm_export.errors import CheckpointError, UsageError
-from acm_export.flops import site_flops
+from acm_export.base.errors import CheckpointError, UsageError
 from acm_export.modules import ACMLayer
+from acm_export.modules.flops import site_flops
 from acm_export.surgery.gated_ffn import gated_ffn
 
 if TYPE_CHECKING:

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from acm_export.errors import UsageError
-from acm_export.flops import linear_flops
+from acm_export.base.errors import UsageError
 from acm_export.modules import ACMSpec
+from acm_export.modules.flops import linear_flops
 
 if TYPE_CHECKING:
     from acm_export.surgery.sites import Site
@@ -30,7 +30,7 @@ def spec_for(site: Site, num_learners: int, flops_factor: float = 1.0, min_learn
         site: The dense modules.
         num_learners: N.
         flops_factor: FLOPs of all learners ÷ those of the dense modules; what rounding h makes of it says
-            :func:`acm_export.flops.learners_share`.
+            :func:`acm_export.modules.flops.learners_share`.
         min_learners: Learners that always run; by default 0 under a residual connection and 1 elsewhere.
 
     Returns:

@@ -14,17 +14,23 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import torch
 
-from acm_export.calibration.measurement import budget_of
-from acm_export.calibration.token_masks import TokenMasks
-from acm_export.errors import VerificationError
-from acm_export.inspection import check_graph, check_thresholds, stored_thresholds
-from acm_export.manifest import LayerEntry, Manifest, read_manifest
-from acm_export.model_file import read_model
+from acm_export.data.token_masks import TokenMasks
 from acm_export.modules import acm_layers
+from acm_export.onnx_file.inspection import check_graph, check_thresholds, stored_thresholds
+from acm_export.onnx_file.manifest import LayerEntry, Manifest, read_manifest
+from acm_export.onnx_file.model_file import read_model
 from acm_export.op.routing import learner_counts, margins
+from acm_export.runtimes.runnable import open_runnable, runnable_copy
+from acm_export.verification.measurement import budget_of
 from acm_export.verification.replay import replaying
-from acm_export.verification.report import Disagreement, LayerRouting, Report, SettingResult, check_atol
-from acm_export.verification.runnable import open_runnable, runnable_copy
+from acm_export.verification.report import (
+    Disagreement,
+    LayerRouting,
+    Report,
+    SettingResult,
+    VerificationError,
+    check_atol,
+)
 from acm_export.verification.settings import ThresholdSetting, choose_settings
 
 if TYPE_CHECKING:
@@ -34,7 +40,7 @@ if TYPE_CHECKING:
     import onnx
     from numpy.typing import NDArray
 
-    from acm_export.export.wrapper import Exportable
+    from acm_export.modules.wrapper import Exportable
     from acm_export.runtimes.onnx_runtime import Session
 
 Arrays = dict[str, np.ndarray[Any, Any]]

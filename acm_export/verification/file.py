@@ -8,12 +8,12 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import torch
 
-from acm_export.data import load_npz
-from acm_export.errors import AcmWarning, UsageError
-from acm_export.export.examples import example_inputs
-from acm_export.export.wrapper import Exportable
-from acm_export.manifest import read_manifest
-from acm_export.model_file import read_model
+from acm_export.base.errors import AcmWarning, UsageError
+from acm_export.data.npz import load_npz
+from acm_export.modules.wrapper import Exportable
+from acm_export.onnx_file.manifest import read_manifest
+from acm_export.onnx_file.model_file import read_model
+from acm_export.surgery.examples import example_inputs
 from acm_export.verification.compare import verify_model
 
 if TYPE_CHECKING:

@@ -6,7 +6,7 @@ import math
 from dataclasses import dataclass
 from typing import Any
 
-from acm_export.errors import UsageError
+from acm_export.base.errors import AcmError, UsageError
 
 OUTPUT_TOLERANCE = {"fp32": 1e-4, "fp16": 2e-2, "bf16": 1e-1}
 """Largest error of an output, relative to its largest value in the reference. On the embedded model the errors are
@@ -169,3 +169,17 @@ def _finite(value: Any) -> Any:
 
 def _finite_values(item: LayerRouting | Disagreement) -> dict[str, Any]:
     return {name: _finite(value) for name, value in vars(item).items()}
+
+
+class VerificationError(AcmError):
+    """An ONNX file does not compute what its checkpoint computes.
+
+    Args:
+        message: What is wrong.
+        hint: What to do about it.
+        report: What the verification found, where it came to its end.
+    """
+
+    def __init__(self, message: str, hint: str | None = None, report: Report | None = None) -> None:
+        super().__init__(message, hint)
+        self.report = report

@@ -12,7 +12,7 @@ if TYPE_CHECKING:
 
     from numpy.typing import NDArray
 
-    from acm_export.manifest import LayerEntry
+    from acm_export.onnx_file.manifest import LayerEntry
 
 _SHARES = (0.2, 0.5, 0.8)
 

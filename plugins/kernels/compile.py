@@ -20,9 +20,9 @@ from typing import TYPE_CHECKING, Any
 import click
 from rich.progress import Progress
 
-from acm_export.errors import KernelError
-from acm_export.files import move_folder_into_place, staging_folder
-from acm_export.optional import require
+from acm_export.base.errors import KernelError
+from acm_export.base.files import move_folder_into_place, staging_folder
+from acm_export.base.optional import require
 from acm_export.plugins.kernels import hopper, nvrtc
 from acm_export.plugins.kernels.pack import CUBINS, TABLE, Kernel, Pack, default_folder, source_digest
 from acm_export.plugins.kernels.tiles import ARCHITECTURES

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING
 
 import torch
 
-from acm_export.errors import KernelError
+from acm_export.base.errors import KernelError
 
 if TYPE_CHECKING:
     from acm_export.plugins.kernels.hopper import TensorMap

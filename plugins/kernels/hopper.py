@@ -9,7 +9,8 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from acm_export.plugins.kernels.plan import cdiv, down_grid, up_grid
+from acm_export.plugins.kernels.grids import down_grid, up_grid
+from acm_export.plugins.kernels.plan import cdiv
 
 if TYPE_CHECKING:
     from acm_export.plugins.kernels.plan import Problem

@@ -10,16 +10,16 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 
-from acm_export.errors import KernelError
+from acm_export.base.errors import KernelError
 from acm_export.op.signature import ACTIVATIONS, Signature
-from acm_export.plugins.kernels import down, plan, routing, up
+from acm_export.plugins.kernels import down, grids, plan, routing, up
 from acm_export.plugins.kernels.packed import packed_kernels
+from acm_export.plugins.kernels.plan import Problem
 from acm_export.plugins.kernels.tiles import GROUP, Entry, Tile, entries, select
 from acm_export.plugins.kernels.variants import PLAIN_WARPS, activation_precision
 
 if TYPE_CHECKING:
     from acm_export.plugins.kernels.packed import PackedKernels
-    from acm_export.plugins.kernels.plan import Problem
 
 _INTERPRETED = "sm_80"
 """Whose tiles the interpreter uses."""
@@ -89,7 +89,7 @@ def gated_learners(
     counts = torch.empty(x.shape[:-1], dtype=torch.int32, device=x.device)
     if not counts.numel():
         return y, counts
-    problem = plan.Problem(
+    problem = Problem(
         counts.numel(), x.shape[-1], w1.shape[1] // signature.num_learners, signature.num_learners,
         signature.min_learners, x.element_size(),
     )  # fmt: skip
@@ -113,7 +113,7 @@ def gated_learners(
                 "order": space.order, "reach": space.reach, "arrivals": space.arrivals, "hidden": space.hidden,
                 "partial": space.partial,
             }  # fmt: skip
-            num_arrivals = plan.num_arrivals(problem, entry)
+            num_arrivals = grids.num_arrivals(problem, entry)
             route(problem, gate_logits, thresholds, counts, space, num_arrivals=num_arrivals)
             run_gemms(problem, entry, signature.activation, tensors, precision)
         else:
@@ -133,17 +133,17 @@ def run_gemms(
         tensors: Tensors by the names of the kernels' arguments.
         precision: One of :data:`acm_export.plugins.kernels.tiles.PRECISIONS`.
     """
-    even_up, even_down = plan.even(problem, entry)
+    even_up, even_down = grids.even(problem, entry)
     sizes = (problem.model_dim, problem.hidden_dim, problem.num_learners)
     hidden, order, reach, counts, b2, y = (tensors[name] for name in ("hidden", "order", "reach", "counts", "b2", "y"))
     input_precision = "tf32" if precision == "tf32" else "ieee"
     for first, rows in problem.chunks():
-        up.up[(plan.up_grid(problem, entry, rows),)](
+        up.up[(grids.up_grid(problem, entry, rows),)](
             tensors["x"], order, reach, tensors["w1"], tensors["b1"], hidden, first, rows, *sizes,
             ACTIVATIONS.index(activation), GROUP=GROUP, EVEN=even_up, PRECISION=input_precision,
             ACTIVATION_PRECISION=activation_precision(precision, interpreted=not hidden.is_cuda), **_blocks(entry.up),
         )  # fmt: skip
-        blocks = plan.down_grid(problem, entry, rows)
+        blocks = grids.down_grid(problem, entry, rows)
         if entry.split:
             down.down_split[(blocks, problem.num_learners * entry.split)](
                 hidden, order, counts, reach, tensors["w2"], b2, tensors["partial"], tensors["arrivals"], y,

@@ -15,7 +15,7 @@ from importlib.util import find_spec
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from acm_export.errors import KernelError, MissingDependencyError
+from acm_export.base.errors import KernelError, MissingDependencyError
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence

@@ -16,7 +16,7 @@ from importlib import resources
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from acm_export.errors import KernelError
+from acm_export.base.errors import KernelError
 
 if TYPE_CHECKING:
     from acm_export.plugins.kernels.variants import Key

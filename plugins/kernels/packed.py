@@ -15,9 +15,9 @@ from typing import TYPE_CHECKING
 
 import torch
 
-from acm_export.errors import KernelError
+from acm_export.base.errors import KernelError
 from acm_export.op.signature import ACTIVATIONS
-from acm_export.plugins.kernels import hopper, plan
+from acm_export.plugins.kernels import grids, hopper, plan
 from acm_export.plugins.kernels.cuda_driver import LIBRARY, CudaDriver, Launch
 from acm_export.plugins.kernels.pack import read_pack
 from acm_export.plugins.kernels.tiles import entries
@@ -143,13 +143,13 @@ class PackedKernels:
             "num_tokens": problem.tokens, "num_choices": problem.num_choices, "min_learners": problem.min_learners,
             "num_pieces": routing.num_pieces, "model_dim": problem.model_dim, "hidden_dim": problem.hidden_dim,
             "num_learners": problem.num_learners, "activation": ACTIVATIONS.index(activation),
-            "num_arrivals": plan.num_arrivals(problem, entry),
+            "num_arrivals": grids.num_arrivals(problem, entry),
         }  # fmt: skip
         kernels = ("route_one_block",) if routing.num_blocks == 1 else ("count_tokens", "place_tokens")
         for kernel in kernels:
             self._add(call, (kernel, "", routing.choices, False, ""), (routing.num_blocks, 1), numbers)
         name = DTYPES[dtype] if precision == "half" else precision
-        even_up, even_down = (even and has_kernels_without_masks(entry) for even in plan.even(problem, entry))
+        even_up, even_down = (even and has_kernels_without_masks(entry) for even in grids.even(problem, entry))
         for first, rows in problem.chunks():
             numbers = numbers | {"first_row": first, "num_rows": rows}
             if entry.language == "cuda":
@@ -159,7 +159,7 @@ class PackedKernels:
                 self._add(call, (hopper.DOWN, name, index, False, ""), (down, 1), numbers, maps)
             else:
                 kernel, slices = ("down_split", problem.num_learners * entry.split) if entry.split else ("down", 1)
-                up, down = plan.up_grid(problem, entry, rows), plan.down_grid(problem, entry, rows)
+                up, down = grids.up_grid(problem, entry, rows), grids.down_grid(problem, entry, rows)
                 self._add(call, ("up", name, index, even_up, ""), (up, 1), numbers)
                 self._add(call, (kernel, name, index, even_down, ""), (down, slices), numbers)
         return call

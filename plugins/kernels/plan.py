@@ -8,12 +8,10 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from acm_export.errors import KernelError
+from acm_export.base.errors import KernelError
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
-
-    from acm_export.plugins.kernels.tiles import Entry
 
 HIDDEN_LIMIT = 192 << 20
 """Bytes of hidden values that one chunk of sorted rows may take. With the partial sums and the routing that stays
@@ -176,31 +174,6 @@ def workspace(problem: Problem) -> Workspace:
 def aligned(problem: Problem, *pointers: int) -> bool:
     """Whether kernels that load 16 bytes at a time may be used."""
     return all(value % 16 == 0 for value in (problem.model_dim, problem.hidden_dim, *pointers))
-
-
-def up_grid(problem: Problem, entry: Entry, num_rows: int) -> int:
-    """Blocks of GEMM 1 for a chunk."""
-    tile = entry.up
-    return cdiv(num_rows, tile.block_m) * problem.num_learners * cdiv(problem.hidden_dim, tile.block_n)
-
-
-def down_grid(problem: Problem, entry: Entry, num_rows: int) -> int:
-    """Blocks of GEMM 2 for a chunk, of one slice where K is split."""
-    return cdiv(num_rows, entry.down.block_m) * cdiv(problem.model_dim, entry.down.block_n)
-
-
-def num_arrivals(problem: Problem, entry: Entry) -> int:
-    """Arrivals that routing sets to 0 for GEMM 2: one for each tile where K is split."""
-    return down_grid(problem, entry, problem.tokens) if entry.split else 0
-
-
-def even(problem: Problem, entry: Entry) -> tuple[bool, bool]:
-    """Whether tiles of GEMM 1 and of GEMM 2 never reach beyond D or h, so that loads need no masks."""
-    d, h = problem.model_dim, problem.hidden_dim
-    return (
-        d % entry.up.block_k == 0 and h % entry.up.block_n == 0,
-        h % entry.down.block_k == 0 and d % entry.down.block_n == 0,
-    )
 
 
 def cdiv(a: int, b: int) -> int:

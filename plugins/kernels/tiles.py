@@ -11,7 +11,7 @@ from functools import cache
 from importlib import resources
 from typing import TYPE_CHECKING, Any
 
-from acm_export.errors import KernelError
+from acm_export.base.errors import KernelError
 
 if TYPE_CHECKING:
     from acm_export.plugins.kernels.plan import Problem

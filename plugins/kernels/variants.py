@@ -37,7 +37,7 @@ def activation_precision(precision: str, *, interpreted: bool = False) -> int:
 
 
 def has_kernels_without_masks(entry: Entry) -> bool:
-    """Whether there are kernels without masks for shapes that allow them (plan.py, ``even``).
+    """Whether there are kernels without masks for shapes that allow them (grids.py, ``even``).
 
     float32 is bound by arithmetic: there, masks cost too little to justify more kernels.
     """
@@ -52,7 +52,7 @@ class Variant:
         kernel: Name of the function.
         dtype: ``fp16``, ``bf16``, ``fp32``, ``tf32``; empty where T does not matter.
         entry: Index into the tile table, or the CHOICES of a routing kernel.
-        even: Without masks (plan.py, ``even``).
+        even: Without masks (grids.py, ``even``).
         aligned: Pointers, D and h are multiples of 16.
         constants: Compile-time arguments.
         warps: Of a block.

@@ -11,8 +11,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from acm_export.errors import OutputError, PluginError
-from acm_export.files import move_into_place, staging_folder
+from acm_export.base.errors import OutputError, PluginError
+from acm_export.base.files import move_into_place, staging_folder
 from acm_export.plugins.kernels.pack import default_folder, read_pack
 from acm_export.plugins.tensorrt.headers import cuda_headers, tensorrt_headers
 

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING
 
 import click
 
-from acm_export.errors import KernelError
+from acm_export.base.errors import KernelError
 from acm_export.op.signature import ACTIVATIONS
 from acm_export.plugins.kernels.pack import read_pack
 from acm_export.plugins.kernels.tiles import entries

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from acm_export.errors import PluginError
+from acm_export.base.errors import PluginError
 
 if TYPE_CHECKING:
     from collections.abc import Iterator

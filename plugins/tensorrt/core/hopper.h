@@ -1,5 +1,5 @@
 // What the kernels of plugins/kernels/cuda need besides pointers and sizes: the same arithmetic as
-// plugins/kernels/hopper.py. tests/test_plugin_plan.py holds the two together. An Error is thrown where a
+// plugins/kernels/hopper.py. tests/plugins/tensorrt/test_plugin_plan.py holds the two together. An Error is thrown where a
 // result does not fit into 64 bits.
 #pragma once
 

@@ -1,5 +1,5 @@
 // What a launch needs besides pointers: arithmetic over shapes, the same as plugins/kernels/plan.py, which
-// has the reasons. tests/test_plugin_plan.py holds the two together. Sizes are positive. An Error is thrown
+// has the reasons. tests/plugins/tensorrt/test_plugin_plan.py holds the two together. Sizes are positive. An Error is thrown
 // where a result does not fit into 64 bits.
 #pragma once
 

@@ -1,0 +1,120 @@
+"""Speech on disk: sound files with their transcripts."""
+
+from __future__ import annotations
+
+import wave
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from acm_export.base.errors import UsageError
+from acm_export.base.optional import require
+from acm_export.data.collate import LABELS
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+    from acm_export.data.speech import SpeechProcessor
+
+SOUND = "input_values"
+SOUND_SUFFIXES = (".wav", ".flac")
+_KINDS: dict[int, tuple[np.dtype[Any], float]] = {
+    1: (np.dtype("u1"), 128.0),
+    2: (np.dtype("<i2"), 32768.0),
+    4: (np.dtype("<i4"), 2147483648.0),
+}
+"""Of samples, by their bytes: numpy's type and full scale."""
+
+
+class AudioFolder:
+    """Sound files, each with a transcript in a ``.txt`` of the same name, or in a ``*.trans.txt`` as LibriSpeech has.
+
+    ``.wav`` is read with the standard library, ``.flac`` with soundfile. A sample has ``input_values`` float32
+    ``[samples]``, normalised as the model's feature extractor does, and ``labels`` int64 ``[letters]``.
+
+    Args:
+        folder: With all its subfolders.
+        process: How the model takes sounds and transcripts.
+        transcribed: Whether transcripts are of use; where they are not, none is looked for and samples have no labels.
+
+    Raises:
+        UsageError: There is no sound, no transcript, or a letter that the vocabulary lacks.
+    """
+
+    def __init__(self, folder: Path, process: SpeechProcessor, *, transcribed: bool = True) -> None:
+        self.name = str(folder)
+        paths = sorted(p for p in folder.rglob("*") if p.suffix.lower() in SOUND_SUFFIXES)
+        if not paths:
+            raise UsageError(f"{folder} holds no sound ({', '.join(SOUND_SUFFIXES)})")
+        listed = _listed(folder) if transcribed else {}
+        self._files = [(p, process.labels(_transcript(p, listed), str(p)) if transcribed else None) for p in paths]
+        self._process = process
+
+    def __len__(self) -> int:
+        return len(self._files)
+
+    def __getitem__(self, index: int) -> dict[str, np.ndarray[Any, Any]]:
+        """One sample.
+
+        Raises:
+            UsageError: The file cannot be read, or has another sampling rate than the model takes.
+        """
+        path, labels = self._files[index]
+        values, rate = _read(path)
+        sample = {SOUND: self._process.values(values, rate, str(path))}
+        return sample if labels is None else {**sample, LABELS: labels}
+
+
+def _transcript(path: Path, listed: dict[str, str]) -> str:
+    beside = path.with_suffix(".txt")
+    text = listed.get(path.stem)
+    if text is None and beside.is_file():
+        text = beside.read_text(encoding="utf-8").strip()
+    if not text:
+        raise UsageError(f"{path} has no transcript", f"write one into {beside.name}, or into a *.trans.txt")
+    return text
+
+
+def _listed(folder: Path) -> dict[str, str]:
+    lines = [line for path in sorted(folder.rglob("*.trans.txt")) for line in path.read_text("utf-8").splitlines()]
+    pairs = (line.strip().partition(" ") for line in lines)
+    return {name: text.strip() for name, _, text in pairs if name}
+
+
+def read_encoded(file: Any, name: str) -> tuple[np.ndarray[Any, Any], int]:
+    """Decode a sound of any kind that soundfile knows.
+
+    Args:
+        file: Its path, or an open file.
+        name: For errors.
+
+    Returns:
+        Mono samples between -1 and 1, float32 ``[samples]``, and their rate.
+
+    Raises:
+        UsageError: It cannot be decoded.
+        MissingDependencyError: soundfile is not installed.
+    """
+    soundfile = require("soundfile")
+    try:
+        values, rate = soundfile.read(file, dtype="float32", always_2d=True)
+    except (soundfile.SoundFileError, OSError) as error:
+        raise UsageError(f"{name} is not a sound that can be read: {error}") from error
+    return values.mean(1), int(rate)
+
+
+def _read(path: Path) -> tuple[np.ndarray[Any, Any], int]:
+    """Mono samples between -1 and 1, and their rate."""
+    if path.suffix.lower() != ".wav":
+        return read_encoded(path, str(path))
+    try:
+        with wave.open(str(path), "rb") as sound:
+            width, channels, rate = sound.getsampwidth(), sound.getnchannels(), sound.getframerate()
+            content = sound.readframes(sound.getnframes())
+    except (wave.Error, EOFError, OSError) as error:
+        raise UsageError(f"{path} is not a .wav that can be read: {error}") from error
+    if width not in _KINDS:
+        raise UsageError(f"{path} has {8 * width} bits per sample; 8, 16 and 32 can be read")
+    kind, full_scale = _KINDS[width]
+    numbers = np.frombuffer(content, kind).astype(np.float32) - (128 if width == 1 else 0)
+    return numbers.reshape(-1, channels).mean(1) / full_scale, rate

@@ -1,0 +1,178 @@
+"""Image folders: one folder for each class, or images without labels, through the processor saved with a checkpoint."""
+
+from __future__ import annotations
+
+import json
+from itertools import zip_longest
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from acm_export.base.errors import UsageError
+from acm_export.base.optional import require
+
+if TYPE_CHECKING:
+    from collections.abc import Collection, Iterator
+    from pathlib import Path
+
+Arrays = dict[str, np.ndarray[Any, Any]]
+SETTINGS = "preprocessor_config.json"
+PIXELS = "pixel_values"
+_SUFFIXES = {".png", ".jpg", ".jpeg", ".bmp", ".webp", ".tif", ".tiff"}
+
+
+class ImageFolder:
+    """Images on disk.
+
+    Folders in it are classes, numbered in the order of their names, or by their names where all are numbers. Classes
+    alternate, so that the first n samples hold all of them.
+
+    Args:
+        folder: Of images, or of one folder of images for each class.
+        processor: Settings of the image processor: the file, or its folder.
+        model_folder: Where settings are looked for when they are not given and not in ``folder``.
+
+    Raises:
+        UsageError: There are no images or no settings.
+    """
+
+    def __init__(self, folder: Path, processor: Path | None, model_folder: Path) -> None:
+        self.name = str(folder)
+        self.files = _labelled_files(folder)
+        if not self.files:
+            raise UsageError(f"{folder} holds no images ({', '.join(sorted(_SUFFIXES))})")
+        self._process = ImageProcessor(find_settings(processor, folder, model_folder))
+
+    @property
+    def labels(self) -> np.ndarray[Any, Any] | None:
+        """Of all images, int64 ``[images]``; None where there are no classes."""
+        found = [label for _, label in self.files if label is not None]
+        return np.array(found, np.int64) if found else None
+
+    def __len__(self) -> int:
+        return len(self.files)
+
+    def __getitem__(self, index: int) -> Arrays:
+        """``pixel_values`` float32 ``[channels, height, width]``, and ``labels`` where there are classes."""
+        path, label = self.files[index]
+        arrays: Arrays = {PIXELS: self._process(_read(path))}
+        if label is not None:
+            arrays["labels"] = np.array(label, np.int64)
+        return arrays
+
+    def batches(self, size: int, names: Collection[str]) -> Iterator[Arrays]:  # noqa: ARG002  there is but one
+        """``pixel_values`` float32 ``[size, channels, height, width]``, and ``labels``."""
+        for start in range(0, len(self.files), size):
+            part = self.files[start : start + size]
+            pixels = [self._process(_read(path)) for path, _ in part]
+            for (path, _), image in zip(part, pixels, strict=True):
+                if image.shape != pixels[0].shape:
+                    raise UsageError(
+                        f"{part[0][0]} becomes {list(pixels[0].shape)}, {path} {list(image.shape)}: not one size",
+                        "give images of one size, or settings of the processor that crop them",
+                    )
+            arrays: Arrays = {PIXELS: np.stack(pixels)}
+            labels = [label for _, label in part if label is not None]
+            if labels:
+                arrays["labels"] = np.array(labels, np.int64)
+            yield arrays
+
+
+def _labelled_files(folder: Path) -> list[tuple[Path, int | None]]:
+    folders = sorted(path for path in folder.iterdir() if path.is_dir() and not path.name.startswith("."))
+    classes = [path for path in folders if _images(path)]
+    if not classes:
+        return [(path, None) for path in _images(folder)]
+    numbered = all(path.name.isdigit() for path in classes)
+    columns: list[list[tuple[Path, int | None]]] = [
+        [(file, int(path.name) if numbered else index) for file in _images(path)] for index, path in enumerate(classes)
+    ]
+    return [entry for row in zip_longest(*columns) for entry in row if entry is not None]
+
+
+def _images(folder: Path) -> list[Path]:
+    return sorted(p for p in folder.iterdir() if p.suffix.lower() in _SUFFIXES and not p.name.startswith("."))
+
+
+def _read(path: Path) -> Any:
+    image_module = require("PIL.Image")
+    try:
+        with image_module.open(path) as image:
+            image.load()
+    except (OSError, ValueError, image_module.DecompressionBombError) as error:
+        raise UsageError(f"{path} is not an image that can be read: {error}") from error
+    return image
+
+
+def find_settings(processor: Path | None, *folders: Path) -> Path:
+    """The settings of an image processor.
+
+    Args:
+        processor: The file, or its folder; None where the user named none.
+        folders: Where to look then, the first one first.
+
+    Raises:
+        UsageError: They are in none of them.
+    """
+    if processor is not None:
+        places = [processor if processor.is_file() else processor / SETTINGS]
+    else:
+        places = [folder / SETTINGS for folder in folders]
+    for place in places:
+        if place.is_file():
+            return place
+    raise UsageError(
+        f"there is no {SETTINGS} in {' or '.join(str(place.parent) for place in places)}",
+        "name the checkpoint's folder with --processor",
+    )
+
+
+class ImageProcessor:
+    """The steps that image processors of vision transformers share: resize, crop, rescale, normalize.
+
+    Args:
+        path: Of the settings, preprocessor_config.json.
+
+    Raises:
+        UsageError: They are not those of an image processor.
+    """
+
+    def __init__(self, path: Path) -> None:
+        try:
+            settings: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
+            resize = settings.get("do_resize", True)
+            self._size = _height_width(settings["size"]) if resize else None
+            self._shortest = settings["size"].get("shortest_edge") if resize and self._size is None else None
+            self._crop = _height_width(settings["crop_size"]) if settings.get("do_center_crop", False) else None
+            self._resample = int(settings.get("resample", 2))
+            self._scale = float(settings.get("rescale_factor", 1 / 255)) if settings.get("do_rescale", True) else 1.0
+            normalize = settings.get("do_normalize", True)
+            self._mean = np.array(settings["image_mean"] if normalize else [0.0], np.float32)
+            self._std = np.array(settings["image_std"] if normalize else [1.0], np.float32)
+        except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
+            raise UsageError(f"{path} has no settings of an image processor: {error!r}") from error
+        self._mode = "L" if self._mean.size == 1 and normalize else "RGB"
+
+    def __call__(self, image: Any) -> np.ndarray[Any, Any]:
+        """Of an image of PIL: float32 ``[channels, height, width]``."""
+        image = image.convert(self._mode)
+        if self._size is not None:
+            image = image.resize(self._size[::-1], self._resample)
+        elif self._shortest:
+            factor = self._shortest / min(image.size)
+            image = image.resize([round(side * factor) for side in image.size], self._resample)
+        if self._crop is not None:
+            left, top = ((have - want) // 2 for have, want in zip(image.size, self._crop[::-1], strict=True))
+            image = image.crop((left, top, left + self._crop[1], top + self._crop[0]))
+        pixels = np.asarray(image, np.float32).reshape(image.size[1], image.size[0], -1) * self._scale
+        normalized = (pixels - self._mean) / self._std
+        return np.ascontiguousarray(normalized.transpose(2, 0, 1), np.float32)
+
+
+def _height_width(size: Any) -> tuple[int, int] | None:
+    """From the forms that settings take; None where only the shortest edge is given."""
+    if isinstance(size, int):
+        return size, size
+    if "height" in size:
+        return int(size["height"]), int(size["width"])
+    return None

@@ -1,0 +1,119 @@
+"""How a speech model takes sounds and transcripts."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from acm_export.base.errors import UsageError
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+    from pathlib import Path
+
+
+@dataclass(frozen=True)
+class SpeechProcessor:
+    """What is done to sounds and transcripts.
+
+    Args:
+        vocabulary: From letters to labels; ``|`` or a space stands between words. Empty where the model has none.
+        rate: Samples per second.
+        normalize: Whether to mean 0 and variance 1.
+    """
+
+    vocabulary: Mapping[str, int]
+    rate: int
+    normalize: bool
+
+    @classmethod
+    def of_model(cls, folder: Path) -> SpeechProcessor:
+        """As the files in a model's folder say, ``vocab.json`` and ``preprocessor_config.json``.
+
+        Raises:
+            UsageError: One of them is broken.
+        """
+        settings = _settings(folder)
+        rate, normalize = settings.get("sampling_rate", 16000), settings.get("do_normalize", True)
+        return cls(read_vocabulary(folder), int(rate), bool(normalize))
+
+    def values(self, values: np.ndarray[Any, Any], rate: int, name: str) -> np.ndarray[Any, Any]:
+        """A sound as the model takes it.
+
+        Args:
+            values: Real ``[samples]``.
+            rate: Samples per second.
+            name: Of the sound; for errors.
+
+        Returns:
+            float32 ``[samples]``.
+
+        Raises:
+            UsageError: It is empty, has several channels, or another sampling rate than the model takes.
+        """
+        if rate != self.rate:
+            raise UsageError(f"{name} has {rate} samples per second, the model takes {self.rate}", "resample it")
+        if values.ndim != 1:
+            raise UsageError(f"{name} has the shape {list(values.shape)}, expected one channel", "take their mean")
+        if not values.size:
+            raise UsageError(f"{name} is empty")
+        if self.normalize:
+            values = (values - values.mean()) / np.sqrt(values.var() + 1e-7)
+        return values.astype(np.float32)
+
+    def labels(self, text: str, name: str) -> np.ndarray[Any, Any]:
+        """A transcript in the model's letters, int64 ``[letters]``.
+
+        Args:
+            text: As it is, or in capitals or small letters where the vocabulary has only those.
+            name: Of the sound; for errors.
+
+        Raises:
+            UsageError: The transcript or the vocabulary is empty, or the latter lacks a letter.
+        """
+        if not text.strip():
+            raise UsageError(f"the transcript of {name} is empty", "leave such sounds out")
+        if not self.vocabulary:
+            raise UsageError("transcripts need the model's letters", "put vocab.json into the model's folder")
+        space = "|" if "|" in self.vocabulary else " "
+        words = space.join(text.split())
+        for spelled in (words, words.upper(), words.lower()):
+            if all(letter in self.vocabulary for letter in spelled):
+                return np.array([self.vocabulary[letter] for letter in spelled], np.int64)
+        unknown = [c for c in words if not {c, c.upper(), c.lower()} & self.vocabulary.keys()]
+        strange = (unknown or [c for c in words if c not in self.vocabulary])[0]
+        raise UsageError(
+            f"the transcript of {name} has {strange!r}, which the vocabulary lacks", "spell it in its letters"
+        )
+
+
+def read_vocabulary(folder: Path) -> dict[str, int]:
+    """The letters of a speech model, from ``vocab.json`` of its folder; empty where there is none.
+
+    Raises:
+        UsageError: The file is no vocabulary.
+    """
+    path = folder / "vocab.json"
+    if not path.is_file():
+        return {}
+    try:
+        content = json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError) as error:
+        raise UsageError(f"{path} is not JSON: {error}") from error
+    if not isinstance(content, dict) or not all(isinstance(value, int) for value in content.values()):
+        raise UsageError(f"{path} is no vocabulary: letters with a number each are expected")
+    return content
+
+
+def _settings(folder: Path) -> dict[str, Any]:
+    path = folder / "preprocessor_config.json"
+    try:
+        content = json.loads(path.read_text(encoding="utf-8")) if path.is_file() else {}
+    except (OSError, ValueError) as error:
+        raise UsageError(f"{path} is not JSON: {error}") from error
+    if not isinstance(content, dict):
+        raise UsageError(f"{path} holds no settings")
+    return content

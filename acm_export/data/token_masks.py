@@ -1,0 +1,52 @@
+"""Which tokens are padding: it costs nothing, and no output at its place is looked at."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable, Sequence
+
+    from numpy.typing import NDArray
+
+    from acm_export.data.batches import Arrays
+
+MASK = "attention_mask"
+
+
+@dataclass(frozen=True)
+class TokenMasks:
+    """Masks of one batch.
+
+    Args:
+        by_shape: bool, true for tokens that are no padding, by their shapes.
+    """
+
+    by_shape: dict[tuple[int, ...], NDArray[np.bool_]]
+
+    @classmethod
+    def of_batch(cls, feeds: Arrays, gate_logits: Iterable[NDArray[np.float32]]) -> TokenMasks:
+        """The attention mask among the inputs, and what layers make of it.
+
+        A model may hear a mask over samples and mask tokens, each of many samples. The gate logits of padding then give
+        one choice alone: the others are -inf (docs/op.md).
+
+        Args:
+            feeds: The model's inputs.
+            gate_logits: ``[..., C]`` of each layer.
+        """
+        mask = feeds.get(MASK)
+        if mask is None:
+            return cls({})
+        found = {mask.shape: mask.astype(bool)}
+        for z in gate_logits:
+            if z.shape[-1] > 1 and z.shape[:-1] not in found:
+                found[z.shape[:-1]] = np.logical_not(np.isneginf(z[..., 1:]).all(-1))
+        return cls(found)
+
+    def of(self, shape: Sequence[int]) -> NDArray[np.bool_] | None:
+        """The mask of tokens whose counts or values have this shape; None where nothing marks padding."""
+        return next((m for known, m in self.by_shape.items() if tuple(shape[: len(known)]) == known), None)

@@ -1,0 +1,121 @@
+"""Python and the packages that come from a package index."""
+
+from __future__ import annotations
+
+import sys
+from typing import TYPE_CHECKING, Any
+
+from acm_export.base.optional import EXPORT
+from acm_export.machine.finding import Finding
+from acm_export.machine.processes import ProbeError, ask
+from acm_export.machine.versions import PYTHON, floor, installed, numbers
+from acm_export.onnx_file.overloads import FIRST, knows_overloads
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+BASE = ("numpy", "onnx", "click", "rich")
+"""What every verb needs."""
+
+RUNTIME = ("onnxruntime", "onnxruntime-gpu")
+_CPU, _CUDA, _TENSORRT = (f"{name}ExecutionProvider" for name in ("CPU", "CUDA", "Tensorrt"))
+
+
+def python() -> Finding:
+    """The Python that runs this."""
+    text = f"{'.'.join(map(str, sys.version_info[:3]))} ({sys.executable})"
+    if sys.version_info[:2] < PYTHON:
+        oldest = ".".join(map(str, PYTHON))
+        return Finding("Python", "wrong", f"{text}; {oldest} is the oldest supported", f"install Python {oldest}")
+    return Finding("Python", "ok", text)
+
+
+def base_package(name: str) -> Finding:
+    """A package that every verb needs."""
+    return _package(name, (name,), f"pip install '{name}{_at_least(name)}'", lambda: ask("package", name).value)
+
+
+def export_package(name: str) -> Finding:
+    """A package that reads checkpoints or exports."""
+    question = "torch" if name == "torch" else "package"
+    arguments = () if name == "torch" else (name,)
+    return _package(
+        name, (name,), "pip install 'acm-export[export]'", lambda: ask(question, *arguments).value, _torch_text
+    )  # fmt: skip
+
+
+def onnx_runtime() -> Finding:
+    """ONNX Runtime, imported, with the CPU provider."""
+    mend = "pip install 'acm-export[cpu]'"
+    return _package("ONNX Runtime", RUNTIME, mend, lambda: ask("onnxruntime").value, _runtime_text)
+
+
+def providers() -> Finding:
+    """Execution providers of ONNX Runtime for NVIDIA GPUs. Built in does not mean that their libraries load."""
+    name, mend = "GPU providers", "pip uninstall -y onnxruntime && pip install 'acm-export[gpu]'"
+    if installed(*RUNTIME) is None:
+        return Finding(name, "missing", "no ONNX Runtime", "pip install 'acm-export[gpu]'")
+    try:
+        listed = ask("onnxruntime").value["providers"]
+    except ProbeError as error:
+        return Finding(name, "wrong", f"ONNX Runtime cannot be imported: {error}", mend)
+    text = ", ".join(listed)
+    if _CUDA not in listed and _TENSORRT not in listed:
+        return Finding(name, "missing", f"only {text}", mend)
+    return Finding(name, "ok", f"built in: {text}; whether their libraries load was not tried")
+
+
+def all_packages() -> list[Callable[[], Finding]]:
+    """The checks of this file, in the order in which they are shown."""
+
+    def check(function: Callable[[str], Finding], name: str) -> Callable[[], Finding]:
+        return lambda: function(name)
+
+    base, export = ([check(f, n) for n in names] for f, names in ((base_package, BASE), (export_package, EXPORT)))
+    return [python, *base, *export, onnx_runtime, providers]
+
+
+def _at_least(distribution: str) -> str:
+    oldest = floor(distribution)
+    return f">={oldest}" if oldest else ""
+
+
+def _torch_text(answer: dict[str, Any]) -> str:
+    if "cuda" not in answer:
+        return ""
+    return f", built for CUDA {answer['cuda']}" if answer["cuda"] else ", built without CUDA"
+
+
+def _runtime_text(answer: dict[str, Any]) -> str:
+    if knows_overloads(answer["version"]):
+        return ""
+    first = ".".join(map(str, FIRST))
+    return f"; in sessions of your own, files whose layers differ in N, min_learners or activation need {first}"
+
+
+def _package(
+    name: str, distributions: tuple[str, ...], mend: str, answer: Callable[[], dict[str, Any]],
+    more: Callable[[dict[str, Any]], str] = lambda _: "",
+) -> Finding:  # fmt: skip
+    """A package: its version from its metadata; then whether it can be imported."""
+    found = installed(*distributions)
+    if found is None:
+        return Finding(name, "missing", "not installed", mend)
+    distribution, version = found
+    text = version if distribution == name else f"{version} ({distribution})"
+    oldest = floor(distribution)
+    if oldest and numbers(version) < numbers(oldest):
+        return Finding(
+            name,
+            "wrong",
+            f"{text}; {oldest} is the oldest supported",
+            f"pip install --upgrade '{distribution}>={oldest}'",
+        )
+    again = f"pip install --force-reinstall {distribution}"
+    try:
+        told = answer()
+    except ProbeError as error:
+        return Finding(name, "wrong", f"{text} cannot be imported: {error}", again)
+    if _CPU not in told.get("providers", [_CPU]):
+        return Finding(name, "wrong", f"{text} has no {_CPU}", again)
+    return Finding(name, "ok", text + more(told))

@@ -1,0 +1,70 @@
+"""TensorRT as Python sees it, the plugin interface it has, and the JetPack it belongs to."""
+
+from __future__ import annotations
+
+from acm_export.machine.finding import Finding
+from acm_export.machine.tensorrt import JETPACKS, MODULES, TensorRT
+from acm_export.machine.versions import numbers
+
+_OLDEST = (8, 5)
+_FIRST_V3 = (10, 3)
+"""The oldest TensorRT 10 that the plugin is compiled for."""
+
+_INSTALL = (
+    "pip install 'acm-export[gpu]'   (JetPack: apt install python3-libnvinfer; "
+    "a virtual environment needs --system-site-packages)"
+)
+
+
+def package(found: TensorRT) -> Finding:
+    """The package and its version."""
+    name = "TensorRT"
+    if found.module is None:
+        return Finding(name, "missing", f"none of {', '.join(MODULES)} is installed for this Python", _INSTALL)
+    package = " ".join(found.distribution or (found.module,))
+    if found.version is None:
+        return Finding(name, "wrong", f"{package} cannot be imported: {found.broken}", _reinstall(found))
+    text = f"{found.version} ({found.module}), {_jetpack(found.version)}"
+    if numbers(found.version)[:2] < _OLDEST:
+        return Finding(name, "wrong", f"{text}; {'.'.join(map(str, _OLDEST))} is the oldest supported", _INSTALL)
+    return Finding(name, "ok", text)
+
+
+def builder(found: TensorRT) -> Finding:
+    """Whether this TensorRT can build engines; tensorrt_lean only runs them."""
+    name = "TensorRT builder"
+    if found.version is None:
+        return Finding(name, "missing", "no TensorRT that can be imported", _INSTALL)
+    if not found.builder:
+        return Finding(name, "missing", f"{found.module} {found.version} has no builder or no ONNX parser", _INSTALL)
+    return Finding(name, "ok", "builder and ONNX parser")
+
+
+def interface(found: TensorRT) -> Finding:
+    """The plugin interface that this TensorRT takes."""
+    name = "plugin interface"
+    if found.version is None:
+        return Finding(name, "missing", "no TensorRT that can be imported", _INSTALL)
+    version = numbers(found.version)[:2]
+    if version < _OLDEST or (10, 0) <= version < _FIRST_V3:
+        oldest = ".".join(map(str, _FIRST_V3))
+        found_text = f"TensorRT {found.version}; the plugin is made for 8.5, 8.6 and {oldest} or later"
+        return Finding(name, "wrong", found_text, "pip install --upgrade 'tensorrt>=10.3'")
+    if version < (10, 0):
+        return Finding(name, "ok", "no IPluginV3: the plugin is compiled as IPluginV2DynamicExt (files: tensorrt-8)")
+    return Finding(name, "ok", "IPluginV3")
+
+
+def _reinstall(found: TensorRT) -> str:
+    if found.distribution is None:
+        return _INSTALL
+    name, version = found.distribution
+    parts = (name, name.replace("-bindings", "-libs")) if name.endswith("-bindings") else (name,)
+    again = f"pip install --force-reinstall {' '.join(f'{part}=={version}' for part in parts)}"
+    return f"{again}   (JetPack: apt install --reinstall python3-libnvinfer)" if found.module == "tensorrt" else again
+
+
+def _jetpack(version: str) -> str:
+    major, minor, *_ = (*numbers(version), 0, 0)
+    release = JETPACKS.get((major, minor))
+    return f"as in JetPack {release}" if release else "of no JetPack that is known here"

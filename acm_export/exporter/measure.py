@@ -1,0 +1,85 @@
+"""What a model does for one sample: tokens through each ACM layer, FLOPs outside learners and gates."""
+
+from __future__ import annotations
+
+from contextlib import ExitStack
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+import torch
+from torch.utils.flop_counter import FlopCounterMode
+
+from acm_export.base.errors import AcmError, ExportError
+from acm_export.modules import ACMLayer, acm_layers
+from acm_export.modules.flops import gate_flops, learner_flops
+from acm_export.modules.wrapper import PREFIX
+from acm_export.onnx_file.manifest import LayerEntry
+from acm_export.verification.replay import running
+
+if TYPE_CHECKING:
+    from acm_export.modules.wrapper import Exportable
+
+
+@dataclass(frozen=True)
+class Probe:
+    """What one sample showed.
+
+    Args:
+        layers: The ACM layers in the order in which they ran.
+        rest_flops: FLOPs of everything but learners and gates.
+        output_names: Of the tensors that the model returns.
+    """
+
+    layers: tuple[LayerEntry, ...]
+    rest_flops: int
+    output_names: list[str]
+
+
+def run_one_sample(model: Exportable, one_sample: tuple[torch.Tensor, ...]) -> Probe:
+    """Run one sample, counting.
+
+    Args:
+        model: The names of its layers are kept as they are.
+        one_sample: Inputs with batch size 1, where they have a batch axis.
+
+    Returns:
+        Layers, FLOPs and output names.
+
+    Raises:
+        ExportError: The module does not run, or an ACM layer in it does not.
+    """
+    tokens: dict[str, int] = {}
+    with ExitStack() as stack, torch.no_grad(), FlopCounterMode(display=False) as counter:
+        for name, layer in acm_layers(model):
+            stack.enter_context(running(layer, _Count(name, tokens)))
+        try:
+            outputs = model.outputs(*one_sample)
+        except (RuntimeError, TypeError, ValueError) as error:
+            if isinstance(error, AcmError):
+                raise
+            raise ExportError(f"the module does not run on the example inputs: {error}") from error
+    layers = dict(acm_layers(model))
+    if idle := [name.removeprefix(PREFIX) for name in layers if name not in tokens]:
+        raise ExportError(
+            f"ACM layers that the forward pass does not reach: {', '.join(idle[:5])}", "remove them from the module"
+        )
+    entries = tuple(_entry(name, layers[name], count) for name, count in tokens.items())
+    rest = counter.get_total_flops() - sum(e.gate_flops * e.tokens for e in entries)
+    return Probe(entries, rest, list(outputs))
+
+
+class _Count:
+    def __init__(self, name: str, tokens: dict[str, int]) -> None:
+        self._name, self._tokens = name, tokens
+
+    def __call__(self, x: torch.Tensor, gate_logits: torch.Tensor) -> torch.Tensor:
+        self._tokens[self._name] = self._tokens.get(self._name, 0) + x[..., 0].numel()
+        return gate_logits
+
+
+def _entry(name: str, layer: ACMLayer, tokens: int) -> LayerEntry:
+    spec = layer.spec
+    return LayerEntry(
+        name, spec.model_dim, spec.num_learners, spec.hidden_dim, spec.min_learners, spec.activation,
+        learner_flops(spec), gate_flops(spec), tokens,
+    )  # fmt: skip

@@ -1,0 +1,1 @@
+"""Facts about this machine: GPUs, clocks, processes, installed versions."""

@@ -1,0 +1,1 @@
+"""An ONNX file and what it says of itself: manifest, budget table, thresholds, targets."""

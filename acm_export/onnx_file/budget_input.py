@@ -1,0 +1,193 @@
+"""The budget as a graph input: the calibrated table, interpolated in standard operators.
+
+The interpolation is that of ``budget_table``, operation for operation: hat functions of the knots, from
+``Sub``, ``Div``, ``Min`` and ``Max``; their products with the rows of the table, summed; a bound added; cut into the
+thresholds of each layer. Every operator is in opset 13. It costs one pass over a few thousand numbers.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import numpy as np
+from onnx import TensorProto, helper, numpy_helper
+
+from acm_export.base.errors import ModelFileError
+from acm_export.onnx_file.budget_table import neighbours
+from acm_export.onnx_file.thresholds import bound_of
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+    from pathlib import Path
+    from typing import Any
+
+    import onnx
+    from numpy.typing import NDArray
+
+    from acm_export.onnx_file.budget_table import BudgetTable
+    from acm_export.onnx_file.manifest import Manifest
+
+INPUT = "budget"
+_PREFIX = "budget_input/"
+_BOUND = f"{_PREFIX}bound"
+
+
+def attach(model: onnx.ModelProto, manifest: Manifest) -> None:
+    """Let a graph compute its thresholds from an input ``budget``, float32 scalar, in place.
+
+    Args:
+        model: Has the initializers ``<layer>.thresholds``; they go.
+        manifest: Calibrated; its setting gives the default budget, which ``portable`` files have, and the bound.
+
+    Raises:
+        ModelFileError: The model has a value of the input's name already.
+    """
+    calibration, layers = manifest.calibration, manifest.layers
+    if calibration is None:
+        raise ModelFileError("the model is not calibrated: it has no table from budgets to thresholds")
+    check_free(model)
+    _remove_initializers(model, {layer.thresholds for layer in layers})
+    model.graph.input.append(helper.make_tensor_value_info(INPUT, TensorProto.FLOAT, []))
+    constants = table_constants(calibration.table, manifest)
+    model.graph.initializer.extend(numpy_helper.from_array(v, _PREFIX + k) for k, v in constants.items())
+    set_bound(model, manifest)
+    nodes = _nodes([layer.thresholds for layer in layers])
+    rest = list(model.graph.node)
+    del model.graph.node[:]
+    model.graph.node.extend([*nodes, *rest])
+    fit_target(model, manifest)
+
+
+def check_free(model: onnx.ModelProto) -> None:
+    """Refuse a model that has a value of the input's name.
+
+    Raises:
+        ModelFileError: It has.
+    """
+    values = [*model.graph.input, *model.graph.initializer]
+    if INPUT in {value.name for value in values} | {name for node in model.graph.node for name in node.output}:
+        raise ModelFileError(f"the model has a value named {INPUT} already", "calibrate it without --budget-input")
+
+
+def detach(model: onnx.ModelProto, thresholds: Mapping[str, NDArray[np.float32]]) -> None:
+    """Undo :func:`attach`, in place.
+
+    Args:
+        model: A model with a budget input.
+        thresholds: For each layer, float32 ``[N]``: the initializers that the layers get back.
+    """
+    nodes = [node for node in model.graph.node if not node.name.startswith(_PREFIX)]
+    del model.graph.node[:]
+    model.graph.node.extend(nodes)
+    inputs = [value for value in model.graph.input if value.name != INPUT]
+    del model.graph.input[:]
+    model.graph.input.extend(inputs)
+    ours = {tensor.name for tensor in model.graph.initializer if tensor.name.startswith(_PREFIX)}
+    _remove_initializers(model, ours | {INPUT})
+    model.graph.initializer.extend(
+        numpy_helper.from_array(values, f"{name}.thresholds") for name, values in thresholds.items()
+    )
+
+
+def fit_target(model: onnx.ModelProto, manifest: Manifest) -> None:
+    """Give the input its default in ``portable`` files, and none in others, in place.
+
+    TensorRT's parser turns a graph input that has an initializer into a constant.
+    """
+    if not manifest.budget_input:
+        return
+    _remove_initializers(model, {INPUT})
+    if manifest.target == "portable":
+        default = np.array(manifest.setting.budget, np.float32)
+        model.graph.initializer.append(numpy_helper.from_array(default, INPUT))
+
+
+def set_bound(model: onnx.ModelProto, manifest: Manifest) -> None:
+    """Write the bound on learners of the manifest's setting, in place."""
+    _remove_initializers(model, {_BOUND})
+    model.graph.initializer.append(numpy_helper.from_array(_bound(manifest), _BOUND))
+
+
+def contradiction(model: onnx.ModelProto, manifest: Manifest, folder: Path) -> str | None:
+    """What of the budget input is not as the manifest says, or None.
+
+    Args:
+        model: With a budget input.
+        manifest: Its manifest.
+        folder: Where external data lie; another tool may have moved small tensors there.
+    """
+    tensors = {tensor.name: tensor for tensor in model.graph.initializer}
+    if INPUT not in {value.name for value in model.graph.input}:
+        return f"the graph input {INPUT} is missing"
+    if (INPUT in tensors) != (manifest.target == "portable"):
+        return f"{INPUT} has {'a' if INPUT in tensors else 'no'} default, in a file for {manifest.target}"
+    computed = {name for node in model.graph.node if node.name.startswith(_PREFIX) for name in node.output}
+    for layer in manifest.layers:
+        if layer.thresholds not in computed:
+            return f"{layer.thresholds} is not computed from {INPUT}"
+    if manifest.calibration is None:
+        return "there is no budget table"
+    expected = {_PREFIX + k: v for k, v in table_constants(manifest.calibration.table, manifest).items()}
+    expected |= {_BOUND: _bound(manifest)}
+    for name, values in expected.items():
+        if name not in tensors or not np.array_equal(numpy_helper.to_array(tensors[name], str(folder)), values):
+            return f"{name} differs from the budget table"
+    return None
+
+
+def table_constants(table: BudgetTable, manifest: Manifest) -> dict[str, NDArray[Any]]:
+    """The constants of the interpolation, by name."""
+    knots = np.array(table.budgets, np.float32)
+    below, above = neighbours(knots)
+    rows = [np.array(table.thresholds[layer.name], np.float32) for layer in manifest.layers]
+    return {
+        "first": knots[0],
+        "last": knots[-1],
+        "below": below,
+        "above": above,
+        "rise": knots - below,
+        "fall": above - knots,
+        "zero": np.zeros((), np.float32),
+        "rows": np.concatenate(rows, axis=1),
+        "row_axis": np.array([1], np.int64),
+        "knot_axis": np.array([0], np.int64),
+        "sizes": np.array([layer.num_learners for layer in manifest.layers], np.int64),
+    }
+
+
+def _nodes(outputs: list[str]) -> list[onnx.NodeProto]:
+    steps: tuple[tuple[str, list[str], list[str], dict[str, Any]], ...] = (
+        ("Max", [INPUT, "first"], ["from_first"], {}),
+        ("Min", ["from_first", "last"], ["clamped"], {}),
+        ("Sub", ["clamped", "below"], ["past_below"], {}),
+        ("Div", ["past_below", "rise"], ["rising"], {}),
+        ("Sub", ["above", "clamped"], ["before_above"], {}),
+        ("Div", ["before_above", "fall"], ["falling"], {}),
+        ("Min", ["rising", "falling"], ["hats"], {}),
+        ("Max", ["hats", "zero"], ["weights"], {}),
+        ("Unsqueeze", ["weights", "row_axis"], ["column"], {}),
+        ("Mul", ["column", "rows"], ["weighted"], {}),
+        ("ReduceSum", ["weighted", "knot_axis"], ["interpolated"], {"keepdims": 0}),
+        ("Add", ["interpolated", "bound"], ["bounded"], {}),
+        ("Split", ["bounded", "sizes"], outputs, {"axis": 0}),
+    )
+    return [
+        helper.make_node(
+            kind,
+            [name if name == INPUT else _PREFIX + name for name in inputs],
+            results if results is outputs else [_PREFIX + name for name in results],
+            name=f"{_PREFIX}{results[0] if results is not outputs else 'split'}",
+            **attributes,
+        )
+        for kind, inputs, results, attributes in steps
+    ]
+
+
+def _bound(manifest: Manifest) -> NDArray[np.float32]:
+    return np.concatenate([bound_of(layer, manifest.setting.max_learners) for layer in manifest.layers])
+
+
+def _remove_initializers(model: onnx.ModelProto, names: set[str]) -> None:
+    for index in reversed(range(len(model.graph.initializer))):
+        if model.graph.initializer[index].name in names:
+            del model.graph.initializer[index]

@@ -1,0 +1,136 @@
+"""What a rewrite rule may ask of the graph, and what it may add."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import numpy as np
+from onnx import TensorProto, helper, numpy_helper
+
+from acm_export.base.errors import ExportError
+
+if TYPE_CHECKING:
+    from typing import Any
+
+    from numpy.typing import NDArray
+    from onnx import GraphProto, NodeProto
+
+TARGET = "tensorrt-8"
+
+
+def refusal(node: NodeProto, reason: str) -> ExportError:
+    """The error that says which node cannot be written for the target, and why."""
+    return ExportError(
+        f"{node.op_type} ({node.name or node.output[0]}) cannot be written for the target {TARGET}: {reason}",
+        "change the model, or use the target tensorrt with TensorRT 10.3 or later",
+    )
+
+
+class Graph:
+    """Types and constants of a graph, and the constants that rules add; the graph itself is not changed.
+
+    Args:
+        graph: With a value_info for every value, as acm-export writes it; weights need not be loaded.
+    """
+
+    def __init__(self, graph: GraphProto) -> None:
+        self.added: list[TensorProto] = []
+        self._initializers = {tensor.name: tensor for tensor in graph.initializer}
+        self._constants = {
+            node.output[0]: attribute.t
+            for node in graph.node
+            if node.op_type == "Constant"
+            for attribute in node.attribute
+            if attribute.name == "value"
+        }
+        self._values = {value.name: value for value in (*graph.value_info, *graph.input, *graph.output)}
+        self._taken = {name for node in graph.node for name in (*node.input, *node.output)}
+        self._taken |= self._initializers.keys() | self._values.keys()
+        self._names: dict[tuple[str, tuple[int, ...], bytes], str] = {}
+
+    def element_type(self, node: NodeProto, name: str) -> int:
+        """Element type of a value that ``node`` reads, as in ``TensorProto.DataType``."""
+        if name in self._initializers:
+            return int(self._initializers[name].data_type)
+        if name in self._values and (element := self._values[name].type.tensor_type.elem_type):
+            return int(element)
+        raise refusal(node, f"the file does not say the type of {name}")
+
+    def shape(self, node: NodeProto, name: str) -> list[int | None]:
+        """Sizes of a value that ``node`` reads; None where a size is known only when the model runs."""
+        if name in self._initializers:
+            return list(self._initializers[name].dims)
+        if name in self._values and self._values[name].type.tensor_type.HasField("shape"):
+            dims = self._values[name].type.tensor_type.shape.dim
+            return [dim.dim_value if dim.HasField("dim_value") else None for dim in dims]
+        raise refusal(node, f"the file does not say the shape of {name}")
+
+    def known(self, name: str) -> NDArray[Any] | None:
+        """The value of a constant that lies in the file itself; None for everything else."""
+        tensor = self._initializers.get(name) or self._constants.get(name)
+        if tensor is None or tensor.data_location == TensorProto.EXTERNAL:
+            return None
+        return numpy_helper.to_array(tensor)
+
+    def constant(self, value: NDArray[Any]) -> str:
+        """Name of an initializer with this value; equal ones are added once."""
+        key = (value.dtype.str, value.shape, value.tobytes())
+        if key not in self._names:
+            self._names[key] = self.fresh(f"lowered_{len(self._names)}")
+            self.added.append(numpy_helper.from_array(value, self._names[key]))
+        return self._names[key]
+
+    def indices(self, *values: int) -> str:
+        """Name of an int64 initializer ``[len(values)]``."""
+        return self.constant(np.array(values, np.int64))
+
+    def scalar(self, value: float, element_type: int) -> str:
+        """Name of an initializer ``[]`` of a floating-point type."""
+        return self.constant(np.array(value, helper.tensor_dtype_to_np_dtype(element_type)))
+
+    def fresh(self, name: str) -> str:
+        """``name``, or with a number behind it where the graph has that name already."""
+        unique, number = name, 1
+        while unique in self._taken:
+            unique, number = f"{name}_{number}", number + 1
+        self._taken.add(unique)
+        return unique
+
+
+class Steps:
+    """The nodes that take the place of one node, from first to last.
+
+    Args:
+        node: The node; new values and nodes are named after its first output.
+        graph: Where it stands.
+    """
+
+    def __init__(self, node: NodeProto, graph: Graph) -> None:
+        self.nodes: list[NodeProto] = []
+        self._node, self._graph = node, graph
+
+    def add(self, op_type: str, *inputs: str, **attributes: Any) -> str:
+        """Append a node with one output of a new name, which is returned."""
+        output = self._graph.fresh(f"{self._node.output[0]}/{op_type}")
+        self.nodes.append(helper.make_node(op_type, inputs, [output], name=output, **attributes))
+        return output
+
+    def finish(self, op_type: str, *inputs: str, **attributes: Any) -> list[NodeProto]:
+        """Append the node with the outputs and the name of the original; returns all nodes."""
+        node = helper.make_node(op_type, inputs, self._node.output, name=self._node.name, **attributes)
+        self.nodes.append(node)
+        return self.nodes
+
+
+def attributes_of(node: NodeProto) -> dict[str, Any]:
+    """Attributes by name, as Python values."""
+    return {attribute.name: helper.get_attribute_value(attribute) for attribute in node.attribute}
+
+
+def without(node: NodeProto, *names: str) -> NodeProto:
+    """A copy of a node that lacks some attributes."""
+    copy = type(node)()
+    copy.CopyFrom(node)
+    del copy.attribute[:]
+    copy.attribute.extend(a for a in node.attribute if a.name not in names)
+    return copy

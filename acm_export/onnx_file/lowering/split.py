@@ -1,0 +1,24 @@
+"""Split by a number of outputs (opset 18) as Split by sizes."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from acm_export.onnx_file.lowering.graph import Graph, Steps, attributes_of, refusal
+
+if TYPE_CHECKING:
+    from onnx import NodeProto
+
+
+def split(node: NodeProto, graph: Graph) -> list[NodeProto]:
+    """The sizes written out: all the same but for the last, which is smaller where the axis does not divide."""
+    attributes = attributes_of(node)
+    if "num_outputs" not in attributes:
+        return [node]
+    axis, parts = attributes.get("axis", 0), attributes["num_outputs"]
+    size = graph.shape(node, node.input[0])[axis]
+    if size is None:
+        raise refusal(node, f"it cuts axis {axis}, whose size is not fixed, in {parts} parts")
+    part = -(-size // parts)
+    sizes = graph.indices(*[part] * (parts - 1), size - part * (parts - 1))
+    return Steps(node, graph).finish("Split", node.input[0], sizes, axis=axis)

@@ -1,0 +1,94 @@
+"""The targets of an export, and turning a file for one into a file for another: a rewrite of the graph alone."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from onnx import helper
+
+from acm_export.base.errors import ExportError
+from acm_export.onnx_file import budget_input
+from acm_export.onnx_file.lowering import IR_VERSION as TENSORRT_8_IR_VERSION
+from acm_export.onnx_file.lowering import OPSET as TENSORRT_8_OPSET
+from acm_export.onnx_file.lowering import lower
+from acm_export.op.body import portable_body
+from acm_export.op.schema import register
+from acm_export.op.signature import DOMAIN, NAME, VERSION
+from acm_export.plugins.identity import PLUGIN_NAMESPACE, PLUGIN_VERSION
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+    import onnx
+
+    from acm_export.onnx_file.manifest import Manifest
+
+TARGETS = {
+    "portable": "op and function body: ONNX Runtime on any machine",
+    "tensorrt": "op alone: TensorRT's parser and trtexec",
+    "tensorrt-8": "op alone, in the operators of TensorRT 8's parser: TensorRT 8.5 and 8.6",
+    "ort-tensorrt": "op in the domain trt.plugins: ONNX Runtime's TensorRT execution provider",
+}
+ORT_TENSORRT_DOMAIN = "trt.plugins"
+IR_VERSION = 10
+"""Function overloads need it and TensorRT 10.3 still parses it."""
+
+
+def gated_learners_nodes(model: onnx.ModelProto) -> Iterator[onnx.NodeProto]:
+    """The GatedLearners nodes of a file for any target."""
+    for node in model.graph.node:
+        if node.op_type == NAME and node.domain in (DOMAIN, ORT_TENSORRT_DOMAIN):
+            yield node
+
+
+def retarget(model: onnx.ModelProto, manifest: Manifest, target: str) -> Manifest:
+    """Rewrite a model for a target, in place.
+
+    Args:
+        model: A model that acm-export wrote, for any target.
+        manifest: Its manifest.
+        target: One of :data:`TARGETS`.
+
+    Returns:
+        The manifest with the new target. From any to tensorrt-8 the opset becomes 17; it stays 17 on the way back, and
+        what was decomposed stays so.
+
+    Raises:
+        ExportError: The model holds something that the target cannot express; it is left as it was.
+    """
+    register()
+    if target == "tensorrt-8":
+        manifest = _lowered(model, manifest)
+    model.ir_version = TENSORRT_8_IR_VERSION if target == "tensorrt-8" else IR_VERSION
+    domain = ORT_TENSORRT_DOMAIN if target == "ort-tensorrt" else DOMAIN
+    signatures = {layer.name: layer.signature for layer in manifest.layers}
+    for node in gated_learners_nodes(model):
+        node.domain = domain
+        node.overload = signatures[node.name].overload if target == "portable" else ""
+        for name, value in (("plugin_version", PLUGIN_VERSION), ("plugin_namespace", PLUGIN_NAMESPACE)):
+            if not any(attribute.name == name for attribute in node.attribute):
+                node.attribute.append(helper.make_attribute(name, value))
+    kept = [f for f in model.functions if (f.domain, f.name) != (DOMAIN, NAME)]
+    del model.functions[:]
+    model.functions.extend(kept)
+    if target == "portable":
+        bodies = {signature.overload: signature for signature in signatures.values()}
+        model.functions.extend(portable_body(bodies[name], manifest.opset) for name in sorted(bodies))
+    opsets = {entry.domain: entry.version for entry in model.opset_import}
+    opsets = {k: v for k, v in opsets.items() if k not in (DOMAIN, ORT_TENSORRT_DOMAIN)} | {"": manifest.opset}
+    if signatures:
+        opsets[domain] = VERSION
+    del model.opset_import[:]
+    model.opset_import.extend(helper.make_opsetid(name, version) for name, version in opsets.items())
+    manifest = manifest.replaced(target=target)
+    budget_input.fit_target(model, manifest)
+    return manifest
+
+
+def _lowered(model: onnx.ModelProto, manifest: Manifest) -> Manifest:
+    if manifest.dtype == "bf16":
+        raise ExportError("the model is bf16, which TensorRT 8 does not have", "export it with --dtype fp16 or fp32")
+    if foreign := [f.name for f in model.functions if (f.domain, f.name) != (DOMAIN, NAME)]:
+        raise ExportError(f"TensorRT 8 does not parse functions, and the model holds {', '.join(foreign)}")
+    lower(model.graph, manifest.opset)
+    return manifest.replaced(opset=TENSORRT_8_OPSET)

@@ -1,0 +1,148 @@
+"""The copy of a file that verification runs: portable, thresholds as inputs, counts as outputs."""
+
+from __future__ import annotations
+
+import errno
+from pathlib import Path
+from tempfile import TemporaryDirectory
+from typing import TYPE_CHECKING
+
+import numpy as np
+import onnx
+from onnx import TensorProto, helper, numpy_helper
+from onnx.external_data_helper import set_external_data
+
+from acm_export.base.errors import OutputError
+from acm_export.onnx_file import budget_input
+from acm_export.onnx_file.inspection import stored_thresholds
+from acm_export.onnx_file.targets import gated_learners_nodes, retarget
+from acm_export.runtimes.onnx_runtime import CpuSession, Session
+
+if TYPE_CHECKING:
+    from typing import BinaryIO
+
+    from acm_export.onnx_file.manifest import Manifest
+
+
+_TWIN = "float32-twin"
+_SMALL = 1024
+
+
+def runnable_copy(model: onnx.ModelProto, manifest: Manifest) -> tuple[onnx.ModelProto, tuple[str, ...]]:
+    """Prepare a file of any target for ONNX Runtime's CPU provider.
+
+    Args:
+        model: The file as read; is changed.
+        manifest: Its manifest.
+
+    Returns:
+        The model with the portable body, each layer's thresholds overridable as inputs and its counts as the output
+        ``counts/<layer>``; and notes on what differs from the file.
+    """
+    notes: tuple[str, ...] = ()
+    if manifest.budget_input:
+        notes = ("the file computes its thresholds from a budget; they were given to it instead",)
+        budget_input.detach(model, stored_thresholds(model, manifest, Path()))
+    if manifest.target != "portable":
+        notes += (f"the file is for the target {manifest.target}; its op ran with the portable body",)
+        retarget(model, manifest.replaced(calibration=None), "portable")
+    thresholds_as_inputs(model, manifest)
+    counts_as_outputs(model)
+    return model, notes
+
+
+def counts_as_outputs(model: onnx.ModelProto) -> None:
+    """Make the learner counts of each layer the output ``counts/<layer>``, in place."""
+    outputs = {value.name for value in model.graph.output}
+    for node in gated_learners_nodes(model):
+        if node.output[1] not in outputs:
+            model.graph.output.append(helper.make_tensor_value_info(node.output[1], TensorProto.INT32, None))
+
+
+def thresholds_as_inputs(model: onnx.ModelProto, manifest: Manifest) -> None:
+    """Let calls override the thresholds of each layer, which must be initializers, in place."""
+    inputs = {value.name for value in model.graph.input}
+    for layer in manifest.layers:
+        if layer.thresholds not in inputs:
+            shape = [layer.num_learners]
+            model.graph.input.append(helper.make_tensor_value_info(layer.thresholds, TensorProto.FLOAT, shape))
+
+
+def open_runnable(
+    copy: onnx.ModelProto,
+    manifest: Manifest,
+    folder: Path,
+    *,
+    session: type[Session] = CpuSession,
+    lean: bool = False,
+    scratch: Path | None = None,
+) -> tuple[Session, tuple[str, ...]]:
+    """Load a runnable copy; a bfloat16 one as its float32 twin on the CPU, which has no bfloat16.
+
+    Args:
+        copy: From :func:`runnable_copy`.
+        manifest: Of the file.
+        folder: Where its external data lie.
+        session: What runs it.
+        lean: As of :class:`acm_export.runtimes.onnx_runtime.Session`.
+        scratch: Folder for the float32 weights of a bfloat16 file; by default the system's.
+
+    Returns:
+        The session, and notes on what differs from the file.
+
+    Raises:
+        OutputError: The scratch folder is full.
+        ModelFileError: ONNX Runtime refuses the model.
+    """
+    if manifest.dtype != "bf16" or session is not CpuSession:
+        return session(copy, folder, lean=lean), ()
+    with TemporaryDirectory(prefix="acm-export-", dir=scratch) as twin:
+        try:
+            float32_twin(copy, folder, Path(twin))
+        except OSError as error:
+            if error.errno not in (errno.ENOSPC, errno.EDQUOT):
+                raise
+            where = Path(twin).parent
+            raise OutputError(
+                f"no space left in {where} for the float32 weights that stand in for bfloat16",
+                "free some space there" + ("" if scratch else ", or name another folder in TMPDIR"),
+            ) from error
+        opened = session(copy, Path(twin), lean=lean)
+    return opened, ("ONNX Runtime's CPU provider has no bfloat16: the float32 twin of the file was checked",)
+
+
+def float32_twin(model: onnx.ModelProto, folder: Path, scratch: Path) -> None:
+    """Turn a bfloat16 model into float32 with the same, rounded weights, in place.
+
+    Args:
+        model: The model.
+        folder: Where its external data lie.
+        scratch: Where the float32 weights are written, one tensor after the other, as the new external data.
+    """
+    for value in (*model.graph.input, *model.graph.output, *model.graph.value_info):
+        if value.type.tensor_type.elem_type == TensorProto.BFLOAT16:
+            value.type.tensor_type.elem_type = TensorProto.FLOAT
+    for node in model.graph.node:
+        for attribute in node.attribute:
+            if attribute.HasField("t") and attribute.t.data_type == TensorProto.BFLOAT16:
+                values = numpy_helper.to_array(attribute.t).astype(np.float32)
+                attribute.t.CopyFrom(numpy_helper.from_array(values))
+            if node.op_type == "Cast" and attribute.name == "to" and attribute.i == TensorProto.BFLOAT16:
+                attribute.i = TensorProto.FLOAT
+    with (scratch / _TWIN).open("wb") as data:
+        for tensor in model.graph.initializer:
+            _move_out(tensor, folder, data)
+
+
+def _move_out(tensor: TensorProto, folder: Path, data: BinaryIO) -> None:
+    """Append a tensor to the twin's data, in float32 where it was bfloat16; small ones stay where they are."""
+    values = numpy_helper.to_array(tensor, str(folder))
+    if tensor.data_type == TensorProto.BFLOAT16:
+        values = values.astype(np.float32)
+    tensor.CopyFrom(numpy_helper.from_array(values, tensor.name))
+    if values.nbytes < _SMALL:
+        return
+    offset = data.tell()
+    data.write(tensor.raw_data)
+    set_external_data(tensor, _TWIN, offset=offset, length=values.nbytes)
+    tensor.ClearField("raw_data")

@@ -1,0 +1,117 @@
+"""The checkpoint that a file was exported from, in PyTorch; the baseline is another checkpoint."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import numpy as np
+import torch
+
+from acm_export.base.errors import UsageError
+from acm_export.base.files import sha256_of
+from acm_export.checkpoints import load_checkpoint
+from acm_export.checkpoints.folder import WEIGHTS
+from acm_export.data.batches import GraphInput
+from acm_export.modules import acm_layers
+from acm_export.modules.wrapper import Exportable
+from acm_export.runtimes.session import CalibrationSession
+from acm_export.timing import device
+from acm_export.timing.meters import SessionMeter
+from acm_export.timing.onnx_backend import read_onnx
+from acm_export.timing.pytorch_contexts import PytorchRuntime
+from acm_export.timing.result import RuntimeInfo
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+    from acm_export.checkpoints import Checkpoint
+    from acm_export.onnx_file.manifest import Manifest
+    from acm_export.timing.backend import TimedFile
+    from acm_export.timing.device import Device
+
+_DTYPES = {"fp32": torch.float32, "fp16": torch.float16, "bf16": torch.bfloat16}
+
+
+class PytorchBackend:
+    """Runs checkpoints, in the dtype of the file: on the first GPU where there is one, else on the CPU.
+
+    Args:
+        checkpoint: The folder that the file was exported from.
+        cuda_graph: Whether work is launched as CUDA graphs.
+    """
+
+    def __init__(self, checkpoint: Path, *, cuda_graph: bool = False) -> None:
+        self._folder, self._graph = checkpoint, cuda_graph
+        self.on_gpu = self.graphs = torch.cuda.is_available()
+        self._dtype = torch.float32
+
+    def read(self, path: Path) -> TimedFile:
+        """Read the file, for any target, and hold the checkpoint against it.
+
+        Raises:
+            CheckpointError: The folder is broken.
+            UsageError: The file was not exported from it.
+        """
+        file = read_onnx(path)
+        _check_same(load_checkpoint(self._folder), file.manifest, path)
+        self._dtype = _DTYPES[file.manifest.dtype]
+        return file
+
+    def info(self) -> RuntimeInfo:
+        """Name, version and device."""
+        return RuntimeInfo("pytorch", torch.__version__, "CUDA" if self.on_gpu else "CPU")
+
+    def place(self) -> Device:
+        """The first GPU, or the CPU."""
+        return device.gpu() if self.on_gpu else device.cpu()
+
+    def meter(self, file: TimedFile) -> SessionMeter:
+        """The file in ONNX Runtime on the CPU, which routes tokens as the checkpoint does, up to rounding."""
+        return SessionMeter(CalibrationSession(file.path))
+
+    def load(self, file: TimedFile, *, own_thresholds: bool) -> PytorchRuntime:  # noqa: ARG002  always fed
+        """Load the checkpoint."""
+        return self._runtime(load_checkpoint(self._folder), file.inputs)
+
+    def baseline_inputs(self, path: Path) -> tuple[GraphInput, ...]:
+        """What a checkpoint has to be fed."""
+        return _inputs(load_checkpoint(path))
+
+    def baseline_digest(self, path: Path) -> str:
+        """SHA-256 of its weights."""
+        return sha256_of(path / WEIGHTS)
+
+    def load_baseline(self, path: Path) -> PytorchRuntime:
+        """Load any checkpoint, in the dtype of the file."""
+        checkpoint = load_checkpoint(path)
+        return self._runtime(checkpoint, _inputs(checkpoint))
+
+    def _runtime(self, checkpoint: Checkpoint, inputs: tuple[GraphInput, ...]) -> PytorchRuntime:
+        fields = checkpoint.family.outputs[type(checkpoint.model).__name__]
+        names = [value.name for value in inputs]
+        module = Exportable(checkpoint.model, names, self._dtype, fields).in_dtype(self._dtype)
+        device_name = "cuda" if self.on_gpu else "cpu"
+        return PytorchRuntime(module, inputs, torch.device(device_name), cuda_graph=self._graph)
+
+
+def _check_same(checkpoint: Checkpoint, manifest: Manifest, path: Path) -> None:
+    """Refuse a checkpoint that the file was not exported from.
+
+    Raises:
+        UsageError: The digests of the weights differ; or the layers, where the file does not say the digest.
+    """
+    source, hint = manifest.source, "give the folder that it was exported from with --checkpoint"
+    if source.sha256 is not None and source.sha256 != checkpoint.sha256:
+        raise UsageError(
+            f"{path} was exported from {source.name}, whose weights have the SHA-256 {source.sha256}; those of "
+            f"{checkpoint.path} have {checkpoint.sha256}",
+            hint,
+        )
+    theirs = {name: layer.spec.signature for name, layer in acm_layers(checkpoint.model)}
+    if theirs != {layer.name: layer.signature for layer in manifest.layers}:
+        raise UsageError(f"{checkpoint.path} has other ACM layers than {path}", hint)
+
+
+def _inputs(checkpoint: Checkpoint) -> tuple[GraphInput, ...]:
+    specs = checkpoint.family.inputs(checkpoint.model.config)
+    return tuple(GraphInput(spec.name, spec.shape, np.dtype(spec.dtype)) for spec in specs)

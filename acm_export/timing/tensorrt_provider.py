@@ -1,0 +1,78 @@
+"""Files in ONNX Runtime's TensorRT provider, which builds engines from them and needs our plugin library."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from acm_export.base.errors import EngineError
+from acm_export.machine.plugin_library import check_plugin_library
+from acm_export.onnx_file.model_file import read_model
+from acm_export.onnx_file.targets import retarget
+from acm_export.plugins.tensorrt.build import LIBRARY
+from acm_export.runtimes.onnx_runtime import TensorrtSession
+from acm_export.runtimes.session import CalibrationSession
+from acm_export.timing.meters import SessionMeter
+from acm_export.timing.onnx_backend import OnnxBackend, OnnxRuntime, feed_thresholds, required_inputs
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+    import onnx
+
+    from acm_export.onnx_file.manifest import Manifest
+    from acm_export.timing.backend import TimedFile
+
+_PRECISION = {"fp16": {"trt_fp16_enable": "True"}, "bf16": {"trt_bf16_enable": "True"}}
+
+
+class TensorrtProvider(OnnxBackend):
+    """Runs files for any target: each is rewritten for the target ``ort-tensorrt`` in memory.
+
+    Args:
+        plugin: The plugin library, or None for the one beside the file.
+        cache: Folder in which ONNX Runtime keeps engines, or None to build them anew.
+    """
+
+    def __init__(self, plugin: Path | None = None, cache: Path | None = None) -> None:
+        super().__init__(TensorrtSession)
+        self._plugin, self._cache = plugin, cache
+        self._options: dict[str, str] = {}
+
+    def check(self, manifest: Manifest, path: Path) -> None:
+        """Look at the plugin library, before ONNX Runtime loads it.
+
+        Raises:
+            EngineError: It is missing or cannot be loaded.
+        """
+        library = (self._plugin or path.parent / LIBRARY).absolute()
+        finding = check_plugin_library(library)
+        if finding.state != "ok":
+            raise EngineError(finding.found, finding.mend)
+        self._options = {"trt_extra_plugin_lib_paths": str(library), **_PRECISION.get(manifest.dtype, {})}
+        if self._cache is not None:
+            self._options |= {"trt_engine_cache_enable": "True", "trt_engine_cache_path": str(self._cache)}
+
+    def meter(self, file: TimedFile) -> SessionMeter:
+        """The portable body on the CPU: an engine does not show its inner values."""
+        return SessionMeter(CalibrationSession(file.path))
+
+    def load(self, file: TimedFile, *, own_thresholds: bool) -> OnnxRuntime:
+        """Load the file with its op in the provider's domain; what is fed has no default there."""
+        model = read_model(file.path)
+        manifest = retarget(model, file.manifest, "ort-tensorrt")
+        if not own_thresholds:
+            feed_thresholds(model, file)
+            _drop_defaults(model, {layer.thresholds for layer in manifest.layers})
+        return self.open(model, file.path.parent)
+
+    def open(self, model: onnx.ModelProto, folder: Path) -> OnnxRuntime:
+        """Load a model; the provider builds its engine in the first run of new shapes, which is not timed."""
+        session = TensorrtSession(model, folder, provider_options=self._options)
+        return OnnxRuntime(session, required_inputs(model))
+
+
+def _drop_defaults(model: onnx.ModelProto, names: set[str]) -> None:
+    """Make inputs required, in place: TensorRT's parser turns an input with an initializer into a constant."""
+    kept = [tensor for tensor in model.graph.initializer if tensor.name not in names]
+    del model.graph.initializer[:]
+    model.graph.initializer.extend(kept)

@@ -1,0 +1,93 @@
+"""The verb ``calibrate`` as a user calls it."""
+
+from __future__ import annotations
+
+import json
+from typing import TYPE_CHECKING
+
+import pytest
+import torch
+from calibration_files import write_images
+from click.testing import CliRunner, Result
+from exported_files import images, names
+from tiny_models import tiny_vit
+
+from acm_export.cli import main
+from acm_export.exporter import export
+from acm_export.onnx_file.set_budget import set_budget
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+
+def run(*args: object) -> Result:
+    return CliRunner().invoke(main, [str(a) for a in args])
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("calibrate")
+    torch.manual_seed(0)
+    export(tiny_vit(), images(2), folder / "m.onnx", verify=False, output_fields=("logits",))
+    write_images(folder / "d.npz", 60)
+    return folder
+
+
+def test_a_calibration_with_a_report(folder: Path) -> None:
+    data, output, report = folder / "d.npz", folder / "c.onnx", folder / "r.html"
+    args = ("calibrate", folder / "m.onnx", "--data", data, "--budgets", "0.5,0.7", "--probe-samples", 8)
+    result = run(*args, "-o", output, "--report", report, "--json")
+    assert result.exit_code == 0, result.stderr
+    content = json.loads(result.stdout)
+    assert [r["requested"] for r in content["calibration"]["requests"]] == [0.5, 0.7]
+    page = report.read_text()
+    assert "http://" not in page.replace("http://www.w3.org", "")
+    assert "https://" not in page
+    assert "prefers-color-scheme: dark" in page
+    assert page.count("<svg") > 6
+    assert "The cheapest" in page
+    inspected = run("inspect", output)
+    assert "knots by sensitivity, from 48 samples" in inspected.stdout
+    result = run("set-budget", output, "0.6", "--json")
+    assert json.loads(result.stdout)["setting"]["budget"] == 0.6
+
+
+def test_a_budget_in_flops_and_the_table_for_people(folder: Path) -> None:
+    manifest = json.loads(run("inspect", folder / "m.onnx", "--json").stdout)["manifest"]
+    layers = sum(e["tokens"] * e["num_learners"] * e["learner_flops"] for e in manifest["layers"])
+    fixed = manifest["rest_flops"] + sum(e["tokens"] * e["gate_flops"] for e in manifest["layers"])
+    args = ("calibrate", folder / "m.onnx", "--data", folder / "d.npz", "--solver", "uniform")
+    result = run(*args, "--flops", fixed + 0.5 * layers, "-o", folder / "f.onnx")
+    assert result.exit_code == 0, result.stderr
+    assert "0.500" in result.stdout
+    assert "set-budget" in result.stdout
+
+
+def test_what_does_not_fit_is_said_and_nothing_is_written(folder: Path) -> None:
+    (folder / "bad").mkdir()
+    wrong = write_images(folder / "wrong.npz", 10, pixel_values=images(10)[:, :, :5].numpy())
+    model, data, output = folder / "m.onnx", folder / "d.npz", folder / "bad" / "x.onnx"
+    uncalibrated = run("set-budget", model, "0.6")
+    assert (uncalibrated.exit_code, "is not calibrated" in uncalibrated.stderr) == (1, True)
+    cases = (
+        (("--data", wrong), 2, "pixel_values is float32 [10, 1, 5, 8], the model takes float32"),
+        (("--data", folder / "none.npz"), 2, "there is no file or folder"),
+        (("--data", data, "--budgets", "0.5,x"), 2, "'x' is no number"),
+        (("--data", data, "--budgets", "0.01"), 1, "the smallest is"),
+        (("--data", data, "--flops", "1"), 2, "out of reach"),
+        (("--data", data, "--latency-target", "4ms"), 2, "belong together"),
+        (("--data", data, "--device", "cuda"), 1, "CUDAExecutionProvider"),
+    )
+    for args, code, reason in cases:
+        result = run("calibrate", model, *args, "-o", output)
+        assert result.exit_code == code, (args, result.stderr)
+        assert reason in result.stderr
+        assert "Traceback" not in result.stderr
+    assert names(folder / "bad") == []
+
+
+def test_budgets_that_exclude_each_other_are_refused(folder: Path) -> None:
+    result = run("set-budget", folder / "m.onnx", "0.5", "--threshold", "1")
+    assert result.exit_code == 2
+    assert "exclude each other" in result.stderr
+    assert set_budget(folder / "m.onnx", trained=True).setting.threshold == 0

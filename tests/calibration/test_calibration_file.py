@@ -1,0 +1,300 @@
+"""Calibrated files: what is written, both dials, and the budget input in ONNX Runtime."""
+
+from __future__ import annotations
+
+import shutil
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import onnx
+import pytest
+import torch
+from calibration_files import calibrated, write_images
+from exported_files import images
+from onnx import numpy_helper
+from tiny_models import tiny_vit
+
+from acm_export.base.errors import AcmWarning, CalibrationError, ModelFileError, OutputError, UsageError
+from acm_export.calibration.calibrate import Options, calibrate
+from acm_export.exporter import export
+from acm_export.modules import acm_layers
+from acm_export.onnx_file.budget_input import INPUT
+from acm_export.onnx_file.inspection import check_graph, check_thresholds, summarize
+from acm_export.onnx_file.manifest import Setting, read_manifest, write_manifest
+from acm_export.onnx_file.model_file import read_model
+from acm_export.onnx_file.set_budget import set_budget
+from acm_export.onnx_file.targets import retarget
+from acm_export.runtimes.onnx_runtime import CpuSession
+
+if TYPE_CHECKING:
+    from acm_export.calibration.result import Calibrated
+
+BUDGETS = (0.45, 0.7)
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("calibration")
+    torch.manual_seed(0)
+    export(tiny_vit(), images(2), folder / "m.onnx", verify=False, with_counts=True, output_fields=("logits",))
+    write_images(folder / "d.npz", 60)
+    return folder
+
+
+@pytest.fixture(scope="module")
+def result(folder: Path) -> Calibrated:
+    return calibrated(folder / "m.onnx", folder / "d.npz", folder / "plain.onnx", BUDGETS)
+
+
+@pytest.fixture(scope="module")
+def with_input(folder: Path, result: Calibrated) -> Path:
+    assert result.path.exists()
+    return calibrated(folder / "m.onnx", folder / "d.npz", folder / "input.onnx", BUDGETS, budget_input=True).path
+
+
+def run(path: Path, **feeds: Any) -> dict[str, np.ndarray]:  # type: ignore[type-arg]
+    pixels = np.load(path.parent / "d.npz")["pixel_values"][:16] if "pixel_values" not in feeds else None
+    return CpuSession(read_model(path), path.parent).run(
+        ({"pixel_values": pixels} if pixels is not None else {}) | feeds
+    )
+
+
+def test_requested_budgets_are_met_and_the_ends_reached(result: Calibrated) -> None:
+    record = result.manifest.calibration
+    assert record is not None
+    assert [r.requested for r in record.requests] == list(BUDGETS)
+    for request in record.requests:
+        assert request.calibration == pytest.approx(request.requested, abs=0.005)
+        assert request.held_out is not None
+        assert request.standard_error is not None
+    assert record.table.largest == 1
+    assert (record.samples, record.held_out_samples) == (48, 12)
+    assert record.tokens == 48 * (5 + 5 + 5)
+    assert record.trained_budget == pytest.approx(result.trained.budget, abs=1e-6)
+    assert not [c for c in result.comparisons if c.lost_to and not result.notes]
+
+
+def test_the_file_is_set_to_what_was_trained(folder: Path, result: Calibrated) -> None:
+    before, after = run(folder / "m.onnx"), run(result.path)
+    assert all((before[name] == after[name]).all() for name in before)
+    assert read_manifest(read_model(result.path), result.path).setting == Setting()
+
+
+def test_twice_gives_the_same_bytes_and_the_second_says_what_it_replaces(
+    folder: Path, result: Calibrated, caplog: pytest.LogCaptureFixture
+) -> None:
+    with caplog.at_level("INFO", "acm_export"):
+        again = calibrated(result.path, folder / "d.npz", folder / "again.onnx", BUDGETS)
+    assert "replaces an earlier table" in caplog.text
+    assert again.path.read_bytes() == result.path.read_bytes()
+
+
+def test_the_budget_dial_picks_from_the_table_and_composes_with_the_bound(folder: Path, result: Calibrated) -> None:
+    path = Path(shutil.copy(result.path, folder / "dial.onnx"))
+    record = result.manifest.calibration
+    assert record is not None
+    assert set_budget(path, budget=0.5).setting == Setting(None, None, 0.5)
+    stored = summarize(path).thresholds
+    assert {name: np.float32(values).tolist() for name, values in stored.items()} == {
+        name: values.tolist() for name, values in record.table.at(0.5).items()
+    }
+    assert set_budget(path, max_learners=2).setting == Setting(None, 2, 0.5)
+    assert max(counts.max() for name, counts in run(path).items() if name.startswith("counts/")) <= 2
+    model = read_model(path)
+    check_thresholds(model, read_manifest(model, path), path)
+    set_budget(path, trained=True)
+    assert path.read_bytes() == result.path.read_bytes()
+
+
+def test_budgets_beyond_the_table_clamp_with_a_warning(folder: Path, result: Calibrated) -> None:
+    path = Path(shutil.copy(result.path, folder / "clamp.onnx"))
+    with pytest.warns(AcmWarning, match=r"reaches from .* to 1; 0\.001 becomes"):
+        smallest = set_budget(path, budget=0.001).setting.budget
+    assert result.manifest.calibration is not None
+    assert smallest == result.manifest.calibration.table.smallest
+
+
+def test_an_input_gives_the_same_numbers_as_the_dial(folder: Path, result: Calibrated, with_input: Path) -> None:
+    dial = folder / "compare.onnx"
+    assert result.manifest.calibration is not None
+    knots = result.manifest.calibration.table.budgets
+    for budget in (0.0, *knots[::3], 0.33, 0.5, 0.512345, 0.9, 1.0, 5.0):
+        with pytest.warns(AcmWarning) if not knots[0] <= budget <= knots[-1] else _nothing():
+            set_budget(result.path, budget=budget, output=dial)
+        expected, got = run(dial), run(with_input, budget=np.array(budget, np.float32))
+        assert all((expected[name] == got[name]).all() for name in expected)
+
+
+class _nothing:  # noqa: N801
+    def __enter__(self) -> None: ...
+
+    def __exit__(self, *_: object) -> None: ...
+
+
+def test_the_default_of_the_input_is_the_trained_budget_and_can_be_set(
+    folder: Path, with_input: Path, result: Calibrated
+) -> None:
+    path = Path(shutil.copy(with_input, folder / "default.onnx"))
+    summary = summarize(path)
+    assert summary.inputs[INPUT] == []
+    assert result.manifest.calibration is not None
+    assert summary.manifest.setting.budget == result.manifest.calibration.trained_budget
+    set_budget(path, budget=0.5, max_learners=3)
+    bounded = run(path)
+    same = run(path, budget=np.array(0.5, np.float32))
+    assert all((bounded[name] == same[name]).all() for name in bounded)
+    full = run(path, budget=np.array(1, np.float32))
+    assert max(counts.max() for name, counts in full.items() if name.startswith("counts/")) == 3
+    with pytest.raises(UsageError, match="computes its thresholds from its input budget"):
+        set_budget(path, threshold=0.5)
+    with pytest.warns(AcmWarning, match="near what was trained, not to the bit"):
+        set_budget(path, trained=True)
+    assert path.read_bytes() == with_input.read_bytes()
+
+
+def test_only_portable_files_give_the_input_a_default(folder: Path, with_input: Path) -> None:
+    path = folder / "tensorrt.onnx"
+    model = read_model(with_input)
+    manifest = retarget(model, read_manifest(model, with_input), "tensorrt")
+    write_manifest(model, manifest)
+    onnx.save(model, path)
+    assert INPUT not in {tensor.name for tensor in model.graph.initializer}
+    check_graph(model, manifest, path)
+    with pytest.raises(UsageError, match="takes its budget with each call"):
+        set_budget(path, budget=0.5)
+    set_budget(path, max_learners=2)
+    manifest = retarget(model, manifest, "portable")
+    assert INPUT in {tensor.name for tensor in model.graph.initializer}
+
+
+def test_the_input_can_be_taken_away_again(folder: Path, with_input: Path, result: Calibrated) -> None:
+    path = calibrated(with_input, folder / "d.npz", folder / "without.onnx", BUDGETS).path
+    assert INPUT not in {value.name for value in read_model(path).graph.input}
+    assert path.read_bytes() == result.path.read_bytes()
+
+
+def test_a_table_that_another_tool_changed_is_noticed(folder: Path, with_input: Path) -> None:
+    path = folder / "broken.onnx"
+    model = onnx.load(with_input)
+    rows = next(tensor for tensor in model.graph.initializer if tensor.name == "budget_input/rows")
+    rows.CopyFrom(numpy_helper.from_array(numpy_helper.to_array(rows) + 1, rows.name))
+    onnx.save(model, path)
+    with pytest.raises(ModelFileError, match="budget_input/rows differs from the budget table"):
+        summarize(path)
+
+
+def test_the_solver_uniform_gives_one_threshold(folder: Path) -> None:
+    done = calibrated(folder / "m.onnx", folder / "d.npz", folder / "u.onnx", [0.6], solver="uniform")
+    assert done.manifest.calibration is not None
+    inner = {v for row in done.manifest.calibration.table.at(0.6).values() for v in row.tolist()}
+    assert len(inner) < sum(layer.num_learners for layer in done.manifest.layers)
+
+
+def test_what_cannot_be_calibrated_is_refused_and_the_old_file_survives(folder: Path) -> None:
+    output = folder / "old.onnx"
+    output.write_bytes(b"old")
+    wrong_labels = write_images(folder / "labels.npz", 10, labels=np.full(10, 7))
+    few = write_images(folder / "few.npz", 5)
+    cases: tuple[tuple[Path, tuple[float, ...], dict[str, Any], type[Exception], str], ...] = (
+        (folder / "d.npz", (0.01,), {}, CalibrationError, "cannot be reached: the smallest is"),
+        (folder / "d.npz", (1.5,), {}, UsageError, "a budget is 1.5"),
+        (folder / "d.npz", (0.5,), {"precision": 1e-5}, CalibrationError, "too few for a precision"),
+        (folder / "d.npz", (float("nan"),), {}, UsageError, "a budget is nan"),
+        (folder / "d.npz", (0.5,), {"precision": float("nan")}, UsageError, "the precision is nan"),
+        (folder / "d.npz", (), {"precision": 0.01}, UsageError, "no budget"),
+        (few, (0.503,), {"samples": 1}, CalibrationError, "jumps from"),
+        (wrong_labels, (0.5,), {}, UsageError, "labels reach from 7 to 7, but the model has 5 classes"),
+    )
+    for data, budgets, options, kind, reason in cases:
+        with pytest.raises(kind, match=reason):
+            calibrated(folder / "m.onnx", data, output, budgets, **options)
+    assert output.read_bytes() == b"old"
+
+
+@pytest.mark.parametrize("value", ["constant", "nan"])
+def test_gates_that_say_nothing_are_named(folder: Path, value: str) -> None:
+    torch.manual_seed(0)
+    model = tiny_vit()
+    layers = dict(acm_layers(model))
+    with torch.no_grad():
+        for linear in layers["vit.layers.1.mlp"].gate.linears:
+            linear.weight.fill_(0.0)
+            if value == "nan":
+                linear.bias.fill_(float("nan"))
+    path = folder / f"{value}.onnx"
+    export(model, images(2), path, verify=False, output_fields=("logits",))
+    if value == "nan":
+        with pytest.raises(CalibrationError, match=r"the gate of vit\.layers\.1\.mlp gives NaN"):
+            calibrated(path, folder / "d.npz", folder / "x.onnx")
+        return
+    with pytest.warns(AcmWarning, match=r"the gate of vit\.layers\.1\.mlp gives every token the same logits"):
+        calibrated(path, folder / "d.npz", folder / "x.onnx", ())
+
+
+def test_a_model_without_gated_learners_is_refused(folder: Path) -> None:
+    export(tiny_vit({}), images(2), folder / "dense.onnx", verify=False, output_fields=("logits",))
+    with pytest.raises(ModelFileError, match="no gated learners"):
+        calibrated(folder / "dense.onnx", folder / "d.npz", folder / "x.onnx")
+
+
+@pytest.mark.parametrize("ends", [(0.0, 1.0), (0.3333, 0.999)])
+def test_budgets_at_the_ends_are_the_ends(folder: Path, result: Calibrated, ends: tuple[float, float]) -> None:
+    assert result.manifest.calibration is not None
+    smallest = result.manifest.calibration.table.smallest
+    asked = (max(ends[0], smallest), ends[1])
+    done = calibrated(folder / "m.onnx", folder / "d.npz", folder / "ends.onnx", asked, solver="uniform")
+    assert done.manifest.calibration is not None
+    assert [r.calibration for r in done.manifest.calibration.requests] == pytest.approx(asked, abs=0.005)
+
+
+def test_a_bound_stays_when_a_file_is_calibrated(folder: Path) -> None:
+    bounded = folder / "bounded.onnx"
+    set_budget(folder / "m.onnx", max_learners=2, output=bounded)
+    done = calibrated(bounded, folder / "d.npz", folder / "x.onnx", solver="uniform")
+    assert done.manifest.setting == Setting(0.0, 2)
+    assert done.manifest.calibration is not None
+    assert done.manifest.calibration.table.largest == 1
+    check_thresholds(read_model(done.path), done.manifest, done.path)
+
+
+def test_data_that_change_from_pass_to_pass_are_noticed(folder: Path) -> None:
+    class Shuffled:
+        name = "shuffled"
+
+        def __init__(self) -> None:
+            self._rng = np.random.default_rng(0)
+
+        def batches(self, size: int, names: object) -> Any:  # noqa: ARG002
+            yield {"pixel_values": self._rng.standard_normal((20, 1, 8, 8)).astype(np.float32)}
+
+    with pytest.raises(UsageError, match="differ from one pass to the next"):
+        calibrate(folder / "m.onnx", Shuffled(), [0.5], folder / "x.onnx", Options(solver="uniform"))
+
+
+def test_a_value_named_budget_in_the_model_keeps_the_input_away(folder: Path) -> None:
+    model = onnx.load(folder / "m.onnx")
+    model.graph.initializer.append(numpy_helper.from_array(np.ones(2, np.float32), INPUT))
+    onnx.save(model, folder / "named.onnx")
+    with pytest.raises(ModelFileError, match="has a value named budget already"):
+        calibrated(folder / "named.onnx", folder / "d.npz", folder / "x.onnx", budget_input=True)
+
+
+def test_no_space_for_outputs_is_said(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def full(*_: object) -> None:
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr("acm_export.calibration.evaluator.np.save", full)
+    with pytest.raises(OutputError, match="No space left") as refusal:
+        calibrated(folder / "m.onnx", folder / "d.npz", folder / "x.onnx")
+    assert "TMPDIR" in str(refusal.value.hint)
+
+
+def test_what_does_not_run_is_said_with_what_it_was_given(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def refuse(*_: object) -> None:
+        raise RuntimeError("bad index")
+
+    monkeypatch.setattr(CpuSession, "run", refuse)
+    with pytest.raises(UsageError, match="does not run on the data: bad index") as refusal:
+        calibrated(folder / "m.onnx", folder / "d.npz", folder / "x.onnx")
+    assert "pixel_values float32 [26, 1, 8, 8]" in str(refusal.value.hint)

@@ -1,0 +1,172 @@
+"""Hostile files: nothing in them runs, nothing in them takes memory that the file does not have."""
+
+from __future__ import annotations
+
+import collections
+import os
+import pickle
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from crafted_files import Call, Storage, load_crafted, pickled, saved, tensor, within, zip_of
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from acm_export.base.errors import CheckpointError
+from acm_export.checkpoints.unpickle import load_state
+
+STATE = {"a.weight": torch.arange(6.0).reshape(2, 3), "a.bias": torch.ones(2)}
+
+
+@pytest.mark.parametrize("where", ["model_state", "args", "key", "tensor"])
+@pytest.mark.parametrize("function", ["os.system", "eval", "exec", "getattr", "import", "subprocess", "rebuild"])
+@pytest.mark.parametrize("protocol", [2, 4])
+def test_nothing_that_a_file_names_is_called(where: str, function: str, protocol: int, tmp_path: Path) -> None:
+    marker = tmp_path / "ran"
+    code = f"__import__('pathlib').Path({str(marker)!r}).touch()"
+    hostile = {
+        "os.system": Call(os.system, f"touch '{marker}'"),
+        "eval": Call(eval, code),
+        "exec": Call(exec, code),
+        "getattr": Call(getattr, Path(marker), "touch"),
+        "import": Call(__import__, "this_module_is_not_there"),
+        "subprocess": Call(__import__("subprocess").check_output, ["touch", str(marker)]),
+        "rebuild": Call(torch._utils._rebuild_tensor_v2, Call(os.system, f"touch '{marker}'"), 0, (1,), (1,)),
+    }[function]
+    places: dict[str, Any] = {
+        "model_state": {"model_state": hostile},
+        "args": {"model_state": {}, "args": hostile},
+        "key": {"model_state": {}, "args": [hostile, {"x": hostile}]},
+        "tensor": {"model_state": {"w": hostile}},
+    }
+    try:
+        load_crafted(tmp_path, places[where], protocol)
+    except CheckpointError:
+        pass
+    else:
+        assert where in ("args", "key")
+    assert not marker.exists()
+
+
+@pytest.mark.parametrize("opcode", ["(S'touch MARKER'\nios\nsystem\n.", "cos\nsystem\n(S'touch MARKER'\ntR."])
+def test_old_opcodes_run_nothing_either(opcode: str, tmp_path: Path) -> None:
+    marker = tmp_path / "ran"
+    path = zip_of(tmp_path / "old.pth", opcode.replace("MARKER", str(marker)).encode())
+    with pytest.raises(CheckpointError):
+        load_state(path)
+    assert not marker.exists()
+
+
+@pytest.mark.parametrize(
+    ("offset", "size", "stride"),
+    [
+        (0, (7,), (1,)), (1, (6,), (1,)), (0, (2, 3), (4, 1)), (-1, (2,), (1,)), (0, (-2,), (1,)), (0, (2,), (-1,)),
+        (0, (2, 3), (1,)), (0, (1 << 40,), (1,)), (1 << 62, (1,), (1,)), (0, (1 << 70,), (1,)),
+        (0, (10**9,), (0,)), (0, (5, 5, 5), (0, 0, 1)), (0, (3, 4), (1, 1)), (0, (3, 3, 3), (1, 1, 1)),
+        (0.5, (2,), (1,)), (0, ("2",), (1,)), (0, (2.0,), (1,)), (None, (2,), (1,)), (0, 3, 1),
+    ],
+)  # fmt: skip
+def test_tensors_beyond_their_storage_are_refused(offset: Any, size: Any, stride: Any, tmp_path: Path) -> None:
+    with pytest.raises(CheckpointError):
+        load_crafted(tmp_path, {"model_state": {"w": tensor(offset, size, stride)}})
+
+
+def test_a_tensor_that_fits_its_crafted_storage_is_read(tmp_path: Path) -> None:
+    assert load_crafted(tmp_path, {"model_state": {"w": tensor(0, (2, 3), (3, 1))}})[0]["w"].shape == (2, 3)
+
+
+def test_expanded_views_are_refused_with_what_to_do(tmp_path: Path) -> None:
+    with pytest.raises(CheckpointError, match="contiguous"):
+        load_state(saved(tmp_path, {"model_state": {"w": torch.ones(1).expand(1000)}}))
+
+
+def test_many_names_for_one_storage_are_refused_with_both_sizes(tmp_path: Path) -> None:
+    shared = torch.zeros(1000)
+    with pytest.raises(CheckpointError, match=r"200000 bytes.* 4000") as refused:
+        load_state(saved(tmp_path, {"model_state": {f"w{index}": shared for index in range(50)}}))
+    assert "clone" in str(refused.value.hint)
+    assert len(load_state(saved(tmp_path, {"model_state": {"a": shared, "tied": shared}}))[0]) == 2
+
+
+@pytest.mark.parametrize("count", [5, 7, -6, 1 << 60, "x", None, float("nan"), float("inf")])
+def test_a_storage_of_another_length_than_announced_is_refused(count: Any, tmp_path: Path) -> None:
+    crafted = tensor(0, (2,), (1,), count)
+    with pytest.raises(CheckpointError):
+        load_crafted(tmp_path, {"model_state": {"w": crafted}})
+
+
+@pytest.mark.parametrize("pid", ["storage", 7, ("storage", torch.FloatStorage, "0"), ("module", 1, 2, 3, 4)])
+def test_storages_named_in_another_way_are_refused(pid: Any, tmp_path: Path) -> None:
+    storage = Storage(6)
+    storage.pid = pid
+    with pytest.raises(CheckpointError):
+        load_crafted(tmp_path, {"model_state": {"w": storage}})
+
+
+@pytest.mark.parametrize("key", ["1", "../../etc/passwd", "../data.pkl"])
+def test_a_storage_that_is_not_in_the_file_is_refused(key: str, tmp_path: Path) -> None:
+    crafted = Call(torch._utils._rebuild_tensor_v2, Storage(6, key), 0, (2,), (1,))
+    with pytest.raises(CheckpointError):
+        load_crafted(tmp_path, {"model_state": {"w": crafted}})
+
+
+def test_a_state_given_to_a_tensor_neither_grows_it_nor_hooks_into_it(tmp_path: Path) -> None:
+    grow = (Call(torch._utils._rebuild_tensor_v2, Storage(0, "1"), 0, (0,), (1,)), 0, (1 << 20,), (1,))
+    path = tmp_path / "grow.pth"
+    empty = Call(torch._utils._rebuild_tensor_v2, Storage(0, "1"), 0, (0,), (1,), state=grow)
+    zip_of(path, pickled({"model_state": {"w": empty}}), {"1": b""})
+    try:
+        state, _ = load_state(path)
+    except CheckpointError:
+        return
+    assert state["w"].numel() == 0
+
+
+def test_the_pickle_cannot_change_the_class_that_it_names(tmp_path: Path) -> None:
+    poke = pickle.PROTO + b"\x02" + b"ccollections\nOrderedDict\n" + b"N}X\x01\x00\x00\x00xK\x01s\x86b."
+    with pytest.raises(CheckpointError):
+        load_state(zip_of(tmp_path / "poke.pth", poke))
+    assert not hasattr(collections.OrderedDict, "x")
+
+
+@pytest.mark.parametrize(
+    "content",
+    [
+        b"", b".", b"N.", b"\x80\x02", b"\x80\x02J\x01", b"\x80\x09N.", b"garbage", b"\x80\x02}q\x00.", b"0.", b"(.",
+        b"\x80\x02G\x00", b"\x80\x02M\x01", b"I" + b"9" * 5000 + b"\n.", b"\x80\x05\x82\x01.", b"\x80\x05\x97.",
+        b"\x80\x05\x96" + (1 << 55).to_bytes(8, "little") + b".", b"\x80\x05\x8e" + (1 << 55).to_bytes(8, "little"),
+        b"\x80\x04\x95" + (1 << 55).to_bytes(8, "little") + b"N.", b"cos\nsys\x00tem\n.",
+        b"\x80\x02]" + b"2" * 50 + b"h\x05.",
+        b"V\xff\\ud8\n.", b"h\x07.", b"\x80\x02" + b"]" * 100_000 + b"a" * 99_999 + b".",
+    ],
+)  # fmt: skip
+def test_a_broken_pickle_in_a_whole_zip_is_refused(content: bytes, tmp_path: Path) -> None:
+    with pytest.raises(CheckpointError):
+        load_state(zip_of(tmp_path / "broken.pth", content))
+
+
+@given(data=st.data())
+@settings(max_examples=300)
+def test_whatever_bytes_change_in_the_pickle_it_is_read_or_refused(
+    data: st.DataObject, tmp_path_factory: pytest.TempPathFactory
+) -> None:
+    content = bytearray(pickled({"args": {"a": [1, 2.5, "x"]}, "model_state": {"w": tensor(0, (2, 3), (3, 1))}}))
+    for _ in range(data.draw(st.integers(1, 4))):
+        content[data.draw(st.integers(0, len(content) - 1))] = data.draw(st.integers(0, 255))
+    if data.draw(st.booleans()):
+        del content[data.draw(st.integers(1, len(content))) :]
+    path = zip_of(tmp_path_factory.getbasetemp() / "changed.pth", bytes(content), {"0": bytes(24)})
+    try:
+        state, _ = load_state(path)
+    except CheckpointError:
+        return
+    assert all(isinstance(value, torch.Tensor) for value in state.values())
+
+
+def test_args_that_contain_themselves_end(tmp_path: Path) -> None:
+    loop: list[Any] = []
+    loop += [loop] * 10
+    with within(5):
+        load_state(saved(tmp_path, {"args": {"loop": loop}, "model_state": STATE}))

@@ -1,0 +1,387 @@
+"""Each check of the doctor with faked surroundings: missing, broken, old, good."""
+
+from __future__ import annotations
+
+import os
+import platform
+import sys
+from pathlib import Path
+
+import pytest
+from doctor_surroundings import CRASHES, HANGS, LIBRARY, TENSORRT_10, Surroundings
+from plugin_pack import write_stand_in_pack
+
+from acm_export.diagnosis import gpu, packages, plugin, tensorrt
+from acm_export.machine import processes, versions
+from acm_export.machine.gpu import Cuda, Gpu, query_cuda
+from acm_export.machine.plugin_library import check_plugin_library
+from acm_export.machine.tensorrt import TensorRT, query_tensorrt
+from acm_export.plugins.kernels.pack import Pack, read_pack
+
+RUNTIME = "def get_available_providers(): return {}\n"
+TENSORRT_8 = """
+import os
+class Creator:
+    name, plugin_version, plugin_namespace = 'GatedLearners', '1', ''
+class Registry:
+    plugin_creator_list = [Creator()]
+def get_plugin_registry(): return Registry()
+"""
+
+
+@pytest.fixture
+def around(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Surroundings:
+    return Surroundings(tmp_path, monkeypatch)
+
+
+@pytest.fixture
+def pack(tmp_path: Path) -> Pack:
+    write_stand_in_pack(tmp_path / "pack")
+    return read_pack(tmp_path / "pack")
+
+
+def none_installed(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(packages, "installed", lambda *_: None)
+
+
+# Python and packages
+
+
+def test_python_has_a_floor(monkeypatch: pytest.MonkeyPatch) -> None:
+    assert packages.python().state == "ok"
+    monkeypatch.setattr(sys, "version_info", (3, 8, 10, "final", 0))
+    finding = packages.python()
+    assert (finding.state, finding.mend) == ("wrong", "install Python 3.10")
+    assert "3.8.10" in finding.found
+
+
+def test_versions_are_compared_as_numbers() -> None:
+    assert versions.numbers("2.13.0+cpu") == (2, 13, 0)
+    assert versions.numbers("11.4.0.106") > versions.numbers("2.9")
+    assert versions.numbers("unknown") == ()
+    assert versions.installed("no-such-distribution", "click") is not None
+
+
+def test_floors_are_those_of_the_metadata() -> None:
+    floors = {name: versions.floor(name) for name in (*packages.BASE, *packages.EXPORT, *packages.RUNTIME)}
+    assert None not in floors.values(), floors
+
+
+def test_a_package_that_is_not_there_is_missing(monkeypatch: pytest.MonkeyPatch) -> None:
+    none_installed(monkeypatch)
+    assert packages.export_package("torch").mend == "pip install 'acm-export[export]'"
+    assert packages.base_package("numpy").state == "missing"
+    assert packages.onnx_runtime().mend == "pip install 'acm-export[cpu]'"
+    assert packages.providers().state == "missing"
+
+
+def test_an_old_package_is_wrong_and_never_imported(around: Surroundings) -> None:
+    around.package("torch", "1.13.1", CRASHES)
+    finding = packages.export_package("torch")
+    floor = versions.floor("torch")
+    assert (finding.state, finding.mend) == ("wrong", f"pip install --upgrade 'torch>={floor}'")
+    assert finding.found == f"1.13.1; {floor} is the oldest supported"
+
+
+@pytest.mark.parametrize(("code", "reason"), [(CRASHES, "SIGSEGV"), ("raise ImportError('half')", "half")])
+def test_a_broken_package_is_wrong_with_the_reason(around: Surroundings, code: str, reason: str) -> None:
+    around.package("transformers", "99.0", code)
+    finding = packages.export_package("transformers")
+    assert (finding.state, finding.mend) == ("wrong", "pip install --force-reinstall transformers")
+    assert reason in finding.found
+
+
+def test_a_package_that_hangs_is_wrong(around: Surroundings, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(processes, "TIMEOUT", 2.0)
+    around.package("torch", "99.0", HANGS)
+    finding = packages.export_package("torch")
+    assert finding.state == "wrong"
+    assert "no answer within 2 s" in finding.found
+
+
+@pytest.mark.parametrize(
+    ("cuda", "text"), [("'13.0'", "99.0, built for CUDA 13.0"), ("None", "99.0, built without CUDA")]
+)
+def test_torch_says_what_it_is_built_for(around: Surroundings, cuda: str, text: str) -> None:
+    around.package("torch", "99.0", f"class version: cuda = {cuda}\n")
+    finding = packages.export_package("torch")
+    assert (finding.state, finding.found) == ("ok", text)
+
+
+def test_providers_of_onnx_runtime(around: Surroundings, monkeypatch: pytest.MonkeyPatch) -> None:
+    around.package("onnxruntime", "99.0", RUNTIME.format("['CUDAExecutionProvider', 'CPUExecutionProvider']"))
+    assert (packages.onnx_runtime().state, packages.onnx_runtime().found) == ("ok", "99.0 (onnxruntime)")
+    assert packages.providers().state == "ok"
+    assert "not tried" in packages.providers().found
+    (around.site / "onnxruntime" / "__init__.py").write_text(f"__version__ = '99'\n{RUNTIME.format([])}")
+    monkeypatch.setattr(sys, "dont_write_bytecode", True)
+    assert "has no CPUExecutionProvider" in packages.onnx_runtime().found
+    assert packages.providers().state == "missing"
+
+
+@pytest.mark.parametrize(("version", "warned"), [("1.23.2", True), ("1.26.0", True), ("1.27.0", False), ("2.0", False)])
+def test_a_runtime_that_mixes_bodies_up_is_named(around: Surroundings, version: str, warned: bool) -> None:
+    around.package("onnxruntime", version, RUNTIME.format("['CPUExecutionProvider']"))
+    finding = packages.onnx_runtime()
+    assert finding.state == "ok"
+    assert ("layers differ" in finding.found) == warned
+
+
+# TensorRT
+
+
+def test_no_tensorrt_is_missing(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(tensorrt, "MODULES", ("no_such_tensorrt",))
+    found = query_tensorrt()
+    states = [check(found).state for check in (tensorrt.package, tensorrt.builder, tensorrt.interface)]
+    assert states == ["missing"] * 3
+
+
+def test_a_tensorrt_that_crashes_is_wrong(around: Surroundings) -> None:
+    around.package("tensorrt", "10.3.0", CRASHES)
+    finding = tensorrt.package(query_tensorrt())
+    assert finding.state == "wrong"
+    assert (finding.mend or "").startswith("pip install --force-reinstall tensorrt==10.3.0   (JetPack: apt")
+    assert "tensorrt 10.3.0 cannot be imported: crashed with SIGSEGV" in finding.found
+
+
+@pytest.mark.parametrize(
+    ("version", "jetpack", "state", "interface"),
+    [
+        ("8.4.1", None, "wrong", "8.5, 8.6 and 10.3 or later"),
+        ("8.5.3.1", "JetPack 5.1", "ok", "IPluginV2DynamicExt"),
+        ("8.6.2", "JetPack 6.0", "ok", "IPluginV2DynamicExt"),
+        ("10.0.1", None, "wrong", "8.5, 8.6 and 10.3 or later"),
+        ("10.3.0", "JetPack 6.1 and 6.2", "ok", "IPluginV3"),
+        ("10.13.3.9", "JetPack 7.0 and 7.1", "ok", "IPluginV3"),
+        ("10.14.1", None, "ok", "IPluginV3"),
+        ("11.4.0.106", "JetPack 7.2 and later", "ok", "IPluginV3"),
+    ],
+)
+def test_versions_of_tensorrt(version: str, jetpack: str | None, state: str, interface: str) -> None:
+    found = TensorRT("tensorrt", version, builder=True)
+    assert (jetpack or "no JetPack") in tensorrt.package(found).found
+    assert tensorrt.interface(found).state == state
+    assert interface in tensorrt.interface(found).found
+    assert tensorrt.package(found).state == ("wrong" if version.startswith("8.4") else "ok")
+
+
+def test_a_tensorrt_in_two_wheels_is_installed_again_with_both() -> None:
+    distribution = ("tensorrt-lean-cu13-bindings", "11.4.0")
+    finding = tensorrt.package(TensorRT("tensorrt_lean_bindings", broken="no library", distribution=distribution))
+    assert finding.mend == (
+        "pip install --force-reinstall tensorrt-lean-cu13-bindings==11.4.0 tensorrt-lean-cu13-libs==11.4.0"
+    )
+
+
+def test_tensorrt_lean_has_no_builder(around: Surroundings, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(tensorrt, "MODULES", ("no_such_tensorrt", "tensorrt_lean"))
+    around.package("tensorrt_lean", "11.4.0", distribution="tensorrt-lean")
+    found = query_tensorrt()
+    assert (found.module, found.distribution) == ("tensorrt_lean", ("tensorrt-lean", "11.4.0"))
+    assert tensorrt.package(found).state == "ok"
+    assert tensorrt.builder(found).state == "missing"
+    assert tensorrt.builder(TensorRT("tensorrt", "11.4.0", builder=True)).state == "ok"
+
+
+# CUDA driver and GPUs
+
+
+def test_the_driver_is_asked_for_its_gpus(around: Surroundings) -> None:
+    around.driver(version=12060, major=8, minor=7, integrated=1)
+    cuda = query_cuda()
+    assert cuda == Cuda((12, 6), (Gpu("Fake", (8, 7), integrated=True),))
+    assert (gpu.driver(cuda).state, gpu.driver(cuda).found) == ("ok", "for CUDA 12.6")
+    assert gpu.gpus(cuda).found == "Fake (sm_87, integrated)"
+
+
+def test_a_driver_without_a_gpu(around: Surroundings) -> None:
+    around.driver(init=100)
+    cuda = query_cuda()
+    assert gpu.driver(cuda).state == "ok"
+    assert (gpu.gpus(cuda).state, gpu.gpus(cuda).found) == ("missing", "the driver shows none")
+    assert gpu.kernels_for_gpus(cuda, None).state == "missing"
+
+
+def test_a_driver_that_does_not_fit_its_kernel_module_is_wrong(around: Surroundings) -> None:
+    around.driver(init=803)
+    finding = gpu.driver(query_cuda())
+    assert finding.state == "wrong"
+    assert "CUDA_ERROR_SYSTEM_DRIVER_MISMATCH (803)" in finding.found
+
+
+def test_a_driver_that_crashes_is_wrong(around: Surroundings) -> None:
+    around.library("libcuda.so.1", 'extern "C" int cuInit(unsigned) { __builtin_trap(); }')
+    around.monkeypatch.setenv("LD_LIBRARY_PATH", str(around.folder))
+    finding = gpu.driver(query_cuda())
+    assert finding.state == "wrong"
+    assert "crashed with" in finding.found
+
+
+def test_an_old_driver_is_wrong() -> None:
+    assert gpu.driver(Cuda((11, 4))).state == "wrong"
+    assert gpu.driver(Cuda(None, reason="libcuda.so.1: cannot open")).state == "missing"
+
+
+@pytest.mark.parametrize(
+    ("capability", "integrated", "arch"),
+    [
+        ((8, 0), False, "sm_80"),
+        ((8, 6), False, "sm_86"),
+        ((8, 7), True, "sm_87"),
+        ((8, 8), False, "sm_80"),  # discrete chips of the family run its first binaries
+        ((8, 8), True, None),  # Tegra: exact match only
+        ((9, 0), False, "sm_90"),
+        ((11, 0), True, "sm_110"),
+        ((10, 1), True, None),
+        ((7, 2), True, None),
+        ((7, 5), False, None),
+        ((12, 9), False, None),
+    ],
+)
+@pytest.mark.parametrize("with_pack", [True, False])
+def test_kernels_fit_by_exact_architecture(
+    pack: Pack, capability: tuple[int, int], integrated: bool, arch: str | None, with_pack: bool
+) -> None:
+    cuda = Cuda((13, 0), (Gpu("Fake", capability, integrated),))
+    finding = gpu.kernels_for_gpus(cuda, pack if with_pack else None)
+    assert finding.state == ("wrong" if arch is None else "ok")
+    assert (f"runs those of {arch}" if arch else "no kernels for") in finding.found
+    assert ("whole pack" in finding.found) is not with_pack
+
+
+# Pack, tools, plugin
+
+
+def test_the_pack_is_missing_stale_or_whole(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    folder = tmp_path / "pack"
+    monkeypatch.setattr(plugin, "default_folder", lambda: folder)
+    monkeypatch.setattr(plugin, "read_pack", lambda: read_pack(folder))
+    assert (plugin.pack()[0].state, plugin.pack()[1]) == ("missing", None)
+    write_stand_in_pack(folder)
+    finding, held = plugin.pack()
+    assert finding.state == "ok"
+    assert held is not None
+    table = folder / "table.json"
+    table.write_text(table.read_text().replace(held.source_digest, "0" * 64))
+    finding, held = plugin.pack()
+    assert (finding.state, held) == ("wrong", None)
+    assert "stale" in finding.found
+    assert finding.mend
+    assert "kernels.compile" in finding.mend
+
+
+def test_compiler_and_headers(around: Surroundings) -> None:
+    around.tool("cmake", "")
+    around.tool("c++", "echo compiler 12")
+    assert plugin.compiler().state == "ok"
+    assert "compiler 12" in plugin.compiler().found
+    (around.bin / "cmake").unlink()
+    around.no_tools()
+    around.monkeypatch.delenv("CXX", raising=False)
+    assert (plugin.compiler().state, plugin.compiler().mend) == ("missing", "apt install g++ cmake")
+
+
+@pytest.mark.parametrize(("major", "state", "text"), [(10, "ok", "10.3.0 (IPluginV3)"), (7, "wrong", "7.3.0")])
+def test_tensorrt_headers(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, major: int, state: str, text: str) -> None:
+    monkeypatch.setenv("TENSORRT_ROOT", str(tmp_path))
+    (tmp_path / "NvInferRuntime.h").write_text("")
+    version = zip(("MAJOR", "MINOR", "PATCH"), (major, 3, 0), strict=True)
+    lines = [f"#define NV_TENSORRT_{part} {number}\n" for part, number in version]
+    (tmp_path / "NvInferVersion.h").write_text("".join(lines))
+    finding = plugin.headers()
+    assert finding.state == state
+    assert text in finding.found
+
+
+def test_headers_that_are_not_there(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("acm_export.plugins.tensorrt.headers._usual_tensorrt_folders", lambda: iter(()))
+    monkeypatch.setattr("acm_export.plugins.tensorrt.headers._usual_cuda_folders", lambda: iter(()))
+    assert plugin.headers().state == "missing"
+    assert plugin.cuda_headers_found().state == "missing"
+
+
+def test_the_plugin_library_is_looked_for_in_the_working_folder(
+    around: Surroundings, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(around.folder)
+    finding = check_plugin_library(None)
+    assert (finding.state, finding.mend) == ("missing", "acm-export build-plugin")
+    around.library("libacm_gated_learners.so", LIBRARY)
+    assert check_plugin_library(None).state == "ok"
+    missing = check_plugin_library(Path("other.so"))
+    assert (missing.state, missing.mend) == ("missing", "acm-export build-plugin -o other.so")
+
+
+def test_libraries_that_are_none(around: Surroundings) -> None:
+    text = around.folder / "text.so"
+    text.write_text("not a library")
+    assert "is no shared library" in check_plugin_library(text).found
+    assert (
+        check_plugin_library(text).mend == "acm-export build-plugin"
+    )  # the file is the user's, and may be something else
+    assert check_plugin_library(around.folder).state == "wrong"  # a folder
+    pipe = around.folder / "pipe.so"
+    os.mkfifo(pipe)
+    assert check_plugin_library(pipe).found == f"{pipe} is no regular file"
+    other = around.library("other.so", "int answer() { return 42; }")
+    assert "is not the plugin library" in check_plugin_library(other).found
+    for built_for, lacking in (("10.3.0", "getCreators, setLoggerFinder"), ("8.6.1", "getPluginCreators, setLogger")):
+        code = f'extern "C" const char* acm_built_for_tensorrt() {{ return "{built_for}"; }}'
+        assert f"entry points: {lacking}" in check_plugin_library(around.library("some.so", code)).found
+    old = around.library("old.so", 'extern "C" const char* acm_built_for_tensorrt() { return "8.5.3"; }')
+    assert check_plugin_library(old).found == f"{old}, built for TensorRT 8.5.3"
+    broken = around.folder / "broken.so"
+    broken.write_bytes(other.read_bytes()[:200])
+    assert "cannot be loaded" in check_plugin_library(broken).found
+
+
+def test_a_library_for_another_processor_is_named(around: Surroundings) -> None:
+    mine = platform.machine()
+    theirs = {"x86_64": ("aarch64", 183), "aarch64": ("x86_64", 62)}.get(mine)
+    if theirs is None:
+        pytest.skip(f"no ELF number is known for {mine}")
+    path = around.folder / "lib.so"
+    path.write_bytes(b"\x7fELF" + bytes(14) + theirs[1].to_bytes(2, "little"))
+    assert check_plugin_library(path).found.endswith(f"is for {theirs[0]}, this machine is {mine}")
+
+
+def test_a_library_that_crashes_when_loaded_is_wrong(around: Surroundings) -> None:
+    path = around.library("lib.so", "__attribute__((constructor)) static void load() { __builtin_trap(); }")
+    finding = check_plugin_library(path)
+    assert finding.state == "wrong"
+    assert "cannot be loaded: crashed with SIG" in finding.found
+
+
+@pytest.mark.parametrize(
+    ("load", "state", "text"),
+    [
+        ("self.all_creators = [Creator()]; return 1", "ok", "lists GatedLearners, version 1, once"),
+        ("self.all_creators = [Creator(), Creator()]; return 1", "wrong", "expected one"),
+        ("self.all_creators = [Creator()]", "wrong", "does not take"),
+        ("print('GatedLearners: built for TensorRT 10', file=sys.stderr)", "wrong", "built for TensorRT 10"),
+        ("import ctypes; ctypes.string_at(0)", "wrong", "crashed with SIGSEGV"),
+    ],
+    ids=["good", "twice", "no handle", "refused", "crash"],
+)
+def test_the_registry(around: Surroundings, load: str, state: str, text: str) -> None:
+    around.package("tensorrt", "10.13.0", TENSORRT_10.format(load=load))
+    finding = plugin.registry(around.folder / "lib.so", query_tensorrt(), "ok")
+    assert finding.state == state
+    assert text in finding.found
+
+
+def test_the_registry_before_8_6_takes_libraries_by_dlopen(around: Surroundings) -> None:
+    around.package("tensorrt", "8.5.3", TENSORRT_8)
+    found = query_tensorrt()
+    assert plugin.registry(around.library("lib.so", LIBRARY), found, "ok").state == "ok"
+    assert "cannot open" in plugin.registry(around.folder / "none.so", found, "ok").found
+
+
+def test_the_registry_needs_a_library_and_a_tensorrt() -> None:
+    found = TensorRT("tensorrt", "10.3.0")
+    assert plugin.registry(None, found, "missing").state == "missing"
+    assert plugin.registry(None, TensorRT(None), "ok").state == "missing"
+
+
+# Clocks, power, machine

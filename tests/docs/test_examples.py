@@ -1,0 +1,84 @@
+"""Every example runs, in the order of their numbers and in one folder, as their README says."""
+
+from __future__ import annotations
+
+import re
+import subprocess
+import sys
+from importlib.util import find_spec
+from pathlib import Path
+
+import onnxruntime
+import pytest
+
+from acm_export.onnx_file.overloads import knows_overloads
+
+EXAMPLES = Path(__file__).parents[2] / "examples"
+pytestmark = pytest.mark.slow
+
+
+def run(name: str, *arguments: str | Path) -> subprocess.CompletedProcess[str]:
+    command = [sys.executable, EXAMPLES / name, *arguments]
+    return subprocess.run(command, capture_output=True, text=True, check=False, timeout=600)
+
+
+@pytest.fixture(scope="module")
+def calibrated(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, str]:
+    """The folder that example 02 leaves, and what it printed."""
+    if not knows_overloads(onnxruntime.__version__):
+        pytest.skip(f"ONNX Runtime {onnxruntime.__version__} does not run the embedded model as it lies in its file")
+    folder = tmp_path_factory.mktemp("examples")
+    ran = run("02_one_file_for_every_budget.py", folder)
+    assert ran.returncode == 0, ran.stderr
+    return folder, ran.stdout
+
+
+def test_01_runs_fewer_learners_at_the_larger_threshold(tmp_path: Path) -> None:
+    ran = run("01_export_a_module.py", tmp_path)
+    assert ran.returncode == 0, ran.stderr
+    trained, cheaper = (float(text) for text in re.findall(r"onnx: ([\d.]+) of 4", ran.stdout))
+    assert cheaper < trained
+
+
+def test_02_serves_six_budgets_of_which_larger_ones_are_better(calibrated: tuple[Path, str]) -> None:
+    accuracies = dict(re.findall(r"budget ([\d.]+): accuracy ([\d.]+)%", calibrated[1]))
+    assert list(accuracies) == ["0.25", "0.30", "0.40", "0.50", "0.75", "1.00"]
+    assert float(accuracies["0.25"]) <= float(accuracies["0.30"]) < float(accuracies["0.50"])
+    assert float(accuracies["0.50"]) > 90
+
+
+def test_03_says_what_would_be_built(calibrated: tuple[Path, str]) -> None:
+    ran = run("03_engine_on_a_device.py", calibrated[0], "--dry-run")
+    assert ran.returncode == 0, ran.stderr
+    assert "calibrated.plan: would be built from calibrated.onnx" in ran.stdout
+    assert not (calibrated[0] / "calibrated.plan").exists()
+
+
+@pytest.mark.skipif(find_spec("tensorrt") is not None, reason="this machine has a TensorRT")
+def test_03_refuses_in_clear_words_where_there_is_no_tensorrt(calibrated: tuple[Path, str]) -> None:
+    ran = run("03_engine_on_a_device.py", calibrated[0])
+    assert ran.returncode == 1
+    assert "no TensorRT" in ran.stdout
+    assert "acm-export doctor --for tensorrt" in ran.stdout
+    assert not ran.stderr
+
+
+def test_03_names_the_example_that_writes_its_model(tmp_path: Path) -> None:
+    ran = run("03_engine_on_a_device.py", tmp_path)
+    assert ran.returncode == 1
+    assert "02_one_file_for_every_budget.py" in ran.stdout
+
+
+def test_04_serves_every_request_with_a_budget_that_was_measured(calibrated: tuple[Path, str]) -> None:
+    ran = run("04_serve_with_deadlines.py", calibrated[0])
+    assert ran.returncode == 0, ran.stderr
+    rows = re.findall(r"budget ([\d.]+): p99 [\d.]+ ms, (\d+) served", ran.stdout)
+    assert {budget for budget, _ in rows} <= {"0.25", "0.40", "0.60", "1.00"}
+    assert sum(int(number) for _, number in rows) == 1000
+
+
+def test_the_readme_names_every_example() -> None:
+    named = set(re.findall(r"\]\(((?:\d|cpp/)[^)]+)\)", (EXAMPLES / "README.md").read_text()))
+    assert named == {
+        str(path.relative_to(EXAMPLES)) for pattern in ("[0-9]*.py", "cpp/*.cpp") for path in EXAMPLES.glob(pattern)
+    }

@@ -1,0 +1,64 @@
+"""Profiles and the trtexec line."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from acm_export.base.errors import UsageError
+from acm_export.engine.profiles import Profile, Shapes, format_shapes, parse_shapes, profiles
+from acm_export.engine.trtexec_line import trtexec_line
+
+INPUTS = {"x": ["batch", 3, 8], "budget": []}
+EXAMPLES = {"x": [1, 3, 8]}
+
+
+def test_shapes_are_written_as_they_are_read() -> None:
+    text = "x:1x3x8,a:b:2,budget:scalar"
+    assert format_shapes(parse_shapes(text, "--min-shapes")) == text
+
+
+@pytest.mark.parametrize("text", ["", "x", "x:", "x:0x3", "x:1x", "x:-1", "x:1,x:2", ":1", "x:٣", "x:2147483648"])
+def test_what_is_no_shape_is_refused(text: str) -> None:
+    with pytest.raises(UsageError, match="--min-shapes"):
+        parse_shapes(text, "--min-shapes")
+
+
+def test_defaults_and_what_is_given() -> None:
+    assert profiles(INPUTS, EXAMPLES, {}, {}, {}) == {"x": Profile((1, 3, 8), (1, 3, 8), (8, 3, 8))}
+    assert profiles(INPUTS, EXAMPLES, {"x": (2, 3, 8)}, {}, {})["x"] == Profile((2, 3, 8), (2, 3, 8), (8, 3, 8))
+    assert profiles(INPUTS, EXAMPLES, {}, {"x": (32, 3, 8)}, {})["x"].maximum == (32, 3, 8)
+
+
+@pytest.mark.parametrize(
+    ("low", "high", "told"),
+    [
+        ({}, {"x": (1, 4, 8)}, "not 1x4x8"),
+        ({}, {"y": (1,)}, "inputs are x, budget"),
+        ({"x": (9, 3, 8)}, {"x": (4, 3, 8)}, "order"),
+    ],
+)
+def test_shapes_that_do_not_fit_are_refused(low: Shapes, high: Shapes, told: str) -> None:
+    with pytest.raises(UsageError, match=told):
+        profiles(INPUTS, EXAMPLES, low, {}, high)
+
+
+@pytest.mark.parametrize(
+    ("version", "there", "absent"),
+    [
+        ((8, 5), ["--plugins=p.so", "--fp16", "--precisionConstraints=obey", "--buildOnly"], ["--stronglyTyped"]),
+        ((10, 3), ["--staticPlugins=p.so", "--stronglyTyped", "--skipInference"], ["--fp16", "--buildOnly"]),
+        ((11, 1), ["--staticPlugins=p.so", "--skipInference"], ["--stronglyTyped", "--fp16"]),
+    ],
+)
+def test_the_line_has_the_flags_of_the_version(version: tuple[int, int], there: list[str], absent: list[str]) -> None:
+    shapes = {"x": Profile((1, 3), (2, 3), (4, 3))}
+    line = trtexec_line(version, Path("m.onnx"), Path("m.plan"), Path("p.so"), shapes, half=True).split()
+    assert {*there, "--noTF32", "--minShapes=x:1x3", "--optShapes=x:2x3", "--maxShapes=x:4x3"} <= set(line)
+    assert not set(absent) & set(line)
+
+
+def test_a_dense_model_has_a_line_without_plugin() -> None:
+    line = trtexec_line((10, 3), Path("m.onnx"), Path("m.plan"), None, {})
+    assert "lugins" not in line

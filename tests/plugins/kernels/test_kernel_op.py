@@ -1,0 +1,186 @@
+"""The whole operator by the Triton kernels, interpreted, compared with the float64 loop."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from typing import Any
+
+import ml_dtypes
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from kernel_processes import interpreted
+from kernel_runs import operator
+from op_model import assert_matches_loop, logits_of, random_inputs
+
+from acm_export.op import ACTIVATIONS, Signature
+from acm_export.plugins.kernels.grids import even
+from acm_export.plugins.kernels.plan import ROWS, Problem
+from acm_export.plugins.kernels.tiles import Entry, Tile, entries
+
+INF, NAN = float("inf"), float("nan")
+DTYPES = (np.float32, np.float16, ml_dtypes.bfloat16)
+LEADING = st.one_of(st.sampled_from([(), (1,), (1, 1, 1), (70,)]), st.lists(st.integers(1, 5), max_size=3).map(tuple))
+WIDTHS = st.one_of(st.integers(1, 40), st.sampled_from([16, 32, 48, 64, 128]))
+
+IN_TRITON = [index for index, entry in enumerate(entries()) if entry.language == "triton"]
+"""Entries of the table that can be interpreted; tests/test_cuda_kernels.py has the others."""
+
+SMALL_UP, SMALL_DOWN = Tile(32, 16, 16, 4, 2), Tile(16, 16, 16, 4, 2)
+"""Tiles of different heights, small enough for the interpreter."""
+
+
+def small(split: int) -> Entry:
+    """A table entry with small tiles."""
+    return Entry(("sm_80",), "half", 1, None, SMALL_UP, SMALL_DOWN, split, "for tests")
+
+
+@st.composite
+def cases(draw: st.DrawFn) -> Any:
+    """Inputs, and signature."""
+    n = draw(st.sampled_from([1, 2, 3, 4, 4]))
+    signature = Signature(n, draw(st.integers(0, n)), draw(st.sampled_from(ACTIVATIONS)))
+    rng = np.random.default_rng(draw(st.integers(0, 2**32)))
+    dtype = draw(st.sampled_from(DTYPES))
+    feeds = random_inputs(rng, draw(LEADING), draw(WIDTHS), draw(WIDTHS), signature, dtype)
+    feeds["thresholds"] = np.array(
+        draw(st.lists(st.sampled_from([0.0, 0.0, 0.7, -0.7, INF, -INF, NAN]), min_size=n, max_size=n)), np.float32
+    )
+    if draw(st.booleans()):
+        where = rng.integers(0, feeds["gate_logits"].size, 2)
+        feeds["gate_logits"].flat[where] = draw(st.sampled_from([NAN, INF, -INF]))
+    return feeds, signature
+
+
+@given(cases(), st.booleans())
+@settings(max_examples=60)
+def test_the_kernels_compute_what_the_loop_computes(case: Any, strided: bool) -> None:
+    feeds, signature = case
+    y, counts = interpreted(operator, feeds, signature, strided=strided)
+    assert y.dtype == feeds["x"].dtype
+    assert_matches_loop(y, counts, feeds, signature)
+
+
+@st.composite
+def staircases(draw: st.DrawFn) -> tuple[list[int], int]:
+    """Counts whose totals m_n lie at and beside the edges of the small tiles, in any order of the tokens, and N."""
+    edges = [0, 1, 15, 16, 17, 31, 32, 33, 48, 63, 64, 65]
+    n = draw(st.integers(1, 4))
+    tokens = draw(st.sampled_from(edges[1:]))
+    reach = sorted((min(draw(st.sampled_from(edges)), tokens) for _ in range(n)), reverse=True)
+    counts = [sum(row < end for end in reach) for row in range(tokens)]
+    return draw(st.permutations(counts)), n
+
+
+@given(staircases(), st.sampled_from([0, 1, 2, 3]), st.sampled_from([(32, 48), (24, 20)]), st.sampled_from(DTYPES))
+@settings(max_examples=36)
+def test_totals_at_the_edges_of_tiles(case: Any, split: int, widths: tuple[int, int], dtype: Any) -> None:
+    counts, n = case
+    signature = Signature(n, 0, "gelu")
+    feeds = random_inputs(np.random.default_rng(len(counts)), (len(counts),), *widths, signature, dtype)
+    feeds["gate_logits"] = logits_of(counts, signature)
+    y, found = interpreted(operator, feeds, signature, entry=small(split))
+    assert found.tolist() == list(counts)
+    assert_matches_loop(y, found, feeds, signature)
+
+
+@pytest.mark.parametrize("widths", [(256, 256), (144, 80)])
+@pytest.mark.parametrize("index", IN_TRITON)
+def test_every_entry_of_the_table(index: int, widths: tuple[int, int]) -> None:
+    entry = entries()[index]
+    tokens = entry.max_tokens or entry.up.block_m + 1
+    dtype = np.float16 if entry.precision == "half" else np.float32
+    signature = Signature(2, 0, "gelu")
+    feeds = random_inputs(np.random.default_rng(index), (tokens,), *widths, signature, dtype)
+    feeds["gate_logits"] = logits_of(np.arange(tokens) * 7 % 3, signature)
+    y, counts = interpreted(operator, feeds, signature, entry=entry, allow_tf32=entry.precision == "tf32")
+    assert_matches_loop(y, counts, feeds, signature)
+    problem = Problem(tokens, *widths, 2, 0, feeds["x"].itemsize)
+    assert even(problem, entry) == ((True, True) if widths == (256, 256) else (even(problem, entry)[0], False))
+
+
+@pytest.mark.parametrize("rows", [-1, 0, 1])
+@pytest.mark.parametrize("index", IN_TRITON)
+def test_one_tile_of_rows_more_or_less_a_token(index: int, rows: int) -> None:
+    real = entries()[index]
+    entry = replace(real, up=replace(real.up, block_n=16, block_k=16), down=replace(real.down, block_n=16, block_k=16))
+    tokens = real.up.block_m + rows
+    dtype = np.float16 if entry.precision == "half" else np.float32
+    signature = Signature(2, 1, "relu")
+    feeds = random_inputs(np.random.default_rng(index), (tokens,), 16, 16, signature, dtype)
+    feeds["gate_logits"] = logits_of(1 + np.arange(tokens) % 2, signature)
+    y, counts = interpreted(operator, feeds, signature, entry=entry)
+    assert_matches_loop(y, counts, feeds, signature)
+
+
+@pytest.mark.parametrize("reached", [0, 1, ROWS - 1, ROWS, ROWS + 1, 2 * ROWS, 300])
+def test_chunks_of_sorted_rows(reached: int) -> None:
+    signature, tokens = Signature(2, 0, "silu"), 300
+    feeds = random_inputs(np.random.default_rng(1), (tokens,), 16, 16, signature)
+    counts = np.random.default_rng(2).permutation(np.where(np.arange(tokens) < reached, 2, np.arange(tokens) % 2))
+    feeds["gate_logits"] = logits_of(counts, signature)
+    entry = replace(small(0), up=replace(SMALL_UP, block_m=64))
+    y, found = interpreted(operator, feeds, signature, entry=entry, hidden_limit=1)
+    assert found.tolist() == counts.tolist()
+    assert_matches_loop(y, found, feeds, signature)
+
+
+def test_a_small_limit_makes_chunks_of_one_tile(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("acm_export.plugins.kernels.plan.HIDDEN_LIMIT", 1)
+    assert list(Problem(300, 16, 16, 2, 0, 4).chunks()) == [(0, 128), (128, 128), (256, 44)]
+
+
+@pytest.mark.parametrize("leading", [(0,), (0, 3), (2, 0, 2)])
+@pytest.mark.parametrize("dtype", DTYPES)
+def test_no_tokens(leading: tuple[int, ...], dtype: Any) -> None:
+    signature = Signature(3, 1, "gelu")
+    feeds = random_inputs(np.random.default_rng(0), leading, 5, 4, signature, dtype)
+    y, counts = interpreted(operator, feeds, signature)
+    assert (y.shape, y.dtype, counts.shape, counts.dtype) == ((*leading, 5), np.dtype(dtype), leading, np.int32)
+
+
+@pytest.mark.parametrize("count", [0, 1, 3])
+@pytest.mark.parametrize("tokens", [1, 20, 70])
+def test_all_tokens_with_one_count(tokens: int, count: int) -> None:
+    for dtype in DTYPES:
+        signature = Signature(3, 0, "gelu")
+        feeds = random_inputs(np.random.default_rng(1), (tokens,), 33, 17, signature, dtype)
+        feeds["gate_logits"] = logits_of(np.full(tokens, count), signature)
+        y, counts = interpreted(operator, feeds, signature)
+        assert (counts == count).all()
+        assert_matches_loop(y, counts, feeds, signature)
+
+
+@pytest.mark.parametrize(("minimum", "most"), [(0, 64), (1, 60), (63, 64), (64, 64)])
+def test_sixty_four_learners(minimum: int, most: int) -> None:
+    signature = Signature(64, minimum, "gelu")
+    wanted = np.array([64, 0, 63, 1, 17, 32, 64, 2]).clip(minimum, most)
+    feeds = random_inputs(np.random.default_rng(minimum), (8,), 16, 3, signature)
+    feeds["gate_logits"] = logits_of(wanted, signature)
+    for split in (0, 1):
+        y, counts = interpreted(operator, feeds, signature, entry=small(split))
+        assert counts.tolist() == wanted.tolist()
+        assert_matches_loop(y, counts, feeds, signature)
+
+
+@pytest.mark.parametrize("activation", ACTIVATIONS)
+@pytest.mark.parametrize("dtype", DTYPES)
+def test_every_activation(activation: str, dtype: Any) -> None:
+    signature = Signature(3, 1, activation)
+    feeds = random_inputs(np.random.default_rng(0), (2, 9), 33, 20, signature, dtype)
+    feeds["x"] *= dtype(3)
+    y, counts = interpreted(operator, feeds, signature)
+    assert_matches_loop(y, counts, feeds, signature)
+
+
+def test_tokens_that_are_not_finite_spoil_only_their_own_rows() -> None:
+    for split in (0, 2):
+        signature = Signature(3, 0, "gelu")
+        feeds = random_inputs(np.random.default_rng(3), (40,), 32, 16, signature)
+        feeds["x"][::7] = np.array([NAN, INF, -INF, NAN, INF, 3e38], np.float32)[:, None]
+        with np.errstate(invalid="ignore", over="ignore"):
+            y, counts = interpreted(operator, feeds, signature, entry=small(split))
+            rest = np.arange(40) % 7 > 0
+            feeds |= {"x": feeds["x"][rest], "gate_logits": feeds["gate_logits"][rest]}
+        assert_matches_loop(y[rest], counts[rest], feeds, signature)

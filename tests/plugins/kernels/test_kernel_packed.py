@@ -1,0 +1,259 @@
+"""Launching kernels of the pack from PyTorch, on the stand-in driver: launches, arguments, maps and failures."""
+
+from __future__ import annotations
+
+import ctypes
+import shutil
+import subprocess
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import asdict, replace
+from importlib.util import find_spec
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+from unittest.mock import patch
+
+import pytest
+import torch
+from plugin_build import compile_stand_in_driver
+from plugin_core import Driver, EncodedMap
+
+from acm_export.base.errors import KernelError
+from acm_export.op.signature import ACTIVATIONS
+from acm_export.plugins.kernels import hopper
+from acm_export.plugins.kernels import packed as packed_module
+from acm_export.plugins.kernels.cuda_driver import LaunchAttribute, LaunchConfig
+from acm_export.plugins.kernels.pack import Pack, read_pack
+from acm_export.plugins.kernels.packed import PackedKernels
+from acm_export.plugins.kernels.plan import Problem, workspace
+from acm_export.plugins.kernels.tiles import entries
+
+if TYPE_CHECKING:
+    from plugin_core import Launch
+
+pytest_plugins = ["plugin_fixtures"]
+
+FOR_CUDA = [index for index, entry in enumerate(entries()) if entry.language == "cuda"]
+TOKENS, MULTIPROCESSORS = 1000, 132
+
+
+@pytest.fixture(scope="module")
+def pack(stand_in_pack: Path) -> Pack:
+    return read_pack(stand_in_pack)
+
+
+@pytest.fixture
+def gpu(stand_in_driver: Path) -> Driver:
+    stand_in = Driver(stand_in_driver)
+    stand_in.reset()
+    return stand_in
+
+
+@pytest.fixture
+def packed(pack: Pack, stand_in_driver: Path) -> PackedKernels:
+    return PackedKernels(pack, "sm_90", MULTIPROCESSORS, library=str(stand_in_driver))
+
+
+class Call:
+    """Tensors of one call, which hold nothing, and what runs on them."""
+
+    def __init__(
+        self, index: int, dtype: torch.dtype = torch.float16, *, tokens: int = TOKENS, offset: int = 0
+    ) -> None:
+        self.entry = entries()[index]
+        d, h, n = 768, 1536, 4
+        self.problem = Problem(tokens, d, h, n, 0, 2)
+        self.workspaces: list[torch.Tensor] = []
+        shapes = {
+            "x": (tokens, d), "w1": (d, n * h), "b1": (n * h,), "w2": (n * h, d), "b2": (n + 1, d), "y": (tokens, d),
+        }  # fmt: skip
+        self.tensors = {name: torch.empty(shape, dtype=dtype) for name, shape in shapes.items()}
+        self.tensors |= {name: torch.empty(tokens) for name in ("gate_logits", "thresholds")}
+        self.tensors["counts"] = torch.empty(tokens, dtype=torch.int32)
+        if offset:
+            self.tensors["w1"] = self.tensors["w1"].view(-1)[offset:]
+
+    def run(self, packed: PackedKernels, activation: str = "gelu") -> None:
+        with patch.object(packed_module, "allocate", self._allocate):
+            packed.run(self.problem, self.entry, activation, "half", self.tensors, stream=77)
+
+    def _allocate(self, size: int, _device: torch.device) -> torch.Tensor:
+        self.workspaces.append(torch.empty(size, dtype=torch.uint8))
+        return self.workspaces[-1]
+
+    def placed(self, address: int) -> tuple[str, int]:
+        starts = {tensor.data_ptr(): name for name, tensor in self.tensors.items()}
+        layout = asdict(workspace(self.problem))
+        del layout["size"]
+        for memory in self.workspaces:
+            starts |= {memory.data_ptr() + offset: name for name, offset in layout.items()}
+        return starts[address], 0
+
+    def launches(self, gpu: Driver) -> list[Launch]:
+        """Launches of the GEMMs since the last call."""
+        return [run for run in gpu.launches(self.placed) if run.kernel.kernel in hopper.SOURCES]
+
+
+def pointers_of(launch: Launch) -> dict[str, Any]:
+    return {name: value for name, value in launch.arguments.items() if isinstance(value, tuple)}
+
+
+@pytest.mark.parametrize("index", FOR_CUDA)
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16])
+def test_both_gemms_are_launched_with_their_tensors_and_sizes(
+    packed: PackedKernels, gpu: Driver, index: int, dtype: torch.dtype
+) -> None:
+    call = Call(index, dtype, tokens=700)
+    call.run(packed)
+    up, down = call.launches(gpu)
+    assert (up.kernel.kernel, up.kernel.activation) == (hopper.UP, "gelu")
+    assert (down.kernel.kernel, down.kernel.activation) == (hopper.DOWN, "")
+    sizes = {"first_row": 0, "num_rows": 700, "model_dim": 768, "hidden_dim": 1536, "num_learners": 4}
+    for launch, tile in ((up, call.entry.up), (down, call.entry.down)):
+        assert (launch.kernel.arch, launch.kernel.entry) == ("sm_90", index)
+        assert launch.kernel.dtype == {torch.float16: "fp16", torch.bfloat16: "bf16"}[dtype]
+        assert (launch.block, launch.shared) == (32 * tile.warps, hopper.shared_bytes(tile))
+        assert launch.stream == 77
+        assert tuple(launch.arguments) == hopper.ARGUMENTS[launch.kernel.kernel]
+        assert sizes.items() <= launch.arguments.items()
+        pointers = pointers_of(launch)
+        assert pointers == {name: (name, 0) for name in pointers}
+        assert {*pointers, *sizes} == {name for name in launch.arguments if not name.endswith("_map")}
+
+
+@pytest.mark.parametrize("index", FOR_CUDA)
+@pytest.mark.parametrize(("dtype", "name"), [(torch.float16, "float16"), (torch.bfloat16, "bfloat16")])
+def test_maps_say_where_tensors_lie_and_what_one_copy_takes(
+    packed: PackedKernels, gpu: Driver, index: int, dtype: torch.dtype, name: str
+) -> None:
+    call = Call(index, dtype, tokens=700)
+    call.run(packed)
+    up, down = call.launches(gpu)
+    d, h, n = 768, 1536, 4
+    assert up.arguments["w1_map"] == EncodedMap(name, ("w1", 0), (h, n, d), (2 * h, 2 * n * h), (64, 1, 64))
+    assert down.arguments["hidden_map"] == EncodedMap(
+        name, ("hidden", 0), (h, n, 768), (2 * h, 2 * n * h), (64, 1, 128)
+    )
+    assert down.arguments["w2_map"] == EncodedMap(name, ("w2", 0), (d, h, n), (2 * d, 2 * h * d), (64, 64, 1))
+
+
+@pytest.mark.parametrize(("rows", "grids"), [(1, (32, 4)), (700, (132, 24)), (1000, (132, 32))])
+def test_there_is_a_block_for_each_tile_up_to_the_number_of_multiprocessors(
+    packed: PackedKernels, gpu: Driver, rows: int, grids: tuple[int, int]
+) -> None:
+    call = Call(next(index for index in FOR_CUDA if entries()[index].up.block_n == 192), tokens=rows)
+    call.run(packed)
+    assert [launch.grid for launch in call.launches(gpu)] == [(blocks, 1) for blocks in grids]
+
+
+def test_each_activation_has_a_kernel_that_is_loaded_once(packed: PackedKernels, gpu: Driver) -> None:
+    call, before = Call(FOR_CUDA[0]), gpu.num_modules
+    for _ in range(2):
+        for activation in ACTIVATIONS:
+            call.run(packed, activation)
+    assert [launch.kernel.activation for launch in call.launches(gpu)[::2]] == list(ACTIVATIONS) * 2
+    routing = 2
+    assert gpu.num_modules - before == routing + len(ACTIVATIONS) + 1
+
+
+def test_calls_of_one_shape_share_what_was_prepared(packed: PackedKernels, gpu: Driver) -> None:
+    first, second = Call(FOR_CUDA[0]), Call(FOR_CUDA[0])
+    for call in (first, second, first):
+        call.run(packed)
+        up, down = call.launches(gpu)
+        pointers = pointers_of(up) | pointers_of(down)
+        assert pointers == {name: (name, 0) for name in pointers}
+        assert up.arguments["w1_map"].address == ("w1", 0)
+        assert down.arguments["hidden_map"].address == ("hidden", 0)
+
+
+def test_what_is_kept_is_bounded(packed: PackedKernels, gpu: Driver, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(packed_module, "_MOST_CALLS", 2)
+    monkeypatch.setattr(packed_module, "_MOST_MAPS", 3)
+    for tokens in (600, 700, 800, 600, 700):
+        call = Call(FOR_CUDA[0], tokens=tokens)
+        call.run(packed)
+        up, down = call.launches(gpu)
+        assert up.arguments["num_rows"] == tokens
+        assert down.arguments["w2_map"].address == ("w2", 0)
+        assert len(packed._calls) <= 2
+        assert len(packed._maps) <= 3
+
+
+def test_threads_do_not_mix_their_tensors(packed: PackedKernels, gpu: Driver) -> None:
+    calls = [Call(FOR_CUDA[0]) for _ in range(4)]
+
+    def run(i: int) -> None:
+        call = calls[i % len(calls)]
+        packed.run(call.problem, call.entry, "gelu", "half", call.tensors, stream=77)
+
+    with ThreadPoolExecutor(4) as pool:
+        list(pool.map(run, range(200)))
+    starts = {tensor.data_ptr(): i for i, call in enumerate(calls) for tensor in call.tensors.values()}
+    for launch in gpu.launches(lambda address: (str(starts.get(address, "workspace")), 0)):
+        owners = {value[0] for value in pointers_of(launch).values()} - {"workspace"}
+        assert len(owners) == 1, launch
+
+
+def test_structures_are_laid_out_as_in_the_header_of_cuda(tmp_path: Path) -> None:
+    triton = find_spec("triton")
+    compiler = shutil.which("cc")
+    if triton is None or triton.origin is None or compiler is None:
+        pytest.skip("needs a C compiler and Triton, which brings cuda.h")
+    names = {"grid": "gridDimX", "block": "blockDimX", "shared_bytes": "sharedMemBytes", "stream": "hStream",
+             "attributes": "attrs", "num_attributes": "numAttrs"}  # fmt: skip
+    asked = [f"sizeof({name})" for name in ("CUlaunchAttribute", "CUlaunchConfig")]
+    asked += ["offsetof(CUlaunchAttribute, value)", *(f"offsetof(CUlaunchConfig, {name})" for name in names.values())]
+    source, program = tmp_path / "layout.c", tmp_path / "layout"
+    prints = "".join(f'printf("%zu\\n", (size_t){what});' for what in asked)
+    source.write_text(f"#include <cuda.h>\n#include <stddef.h>\n#include <stdio.h>\nint main(void) {{{prints}}}\n")
+    include = Path(triton.origin).parent / "backends" / "nvidia" / "include"
+    subprocess.run([compiler, f"-I{include}", str(source), "-o", str(program)], check=True)
+    found = subprocess.run([str(program)], check=True, capture_output=True, text=True).stdout.split()
+    attribute, config = LaunchAttribute, LaunchConfig
+    ours = [ctypes.sizeof(attribute), ctypes.sizeof(config), attribute.value.offset]
+    assert [int(number) for number in found] == [*ours, *(getattr(config, name).offset for name in names)]
+
+
+@pytest.mark.parametrize(("version", "number"), [(12020, 0), (12030, 2)])
+def test_launches_overlap_where_the_driver_can_capture_that(
+    pack: Pack, stand_in_driver: Path, gpu: Driver, version: int, number: int
+) -> None:
+    gpu.version(version)
+    Call(FOR_CUDA[0]).run(PackedKernels(pack, "sm_90", MULTIPROCESSORS, library=str(stand_in_driver)))
+    assert gpu.num_overlapping == number
+    assert len(gpu.launches(lambda address: ("", address))) == 4
+
+
+def test_a_kernel_that_the_pack_lacks_is_named(pack: Pack, stand_in_driver: Path, gpu: Driver) -> None:
+    without = replace(pack, kernels=tuple(kernel for kernel in pack.kernels if kernel.kernel != hopper.DOWN))
+    for arch, held, missing in (("sm_90", without, hopper.DOWN), ("sm_80", pack, hopper.UP)):
+        kernels = PackedKernels(held, arch, MULTIPROCESSORS, library=str(stand_in_driver))
+        with pytest.raises(KernelError, match=f"the kernel pack has no kernel .*{missing}"):
+            Call(FOR_CUDA[0]).run(kernels)
+    assert gpu.launches() == []
+
+
+def test_a_launch_that_fails_gives_the_driver_s_reason(packed: PackedKernels, gpu: Driver) -> None:
+    gpu.fail_launches(700)
+    with pytest.raises(KernelError, match="cuLaunchKernelEx failed: CUDA_ERROR_FAKE"):
+        Call(FOR_CUDA[0]).run(packed)
+    gpu.fail_launches(0)
+    Call(FOR_CUDA[0]).run(packed)
+
+
+def test_a_map_that_the_driver_refuses_gives_its_reason(packed: PackedKernels, gpu: Driver) -> None:
+    with pytest.raises(KernelError, match="cuTensorMapEncodeTiled failed: CUDA_ERROR_FAKE"):
+        Call(FOR_CUDA[0], offset=1).run(packed)
+    assert gpu.launches() == []
+
+
+def test_a_driver_before_cuda_12_is_refused(pack: Pack, tmp_path: Path) -> None:
+    older = compile_stand_in_driver(tmp_path, "plugin_fake_cuda.cpp", "ACM_FAKE_CUDA_11")
+    with pytest.raises(KernelError, match="no cuTensorMapEncodeTiled") as caught:
+        PackedKernels(pack, "sm_90", MULTIPROCESSORS, library=str(older))
+    assert "CUDA 12" in str(caught.value.hint)
+
+
+def test_without_a_driver_it_is_refused(pack: Pack, tmp_path: Path) -> None:
+    with pytest.raises(KernelError, match="no CUDA driver was found"):
+        PackedKernels(pack, "sm_90", MULTIPROCESSORS, library=str(tmp_path / "libcuda.so.1"))

@@ -1,0 +1,231 @@
+"""Compiling kernels ahead of time: what the table says of a kernel is what the compiler made."""
+
+from __future__ import annotations
+
+import inspect
+import re
+from importlib import resources
+from itertools import groupby
+from typing import TYPE_CHECKING
+
+import pytest
+from kernel_cubins import ABI_VERSION, compiled, machine_code, ptx_parameters, stack_bytes
+from kernel_processes import compiling
+
+from acm_export.base.errors import MissingDependencyError
+from acm_export.op.signature import ACTIVATIONS
+from acm_export.plugins.kernels import hopper, nvrtc, plan
+from acm_export.plugins.kernels.tiles import ARCHITECTURES, entries
+from acm_export.plugins.kernels.variants import Variant, variants
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+    from acm_export.plugins.kernels.compile import Compiled
+
+HALF = [index for index, entry in enumerate(entries()) if "sm_90" in entry.archs and entry.precision == "half"]
+MAIN = next(
+    index for index in HALF
+    if entries()[index].language == "triton" and entries()[index].max_tokens is None and entries()[index].alignment > 1
+)  # fmt: skip
+"""The entry of sm_90 for many tokens in half precision, of kernels in Triton."""
+
+FOR_CUDA = [index for index in HALF if entries()[index].language == "cuda"]
+
+ROUTING = ("route_one_block", "count_tokens", "place_tokens")
+
+KEYS = [
+    ("up", "fp16", MAIN, True, ""),
+    ("down", "bf16", MAIN, True, ""),
+    ("down_split", "fp16", 0, False, ""),
+    *((kernel, "", 8, False, "") for kernel in ROUTING),
+]
+POINTERS = {
+    "up": ["x", "order", "reach", "w1", "b1", "hidden"],
+    "down": ["hidden", "order", "counts", "reach", "w2", "b2", "y"],
+    "down_split": ["hidden", "order", "counts", "reach", "w2", "b2", "partial", "arrivals", "y"],
+    "route_one_block": ["gate_logits", "thresholds", "counts", "order", "reach", "arrivals"],
+    "count_tokens": ["gate_logits", "thresholds", "counts", "histograms"],
+    "place_tokens": ["counts", "histograms", "order", "reach", "arrivals"],
+}
+"""Written out: a kernel that gets an argument more must get it in the plugin too."""
+
+
+@pytest.fixture(scope="module")
+def kernels(tmp_path_factory: pytest.TempPathFactory) -> list[Compiled]:
+    """One of each kernel for sm_90."""
+    return compiling(compiled, "sm_90", KEYS, tmp_path_factory.mktemp("cache"))
+
+
+def signatures() -> dict[str, list[str]]:
+    """Names of the run-time arguments of every kernel, from its source."""
+    from acm_export.plugins.kernels import down, routing, up
+
+    found = {}
+    for kernel in POINTERS:
+        function = next(getattr(module, kernel) for module in (down, routing, up) if hasattr(module, kernel))
+        parameters = inspect.signature(function.fn).parameters.values()
+        found[kernel] = [p.name for p in parameters if "constexpr" not in str(p.annotation)]
+    return found
+
+
+def test_arguments_are_those_of_the_function_and_of_the_assembly(kernels: list[Compiled]) -> None:
+    names = compiling(signatures)
+    for result in kernels:
+        row = result.kernel
+        assert [name for name, _ in row.arguments] == names[row.kernel]
+        assert [name for name, kind in row.arguments if kind == "ptr"] == POINTERS[row.kernel]
+        assert ptx_parameters(result.ptx) == [kind for _, kind in row.arguments] + ["ptr", "ptr"]
+
+
+def test_symbol_threads_and_key_are_those_of_the_assembly(kernels: list[Compiled]) -> None:
+    by_key = {variant.key: variant for variant in variants("sm_90")}
+    assert [result.kernel.key for result in kernels] == KEYS
+    for result in kernels:
+        row = result.kernel
+        assert f".entry {row.symbol}(" in result.ptx
+        assert f".reqntid {row.threads}\n" in result.ptx
+        assert row.threads == 32 * by_key[row.key].warps
+        assert row.arch == "sm_90"
+
+
+def test_kernels_do_not_spill_and_fit_the_device(kernels: list[Compiled]) -> None:
+    for result in kernels:
+        assert result.stack_bytes == 0, result.kernel.key
+        assert result.kernel.registers * result.kernel.threads <= 65536
+        assert result.kernel.shared_bytes <= 227 << 10
+
+
+@pytest.mark.parametrize("arch", ["sm_80", "sm_90"])
+def test_routing_does_not_spill_for_any_number_of_choices(arch: str, tmp_path: Path) -> None:
+    keys = [(kernel, "", choices, False, "") for choices, _ in plan.ROUTING_BLOCKS for kernel in ROUTING]
+    for result in compiling(compiled, arch, keys, tmp_path):
+        assert result.stack_bytes == 0, result.kernel.key
+        # at least two blocks on a multiprocessor
+        assert 2 * result.kernel.registers * result.kernel.threads <= 65536, result.kernel.key
+
+
+def test_sm_90_multiplies_with_wgmma(kernels: list[Compiled]) -> None:
+    for result in kernels[:2]:
+        assert "wgmma.mma_async" in result.ptx
+        assert "cp.async" in result.ptx
+
+
+def test_margins_keep_subnormal_differences(kernels: list[Compiled]) -> None:
+    route = next(result for result in kernels if result.kernel.kernel == "route_one_block")
+    assert "sub.f32" in route.ptx or "sub.rn.f32" in route.ptx
+    assert ".ftz" not in route.ptx
+
+
+def test_a_split_product_counts_its_piece_after_all_threads_stored_it(kernels: list[Compiled]) -> None:
+    split = next(result for result in kernels if result.kernel.kernel == "down_split")
+    accesses = r"(st\.global|bar\.sync|atom\.global\.gpu\.acq_rel\.add|ld\.global\.cg)\b"
+    found = [match for match, _ in groupby(re.findall(accesses, split.ptx))]
+    # the piece, a barrier, the count, a barrier, the pieces of other blocks past L1, y
+    assert found[-6:] == [
+        "st.global", "bar.sync", "atom.global.gpu.acq_rel.add", "bar.sync", "ld.global.cg", "st.global"
+    ]  # fmt: skip
+
+
+def test_drivers_of_cuda_12_load_what_is_made_for_sm_90(kernels: list[Compiled]) -> None:
+    assert {result.cubin[ABI_VERSION] for result in kernels} == {7}
+
+
+def test_compiling_again_gives_the_same_bytes(kernels: list[Compiled], tmp_path: Path) -> None:
+    keys = KEYS[1:3]
+    again = compiling(compiled, "sm_90", keys, tmp_path)
+    assert list(tmp_path.iterdir()), "compiled from another cache"
+    for first, second in zip(kernels[1:3], again, strict=True):
+        assert first.cubin == second.cubin
+        assert first.kernel == second.kernel
+
+
+HOPPER_KEYS = [
+    key
+    for index in FOR_CUDA
+    for key in ((hopper.UP, "fp16", index, False, "gelu"), (hopper.UP, "bf16", index, False, "identity"),
+                (hopper.DOWN, "fp16", index, False, ""), (hopper.DOWN, "bf16", index, False, ""))
+]  # fmt: skip
+
+
+@pytest.fixture(scope="module")
+def hopper_kernels(tmp_path_factory: pytest.TempPathFactory) -> list[Compiled]:
+    """Those in CUDA, compiled by NVRTC."""
+    try:
+        nvrtc.version()
+    except MissingDependencyError as error:
+        pytest.skip(str(error))
+    return compiling(compiled, "sm_90", HOPPER_KEYS, tmp_path_factory.mktemp("cache"))
+
+
+def arguments_in_source(kernel: str) -> list[tuple[str, str]]:
+    """Name and kind of each argument of the entry point in a ``.cu`` file."""
+    source = resources.files("acm_export.plugins.kernels").joinpath(f"cuda/{hopper.SOURCES[kernel]}").read_text()
+    found = re.search(rf'extern "C" __global__[^;{{]*?\b{kernel}\(([^)]*)\)', source)
+    assert found is not None
+    kinds = {"TensorMap": "map", "int": "i32"}
+    arguments = []
+    for argument in found[1].split(","):
+        words = argument.replace("*", " * ").split()
+        arguments.append((words[-1], "ptr" if "*" in words else kinds[words[-2]]))
+    return arguments
+
+
+@pytest.mark.parametrize("kernel", hopper.SOURCES)
+def test_arguments_of_kernels_in_cuda_are_those_of_their_source(kernel: str) -> None:
+    assert [(name, hopper.kind(name)) for name in hopper.ARGUMENTS[kernel]] == arguments_in_source(kernel)
+
+
+def test_kernels_in_cuda_are_described_as_they_were_compiled(hopper_kernels: list[Compiled]) -> None:
+    assert [result.kernel.key for result in hopper_kernels] == HOPPER_KEYS
+    for result in hopper_kernels:
+        row, entry = result.kernel, entries()[result.kernel.entry]
+        tile = entry.up if row.kernel == hopper.UP else entry.down
+        assert list(row.arguments) == arguments_in_source(row.kernel)
+        assert row.symbol.encode() + b"\0" in result.cubin
+        assert (row.threads, row.shared_bytes) == (32 * tile.warps, hopper.shared_bytes(tile))
+        assert row.registers * row.threads <= 65536
+        assert row.shared_bytes <= 227 << 10
+        assert result.cubin[ABI_VERSION] == 7, "what drivers of CUDA 12 load"
+
+
+def test_kernels_in_cuda_multiply_with_wgmma_and_keep_their_sums_in_registers(
+    hopper_kernels: list[Compiled], tmp_path: Path
+) -> None:
+    for result in hopper_kernels:
+        file = tmp_path / "kernel.cubin"
+        file.write_bytes(result.cubin)
+        code = machine_code(file)
+        products, waits = code.count(" HGMMA"), code.count(" WARPGROUP.DEPBAR")
+        assert products > 0, result.kernel.key
+        assert waits < products / 2, f"{result.kernel.key}: ptxas waits for each product before the next"
+        # two words outside the products; spilled sums would take hundreds of bytes
+        assert max(stack_bytes(file), result.stack_bytes) <= 8, result.kernel.key
+
+
+@pytest.mark.parametrize("arch", ARCHITECTURES)
+def test_every_launch_finds_its_kernel(arch: str) -> None:
+    keys = [variant.key for variant in variants(arch)]
+    assert len(keys) == len(set(keys))
+    for index, entry in enumerate(entries()):
+        for dtype in {"half": ("fp16", "bf16")}.get(entry.precision, (entry.precision,)):
+            if entry.language == "cuda":
+                wanted = {(hopper.UP, dtype, index, False, activation) for activation in ACTIVATIONS}
+                wanted |= {(hopper.DOWN, dtype, index, False, "")}
+            else:
+                products = ("up", "down_split" if entry.split else "down")
+                wanted = {(kernel, dtype, index, False, "") for kernel in products}
+            assert (wanted <= set(keys)) == (arch in entry.archs)
+    for choices, _ in plan.ROUTING_BLOCKS:
+        assert {(kernel, "", choices, False, "") for kernel in ROUTING} <= set(keys)
+
+
+def test_half_precision_has_kernels_without_masks_where_widths_allow_them() -> None:
+    even = [variant for variant in variants("sm_80") if variant.even]
+    assert {variant.dtype for variant in even} == {"fp16", "bf16"}
+    assert all(_twin(variant) for variant in even)
+
+
+def _twin(variant: Variant) -> bool:
+    kernel, dtype, entry, _, activation = variant.key
+    return variant.aligned and (kernel, dtype, entry, False, activation) in {other.key for other in variants("sm_80")}

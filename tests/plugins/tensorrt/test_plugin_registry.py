@@ -1,0 +1,80 @@
+"""The compiled library in the plugin registry of a real TensorRT, in a process of its own."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+from functools import cache
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import pytest
+from plugin_build import each_header_set, each_tensorrt
+
+if TYPE_CHECKING:
+    from acm_export.plugins.tensorrt.headers import TensorRTHeaders
+
+pytest_plugins = ["plugin_fixtures"]
+
+PROBE = Path(__file__).parents[2] / "support" / "plugin_registry_probe.py"
+REFUSAL = "GatedLearners: this library is built for TensorRT {} and cannot serve TensorRT"
+
+
+pytestmark = [each_header_set(), each_tensorrt()]
+
+
+@cache
+def version_of(python: str) -> tuple[int, int]:
+    script = "from plugin_registry_probe import import_tensorrt; print(import_tensorrt().__version__)"
+    done = subprocess.run(
+        [python, "-c", script], cwd=PROBE.parent, capture_output=True, text=True, check=True, timeout=120
+    )
+    major, minor = done.stdout.split(".")[:2]
+    return int(major), int(minor)
+
+
+def probe(python: str, library: Path, how: str) -> tuple[dict[str, Any], str]:
+    """The report, and what was written to stderr."""
+    done = subprocess.run(
+        [python, str(PROBE), str(library), how], capture_output=True, text=True, check=False, timeout=120
+    )
+    assert done.returncode == 0, done.stderr
+    return json.loads(done.stdout), done.stderr
+
+
+def ways(python: str) -> list[str]:
+    """loadLibrary came with TensorRT 8.6."""
+    return ["dlopen"] if version_of(python) < (8, 6) else ["load", "dlopen", "dlopen,load"]
+
+
+def test_is_listed_once_and_makes_plugins(built: dict[str, Path], headers: TensorRTHeaders, python: str) -> None:
+    if version_of(python)[0] != headers.version[0]:
+        pytest.skip(f"the library is for TensorRT {headers.version[0]}, the registry of {version_of(python)[0]}")
+    for how in ways(python):
+        report, stderr = probe(python, built["acm_gated_learners"], how)
+        assert report["counts"] == [1] * len(report["counts"]), how
+        assert report.get("handle", True)
+        assert report["field_names"][:4] == ["num_learners", "min_learners", "activation", "allow_tf32"]
+        made = {name: ok for name, ok in report["plugins"].items() if not name.startswith("bad")}
+        assert all(made.values()), made
+        assert not any(ok for name, ok in report["plugins"].items() if name.startswith("bad"))
+        reason = "activation is 'tanh'; it must be one of gelu, gelu_tanh, relu, silu, identity"
+        assert f"GatedLearners: createPlugin: {reason}" in stderr
+
+
+def test_another_major_is_refused_with_both_versions(
+    built: dict[str, Path], headers: TensorRTHeaders, python: str
+) -> None:
+    if version_of(python)[0] == headers.version[0]:
+        pytest.skip("the library is for this TensorRT")
+    for how in ways(python):
+        report, stderr = probe(python, built["acm_gated_learners"], how)
+        assert report["counts"] == [0] * len(report["counts"])
+        assert not report.get("handle")
+        assert stderr.count(REFUSAL.format(headers.version_text)) == 1
+
+
+def test_loads_in_a_process_without_tensorrt(built: dict[str, Path], python: str) -> None:
+    script = f"import ctypes; ctypes.CDLL({str(built['acm_gated_learners'])!r})"
+    done = subprocess.run([python, "-c", script], capture_output=True, text=True, check=False, timeout=60)
+    assert (done.returncode, done.stderr) == (0, "")

@@ -1,0 +1,61 @@
+"""Running exported files, for the tests."""
+
+from __future__ import annotations
+
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import onnx
+import onnxruntime
+import torch
+from tiny_models import IMAGES
+from torch import nn
+
+from acm_export.modules import acm_layers
+from acm_export.onnx_file.overloads import knows_overloads, serialize
+
+
+def images(batch: int) -> torch.Tensor:
+    return torch.randn(batch, *IMAGES, generator=torch.Generator().manual_seed(batch))
+
+
+def names(folder: Path) -> list[str]:
+    return sorted(path.name for path in folder.iterdir())
+
+
+def run(path: Path, **feeds: Any) -> dict[str, np.ndarray[Any, Any]]:
+    """The file as it lies there."""
+    opened = session(path)
+    names = [output.name for output in opened.get_outputs()]
+    feeds = {k: np.asarray(v.numpy()) for k, v in feeds.items()}
+    return dict(zip(names, opened.run(names, feeds), strict=True))
+
+
+def session(model: Path | bytes) -> onnxruntime.InferenceSession:
+    """A file or its content in ONNX Runtime."""
+    options = onnxruntime.SessionOptions()
+    options.log_severity_level = 3
+    if not knows_overloads(onnxruntime.__version__):
+        folder = model.parent if isinstance(model, Path) else Path()
+        options.add_session_config_entry("session.model_external_initializers_file_folder_path", str(folder))
+        read = onnx.load_from_string if isinstance(model, bytes) else partial(onnx.load, load_external_data=False)
+        model = serialize(read(model), onnxruntime.__version__)
+    return onnxruntime.InferenceSession(model, options, providers=["CPUExecutionProvider"])
+
+
+def torch_counts(model: nn.Module, *inputs: torch.Tensor) -> dict[str, np.ndarray[Any, Any]]:
+    """Learner counts of every ACM layer in one forward pass."""
+    counts = {}
+    handles = [
+        layer.register_forward_pre_hook(
+            lambda layer, args, name=name: counts.__setitem__(name, layer.run(args[0], layer.gate(args[0]))[1].numpy())
+        )
+        for name, layer in acm_layers(model)
+    ]
+    with torch.no_grad():
+        model(*inputs)
+    for handle in handles:
+        handle.remove()
+    return counts

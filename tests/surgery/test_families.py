@@ -1,0 +1,239 @@
+"""Every family end to end: saved folders, export with its dynamic axes, verification."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import onnx
+import pytest
+import torch
+import transformers
+from exported_files import run
+from safetensors.torch import load_file, save_file
+from tiny_families import MAKE, acm_model, dense_model, family, whisper_config
+
+from acm_export.base.errors import AcmWarning, CheckpointError, UsageError
+from acm_export.calibration.calibrate import Options, calibrate
+from acm_export.checkpoints import load_checkpoint, save_checkpoint
+from acm_export.data.sources import NpzFile
+from acm_export.exporter import example_inputs, export_checkpoint
+from acm_export.modules import acm_layers
+from acm_export.onnx_file.inspection import stored_thresholds
+from acm_export.onnx_file.model_file import read_model
+from acm_export.onnx_file.set_budget import set_budget
+from acm_export.runtimes.session import CalibrationSession
+from acm_export.surgery import install_acm_layers, model_flops, select_sites, spec_for
+from acm_export.verification.file import verify_file
+from acm_export.verification.measurement import Tally
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+
+def outputs(model: Any, inputs: dict[str, torch.Tensor]) -> list[torch.Tensor]:
+    """What an export of the model returns."""
+    with torch.no_grad():
+        result = model(**inputs)
+    return [result[name] for name in family(model).outputs[type(model).__name__]]
+
+
+def same(model: Any, other: Any) -> None:
+    inputs = example_inputs(model, family(model))
+    for left, right in zip(outputs(model, inputs), outputs(other, inputs), strict=True):
+        assert torch.equal(left, right)
+
+
+@pytest.mark.parametrize("name", MAKE)
+def test_dense_folders_of_transformers_are_read(name: str, tmp_path: Path) -> None:
+    model = dense_model(name)
+    model.save_pretrained(tmp_path / "dense")
+    loaded = load_checkpoint(tmp_path / "dense").model
+    assert type(loaded) is type(model)
+    same(model, loaded)
+
+
+@pytest.mark.parametrize("name", MAKE)
+def test_acm_models_come_back_bit_for_bit(name: str, tmp_path: Path) -> None:
+    model = acm_model(name, "ffn,qkvo")
+    save_checkpoint(model, tmp_path / "acm", source={})
+    loaded = load_checkpoint(tmp_path / "acm").model
+    state = loaded.state_dict()
+    assert list(state) == list(model.state_dict())
+    assert all(torch.equal(state[key], value) for key, value in model.state_dict().items())
+    assert len(list(acm_layers(loaded))) == 10
+    same(model, loaded)
+
+
+@pytest.fixture(
+    scope="module",
+    params=["deit", "bert", "bert sequences", "wav2vec2", "wav2vec2 ctc, XLS-R", "whisper"],
+)
+def exported(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Any:
+    """A model, its file and the folder that it was read from."""
+    torch.manual_seed(0)
+    folder = tmp_path_factory.mktemp("family")
+    save_checkpoint(acm_model(request.param), folder / "acm", source={})
+    checkpoint = load_checkpoint(folder / "acm")
+    result = export_checkpoint(checkpoint, folder / "m.onnx", with_counts=True)  # verifies
+    return checkpoint.model, result, folder
+
+
+def test_the_file_says_what_the_model_costs(exported: Any) -> None:
+    model, result, _ = exported
+    one = {name: value[:1] for name, value in example_inputs(model, family(model)).items()}
+    manifest, flops = result.manifest, model_flops(model, family(model), one)
+    assert manifest.rest_flops == flops.rest + flops.attention_core + flops.dense_sites
+    assert (manifest.all_learners_flops, manifest.fixed_flops) == (flops.learners, flops.total - flops.learners)
+    assert manifest.model_flops(0.5) == flops.at(0.5)
+
+
+def test_the_file_takes_any_batch_and_any_length_that_the_model_takes(exported: Any) -> None:
+    model, result, _ = exported
+    specs = family(model).inputs(model.config)
+    graph = onnx.load(result.path).graph
+    declared = {v.name: [d.dim_param or d.dim_value for d in v.type.tensor_type.shape.dim] for v in graph.input}
+    assert declared == {spec.name: list(spec.shape) for spec in specs}
+    longest = example_inputs(model, family(model), batch=5, seed=1)
+    lengths = {spec.name: len(spec.shape) > 1 and spec.shape[1] in ("tokens", "samples") for spec in specs}
+    for part in (1.0, 0.5, 0.15):
+        inputs = {n: v[:, : int(v.shape[1] * part)] if lengths[n] else v for n, v in longest.items()}
+        ran = run(result.path, **inputs)
+        for name, expected in zip(family(model).outputs[type(model).__name__], outputs(model, inputs), strict=True):
+            assert ran[name].shape == expected.shape
+            assert np.abs(ran[name] - expected.numpy()).max() <= 1e-4 * expected.abs().max()
+
+
+def test_the_graph_has_no_shape_that_depends_on_values(exported: Any) -> None:
+    kinds = {node.op_type for node in onnx.load(exported[1].path).graph.node}
+    assert not kinds & {"NonZero", "If", "Loop", "Compress", "Unique"}
+    assert "ReduceL2" not in kinds  # weight norm is folded
+
+
+def test_a_file_is_verified_on_data_of_any_width_of_numbers(exported: Any) -> None:
+    model, result, folder = exported
+    inputs = {name: value.numpy() for name, value in example_inputs(model, family(model), seed=2).items()}
+    narrow = {name: v.astype(np.int32 if v.dtype.kind == "i" else np.float64) for name, v in inputs.items()}
+    np.savez(folder / "d.npz", **narrow)
+    assert verify_file(result.path, load_checkpoint(folder / "acm"), data=folder / "d.npz").passed
+    np.savez(
+        folder / "wrong.npz", **{n: v.astype(np.float32 if v.dtype.kind == "i" else int) for n, v in inputs.items()}
+    )
+    with pytest.raises(UsageError, match="the model takes"):
+        verify_file(result.path, load_checkpoint(folder / "acm"), data=folder / "wrong.npz")
+
+
+def test_the_file_is_calibrated_to_budgets_over_tokens_that_are_no_padding(exported: Any) -> None:
+    model, result, folder = exported
+    data = {name: value.numpy() for name, value in example_inputs(model, family(model), batch=48, seed=4).items()}
+    np.savez(folder / "c.npz", **data)
+    options = Options(solver="uniform", batch_size=16)
+    calibrate(result.path, NpzFile(folder / "c.npz"), (0.5,), folder / "c.onnx", options)
+    manifest = set_budget(folder / "c.onnx", budget=0.5, output=folder / "half.onnx")
+    session = CalibrationSession(folder / "half.onnx")
+    stored = stored_thresholds(read_model(folder / "half.onnx"), manifest, folder)
+    _, counts, masks = session.run_with_masks(data, np.concatenate([stored[e.name] for e in manifest.layers]))
+    tally = Tally(session.layers)
+    tally.add(counts, [masks.of(count.shape) for count in counts], 0.0, None, 48)
+    assert abs(tally.result().budget - 0.5) < 0.05
+
+
+@pytest.mark.parametrize("architecture", ["WhisperModel", "WhisperForConditionalGeneration"])
+def test_whispers_encoder_is_read_out_of_the_whole_model(architecture: str, tmp_path: Path) -> None:
+    whole = getattr(transformers, architecture)(whisper_config()).eval()
+    whole.save_pretrained(tmp_path / "dense")
+    with pytest.warns(AcmWarning, match=f"{architecture} is read as WhisperEncoder"):
+        loaded = load_checkpoint(tmp_path / "dense").model
+    assert type(loaded).__name__ == "WhisperEncoder"
+    same(whole.get_encoder(), loaded)
+
+
+@pytest.mark.parametrize(
+    ("name", "architecture", "part"),
+    [
+        ("bert", "BertForMaskedLM", "bert"),
+        ("bert", "BertForPreTraining", "bert"),
+        ("wav2vec2", "Wav2Vec2ForPreTraining", "wav2vec2"),
+    ],
+)
+def test_base_models_are_read_out_of_pre_trained_ones(name: str, architecture: str, part: str, tmp_path: Path) -> None:
+    whole = getattr(transformers, architecture)(dense_model(name).config).eval()
+    whole.save_pretrained(tmp_path / "dense")
+    with pytest.warns(AcmWarning, match=f"{architecture} is read as"):
+        loaded = load_checkpoint(tmp_path / "dense").model
+    same(getattr(whole, part), loaded)
+
+
+@pytest.mark.parametrize("name", ["wav2vec2", "wav2vec2 ctc"])
+def test_a_parameter_that_only_training_uses_may_be_missing(name: str, tmp_path: Path) -> None:
+    model = dense_model(name)
+    model.save_pretrained(tmp_path / "dense")
+    weights = tmp_path / "dense" / "model.safetensors"
+    state = {key: value for key, value in load_file(weights).items() if "masked_spec_embed" not in key}
+    assert len(state) == len(model.state_dict()) - 1
+    save_file(state, weights, metadata={"format": "pt"})
+    loaded = load_checkpoint(tmp_path / "dense").model
+    same(model, loaded)
+    (embedding,) = (value for key, value in loaded.named_parameters() if "masked_spec_embed" in key)
+    assert not embedding.any()
+
+
+@pytest.mark.parametrize("name", ["bert", "deit base"])
+def test_an_acm_model_without_a_pooler_comes_back(name: str, tmp_path: Path) -> None:
+    base = type(dense_model(name))(dense_model(name).config, add_pooling_layer=False).eval()
+    specs = {site.place: spec_for(site, 4) for site in select_sites(base, family(base))}
+    install_acm_layers(base, family(base), specs)
+    save_checkpoint(base, tmp_path / "acm", source={})
+    loaded = load_checkpoint(tmp_path / "acm").model
+    assert loaded.pooler is None
+    same(base, loaded)
+
+
+def test_a_whisper_folder_without_an_encoder_is_refused(tmp_path: Path) -> None:
+    transformers.WhisperModel(whisper_config()).save_pretrained(tmp_path / "dense")
+    weights = tmp_path / "dense" / "model.safetensors"
+    save_file({n: t for n, t in load_file(weights).items() if not n.startswith("encoder.layers.1.fc1")}, weights)
+    with pytest.warns(AcmWarning), pytest.raises(CheckpointError, match=r"layers\.1\.fc1"):
+        load_checkpoint(tmp_path / "dense")
+
+
+def test_names_of_older_files_are_read(tmp_path: Path) -> None:
+    renamed = {
+        "bert": ("LayerNorm.weight", "LayerNorm.gamma"),
+        "wav2vec2": ("parametrizations.weight.original0", "weight_g"),
+    }
+    for name, (new, old) in renamed.items():
+        model = dense_model(name)
+        model.save_pretrained(tmp_path / name)
+        weights = tmp_path / name / "model.safetensors"
+        state = {key.replace(new, old): value for key, value in load_file(weights).items()}
+        if name == "bert":
+            state["embeddings.position_ids"] = torch.arange(40)[None]
+        save_file(state, weights, metadata={"format": "pt"})
+        same(model, load_checkpoint(tmp_path / name).model)
+
+
+def test_heads_that_are_not_supported_are_refused(tmp_path: Path) -> None:
+    config = dense_model("deit").config
+    transformers.DeiTForImageClassificationWithTeacher(config).save_pretrained(tmp_path / "deit")
+    with pytest.raises(CheckpointError, match="supported: DeiTForImageClassification, DeiTModel"):
+        load_checkpoint(tmp_path / "deit")
+    transformers.BertForNextSentencePrediction(dense_model("bert").config).save_pretrained(tmp_path / "bert")
+    with pytest.raises(CheckpointError, match="'BertForNextSentencePrediction'"):
+        load_checkpoint(tmp_path / "bert")
+
+
+def test_a_gated_ffn_is_named_and_an_unknown_family_lists_what_is_supported(tmp_path: Path) -> None:
+    sizes = {"hidden_size": 12, "num_hidden_layers": 1, "num_attention_heads": 3, "intermediate_size": 24}
+    llama = transformers.LlamaConfig(**sizes, vocab_size=20)
+    transformers.LlamaForCausalLM(llama).save_pretrained(tmp_path / "llama")
+    dino = transformers.Dinov2Config(**sizes, image_size=8, patch_size=4, use_swiglu_ffn=True)
+    transformers.Dinov2Model(dino).save_pretrained(tmp_path / "dino")
+    for folder, site in (("llama", r"model\.layers\.0\.mlp"), ("dino", r"encoder\.layer\.0\.mlp")):
+        with pytest.raises(CheckpointError, match=rf"not supported yet: its {site} is a gated"):
+            load_checkpoint(tmp_path / folder)
+    plain = transformers.Dinov2Config(**sizes, image_size=8, patch_size=4)
+    transformers.Dinov2Model(plain).save_pretrained(tmp_path / "plain")
+    with pytest.raises(CheckpointError, match="supported: bert, deit, vit, wav2vec2, whisper") as refusal:
+        load_checkpoint(tmp_path / "plain")
+    assert "docs/families.md" in str(refusal.value.hint)

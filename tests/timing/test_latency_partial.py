@@ -1,0 +1,122 @@
+"""``latency`` that is cut short: by a signal, by an error of the runtime, by a full disk."""
+
+from __future__ import annotations
+
+import errno
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from calibration_files import calibrated, write_images
+from click.testing import CliRunner, Result
+from exported_files import images, names
+from tiny_models import tiny_vit
+
+from acm_export.base import interrupts
+from acm_export.base.errors import LatencyError
+from acm_export.cli import main
+from acm_export.exporter import export
+from acm_export.timing import latency as work
+from acm_export.timing import warm_up as warming
+
+
+def run(*args: object) -> Result:
+    return CliRunner().invoke(main, [str(a) for a in args])
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("latency")
+    torch.manual_seed(0)
+    export(tiny_vit(), images(2), folder / "m.onnx", verify=False, output_fields=("logits",))
+    write_images(folder / "d.npz", 40)
+    calibrated(folder / "m.onnx", folder / "d.npz", folder / "c.onnx", (0.5,), solver="uniform")
+    return folder
+
+
+@pytest.fixture(autouse=True)
+def _short(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(warming, "WINDOW_SECONDS", 0.0)
+    monkeypatch.setattr(warming, "MOST_RUNS", 10)
+
+
+@pytest.mark.parametrize("lost", [False, True])
+def test_an_interrupt_keeps_what_was_measured(
+    folder: Path, monkeypatch: pytest.MonkeyPatch, tmp_path: Path, lost: bool
+) -> None:
+    real, calls = work.measure, []
+
+    def interrupted(*args: Any) -> Any:
+        calls.append(args)
+        if len(calls) == 3:
+            monkeypatch.setattr(interrupts._Memory, "asked", True)
+            raise ImportError("what became of it") if lost else interrupts.Interrupted
+        return real(*args)
+
+    monkeypatch.setattr(work, "measure", interrupted)
+    output = tmp_path / "r.json"
+    result = run("latency", folder / "c.onnx", "--budgets", "0.5", "--runs", 2, "-o", output)
+    assert result.exit_code == 1
+    assert "interrupted after 2 of 4 runs" in result.stderr
+    content = json.loads(output.read_text())
+    assert content["partial"] is True
+    assert [r["routing"] for r in content["runs"]] == ["data", "skewed"]
+    assert content["fit"] == {"fixed_ms": None, "ms_per_budget": None, "r2": None}
+    assert names(tmp_path) == ["r.json"]
+
+
+@pytest.mark.parametrize("error", [RuntimeError("out of memory\nmore"), LatencyError("the GPU is gone")])
+def test_an_error_of_the_runtime_keeps_what_was_measured(
+    folder: Path, monkeypatch: pytest.MonkeyPatch, tmp_path: Path, error: Exception
+) -> None:
+    real, calls = work.measure, []
+
+    def failing(*args: Any) -> Any:
+        calls.append(args)
+        if len(calls) == 4:
+            raise error
+        return real(*args)
+
+    monkeypatch.setattr(work, "measure", failing)
+    output = tmp_path / "r.json"
+    result = run("latency", folder / "c.onnx", "--budgets", "0.5", "--runs", 2, "-o", output, "--assert-p99", "1e9")
+    assert result.exit_code == 1
+    content = json.loads(output.read_text())
+    assert content["partial"] is True
+    assert [r["routing"] for r in content["runs"]] == ["data", "skewed", "least"]
+    named = "run 4 of 4: most, pixel_values [1, 1, 8, 8] failed: RuntimeError: out of memory"
+    assert content["error"] == (named if isinstance(error, RuntimeError) else "the GPU is gone")
+    assert f"error: {content['error']}; stopped after 3 of 4 runs; they are in {output}" in result.stderr
+    calls[:] = [()] * 3
+    output.write_text("old")
+    first = run("latency", folder / "c.onnx", "--budgets", "0.5", "--runs", 2, "-o", output)
+    assert (first.exit_code, output.read_text()) == (1, "old")
+    assert str(error).splitlines()[0] in first.stderr
+
+
+def test_no_space_for_the_result_still_shows_it(folder: Path, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    def full(path: Path, *_: Any, **__: Any) -> int:
+        raise OSError(errno.ENOSPC, "No space left on device", str(path))
+
+    (tmp_path / "r.json").write_text("old")
+    monkeypatch.setattr(Path, "write_text", full)
+    result = run("latency", folder / "m.onnx", "--runs", 2, "-o", tmp_path / "r.json", "--json")
+    assert result.exit_code == 1
+    assert "no space left while writing" in result.stderr
+    assert json.loads(result.stdout)["partial"] is False
+    assert names(tmp_path) == ["r.json"]
+    assert (tmp_path / "r.json").read_text() == "old"
+
+
+def test_an_interrupt_before_the_first_run_leaves_the_old_file(
+    folder: Path, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    def interrupted(*_: Any) -> None:
+        raise interrupts.Interrupted
+
+    monkeypatch.setattr(work, "measure", interrupted)
+    (tmp_path / "r.json").write_text("old")
+    assert run("latency", folder / "m.onnx", "--runs", 2, "-o", tmp_path / "r.json").exit_code == 1
+    assert (tmp_path / "r.json").read_text() == "old"

@@ -1,0 +1,137 @@
+"""Routing as a measurement wants it, and the inputs that are fed."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import pytest
+import torch
+from calibration_files import LAYERS, write_images
+from exported_files import images
+from tiny_models import tiny_vit
+
+from acm_export.base.errors import UsageError
+from acm_export.data.batches import GraphInput
+from acm_export.data.sources import NpzFile
+from acm_export.exporter import export
+from acm_export.runtimes.session import CalibrationSession
+from acm_export.timing.inputs import MOST_BATCHES, Feeds, check_batch_sizes, data_feeds, random_feeds
+from acm_export.timing.routing import (
+    all_or_least,
+    bounded,
+    can_be_skewed,
+    flat,
+    least,
+    measured_budget,
+    most,
+    skewed,
+)  # fmt: skip
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+INF = float("inf")
+PIXELS = GraphInput("x", ("batch", 1, 8, "width"), np.dtype(np.float32))
+IDS = GraphInput("ids", ("batch", "width"), np.dtype(np.int64))
+
+
+@pytest.fixture(scope="module")
+def session(tmp_path_factory: pytest.TempPathFactory) -> CalibrationSession:
+    path = tmp_path_factory.mktemp("routing") / "m.onnx"
+    torch.manual_seed(0)
+    export(tiny_vit(), images(2), path, verify=False, output_fields=("logits",))
+    return CalibrationSession(path)
+
+
+def feeds() -> Feeds:
+    return Feeds(tuple({"pixel_values": images(batch).numpy()} for batch in (3, 4)), None)
+
+
+def counts(session: CalibrationSession, thresholds: Any, fed: Feeds) -> list[np.ndarray[Any, Any]]:
+    ran = [session.run(batch, flat(session.layers, thresholds))[1] for batch in fed.batches]
+    return [np.concatenate([c[i].reshape(-1) for c in ran]) for i in range(len(session.layers))]
+
+
+@pytest.mark.parametrize(
+    ("tokens", "passing"), [(-1, 0), (0, 0), (1, 1), (2, 2), (3, 3), (4, 4), (9, 5)]
+)  # fmt: skip
+def test_a_threshold_lets_so_many_tokens_pass_and_never_nan(tokens: int, passing: int) -> None:
+    margin = np.array([3, np.nan, 1, -2, 0], np.float32)
+    found = int((margin > np.float32(all_or_least(margin, tokens))).sum())
+    assert found == min(passing, 4)
+
+
+def test_equal_margins_at_the_edge_pass_together_or_not_at_all() -> None:
+    margin = np.array([1, 1, 1, 0], np.float32)
+    assert (margin > all_or_least(margin, 2)).sum() == 0
+    assert (margin > all_or_least(margin, 3)).sum() == 3
+
+
+def test_least_and_most_run_the_fewest_and_all(session: CalibrationSession) -> None:
+    for layer, count in zip(session.layers, counts(session, least(session.layers), feeds()), strict=True):
+        assert set(count) == {layer.min_learners}
+    for layer, count in zip(session.layers, counts(session, most(session.layers, None), feeds()), strict=True):
+        assert set(count) == {layer.num_learners}
+    for count in counts(session, most(session.layers, 2), feeds()):
+        assert set(count) == {2}
+    assert measured_budget(session, feeds(), most(session.layers, None)) == 1
+
+
+@pytest.mark.parametrize("bound", [None, 3])
+def test_skewed_tokens_run_all_or_least_at_the_same_budget(session: CalibrationSession, bound: int | None) -> None:
+    start = {e.name: np.zeros(e.num_learners, np.float32) for e in session.layers}
+    start = bounded(start, session.layers, bound)
+    found = skewed(session, feeds(), start, bound)
+    before, after = counts(session, start, feeds()), counts(session, found, feeds())
+    for layer, one, other in zip(session.layers, before, after, strict=True):
+        top = bound or layer.num_learners
+        assert set(other) <= {layer.min_learners, top}
+        assert abs(int(one.sum()) - int(other.sum())) <= (top - layer.min_learners) / 2
+    assert any(set(one) - set(other) for one, other in zip(before, after, strict=True))
+
+
+def test_a_layer_with_one_gated_learner_has_no_skew() -> None:
+    assert can_be_skewed(LAYERS)
+    assert not can_be_skewed([LAYERS[0].__class__(**(vars(LAYERS[0]) | {"num_learners": 2, "min_learners": 1}))])
+
+
+def test_random_inputs_have_the_size_of_the_example_and_the_batch_asked_for() -> None:
+    fed = random_feeds([PIXELS, IDS], {"x": [1, 1, 8, 5], "ids": [1, 5]}, 3)
+    assert fed.shapes == {"x": [3, 1, 8, 5], "ids": [3, 5]}
+    assert len(fed.batches) == MOST_BATCHES
+    assert not np.array_equal(fed.batches[0]["x"], fed.batches[1]["x"])
+    assert set(fed.batches[0]["ids"].reshape(-1)) == {1}
+    assert fed.batches[0]["ids"].dtype == np.int64
+    with pytest.raises(UsageError, match=r"has x as \[1, 8\], the model takes"):
+        random_feeds([PIXELS], {"x": [1, 8]}, 1)
+
+
+def test_data_come_in_whole_batches(tmp_path: Path) -> None:
+    inputs = (GraphInput("pixel_values", ("batch", 1, 8, 8), np.dtype(np.float32)),)
+    source = NpzFile(write_images(tmp_path / "d.npz", 11))
+    fed = data_feeds(source, inputs, 4)
+    assert [batch["pixel_values"].shape[0] for batch in fed.batches] == [4, 4]
+    assert len(data_feeds(source, inputs, 1).batches) == MOST_BATCHES
+    rows = np.load(tmp_path / "d.npz")["pixel_values"]
+    assert np.array_equal(np.concatenate([batch["pixel_values"] for batch in fed.batches]), rows[:8])
+
+
+class _TwoShapes:
+    name = "two shapes"
+
+    def batches(self, size: int, names: object) -> Any:  # noqa: ARG002
+        yield {"x": np.zeros((1, 1, 8, 4), np.float32)}
+        yield {"x": np.zeros((1, 1, 8, 6), np.float32)}
+
+
+def test_data_of_two_shapes_are_refused_with_both() -> None:
+    with pytest.raises(UsageError, match=r"\[1, 8, 4\] and \[1, 8, 6\]"):
+        data_feeds(_TwoShapes(), (PIXELS,), 1)
+
+
+def test_a_fixed_batch_is_kept() -> None:
+    fixed = GraphInput("x", (2, 3), np.dtype(np.float32))
+    check_batch_sizes([fixed], [2])
+    with pytest.raises(UsageError, match="--batch is 1, the model's batch is fixed to 2"):
+        check_batch_sizes([fixed], [2, 1])
