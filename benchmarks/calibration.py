@@ -37,7 +37,7 @@ from acm_export.onnx_file import budget_input
 from acm_export.onnx_file.manifest import Setting
 from acm_export.onnx_file.model_file import read_model
 from acm_export.runtimes.onnx_runtime import CpuSession
-from acm_export.runtimes.session import CalibrationSession
+from acm_export.runtimes.session import TappedSession
 from acm_export.verification.measurement import Tally
 
 if TYPE_CHECKING:
@@ -75,7 +75,7 @@ def digits(folder: Path, *, quick: bool) -> dict[str, Any]:
         train, test = fold != index, fold == index
         options = Options(batch_size=128, probe_samples=16 if quick else 256)
         calibrated = calibrate(path, labelled(images[train], labels[train]), REQUESTED, folder / "c.onnx", options)
-        session = CalibrationSession(path)
+        session = TappedSession(path)
         evaluator = unseen(session, labelled(images[test], labels[test]), 128)
         errors += table_errors(calibrated, evaluator)
         compared += quality(calibrated, evaluator)
@@ -85,7 +85,7 @@ def digits(folder: Path, *, quick: bool) -> dict[str, Any]:
 
 
 def through_input(
-    calibrated: Calibrated, session: CalibrationSession, folder: Path, images: np.ndarray[Any, Any]
+    calibrated: Calibrated, session: TappedSession, folder: Path, images: np.ndarray[Any, Any]
 ) -> list[dict[str, Any]]:
     """The same budgets through the input of a file that has one; β from its own counts."""
     record = calibrated.manifest.calibration
@@ -130,7 +130,7 @@ def mean_quality(rows: list[dict[str, Any]]) -> list[dict[str, Any]]:
 
 def memory(folder: Path, path: Path, *, quick: bool) -> list[dict[str, Any]]:
     """Growth of this process while margins are collected, for little and for much data in a file."""
-    session = CalibrationSession(path)
+    session = TappedSession(path)
     zero = np.zeros(session.num_thresholds, np.float32)
     images, _ = load_all_images()
     rows = []

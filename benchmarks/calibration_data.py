@@ -15,7 +15,7 @@ if TYPE_CHECKING:
 
     from acm_export.calibration.result import Calibrated
     from acm_export.data.batches import Batch
-    from acm_export.runtimes.session import CalibrationSession
+    from acm_export.runtimes.session import TappedSession
     from acm_export.verification.measurement import Measurement
 
 REQUESTED = (0.25, 0.4, 0.6, 0.75)
@@ -50,7 +50,7 @@ def unlabelled(images: np.ndarray[Any, Any]) -> Arrays:
     return Arrays({"pixel_values": images})
 
 
-def unseen(session: CalibrationSession, source: Arrays, batch: int) -> Evaluator:
+def unseen(session: TappedSession, source: Arrays, batch: int) -> Evaluator:
     """Evaluates on images that no table was made from."""
     data = CalibrationData(source, session.inputs, batch_size=batch)
 

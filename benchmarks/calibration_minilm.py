@@ -27,7 +27,7 @@ from transformers import AutoTokenizer, BertModel
 from acm_export.calibration.calibrate import Options, calibrate
 from acm_export.exporter import export
 from acm_export.modules import ACMLayer, ACMSpec
-from acm_export.runtimes.session import CalibrationSession
+from acm_export.runtimes.session import TappedSession
 
 if TYPE_CHECKING:
     from acm_export.calibration.evaluator import Evaluator
@@ -145,7 +145,7 @@ def gate_labels(acm: ACMLayer, x: torch.Tensor) -> torch.Tensor:
 
 
 def similarities(
-    calibrated: Calibrated, session: CalibrationSession, evaluator: Evaluator, feeds: dict[str, np.ndarray[Any, Any]],
+    calibrated: Calibrated, session: TappedSession, evaluator: Evaluator, feeds: dict[str, np.ndarray[Any, Any]],
     teacher: np.ndarray[Any, Any],
 ) -> list[dict[str, Any]]:  # fmt: skip
     """Mean cosine with the teacher's embeddings, for the table and its rivals at the same budgets."""
@@ -185,7 +185,7 @@ def main() -> None:
             path, Arrays({n: v.numpy() for n, v in calibration_inputs.items()}), BUDGETS, Path(name) / "c.onnx",
             Options(batch_size=50, probe_samples=20 if options.quick else 200),
         )  # fmt: skip
-        session = CalibrationSession(path)
+        session = TappedSession(path)
         feeds = {n: v.numpy() for n, v in test_inputs.items()}
         evaluator = unseen(session, Arrays(feeds), 50)
         rows = similarities(calibrated, session, evaluator, feeds, teacher)

@@ -36,7 +36,7 @@ from acm_export.onnx_file.model_file import data_files, read_model
 from acm_export.onnx_file.rewrite import write_calibrated
 from acm_export.onnx_file.set_budget import set_budget
 from acm_export.runtimes.onnx_runtime import CpuSession
-from acm_export.runtimes.session import CalibrationSession
+from acm_export.runtimes.session import TappedSession
 
 if TYPE_CHECKING:
     from random_vit import Shape
@@ -61,7 +61,7 @@ def vit(folder: Path, shape: Shape, *, samples: int) -> dict[str, Any]:
         path, unlabelled(train), REQUESTED, folder / "vc.onnx", Options(solver="uniform", batch_size=8)
     )
     seconds = time.perf_counter() - start
-    evaluator = unseen(CalibrationSession(path), unlabelled(test), 8)
+    evaluator = unseen(TappedSession(path), unlabelled(test), 8)
     rows = table_errors(calibrated, evaluator)
     evaluator.close()
     return {"shape": shape.name, "samples": samples, "seconds": seconds, "errors": rows}
@@ -69,7 +69,7 @@ def vit(folder: Path, shape: Shape, *, samples: int) -> dict[str, Any]:
 
 def costs(folder: Path, path: Path, calibrated: Path, *, quick: bool) -> dict[str, Any]:
     """Margins ÷ plain forward pass; the budget input ÷ the same file without."""
-    session = CalibrationSession(path)
+    session = TappedSession(path)
     feeds = {"pixel_values": random_images(8, 3)}
     zero = np.zeros(session.num_thresholds, np.float32)
     plain = CpuSession(read_model(path), folder)

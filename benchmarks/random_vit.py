@@ -16,9 +16,9 @@ from acm_export.surgery import FAMILIES, find_sites
 if TYPE_CHECKING:
     from transformers import PreTrainedModel
 
-    from acm_export.surgery import Family
+    from acm_export.surgery import ModelFamily
 
-FAMILY: Family = FAMILIES["vit"]
+FAMILY: ModelFamily = FAMILIES["vit"]
 LABELS, NUM_LEARNERS, STD = 1000, 4, 0.02
 
 

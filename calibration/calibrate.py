@@ -35,15 +35,15 @@ from acm_export.onnx_file.manifest import Setting, read_manifest
 from acm_export.onnx_file.model_file import read_model
 from acm_export.onnx_file.rewrite import write_calibrated
 from acm_export.runtimes.onnx_runtime import CpuSession, Session
-from acm_export.runtimes.session import CalibrationSession
+from acm_export.runtimes.session import TappedSession
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Sequence
     from pathlib import Path
 
-    from acm_export.calibration.families import Family, Observed
+    from acm_export.calibration.families import Observed, ThresholdFamily
     from acm_export.calibration.table import Comparison, Knot
-    from acm_export.data.batches import Batch, Source, Survey
+    from acm_export.data.batches import Batch, DataSource, Survey
     from acm_export.onnx_file.budget_table import BudgetTable
     from acm_export.verification.measurement import Measurement
 
@@ -77,7 +77,7 @@ class Options:
 
 def calibrate(
     path: Path,
-    source: Source,
+    source: DataSource,
     budgets: Sequence[float],
     output: Path,
     options: Options = Options(),
@@ -98,7 +98,7 @@ def calibrate(
 
 def find(
     path: Path,
-    source: Source,
+    source: DataSource,
     budgets: Sequence[float],
     output: Path,
     options: Options = Options(),
@@ -139,7 +139,7 @@ def find(
 class _Parts:
     """The model, and the data in three parts: all for the table, some of those to probe with, the rest to check."""
 
-    session: CalibrationSession
+    session: TappedSession
     survey: Survey
     calibration: Evaluator
     probe: Evaluator
@@ -148,12 +148,12 @@ class _Parts:
     progress: Progress
 
 
-def _open(path: Path, source: Source, options: Options, progress: Progress, stack: ExitStack) -> _Parts:
+def _open(path: Path, source: DataSource, options: Options, progress: Progress, stack: ExitStack) -> _Parts:
     if options.budget_input:
         model = read_model(path)
         if not read_manifest(model, path).budget_input:
             budget_input.check_free(model)
-    session = CalibrationSession(path, options.runtime)
+    session = TappedSession(path, options.runtime)
     data = CalibrationData(source, session.inputs, batch_size=options.batch_size, limit=options.samples)
     progress.stage(f"looking through {data.name}", None)
     survey = data.survey()
@@ -179,7 +179,7 @@ def _calibrate(parts: _Parts, requested: list[float], options: Options, output: 
     trained = parts.calibration.measure(np.zeros(session.num_thresholds, np.float32))
     ends = [parts.calibration.measure(uniform.thresholds(share)).budget for share in (0, 1)]
     check_reach(ends[0], ends[1], requested)
-    families: list[Family] = [uniform, same_count]
+    families: list[ThresholdFamily] = [uniform, same_count]
     if options.solver == "sensitivity":
         solver = _sensitivity(parts, observed, options.probe_samples)
         families = [solver, Halfway(observed, solver, uniform), uniform, same_count]

@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     import numpy as np
     from numpy.typing import NDArray
 
-    from acm_export.calibration.families import Family
+    from acm_export.calibration.families import ThresholdFamily
     from acm_export.verification.measurement import Measurement
 
 TOLERANCE = 0.002
@@ -57,7 +57,7 @@ class ClosedLoop:
         tolerance: On the budget.
     """
 
-    family: Family
+    family: ThresholdFamily
     measure: Callable[[NDArray[np.float32]], Measurement]
     expect: Callable[[NDArray[np.float32]], float]
     tolerance: float = TOLERANCE

@@ -24,7 +24,7 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
     from acm_export.data.batches import Arrays, Batch
-    from acm_export.runtimes.session import CalibrationSession
+    from acm_export.runtimes.session import TappedSession
 
 Summaries = tuple[tuple[MarginSummary, ...], ...]
 """For each layer one summary for each gated learner."""
@@ -41,7 +41,7 @@ class Evaluator:
 
     def __init__(
         self,
-        session: CalibrationSession,
+        session: TappedSession,
         batches: Callable[[], Iterator[Batch]],
         on_batch: Callable[[], None] = lambda: None,
     ) -> None:

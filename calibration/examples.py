@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 
     from acm_export.data.batches import Batch
     from acm_export.onnx_file.manifest import LayerEntry
-    from acm_export.runtimes.session import CalibrationSession
+    from acm_export.runtimes.session import TappedSession
 
 _NO_PATCHES = 2
 """Tokens before the patches, at most: the class token, and the distillation token of DeiT."""
@@ -64,7 +64,7 @@ Example = ImageExample | AudioExample
 
 
 def find_examples(
-    session: CalibrationSession, batches: Iterable[Batch], thresholds: NDArray[np.float32], each: int = 5
+    session: TappedSession, batches: Iterable[Batch], thresholds: NDArray[np.float32], each: int = 5
 ) -> tuple[Example, ...]:
     """Run inputs and keep a few.
 

@@ -29,7 +29,7 @@ _CLOSING = 0.01
 _HARDLY_OPEN = 1e-9
 
 
-class Family(Protocol):
+class ThresholdFamily(Protocol):
     """Thresholds with one parameter, from none of the gated learners to all of them."""
 
     @property
@@ -70,7 +70,7 @@ class Closing:
         closed: Thresholds that nothing exceeds, of all layers, one after the other.
     """
 
-    family: Family
+    family: ThresholdFamily
     closed: NDArray[np.float32]
 
     @property

@@ -17,7 +17,7 @@ from acm_export.onnx_file.thresholds import by_layer
 if TYPE_CHECKING:
     from numpy.typing import NDArray
 
-    from acm_export.calibration.families import Family, Observed
+    from acm_export.calibration.families import Observed, ThresholdFamily
 
 
 class Halfway:
@@ -29,7 +29,7 @@ class Halfway:
         second: Another.
     """
 
-    def __init__(self, observed: Observed, first: Family, second: Family) -> None:
+    def __init__(self, observed: Observed, first: ThresholdFamily, second: ThresholdFamily) -> None:
         self.name = f"{first.name} and {second.name}"
         self._observed, self._families = observed, (first, second)
 

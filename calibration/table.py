@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 
     from numpy.typing import NDArray
 
-    from acm_export.calibration.families import Family
+    from acm_export.calibration.families import ThresholdFamily
     from acm_export.onnx_file.manifest import LayerEntry
     from acm_export.verification.measurement import Measurement
 
@@ -78,7 +78,7 @@ class Comparison:
 class _Bounded:
     """A family kept between two settings, so that thresholds stay monotone from knot to knot."""
 
-    family: Family
+    family: ThresholdFamily
     floor: NDArray[np.float32]
     ceiling: NDArray[np.float32]
 
@@ -102,7 +102,7 @@ class TableBuilder:
 
     def __init__(
         self,
-        candidates: Sequence[Family],
+        candidates: Sequence[ThresholdFamily],
         rivals: Sequence[str],
         measure: Callable[[NDArray[np.float32]], Measurement],
         expect: Callable[[NDArray[np.float32]], float],
@@ -240,7 +240,7 @@ class TableBuilder:
             return []
         return [*self._between(low, added, halvings - 1), added, *self._between(added, high, halvings - 1)]
 
-    def _loop(self, family: Family, tolerance: float = TOLERANCE) -> ClosedLoop:
+    def _loop(self, family: ThresholdFamily, tolerance: float = TOLERANCE) -> ClosedLoop:
         return ClosedLoop(family, self._measure, self._expect, tolerance)
 
 

@@ -32,7 +32,7 @@ def main(folder: Path, *, dry_run: bool) -> int:
         return 1
     steps = (  # the doctor looks at the finished plugin library, too
         (PLUGIN, "the plugin needs the headers of this machine's TensorRT and a C++ compiler"),
-        (CHECK, "engines cannot be built or run here; the table above says what is missing and how to mend it"),
+        (CHECK, "engines cannot be built or run here; the table above says what is missing and how to fix it"),
         (BUILD, "TensorRT did not build the engine"),
         (MEASURE, "the engine was built, but not measured"),
     )

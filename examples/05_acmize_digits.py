@@ -36,12 +36,12 @@ from evidence import BUDGETS, Batches, OneFile, Stages, paired, parser, print_ta
 from acm_export.calibration.calibrate import Options
 from acm_export.checkpoints import load_checkpoint
 from acm_export.distillation.acmize import acmize
-from acm_export.distillation.settings import Settings
+from acm_export.distillation.settings import AcmizeSettings
 
 if TYPE_CHECKING:
     import argparse
 
-ONE = Settings(sites="ffn,o_proj", steps=(300, 150, 1800), batch=32, learning_rates=(2e-3, 2e-3, 1e-3))
+ONE = AcmizeSettings(sites="ffn,o_proj", steps=(300, 150, 1800), batch=32, learning_rates=(2e-3, 2e-3, 1e-3))
 """Of (a)."""
 EACH = replace(ONE, recipe="paper", budget=1.0, steps=(600, 150, 600))
 """Of (b): learners begin at random, so phase 1 is longer; phase 3 of all five budgets together is longer than (a)'s."""
@@ -50,7 +50,7 @@ HALF = 0.5
 
 
 def run_fold(
-    train: Images, test: Images, folder: Path, one: Settings, each: Settings, steps: tuple[int, int]
+    train: Images, test: Images, folder: Path, one: AcmizeSettings, each: AcmizeSettings, steps: tuple[int, int]
 ) -> dict[str, np.ndarray[Any, Any]]:
     """Train all rivals and measure them on the held-out images.
 

@@ -22,11 +22,11 @@ from transformers import AutoTokenizer, BertModel
 from acm_export.calibration.calibrate import Options
 from acm_export.checkpoints import load_checkpoint
 from acm_export.distillation.acmize import acmize
-from acm_export.distillation.settings import Settings
+from acm_export.distillation.settings import AcmizeSettings
 
 GLOSSES = Path("/usr/share/wordnet/data.noun")
 TOKENS, BATCH = 32, 25
-SETTINGS = Settings(steps=(400, 200, 500), batch=48, learning_rates=(1e-3, 1e-3, 1e-4), task="distil")
+SETTINGS = AcmizeSettings(steps=(400, 200, 500), batch=48, learning_rates=(1e-3, 1e-3, 1e-4), task="distil")
 
 
 def pretrained() -> Path:

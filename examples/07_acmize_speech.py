@@ -35,9 +35,11 @@ from transformers import Wav2Vec2ForCTC
 from acm_export.calibration.calibrate import Options
 from acm_export.checkpoints import load_checkpoint
 from acm_export.distillation.acmize import acmize
-from acm_export.distillation.settings import Settings
+from acm_export.distillation.settings import AcmizeSettings
 
-SETTINGS = Settings(sites="ffn,o_proj", steps=(300, 200, 500), batch=16, learning_rates=(1e-3, 1e-3, 5e-4), task="ctc")
+SETTINGS = AcmizeSettings(
+    sites="ffn,o_proj", steps=(300, 200, 500), batch=16, learning_rates=(1e-3, 1e-3, 5e-4), task="ctc"
+)
 TEACHER_STEPS, BATCH, CALIBRATION = 3000, 30, 300
 
 
@@ -95,7 +97,7 @@ def main() -> None:
         heard = transcribed(Wav2Vec2ForCTC.from_pretrained(dense).eval(), tests)
         pairs = np.array([word_errors(*pair) for pair in zip(tests.texts, heard, strict=True)])
         dense_rate = float(pairs[:, 0].sum() / pairs[:, 1].sum())
-        settings = Settings(steps=(2, 2, 2), batch=4, task="ctc") if options.quick else SETTINGS
+        settings = AcmizeSettings(steps=(2, 2, 2), batch=4, task="ctc") if options.quick else SETTINGS
         samples = taught.samples()
         held_out, rest = InMemory("speech, held out", samples[: train // 50 or 1]), samples[train // 50 or 1 :]
         if not (folder / "speech-acm" / "config.json").is_file():

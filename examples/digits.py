@@ -24,7 +24,7 @@ from acm_export.distillation.layerwise import GatesPhase, LearnersPhase
 from acm_export.distillation.plan import make_plan
 from acm_export.distillation.prepare import collate_for
 from acm_export.distillation.record import Recorder
-from acm_export.distillation.settings import Settings
+from acm_export.distillation.settings import AcmizeSettings
 from acm_export.distillation.state import State
 from acm_export.distillation.statistics import gather_statistics
 from acm_export.distillation.tasks import task_for
@@ -37,11 +37,11 @@ if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
 
     from acm_export.checkpoints import Checkpoint
-    from acm_export.distillation.plan import Plan
+    from acm_export.distillation.plan import AcmizePlan
 
 HIDDEN, LAYERS, HEADS, FFN = 32, 3, 4, 32
 _RATE, _STATISTICS_BATCHES = 3e-3, 16
-_EMBEDDED = Settings(sites="ffn,qkvo", steps=(400, 200, 1200), batch=64, learning_rates=(2e-3, 2e-3, 5e-4))
+_EMBEDDED = AcmizeSettings(sites="ffn,qkvo", steps=(400, 200, 1200), batch=64, learning_rates=(2e-3, 2e-3, 5e-4))
 
 
 class Images:
@@ -106,7 +106,7 @@ def train_dense(model: ViTForImageClassification, data: Images, steps: int, batc
     return model.eval()
 
 
-def widths_for(plan: Plan, budget: float) -> tuple[int, int]:
+def widths_for(plan: AcmizePlan, budget: float) -> tuple[int, int]:
     """Widths of the dense model with at most the FLOPs that the ACM model has at a budget, gates included.
 
     Returns:
@@ -150,7 +150,9 @@ def accuracy_with_counts(model: Any, data: Images) -> tuple[float, np.ndarray[An
     return float(np.mean(shares)), correct
 
 
-def paper_models(teacher: Checkpoint, data: Images, settings: Settings, budgets: Sequence[float]) -> Iterator[Any]:
+def paper_models(
+    teacher: Checkpoint, data: Images, settings: AcmizeSettings, budgets: Sequence[float]
+) -> Iterator[Any]:
     """The paper's recipe, a model for each budget; phases 1 and 2 know no budget and run once for all of them."""
     plan = make_plan(teacher.model, teacher.family, settings)
     task = task_for(teacher.model, teacher.family, None, {})

@@ -13,7 +13,7 @@ import numpy as np
 from acm_export.calibration.calibrate import Options, calibrate
 from acm_export.checkpoints import load_checkpoint
 from acm_export.exporter import export_checkpoint
-from acm_export.runtimes.session import CalibrationSession
+from acm_export.runtimes.session import TappedSession
 from acm_export.verification.measurement import Tally
 
 sys.path.insert(0, str(Path(__file__).parent.parent / "benchmarks"))
@@ -120,7 +120,7 @@ class OneFile:
         if calibrated.manifest.calibration is None:
             raise ValueError(f"{path} was not calibrated")
         self._table = calibrated.manifest.calibration.table
-        self.session = CalibrationSession(path)
+        self.session = TappedSession(path)
 
     def at(self, budget: float) -> tuple[Setting, ...]:
         """The calibrated thresholds."""

@@ -16,7 +16,7 @@ if TYPE_CHECKING:
 
     from transformers import PretrainedConfig, PreTrainedModel
 
-    from acm_export.surgery import Family
+    from acm_export.surgery import ModelFamily
 
 
 def parse_config(folder: Path) -> PretrainedConfig:
@@ -34,7 +34,7 @@ def parse_config(folder: Path) -> PretrainedConfig:
         ) from error
 
 
-def model_class_of(config: dict[str, Any], family: Family) -> type[PreTrainedModel]:
+def model_class_of(config: dict[str, Any], family: ModelFamily) -> type[PreTrainedModel]:
     """The class of the architecture that a config names, or of the part of it that the family reads.
 
     Raises:

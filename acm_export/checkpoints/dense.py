@@ -16,11 +16,11 @@ if TYPE_CHECKING:
 
     from transformers import PretrainedConfig, PreTrainedModel
 
-    from acm_export.surgery import Family
+    from acm_export.surgery import ModelFamily
 
 
 def load_dense(
-    weights: Path, model_class: type[PreTrainedModel], config: PretrainedConfig, family: Family, shapes: Shapes
+    weights: Path, model_class: type[PreTrainedModel], config: PretrainedConfig, family: ModelFamily, shapes: Shapes
 ) -> PreTrainedModel:
     """Read a model that transformers saved, where every tensor has its place and every place its tensor.
 
@@ -61,7 +61,7 @@ def _expected_shapes(model_class: type[PreTrainedModel], config: PretrainedConfi
     return {name: tuple(tensor.shape) for name, tensor in state.items()}
 
 
-def _module_names(shapes: Shapes, family: Family, expected: Shapes, prefix: str) -> Shapes:
+def _module_names(shapes: Shapes, family: ModelFamily, expected: Shapes, prefix: str) -> Shapes:
     """The shapes under the names of the modules, with the base model's prefix where the architecture has it."""
     renamed: Shapes = {}
     for stored, shape in shapes.items():

@@ -29,7 +29,7 @@ from acm_export.checkpoints.dense import load_dense
 from acm_export.checkpoints.health import warn_about_values
 from acm_export.checkpoints.shapes import compare_shapes
 from acm_export.modules import ACMSpec, acm_layers
-from acm_export.surgery import Family, family_of, install_acm_layers, keep_ffns_whole
+from acm_export.surgery import ModelFamily, family_of, install_acm_layers, keep_ffns_whole
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -60,7 +60,7 @@ class Checkpoint:
     """
 
     model: PreTrainedModel
-    family: Family
+    family: ModelFamily
     path: Path
     sha256: str
     source: dict[str, Any] = field(default_factory=dict)
@@ -179,7 +179,7 @@ def _weight_shapes(path: Path) -> dict[str, tuple[int, ...]]:
         ) from error
 
 
-def _check_layer_count(config: dict[str, Any], family: Family, num_tensors: int) -> None:
+def _check_layer_count(config: dict[str, Any], family: ModelFamily, num_tensors: int) -> None:
     count = config.get(family.num_layers)
     if isinstance(count, int) and not 1 <= count <= num_tensors:
         raise CheckpointError(
@@ -205,7 +205,7 @@ def _load_acm(
     weights: Path,
     model_class: type[PreTrainedModel],
     config: PretrainedConfig,
-    family: Family,
+    family: ModelFamily,
     specs: dict[str, ACMSpec],
     shapes: dict[str, tuple[int, ...]],
 ) -> PreTrainedModel:
@@ -226,7 +226,7 @@ def _load_acm(
 def build_model(
     model_class: type[PreTrainedModel],
     config: PretrainedConfig,
-    family: Family,
+    family: ModelFamily,
     specs: dict[str, ACMSpec],
     **options: Any,
 ) -> PreTrainedModel:

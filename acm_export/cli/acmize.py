@@ -104,7 +104,7 @@ def acmize(
     from acm_export.base.optional import require
     from acm_export.checkpoints import load_checkpoint
     from acm_export.distillation.plan import make_plan
-    from acm_export.distillation.settings import Settings
+    from acm_export.distillation.settings import AcmizeSettings
     from acm_export.report.distillation import (
         describe_plan,
         describe_result,
@@ -114,7 +114,7 @@ def acmize(
         result_table,
     )  # fmt: skip
 
-    settings = Settings(
+    settings = AcmizeSettings(
         sites, learners, flops_factor, min_learners, recipe, init, budget, steps, batch, lr, task, seed,
         checkpoint_every, mixed_precision,
     )  # fmt: skip

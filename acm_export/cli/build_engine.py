@@ -12,7 +12,7 @@ import click
 from acm_export.cli.common import verb, write_json
 
 if TYPE_CHECKING:
-    from acm_export.engine.engine import Plan
+    from acm_export.engine.engine import EnginePlan
 
 _FILE = click.Path(path_type=Path, dir_okay=False)
 _FOLDER = click.Path(path_type=Path, file_okay=False, exists=True)
@@ -104,7 +104,7 @@ def build_engine(
         tensorrt = None
     ends = Ends(counts=not no_counts, thresholds=threshold_inputs)
     sources = () if tactic_sources is None else parse_tactic_sources(tactic_sources)
-    plans: list[tuple[tuple[int, int], Plan]] = []
+    plans: list[tuple[tuple[int, int], EnginePlan]] = []
     for version in [version_of(tensorrt)] if tensorrt else _VERSIONS:
         with suppress(*() if tensorrt else (ExportError,)):  # there is no TensorRT 8 for bf16
             planned = plan_for(
@@ -124,7 +124,7 @@ def build_engine(
         planned = plans[0][1]
         check = None if no_check else partial(EngineCheck, planned.prepared, planned.settings.profiles, source)
         passport = build(
-            planned, tensorrt, PluginSource(plugin, tensorrt_root, cuda_root), check, tell=partial(click.echo, err=True)
+            planned, tensorrt, PluginSource(plugin, tensorrt_root, cuda_root), check, log=partial(click.echo, err=True)
         )
         content["passport"] = passport.to_json()
     if as_json:
@@ -147,7 +147,7 @@ def _check_outputs(read: tuple[Path | None, ...], output: Path, save_onnx: Path 
             check_writable(path, option)
 
 
-def _describe(version: tuple[int, int], planned: Plan, plugin: Path, saved: Path | None) -> dict[str, Any]:
+def _describe(version: tuple[int, int], planned: EnginePlan, plugin: Path, saved: Path | None) -> dict[str, Any]:
     from dataclasses import asdict
 
     from acm_export.engine.trtexec_line import trtexec_line

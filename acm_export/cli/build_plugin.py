@@ -47,7 +47,7 @@ def build_plugin(
     with console.status("building the plugin"):
         built = build(
             output, tensorrt_root=tensorrt_root, cuda_root=cuda_root, pack_folder=pack,
-            tell=lambda line: console.print(line, highlight=False, markup=False, soft_wrap=True),
+            log=lambda line: console.print(line, highlight=False, markup=False, soft_wrap=True),
         )  # fmt: skip
     if as_json:
         write_json({

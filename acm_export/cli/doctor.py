@@ -22,7 +22,7 @@ GOALS = ("export", "onnxruntime", "tensorrt", "jetson")
 )  # fmt: skip
 @verb
 def doctor(goal: str | None, library: Path | None, as_json: bool) -> None:
-    """Look at packages, runtimes, GPUs, the plugin library and disks, and say what mends what is missing or wrong.
+    """Look at packages, runtimes, GPUs, the plugin library and disks, and say how to fix what is missing or wrong.
 
     Packages are imported and libraries loaded in processes of their own, so that a broken one is a line of the table.
     Nothing is changed and no GPU memory is taken. Takes as long as importing what is installed, usually some seconds.
@@ -40,12 +40,12 @@ def doctor(goal: str | None, library: Path | None, as_json: bool) -> None:
 
     console = Console(stderr=True)
     with console.status("looking at the machine") as status:
-        examination = examine(library, goal=goal, tell=lambda what: status.update(f"looking at: {what}"))
+        examination = examine(library, goal=goal, log=lambda what: status.update(f"looking at: {what}"))
     if as_json:
         write_json(examination.to_json())
     else:
         write_table(finding_table(examination), *describe_goals(examination))
     if goal and (lacks := examination.lacks[goal]):
         names = ", ".join(f"{finding.name} ({finding.state})" for finding in lacks)
-        mend = next((finding.mend for finding in lacks if finding.mend), None)
-        raise MachineError(f"{goal} cannot work here: {names}", mend and f"first: {mend}")
+        fix = next((finding.fix for finding in lacks if finding.fix), None)
+        raise MachineError(f"{goal} cannot work here: {names}", fix and f"first: {fix}")

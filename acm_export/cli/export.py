@@ -12,7 +12,7 @@ from acm_export.verification.report import VerificationError
 
 if TYPE_CHECKING:
     from acm_export.exporter import ExportResult
-    from acm_export.verification.report import Report
+    from acm_export.verification.report import VerificationReport
 
 # Not taken from the modules that define them: importing those would take seconds for every --help.
 _DTYPES = ("fp32", "fp16", "bf16")
@@ -98,14 +98,14 @@ def export(
     click.echo(f"{result.path}: {layers} ACM layers, {dtype}, target {target}, {megabytes:.1f} MB")
 
 
-def _show_failed(report: Report, as_json: bool) -> None:
+def _show_failed(report: VerificationReport, as_json: bool) -> None:
     if as_json:
         write_json({"output": None, "verification": report.to_json()})
     else:
         _show(report)
 
 
-def _show(report: Report) -> None:
+def _show(report: VerificationReport) -> None:
     from acm_export.report.verification import verification_table
 
     write_table(verification_table(report), *report.notes)

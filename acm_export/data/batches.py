@@ -50,7 +50,7 @@ class Batch:
         return Batch({name: array[chosen] for name, array in self.feeds.items()}, labels)
 
 
-class Source(Protocol):
+class DataSource(Protocol):
     """Where batches come from; every pass gives the same ones."""
 
     name: str
@@ -98,7 +98,7 @@ class CalibrationData:
     """
 
     def __init__(
-        self, source: Source, inputs: tuple[GraphInput, ...], *, batch_size: int = 32, limit: int | None = None
+        self, source: DataSource, inputs: tuple[GraphInput, ...], *, batch_size: int = 32, limit: int | None = None
     ) -> None:
         self._source, self._inputs, self._limit = source, inputs, limit
         fixed = [value.shape[0] for value in inputs if value.shape and isinstance(value.shape[0], int)]

@@ -19,7 +19,7 @@ from acm_export.data.user_function import import_function
 if TYPE_CHECKING:
     from collections.abc import Callable, Collection, Iterator
 
-    from acm_export.data.batches import Arrays, Source
+    from acm_export.data.batches import Arrays, DataSource
 
 _UNREADABLE = (
     OSError, ValueError, EOFError, NotImplementedError, RuntimeError, SyntaxError, tokenize.TokenError,
@@ -27,7 +27,7 @@ _UNREADABLE = (
 )  # fmt: skip
 
 
-def open_source(text: str, processor: Path | None, model_folder: Path) -> Source:
+def open_source(text: str, processor: Path | None, model_folder: Path) -> DataSource:
     """The data that a user names.
 
     Args:

@@ -57,5 +57,5 @@ def _jetson_clocks(low: int, high: int) -> Finding:
     return Finding("clocks", "ok", f"fixed at {high} MHz")
 
 
-def _unknown(name: str, why: str, mend: str | None = None) -> Finding:
-    return Finding(name, "missing", f"{_UNKNOWN}: {why}", mend)
+def _unknown(name: str, why: str, fix: str | None = None) -> Finding:
+    return Finding(name, "missing", f"{_UNKNOWN}: {why}", fix)

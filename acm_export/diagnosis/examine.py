@@ -45,30 +45,30 @@ class Examination:
 
 
 def examine(
-    library: Path | None = None, *, goal: str | None = None, tell: Callable[[str], None] = lambda _: None
+    library: Path | None = None, *, goal: str | None = None, log: Callable[[str], None] = lambda _: None
 ) -> Examination:
     """Look at everything; nothing on the machine is changed.
 
     Args:
         library: The plugin library; by default where build-plugin writes it.
         goal: What it is asked for (:data:`acm_export.diagnosis.goals.NEEDS`).
-        tell: Is told what is looked at.
+        log: Receives the name of each group of checks.
     """
     findings = []
-    tell("Python and packages")
+    log("Python and packages")
     findings += [check() for check in packages.all_packages()]
-    tell("TensorRT")
+    log("TensorRT")
     runtime = query_tensorrt()
     findings += [tensorrt.package(runtime), tensorrt.builder(runtime), tensorrt.interface(runtime)]
-    tell("GPU")
+    log("GPU")
     cuda = query_cuda()
     pack_finding, pack = plugin.pack()
     findings += [gpu.driver(cuda), gpu.gpus(cuda), gpu.kernels_for_gpus(cuda, pack), pack_finding]
-    tell("plugin")
+    log("plugin")
     findings += [plugin.compiler(), plugin.headers(), plugin.cuda_headers_found()]
     loaded = check_plugin_library(library)
     findings += [loaded, plugin.registry(library, runtime, loaded.state)]
-    tell("machine")
+    log("machine")
     findings += [system.jetson(), clocks.clocks(), clocks.power_mode()]
     findings += [system.working_folder(), system.temporary_folder()]
     return Examination(tuple(findings), goal)

@@ -46,22 +46,22 @@ def export_package(name: str) -> Finding:
 
 def onnx_runtime() -> Finding:
     """ONNX Runtime, imported, with the CPU provider."""
-    mend = "pip install 'acm-export[cpu]'"
-    return _package("ONNX Runtime", RUNTIME, mend, lambda: ask("onnxruntime").value, _runtime_text)
+    fix = "pip install 'acm-export[cpu]'"
+    return _package("ONNX Runtime", RUNTIME, fix, lambda: ask("onnxruntime").value, _runtime_text)
 
 
 def providers() -> Finding:
     """Execution providers of ONNX Runtime for NVIDIA GPUs. Built in does not mean that their libraries load."""
-    name, mend = "GPU providers", "pip uninstall -y onnxruntime && pip install 'acm-export[gpu]'"
+    name, fix = "GPU providers", "pip uninstall -y onnxruntime && pip install 'acm-export[gpu]'"
     if installed(*RUNTIME) is None:
         return Finding(name, "missing", "no ONNX Runtime", "pip install 'acm-export[gpu]'")
     try:
         listed = ask("onnxruntime").value["providers"]
     except ProbeError as error:
-        return Finding(name, "wrong", f"ONNX Runtime cannot be imported: {error}", mend)
+        return Finding(name, "wrong", f"ONNX Runtime cannot be imported: {error}", fix)
     text = ", ".join(listed)
     if _CUDA not in listed and _TENSORRT not in listed:
-        return Finding(name, "missing", f"only {text}", mend)
+        return Finding(name, "missing", f"only {text}", fix)
     return Finding(name, "ok", f"built in: {text}; whether their libraries load was not tried")
 
 
@@ -94,13 +94,13 @@ def _runtime_text(answer: dict[str, Any]) -> str:
 
 
 def _package(
-    name: str, distributions: tuple[str, ...], mend: str, answer: Callable[[], dict[str, Any]],
+    name: str, distributions: tuple[str, ...], fix: str, answer: Callable[[], dict[str, Any]],
     more: Callable[[dict[str, Any]], str] = lambda _: "",
 ) -> Finding:  # fmt: skip
     """A package: its version from its metadata; then whether it can be imported."""
     found = installed(*distributions)
     if found is None:
-        return Finding(name, "missing", "not installed", mend)
+        return Finding(name, "missing", "not installed", fix)
     distribution, version = found
     text = version if distribution == name else f"{version} ({distribution})"
     oldest = floor(distribution)

@@ -43,24 +43,24 @@ def compiler() -> Finding:
 
 def headers() -> Finding:
     """TensorRT's headers, for build-plugin."""
-    name, mend = (
+    name, fix = (
         "TensorRT headers",
         "apt install libnvinfer-headers-dev, or acm-export build-plugin --tensorrt-root DIR",
     )
     try:
         found = tensorrt_headers()
     except PluginError as error:
-        return Finding(name, "missing" if "no TensorRT headers" in str(error) else "wrong", str(error), mend)
+        return Finding(name, "missing" if "no TensorRT headers" in str(error) else "wrong", str(error), fix)
     return Finding(name, "ok", f"{found.version_text} ({found.interface}) in {found.folder}")
 
 
 def cuda_headers_found() -> Finding:
     """The CUDA runtime's headers, for build-plugin."""
-    mend = "apt install cuda-cudart-dev-<version>, or acm-export build-plugin --cuda-root DIR"
+    fix = "apt install cuda-cudart-dev-<version>, or acm-export build-plugin --cuda-root DIR"
     try:
         return Finding("CUDA headers", "ok", str(cuda_headers()))
     except PluginError as error:
-        return Finding("CUDA headers", "missing", str(error), mend)
+        return Finding("CUDA headers", "missing", str(error), fix)
 
 
 def registry(path: Path | None, found: TensorRT, library_state: str) -> Finding:

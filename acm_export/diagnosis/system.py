@@ -53,14 +53,14 @@ def temporary_folder() -> Finding:
     return _room("disk, temporary files", folder, "export TMPDIR=FOLDER")
 
 
-def _room(name: str, folder: Path, mend: str) -> Finding:
+def _room(name: str, folder: Path, fix: str) -> Finding:
     try:
         free = shutil.disk_usage(folder).free
     except OSError as error:
-        return Finding(name, "wrong", f"{folder}: {error.strerror}", mend)
+        return Finding(name, "wrong", f"{folder}: {error.strerror}", fix)
     text = f"{free / 1e9:.1f} GB free in {folder}"
     if not os.access(folder, os.W_OK):
-        return Finding(name, "wrong", f"{text}, which cannot be written", mend)
+        return Finding(name, "wrong", f"{text}, which cannot be written", fix)
     if free < ROOM:
-        return Finding(name, "wrong", f"{text}; {ROOM / 1e9:.1f} GB should be free", mend)
+        return Finding(name, "wrong", f"{text}; {ROOM / 1e9:.1f} GB should be free", fix)
     return Finding(name, "ok", text)

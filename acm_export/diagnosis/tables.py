@@ -21,10 +21,10 @@ def finding_table(examination: Examination) -> Table:
     table.add_column("check", no_wrap=True)
     table.add_column("state", no_wrap=True)
     table.add_column("found", overflow="fold")
-    table.add_column("mend", overflow="fold")
+    table.add_column("fix", overflow="fold")
     for finding in examination.findings:
         state = Text(finding.state, _STYLES[finding.state])
-        table.add_row(finding.name, state, Text(finding.found), Text(finding.mend or ""))  # Text: [export] is no markup
+        table.add_row(finding.name, state, Text(finding.found), Text(finding.fix or ""))  # Text: [export] is no markup
     return table
 
 

@@ -22,8 +22,8 @@ from acm_export.distillation.dial import Dial
 from acm_export.distillation.evaluate import Curve, Evaluation
 from acm_export.distillation.initialise import learners_from_ffn, learners_from_linear
 from acm_export.distillation.layerwise import GatesPhase, LearnersPhase
-from acm_export.distillation.order import Steps, mixed
-from acm_export.distillation.plan import Plan, make_plan
+from acm_export.distillation.order import StepOrder, mixed
+from acm_export.distillation.plan import AcmizePlan, make_plan
 from acm_export.distillation.prepare import (
     CARD,
     Few,
@@ -36,7 +36,7 @@ from acm_export.distillation.prepare import (
 )
 from acm_export.distillation.provenance import provenance
 from acm_export.distillation.record import Recorder
-from acm_export.distillation.settings import ANY_BUDGET, TEACHER, Settings
+from acm_export.distillation.settings import ANY_BUDGET, TEACHER, AcmizeSettings
 from acm_export.distillation.state import State, fingerprint, load_state, remove_state
 from acm_export.distillation.statistics import error_weights, gather_statistics
 from acm_export.distillation.tasks import task_for
@@ -78,7 +78,7 @@ class Acmized:
     """
 
     output: Path
-    plan: Plan
+    plan: AcmizePlan
     curve: Curve
     history: tuple[dict[str, Any], ...]
     tokens_per_second: float | None
@@ -92,7 +92,7 @@ def acmize(
     teacher: Checkpoint,
     samples: Samples,
     held_out: Samples,
-    settings: Settings,
+    settings: AcmizeSettings,
     output: Path,
     progress: Progress,
     *,
@@ -170,7 +170,7 @@ def acmize(
     return Acmized(output, plan, curve, history, rate, peak, resumed, processes, accelerator.is_main_process)
 
 
-def _accelerator(settings: Settings, samples: int) -> Accelerator:
+def _accelerator(settings: AcmizeSettings, samples: int) -> Accelerator:
     """Of this process; the batches are divided among all.
 
     Raises:
@@ -190,12 +190,12 @@ def _accelerator(settings: Settings, samples: int) -> Accelerator:
     return accelerator
 
 
-def _begin(trainer: Trainer, teacher: Checkpoint, dense: PreTrainedModel, plan: Plan, identity: str) -> State:
+def _begin(trainer: Trainer, teacher: Checkpoint, dense: PreTrainedModel, plan: AcmizePlan, identity: str) -> State:
     """Learners before any training, and what is known about the teacher; the same in every process."""
     settings, samples = trainer.settings, trainer.samples
     trainer.progress.stage("looking at the teacher", _STATISTICS_BATCHES)
     sites = tuple(item.site for item in plan.replacements)
-    steps = Steps(len(samples), settings.batch, mixed(settings.seed, 0), 0, _STATISTICS_BATCHES)
+    steps = StepOrder(len(samples), settings.batch, mixed(settings.seed, 0), 0, _STATISTICS_BATCHES)
     torch.manual_seed(mixed(settings.seed, 0))
     found = gather_statistics(dense, teacher.family, sites, _feed(trainer, steps))
     if settings.origin == TEACHER:
@@ -210,20 +210,20 @@ def _begin(trainer: Trainer, teacher: Checkpoint, dense: PreTrainedModel, plan: 
     return state
 
 
-def _feed(trainer: Trainer, steps: Steps) -> Iterator[dict[str, torch.Tensor]]:
+def _feed(trainer: Trainer, steps: StepOrder) -> Iterator[dict[str, torch.Tensor]]:
     for indices in steps:
         batch = trainer.collate([trainer.samples[i] for i in indices])
         trainer.progress.batch()
         yield {name: value.to(trainer.accelerator.device) for name, value in model_inputs(batch).items()}
 
 
-def _in_order_of(student: Any, plan: Plan) -> Iterable[tuple[str, Any]]:
+def _in_order_of(student: Any, plan: AcmizePlan) -> Iterable[tuple[str, Any]]:
     layers = dict(acm_layers(student))
     return [(item.site.place, layers[item.site.place]) for item in plan.replacements]
 
 
 def _train(
-    trainer: Trainer, teacher: Checkpoint, dense: PreTrainedModel, plan: Plan, task: AnyTask, state: State
+    trainer: Trainer, teacher: Checkpoint, dense: PreTrainedModel, plan: AcmizePlan, task: AnyTask, state: State
 ) -> None:
     any_budget = trainer.settings.recipe == ANY_BUDGET
     layers = dict(_in_order_of(trainer.student, plan))

@@ -8,12 +8,19 @@ if TYPE_CHECKING:
     from collections.abc import Iterator
 
     from acm_export.distillation.evaluate import Curve, Point
-    from acm_export.distillation.plan import Plan
-    from acm_export.distillation.settings import Settings
+    from acm_export.distillation.plan import AcmizePlan
+    from acm_export.distillation.settings import AcmizeSettings
 
 
 def model_card(
-    name: str, teacher: str, plan: Plan, settings: Settings, curve: Curve, data: str, held_out: str, digest: str
+    name: str,
+    teacher: str,
+    plan: AcmizePlan,
+    settings: AcmizeSettings,
+    curve: Curve,
+    data: str,
+    held_out: str,
+    digest: str,
 ) -> str:
     """Markdown.
 
@@ -31,7 +38,14 @@ def model_card(
 
 
 def _lines(
-    name: str, teacher: str, plan: Plan, settings: Settings, curve: Curve, data: str, held_out: str, digest: str
+    name: str,
+    teacher: str,
+    plan: AcmizePlan,
+    settings: AcmizeSettings,
+    curve: Curve,
+    data: str,
+    held_out: str,
+    digest: str,
 ) -> Iterator[str]:
     dense, acm = plan.flops
     first = plan.replacements[0].spec
@@ -71,5 +85,5 @@ def _row(title: str, point: Point, flops: float) -> str:
     return f"| {title} | {point.budget:.3f} | {point.quality:.4f} | {flops:.3f} |"
 
 
-def _shapes(plan: Plan) -> str:
+def _shapes(plan: AcmizePlan) -> str:
     return ", ".join(f"{name} {'×'.join(map(str, shape))}" for name, shape in plan.tokens.items())

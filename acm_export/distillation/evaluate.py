@@ -22,7 +22,7 @@ if TYPE_CHECKING:
 
     from acm_export.distillation.tasks import AnyTask
     from acm_export.modules import ACMLayer
-    from acm_export.surgery import Family
+    from acm_export.surgery import ModelFamily
 
 Arrays = dict[str, torch.Tensor]
 Thresholds = list[float] | Mapping[str, list[float]]
@@ -105,7 +105,7 @@ class Evaluation:
         self,
         student: PreTrainedModel,
         teacher: PreTrainedModel,
-        family: Family,
+        family: ModelFamily,
         task: AnyTask,
         costs: Mapping[str, float],
     ) -> None:

@@ -52,7 +52,7 @@ def check_values(spec: InputSpec, batch: torch.Tensor) -> None:
         UsageError: A number is not finite, out of range, or a mask leaves nothing of a sample.
     """
     if batch.is_floating_point() and not bool(batch.isfinite().all()):
-        raise UsageError(f"{spec.name} of a sample holds NaN or infinity", "mend it or leave it out")
+        raise UsageError(f"{spec.name} of a sample holds NaN or infinity", "fix it or leave it out")
     if spec.below is not None and batch.numel():
         lowest, highest = int(batch.min()), int(batch.max())
         if lowest < 0 or highest >= spec.below:

@@ -12,7 +12,7 @@ if TYPE_CHECKING:
 _PRIME = 1_000_003
 
 
-class Steps:
+class StepOrder:
     """Indices of the samples of steps ``first`` to ``last``, an epoch after the other, each in an order of its own.
 
     Args:

@@ -19,9 +19,9 @@ if TYPE_CHECKING:
 
     from transformers import PreTrainedModel
 
-    from acm_export.distillation.settings import Settings
+    from acm_export.distillation.settings import AcmizeSettings
     from acm_export.modules import ACMSpec
-    from acm_export.surgery import Family, Site
+    from acm_export.surgery import ModelFamily, Site
 
 
 @dataclass(frozen=True)
@@ -43,7 +43,7 @@ class Replacement:
 
 
 @dataclass(frozen=True)
-class Plan:
+class AcmizePlan:
     """All replacements in one model.
 
     Args:
@@ -71,7 +71,7 @@ class Plan:
         return {place: value / mean for place, value in flops.items()}
 
 
-def replacements_for(model: PreTrainedModel, family: Family, settings: Settings) -> tuple[Replacement, ...]:
+def replacements_for(model: PreTrainedModel, family: ModelFamily, settings: AcmizeSettings) -> tuple[Replacement, ...]:
     """The sites that the settings select, and the ACM layers that fit them.
 
     Learners that begin as a part of a linear map have no activation.
@@ -95,7 +95,7 @@ def replacements_for(model: PreTrainedModel, family: Family, settings: Settings)
     return tuple(items)
 
 
-def make_plan(model: PreTrainedModel, family: Family, settings: Settings) -> Plan:
+def make_plan(model: PreTrainedModel, family: ModelFamily, settings: AcmizeSettings) -> AcmizePlan:
     """Find sites, sizes, parameters and FLOPs, from one pass over an example input without any computation.
 
     Raises:
@@ -119,7 +119,9 @@ def make_plan(model: PreTrainedModel, family: Family, settings: Settings) -> Pla
     with torch.device("meta"):
         install_acm_layers(shadow, family, {item.site.place: item.spec for item in items})
     after = model_flops(shadow, family, inputs)
-    return Plan(items, (dense, _size(shadow)), (before, after), {name: shape for name, (shape, _) in shapes.items()})
+    return AcmizePlan(
+        items, (dense, _size(shadow)), (before, after), {name: shape for name, (shape, _) in shapes.items()}
+    )
 
 
 def _size(model: PreTrainedModel) -> int:

@@ -10,14 +10,14 @@ if TYPE_CHECKING:
     from acm_export.checkpoints import Checkpoint
     from acm_export.data.samples import Samples
     from acm_export.distillation.evaluate import Curve
-    from acm_export.distillation.settings import Settings
+    from acm_export.distillation.settings import AcmizeSettings
     from acm_export.distillation.state import State
     from acm_export.distillation.tasks import AnyTask
 
 
 def provenance(
     teacher: Checkpoint,
-    settings: Settings,
+    settings: AcmizeSettings,
     task: AnyTask,
     samples: Samples,
     data: str,

@@ -16,7 +16,7 @@ if TYPE_CHECKING:
     from transformers import PreTrainedModel
     from typing_extensions import Self
 
-    from acm_export.surgery import Family, Site
+    from acm_export.surgery import ModelFamily, Site
 
 
 @dataclass(frozen=True)
@@ -42,7 +42,7 @@ class Masks:
         family: Of the model.
     """
 
-    def __init__(self, model: PreTrainedModel, family: Family) -> None:
+    def __init__(self, model: PreTrainedModel, family: ModelFamily) -> None:
         self.tokens: torch.Tensor | None = None
         """``[batch, tokens]``, True for tokens that are none; None where the last pass had no mask."""
         self._model, self._module = model, _masked_module(model, family)
@@ -81,7 +81,7 @@ class Recorder:
     """
 
     def __init__(
-        self, model: PreTrainedModel, family: Family, sites: Sequence[Site], *, listen_gradients: bool = False
+        self, model: PreTrainedModel, family: ModelFamily, sites: Sequence[Site], *, listen_gradients: bool = False
     ) -> None:
         self._model, self._sites, self._listen_gradients = model, sites, listen_gradients
         self._masks = Masks(model, family)
@@ -147,7 +147,7 @@ class Recorder:
         return take
 
 
-def _masked_module(model: PreTrainedModel, family: Family) -> nn.Module | None:
+def _masked_module(model: PreTrainedModel, family: ModelFamily) -> nn.Module | None:
     if family.masked is None:
         return None
     path = f"{family.base_path(model)}{family.masked}".rstrip(".")

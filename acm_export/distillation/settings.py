@@ -11,7 +11,7 @@ TEACHER, RANDOM = "teacher", "random"
 
 
 @dataclass(frozen=True)
-class Settings:
+class AcmizeSettings:
     """Everything that, with the teacher and the data, determines the result.
 
     Args:

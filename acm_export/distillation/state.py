@@ -16,7 +16,7 @@ from acm_export.base.errors import DistillationError, OutputError
 if TYPE_CHECKING:
     from pathlib import Path
 
-    from acm_export.distillation.settings import Settings
+    from acm_export.distillation.settings import AcmizeSettings
 
 _FILE = "state.pt"
 _STAGING = f"{_FILE}.tmp"
@@ -55,7 +55,7 @@ class State:
     history: list[dict[str, Any]] = field(default_factory=list)
 
 
-def fingerprint(settings: Settings, teacher: str, data: str, processes: int) -> str:
+def fingerprint(settings: AcmizeSettings, teacher: str, data: str, processes: int) -> str:
     """Hex SHA-256 of all that determines a result."""
     fixed = {name: value for name, value in asdict(settings).items() if name not in _FREE}
     return hashlib.sha256(json.dumps([fixed, teacher, data, processes], sort_keys=True).encode()).hexdigest()

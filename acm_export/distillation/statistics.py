@@ -14,7 +14,7 @@ if TYPE_CHECKING:
 
     from transformers import PreTrainedModel
 
-    from acm_export.surgery import Family, Site
+    from acm_export.surgery import ModelFamily, Site
 
 
 @dataclass(frozen=True)
@@ -51,7 +51,7 @@ class _Sums:
 
 def gather_statistics(
     model: PreTrainedModel,
-    family: Family,
+    family: ModelFamily,
     sites: tuple[Site, ...],
     batches: Iterable[Mapping[str, torch.Tensor]],
 ) -> dict[str, SiteStatistics]:

@@ -23,7 +23,7 @@ if TYPE_CHECKING:
 
     from transformers import PreTrainedModel
 
-    from acm_export.surgery import Family
+    from acm_export.surgery import ModelFamily
 
 Arrays = dict[str, torch.Tensor]
 
@@ -145,7 +145,7 @@ class UserLoss:
 AnyTask = Classification | CTC | Distil | UserLoss
 
 
-def task_for(model: PreTrainedModel, family: Family, text: str | None, vocabulary: Mapping[str, int]) -> AnyTask:
+def task_for(model: PreTrainedModel, family: ModelFamily, text: str | None, vocabulary: Mapping[str, int]) -> AnyTask:
     """The task that a user names, or the one that the architecture is for.
 
     Args:

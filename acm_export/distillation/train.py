@@ -12,7 +12,7 @@ import torch
 from torch.utils.data import DataLoader
 
 from acm_export.base.errors import DistillationError
-from acm_export.distillation.order import Steps, mixed
+from acm_export.distillation.order import StepOrder, mixed
 from acm_export.distillation.state import has_state, partial_folder, save_state
 
 if TYPE_CHECKING:
@@ -25,7 +25,7 @@ if TYPE_CHECKING:
     from acm_export.data.samples import Samples
     from acm_export.distillation.layerwise import GatesPhase, LearnersPhase
     from acm_export.distillation.loss import Loss
-    from acm_export.distillation.settings import Settings
+    from acm_export.distillation.settings import AcmizeSettings
     from acm_export.distillation.state import State
     from acm_export.distillation.whole import WholePhase
 
@@ -79,7 +79,7 @@ class Trainer:
     """
 
     accelerator: Accelerator
-    settings: Settings
+    settings: AcmizeSettings
     samples: Samples
     collate: Collate
     student: nn.Module
@@ -89,7 +89,7 @@ class Trainer:
 
     def batches(self, phase: int, first: int, last: int) -> Any:
         """The steps' batches, the part of this process of each, on its device."""
-        steps = Steps(len(self.samples), self.settings.batch, mixed(self.settings.seed, phase), first, last)
+        steps = StepOrder(len(self.samples), self.settings.batch, mixed(self.settings.seed, phase), first, last)
         loader: Any = DataLoader(self.samples, batch_sampler=steps, collate_fn=self.collate)  # type: ignore[arg-type]
         return self.accelerator.prepare(loader)
 

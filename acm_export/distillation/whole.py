@@ -21,7 +21,7 @@ if TYPE_CHECKING:
     from transformers import PreTrainedModel
 
     from acm_export.distillation.tasks import AnyTask
-    from acm_export.surgery import Family
+    from acm_export.surgery import ModelFamily
 
 _GATE_RATE = 10.0
 """Learning rate of gates ÷ that of the rest of the model, where the paper's labels have to be overcome in phase 3."""
@@ -48,7 +48,7 @@ class WholePhase(nn.Module):
         self,
         student: PreTrainedModel,
         teacher: PreTrainedModel,
-        family: Family,
+        family: ModelFamily,
         task: AnyTask,
         costs: Mapping[str, float],
         budget: float | None,

@@ -9,7 +9,7 @@ from acm_export.base import interrupts
 from acm_export.base.errors import EngineError, first_line
 from acm_export.base.files import move_into_place, staging_folder
 from acm_export.engine.parsing import parse
-from acm_export.engine.settings import Settings, network_flags, set_precision, set_tactic_sources
+from acm_export.engine.settings import BuilderSettings, network_flags, set_precision, set_tactic_sources
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 _LOGGER = logging.getLogger(__name__)
 
 
-def build(tensorrt: Any, prepared: Prepared, settings: Settings) -> bytes:
+def build(tensorrt: Any, prepared: Prepared, settings: BuilderSettings) -> bytes:
     """Build an engine.
 
     Args:
@@ -60,7 +60,7 @@ def build(tensorrt: Any, prepared: Prepared, settings: Settings) -> bytes:
     return bytes(plan)
 
 
-def _add_profile(builder: Any, config: Any, settings: Settings) -> None:
+def _add_profile(builder: Any, config: Any, settings: BuilderSettings) -> None:
     if not settings.profiles:
         return
     profile = builder.create_optimization_profile()

@@ -30,7 +30,7 @@ if TYPE_CHECKING:
 
     from numpy.typing import NDArray
 
-    from acm_export.data.batches import Arrays, Source
+    from acm_export.data.batches import Arrays, DataSource
     from acm_export.engine.prepare import Prepared
     from acm_export.engine.profiles import Profile
     from acm_export.engine.runtime import LoadedEngine
@@ -90,7 +90,7 @@ class EngineCheck:
         UsageError: The data do not fit the model or the profile.
     """
 
-    def __init__(self, prepared: Prepared, profiles: Mapping[str, Profile], source: Source | None = None) -> None:
+    def __init__(self, prepared: Prepared, profiles: Mapping[str, Profile], source: DataSource | None = None) -> None:
         self._prepared = prepared
         try:
             self._portable = PortableFile(prepared.source)

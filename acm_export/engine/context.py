@@ -53,7 +53,7 @@ class EngineIO:
     outputs: tuple[Tensor, ...]
 
 
-class Context:
+class ExecutionContext:
     """Runs an engine; one thread at a time, each context its own stream. Made by :meth:`Engine.context`."""
 
     def __init__(

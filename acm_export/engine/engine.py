@@ -14,7 +14,7 @@ from acm_export.engine.passport import File, Passport, passport_path, to_text
 from acm_export.engine.prepare import Ends, Prepared, prepare, target_for
 from acm_export.engine.profiles import Shapes, profiles
 from acm_export.engine.runtime import LoadedEngine
-from acm_export.engine.settings import Settings
+from acm_export.engine.settings import BuilderSettings
 from acm_export.plugins.tensorrt.build import LIBRARY, build_plugin
 from acm_export.plugins.tensorrt.headers import tensorrt_headers
 
@@ -27,7 +27,7 @@ if TYPE_CHECKING:
 
 
 @dataclass(frozen=True)
-class Plan:
+class EnginePlan:
     """What would be built.
 
     Args:
@@ -37,7 +37,7 @@ class Plan:
     """
 
     prepared: Prepared
-    settings: Settings
+    settings: BuilderSettings
     output: Path
 
 
@@ -66,7 +66,7 @@ def plan(
     timing_cache: Path | None = None,
     tactic_sources: tuple[str, ...] = (),
     ends: Ends = Ends(),  # noqa: B008  it is frozen
-) -> Plan:
+) -> EnginePlan:
     """Read the model and decide all that can be decided without TensorRT.
 
     Args:
@@ -81,16 +81,16 @@ def plan(
     """
     prepared = prepare(model, target_for(version), ends)
     chosen = profiles(prepared.inputs, prepared.manifest.example_inputs, *shapes)
-    settings = Settings(chosen, tf32, prepared.manifest.dtype == "fp16", timing_cache, tactic_sources)
-    return Plan(prepared, settings, output)
+    settings = BuilderSettings(chosen, tf32, prepared.manifest.dtype == "fp16", timing_cache, tactic_sources)
+    return EnginePlan(prepared, settings, output)
 
 
 def build_engine(
-    planned: Plan,
+    planned: EnginePlan,
     tensorrt: Any,
     plugin: PluginSource,
     make_check: Callable[[], EngineCheck] | None,
-    tell: Callable[[str], None] = lambda _: None,
+    log: Callable[[str], None] = lambda _: None,
 ) -> Passport:
     """Build an engine and write it and its passport, each whole or not at all.
 
@@ -100,7 +100,7 @@ def build_engine(
         plugin: Where the plugin library comes from.
         make_check: Makes, before the engine is built, what compares it with the portable file before it is written;
             None leaves that out.
-        tell: Is told what is done.
+        log: Receives a line for each step.
 
     Raises:
         EngineError: There is no GPU, the registry, the parser or the builder refuses, or the comparison fails.
@@ -114,10 +114,10 @@ def build_engine(
         check_writable(settings.timing_cache, "--timing-cache")
     place = find_place(tensorrt)
     check = None if make_check is None else make_check()
-    library = _with_plugin(planned, tensorrt, plugin, tell)
-    tell(f"building with TensorRT {place.tensorrt} for {place.gpu} ({place.arch})")
+    library = _with_plugin(planned, tensorrt, plugin, log)
+    log(f"building with TensorRT {place.tensorrt} for {place.gpu} ({place.arch})")
     engine = build(tensorrt, prepared, settings)
-    found = None if check is None else _checked(check, LoadedEngine(tensorrt, engine, str(output)), tell)
+    found = None if check is None else _checked(check, LoadedEngine(tensorrt, engine, str(output)), log)
     with staging_folder(output) as staging:
         written, beside = staging / output.name, passport_path(staging / output.name)
         written.write_bytes(engine)
@@ -131,7 +131,7 @@ def build_engine(
     return passport
 
 
-def _with_plugin(planned: Plan, tensorrt: Any, source: PluginSource, tell: Callable[[str], None]) -> Path | None:
+def _with_plugin(planned: EnginePlan, tensorrt: Any, source: PluginSource, log: Callable[[str], None]) -> Path | None:
     """The plugin library, in TensorRT's registry; None where the model has no ACM layer."""
     if not planned.prepared.manifest.layers:
         return None
@@ -145,13 +145,13 @@ def _with_plugin(planned: Plan, tensorrt: Any, source: PluginSource, tell: Calla
                 "name them with --tensorrt-root, or a library that is compiled with --plugin",
             )
         library = planned.output.absolute().parent / LIBRARY
-        build_plugin(library, tensorrt_root=source.tensorrt_root, cuda_root=source.cuda_root, tell=tell)
+        build_plugin(library, tensorrt_root=source.tensorrt_root, cuda_root=source.cuda_root, log=log)
     load_plugin(tensorrt, library)
     return library
 
 
-def _checked(check: EngineCheck, engine: LoadedEngine, tell: Callable[[str], None]) -> Checked:
-    tell("comparing the engine with the portable file in ONNX Runtime")
+def _checked(check: EngineCheck, engine: LoadedEngine, log: Callable[[str], None]) -> Checked:
+    log("comparing the engine with the portable file in ONNX Runtime")
     try:
         return check.run(engine)
     finally:

@@ -31,7 +31,7 @@ def check_library(path: Path, version: str) -> None:
     """
     finding = check_plugin_library(path)
     if finding.state != "ok":
-        raise EngineError(finding.found, finding.mend)
+        raise EngineError(finding.found, finding.fix)
     built_for = ask("library", str(path.absolute())).value["built_for"]
     if numbers(built_for)[0] != numbers(version)[0]:
         raise EngineError(f"{path} is built for TensorRT {built_for}, here is {version}", _BUILD)

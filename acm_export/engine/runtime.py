@@ -12,7 +12,7 @@ import numpy as np
 
 from acm_export.base.errors import EngineError
 from acm_export.data.batches import GraphInput
-from acm_export.engine.context import Context, EngineIO, Tensor
+from acm_export.engine.context import EngineIO, ExecutionContext, Tensor
 from acm_export.engine.library import load_plugin
 from acm_export.engine.machine import find_place, find_tensorrt
 from acm_export.engine.passport import check_usable
@@ -65,7 +65,7 @@ class Engine:
         )
         self.outputs = tuple(tensor.name for tensor in self._loaded.outputs)
 
-    def context(self, *, cuda_graph: bool = False) -> Context:
+    def context(self, *, cuda_graph: bool = False) -> ExecutionContext:
         """Something that runs it, with memory and a stream of its own.
 
         Args:
@@ -108,7 +108,7 @@ class LoadedEngine:
         self.inputs = tuple(self._tensor(tensor, profile=True) for tensor in into)
         self.outputs = tuple(self._tensor(tensor, profile=False) for tensor in every if tensor not in into)
 
-    def context(self, *, cuda_graph: bool = False) -> Context:
+    def context(self, *, cuda_graph: bool = False) -> ExecutionContext:
         """As :meth:`Engine.context`."""
         if self._engine is None:
             raise ValueError("the engine is closed")
@@ -122,7 +122,7 @@ class LoadedEngine:
             )
         give_back = partial(self._idle.append, engine) if not self._shared else _nothing
         io = EngineIO(self.name, self.inputs, self.outputs)
-        return Context(io, context, self._driver, give_back, cuda_graph=cuda_graph)
+        return ExecutionContext(io, context, self._driver, give_back, cuda_graph=cuda_graph)
 
     def close(self) -> None:
         """Drop the engine and the CUDA context."""

@@ -18,7 +18,7 @@ _TACTIC_SOURCE = re.compile(r"[+-][A-Z_]+")
 
 
 @dataclass(frozen=True)
-class Settings:
+class BuilderSettings:
     """What an engine is built with, apart from the model.
 
     Args:
@@ -43,7 +43,7 @@ def network_flags(tensorrt: Any) -> int:
     return 1 << int(getattr(flags, name)) if hasattr(flags, name) else 0
 
 
-def set_precision(tensorrt: Any, network: Any, config: Any, settings: Settings) -> None:
+def set_precision(tensorrt: Any, network: Any, config: Any, settings: BuilderSettings) -> None:
     """Set the flags of the builder, and on TensorRT 8 the precision of every layer to what the file says.
 
     Args:

@@ -13,14 +13,14 @@ from acm_export.engine.profiles import format_shape
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
-    from acm_export.data.batches import Arrays, GraphInput, Source
+    from acm_export.data.batches import Arrays, DataSource, GraphInput
     from acm_export.engine.profiles import Profile
 
 _SAMPLES = 16
 """Of data, at most: the portable file runs on the CPU, and this is a check and no evaluation."""
 
 
-def batches(inputs: tuple[GraphInput, ...], profiles: Mapping[str, Profile], source: Source | None) -> list[Arrays]:
+def batches(inputs: tuple[GraphInput, ...], profiles: Mapping[str, Profile], source: DataSource | None) -> list[Arrays]:
     """What to run: data in batches of the best shape, or random numbers of the smallest and of the best shape.
 
     Args:
@@ -43,7 +43,7 @@ def _random(inputs: tuple[GraphInput, ...], profiles: Mapping[str, Profile]) -> 
     ]
 
 
-def _real(inputs: tuple[GraphInput, ...], profiles: Mapping[str, Profile], source: Source) -> list[Arrays]:
+def _real(inputs: tuple[GraphInput, ...], profiles: Mapping[str, Profile], source: DataSource) -> list[Arrays]:
     size, taken = _shape(inputs[0], profiles, "optimum")[0], 0
     found: list[Arrays] = []
     for arrays in source.batches(size, [value.name for value in inputs]):

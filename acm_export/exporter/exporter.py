@@ -35,7 +35,7 @@ if TYPE_CHECKING:
     from pathlib import Path
 
     from acm_export.checkpoints import Checkpoint
-    from acm_export.verification.report import Report
+    from acm_export.verification.report import VerificationReport
 
 DTYPES = {"fp32": torch.float32, "fp16": torch.float16, "bf16": torch.bfloat16}
 MIN_OPSET = 18
@@ -65,7 +65,7 @@ class ExportResult:
     path: Path
     data_path: Path | None
     manifest: Manifest
-    report: Report | None
+    report: VerificationReport | None
 
 
 def export_checkpoint(checkpoint: Checkpoint, path: Path, **options: Any) -> ExportResult:

@@ -16,13 +16,13 @@ class Finding:
         name: Of what was looked at.
         state: ``missing`` where it is not there or cannot be known, ``wrong`` where it is there and does not do.
         found: What is there, or why it does not do.
-        mend: The command or step that mends it; None where nothing needs mending or nothing can.
+        fix: The command or step that fixes it; None where nothing needs fixing or nothing can.
     """
 
     name: str
     state: State
     found: str
-    mend: str | None = None
+    fix: str | None = None
 
     def to_json(self) -> dict[str, Any]:
         """For ``--json``."""

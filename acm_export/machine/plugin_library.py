@@ -27,9 +27,9 @@ def check_plugin_library(path: Path | None) -> Finding:
         path: It; by default where build-plugin writes it, in the working folder.
     """
     name, file = "plugin library", path or Path(LIBRARY)
-    mend = BUILD  # with -o where nothing can be overwritten by it
+    fix = BUILD  # with -o where nothing can be overwritten by it
     if file.exists() and not file.is_file():
-        return Finding(name, "wrong", f"{file} is no regular file", mend)
+        return Finding(name, "wrong", f"{file} is no regular file", fix)
     try:
         with file.open("rb") as stream:
             start = stream.read(_ELF_HEADER)
@@ -38,14 +38,14 @@ def check_plugin_library(path: Path | None) -> Finding:
             name,
             "missing",
             f"there is no {file}" + ("" if path else " in the working folder"),
-            mend + (f" -o {path}" if path else ""),
+            fix + (f" -o {path}" if path else ""),
         )
     except OSError as error:
-        return Finding(name, "wrong", f"{file} cannot be read: {error.strerror}", mend)
+        return Finding(name, "wrong", f"{file} cannot be read: {error.strerror}", fix)
     if reason := _not_for_this_machine(start):
-        return Finding(name, "wrong", f"{file} {reason}", mend)
+        return Finding(name, "wrong", f"{file} {reason}", fix)
     reason, built_for = _examined(file)
-    return Finding(name, "wrong", reason, mend) if reason else Finding(name, "ok", f"{file}, built for {built_for}")
+    return Finding(name, "wrong", reason, fix) if reason else Finding(name, "ok", f"{file}, built for {built_for}")
 
 
 def _examined(file: Path) -> tuple[str | None, str]:

@@ -14,10 +14,10 @@ if TYPE_CHECKING:
     from collections.abc import Iterator
 
     from acm_export.distillation.acmize import Acmized
-    from acm_export.distillation.plan import Plan
+    from acm_export.distillation.plan import AcmizePlan
 
 
-def plan_table(plan: Plan) -> Table:
+def plan_table(plan: AcmizePlan) -> Table:
     """One row for each site."""
     table = Table(title=f"{len(plan.replacements)} sites", title_justify="left")
     table.add_column("site")
@@ -32,7 +32,7 @@ def plan_table(plan: Plan) -> Table:
     return table
 
 
-def describe_plan(plan: Plan) -> Iterator[str]:
+def describe_plan(plan: AcmizePlan) -> Iterator[str]:
     """Lines below the table."""
     (parameters, more), (dense, acm) = plan.parameters, plan.flops
     shapes = ", ".join(f"{name} {list(shape)}" for name, shape in plan.tokens.items())
@@ -42,7 +42,7 @@ def describe_plan(plan: Plan) -> Iterator[str]:
         yield f"  at β {budget:g}: {acm.at(budget):,.0f}, {acm.at(budget) / dense.total:.3f} of dense"
 
 
-def plan_json(plan: Plan) -> dict[str, Any]:
+def plan_json(plan: AcmizePlan) -> dict[str, Any]:
     """Everything that the table shows."""
     return {
         "sites": [

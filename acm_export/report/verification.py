@@ -8,10 +8,10 @@ from typing import TYPE_CHECKING
 from rich.table import Table
 
 if TYPE_CHECKING:
-    from acm_export.verification.report import LayerRouting, Report
+    from acm_export.verification.report import LayerRouting, VerificationReport
 
 
-def verification_table(report: Report) -> Table:
+def verification_table(report: VerificationReport) -> Table:
     """One row for each setting, and one for each layer that routed tokens differently there."""
     table = Table(title=f"{report.runtime} against PyTorch, {report.dtype}", title_justify="left")
     table.add_column("setting")

@@ -27,7 +27,7 @@ if TYPE_CHECKING:
     from acm_export.data.batches import Arrays
 
 
-class CalibrationSession:
+class TappedSession:
     """One session for every setting of the thresholds.
 
     Args:

@@ -2,7 +2,7 @@
 
 from acm_export.surgery.accounting import model_flops
 from acm_export.surgery.families import FAMILIES, family_of
-from acm_export.surgery.family import Family, FFNSite, InputSpec
+from acm_export.surgery.family import FFNSite, InputSpec, ModelFamily
 from acm_export.surgery.install import install_acm_layers, keep_ffns_whole
 from acm_export.surgery.sites import Site, find_sites, select_sites
 from acm_export.surgery.sizing import spec_for
@@ -10,8 +10,8 @@ from acm_export.surgery.sizing import spec_for
 __all__ = [
     "FAMILIES",
     "FFNSite",
-    "Family",
     "InputSpec",
+    "ModelFamily",
     "Site",
     "family_of",
     "find_sites",

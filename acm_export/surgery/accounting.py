@@ -26,12 +26,12 @@ if TYPE_CHECKING:
 
     from transformers import PreTrainedModel
 
-    from acm_export.surgery.family import Family
+    from acm_export.surgery.family import ModelFamily
 
 _COUNTED = (nn.Linear, nn.Conv1d, nn.Conv2d)
 
 
-def model_flops(model: PreTrainedModel, family: Family, inputs: Mapping[str, torch.Tensor]) -> ModelFlops:
+def model_flops(model: PreTrainedModel, family: ModelFamily, inputs: Mapping[str, torch.Tensor]) -> ModelFlops:
     """Count what one pass over some inputs costs, padding included, with all learners running.
 
     Args:
@@ -52,7 +52,7 @@ def model_flops(model: PreTrainedModel, family: Family, inputs: Mapping[str, tor
 
 
 class _Counter:
-    def __init__(self, model: PreTrainedModel, family: Family) -> None:
+    def __init__(self, model: PreTrainedModel, family: ModelFamily) -> None:
         sites = find_sites(model, family)
         query = family.projections["q_proj"]
         layers = range(getattr(model.config, family.num_layers))

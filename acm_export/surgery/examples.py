@@ -11,10 +11,12 @@ if TYPE_CHECKING:
 
     from transformers import PreTrainedModel
 
-    from acm_export.surgery import Family, InputSpec
+    from acm_export.surgery import InputSpec, ModelFamily
 
 
-def example_inputs(model: PreTrainedModel, family: Family, batch: int = 2, seed: int = 0) -> dict[str, torch.Tensor]:
+def example_inputs(
+    model: PreTrainedModel, family: ModelFamily, batch: int = 2, seed: int = 0
+) -> dict[str, torch.Tensor]:
     """Random inputs by name: standard normal floats, integers below their bound, and masks.
 
     Args:
@@ -31,7 +33,7 @@ def example_inputs(model: PreTrainedModel, family: Family, batch: int = 2, seed:
     return {spec.name: _random(spec, lengths, generator) for spec in family.inputs(model.config)}
 
 
-def dynamic_axes(model: PreTrainedModel, family: Family) -> dict[str, dict[int, str]]:
+def dynamic_axes(model: PreTrainedModel, family: ModelFamily) -> dict[str, dict[int, str]]:
     """For each input the names of its dynamic axes."""
     return {
         spec.name: {axis: dim for axis, dim in enumerate(spec.shape) if isinstance(dim, str)}

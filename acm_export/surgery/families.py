@@ -9,7 +9,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 from acm_export.base.errors import CheckpointError
-from acm_export.surgery.family import Family, FFNSite, InputSpec
+from acm_export.surgery.family import FFNSite, InputSpec, ModelFamily
 from acm_export.surgery.gated_ffn import gated_ffn
 
 if TYPE_CHECKING:
@@ -76,9 +76,9 @@ def _audio_tokens(config: Any, samples: int) -> int:
     return tokens
 
 
-def _vision(model_type: str, class_prefix: str) -> Family:
+def _vision(model_type: str, class_prefix: str) -> ModelFamily:
     """ViT and its twins: pre-norm layers, fc1 and fc2 in a module of their own."""
-    return Family(
+    return ModelFamily(
         model_type=model_type,
         outputs={f"{class_prefix}ForImageClassification": ("logits",), f"{class_prefix}Model": ("last_hidden_state",)},
         layers="layers",
@@ -99,7 +99,7 @@ def _vision(model_type: str, class_prefix: str) -> Family:
     )
 
 
-_BERT = Family(
+_BERT = ModelFamily(
     model_type="bert",
     outputs={
         "BertModel": ("last_hidden_state",),
@@ -131,7 +131,7 @@ _BERT = Family(
     read_as=dict.fromkeys(("BertForMaskedLM", "BertForPreTraining"), "BertModel"),
 )
 
-_WAV2VEC2 = Family(
+_WAV2VEC2 = ModelFamily(
     model_type="wav2vec2",
     outputs={"Wav2Vec2ForCTC": ("logits",), "Wav2Vec2Model": ("last_hidden_state",)},
     layers="encoder.layers",
@@ -157,7 +157,7 @@ _WAV2VEC2 = Family(
     training_only=("masked_spec_embed",),
 )
 
-_WHISPER = Family(
+_WHISPER = ModelFamily(
     model_type="whisper",
     outputs={"WhisperEncoder": ("last_hidden_state",)},
     layers="layers",
@@ -170,12 +170,12 @@ _WHISPER = Family(
     read_as=dict.fromkeys(("WhisperModel", "WhisperForConditionalGeneration"), "WhisperEncoder"),
 )
 
-FAMILIES: Mapping[str, Family] = {
+FAMILIES: Mapping[str, ModelFamily] = {
     family.model_type: family for family in (_vision("vit", "ViT"), _vision("deit", "DeiT"), _BERT, _WAV2VEC2, _WHISPER)
 }
 
 
-def family_of(model_type: str, module_names: Iterable[str] = ()) -> Family:
+def family_of(model_type: str, module_names: Iterable[str] = ()) -> ModelFamily:
     """Look a family up by the ``model_type`` of its config.
 
     Args:

@@ -44,7 +44,7 @@ class InputSpec:
 
 
 @dataclass(frozen=True)
-class Family:
+class ModelFamily:
     """One family of Hugging Face transformers.
 
     Args:

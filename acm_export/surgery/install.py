@@ -17,10 +17,10 @@ if TYPE_CHECKING:
     from transformers import PreTrainedModel
 
     from acm_export.modules import ACMSpec
-    from acm_export.surgery.family import Family
+    from acm_export.surgery.family import ModelFamily
 
 
-def install_acm_layers(model: PreTrainedModel, family: Family, specs: Mapping[str, ACMSpec]) -> None:
+def install_acm_layers(model: PreTrainedModel, family: ModelFamily, specs: Mapping[str, ACMSpec]) -> None:
     """Replace dense modules by untrained ACM layers, in place.
 
     Where the model takes a padding mask, its padding tokens run ``min_learners`` from then on.

@@ -12,12 +12,12 @@ if TYPE_CHECKING:
     from torch import nn
     from transformers import PreTrainedModel
 
-    from acm_export.surgery.family import Family
+    from acm_export.surgery.family import ModelFamily
 
 MASK = "attention_mask"
 
 
-def mark_padding(model: PreTrainedModel, family: Family) -> None:
+def mark_padding(model: PreTrainedModel, family: ModelFamily) -> None:
     """Let the ACM layers of a model know, in every forward pass, which tokens its attention mask calls padding.
 
     Does nothing where no mask of the shape of the tokens reaches the model's modules. Copies and exports of the model

@@ -17,7 +17,7 @@ from acm_export.surgery.gated_ffn import gated_ffn
 if TYPE_CHECKING:
     from transformers import PreTrainedModel
 
-    from acm_export.surgery.family import Family
+    from acm_export.surgery.family import ModelFamily
 
 FFN = "ffn"
 QKVO = "qkvo"
@@ -67,12 +67,12 @@ class Site:
         return self.kind in _OVER_RESIDUAL
 
 
-def find_sites(model: PreTrainedModel, family: Family) -> dict[str, tuple[str, ...]]:
+def find_sites(model: PreTrainedModel, family: ModelFamily) -> dict[str, tuple[str, ...]]:
     """For each place of an ACM layer the dense modules that it does the work of, the one it reads from first."""
     return {place: names for place, (_, names) in _places(model, family).items()}
 
 
-def select_sites(model: PreTrainedModel, family: Family, sites: str = FFN) -> tuple[Site, ...]:
+def select_sites(model: PreTrainedModel, family: ModelFamily, sites: str = FFN) -> tuple[Site, ...]:
     """The sites that a user asks for, in the order in which they stand in the model.
 
     Args:
@@ -106,7 +106,7 @@ def abridged(names: list[str]) -> str:
     return ", ".join(names[:6]) + (f", ... ({len(names)} in all)" if len(names) > 6 else "")
 
 
-def _places(model: PreTrainedModel, family: Family) -> dict[str, tuple[str, tuple[str, ...]]]:
+def _places(model: PreTrainedModel, family: ModelFamily) -> dict[str, tuple[str, tuple[str, ...]]]:
     """For each place its kind and the names of its dense modules."""
     places: dict[str, tuple[str, tuple[str, ...]]] = {}
     for index in range(getattr(model.config, family.num_layers)):

@@ -17,7 +17,7 @@ from acm_export.onnx_file.inspection import stored_thresholds
 from acm_export.onnx_file.manifest import read_manifest
 from acm_export.onnx_file.model_file import read_model
 from acm_export.onnx_file.thresholds import setting_thresholds
-from acm_export.runtimes.session import CalibrationSession
+from acm_export.runtimes.session import TappedSession
 from acm_export.timing import device, routing
 from acm_export.timing.backend import TimedFile
 from acm_export.timing.meters import NoMeter, SessionMeter
@@ -33,7 +33,7 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
     from acm_export.data.batches import Arrays
-    from acm_export.engine.context import Context
+    from acm_export.engine.context import ExecutionContext
     from acm_export.onnx_file.manifest import Manifest
     from acm_export.timing.backend import Meter
     from acm_export.timing.device import Device
@@ -48,7 +48,7 @@ class EngineContext:
         context: From the engine.
     """
 
-    def __init__(self, context: Context) -> None:
+    def __init__(self, context: ExecutionContext) -> None:
         self._context = context
 
     def run(self, feeds: Arrays) -> Times:
@@ -146,7 +146,7 @@ class EngineBackend:
 
     def meter(self, file: TimedFile) -> Meter:
         """The ONNX file in ONNX Runtime, the counts that the engine gives, or both."""
-        session = None if self._source is None else SessionMeter(CalibrationSession(self._source))
+        session = None if self._source is None else SessionMeter(TappedSession(self._source))
         if not file.gives_counts:
             return session or NoMeter()
         return CountsMeter(self.load(file, own_thresholds=True), file, session)

@@ -13,7 +13,7 @@ from acm_export.data.batches import check_batch, draw
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
 
-    from acm_export.data.batches import Arrays, GraphInput, Source
+    from acm_export.data.batches import Arrays, DataSource, GraphInput
 
 MOST_BATCHES = 8
 """Different batches that runs go through in turn, so that a time is not that of one lucky sample."""
@@ -69,7 +69,7 @@ def random_feeds(inputs: Sequence[GraphInput], example: Mapping[str, list[int]],
     return Feeds(tuple(drawn), None)
 
 
-def data_feeds(source: Source, inputs: tuple[GraphInput, ...], batch: int) -> Feeds:
+def data_feeds(source: DataSource, inputs: tuple[GraphInput, ...], batch: int) -> Feeds:
     """The first samples of data, in whole batches, at most :data:`MOST_BATCHES`.
 
     Raises:

@@ -86,7 +86,7 @@ def time_file(
     effort: Effort,
     clock: Clock,
     origin: Origin,
-    tell: Callable[[str], None],
+    log: Callable[[str], None],
 ) -> Result:
     """Time every run.
 
@@ -97,7 +97,7 @@ def time_file(
         effort: Spent on each run, and as much on the baseline.
         clock: In seconds.
         origin: For the result.
-        tell: Is told what comes next; nothing is drawn while time is taken.
+        log: Receives the name of what comes next; nothing is drawn while time is taken.
 
     Returns:
         The result; marked as partial where an interrupt or an error came after the first run was done.
@@ -110,7 +110,7 @@ def time_file(
     place = planned.backend.place()
     began = datetime.now().astimezone().isoformat(timespec="seconds")
     others, before, start = processes(), device.cpu_use(), clock.now()
-    outcome = time_runs(runs, sides, effort, clock, tell, origin.gpu)
+    outcome = time_runs(runs, sides, effort, clock, log, origin.gpu)
     after, seconds = device.cpu_use(), clock.now() - start
     named = busiest(others, processes(), seconds, os.getpid())
     seen = Surroundings(os.cpu_count() or 1, origin.load, device.governors(), before, after, seconds, named)
@@ -139,7 +139,7 @@ def time_runs(
     sides: Sides,
     effort: Effort,
     clock: Clock,
-    tell: Callable[[str], None],
+    log: Callable[[str], None],
     gpu: GpuWatch | None = None,
 ) -> Outcome:
     """Time runs until an interrupt or an error; the run that it falls into is dropped.
@@ -149,7 +149,7 @@ def time_runs(
         sides: The loaded models.
         effort: Spent on each run.
         clock: In seconds.
-        tell: Is told what comes next.
+        log: Receives the name of what comes next.
         gpu: Looks at the GPU after each run, or None.
 
     Raises:
@@ -160,7 +160,7 @@ def time_runs(
     for index, run in enumerate(runs):
         at = "" if run.budget_requested is None else f" at {run.budget_requested:g}"
         name = f"run {index + 1} of {len(runs)}: {run.routing}{at}, {_words(run.feeds.shapes)}"
-        tell(name)
+        log(name)
         try:
             subject, baseline = sides.subject(run), sides.baseline(run)
             timed, beside = measure(subject, baseline, effort, clock)

@@ -8,7 +8,7 @@ from acm_export.timing import routing
 
 if TYPE_CHECKING:
     from acm_export.data.batches import Arrays
-    from acm_export.runtimes.session import CalibrationSession
+    from acm_export.runtimes.session import TappedSession
     from acm_export.timing.inputs import Feeds
     from acm_export.timing.routing import Thresholds
 
@@ -20,8 +20,8 @@ class SessionMeter:
         session: Of that file.
     """
 
-    def __init__(self, session: CalibrationSession) -> None:
-        self._session: CalibrationSession | None = session
+    def __init__(self, session: TappedSession) -> None:
+        self._session: TappedSession | None = session
 
     def budget(self, feeds: Feeds, thresholds: Thresholds | None, dials: Arrays) -> float | None:  # noqa: ARG002
         """β at those thresholds."""
@@ -36,7 +36,7 @@ class SessionMeter:
         self._session = None
 
     @property
-    def _opened(self) -> CalibrationSession:
+    def _opened(self) -> TappedSession:
         if self._session is None:
             raise ValueError("the meter is closed")
         return self._session

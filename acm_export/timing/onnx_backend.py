@@ -15,7 +15,7 @@ from acm_export.onnx_file.manifest import Manifest, read_manifest
 from acm_export.onnx_file.model_file import read_model
 from acm_export.runtimes.onnx_runtime import CpuSession, CudaSession
 from acm_export.runtimes.runnable import thresholds_as_inputs
-from acm_export.runtimes.session import CalibrationSession
+from acm_export.runtimes.session import TappedSession
 from acm_export.timing import device
 from acm_export.timing.backend import ENGINES, TimedFile
 from acm_export.timing.meters import SessionMeter
@@ -112,7 +112,7 @@ class OnnxBackend:
 
     def meter(self, file: TimedFile) -> SessionMeter:
         """A session of the same kind."""
-        return SessionMeter(CalibrationSession(file.path, self.session))
+        return SessionMeter(TappedSession(file.path, self.session))
 
     def load(self, file: TimedFile, *, own_thresholds: bool) -> OnnxRuntime:
         """Load the file, or its copy with thresholds as inputs."""

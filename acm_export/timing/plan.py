@@ -20,7 +20,7 @@ if TYPE_CHECKING:
     from pathlib import Path
 
     from acm_export.base.progress import Progress
-    from acm_export.data.batches import Arrays, Source
+    from acm_export.data.batches import Arrays, DataSource
     from acm_export.timing.backend import Backend, Meter, TimedFile
     from acm_export.timing.routing import Thresholds
 
@@ -114,7 +114,7 @@ def plan(
     return Plan(file, choices, tuple(dict.fromkeys(batches)), backend, streams)
 
 
-def prepare(planned: Plan, source: Source | None, progress: Progress) -> tuple[PlannedRun, ...]:
+def prepare(planned: Plan, source: DataSource | None, progress: Progress) -> tuple[PlannedRun, ...]:
     """Measure the budget of every run, by what is closed before anything is timed.
 
     Args:
@@ -155,7 +155,7 @@ def left_out(planned: Plan, runs: Sequence[PlannedRun]) -> Iterator[str]:
         )
 
 
-def _feeds(file: TimedFile, source: Source | None, batch: int) -> Feeds:
+def _feeds(file: TimedFile, source: DataSource | None, batch: int) -> Feeds:
     if source is None:
         feeds = random_feeds(file.inputs, file.manifest.example_inputs, batch)
     else:

@@ -14,7 +14,7 @@ from acm_export.checkpoints.folder import WEIGHTS
 from acm_export.data.batches import GraphInput
 from acm_export.modules import acm_layers
 from acm_export.modules.wrapper import Exportable
-from acm_export.runtimes.session import CalibrationSession
+from acm_export.runtimes.session import TappedSession
 from acm_export.timing import device
 from acm_export.timing.meters import SessionMeter
 from acm_export.timing.onnx_backend import read_onnx
@@ -67,7 +67,7 @@ class PytorchBackend:
 
     def meter(self, file: TimedFile) -> SessionMeter:
         """The file in ONNX Runtime on the CPU, which routes tokens as the checkpoint does, up to rounding."""
-        return SessionMeter(CalibrationSession(file.path))
+        return SessionMeter(TappedSession(file.path))
 
     def load(self, file: TimedFile, *, own_thresholds: bool) -> PytorchRuntime:  # noqa: ARG002  always fed
         """Load the checkpoint."""

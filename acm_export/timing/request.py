@@ -69,14 +69,14 @@ class Surveyor:
     Args:
         clock: In seconds.
         progress: Shows how the preparation goes, and is closed before anything is timed.
-        tell: Is told what comes next.
+        log: Receives the name of what comes next.
         command: The command line, for the result.
         load: Average load of the minute before, or None.
     """
 
     clock: Clock
     progress: Callable[[], AbstractContextManager[Progress]]
-    tell: Callable[[str], None]
+    log: Callable[[str], None]
     command: str
     load: float | None
 
@@ -146,7 +146,7 @@ def _timed(
     sides = Sides(planned, request.baseline)
     origin = Origin(surveyor.command, surveyor.load, baseline, request.asked.cuda_graph, gpu)
     try:
-        result = time_file(planned, prepared, sides, request.effort, surveyor.clock, origin, surveyor.tell)
+        result = time_file(planned, prepared, sides, request.effort, surveyor.clock, origin, surveyor.log)
     finally:
         sides.close()
     return result, len(prepared)

@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 
     from acm_export.data.batches import Arrays
     from acm_export.onnx_file.manifest import LayerEntry
-    from acm_export.runtimes.session import CalibrationSession
+    from acm_export.runtimes.session import TappedSession
     from acm_export.timing.inputs import Feeds
 
     Thresholds = dict[str, NDArray[np.float32]]
@@ -65,7 +65,7 @@ def all_or_least(margin: NDArray[np.float32], tokens: int) -> float:
     return float(ordered[-tokens - 1])
 
 
-def skewed(session: CalibrationSession, feeds: Feeds, start: Thresholds, max_learners: int | None) -> Thresholds:
+def skewed(session: TappedSession, feeds: Feeds, start: Thresholds, max_learners: int | None) -> Thresholds:
     """Route the same number of learners as ``start``, but so that a token runs all of them or the fewest.
 
     Layer by layer, in the order in which they run: a threshold changes what later layers see. The first gated learner
@@ -92,7 +92,7 @@ def skewed(session: CalibrationSession, feeds: Feeds, start: Thresholds, max_lea
     return chosen
 
 
-def measured_budget(session: CalibrationSession, feeds: Feeds, thresholds: Thresholds) -> float:
+def measured_budget(session: TappedSession, feeds: Feeds, thresholds: Thresholds) -> float:
     """β of all batches, from the counts of their own runs; padding is left out."""
     values, tally = flat(session.layers, thresholds), Tally(session.layers)
     for batch in feeds.batches:
@@ -120,7 +120,7 @@ def flat(layers: Sequence[LayerEntry], thresholds: Thresholds) -> NDArray[np.flo
     return np.concatenate([thresholds[layer.name] for layer in layers]).astype(np.float32)
 
 
-def _learners(session: CalibrationSession, feeds: Feeds, thresholds: Thresholds) -> list[int]:
+def _learners(session: TappedSession, feeds: Feeds, thresholds: Thresholds) -> list[int]:
     """Learners that run in each layer, over all tokens."""
     totals = [0] * len(session.layers)
     for batch in feeds.batches:
@@ -129,9 +129,7 @@ def _learners(session: CalibrationSession, feeds: Feeds, thresholds: Thresholds)
     return totals
 
 
-def _first_margins(
-    session: CalibrationSession, feeds: Feeds, thresholds: Thresholds, index: int
-) -> NDArray[np.float32]:
+def _first_margins(session: TappedSession, feeds: Feeds, thresholds: Thresholds, index: int) -> NDArray[np.float32]:
     """Margins ``[tokens]`` of the first gated learner of a layer; of no use where it has none."""
     found = []
     for batch in feeds.batches:

@@ -27,7 +27,7 @@ class Times:
 UNTOLD = Times()
 
 
-class Context(Protocol):
+class RunContext(Protocol):
     """Runs a loaded model, from one thread at a time."""
 
     def run(self, feeds: Arrays) -> Times:
@@ -48,7 +48,7 @@ class Runtime(Protocol):
     def inputs(self) -> tuple[GraphInput, ...]:
         """What every run has to be fed, dials included."""
 
-    def context(self) -> Context:
+    def context(self) -> RunContext:
         """One more context; contexts run at once, each in a thread of its own."""
 
     def close(self) -> None:

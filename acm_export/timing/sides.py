@@ -14,7 +14,7 @@ if TYPE_CHECKING:
     from acm_export.data.batches import Arrays, GraphInput
     from acm_export.timing.backend import Backend
     from acm_export.timing.plan import Plan, PlannedRun
-    from acm_export.timing.runtime import Context, Runtime
+    from acm_export.timing.runtime import RunContext, Runtime
     from acm_export.timing.streams import Run
 
 
@@ -28,7 +28,7 @@ class Sides:
 
     def __init__(self, planned: Plan, baseline: Path | None) -> None:
         self._plan, self._baseline_path = planned, baseline
-        self._open: dict[str, tuple[Runtime, list[Context]]] = {}
+        self._open: dict[str, tuple[Runtime, list[RunContext]]] = {}
 
     def subject(self, run: PlannedRun) -> list[Run]:
         """The model as the run wants it, for each stream, tried once.
@@ -57,10 +57,10 @@ class Sides:
                 context.close()
             runtime.close()
 
-    def _contexts(self, name: str) -> list[Context]:
+    def _contexts(self, name: str) -> list[RunContext]:
         if name not in self._open:
             runtime = self._load(name)
-            contexts: list[Context] = []
+            contexts: list[RunContext] = []
             self._open[name] = runtime, contexts
             contexts.extend(runtime.context() for _ in range(self._plan.streams))
         return self._open[name][1]
@@ -96,7 +96,7 @@ def _words(inputs: Sequence[GraphInput]) -> str:
     return ", ".join(f"{v.name} {v.dtype} [{', '.join(map(str, v.shape))}]" for v in inputs) or "nothing"
 
 
-def _tried(contexts: Sequence[Context], batches: list[Arrays], path: Path) -> list[Run]:
+def _tried(contexts: Sequence[RunContext], batches: list[Arrays], path: Path) -> list[Run]:
     """One run for each context, which takes the batches in turn."""
     try:
         for context in contexts:
@@ -109,6 +109,6 @@ def _tried(contexts: Sequence[Context], batches: list[Arrays], path: Path) -> li
     return [_turns(context, batches) for context in contexts]
 
 
-def _turns(context: Context, batches: list[Arrays]) -> Run:
+def _turns(context: RunContext, batches: list[Arrays]) -> Run:
     run, turns = context.run, cycle(batches)
     return lambda: run(next(turns))

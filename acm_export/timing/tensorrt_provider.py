@@ -10,7 +10,7 @@ from acm_export.onnx_file.model_file import read_model
 from acm_export.onnx_file.targets import retarget
 from acm_export.plugins.tensorrt.build import LIBRARY
 from acm_export.runtimes.onnx_runtime import TensorrtSession
-from acm_export.runtimes.session import CalibrationSession
+from acm_export.runtimes.session import TappedSession
 from acm_export.timing.meters import SessionMeter
 from acm_export.timing.onnx_backend import OnnxBackend, OnnxRuntime, feed_thresholds, required_inputs
 
@@ -47,14 +47,14 @@ class TensorrtProvider(OnnxBackend):
         library = (self._plugin or path.parent / LIBRARY).absolute()
         finding = check_plugin_library(library)
         if finding.state != "ok":
-            raise EngineError(finding.found, finding.mend)
+            raise EngineError(finding.found, finding.fix)
         self._options = {"trt_extra_plugin_lib_paths": str(library), **_PRECISION.get(manifest.dtype, {})}
         if self._cache is not None:
             self._options |= {"trt_engine_cache_enable": "True", "trt_engine_cache_path": str(self._cache)}
 
     def meter(self, file: TimedFile) -> SessionMeter:
         """The portable body on the CPU: an engine does not show its inner values."""
-        return SessionMeter(CalibrationSession(file.path))
+        return SessionMeter(TappedSession(file.path))
 
     def load(self, file: TimedFile, *, own_thresholds: bool) -> OnnxRuntime:
         """Load the file with its op in the provider's domain; what is fed has no default there."""

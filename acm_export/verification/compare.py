@@ -26,9 +26,9 @@ from acm_export.verification.replay import replaying
 from acm_export.verification.report import (
     Disagreement,
     LayerRouting,
-    Report,
     SettingResult,
     VerificationError,
+    VerificationReport,
     check_atol,
 )
 from acm_export.verification.settings import ThresholdSetting, choose_settings
@@ -56,7 +56,7 @@ def verify_model(
     *,
     atol: float | None = None,
     scratch: Path | None = None,
-) -> Report:
+) -> VerificationReport:
     """Run a file and its model at three budgets and compare outputs and routing.
 
     Args:
@@ -101,7 +101,7 @@ def verify_model(
     if undefined := sum(int((~torch.isfinite(output)).sum()) for output in outputs):
         total = sum(output.numel() for output in outputs)
         notes = (*notes, f"the model itself gives NaN or infinity in {undefined} of {total} values")
-    return Report(tuple(results), manifest.dtype, atol, session.name, notes)
+    return VerificationReport(tuple(results), manifest.dtype, atol, session.name, notes)
 
 
 def _as_set(proto: onnx.ModelProto, manifest: Manifest, folder: Path) -> list[ThresholdSetting]:

@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 
     from acm_export.checkpoints import Checkpoint
     from acm_export.surgery import InputSpec
-    from acm_export.verification.report import Report
+    from acm_export.verification.report import VerificationReport
 
 
 def verify_file(
@@ -31,7 +31,7 @@ def verify_file(
     data: Path | None = None,
     samples: int = 4,
     atol: float | None = None,
-) -> Report:
+) -> VerificationReport:
     """Compare a file with a checkpoint.
 
     Args:

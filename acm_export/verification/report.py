@@ -94,7 +94,7 @@ class SettingResult:
 
 
 @dataclass(frozen=True)
-class Report:
+class VerificationReport:
     """The outcome of a verification.
 
     Args:
@@ -180,6 +180,6 @@ class VerificationError(AcmError):
         report: What the verification found, where it came to its end.
     """
 
-    def __init__(self, message: str, hint: str | None = None, report: Report | None = None) -> None:
+    def __init__(self, message: str, hint: str | None = None, report: VerificationReport | None = None) -> None:
         super().__init__(message, hint)
         self.report = report

@@ -67,7 +67,7 @@ def build_plugin(
     tensorrt_root: Path | None = None,
     cuda_root: Path | None = None,
     pack_folder: Path | None = None,
-    tell: Callable[[str], None] = lambda _: None,
+    log: Callable[[str], None] = lambda _: None,
 ) -> BuiltPlugin:
     """Compile the plugin, or take it from the cache, and write it whole or not at all.
 
@@ -76,7 +76,7 @@ def build_plugin(
         tensorrt_root: Where TensorRT is; else it is looked for (headers.py).
         cuda_root: Where CUDA is; else it is looked for.
         pack_folder: Kernel pack to embed; by default that of the package.
-        tell: Is told what is found and done, line by line.
+        log: Receives a line for each thing found or done.
 
     Returns:
         What was made.
@@ -89,15 +89,15 @@ def build_plugin(
     if output.is_dir():
         raise OutputError(f"{output} is a folder", "name a file with -o")
     headers, cuda = tensorrt_headers(tensorrt_root), cuda_headers(cuda_root)
-    tell(f"TensorRT {headers.version_text} ({headers.interface}): headers in {headers.folder}")
-    tell(f"CUDA headers in {cuda}")
+    log(f"TensorRT {headers.version_text} ({headers.interface}): headers in {headers.folder}")
+    log(f"CUDA headers in {cuda}")
     pack_folder = pack_folder or default_folder()
     pack, tools = read_pack(pack_folder), find_tools()
     with staging_folder(output) as staging:  # before the work, so that an output that cannot be written costs no time
         kept = _cache_folder() / _digest(headers, cuda, pack, tools) / LIBRARY
         cached = kept.is_file()
         if not cached:
-            tell(f"compiling with {tools.compiler_version}")
+            log(f"compiling with {tools.compiler_version}")
             _compile(kept, headers, cuda, pack_folder, tools)
         shutil.copyfile(kept, staging / LIBRARY)
         move_into_place(staging / LIBRARY, output)

@@ -13,7 +13,7 @@ from acm_export.data.batches import Batch
 from acm_export.report.calibration_charts import example_audio, example_image
 
 if TYPE_CHECKING:
-    from acm_export.runtimes.session import CalibrationSession
+    from acm_export.runtimes.session import TappedSession
 
 
 class Ran:
@@ -29,7 +29,7 @@ class Ran:
 
 
 def examples_of(batch: Batch, *counts: np.ndarray) -> tuple[ImageExample | AudioExample, ...]:  # type: ignore[type-arg]
-    return find_examples(cast("CalibrationSession", Ran(*counts)), [batch], np.zeros(7, np.float32), each=1)
+    return find_examples(cast("TappedSession", Ran(*counts)), [batch], np.zeros(7, np.float32), each=1)
 
 
 def test_images_keep_the_cheapest_and_the_costliest_with_shares_over_their_patches() -> None:

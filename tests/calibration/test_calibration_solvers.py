@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 
 from acm_export.base.errors import CalibrationError
 from acm_export.calibration.closed_loop import TOLERANCE, ClosedLoop
-from acm_export.calibration.families import Closing, Family, Observed, expected_budget, observe
+from acm_export.calibration.families import Closing, Observed, ThresholdFamily, expected_budget, observe
 from acm_export.calibration.halfway import Halfway
 from acm_export.calibration.isotonic import non_decreasing, ordered_both_ways
 from acm_export.calibration.margins import summarize
@@ -50,7 +50,7 @@ class Additive:
             histograms.append(tuple(np.bincount(counts, minlength=5).tolist()))
         return Measurement(tuple(histograms), budget_of(TWO, histograms), 0.01, divergence, None, len(self.logits[0]))
 
-    def loop(self, family: Family) -> ClosedLoop:
+    def loop(self, family: ThresholdFamily) -> ClosedLoop:
         return ClosedLoop(
             Closing(family, self.observed.high), self.measure, lambda t: expected_budget(self.observed, t)
         )

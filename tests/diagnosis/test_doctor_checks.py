@@ -51,7 +51,7 @@ def test_python_has_a_floor(monkeypatch: pytest.MonkeyPatch) -> None:
     assert packages.python().state == "ok"
     monkeypatch.setattr(sys, "version_info", (3, 8, 10, "final", 0))
     finding = packages.python()
-    assert (finding.state, finding.mend) == ("wrong", "install Python 3.10")
+    assert (finding.state, finding.fix) == ("wrong", "install Python 3.10")
     assert "3.8.10" in finding.found
 
 
@@ -69,9 +69,9 @@ def test_floors_are_those_of_the_metadata() -> None:
 
 def test_a_package_that_is_not_there_is_missing(monkeypatch: pytest.MonkeyPatch) -> None:
     none_installed(monkeypatch)
-    assert packages.export_package("torch").mend == "pip install 'acm-export[export]'"
+    assert packages.export_package("torch").fix == "pip install 'acm-export[export]'"
     assert packages.base_package("numpy").state == "missing"
-    assert packages.onnx_runtime().mend == "pip install 'acm-export[cpu]'"
+    assert packages.onnx_runtime().fix == "pip install 'acm-export[cpu]'"
     assert packages.providers().state == "missing"
 
 
@@ -79,7 +79,7 @@ def test_an_old_package_is_wrong_and_never_imported(around: Surroundings) -> Non
     around.package("torch", "1.13.1", CRASHES)
     finding = packages.export_package("torch")
     floor = versions.floor("torch")
-    assert (finding.state, finding.mend) == ("wrong", f"pip install --upgrade 'torch>={floor}'")
+    assert (finding.state, finding.fix) == ("wrong", f"pip install --upgrade 'torch>={floor}'")
     assert finding.found == f"1.13.1; {floor} is the oldest supported"
 
 
@@ -87,7 +87,7 @@ def test_an_old_package_is_wrong_and_never_imported(around: Surroundings) -> Non
 def test_a_broken_package_is_wrong_with_the_reason(around: Surroundings, code: str, reason: str) -> None:
     around.package("transformers", "99.0", code)
     finding = packages.export_package("transformers")
-    assert (finding.state, finding.mend) == ("wrong", "pip install --force-reinstall transformers")
+    assert (finding.state, finding.fix) == ("wrong", "pip install --force-reinstall transformers")
     assert reason in finding.found
 
 
@@ -141,7 +141,7 @@ def test_a_tensorrt_that_crashes_is_wrong(around: Surroundings) -> None:
     around.package("tensorrt", "10.3.0", CRASHES)
     finding = tensorrt.package(query_tensorrt())
     assert finding.state == "wrong"
-    assert (finding.mend or "").startswith("pip install --force-reinstall tensorrt==10.3.0   (JetPack: apt")
+    assert (finding.fix or "").startswith("pip install --force-reinstall tensorrt==10.3.0   (JetPack: apt")
     assert "tensorrt 10.3.0 cannot be imported: crashed with SIGSEGV" in finding.found
 
 
@@ -169,7 +169,7 @@ def test_versions_of_tensorrt(version: str, jetpack: str | None, state: str, int
 def test_a_tensorrt_in_two_wheels_is_installed_again_with_both() -> None:
     distribution = ("tensorrt-lean-cu13-bindings", "11.4.0")
     finding = tensorrt.package(TensorRT("tensorrt_lean_bindings", broken="no library", distribution=distribution))
-    assert finding.mend == (
+    assert finding.fix == (
         "pip install --force-reinstall tensorrt-lean-cu13-bindings==11.4.0 tensorrt-lean-cu13-libs==11.4.0"
     )
 
@@ -267,8 +267,8 @@ def test_the_pack_is_missing_stale_or_whole(tmp_path: Path, monkeypatch: pytest.
     finding, held = plugin.pack()
     assert (finding.state, held) == ("wrong", None)
     assert "stale" in finding.found
-    assert finding.mend
-    assert "kernels.compile" in finding.mend
+    assert finding.fix
+    assert "kernels.compile" in finding.fix
 
 
 def test_compiler_and_headers(around: Surroundings) -> None:
@@ -279,7 +279,7 @@ def test_compiler_and_headers(around: Surroundings) -> None:
     (around.bin / "cmake").unlink()
     around.no_tools()
     around.monkeypatch.delenv("CXX", raising=False)
-    assert (plugin.compiler().state, plugin.compiler().mend) == ("missing", "apt install g++ cmake")
+    assert (plugin.compiler().state, plugin.compiler().fix) == ("missing", "apt install g++ cmake")
 
 
 @pytest.mark.parametrize(("major", "state", "text"), [(10, "ok", "10.3.0 (IPluginV3)"), (7, "wrong", "7.3.0")])
@@ -306,11 +306,11 @@ def test_the_plugin_library_is_looked_for_in_the_working_folder(
 ) -> None:
     monkeypatch.chdir(around.folder)
     finding = check_plugin_library(None)
-    assert (finding.state, finding.mend) == ("missing", "acm-export build-plugin")
+    assert (finding.state, finding.fix) == ("missing", "acm-export build-plugin")
     around.library("libacm_gated_learners.so", LIBRARY)
     assert check_plugin_library(None).state == "ok"
     missing = check_plugin_library(Path("other.so"))
-    assert (missing.state, missing.mend) == ("missing", "acm-export build-plugin -o other.so")
+    assert (missing.state, missing.fix) == ("missing", "acm-export build-plugin -o other.so")
 
 
 def test_libraries_that_are_none(around: Surroundings) -> None:
@@ -318,7 +318,7 @@ def test_libraries_that_are_none(around: Surroundings) -> None:
     text.write_text("not a library")
     assert "is no shared library" in check_plugin_library(text).found
     assert (
-        check_plugin_library(text).mend == "acm-export build-plugin"
+        check_plugin_library(text).fix == "acm-export build-plugin"
     )  # the file is the user's, and may be something else
     assert check_plugin_library(around.folder).state == "wrong"  # a folder
     pipe = around.folder / "pipe.so"

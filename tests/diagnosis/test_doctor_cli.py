@@ -63,10 +63,10 @@ def test_what_the_tests_themselves_need_is_ok(real: Examination) -> None:
 
 
 def test_what_is_missing_or_wrong_and_needed_can_be_mended(real: Examination) -> None:
-    without = {"kernels for the GPU", "Jetson"}  # nothing mends a chip
+    without = {"kernels for the GPU", "Jetson"}  # no command changes a chip
     for finding in real.findings:
         if finding.state != "ok" and any(finding.name in needs for needs in NEEDS.values()):
-            assert finding.mend or finding.name in without, finding
+            assert finding.fix or finding.name in without, finding
 
 
 @pytest.mark.parametrize("goal", GOALS)
@@ -110,7 +110,7 @@ def test_json_has_checks_and_goals(monkeypatch: pytest.MonkeyPatch) -> None:
     content = json.loads(result.stdout)
     assert list(content) == ["for", "checks", "goals"]
     assert content["for"] == "export"
-    assert {tuple(check) for check in content["checks"]} == {("name", "state", "found", "mend")}
+    assert {tuple(check) for check in content["checks"]} == {("name", "state", "found", "fix")}
     assert content["goals"]["export"] == {"works": False, "needs": list(NEEDS["export"]), "lacks": ["torch"]}
     assert content["goals"]["onnxruntime"]["works"] is True
     assert json.loads(run("--json").stdout)["for"] is None

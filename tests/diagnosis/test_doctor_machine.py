@@ -93,7 +93,7 @@ def test_jetson_clocks(around: Surroundings, shown: str, state: str, text: str) 
 def test_jetson_clocks_without_root_is_not_known(around: Surroundings) -> None:
     around.tool("jetson_clocks", "echo 'Error: Run this script as a root user'; exit 1")
     finding = clocks.clocks()
-    assert (finding.state, finding.mend) == ("missing", "sudo jetson_clocks --show")
+    assert (finding.state, finding.fix) == ("missing", "sudo jetson_clocks --show")
     assert "root user" in finding.found
 
 
@@ -130,6 +130,6 @@ def test_room_on_disks(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     assert [check().state for check in checks] == ["ok", "ok"]
     monkeypatch.setattr("shutil.disk_usage", lambda _: usage._replace(free=1 << 20))
     assert [check().state for check in checks] == ["wrong", "wrong"]
-    assert system.temporary_folder().mend == "export TMPDIR=FOLDER"
+    assert system.temporary_folder().fix == "export TMPDIR=FOLDER"
     monkeypatch.setattr("os.access", lambda *_: False)
     assert "cannot be written" in system.working_folder().found

@@ -17,7 +17,7 @@ from acm_export.distillation.choices import logits_at, straight_through
 from acm_export.distillation.ctc import edit_distance
 from acm_export.distillation.dial import KNOTS, Dial, thresholds_of
 from acm_export.distillation.labels import gains, priced_labels, relative_labels, squared_errors
-from acm_export.distillation.order import Steps
+from acm_export.distillation.order import StepOrder
 from acm_export.distillation.prefixes import chosen_output, learners_run, prefix_outputs
 from acm_export.modules import ACMLayer, ACMSpec
 from acm_export.modules.gated_learners import learner_counts
@@ -191,8 +191,8 @@ def test_entropy_and_spread() -> None:
 @given(st.integers(1, 40), st.integers(1, 12), st.integers(0, 30))
 @settings(deadline=None)
 def test_steps_that_go_on_take_the_same_samples(samples: int, batch: int, first: int) -> None:
-    whole = list(Steps(samples, batch, 3, 0, 40))
-    assert list(Steps(samples, batch, 3, first, 40)) == whole[first:]
+    whole = list(StepOrder(samples, batch, 3, 0, 40))
+    assert list(StepOrder(samples, batch, 3, first, 40)) == whole[first:]
     per_epoch = samples // min(batch, samples)
     epoch = list(itertools.chain(*whole[:per_epoch]))
     assert len(set(epoch)) == len(epoch) == per_epoch * min(batch, samples)
@@ -200,7 +200,7 @@ def test_steps_that_go_on_take_the_same_samples(samples: int, batch: int, first:
 
 
 def test_other_seeds_take_other_samples() -> None:
-    assert list(Steps(50, 10, 0, 0, 3)) != list(Steps(50, 10, 1, 0, 3))
+    assert list(StepOrder(50, 10, 0, 0, 3)) != list(StepOrder(50, 10, 1, 0, 3))
 
 
 @pytest.mark.parametrize(("left", "right", "distance"), [("kitten", "sitting", 3), ("", "abc", 3), ("abc", "abc", 0)])

@@ -16,14 +16,14 @@ from acm_export.checkpoints import load_checkpoint
 from acm_export.data.samples import open_samples, split
 from acm_export.distillation import train
 from acm_export.distillation.acmize import Acmized, acmize
-from acm_export.distillation.settings import Settings
+from acm_export.distillation.settings import AcmizeSettings
 from acm_export.distillation.state import partial_folder
 from acm_export.modules import acm_layers
 
 if TYPE_CHECKING:
     from pathlib import Path
 
-SETTINGS = Settings(num_learners=3, steps=(5, 4, 6), batch=8, checkpoint_every=2)
+SETTINGS = AcmizeSettings(num_learners=3, steps=(5, 4, 6), batch=8, checkpoint_every=2)
 
 
 class Killed(BaseException):
@@ -53,7 +53,9 @@ def vit(folder: Path) -> Path:
     return folder
 
 
-def run(folder: Path, settings: Settings = SETTINGS, name: str = "out", dies_at: int = -1, **options: Any) -> Acmized:
+def run(
+    folder: Path, settings: AcmizeSettings = SETTINGS, name: str = "out", dies_at: int = -1, **options: Any
+) -> Acmized:
     samples, held_out = split(open_samples(str(folder / "data.npz"), folder))
     teacher = load_checkpoint(folder / "dense")
     return acmize(teacher, samples, held_out, settings, folder / name, Silent(dies_at), **options)

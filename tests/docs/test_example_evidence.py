@@ -13,7 +13,7 @@ import torch
 
 from acm_export.checkpoints import load_checkpoint
 from acm_export.distillation.plan import make_plan
-from acm_export.distillation.settings import Settings
+from acm_export.distillation.settings import AcmizeSettings
 from acm_export.modules import acm_layers
 from acm_export.onnx_file.manifest import LayerEntry
 from acm_export.surgery import model_flops
@@ -115,7 +115,7 @@ def teacher(example: Any, tmp_path: Path) -> Any:
 @pytest.mark.parametrize("budget", [1.0, 0.6, 0.25])
 def test_the_dense_rival_has_as_many_flops(example: Any, teacher: Any, budget: float) -> None:
     digits = example("digits")
-    plan = make_plan(teacher.model, teacher.family, Settings(sites="ffn,o_proj"))
+    plan = make_plan(teacher.model, teacher.family, AcmizeSettings(sites="ffn,o_proj"))
     hidden, ffn = digits.widths_for(plan, budget)
     inputs = {"pixel_values": torch.zeros(1, 1, 8, 8)}
     found, wider = (
@@ -128,7 +128,7 @@ def test_the_dense_rival_has_as_many_flops(example: Any, teacher: Any, budget: f
 def test_models_of_the_paper_share_the_phases_that_know_no_budget(example: Any, teacher: Any) -> None:
     digits = example("digits")
     images = next(digits.folds(5))[0]
-    settings = Settings(recipe="paper", budget=1.0, batch=8, steps=(2, 2, 0))
+    settings = AcmizeSettings(recipe="paper", budget=1.0, batch=8, steps=(2, 2, 0))
     same = [model.state_dict() for model in digits.paper_models(teacher, images, settings, (0.9, 0.3))]
     assert all(torch.equal(value, same[1][name]) for name, value in same[0].items())
     tuned = replace(settings, steps=(2, 2, 2), learning_rates=(1e-3, 1e-3, 1e-2))

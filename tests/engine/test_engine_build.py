@@ -25,7 +25,7 @@ from acm_export.engine.library import check_library, load_plugin
 from acm_export.engine.machine import version_of
 from acm_export.engine.passport import File, Place, check_usable, passport_path, read_passport
 from acm_export.engine.settings import (
-    Settings,
+    BuilderSettings,
     network_flags,
     parse_tactic_sources,
     set_precision,
@@ -74,7 +74,7 @@ def test_half_layers_are_pinned_on_tensorrt_8_alone() -> None:
         tensorrt, seen = fake(version)
         config = tensorrt.Builder(None).create_builder_config()
         network = tensorrt.Builder(None).create_network(0)
-        set_precision(tensorrt, network, config, Settings({}, tf32=True, half=True))
+        set_precision(tensorrt, network, config, BuilderSettings({}, tf32=True, half=True))
         weak = version.startswith("8")
         assert seen.flags == {"TF32": True} | ({"FP16": True, "OBEY_PRECISION_CONSTRAINTS": True} if weak else {})
         expected = [tensorrt.float16, None, tensorrt.float32, None] if weak else [None] * 4

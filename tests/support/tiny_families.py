@@ -12,7 +12,7 @@ from transformers.models.whisper.modeling_whisper import WhisperEncoder
 from acm_export.surgery import FAMILIES, install_acm_layers, select_sites, spec_for
 
 if TYPE_CHECKING:
-    from acm_export.surgery import Family
+    from acm_export.surgery import ModelFamily
 
 _IMAGES = {"image_size": 8, "patch_size": 4, "num_channels": 1, "num_labels": 5}
 _SIZES = {"hidden_size": 12, "num_hidden_layers": 2, "num_attention_heads": 3, "intermediate_size": 24}
@@ -63,7 +63,7 @@ MAKE = {
 """For each architecture, and each variant of it, a function that makes a dense model of width 12 with two layers."""
 
 
-def family(model: Any) -> Family:
+def family(model: Any) -> ModelFamily:
     """The table entry of a model."""
     return FAMILIES[model.config.model_type]
 

@@ -22,7 +22,7 @@ from acm_export.modules import acm_layers
 from acm_export.onnx_file.inspection import stored_thresholds
 from acm_export.onnx_file.model_file import read_model
 from acm_export.onnx_file.set_budget import set_budget
-from acm_export.runtimes.session import CalibrationSession
+from acm_export.runtimes.session import TappedSession
 from acm_export.surgery import install_acm_layers, model_flops, select_sites, spec_for
 from acm_export.verification.file import verify_file
 from acm_export.verification.measurement import Tally
@@ -130,7 +130,7 @@ def test_the_file_is_calibrated_to_budgets_over_tokens_that_are_no_padding(expor
     options = Options(solver="uniform", batch_size=16)
     calibrate(result.path, NpzFile(folder / "c.npz"), (0.5,), folder / "c.onnx", options)
     manifest = set_budget(folder / "c.onnx", budget=0.5, output=folder / "half.onnx")
-    session = CalibrationSession(folder / "half.onnx")
+    session = TappedSession(folder / "half.onnx")
     stored = stored_thresholds(read_model(folder / "half.onnx"), manifest, folder)
     _, counts, masks = session.run_with_masks(data, np.concatenate([stored[e.name] for e in manifest.layers]))
     tally = Tally(session.layers)

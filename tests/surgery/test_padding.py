@@ -18,7 +18,7 @@ from acm_export.data.batches import Batch
 from acm_export.exporter import dynamic_axes, example_inputs, export
 from acm_export.modules import acm_layers
 from acm_export.modules.wrapper import Exportable
-from acm_export.runtimes.session import CalibrationSession
+from acm_export.runtimes.session import TappedSession
 from acm_export.surgery import install_acm_layers, select_sites, spec_for
 from acm_export.verification.compare import verify_model
 
@@ -65,7 +65,7 @@ def test_padding_runs_the_fewest_learners_in_the_file_at_every_threshold(case: t
     inputs = padded(model)
     valid = valid_tokens(model, inputs)
     assert 0 < valid.sum() < valid.size
-    session = CalibrationSession(path)
+    session = TappedSession(path)
     for tau in (0.0, 5.0, np.inf, -np.inf):
         thresholds = np.full(session.num_thresholds, tau, np.float32)
         feeds = {name: value.numpy() for name, value in inputs.items()}
@@ -112,7 +112,7 @@ def test_a_sample_gives_the_same_alone_and_padded(case: tuple[Any, Path]) -> Non
 def test_calibration_leaves_padding_out(case: tuple[Any, Path]) -> None:
     model, path = case
     feeds = {name: value.numpy() for name, value in padded(model, 8).items()}
-    session = CalibrationSession(path)
+    session = TappedSession(path)
 
     def batches() -> Iterator[Batch]:
         yield Batch(feeds)
@@ -171,7 +171,7 @@ def test_verification_counts_no_padding(case: tuple[Any, Path]) -> None:
     inputs = padded(model)
     report = verify_model(path, Exportable(model, list(inputs), torch.float32, ("logits",)), inputs)
     valid = valid_tokens(model, inputs)
-    counts, layers = run(path, **inputs), CalibrationSession(path).layers
+    counts, layers = run(path, **inputs), TappedSession(path).layers
     ran = sum(layer.learner_flops * float(counts[f"counts/{layer.name}"][valid].sum()) for layer in layers)
     everything = sum(layer.learner_flops * layer.num_learners * int(valid.sum()) for layer in layers)
     assert report.settings[0].name == "τ = 0"

@@ -1,4 +1,4 @@
-"""What the GPU is watched for, with stand-ins for the tools that tell, and what device times are warned of."""
+"""What the GPU is watched for, with stand-ins for the tools that log, and what device times are warned of."""
 
 from __future__ import annotations
 

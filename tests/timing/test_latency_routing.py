@@ -15,7 +15,7 @@ from acm_export.base.errors import UsageError
 from acm_export.data.batches import GraphInput
 from acm_export.data.sources import NpzFile
 from acm_export.exporter import export
-from acm_export.runtimes.session import CalibrationSession
+from acm_export.runtimes.session import TappedSession
 from acm_export.timing.inputs import MOST_BATCHES, Feeds, check_batch_sizes, data_feeds, random_feeds
 from acm_export.timing.routing import (
     all_or_least,
@@ -37,18 +37,18 @@ IDS = GraphInput("ids", ("batch", "width"), np.dtype(np.int64))
 
 
 @pytest.fixture(scope="module")
-def session(tmp_path_factory: pytest.TempPathFactory) -> CalibrationSession:
+def session(tmp_path_factory: pytest.TempPathFactory) -> TappedSession:
     path = tmp_path_factory.mktemp("routing") / "m.onnx"
     torch.manual_seed(0)
     export(tiny_vit(), images(2), path, verify=False, output_fields=("logits",))
-    return CalibrationSession(path)
+    return TappedSession(path)
 
 
 def feeds() -> Feeds:
     return Feeds(tuple({"pixel_values": images(batch).numpy()} for batch in (3, 4)), None)
 
 
-def counts(session: CalibrationSession, thresholds: Any, fed: Feeds) -> list[np.ndarray[Any, Any]]:
+def counts(session: TappedSession, thresholds: Any, fed: Feeds) -> list[np.ndarray[Any, Any]]:
     ran = [session.run(batch, flat(session.layers, thresholds))[1] for batch in fed.batches]
     return [np.concatenate([c[i].reshape(-1) for c in ran]) for i in range(len(session.layers))]
 
@@ -68,7 +68,7 @@ def test_equal_margins_at_the_edge_pass_together_or_not_at_all() -> None:
     assert (margin > all_or_least(margin, 3)).sum() == 3
 
 
-def test_least_and_most_run_the_fewest_and_all(session: CalibrationSession) -> None:
+def test_least_and_most_run_the_fewest_and_all(session: TappedSession) -> None:
     for layer, count in zip(session.layers, counts(session, least(session.layers), feeds()), strict=True):
         assert set(count) == {layer.min_learners}
     for layer, count in zip(session.layers, counts(session, most(session.layers, None), feeds()), strict=True):
@@ -79,7 +79,7 @@ def test_least_and_most_run_the_fewest_and_all(session: CalibrationSession) -> N
 
 
 @pytest.mark.parametrize("bound", [None, 3])
-def test_skewed_tokens_run_all_or_least_at_the_same_budget(session: CalibrationSession, bound: int | None) -> None:
+def test_skewed_tokens_run_all_or_least_at_the_same_budget(session: TappedSession, bound: int | None) -> None:
     start = {e.name: np.zeros(e.num_learners, np.float32) for e in session.layers}
     start = bounded(start, session.layers, bound)
     found = skewed(session, feeds(), start, bound)

@@ -26,7 +26,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable
     from pathlib import Path
 
-    from acm_export.verification.report import Report
+    from acm_export.verification.report import VerificationReport
 
 INF, NAN = float("inf"), float("nan")
 
@@ -45,7 +45,7 @@ class Model:
         export(self.module, self.inputs, self.path, **options)
         self.exportable = Exportable(self.module, ["input"], torch.float32)
 
-    def tamper(self, change: Callable[[onnx.ModelProto], None]) -> Report:
+    def tamper(self, change: Callable[[onnx.ModelProto], None]) -> VerificationReport:
         proto = onnx.load(self.path)
         change(proto)
         onnx.save(proto, self.path)

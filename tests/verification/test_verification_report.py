@@ -20,8 +20,8 @@ from acm_export.verification.report import (
     OUTPUT_TOLERANCE,
     Disagreement,
     LayerRouting,
-    Report,
     SettingResult,
+    VerificationReport,
     check_atol,
 )
 from acm_export.verification.settings import choose_settings
@@ -34,8 +34,8 @@ def scripted(max_abs: float = 0.0, scale: float = 1.0, layers: tuple[LayerRoutin
     return SettingResult("τ = 0", 0.5, max_abs, max_abs / 2, scale, layers)
 
 
-def report_of(*settings: SettingResult, dtype: str = "fp32", atol: float | None = None) -> Report:
-    return Report(settings, dtype, atol, "scripted")
+def report_of(*settings: SettingResult, dtype: str = "fp32", atol: float | None = None) -> VerificationReport:
+    return VerificationReport(settings, dtype, atol, "scripted")
 
 
 @pytest.mark.parametrize("dtype", ["fp32", "fp16", "bf16"])
