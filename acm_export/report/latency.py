@@ -1,4 +1,4 @@
-"""A latency result as a table."""
+"""A latency result as tables."""
 
 from __future__ import annotations
 
@@ -7,77 +7,110 @@ from typing import TYPE_CHECKING
 from rich import box
 from rich.table import Table
 
+from acm_export.timing.routing import DATA
+
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Iterator, Sequence
 
-    from acm_export.timing.result import Result
+    from acm_export.timing.result import LatencyResult
+    from acm_export.timing.statistics import Statistics
 
-_TIMES = ("mean", "std", "p50", "p90", "p95", "p99", "max")
+_STATISTICS = ("mean", "std", "p50", "p90", "p95", "p99", "max")
 
 
-def latency_table(result: Result) -> Table:
-    """One row for each run, in milliseconds of host time."""
+def latency_table(result: LatencyResult) -> Table:
+    """One row for each run, with host times in milliseconds; columns without a value are left out."""
     runtime, streams = result.runtime, max((run.streams for run in result.runs), default=1)
-    parts = [
-        " ".join(filter(None, (runtime.name, runtime.version))), runtime.provider, result.device.name,
-        f"{streams} streams at once" if streams > 1 else None, "CUDA graphs" if result.cuda_graph else None, "ms",
-    ]  # fmt: skip
-    title = f"{result.model.file}: {', '.join(part for part in parts if part)}"
-    table = Table(title=title, title_justify="left", box=box.SIMPLE, padding=(0, 1, 0, 0))
-    table.add_column("batch", justify="right")
-    table.add_column("routing")
-    columns = ("β asked", "β", *_TIMES, "runs", "samples/s", *(("÷ baseline",) if result.baseline else ()))
-    for column in columns:
-        table.add_column(column, justify="right")
-    for index, run in enumerate(result.runs):
-        host = run.host_ms
-        values = [getattr(host, name) for name in _TIMES]
-        table.add_row(
-            "" if run.batch is None else str(run.batch), run.routing,
-            "" if run.budget_requested is None else f"{run.budget_requested:.3g}",
-            "" if run.budget_measured is None else f"{run.budget_measured:.3f}",
-            *("" if value is None else short(value) for value in values),
-            str(host.n), "" if run.throughput is None else short(run.throughput),
-            *((f"{result.baseline.runs[index].ratio:.2f}",) if result.baseline else ()),
-        )  # fmt: skip
-    return table
+    parts = (
+        " ".join(filter(None, (runtime.name, runtime.version))),
+        runtime.provider,
+        result.device.name,
+        f"{streams} concurrent streams" if streams > 1 else None,
+        "CUDA graphs" if result.cuda_graph else None,
+        "ms",
+    )
+    runs = result.runs
+    columns = _run_columns(result)
+    columns["target β"] = ["" if r.budget_requested is None else f"{r.budget_requested:.3g}" for r in runs]
+    columns["β"] = ["" if r.budget_measured is None else f"{r.budget_measured:.3f}" for r in runs]
+    for name in _STATISTICS:
+        columns[name] = [_short(getattr(r.host_ms, name)) for r in runs]
+    columns["runs"] = [str(r.host_ms.n) for r in runs]
+    columns["samples/s"] = [_short(r.throughput) for r in runs]
+    if result.baseline is not None:
+        columns["÷ baseline"] = [f"{beside.ratio:.2f}" for beside in result.baseline.runs]
+    return _table(f"{result.model.file}: {', '.join(part for part in parts if part)}", columns)
 
 
-def device_table(result: Result) -> Table | None:
-    """Where host time goes, one row for each run, in milliseconds; None where the runtime tells nothing."""
-    if all(run.device_ms is None for run in result.runs):
+def breakdown_table(result: LatencyResult) -> Table | None:
+    """Host, device, enqueue and transfer time of each run; None if the runtime reports no device times."""
+    runs = result.runs
+    if all(run.device_ms is None for run in runs):
         return None
-    table = Table(title="where it goes, ms", title_justify="left", box=box.SIMPLE, padding=(0, 1, 0, 0))
-    table.add_column("batch", justify="right")
-    table.add_column("routing")
-    for column in ("β", "host p50", "device p50", "device p99", "enqueue p50", "transfer p50"):
-        table.add_column(column, justify="right")
-    for run in result.runs:
-        device, enqueue, transfer = run.device_ms, run.enqueue_ms, run.transfer_ms
-        table.add_row(
-            "" if run.batch is None else str(run.batch), run.routing,
-            "" if run.budget_measured is None else f"{run.budget_measured:.3f}", short(run.host_ms.p50),
-            "" if device is None else short(device.p50), "" if device is None else short(device.p99),
-            "" if enqueue is None else short(enqueue.p50), "" if transfer is None else short(transfer.p50),
-        )  # fmt: skip
-    return table
+    columns = _run_columns(result)
+    columns["β"] = ["" if r.budget_measured is None else f"{r.budget_measured:.3f}" for r in runs]
+    columns["host p50"] = [_short(r.host_ms.p50) for r in runs]
+    columns["device p50"] = [_median(r.device_ms) for r in runs]
+    columns["device p99"] = ["" if r.device_ms is None else _short(r.device_ms.p99) for r in runs]
+    columns["enqueue p50"] = [_median(r.enqueue_ms) for r in runs]
+    columns["transfer p50"] = [_median(r.transfer_ms) for r in runs]
+    return _table("time breakdown (ms)", columns)
 
 
-def short(value: float) -> str:
-    """Three digits, more where they stand before the point."""
-    return f"{value:.3g}" if value < 1000 else f"{value:.0f}"
+def percentile_table(result: LatencyResult) -> Table | None:
+    """The further percentiles that were requested; None if there are none."""
+    runs = result.runs
+    if all(run.percentiles is None for run in runs):
+        return None
+    columns = _run_columns(result)
+    columns["target β"] = ["" if r.budget_requested is None else f"{r.budget_requested:.3g}" for r in runs]
+    for time in ("host_ms", "device_ms"):
+        for name in dict.fromkeys(name for run in runs for name in (run.percentiles or {}).get(time, {})):
+            cells = [_short((run.percentiles or {}).get(time, {}).get(name)) for run in runs]
+            columns[f"{time.removesuffix('_ms')} {name}"] = cells
+    return _table("further percentiles (ms)", columns)
 
 
-def describe_latency(result: Result) -> Iterator[str]:
-    """Lines below the table."""
+def describe_latency(result: LatencyResult) -> Iterator[str]:
+    """Notes below the table."""
+    if result.runtime.name != "trtexec" and all(run.budget_requested is None for run in result.runs):
+        others = [run.routing for run in result.runs if run.routing != DATA]
+        controlled = "; skewed, least and most are controlled routing" if others else ""
+        yield f"no budgets requested: data ran at the thresholds of the file or of --threshold{controlled}"
     line = result.fit
     if line.fixed_ms is not None and line.ms_per_budget is not None:
-        good = "" if line.r2 is None else f", R² {line.r2:.3f}"
+        r2 = "" if line.r2 is None else f", R² {line.r2:.3f}"
         yield (
-            f"p50 = {line.fixed_ms:.4g} ms + {line.ms_per_budget:.4g} ms · β{good}, over data, least and most of "
+            f"p50 = {line.fixed_ms:.4g} ms + {line.ms_per_budget:.4g} ms · β{r2}, over data, least and most at "
             f"batch {result.runs[0].batch}"
         )
     else:
-        yield "no line of time against β: it takes three different β of one batch"
+        yield "no line of latency against β: fitting it needs at least three different β at one batch size"
     if result.baseline is not None:
-        yield f"÷ baseline: ratio of the medians, {result.baseline.model.file} timed in between"
+        yield f"÷ baseline: ratio of the medians; {result.baseline.model.file} was timed between the blocks"
+
+
+def _run_columns(result: LatencyResult) -> dict[str, Sequence[str]]:
+    batches = ["" if run.batch is None else str(run.batch) for run in result.runs]
+    return {"batch": batches, "routing": [run.routing for run in result.runs]}
+
+
+def _table(title: str, columns: dict[str, Sequence[str]]) -> Table:
+    table = Table(title=title, title_justify="left", box=box.SIMPLE, padding=(0, 1, 0, 0))
+    shown = {name: cells for name, cells in columns.items() if any(cells)}
+    for name in shown:
+        table.add_column(name, justify="left" if name == "routing" else "right")
+    for row in zip(*shown.values(), strict=True):
+        table.add_row(*row)
+    return table
+
+
+def _median(statistics: Statistics | None) -> str:
+    return "" if statistics is None else _short(statistics.p50)
+
+
+def _short(value: float | None) -> str:
+    """Three significant digits, or all digits before the point; empty for None."""
+    if value is None:
+        return ""
+    return f"{value:.3g}" if value < 1000 else f"{value:.0f}"

@@ -1,4 +1,4 @@
-"""What a measurement has to hold: assertions on p99, and no regression against an earlier result."""
+"""Checks of a result: assertions on p99, and no regression compared with an earlier result."""
 
 from __future__ import annotations
 
@@ -7,8 +7,6 @@ from typing import TYPE_CHECKING
 
 from acm_export.base.errors import UsageError
 from acm_export.calibration.budgets import parse_milliseconds
-from acm_export.timing.causes import describe_run
-from acm_export.timing.result import run_key
 from acm_export.timing.result_file import read_result
 from acm_export.timing.routing import DATA
 
@@ -16,97 +14,102 @@ if TYPE_CHECKING:
     from collections.abc import Collection, Iterator, Sequence
     from pathlib import Path
 
-    from acm_export.timing.result import Result, RunResult
+    from acm_export.timing.result import LatencyResult, RunKey, RunResult
 
 _SAME_BUDGET = 0.005
-"""Two budgets that differ by less are the same, measured on the same inputs."""
-
-
-@dataclass(frozen=True)
-class Demands:
-    """What a result is held against.
-
-    Args:
-        assertions: On p99.
-        old: An earlier result, or None.
-        old_path: Where it was read, or None.
-        allowed: Share by which a median may grow against it.
-    """
-
-    assertions: tuple[Assertion, ...] = ()
-    old: Result | None = None
-    old_path: Path | None = None
-    allowed: float = 0.05
-
-
-def read_demands(assertions: Sequence[str], compare: Path | None, max_regression: str) -> Demands:
-    """Demands as the command line states them.
-
-    Raises:
-        UsageError: One cannot be understood, or the earlier result not be read.
-    """
-    old = None if compare is None else read_result(compare)
-    return Demands(tuple(map(parse_assertion, assertions)), old, compare, parse_percent(max_regression))
-
-
-def failures(demands: Demands, result: Result) -> Iterator[str]:
-    """What does not hold, in words."""
-    yield from failed_assertions(demands.assertions, result.runs)
-    if demands.old is not None:
-        yield from regressions(demands.old, result, demands.allowed)
+"""Budgets measured on the same inputs that differ by less are the same."""
 
 
 @dataclass(frozen=True)
 class Assertion:
-    """p99 of host time at a budget may not exceed so many milliseconds; at every setting where the budget is None."""
+    """An upper bound of p99 of host time, in milliseconds; for every budget if ``budget`` is None."""
 
     milliseconds: float
     budget: float | None
 
 
-def parse_assertion(text: str) -> Assertion:
-    """An assertion such as ``4ms@0.5`` or ``4ms``.
+@dataclass(frozen=True)
+class Checks:
+    """What a result is checked for.
+
+    Args:
+        assertions: Bounds of p99.
+        old: Earlier result to compare with, or None.
+        old_path: Path of the earlier result.
+        max_regression: Share by which a run may be slower than before.
+    """
+
+    assertions: tuple[Assertion, ...] = ()
+    old: LatencyResult | None = None
+    old_path: Path | None = None
+    max_regression: float = 0.05
+
+
+def read_checks(assertions: Sequence[str], compare: Path | None, max_regression: str | float) -> Checks:
+    """Parse assertions and read the earlier result.
+
+    Args:
+        assertions: Assertions such as ``4ms@0.5``.
+        compare: Path of the earlier result, or None.
+        max_regression: Share such as ``5%`` or 0.05.
 
     Raises:
-        UsageError: It is none.
+        UsageError: An assertion or share is not valid, or the earlier result cannot be read.
+    """
+    old = None if compare is None else read_result(compare)
+    return Checks(tuple(map(parse_assertion, assertions)), old, compare, parse_percent(str(max_regression)))
+
+
+def failures(checks: Checks, result: LatencyResult) -> Iterator[str]:
+    """Checks that do not hold."""
+    yield from failed_assertions(checks.assertions, result.runs)
+    if checks.old is not None:
+        yield from regressions(checks.old, result, checks.max_regression)
+
+
+def parse_assertion(text: str) -> Assertion:
+    """Parse an assertion such as ``4ms@0.5`` or ``4ms``.
+
+    Raises:
+        UsageError: The time or the budget is not a number.
     """
     time, separator, budget = text.partition("@")
     try:
         return Assertion(parse_milliseconds(time), float(budget) if separator else None)
     except ValueError as error:
-        raise UsageError(f"{budget!r} in {text!r} is no budget", "write it as 4ms@0.5") from error
+        raise UsageError(f"{budget!r} in {text!r} is not a budget", "write the assertion as 4ms@0.5") from error
 
 
 def check_assertions(assertions: Sequence[Assertion], budgets: Collection[float | None]) -> None:
-    """Refuse assertions on budgets that are not measured.
+    """Refuse assertions on budgets that are not timed.
 
     Raises:
-        UsageError: One is.
+        UsageError: An assertion names another budget.
     """
     for assertion in assertions:
         if assertion.budget is not None and assertion.budget not in budgets:
-            measured = ", ".join(f"{b:g}" for b in budgets if b is not None) or "none"
+            timed = ", ".join(f"{b:g}" for b in budgets if b is not None) or "none"
             raise UsageError(
-                f"--assert-p99 names the budget {assertion.budget:g}, --budgets measures {measured}",
-                "name the same budgets",
+                f"--assert-p99 names the budget {assertion.budget:g}, --budgets has {timed}",
+                "name the same budgets in --budgets and --assert-p99",
             )
 
 
 def failed_assertions(assertions: Sequence[Assertion], runs: Sequence[RunResult]) -> Iterator[str]:
-    """What does not hold, in words; every batch is held against an assertion, with the routing of the data."""
+    """Assertions that do not hold; each applies to every batch size, with the routing of the data."""
     for assertion in assertions:
         for run in runs:
             if run.routing != DATA or assertion.budget not in (None, run.budget_requested):
                 continue
             if run.host_ms.p99 > assertion.milliseconds:
-                yield f"p99 is {run.host_ms.p99:.4g} ms, asserted {assertion.milliseconds:g} ms: {describe_run(run)}"
+                yield f"p99 is {run.host_ms.p99:.4g} ms, asserted {assertion.milliseconds:g} ms: {run}"
 
 
 def parse_percent(text: str) -> float:
-    """A share such as ``5%`` or ``0.05``.
+    """Parse a share such as ``5%`` or ``0.05``.
 
     Raises:
-        UsageError: It is none.
+        UsageError: The text is not a share.
     """
     stripped = text.strip()
     try:
@@ -114,87 +117,122 @@ def parse_percent(text: str) -> float:
     except ValueError:
         share = -1.0
     if not 0 <= share < float("inf"):
-        raise UsageError(f"{text!r} is no share", "write it as 5%")
+        raise UsageError(f"{text!r} is not a valid share", "write --max-regression as 5% or 0.05")
     return share
 
 
-def check_comparable(old: Result, old_path: Path, sha256: str | None, model: Path) -> None:
+def check_comparable(old: LatencyResult, old_path: Path, sha256: str | None, model: Path) -> None:
     """Refuse to compare with a measurement of another model; engines built from one ONNX file are one model.
 
     Args:
-        old: The earlier result.
-        old_path: Where it was read.
-        sha256: Of the ONNX file, or of the engine where it is not known; None where neither is.
-        model: What is measured.
+        old: Earlier result.
+        old_path: Path of the earlier result.
+        sha256: SHA-256 of the ONNX file, or of the engine if the ONNX file is not known; None if neither is.
+        model: Path of the model that is timed.
 
     Raises:
-        UsageError: It is one.
+        UsageError: The models differ.
     """
     if None not in (old.identity, sha256) and old.identity != sha256:
         raise UsageError(
-            f"{old_path} was measured on another model: sha256 {old.identity}, {model} has {sha256}",
-            "compare results of one file",
+            f"{old_path} was measured on another model: its sha256 is {old.identity}, that of {model} is {sha256}",
+            "compare results of the same model, or leave --compare out",
         )
 
 
-def check_common(old: Result, planned: Sequence[tuple[dict[str, list[int]], str, float | None, int]]) -> None:
-    """Refuse to compare where no run can be compared, before anything is timed.
+def check_common_runs(old: LatencyResult, keys: Collection[RunKey]) -> None:
+    """Refuse to compare if the two results have no run in common, before anything is timed.
 
     Args:
-        old: The earlier result.
-        planned: Input shapes, routing, requested budget and streams of each run.
+        old: Earlier result.
+        keys: Keys of the runs to time, from :func:`acm_export.timing.result.run_key`.
 
     Raises:
-        UsageError: The earlier result has none of them.
+        UsageError: There is no such run.
     """
-    if not {run.key for run in old.runs} & {run_key(*run) for run in planned}:
+    if not {run.key for run in old.runs} & set(keys):
         raise UsageError(
-            "the result to compare with has none of these runs", "measure the same budgets, batches and streams"
+            "the earlier result has none of these runs", "time the same budgets, batch sizes and streams as before"
         )
 
 
-def differences(old: Result, new: Result) -> Iterator[str]:
-    """What besides the time is not the same in two results of one model."""
+def differences(old: LatencyResult, new: LatencyResult) -> Iterator[str]:
+    """Warnings about what differs between two results besides the times, and about what is compared."""
     if None in (old.identity, new.identity):
-        yield "whether the result that is compared with is of the same model is not known: one of them names no file"
+        yield "it is not known whether the earlier result is of the same model: one of the results names no file"
     for what, before, now in (
         ("runtime", _runtime(old), _runtime(new)),
         ("device", old.device.name, new.device.name),
         ("engine", old.model.sha256 if old.source else None, new.model.sha256 if new.source else None),
+        ("baseline", *_baseline_digests(old, new)),
     ):
         if before != now:
-            yield f"the result that is compared with comes from another {what}: {before}, now {now}"
+            yield f"the earlier result is of another {what}: {before}, now {now}"
+    if (old.baseline or new.baseline) and not compares_ratios(old, new):
+        yield "times are compared, not ratios to the baseline: the two results have no baseline in common"
     if old.partial:
-        yield "the result that is compared with is partial"
+        yield "the earlier result is partial"
     budgets = {run.key: run.budget_measured for run in old.runs}
     if moved := next((run for run in new.runs if _moved(budgets.get(run.key), run.budget_measured)), None):
         yield (
-            f"{describe_run(moved)} ran β {moved.budget_measured:.3f}, before {budgets[moved.key]:.3f}: inputs or "
-            "thresholds are others, and so is the work"
+            f"{moved} ran at β {moved.budget_measured:.3f}, before at {budgets[moved.key]:.3f}: its inputs or "
+            "thresholds differ, and so does the work"
         )
     known = {run.key for run in old.runs}
     if new_runs := [run for run in new.runs if run.key not in known]:
-        yield f"{len(new_runs)} of {len(new.runs)} runs have nothing to compare with, as {describe_run(new_runs[0])}"
+        yield f"the earlier result lacks {len(new_runs)} of {len(new.runs)} runs, first {new_runs[0]}"
 
 
 def _moved(before: float | None, now: float | None) -> bool:
     return before is not None and now is not None and abs(now - before) > _SAME_BUDGET
 
 
-def regressions(old: Result, new: Result, most: float) -> Iterator[str]:
-    """Runs whose median grew by more than the share ``most``, in words."""
-    before = {run.key: run for run in old.runs}
-    both = [run for run in new.runs if run.key in before]
-    for run in both:
-        then = before[run.key].host_ms.p50
-        if run.host_ms.p50 > then * (1 + most):
-            growth = run.host_ms.p50 / then - 1 if then else float("inf")
+def compares_ratios(old: LatencyResult, new: LatencyResult) -> bool:
+    """Whether ratios to the baseline can be compared: both results have one, the same unless it is an engine.
+
+    An engine is rebuilt with every TensorRT version, so its file says nothing about the model in it.
+    """
+    if old.baseline is None or new.baseline is None:
+        return False
+    engines = old.source is not None and new.source is not None
+    return engines or old.baseline.model.sha256 == new.baseline.model.sha256
+
+
+def regressions(old: LatencyResult, new: LatencyResult, max_regression: float) -> Iterator[str]:
+    """Runs that are slower than before by more than a share.
+
+    The ratio to the baseline is compared if both results have one, since it depends less on the machine's state;
+    otherwise the median.
+
+    Args:
+        old: Earlier result.
+        new: Present result.
+        max_regression: Share by which a run may be slower.
+    """
+    ratios = compares_ratios(old, new)
+    what, unit = ("the ratio to the baseline", "") if ratios else ("the median", " ms")
+    before = dict(zip((run.key for run in old.runs), _compared(old, ratios=ratios), strict=False))
+    for run, now in zip(new.runs, _compared(new, ratios=ratios), strict=False):
+        then = before.get(run.key)
+        if then is not None and now > then * (1 + max_regression):
+            growth = now / then - 1 if then else float("inf")
             yield (
-                f"the median went from {then:.4g} to {run.host_ms.p50:.4g} ms ({growth:+.1%}, allowed {most:+.1%}): "
-                f"{describe_run(run)}"
+                f"{what} went from {then:.4g} to {now:.4g}{unit} ({growth:+.1%}, allowed {max_regression:+.1%}): {run}"
             )
 
 
-def _runtime(result: Result) -> str:
+def _compared(result: LatencyResult, *, ratios: bool) -> list[float]:
+    if ratios and result.baseline is not None:
+        return [run.ratio for run in result.baseline.runs]
+    return [run.host_ms.p50 for run in result.runs]
+
+
+def _runtime(result: LatencyResult) -> str:
     info = result.runtime
     return f"{info.name} {info.version or ''} {info.provider}{', CUDA graphs' if result.cuda_graph else ''}"
+
+
+def _baseline_digests(old: LatencyResult, new: LatencyResult) -> tuple[str | None, str | None]:
+    if old.baseline is None or new.baseline is None:
+        return None, None
+    return old.baseline.model.sha256, new.baseline.model.sha256

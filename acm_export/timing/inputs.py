@@ -1,4 +1,4 @@
-"""What is fed while time is taken: batches of real data, or random ones of the example's size."""
+"""The batches that timed runs feed: real data, or random numbers of the example's shape."""
 
 from __future__ import annotations
 
@@ -15,17 +15,17 @@ if TYPE_CHECKING:
 
     from acm_export.data.batches import Arrays, DataSource, GraphInput
 
-MOST_BATCHES = 8
-"""Different batches that runs go through in turn, so that a time is not that of one lucky sample."""
+MAX_BATCHES = 8
+"""Different batches that runs take in turn, so that a time does not depend on one lucky sample."""
 
 
 @dataclass(frozen=True)
-class Feeds:
+class InputBatches:
     """Batches of one size.
 
     Args:
-        batches: All of the same shapes; runs take them in turn.
-        source: The name of the data, or None for random numbers.
+        batches: Batches of the same shapes; runs take them in turn.
+        source: Name of the data; None for random numbers.
     """
 
     batches: tuple[Arrays, ...]
@@ -33,74 +33,83 @@ class Feeds:
 
     @property
     def shapes(self) -> dict[str, list[int]]:
-        """Of each input."""
+        """Shape of each input."""
         return {name: list(array.shape) for name, array in self.batches[0].items()}
+
+    @property
+    def samples(self) -> int:
+        """Samples of one batch."""
+        return len(next(iter(self.batches[0].values())))
 
 
 def check_batch_sizes(inputs: Sequence[GraphInput], sizes: Sequence[int]) -> None:
-    """Refuse batch sizes that the model does not take.
+    """Refuse batch sizes that the model does not accept.
 
     Raises:
-        UsageError: The model's batch is fixed to another.
+        UsageError: The model has another fixed batch size.
     """
     fixed = {value.shape[0] for value in inputs if value.shape and isinstance(value.shape[0], int)}
     for size in sizes:
         if fixed and fixed != {size}:
-            held = ", ".join(map(str, sorted(fixed, key=int)))
-            raise UsageError(f"--batch is {size}, the model's batch is fixed to {held}")
+            accepted = ", ".join(map(str, sorted(fixed, key=int)))
+            raise UsageError(
+                f"--batch is {size}, the model has the fixed batch size {accepted}", f"time it with --batch {accepted}"
+            )
 
 
-def random_feeds(inputs: Sequence[GraphInput], example: Mapping[str, list[int]], batch: int) -> Feeds:
-    """Random inputs: standard normal floats, ones for whole numbers and booleans.
+def random_batches(inputs: Sequence[GraphInput], example: Mapping[str, list[int]], batch: int) -> InputBatches:
+    """Random inputs: standard normal floats, ones for integers and booleans.
 
     Args:
-        inputs: Of the model.
-        example: Shapes of one sample, from the manifest, which give every dynamic axis but the batch.
-        batch: Samples.
+        inputs: Inputs of the model.
+        example: Shapes of the manifest's example, which give every dynamic axis except the batch.
+        batch: Samples of a batch.
 
     Raises:
-        UsageError: The example does not say the shape of an input.
+        UsageError: The example does not give the shape of an input.
     """
     symbol = inputs[0].shape[0]
-    drawn = []
-    for number in range(MOST_BATCHES):
-        rng = np.random.default_rng(number)
-        drawn.append({value.name: draw(rng, value, _shape(value, example, symbol, batch)) for value in inputs})
-    return Feeds(tuple(drawn), None)
+    batches = []
+    for seed in range(MAX_BATCHES):
+        rng = np.random.default_rng(seed)
+        batches.append({value.name: draw(rng, value, _shape(value, example, symbol, batch)) for value in inputs})
+    return InputBatches(tuple(batches), None)
 
 
-def data_feeds(source: DataSource, inputs: tuple[GraphInput, ...], batch: int) -> Feeds:
-    """The first samples of data, in whole batches, at most :data:`MOST_BATCHES`.
+def data_batches(source: DataSource, inputs: tuple[GraphInput, ...], batch: int) -> InputBatches:
+    """The first samples of the data in whole batches, at most :data:`MAX_BATCHES` of them.
 
     Raises:
-        UsageError: The data do not fit the model, have fewer samples than a batch, or their shapes differ.
+        UsageError: The data do not fit the model, have fewer samples than a batch, or differ in shape.
     """
     rows: list[Arrays] = []
     for arrays in source.batches(batch, [value.name for value in inputs]):
-        fed = check_batch(arrays, inputs, source.name)
-        rows += [{name: array[i : i + 1] for name, array in fed.feeds.items()} for i in range(fed.samples)]
-        if len(rows) >= batch * MOST_BATCHES:
+        checked = check_batch(arrays, inputs, source.name)
+        rows += [{name: array[i : i + 1] for name, array in checked.feeds.items()} for i in range(checked.samples)]
+        if len(rows) >= batch * MAX_BATCHES:
             break
     if len(rows) < batch:
-        raise UsageError(f"{source.name} has {len(rows)} samples, a batch takes {batch}", "give more data")
-    rows = rows[: min(len(rows) // batch, MOST_BATCHES) * batch]
+        samples = "1 sample" if len(rows) == 1 else f"{len(rows)} samples"
+        raise UsageError(f"{source.name} has {samples}, --batch is {batch}", "give more data or a smaller --batch")
+    rows = rows[: min(len(rows) // batch, MAX_BATCHES) * batch]
     for row in rows:
         for name, array in row.items():
             if array.shape != rows[0][name].shape:
                 shapes = f"{list(rows[0][name].shape[1:])} and {list(array.shape[1:])}"
                 raise UsageError(
-                    f"{source.name}: samples of {name} have the shapes {shapes}; a time belongs to one shape",
-                    "measure each shape apart",
+                    f"{source.name}: samples of {name} have the shapes {shapes}; latency is measured for one shape",
+                    "time each shape separately",
                 )
     batches = [rows[start : start + batch] for start in range(0, len(rows), batch)]
-    return Feeds(tuple({n: np.concatenate([r[n] for r in part]) for n in part[0]} for part in batches), source.name)
+    joined = tuple({name: np.concatenate([row[name] for row in part]) for name in part[0]} for part in batches)
+    return InputBatches(joined, source.name)
 
 
 def _shape(value: GraphInput, example: Mapping[str, list[int]], symbol: int | str, batch: int) -> list[int]:
     given = example.get(value.name, [])
     if len(given) != len(value.shape):
         raise UsageError(
-            f"the example in the manifest has {value.name} as {given}, the model takes {list(value.shape)}",
+            f"the example in the manifest has {value.name} with shape {given}, the model takes {list(value.shape)}",
             "give real inputs with --data",
         )
     sizes = zip(value.shape, given, strict=True)

@@ -1,242 +1,245 @@
-"""Time a file: every planned run beside the baseline, and the result; what was measured survives an interrupt."""
+"""Measure the latency of a model for each budget and for controlled routing."""
 
 from __future__ import annotations
 
 import os
-from dataclasses import dataclass
+import shlex
+import sys
+from dataclasses import replace
 from datetime import datetime
+from pathlib import Path
 from typing import TYPE_CHECKING
 
-from acm_export.base import interrupts
-from acm_export.base.errors import AcmError, LatencyError, first_line
-from acm_export.base.files import sha256_of
-from acm_export.timing import device
-from acm_export.timing.causes import (
-    Shape,
-    Surroundings,
-    describe_run,
-    device_warnings,
-    machine_warnings,
-    time_warnings,
-)
-from acm_export.timing.measure import Timed, measure
-from acm_export.timing.neighbours import busiest, processes
-from acm_export.timing.plan import left_out
-from acm_export.timing.result import Baseline, BaselineRun, ModelFile, Result, RunResult
+from acm_export.base.errors import AcmError, OutputError, UsageError
+from acm_export.base.files import sha256_of, write_text
+from acm_export.base.progress import Silent
+from acm_export.data.sources import open_source
+from acm_export.timing import checks
+from acm_export.timing.backends import open_backend
+from acm_export.timing.environment import EnvironmentWatch
+from acm_export.timing.gpu_watch import watch_gpu
+from acm_export.timing.inputs import check_batch_sizes
+from acm_export.timing.models import Models, check_baseline
+from acm_export.timing.plot import write_plot
+from acm_export.timing.reliability import device_warnings, environment_warnings, steadiness_warnings
+from acm_export.timing.request import LatencyRequest, TimingOptions
+from acm_export.timing.result import Baseline, LatencyResult, ModelFile, ResultNotWrittenError
+from acm_export.timing.result_file import to_text
 from acm_export.timing.routing import SKEWED
-from acm_export.timing.statistics import Statistics, fit, summarize
+from acm_export.timing.runs import prepare_runs, run_warnings, settings
+from acm_export.timing.statistics import LinearFit, fit_line
+from acm_export.timing.streams import SystemClock
+from acm_export.timing.timed_runs import time_runs
+from acm_export.timing.trtexec import trtexec_result
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Sequence
+    from collections.abc import Sequence
 
-    from acm_export.timing.clock import Clock
-    from acm_export.timing.gpu_watch import GpuWatch
-    from acm_export.timing.measure import Effort
-    from acm_export.timing.plan import Plan, PlannedRun
-    from acm_export.timing.sides import Sides
+    from acm_export.base.progress import Progress
+    from acm_export.timing.backends.backend import Backend, TimedFile
+    from acm_export.timing.checks import Checks
+    from acm_export.timing.result import RunResult
+    from acm_export.timing.runs import Run
+    from acm_export.timing.timed_runs import TimedRuns
 
-
-@dataclass(frozen=True)
-class Pair:
-    """A run and its times, with those of the baseline."""
-
-    run: RunResult
-    timed: Timed
-    baseline: Timed | None
+    StrPath = str | os.PathLike[str]
 
 
-@dataclass(frozen=True)
-class Outcome:
-    """What was timed.
+def latency(
+    model: StrPath | None = None,
+    *,
+    budgets: Sequence[float] = (),
+    threshold: float | None = None,
+    baseline: StrPath | None = None,
+    data: StrPath | None = None,
+    processor: StrPath | None = None,
+    batch: int | Sequence[int] = 1,
+    duration: float = 2.0,
+    runs: int | None = None,
+    warm_up: float | None = None,
+    percentiles: Sequence[float] = (),
+    runtime: str | None = None,
+    plugin: StrPath | None = None,
+    engine_cache: StrPath | None = None,
+    onnx: StrPath | None = None,
+    checkpoint: StrPath | None = None,
+    streams: int = 1,
+    cuda_graph: bool = False,
+    assert_p99: Sequence[str] = (),
+    compare: StrPath | None = None,
+    max_regression: str | float = 0.05,
+    trtexec_times: StrPath | None = None,
+    output: StrPath | None = None,
+    plot: StrPath | None = None,
+    progress: Progress | None = None,
+    command: str | None = None,
+) -> LatencyResult:
+    """Time a model for each budget, with tokens routed by the gates, all least, all most, and skewed.
 
-    Args:
-        pairs: The runs that were done.
-        partial: Whether that is not all of them.
-        error: What ended it, where that was an error; None after an interrupt.
-    """
-
-    pairs: tuple[Pair, ...]
-    partial: bool = False
-    error: AcmError | None = None
-
-
-@dataclass(frozen=True)
-class Origin:
-    """What a result says about where it comes from.
-
-    Args:
-        command: The command line.
-        load: Average of the minute before the process began its work, or None.
-        baseline: The baseline's file or folder, with the digest that stands for it, or None.
-        cuda_graph: Whether runs are launched as CUDA graphs.
-        gpu: Watches the GPU, where it is used.
-    """
-
-    command: str
-    load: float | None
-    baseline: ModelFile | None = None
-    cuda_graph: bool = False
-    gpu: GpuWatch | None = None
-
-
-def time_file(
-    planned: Plan,
-    runs: Sequence[PlannedRun],
-    sides: Sides,
-    effort: Effort,
-    clock: Clock,
-    origin: Origin,
-    log: Callable[[str], None],
-) -> Result:
-    """Time every run.
+    Times go from inputs to outputs in host memory, after a warm-up. The blocks of a baseline lie between those of the
+    model. An interrupt or an error after the first run gives a partial result.
 
     Args:
-        planned: The file.
-        runs: From :func:`acm_export.timing.plan.prepare`.
-        sides: The loaded models.
-        effort: Spent on each run, and as much on the baseline.
-        clock: In seconds.
-        origin: For the result.
-        log: Receives the name of what comes next; nothing is drawn while time is taken.
+        model: Path of an ONNX file or engine; optional with ``trtexec_times``.
+        budgets: β to time, from the calibrated table; by default the model is timed as it is set.
+        threshold: One τ for every gated learner, for models that are not calibrated.
+        baseline: Path of the dense model: an ONNX file, an engine or a checkpoint, as the model.
+        data: Real inputs: a file, a folder or ``module:function``; by default random inputs.
+        processor: Folder of preprocessor_config.json, for images.
+        batch: Batch sizes.
+        duration: Seconds of timed runs for each combination of batch size, budget and routing.
+        runs: Number of timed runs of each stream, in place of ``duration``.
+        warm_up: Seconds of warm-up before the timed runs; by default until times are stable, at most five seconds.
+        percentiles: Percentiles beside p50, p90, p95 and p99, such as 99.9.
+        runtime: onnxruntime, onnxruntime-cuda, onnxruntime-tensorrt, tensorrt or pytorch; by default tensorrt for an
+            engine and onnxruntime for an ONNX file.
+        plugin: Path of the plugin library; by default the one beside the model.
+        engine_cache: Folder in which onnxruntime-tensorrt keeps its engines.
+        onnx: The ONNX file that an engine was built from, to measure β.
+        checkpoint: Folder that the model was exported from, for pytorch.
+        streams: Number of streams that run at the same time.
+        cuda_graph: Launch each run as a CUDA graph.
+        assert_p99: Upper bounds of p99, such as ``4ms@0.5``.
+        compare: Path of an earlier result; ratios to the baseline are compared if both results have one.
+        max_regression: Share by which a run may be slower than in the earlier result, such as 0.05 or ``5%``.
+        trtexec_times: Times that ``trtexec --exportTimes`` wrote; nothing is run.
+        output: Path of the JSON file to write.
+        plot: Path of the plot to write, .png or .svg.
+        progress: Receives each step.
+        command: Command line to record; by default that of this process.
 
     Returns:
-        The result; marked as partial where an interrupt or an error came after the first run was done.
+        The result. Its ``failures`` name the assertions and comparisons that do not hold.
 
     Raises:
-        Interrupted: Before anything was measured.
-        AcmError: A model does not run, before anything was measured.
+        UsageError: Options contradict each other or the model.
+        ResultNotWrittenError: The measurement is done, but its files cannot be written.
+        AcmError: The model is broken, a dependency is missing, or the model does not run.
     """
-    model = ModelFile(str(planned.file.path), sha256_of(planned.file.path))
-    place = planned.backend.place()
-    began = datetime.now().astimezone().isoformat(timespec="seconds")
-    others, before, start = processes(), device.cpu_use(), clock.now()
-    outcome = time_runs(runs, sides, effort, clock, log, origin.gpu)
-    after, seconds = device.cpu_use(), clock.now() - start
-    named = busiest(others, processes(), seconds, os.getpid())
-    seen = Surroundings(os.cpu_count() or 1, origin.load, device.governors(), before, after, seconds, named)
-    warnings = [*input_warnings(runs), *left_out(planned, runs), *machine_warnings(seen)]
-    warnings += origin.gpu.warnings() if origin.gpu is not None else ()
-    warnings += time_warnings(shapes(outcome.pairs), clocks_known=place.clocks is not None)
-    results = tuple(pair.run for pair in outcome.pairs)
-    warnings += device_warnings(results, graph=origin.cuda_graph)
-    first = runs[0].feeds.shapes
-    line = fit(
-        [
-            (r.budget_measured, r.host_ms.p50)
-            for r in results
-            if r.inputs == first and r.routing != SKEWED and r.budget_measured is not None
-        ]
+    watch = EnvironmentWatch()
+    if model is None and trtexec_times is None:
+        raise UsageError("there is no model to time", "name an ONNX file or an engine, or give --trtexec-times")
+    request = LatencyRequest(
+        model=Path(model or trtexec_times or ""),
+        budgets=tuple(budgets),
+        threshold=threshold,
+        batch=(batch,) if isinstance(batch, int) else tuple(batch),
+        streams=streams,
+        baseline=_path(baseline),
+        data=None if data is None else os.fspath(data),
+        processor=_path(processor),
+        timing=TimingOptions(duration, runs, warm_up),
+        percentiles=tuple(dict.fromkeys(percentiles)),
+        runtime=runtime,
+        plugin=_path(plugin),
+        engine_cache=_path(engine_cache),
+        onnx=_path(onnx),
+        checkpoint=_path(checkpoint),
+        cuda_graph=cuda_graph,
+        trtexec_times=_path(trtexec_times),
+        output=_path(output),
+        plot=_path(plot),
     )
-    baseline = None if origin.baseline is None else Baseline(origin.baseline, tuple(map(_baseline_run, outcome.pairs)))
-    return Result(
-        model, planned.backend.info(), place, origin.command, began, results, line, baseline, tuple(warnings),
-        outcome.partial, None if outcome.error is None else str(outcome.error), planned.file.source, origin.cuda_graph,
-    )  # fmt: skip
+    required = checks.read_checks(assert_p99, _path(compare), max_regression)
+    request.check_outputs()
+    command = command or shlex.join([Path(sys.argv[0]).name, *sys.argv[1:]])
+    if request.trtexec_times is not None:
+        result = trtexec_result(request.trtexec_times, _path(model), request, required, command)
+    else:
+        result = _measure(request, required, watch, progress or Silent(), command)
+    if required.old is not None:
+        result = replace(result, warnings=(*result.warnings, *checks.differences(required.old, result)))
+    result = replace(result, failures=(*checks.failures(required, result), *result.failures))
+    try:
+        if request.output is not None:
+            write_text(to_text(result), request.output)
+        if request.plot is not None:
+            write_plot(result, request.plot)
+    except OutputError as error:
+        raise ResultNotWrittenError(error, result) from error
+    return result
 
 
-def time_runs(
-    runs: Sequence[PlannedRun],
-    sides: Sides,
-    effort: Effort,
-    clock: Clock,
-    log: Callable[[str], None],
-    gpu: GpuWatch | None = None,
-) -> Outcome:
-    """Time runs until an interrupt or an error; the run that it falls into is dropped.
+def _path(value: StrPath | None) -> Path | None:
+    return None if value is None else Path(value)
 
-    Args:
-        runs: To time.
-        sides: The loaded models.
-        effort: Spent on each run.
-        clock: In seconds.
-        log: Receives the name of what comes next.
-        gpu: Looks at the GPU after each run, or None.
 
-    Raises:
-        Interrupted: Before anything was measured.
-        AcmError: A model does not run, before anything was measured.
-    """
-    pairs: list[Pair] = []
-    for index, run in enumerate(runs):
-        at = "" if run.budget_requested is None else f" at {run.budget_requested:g}"
-        name = f"run {index + 1} of {len(runs)}: {run.routing}{at}, {_words(run.feeds.shapes)}"
-        log(name)
+def _measure(
+    request: LatencyRequest, required: Checks, watch: EnvironmentWatch, progress: Progress, command: str
+) -> LatencyResult:
+    backend = open_backend(request)
+    gpu = watch_gpu() if backend.on_gpu else None
+    try:
+        file = backend.read(request.model)
+        runs, baseline = _prepare(request, required, backend, file, progress)
+        models, clock = Models(backend, file, request.baseline, request.streams), SystemClock()
+        device, began = backend.device(), datetime.now().astimezone().isoformat(timespec="seconds")
+        watch.start(clock.now())
         try:
-            subject, baseline = sides.subject(run), sides.baseline(run)
-            timed, beside = measure(subject, baseline, effort, clock)
-            interrupts.check()
-            pairs.append(Pair(_result(run, timed, len(subject)), timed, beside))
-            if gpu is not None:
-                gpu.look(describe_run(pairs[-1].run), subject[0])
-        except BaseException as error:
-            interrupted = isinstance(error, interrupts.Interrupted) or interrupts.asked()
-            if not interrupted and isinstance(error, Exception):
-                failure = _named(error, name)
-                if not pairs:
-                    raise failure from error
-                return Outcome(tuple(pairs), partial=True, error=failure)
-            if not pairs or not interrupted:
-                raise
-            interrupts.answered()
-            return Outcome(tuple(pairs), partial=True)
-    return Outcome(tuple(pairs))
+            timed = time_runs(runs, models, request, clock, progress, gpu)
+            environment = watch.stop(clock.now())
+        finally:
+            models.close()
+    except AcmError as error:
+        if gpu is not None and gpu.processes and not isinstance(error, UsageError):
+            hint = error.hint or "run again with --debug for the traceback"
+            error.hint = f"{hint}; the GPU is also used by {', '.join(gpu.processes)}"
+        raise
+    warnings = [*run_warnings(file, runs), *environment_warnings(environment)]
+    warnings += [] if gpu is None else gpu.warnings()
+    warnings += steadiness_warnings(
+        timed.steadiness, clocks_known=device.clocks is not None, percentiles=request.percentiles
+    )
+    warnings += device_warnings(timed.runs, cuda_graph=request.cuda_graph)
+    return LatencyResult(
+        model=ModelFile(str(file.path), sha256_of(file.path)),
+        runtime=backend.info(),
+        device=device,
+        command=command,
+        time=began,
+        runs=tuple(timed.runs),
+        fit=_fit(timed.runs),
+        baseline=None if baseline is None else Baseline(baseline, tuple(timed.baseline)),
+        warnings=tuple(warnings),
+        partial=timed.partial,
+        error=None if timed.error is None else str(timed.error),
+        source=file.source,
+        cuda_graph=request.cuda_graph,
+        failures=(_ended_early(timed, len(runs), request.output),) if timed.partial else (),
+    )
 
 
-def _named(error: Exception, run: str) -> AcmError:
-    """The error that says in which run it came; a runtime has types of its own."""
-    if isinstance(error, AcmError):
-        return error
-    return LatencyError(f"{run} failed: {type(error).__name__}: {first_line(error)}", "--debug shows everything")
+def _prepare(
+    request: LatencyRequest, required: Checks, backend: Backend, file: TimedFile, progress: Progress
+) -> tuple[tuple[Run, ...], ModelFile | None]:
+    """Check the request against the file; returns the runs, and the baseline's file."""
+    check_batch_sizes(file.inputs, request.batch)
+    thresholds = settings(request, file)
+    checks.check_assertions(required.assertions, thresholds.keys())
+    if required.old is not None and required.old_path is not None:
+        digest = file.source.sha256 if file.source else sha256_of(file.path)
+        checks.check_comparable(required.old, required.old_path, digest, file.path)
+    baseline = None
+    if request.baseline is not None:
+        check_baseline(request.baseline, file, backend)
+        baseline = ModelFile(str(request.baseline), backend.baseline_digest(request.baseline))
+    source = None
+    if request.data is not None:
+        source = open_source(request.data, request.processor, request.model.absolute().parent)
+    runs = prepare_runs(request, file, thresholds, backend, source, progress)
+    if required.old is not None:
+        checks.check_common_runs(required.old, [run.key(request.streams) for run in runs])
+    return runs, baseline
 
 
-def input_warnings(runs: Sequence[PlannedRun]) -> list[str]:
-    """Whether the inputs say little about real ones."""
-    if runs[0].feeds.source is None:
-        return ["inputs are random: the gates route noise, not data; give real inputs with --data"]
-    few = min(len(run.feeds.batches) for run in runs)
-    return [] if few > 1 else [f"{runs[0].feeds.source} fills one batch only: every run has the same samples"]
+def _fit(runs: Sequence[RunResult]) -> LinearFit:
+    """The line over the data, least and most runs of the first batch size."""
+    first = [run for run in runs if run.inputs == runs[0].inputs and run.routing != SKEWED]
+    return fit_line([(r.budget_measured, r.host_ms.p50) for r in first if r.budget_measured is not None])
 
 
-def shapes(pairs: Sequence[Pair]) -> list[Shape]:
-    """How the times of both sides behaved."""
-    found = []
-    for pair in pairs:
-        for what, timed in (("the model", pair.timed), ("the baseline", pair.baseline)):
-            if timed is not None:
-                host = summarize(timed.host_ms)
-                name = f"{what} ({describe_run(pair.run)})"
-                found.append(Shape(name, host.variation, timed.drift, timed.warm_up.stable, host.n))
-    return found
-
-
-def _words(shapes: dict[str, list[int]]) -> str:
-    return ", ".join(f"{name} {shape}" for name, shape in shapes.items())
-
-
-def _result(run: PlannedRun, timed: Timed, streams: int) -> RunResult:
-    on_device, enqueue, transfer = _told(timed)
-    return RunResult(
-        run.feeds.shapes, run.routing, run.budget_requested, run.budget_measured, summarize(timed.host_ms), on_device,
-        enqueue, transfer, streams, _throughput(timed, run.feeds.shapes),
-    )  # fmt: skip
-
-
-def _baseline_run(pair: Pair) -> BaselineRun:
-    if pair.baseline is None:
-        raise ValueError("the baseline was not timed")
-    host = summarize(pair.baseline.host_ms)
-    on_device, enqueue, transfer = _told(pair.baseline)
-    throughput = _throughput(pair.baseline, pair.run.inputs)
-    return BaselineRun(host, on_device, pair.run.host_ms.p50 / host.p50, enqueue, transfer, throughput)
-
-
-def _told(timed: Timed) -> tuple[Statistics | None, Statistics | None, Statistics | None]:
-    """Statistics of device, enqueue and transfer times, where the runtime told them."""
-    told = (timed.told_ms(name) for name in ("device_ms", "enqueue_ms", "transfer_ms"))
-    on_device, enqueue, transfer = (None if values is None else summarize(values) for values in told)
-    return on_device, enqueue, transfer
-
-
-def _throughput(timed: Timed, shapes: dict[str, list[int]]) -> float:
-    """Samples per second."""
-    return timed.runs_per_second * next(iter(shapes.values()))[0]
+def _ended_early(timed: TimedRuns, planned: int, output: Path | None) -> str:
+    what = "interrupted" if timed.error is None else f"{timed.error}; stopped"
+    done = f"{len(timed.runs)} of {planned} runs"
+    kept = "they are not written to a file" if output is None else f"they are in {output}, marked as partial"
+    return f"{what} after {done}; {kept}"

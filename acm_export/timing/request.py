@@ -1,201 +1,148 @@
-"""The whole of ``latency``: refuse what cannot work, prepare, time, and give back one result."""
+"""What ``latency`` is asked to measure, checked as far as that is possible without opening a model."""
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
-from datetime import datetime
+import math
+from dataclasses import dataclass, field, fields
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from acm_export.base.errors import AcmError, UsageError
-from acm_export.base.files import check_apart, check_writable, sha256_of
+from acm_export.base.errors import UsageError
+from acm_export.base.files import check_apart, check_writable
 from acm_export.base.plots import check_plot
-from acm_export.data.sources import open_source
-from acm_export.engine.passport import files_of, passport_path, read_passport
-from acm_export.timing import checks
-from acm_export.timing.backends import Asked, open_backend
-from acm_export.timing.gpu_watch import GpuWatch, watch_gpu
-from acm_export.timing.latency import Origin, time_file
-from acm_export.timing.measure import Effort
-from acm_export.timing.plan import Plan, plan, prepare
-from acm_export.timing.result import ModelFile
-from acm_export.timing.routing import DATA
-from acm_export.timing.sides import Sides, check_baseline
-from acm_export.timing.trtexec import read_times, result_of
+from acm_export.engine.passport import files_of
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Sequence
-    from contextlib import AbstractContextManager
+    from collections.abc import Sequence
 
-    from acm_export.base.progress import Progress
-    from acm_export.timing.backend import Backend
-    from acm_export.timing.clock import Clock
-    from acm_export.timing.result import Result
+RUNTIMES = ("onnxruntime", "onnxruntime-cuda", "onnxruntime-tensorrt", "tensorrt", "pytorch")
+MAX_STREAMS = 64
+_WITHOUT_RUNNING = ("model", "trtexec_times", "batch", "streams", "percentiles", "output")
 
 
 @dataclass(frozen=True)
-class Request:
+class TimingOptions:
+    """How long to time the model, and the baseline beside it.
+
+    Args:
+        seconds: Duration of the timed runs, if ``runs`` is None.
+        runs: Timed runs of each stream.
+        warm_up: Seconds of the warm-up; None to warm up until times are stable.
+    """
+
+    seconds: float = 2.0
+    runs: int | None = None
+    warm_up: float | None = None
+
+
+@dataclass(frozen=True)
+class LatencyRequest:
     """What to time and how.
 
     Args:
-        model: The file.
-        asked: The runtime.
-        budgets: β to measure at.
-        threshold: τ to measure at, in their place.
-        batches: Batch sizes.
-        streams: Contexts that run at once.
-        baseline: What is timed in between, or None.
-        data: Real inputs, as :func:`acm_export.data.sources.open_source` takes them, or None.
-        processor: Folder with the preprocessing of images, or None.
-        effort: Spent on each run.
+        model: Path of an ONNX file or engine; the times of trtexec if nothing else is known.
+        budgets: β to time.
+        threshold: τ of every gated learner, in place of budgets.
+        batch: Batch sizes.
+        streams: Streams that run at the same time.
+        baseline: Path of the dense model that is timed between the blocks, or None.
+        data: Real inputs, as :func:`acm_export.data.sources.open_source` takes them; None for random inputs.
+        processor: Folder of preprocessor_config.json, for images.
+        timing: How long to time each run.
+        percentiles: Percentiles beside those that every result has.
+        runtime: One of :data:`RUNTIMES`; None to choose by the file.
+        plugin: Path of the plugin library; None for the one beside the model.
+        engine_cache: Folder of the TensorRT provider's engine cache.
+        onnx: The ONNX file that an engine was built from.
+        checkpoint: Folder that the model was exported from, for pytorch.
+        cuda_graph: Whether to launch each run as a CUDA graph.
+        trtexec_times: Times that trtexec exported; nothing is run then.
+        output: Path of the result, or None.
+        plot: Path of the plot, or None.
+
+    Raises:
+        UsageError: A value is out of range, or two options exclude each other.
     """
 
     model: Path
-    asked: Asked = field(default_factory=Asked)
     budgets: Sequence[float] = ()
     threshold: float | None = None
-    batches: Sequence[int] = (1,)
+    batch: Sequence[int] = (1,)
     streams: int = 1
     baseline: Path | None = None
     data: str | None = None
     processor: Path | None = None
-    effort: Effort = field(default_factory=Effort)
+    timing: TimingOptions = field(default_factory=TimingOptions)
+    percentiles: Sequence[float] = ()
+    runtime: str | None = None
+    plugin: Path | None = None
+    engine_cache: Path | None = None
+    onnx: Path | None = None
+    checkpoint: Path | None = None
+    cuda_graph: bool = False
+    trtexec_times: Path | None = None
+    output: Path | None = None
+    plot: Path | None = None
+
+    def __post_init__(self) -> None:
+        self._check_values()
+        if self.budgets and self.threshold is not None:
+            raise UsageError("--budgets and --threshold exclude each other", "give one of them")
+        if self.trtexec_times is None:
+            return
+        for option in fields(self):
+            if option.name in _WITHOUT_RUNNING:
+                continue
+            default = TimingOptions() if option.name == "timing" else option.default
+            if getattr(self, option.name) != default:
+                raise UsageError(
+                    f"{_option(option.name)} does not apply with --trtexec-times, which runs nothing",
+                    f"leave {_option(option.name)} out",
+                )
+        if len(self.batch) != 1:
+            raise UsageError(f"--batch names {len(self.batch)} sizes, trtexec times one", "name that one")
+
+    def _check_values(self) -> None:
+        timing = self.timing
+        if not 0 < timing.seconds < math.inf:
+            raise UsageError(f"--duration is {timing.seconds}, expected a positive number of seconds")
+        if timing.runs is not None and timing.runs < 1:
+            raise UsageError(f"--runs is {timing.runs}, expected at least 1")
+        if timing.warm_up is not None and not 0 <= timing.warm_up < math.inf:
+            raise UsageError(f"--warm-up is {timing.warm_up}, expected a number of seconds from 0")
+        if not self.batch or min(self.batch) < 1:
+            raise UsageError(f"--batch is {', '.join(map(str, self.batch))}, expected sizes of at least 1, as in 1,8")
+        if not 1 <= self.streams <= MAX_STREAMS:
+            raise UsageError(f"--streams is {self.streams}, expected 1 to {MAX_STREAMS}")
+        if wrong := [percent for percent in self.percentiles if not 0 < percent <= 100]:
+            raise UsageError(f"--percentile is {wrong[0]:g}, expected a number above 0 and at most 100")
+        if self.runtime is not None and self.runtime not in RUNTIMES:
+            raise UsageError(f"unknown runtime {self.runtime!r}", f"choose one of {', '.join(RUNTIMES)}")
+
+    def check_outputs(self) -> None:
+        """Check before any work that result and plot can be written without replacing what is read.
+
+        Raises:
+            UsageError: They would replace an input, or the plot's name has the wrong suffix.
+            OutputError: They cannot be written.
+        """
+        read = (
+            self.model,
+            self.baseline,
+            self.onnx,
+            self.trtexec_times,
+            self.plugin,
+            self.data,
+            self.checkpoint,
+        )
+        paths = [Path(name) for name in read if name is not None]
+        check_apart([part for path in paths for part in files_of(path)], {"-o": self.output, "--plot": self.plot})
+        if self.output is not None:
+            check_writable(self.output)
+        if self.plot is not None:
+            check_plot(self.plot)
+            check_writable(self.plot, "--plot")
 
 
-@dataclass(frozen=True)
-class Surveyor:
-    """What a measurement is made with.
-
-    Args:
-        clock: In seconds.
-        progress: Shows how the preparation goes, and is closed before anything is timed.
-        log: Receives the name of what comes next.
-        command: The command line, for the result.
-        load: Average load of the minute before, or None.
-    """
-
-    clock: Clock
-    progress: Callable[[], AbstractContextManager[Progress]]
-    log: Callable[[str], None]
-    command: str
-    load: float | None
-
-
-def check_outputs(read: Sequence[Path | str | None], output: Path | None, plot: Path | None) -> None:
-    """Find out before any work whether results can be written.
-
-    Args:
-        read: Files that the request names; what belongs to them (passports, data beside a model) is kept from harm too.
-        output: Of the result, or None.
-        plot: Of the picture, or None.
-
-    Raises:
-        UsageError: They would replace what is read, or the picture has a name that cannot be drawn.
-        OutputError: They cannot be written.
-    """
-    paths = [Path(name) for name in read if name is not None]
-    check_apart([part for path in paths for part in files_of(path)], {"-o": output, "--plot": plot})
-    if output is not None:
-        check_writable(output)
-    if plot is not None:
-        check_plot(plot)
-        check_writable(plot, "--plot")
-
-
-def carry_out(request: Request, demands: checks.Demands, surveyor: Surveyor) -> tuple[Result, int]:
-    """Time what is asked for.
-
-    Args:
-        request: It.
-        demands: Refused where they cannot be held against what will be measured; they are not judged here.
-        surveyor: What it is made with.
-
-    Returns:
-        The result, and how many runs were planned.
-
-    Raises:
-        AcmError: Something does not fit, is missing, or does not run.
-    """
-    backend = open_backend(request.model, request.asked)
-    gpu = watch_gpu() if backend.on_gpu else None
-    try:
-        return _timed(request, demands, surveyor, backend, gpu)
-    except AcmError as error:
-        if gpu is not None and gpu.tenants and not isinstance(error, UsageError):
-            error.hint = f"{error.hint or '--debug shows more'}; the GPU is also held by {', '.join(gpu.tenants)}"
-        raise
-
-
-def _timed(
-    request: Request, demands: checks.Demands, surveyor: Surveyor, backend: Backend, gpu: GpuWatch | None
-) -> tuple[Result, int]:
-    planned = plan(
-        request.model, backend, budgets=request.budgets, threshold=request.threshold, batches=request.batches,
-        streams=request.streams,
-    )  # fmt: skip
-    _check_demands(demands, planned)
-    baseline = _baseline(request, planned, backend)
-    source = None
-    if request.data is not None:
-        source = open_source(request.data, request.processor, request.model.absolute().parent)
-    with surveyor.progress() as shown:
-        prepared = prepare(planned, source, shown)
-    if demands.old is not None:
-        keys = [(run.feeds.shapes, run.routing, run.budget_requested, request.streams) for run in prepared]
-        checks.check_common(demands.old, keys)
-    sides = Sides(planned, request.baseline)
-    origin = Origin(surveyor.command, surveyor.load, baseline, request.asked.cuda_graph, gpu)
-    try:
-        result = time_file(planned, prepared, sides, request.effort, surveyor.clock, origin, surveyor.log)
-    finally:
-        sides.close()
-    return result, len(prepared)
-
-
-def read_trtexec(
-    times: Path, model: Path | None, demands: checks.Demands, batches: Sequence[int], streams: int, command: str
-) -> Result:
-    """The result of times that trtexec wrote; nothing is run.
-
-    Args:
-        times: The file.
-        model: What trtexec ran, or None where it is not known.
-        demands: Refused where they cannot be held against it; they are not judged here.
-        batches: Samples of a query, one number.
-        streams: That trtexec ran at once.
-        command: The command line.
-
-    Raises:
-        UsageError: The file is none of trtexec, or the demands do not fit.
-    """
-    if len(batches) != 1:
-        raise UsageError(f"--batch names {len(batches)} sizes, the times of trtexec are of one", "name one")
-    if model is not None and not model.is_file():
-        raise UsageError(f"there is no file {model}", "name what trtexec ran, or leave it out")
-    checks.check_assertions(demands.assertions, [None])
-    file = ModelFile(str(model or times), None if model is None else sha256_of(model))
-    source = None
-    if model is not None and passport_path(model).is_file():
-        onnx_file = read_passport(model).model
-        source = ModelFile(onnx_file.name, onnx_file.sha256)
-    if demands.old is not None and demands.old_path is not None:
-        checks.check_comparable(demands.old, demands.old_path, (source or file).sha256, model or times)
-        checks.check_common(demands.old, [({}, DATA, None, streams)])
-    queries = read_times(times)
-    when = datetime.fromtimestamp(times.stat().st_mtime).astimezone()
-    return result_of(queries, file, source, when, command, batch=batches[0], streams=streams)
-
-
-def _check_demands(demands: checks.Demands, planned: Plan) -> None:
-    checks.check_assertions(demands.assertions, [choice.budget_requested for choice in planned.choices])
-    if demands.old is None or demands.old_path is None:
-        return
-    source, path = planned.file.source, planned.file.path
-    checks.check_comparable(demands.old, demands.old_path, source.sha256 if source else sha256_of(path), path)
-
-
-def _baseline(request: Request, planned: Plan, backend: Backend) -> ModelFile | None:
-    if request.baseline is None:
-        return None
-    check_baseline(request.baseline, planned.file.inputs, request.model, backend)
-    return ModelFile(str(request.baseline), backend.baseline_digest(request.baseline))
+def _option(name: str) -> str:
+    return "--duration, --runs or --warm-up" if name == "timing" else f"--{name.replace('_', '-')}"

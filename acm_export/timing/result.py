@@ -1,22 +1,29 @@
-"""A latency result: what was measured, and where."""
+"""The result of a latency measurement."""
 
 from __future__ import annotations
 
 from dataclasses import asdict, dataclass
 from typing import TYPE_CHECKING, Any
 
+from acm_export.base.errors import OutputError
+
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
 
-    from acm_export.timing.device import Device
-    from acm_export.timing.statistics import Line, Statistics
+    from acm_export.timing.environment import Device
+    from acm_export.timing.statistics import LinearFit, Statistics
+
+    Percentiles = dict[str, dict[str, float]]
+    """Milliseconds by percentile (``p99.9``) by time (``host_ms``, ``device_ms``)."""
+
+    RunKey = tuple[tuple[tuple[str, tuple[int, ...]], ...], str, float | None, int]
 
 SCHEMA = 1
 
 
 @dataclass(frozen=True)
 class ModelFile:
-    """A file: its name as given, and its SHA-256, or None where it was not there to be read."""
+    """A file: its name as given, and its SHA-256, or None if it could not be read."""
 
     file: str
     sha256: str | None
@@ -24,33 +31,34 @@ class ModelFile:
 
 @dataclass(frozen=True)
 class RuntimeInfo:
-    """What ran it; None for a version that is not known."""
+    """The runtime that ran the model; the version is None if it is not known."""
 
     name: str
     version: str | None
     provider: str
 
 
-def run_key(inputs: Mapping[str, Sequence[int]], routing: str, budget: float | None, streams: int) -> tuple[Any, ...]:
-    """What two results of the same run have in common: shapes, routing, requested budget and streams."""
+def run_key(inputs: Mapping[str, Sequence[int]], routing: str, budget: float | None, streams: int) -> RunKey:
+    """What identifies the same run in two results: shapes, routing, requested budget and streams."""
     return tuple((name, tuple(shape)) for name, shape in sorted(inputs.items())), routing, budget, streams
 
 
 @dataclass(frozen=True)
 class RunResult:
-    """One combination of batch, routing and budget.
+    """One combination of batch size, routing and budget.
 
     Args:
-        inputs: Shapes by name.
+        inputs: Shapes by input.
         routing: data, least, most or skewed.
-        budget_requested: β, or None where a threshold, the file's setting or the routing decides.
-        budget_measured: β from the learner counts of the same inputs.
-        host_ms: From feeding to outputs in host memory.
-        device_ms: On the device alone, or None where the runtime does not tell; the next two likewise.
-        enqueue_ms: That the host took to hand the work to the device.
-        transfer_ms: Of inputs to the device and outputs back.
-        streams: That ran at once.
-        throughput: Samples per second of all streams together; None in results of before it was measured.
+        budget_requested: Requested β; None if a threshold, the file's setting or the routing decides.
+        budget_measured: β from the learner counts of the same inputs; None if they are not visible.
+        host_ms: Host time from inputs to outputs in host memory.
+        device_ms: Time on the device alone; None if the runtime does not report it.
+        enqueue_ms: Time that the host takes to enqueue the work; None if the runtime does not report it.
+        transfer_ms: Time of transfers to and from the device; None if the runtime does not report it.
+        streams: Streams that ran at the same time.
+        throughput: Samples per second of all streams together; None in results that did not record it.
+        percentiles: Requested further percentiles, or None.
     """
 
     inputs: dict[str, list[int]]
@@ -63,29 +71,38 @@ class RunResult:
     transfer_ms: Statistics | None = None
     streams: int = 1
     throughput: float | None = None
+    percentiles: Percentiles | None = None
 
     @property
-    def key(self) -> tuple[Any, ...]:
-        """What two results of the same run have in common."""
+    def key(self) -> RunKey:
+        """What identifies the same run in another result."""
         return run_key(self.inputs, self.routing, self.budget_requested, self.streams)
 
     @property
     def batch(self) -> int | None:
-        """Length of the first input's leading axis; None where inputs are not known."""
+        """Length of the first input's leading axis; None if the inputs are not known."""
         return next((shape[0] for shape in self.inputs.values()), None)
+
+    def __str__(self) -> str:
+        """Short description for people."""
+        at = "" if self.budget_requested is None else f" at {self.budget_requested:g}"
+        batch = "" if self.batch is None else f", batch {self.batch}"
+        streams = "" if self.streams == 1 else f", {self.streams} streams"
+        return f"{self.routing}{at}{batch}{streams}"
 
 
 @dataclass(frozen=True)
 class BaselineRun:
-    """The baseline beside one run, in the same order as the runs.
+    """The baseline timed beside one run, in the same order as the runs.
 
     Args:
-        host_ms: As of the run, and so are the others.
-        device_ms: See there.
-        ratio: Median of the model ÷ median of the baseline.
-        enqueue_ms: See there.
-        transfer_ms: See there.
-        throughput: See there.
+        host_ms: Host time, as for the run.
+        device_ms: Device time, as for the run.
+        ratio: Median host time of the model ÷ that of the baseline.
+        enqueue_ms: Enqueue time, as for the run.
+        transfer_ms: Transfer time, as for the run.
+        throughput: Samples per second, as for the run.
+        percentiles: Requested further percentiles, or None.
     """
 
     host_ms: Statistics
@@ -94,34 +111,36 @@ class BaselineRun:
     enqueue_ms: Statistics | None = None
     transfer_ms: Statistics | None = None
     throughput: float | None = None
+    percentiles: Percentiles | None = None
 
 
 @dataclass(frozen=True)
 class Baseline:
-    """The file that was timed in between, and its times beside every run."""
+    """The baseline's file, and its times beside every run."""
 
     model: ModelFile
     runs: tuple[BaselineRun, ...]
 
 
 @dataclass(frozen=True)
-class Result:
-    """Everything that was measured.
+class LatencyResult:
+    """Everything that a latency measurement found.
 
     Args:
-        model: The file.
-        runtime: What ran it.
-        device: Where.
-        command: The command line.
-        time: When it began, ISO 8601 with the offset.
-        runs: In the order in which they were made.
-        fit: Time against β, of the first batch.
-        baseline: Or None.
-        warnings: Why the times may not be trusted.
-        partial: Whether some runs are missing, because of an interrupt or an error.
-        error: What ended it, where that was an error.
-        source: The ONNX file that the model was built from, where the model is an engine.
+        model: The file that was timed.
+        runtime: The runtime that ran it.
+        device: The device it ran on.
+        command: Command line of the measurement.
+        time: Start of the measurement, ISO 8601 with the offset.
+        runs: Runs in the order in which they were timed.
+        fit: Line of time against β, for the first batch size.
+        baseline: The baseline, or None.
+        warnings: Reasons not to trust the times.
+        partial: Whether runs are missing because of an interrupt or an error.
+        error: The error that ended the measurement early, or None.
+        source: The ONNX file that the model was built from, if the model is an engine.
         cuda_graph: Whether runs were launched as CUDA graphs.
+        failures: Assertions and comparisons that do not hold, and what ended the measurement early.
     """
 
     model: ModelFile
@@ -130,19 +149,33 @@ class Result:
     command: str
     time: str
     runs: tuple[RunResult, ...]
-    fit: Line
+    fit: LinearFit
     baseline: Baseline | None = None
     warnings: tuple[str, ...] = ()
     partial: bool = False
     error: str | None = None
     source: ModelFile | None = None
     cuda_graph: bool = False
+    failures: tuple[str, ...] = ()
 
     @property
     def identity(self) -> str | None:
-        """SHA-256 by which results are of one model: of the ONNX file, from which engines are built anew."""
+        """SHA-256 of the model that was timed: of the ONNX file, since engines are rebuilt."""
         return self.model.sha256 if self.source is None else self.source.sha256
 
     def to_json(self) -> dict[str, Any]:
-        """The document."""
+        """The JSON document."""
         return {"schema": SCHEMA, **asdict(self)}
+
+
+class ResultNotWrittenError(OutputError):
+    """A measurement is done, but its result or plot cannot be written.
+
+    Args:
+        error: What prevented it.
+        result: The result, which is not lost.
+    """
+
+    def __init__(self, error: OutputError, result: LatencyResult) -> None:
+        super().__init__(str(error), error.hint)
+        self.result = result

@@ -1,4 +1,4 @@
-"""Thresholds that route tokens as a measurement wants them."""
+"""Thresholds for controlled routing, and the β that inputs run at."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     from acm_export.data.batches import Arrays
     from acm_export.onnx_file.manifest import LayerEntry
     from acm_export.runtimes.session import TappedSession
-    from acm_export.timing.inputs import Feeds
+    from acm_export.timing.inputs import InputBatches
 
     Thresholds = dict[str, NDArray[np.float32]]
     """float32 ``[N]`` by the name of the layer."""
@@ -27,35 +27,77 @@ if TYPE_CHECKING:
 DATA, LEAST, MOST, SKEWED = "data", "least", "most", "skewed"
 
 
+class SessionMeter:
+    """Measures budgets in ONNX Runtime, with learner counts and gate logits as extra outputs.
+
+    Args:
+        session: Session of the ONNX file.
+    """
+
+    def __init__(self, session: TappedSession) -> None:
+        self._session: TappedSession | None = session
+
+    def budget(self, inputs: InputBatches, thresholds: Thresholds | None, controls: Arrays) -> float | None:  # noqa: ARG002
+        """Measure β at these thresholds."""
+        return None if thresholds is None else measured_budget(self._opened, inputs, thresholds)
+
+    def skewed(self, inputs: InputBatches, start: Thresholds, max_learners: int | None) -> Thresholds:
+        """Find the worst skew, layer by layer."""
+        return skewed(self._opened, inputs, start, max_learners)
+
+    def close(self) -> None:
+        """Drop the session."""
+        self._session = None
+
+    @property
+    def _opened(self) -> TappedSession:
+        if self._session is None:
+            raise ValueError("the meter is closed")
+        return self._session
+
+
+class NoMeter:
+    """For engines that show neither learner counts nor gate logits."""
+
+    def budget(self, inputs: InputBatches, thresholds: Thresholds | None, controls: Arrays) -> None:
+        """Not known."""
+
+    def skewed(self, inputs: InputBatches, start: Thresholds, max_learners: int | None) -> None:
+        """Not known."""
+
+    def close(self) -> None:
+        """Nothing to free."""
+
+
 def least(layers: Sequence[LayerEntry]) -> Thresholds:
-    """Every token runs ``min_learners``."""
+    """Thresholds at which every token runs ``min_learners``."""
     return {layer.name: np.full(layer.num_learners, np.inf, np.float32) for layer in layers}
 
 
 def most(layers: Sequence[LayerEntry], max_learners: int | None) -> Thresholds:
-    """Every token runs all learners, or as many as the file's bound allows."""
+    """Thresholds at which every token runs all learners, or as many as the file's ``max_learners`` allows."""
     everything = {layer.name: np.full(layer.num_learners, -np.inf, np.float32) for layer in layers}
     return bounded(everything, layers, max_learners)
 
 
 def bounded(
-    thresholds: Mapping[str, NDArray[np.float32]], layers: Sequence[LayerEntry], most: int | None
+    thresholds: Mapping[str, NDArray[np.float32]], layers: Sequence[LayerEntry], max_learners: int | None
 ) -> Thresholds:
-    """The thresholds with +inf for learners beyond a bound."""
-    return {e.name: np.where(bound_of(e, most) > 0, np.float32(np.inf), thresholds[e.name]) for e in layers}
+    """The thresholds with +inf for learners beyond ``max_learners``."""
+    return {e.name: np.where(bound_of(e, max_learners) > 0, np.float32(np.inf), thresholds[e.name]) for e in layers}
 
 
 def can_be_skewed(layers: Sequence[LayerEntry]) -> bool:
-    """Whether some layer has two gated learners: with one, all or least is all that there is."""
+    """Whether some layer has two gated learners; with one, a token runs either all or the fewest anyway."""
     return any(layer.num_learners - layer.min_learners > 1 for layer in layers)
 
 
 def all_or_least(margin: NDArray[np.float32], tokens: int) -> float:
-    """The threshold that so many tokens exceed.
+    """The threshold that a given number of tokens exceeds.
 
     Args:
-        margin: float32 ``[tokens]`` of the first gated learner; NaN never exceeds anything.
-        tokens: That are to exceed it; where margins are equal at the edge, fewer do.
+        margin: float32 ``[tokens]``, margins of the first gated learner; NaN never exceeds a threshold.
+        tokens: Number of tokens; fewer exceed the threshold where margins are equal at the edge.
     """
     if tokens <= 0:
         return float("inf")
@@ -65,25 +107,26 @@ def all_or_least(margin: NDArray[np.float32], tokens: int) -> float:
     return float(ordered[-tokens - 1])
 
 
-def skewed(session: TappedSession, feeds: Feeds, start: Thresholds, max_learners: int | None) -> Thresholds:
-    """Route the same number of learners as ``start``, but so that a token runs all of them or the fewest.
+def skewed(session: TappedSession, inputs: InputBatches, start: Thresholds, max_learners: int | None) -> Thresholds:
+    """Run the same number of learners as ``start``, but every token runs either all of them or the fewest.
 
-    Layer by layer, in the order in which they run: a threshold changes what later layers see. The first gated learner
-    gets a threshold that lets as many tokens pass as keep the layer's learners, the others run wherever it does.
+    Goes layer by layer in execution order, because a threshold changes what later layers receive. The first gated
+    learner gets the threshold that lets as many tokens pass as keeps the layer's learners; the others run wherever it
+    does.
 
     Args:
-        session: Gives gate logits and counts.
-        feeds: What is run; all batches together decide.
+        session: Session that shows gate logits and counts.
+        inputs: Batches to run; all of them together decide.
         start: Thresholds whose learners per layer are kept, to less than what one token can run.
-        max_learners: The bound of the file.
+        max_learners: The file's bound on learners.
     """
     layers = session.layers
-    wanted = _learners(session, feeds, start)
+    wanted = _learners(session, inputs, start)
     chosen = dict(start)
     for index, layer in enumerate(layers):
         top = min(layer.num_learners, layer.num_learners if max_learners is None else max_learners)
         low = layer.min_learners
-        first = _first_margins(session, feeds, chosen, index)
+        first = _first_margins(session, inputs, chosen, index)
         tokens = round((wanted[index] - low * first.size) / (top - low)) if top > low else 0
         values = np.full(layer.num_learners, -np.inf, np.float32)
         if top > low:
@@ -92,20 +135,20 @@ def skewed(session: TappedSession, feeds: Feeds, start: Thresholds, max_learners
     return chosen
 
 
-def measured_budget(session: TappedSession, feeds: Feeds, thresholds: Thresholds) -> float:
-    """β of all batches, from the counts of their own runs; padding is left out."""
+def measured_budget(session: TappedSession, inputs: InputBatches, thresholds: Thresholds) -> float:
+    """β over all batches, from the learner counts of their runs; padding is left out."""
     values, tally = flat(session.layers, thresholds), Tally(session.layers)
-    for batch in feeds.batches:
+    for batch in inputs.batches:
         _, counts, masks = session.run_with_masks(batch, values)
-        tally.add(counts, [masks.of(count.shape) for count in counts], 0.0, None, len(next(iter(batch.values()))))
+        tally.add(counts, [masks.of(count.shape) for count in counts], 0.0, None, inputs.samples)
     return tally.result().budget
 
 
 def budget_of_counts(layers: Sequence[LayerEntry], runs: Iterable[tuple[Arrays, Sequence[NDArray[np.int32]]]]) -> float:
-    """β of runs that give no gate logits; padding is left out where the mask has the shape of the tokens.
+    """β from learner counts alone; padding is left out where the mask has the shape of the tokens.
 
     Args:
-        layers: Of the manifest.
+        layers: Layers of the manifest.
         runs: Inputs of each run, and the learner counts of each layer.
     """
     tally = Tally(layers)
@@ -116,23 +159,25 @@ def budget_of_counts(layers: Sequence[LayerEntry], runs: Iterable[tuple[Arrays, 
 
 
 def flat(layers: Sequence[LayerEntry], thresholds: Thresholds) -> NDArray[np.float32]:
-    """The thresholds of all layers, one after the other."""
+    """The thresholds of all layers in one array."""
     return np.concatenate([thresholds[layer.name] for layer in layers]).astype(np.float32)
 
 
-def _learners(session: TappedSession, feeds: Feeds, thresholds: Thresholds) -> list[int]:
-    """Learners that run in each layer, over all tokens."""
+def _learners(session: TappedSession, inputs: InputBatches, thresholds: Thresholds) -> list[int]:
+    """Learners that run in each layer, summed over all tokens."""
     totals = [0] * len(session.layers)
-    for batch in feeds.batches:
+    for batch in inputs.batches:
         for index, count in enumerate(session.run(batch, flat(session.layers, thresholds))[1]):
             totals[index] += int(count.sum())
     return totals
 
 
-def _first_margins(session: TappedSession, feeds: Feeds, thresholds: Thresholds, index: int) -> NDArray[np.float32]:
-    """Margins ``[tokens]`` of the first gated learner of a layer; of no use where it has none."""
+def _first_margins(
+    session: TappedSession, inputs: InputBatches, thresholds: Thresholds, index: int
+) -> NDArray[np.float32]:
+    """Margins ``[tokens]`` of a layer's first gated learner; zeros if it has none."""
     found = []
-    for batch in feeds.batches:
+    for batch in inputs.batches:
         logits = session.run_with_logits(batch, flat(session.layers, thresholds))[1][index]
         margin = margins(logits)
         found.append(margin[..., 0].reshape(-1) if margin.shape[-1] else np.zeros(logits[..., 0].size, np.float32))

@@ -4,28 +4,29 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
+from fractions import Fraction
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Iterable, Sequence
 
-_FEWEST_POINTS = 3
-"""Through two points every line fits."""
+_MIN_BUDGETS = 3
+"""A line fits any two points."""
 
 
 @dataclass(frozen=True)
 class Statistics:
-    """Of the times of n runs, in milliseconds.
+    """Statistics of the times of n runs, in milliseconds.
 
     Args:
-        mean: Arithmetic.
-        std: Of the sample (n - 1); None for one run.
-        p50: Percentiles by :func:`percentile`.
-        p90: Likewise.
-        p95: Likewise.
-        p99: Likewise; equals ``max`` below 100 runs.
-        max: Largest.
-        n: Runs.
+        mean: Arithmetic mean.
+        std: Sample standard deviation (n - 1); None for one run.
+        p50: Median, by :func:`percentile`.
+        p90: 90th percentile.
+        p95: 95th percentile.
+        p99: 99th percentile; equals ``max`` below 100 runs.
+        max: Maximum.
+        n: Number of runs.
     """
 
     mean: float
@@ -39,7 +40,7 @@ class Statistics:
 
     @property
     def variation(self) -> float:
-        """The std ÷ mean; 0 for one run."""
+        """Coefficient of variation, std ÷ mean; 0 for one run."""
         return (self.std or 0.0) / self.mean if self.mean else 0.0
 
 
@@ -47,7 +48,7 @@ def summarize(milliseconds: Sequence[float]) -> Statistics:
     """Statistics of run times.
 
     Args:
-        milliseconds: One number for each run, in any order.
+        milliseconds: Time of each run, in any order.
 
     Raises:
         ValueError: There are none.
@@ -62,26 +63,38 @@ def summarize(milliseconds: Sequence[float]) -> Statistics:
     return Statistics(mean, std, p50, p90, p95, p99, ordered[-1], n)
 
 
-def percentile(ordered: Sequence[float], percent: int) -> float:
-    """The nearest-rank percentile: the smallest value that at least so many percent of the values do not exceed.
+def percentile(ordered: Sequence[float], percent: float) -> float:
+    """The nearest-rank percentile: the smallest value that at least this many percent of the values do not exceed.
 
-    It is always a time that was measured; nothing is interpolated, so a tail is never made to look better than it is.
+    It is always a time that was measured. Nothing is interpolated, so a tail never looks better than it is.
 
     Args:
-        ordered: Ascending, at least one.
-        percent: From 1 to 100.
+        ordered: Ascending values, at least one.
+        percent: Above 0, at most 100.
     """
-    return ordered[-(-percent * len(ordered) // 100) - 1]
+    rank = math.ceil(Fraction(str(percent)) * len(ordered) / 100)  # exact: 99.9% of 1000 values are 999
+    return ordered[rank - 1]
+
+
+def percentiles(milliseconds: Iterable[float], percents: Sequence[float]) -> dict[str, float]:
+    """Percentiles by name, as ``p99.9``.
+
+    Args:
+        milliseconds: Time of each run, in any order.
+        percents: Percentiles to take.
+    """
+    ordered = sorted(milliseconds)
+    return {f"p{percent:g}": percentile(ordered, percent) for percent in percents}
 
 
 @dataclass(frozen=True)
-class Line:
+class LinearFit:
     """time = fixed_ms + ms_per_budget · β, by least squares.
 
     Args:
-        fixed_ms: At β = 0; None without a line.
-        ms_per_budget: From β = 0 to β = 1; None without a line.
-        r2: Share of the variance of the times that the line explains; None where there is no variance.
+        fixed_ms: Time at β = 0; None without a fit.
+        ms_per_budget: Additional time from β = 0 to β = 1; None without a fit.
+        r2: Share of the variance of the times that the line explains; None if there is no variance.
     """
 
     fixed_ms: float | None = None
@@ -89,17 +102,17 @@ class Line:
     r2: float | None = None
 
 
-def fit(points: Sequence[tuple[float, float]]) -> Line:
+def fit_line(points: Sequence[tuple[float, float]]) -> LinearFit:
     """Fit time against β.
 
     Args:
-        points: (β, milliseconds).
+        points: Pairs of β and milliseconds.
 
     Returns:
-        The line; one of None where the points have fewer than three different β.
+        The fit; its fields are None if the points have fewer than three different β.
     """
-    if len({budget for budget, _ in points}) < _FEWEST_POINTS:
-        return Line()
+    if len({budget for budget, _ in points}) < _MIN_BUDGETS:
+        return LinearFit()
     n = len(points)
     mean_b = math.fsum(b for b, _ in points) / n
     mean_t = math.fsum(t for _, t in points) / n
@@ -108,4 +121,4 @@ def fit(points: Sequence[tuple[float, float]]) -> Line:
     fixed = mean_t - slope * mean_b
     total = math.fsum((t - mean_t) ** 2 for _, t in points)
     residual = math.fsum((t - fixed - slope * b) ** 2 for b, t in points)
-    return Line(fixed, slope, 1 - residual / total if total else None)
+    return LinearFit(fixed, slope, 1 - residual / total if total else None)

@@ -1,8 +1,8 @@
-"""What ``trtexec --exportTimes`` wrote, as a result: the same statistics, without running anything.
+"""Turn the times that ``trtexec --exportTimes`` wrote into a result with the same statistics, without running anything.
 
-The file is a list with one object a query, written by ``exportJSONTrace`` of TensorRT's samples (the same names from
-8.5 to 11). Durations are exact to six digits; moments are written with six digits too, so that a duration from two of
-them is the coarser the later it was.
+The file is a list with one object for each query, written by ``exportJSONTrace`` of TensorRT's samples (the names are
+the same from 8.5 to 11). Durations have six digits. Timestamps have six digits too, so the difference of two timestamps
+gets coarser the later they are.
 """
 
 from __future__ import annotations
@@ -10,146 +10,206 @@ from __future__ import annotations
 import json
 import math
 from dataclasses import dataclass
+from datetime import datetime
 from itertools import pairwise
 from statistics import median
 from typing import TYPE_CHECKING, Any
 
 from acm_export.base.errors import UsageError
+from acm_export.base.files import sha256_of
 from acm_export.base.json_fields import BrokenFieldError, Kind, checked
-from acm_export.timing.causes import Shape, device_warnings, time_warnings
-from acm_export.timing.device import Device
-from acm_export.timing.result import Result, RunResult, RuntimeInfo
+from acm_export.engine.passport import passport_path, read_passport
+from acm_export.timing import checks
+from acm_export.timing.environment import Device
+from acm_export.timing.reliability import Steadiness, device_warnings, steadiness_warnings
+from acm_export.timing.result import LatencyResult, ModelFile, RunResult, RuntimeInfo, run_key
 from acm_export.timing.routing import DATA
-from acm_export.timing.statistics import Line, summarize
+from acm_export.timing.statistics import LinearFit, percentiles, summarize
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
-    from datetime import datetime
     from pathlib import Path
 
-    from acm_export.timing.result import ModelFile
+    from acm_export.timing.checks import Checks
+    from acm_export.timing.request import LatencyRequest
 
-_MOST_BYTES = 1 << 29
+_MAX_BYTES = 1 << 29
 _DIGITS = 6
-_COARSEST = 0.05
-"""Of a median: where moments are coarser, durations between them are not given."""
+_MAX_RESOLUTION = 0.05
+"""Share of the median enqueue time; if timestamps are coarser, enqueue times are left out."""
 
 _TIME = Kind("a number from 0", lambda v: type(v) in (int, float) and 0 <= v < math.inf)
 _FIELDS = dict.fromkeys(
     (
-        "startEnqMs", "endEnqMs", "startH2dMs", "startComputeMs", "endComputeMs", "endD2hMs", "h2dMs", "computeMs",
-        "d2hMs", "latencyMs",
+        "startEnqMs",
+        "endEnqMs",
+        "startH2dMs",
+        "startComputeMs",
+        "endComputeMs",
+        "endD2hMs",
+        "h2dMs",
+        "computeMs",
+        "d2hMs",
+        "latencyMs",
     ),
     _TIME,
-)  # fmt: skip
+)
 _HINT = "write it with: trtexec --loadEngine=M.plan --exportTimes=T.json"
 
 
 @dataclass(frozen=True)
 class Query:
-    """One query of the file, in milliseconds; moments count from trtexec's start.
+    """One query of the file, in milliseconds; timestamps count from trtexec's start.
 
     Args:
-        began: First moment on the device.
-        ended: Last moment on the device.
-        enqueue_began: Moment on the host.
-        compute_ended: Moment on the device.
-        enqueue: On the host.
-        compute: On the device.
-        transfer: To the device and back.
-        latency: Of transfers and computing; what trtexec calls latency.
+        start: Timestamp on the device before the first transfer.
+        end: Timestamp on the device after the last transfer.
+        enqueue_start: Timestamp on the host.
+        compute_end: Timestamp on the device.
+        enqueue: Enqueue time on the host.
+        compute: Compute time on the device.
+        transfer: Transfers to the device and back.
+        latency: Transfers and compute; what trtexec calls latency.
     """
 
-    began: float
-    ended: float
-    enqueue_began: float
-    compute_ended: float
+    start: float
+    end: float
+    enqueue_start: float
+    compute_end: float
     enqueue: float
     compute: float
     transfer: float
     latency: float
 
 
+def trtexec_result(
+    times: Path, model: Path | None, request: LatencyRequest, required: Checks, command: str
+) -> LatencyResult:
+    """The result of what trtexec measured.
+
+    Args:
+        times: Path of the times that trtexec exported.
+        model: Path of the engine that trtexec ran, or None if it is not known.
+        request: Batch size and streams of trtexec, and percentiles to take.
+        required: Checks, refused here if they do not fit the times.
+        command: Command line to record.
+
+    Raises:
+        UsageError: A file is missing or was not written by trtexec, or the checks do not fit.
+    """
+    if model is not None and not model.is_file():
+        raise UsageError(f"there is no file {model}", "name the engine that trtexec ran, or leave it out")
+    checks.check_assertions(required.assertions, [None])
+    file = ModelFile(str(model or times), None if model is None else sha256_of(model))
+    source = None
+    if model is not None and passport_path(model).is_file():
+        onnx_file = read_passport(model).model
+        source = ModelFile(onnx_file.name, onnx_file.sha256)
+    if required.old is not None and required.old_path is not None:
+        checks.check_comparable(required.old, required.old_path, (source or file).sha256, model or times)
+        checks.check_common_runs(required.old, [run_key({}, DATA, None, request.streams)])
+    queries = read_times(times)
+    enqueue = [query.enqueue for query in queries]
+    coarse = resolution(queries) > _MAX_RESOLUTION * median(enqueue)
+    run = _run(queries, request, enqueue_known=not coarse)
+    written = datetime.fromtimestamp(times.stat().st_mtime).astimezone()
+    return LatencyResult(
+        model=file,
+        runtime=RuntimeInfo("trtexec", None, "TensorRT"),
+        device=Device(None, None),
+        command=command,
+        time=written.isoformat(timespec="seconds"),
+        runs=(run,),
+        fit=LinearFit(),
+        warnings=(
+            *trace_warnings(queries, coarse=coarse),
+            *device_warnings([run]),
+            *steadiness_warnings([_steadiness(queries, run)], clocks_known=False, percentiles=request.percentiles),
+        ),
+        source=source,
+    )
+
+
 def read_times(path: Path) -> list[Query]:
     """Read the file.
 
     Raises:
-        UsageError: There is none, or it is something else.
+        UsageError: The file is missing or was not written by trtexec.
     """
     try:
-        if path.stat().st_size > _MOST_BYTES:
-            raise UsageError(f"{path} has {path.stat().st_size} bytes; at most {_MOST_BYTES} are read")
+        if path.stat().st_size > _MAX_BYTES:
+            raise UsageError(
+                f"{path} has {path.stat().st_size} bytes, at most {_MAX_BYTES} are read", "let trtexec run shorter"
+            )
         queries = _parse(json.loads(path.read_text(encoding="utf-8")))
     except FileNotFoundError as error:
         raise UsageError(f"there is no file {path}", _HINT) from error
     except (OSError, ValueError, RecursionError, BrokenFieldError) as error:
-        raise UsageError(f"{path} is no file of trtexec --exportTimes: {error}", _HINT) from error
+        raise UsageError(f"{path} was not written by trtexec --exportTimes: {error}", _HINT) from error
     if not queries:
-        raise UsageError(f"{path} holds no query", "let trtexec run longer, as with --duration=10")
+        raise UsageError(f"{path} holds no queries", "let trtexec run longer, as with --duration=10")
     return queries
 
 
-def result_of(
-    queries: Sequence[Query], model: ModelFile, source: ModelFile | None, when: datetime, command: str,
-    *, batch: int = 1, streams: int = 1,
-) -> Result:  # fmt: skip
-    """The result of what trtexec measured.
-
-    Args:
-        queries: From :func:`read_times`.
-        model: That it ran, as far as it is known.
-        source: The ONNX file of the engine, or None.
-        when: The times were written.
-        command: The command line.
-        batch: Samples of a query, for the throughput.
-        streams: That trtexec ran at once.
-    """
-    transfers = [query.transfer for query in queries]
-    enqueue = [query.enqueue for query in queries]
-    coarse = resolution(queries) > _COARSEST * median(enqueue)
-    seconds = (max(query.ended for query in queries) - min(query.began for query in queries)) / 1e3
-    run = RunResult(
-        {}, DATA, None, None, summarize([query.latency for query in queries]),
-        summarize([query.compute for query in queries]), None if coarse else summarize(enqueue),
-        summarize(transfers) if any(transfers) else None, streams, len(queries) * batch / seconds if seconds else None,
-    )  # fmt: skip
-    warnings = [*trace_warnings(queries, coarse=coarse), *device_warnings([run])]
-    warnings += time_warnings([_shape(queries, run)], clocks_known=False)
-    runtime, device = RuntimeInfo("trtexec", None, "TensorRT"), Device(None, None)
-    time = when.astimezone().isoformat(timespec="seconds")
-    return Result(model, runtime, device, command, time, (run,), Line(), None, tuple(warnings), source=source)
+def _run(queries: Sequence[Query], request: LatencyRequest, *, enqueue_known: bool) -> RunResult:
+    times = {
+        "host_ms": [query.latency for query in queries],
+        "device_ms": [query.compute for query in queries],
+        "enqueue_ms": [query.enqueue for query in queries] if enqueue_known else [],
+        "transfer_ms": [query.transfer for query in queries],
+    }
+    if not any(times["transfer_ms"]):
+        times["transfer_ms"] = []
+    known = {name: values for name, values in times.items() if values}
+    statistics = {name: summarize(values) for name, values in known.items()}
+    seconds = (max(query.end for query in queries) - min(query.start for query in queries)) / 1e3
+    return RunResult(
+        inputs={},
+        routing=DATA,
+        budget_requested=None,
+        budget_measured=None,
+        host_ms=statistics["host_ms"],
+        device_ms=statistics["device_ms"],
+        enqueue_ms=statistics.get("enqueue_ms"),
+        transfer_ms=statistics.get("transfer_ms"),
+        streams=request.streams,
+        throughput=len(queries) * request.batch[0] / seconds if seconds else None,
+        percentiles={name: percentiles(values, request.percentiles) for name, values in known.items()}
+        if request.percentiles
+        else None,
+    )
 
 
 def trace_warnings(queries: Sequence[Query], *, coarse: bool) -> Iterator[str]:
-    """What the times of trtexec do not say.
+    """Warnings about what the times of trtexec leave out.
 
     Args:
-        queries: In the order of the file.
-        coarse: Whether moments are too coarse for enqueue times.
+        queries: Queries in the order of the file.
+        coarse: Whether timestamps are too coarse for enqueue times.
     """
-    yield "trtexec feeds random numbers unless it is given --loadInputs: the gates route noise, not data"
+    yield "trtexec feeds random numbers without --loadInputs: the gates route noise, not data"
     pairs = list(pairwise(queries))
-    ahead = sum(later.enqueue_began < earlier.compute_ended for earlier, later in pairs)
+    ahead = sum(later.enqueue_start < earlier.compute_end for earlier, later in pairs)
     if ahead > len(pairs) / 2:
         yield (
-            f"enqueue ahead: {ahead} of {len(queries)} queries were handed over while the one before still ran; their "
-            "latency leaves out the time that they waited. trtexec --exposeDMA hands over one at a time"
+            f"enqueue ahead: {ahead} of {len(queries)} queries were enqueued while the one before was running; their "
+            "latency leaves out the time that they waited. trtexec --exposeDMA enqueues one at a time"
         )
     if not any(query.transfer for query in queries):
         yield (
-            "trtexec left transfers out, so host time is device time; put them in: --includeDataTransfers from "
-            "TensorRT 11 on, before it by leaving --noDataTransfers out"
+            "trtexec left transfers out, so host time is device time; include them with --includeDataTransfers from "
+            "TensorRT 11 on, or by leaving out --noDataTransfers before it"
         )
     if coarse:
         yield (
-            f"enqueue times are left out: trtexec writes moments with {_DIGITS} digits, here to "
-            f"{resolution(queries):g} ms; a shorter --duration makes them finer"
+            f"enqueue times are left out: trtexec writes timestamps with {_DIGITS} digits, here a resolution of "
+            f"{resolution(queries):g} ms; a shorter --duration makes it finer"
         )
 
 
 def resolution(queries: Sequence[Query]) -> float:
-    """Milliseconds that the last digit of the latest moment on the host stands for."""
-    latest = max(query.enqueue_began + query.enqueue for query in queries)
+    """Resolution in milliseconds of the latest timestamp on the host."""
+    latest = max(query.enqueue_start + query.enqueue for query in queries)
     return 10.0 ** (math.floor(math.log10(latest)) + 1 - _DIGITS) if latest > 0 else 0.0
 
 
@@ -166,14 +226,20 @@ def _query(entry: Any, where: str) -> Query:
     if enqueue < 0:
         raise BrokenFieldError(f"{where}endEnqMs is {values['endEnqMs']}, before startEnqMs, {values['startEnqMs']}")
     return Query(
-        values["startH2dMs"], values["endD2hMs"], values["startEnqMs"], values["endComputeMs"], enqueue,
-        values["computeMs"], values["h2dMs"] + values["d2hMs"], values["latencyMs"],
-    )  # fmt: skip
+        start=values["startH2dMs"],
+        end=values["endD2hMs"],
+        enqueue_start=values["startEnqMs"],
+        compute_end=values["endComputeMs"],
+        enqueue=enqueue,
+        compute=values["computeMs"],
+        transfer=values["h2dMs"] + values["d2hMs"],
+        latency=values["latencyMs"],
+    )
 
 
-def _shape(queries: Sequence[Query], run: RunResult) -> Shape:
-    """Drift is that of the last eighth against the first."""
+def _steadiness(queries: Sequence[Query], run: RunResult) -> Steadiness:
+    """Drift is the last eighth compared with the first."""
     part = max(1, len(queries) // 8)
     first, last = (median(query.latency for query in some) for some in (queries[:part], queries[-part:]))
     drift = last / first - 1 if first else 0.0
-    return Shape("trtexec", run.host_ms.variation, drift, settled=True, runs=len(queries))
+    return Steadiness("trtexec", run.host_ms.variation, drift, warmed_up=True, runs=len(queries))

@@ -20,9 +20,10 @@ from acm_export.calibration.budgets import budget_of_latency
 from acm_export.cli import main
 from acm_export.cli.latency import _RUNTIMES
 from acm_export.exporter import export
-from acm_export.timing import latency as work
-from acm_export.timing import warm_up as warming
+from acm_export.timing import latency
+from acm_export.timing import measure as measuring
 from acm_export.timing.backends import BACKENDS
+from acm_export.timing.request import RUNTIMES
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -52,8 +53,8 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(autouse=True)
 def _short(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(warming, "WINDOW_SECONDS", 0.0)
-    monkeypatch.setattr(warming, "MOST_RUNS", 10)
+    monkeypatch.setattr(measuring, "WINDOW_SECONDS", 0.0)
+    monkeypatch.setattr(measuring, "MAX_WARM_UP_RUNS", 10)
 
 
 def test_the_result_has_every_field_and_calibration_reads_it(folder: Path) -> None:
@@ -67,7 +68,7 @@ def test_the_result_has_every_field_and_calibration_reads_it(folder: Path) -> No
     assert content == json.loads(output.read_text())
     assert list(content) == [
         "schema", "model", "runtime", "device", "command", "time", "runs", "fit", "baseline", "warnings", "partial",
-        "error", "source", "cuda_graph",
+        "error", "source", "cuda_graph", "failures",
     ]  # fmt: skip
     assert content["model"] == {"file": str(folder / "c.onnx"), "sha256": sha256_of(folder / "c.onnx")}
     assert content["runtime"]["provider"] == "CPUExecutionProvider"
@@ -111,17 +112,19 @@ def test_budgets_are_measured_from_the_counts_of_the_same_inputs(folder: Path, n
     assert measured["most"] == 1
 
 
-def test_without_budgets_the_file_is_timed_as_it_is_and_random_inputs_are_said(folder: Path) -> None:
+def test_without_budgets_the_model_is_timed_as_it_is_with_random_inputs(folder: Path) -> None:
     result = run("latency", folder / "m.onnx", "--runs", 2, "--batch", 2)
     assert result.exit_code == 0, result.stderr
     assert "inputs are random" in result.stderr
     assert "p99 is the maximum" in result.stderr
     assert "most" in result.stdout
+    assert "target β" not in result.stdout
+    assert "no budgets requested: data ran at the thresholds of the file" in result.stdout
     with_threshold = run("latency", folder / "m.onnx", "--runs", 2, "--threshold", "1", "--json")
     assert json.loads(with_threshold.stdout)["runs"][0]["budget_requested"] is None
 
 
-def test_what_does_not_hold_ends_with_1(folder: Path) -> None:
+def test_failed_assertions_and_regressions_exit_with_1(folder: Path) -> None:
     args = ("latency", folder / "c.onnx", "--budgets", "0.5", "--data", folder / "d.npz", "--runs", 5)
     failed = run(*args, "--assert-p99", "0.000001ms@0.5", "-o", folder / "old.json")
     assert failed.exit_code == 1
@@ -145,11 +148,11 @@ def test_what_does_not_hold_ends_with_1(folder: Path) -> None:
     assert (nothing.exit_code, "none of these runs" in nothing.stderr) == (2, True)
 
 
-def test_what_does_not_fit_is_said_before_any_work(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_wrong_options_are_refused_before_any_work(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     def no_work(*_: Any) -> None:
         raise AssertionError("work began")
 
-    monkeypatch.setattr(work, "time_runs", no_work)
+    monkeypatch.setattr(latency, "time_runs", no_work)
     c, m = folder / "c.onnx", folder / "m.onnx"
     (folder / "bad.json").write_text("{}")
     (folder / "bad").mkdir()
@@ -157,20 +160,24 @@ def test_what_does_not_fit_is_said_before_any_work(folder: Path, monkeypatch: py
     few = write_images(folder / "few.npz", 3)
     table = json.loads(run("inspect", c, "--json").stdout)["manifest"]["calibration"]["table"]["budgets"]
     cases: tuple[tuple[tuple[object, ...], int, str], ...] = (
-        ((c, "--budgets", "0.01"), 2, f"which reaches from {table[0]:.4g} to {table[-1]:.4g}"),
+        ((c, "--budgets", "0.01"), 2, f"which goes from {table[0]:.4g} to {table[-1]:.4g}"),
         ((m, "--budgets", "0.5"), 2, "is not calibrated"),
         ((c, "--budgets", "0.5", "--threshold", 1), 2, "exclude each other"),
         ((folder / "b.onnx", "--threshold", 1), 2, "computes its thresholds from its input budget"),
-        ((folder / "tensorrt.onnx",), 1, "is for the target tensorrt"),
+        ((folder / "tensorrt.onnx",), 1, "is exported for the target tensorrt"),
         ((folder / "dense.onnx",), 1, "has no gated learners"),
         ((c, "--baseline", folder / "other.onnx"), 2, "; "),
         ((c, "--data", wrong), 2, "pixel_values is float32 [1, 1, 5, 8]"),
-        ((c, "--data", few, "--batch", 4), 2, "has 3 samples, a batch takes 4"),
-        ((c, "--batch", "0"), 2, "no batch sizes"),
-        ((c, "--budgets", "0.5", "--assert-p99", "4ms@0.6"), 2, "names the budget 0.6, --budgets measures 0.5"),
+        ((c, "--data", few, "--batch", 4), 2, "has 3 samples, --batch is 4"),
+        ((c, "--batch", "0"), 2, "is not a list of batch sizes"),
+        (
+            (c, "--budgets", "0.5", "--assert-p99", "4ms@0.6"),
+            2,
+            "names the budget 0.6, --budgets has 0.5",
+        ),
         ((c, "--assert-p99", "soon"), 2, "'soon' is no time"),
-        ((c, "--compare", folder / "bad.json"), 2, "is no result of acm-export latency"),
-        ((c, "--max-regression", "x"), 2, "is no share"),
+        ((c, "--compare", folder / "bad.json"), 2, "is not a result of acm-export latency"),
+        ((c, "--max-regression", "x"), 2, "is not a valid share"),
         ((c, "-o", folder / "none" / "r.json"), 1, "does not exist"),
         ((c, "-o", folder / "bad" / ".." / "c.onnx"), 2, "would be replaced"),
         ((c, "--plot", folder / "r.pdf"), 2, "must end in .png or .svg"),
@@ -185,7 +192,7 @@ def test_what_does_not_fit_is_said_before_any_work(folder: Path, monkeypatch: py
     assert "pixel_values float32 [batch, 1, 8, 8]" in baseline
 
 
-def test_nothing_that_is_read_is_replaced(folder: Path, tmp_path: Path) -> None:
+def test_inputs_are_never_replaced(folder: Path, tmp_path: Path) -> None:
     data, before = folder / "d.npz", (folder / "d.npz").read_bytes()
     plan, passport, picture = tmp_path / "m.plan", tmp_path / "m.plan.json", tmp_path / "x.svg"
     passport.write_text("{}")
@@ -207,7 +214,7 @@ def test_a_duration_is_a_number_of_seconds(folder: Path, seconds: str) -> None:
     assert "--duration" in refused.stderr
 
 
-def test_streams_run_at_once_and_are_part_of_what_is_compared(folder: Path, tmp_path: Path) -> None:
+def test_streams_run_concurrently_and_identify_the_compared_runs(folder: Path, tmp_path: Path) -> None:
     output = tmp_path / "r.json"
     args = ("latency", folder / "m.onnx", "--batch", 2, "--runs", 6, "--streams", 3)
     result = run(*args, "--baseline", folder / "dense.onnx", "-o", output)
@@ -221,10 +228,10 @@ def test_streams_run_at_once_and_are_part_of_what_is_compared(folder: Path, tmp_
     assert run(*args, "--compare", output, "--max-regression", "1e9").exit_code == 0
 
 
-def test_cuda_graphs_are_refused_where_there_are_none(folder: Path) -> None:
+def test_cuda_graphs_are_refused_without_support(folder: Path) -> None:
     result = run("latency", folder / "m.onnx", "--cuda-graph")
     assert result.exit_code == 2
-    assert "onnxruntime does not launch CUDA graphs" in result.stderr
+    assert "onnxruntime cannot launch CUDA graphs" in result.stderr
 
 
 def test_data_with_nan_are_refused(folder: Path) -> None:
@@ -234,7 +241,7 @@ def test_data_with_nan_are_refused(folder: Path) -> None:
 
 
 def test_the_command_line_offers_every_runtime() -> None:
-    assert tuple(BACKENDS) == _RUNTIMES
+    assert tuple(BACKENDS) == _RUNTIMES == RUNTIMES
 
 
 def test_timing_needs_no_torch(folder: Path) -> None:
@@ -249,7 +256,7 @@ def test_timing_needs_no_torch(folder: Path) -> None:
     assert ran.returncode == 0, ran.stderr
 
 
-def test_a_provider_that_does_not_start_is_no_silent_cpu(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_no_fallback_to_the_cpu_if_a_provider_does_not_start(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     import onnxruntime
 
     listed = ["CUDAExecutionProvider", "CPUExecutionProvider"]

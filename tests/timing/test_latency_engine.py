@@ -26,10 +26,9 @@ from acm_export.engine import runtime
 from acm_export.engine.passport import Place, passport_path
 from acm_export.exporter import export
 from acm_export.runtimes import cuda_driver
-from acm_export.timing import device
-from acm_export.timing import latency as work
-from acm_export.timing import warm_up as warming
-from acm_export.timing.device import Device
+from acm_export.timing import environment, latency
+from acm_export.timing import measure as measuring
+from acm_export.timing.environment import Device
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -59,9 +58,9 @@ def furnish(patch: pytest.MonkeyPatch, library: Path, place: Place = ORIN) -> No
     for module in (engine_module, runtime):
         patch.setattr(module, "find_place", lambda _: place)
     patch.setattr(cuda_driver.Driver.__init__, "__defaults__", (str(library),))
-    patch.setattr(device, "gpu", lambda: Device(place.gpu, place.arch))
-    patch.setattr(warming, "WINDOW_SECONDS", 0.0)
-    patch.setattr(warming, "MOST_RUNS", 10)
+    patch.setattr(environment, "gpu", lambda: Device(place.gpu, place.arch))
+    patch.setattr(measuring, "WINDOW_SECONDS", 0.0)
+    patch.setattr(measuring, "MAX_WARM_UP_RUNS", 10)
 
 
 @pytest.fixture(scope="module")
@@ -118,7 +117,7 @@ def test_budgets_go_in_where_the_engine_takes_a_budget(folder: Path, library: Pa
         assert r["budget_measured"] == pytest.approx(r["budget_requested"], abs=0.1)  # a handful of samples
         assert (r["device_ms"]["p50"], r["transfer_ms"]["p50"]) == (1, 2 + 4)  # as the stand-in driver's clock ticks
         assert r["enqueue_ms"]["n"] == 3
-    assert any("--threshold-inputs for skewed, least and most" in warning for warning in content["warnings"])
+    assert any("controlled routing (skewed, least, most) is left out" in warning for warning in content["warnings"])
 
 
 def test_the_budget_of_an_engine_is_that_of_the_file_it_was_built_from(folder: Path) -> None:
@@ -137,7 +136,7 @@ def test_thresholds_as_inputs_allow_every_routing(folder: Path) -> None:
     assert content["fit"]["r2"] is not None
     alone = run(folder / "thresholds.plan", "--threshold", 0, "--runs", 3, "--json")
     assert rows(json.loads(alone.stdout)) == [("data", None), ("least", None), ("most", None)]
-    assert "skewed routing is left out: it takes gate logits" in alone.stderr
+    assert "skewed routing is left out: it needs gate logits" in alone.stderr
 
 
 def test_without_counts_budgets_are_null_or_come_from_the_file(folder: Path) -> None:
@@ -158,11 +157,12 @@ def test_a_fixed_engine_is_timed_as_it_is(folder: Path) -> None:
     assert content["cuda_graph"] is True
 
 
-def test_the_tables_show_where_time_goes(folder: Path) -> None:
+def test_the_tables_show_the_time_breakdown(folder: Path) -> None:
     shown = run(folder / "fixed.plan", "--runs", 2, "--streams", 2, "--cuda-graph").stdout
-    assert f"fixed.plan: tensorrt {VERSION}, TensorRT, Orin, 2 streams at once, CUDA graphs, ms" in " ".join(
+    assert f"fixed.plan: tensorrt {VERSION}, TensorRT, Orin, 2 concurrent streams, CUDA graphs, ms" in " ".join(
         shown.split()
     )
+    assert "time breakdown (ms)" in shown
     assert "device p50" in shown
     assert "transfer p50" in shown
 
@@ -180,25 +180,25 @@ def test_any_engine_with_the_same_inputs_is_a_baseline(folder: Path, passport: b
     assert row["throughput"] > 0
 
 
-def test_what_does_not_fit_is_said_before_anything_is_timed(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_wrong_options_are_refused_before_anything_is_timed(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     def no_work(*_: Any) -> None:
         raise AssertionError("work began")
 
-    monkeypatch.setattr(work, "time_runs", no_work)
+    monkeypatch.setattr(latency, "time_runs", no_work)
     b = folder / "budget.plan"
     cases: tuple[tuple[tuple[object, ...], int, str], ...] = (
-        ((folder / "fixed.plan", "--budgets", "0.5"), 2, "is fixed to one setting of its thresholds"),
-        ((folder / "fixed.plan", "--threshold", "1"), 2, "is fixed to one setting of its thresholds"),
+        ((folder / "fixed.plan", "--budgets", "0.5"), 2, "has fixed thresholds"),
+        ((folder / "fixed.plan", "--threshold", "1"), 2, "has fixed thresholds"),
         ((b, "--budgets", "0.01"), 2, "is outside the table of budget.plan"),
         ((b, "--threshold", "1"), 2, "computes its thresholds from its input budget"),
-        ((b, "--batch", "1,9"), 2, "from 1x1x8x8 to 8x1x8x8; 9x1x8x8 lies outside"),
+        ((b, "--batch", "1,9"), 2, "from 1x1x8x8 to 8x1x8x8, not for 9x1x8x8"),
         ((b, "--onnx", folder / "m.onnx"), 2, "was built from b.onnx, SHA-256"),
         ((b, "--baseline", folder / "dense.onnx"), 2, "is an ONNX file"),
-        ((b, "--baseline", folder / "none.plan"), 1, "there is no engine"),
+        ((b, "--baseline", folder / "none.plan"), 2, "there is no file"),
         ((folder / "dense.plan",), 1, "has no gated learners"),
         ((folder / "none.plan",), 1, "there is no engine"),
         ((b, "--plugin", folder / "d.npz"), 1, "is not what"),
-        ((folder / "b.onnx", "--plugin", folder / "d.npz"), 2, "--plugin means nothing with the runtime onnxruntime"),
+        ((folder / "b.onnx", "--plugin", folder / "d.npz"), 2, "--plugin does not apply to --runtime onnxruntime"),
     )
     for args, code, reason in cases:
         result = run(*args)
@@ -220,19 +220,19 @@ def test_an_engine_of_another_gpu_or_version_is_refused(
     assert (result.exit_code, "on the GPU Orin (sm_87), here is Thor (sm_110)" in result.stderr) == (1, True)
 
 
-def test_processes_that_hold_the_gpu_are_named_with_an_error(
+def test_other_processes_on_the_gpu_are_named_with_an_error(
     folder: Path, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
     around = Surroundings(tmp_path, monkeypatch)
     around.tool("nvidia-smi", "case $1 in *compute-apps*) echo '7, /opt/other, 99 MiB';; esac")
     content = measured(folder / "fixed.plan")
-    assert any("/opt/other (process 7, 99 MiB) hold it" in warning for warning in content["warnings"])
+    assert any("also used by /opt/other (process 7, 99 MiB)" in warning for warning in content["warnings"])
     monkeypatch.setattr(
         runtime.Context, "run", lambda *_: (_ for _ in ()).throw(CudaError("out of memory", "free some"))
     )
     failed = run(folder / "fixed.plan")
     assert failed.exit_code == 1
-    assert "hint: free some; the GPU is also held by /opt/other (process 7, 99 MiB)" in failed.stderr
+    assert "hint: free some; the GPU is also used by /opt/other (process 7, 99 MiB)" in failed.stderr
 
 
 def test_times_of_trtexec_name_the_file_of_the_engine(folder: Path, tmp_path: Path) -> None:

@@ -1,4 +1,4 @@
-"""What the GPU is watched for, with stand-ins for the tools that log, and what device times are warned of."""
+"""Observing the GPU, with stand-ins for NVIDIA's tools, and warnings about device times."""
 
 from __future__ import annotations
 
@@ -11,9 +11,9 @@ from doctor_surroundings import Surroundings
 
 from acm_export.machine import gpu as driver
 from acm_export.machine.gpu import Cuda, Gpu
-from acm_export.timing.causes import device_warnings
-from acm_export.timing.device import Device, gpu
+from acm_export.timing.environment import Device, gpu
 from acm_export.timing.gpu_watch import GpuWatch, watch_gpu
+from acm_export.timing.reliability import device_warnings
 from acm_export.timing.result import RunResult
 from acm_export.timing.statistics import Statistics
 
@@ -40,10 +40,10 @@ def smi(around: Surroundings, power: str = "700.00, 700.00", reasons: str = "0x1
 def test_other_processes_and_limits_are_named(around: Surroundings) -> None:
     smi(around, power="350.00, 700.00")
     watch = watch_gpu()
-    assert watch.tenants == ("/opt/other (process 7, 99 MiB)",)
+    assert watch.processes == ("/opt/other (process 7, 99 MiB)",)
     first, second = watch.warnings()
-    assert first == "the GPU is not idle: /opt/other (process 7, 99 MiB) hold it, too"
-    assert second.startswith("power is limited to 350 W of at most 700 W")
+    assert first == "the GPU is not idle: it is also used by /opt/other (process 7, 99 MiB)"
+    assert second.startswith("power is limited to 350 W of 700 W")
 
 
 @pytest.mark.parametrize(("visible", "asked"), [(None, "0"), ("2,0", "2"), ("GPU-5c", "GPU-5c"), ("", "0")])
@@ -55,16 +55,16 @@ def test_only_the_gpu_that_is_used_is_asked_about(
         monkeypatch.setenv("CUDA_VISIBLE_DEVICES", visible)
     around.tool("nvidia-smi", 'case "$*" in *compute-apps*) echo "7, $3, 1 MiB";; esac')
     watch = watch_gpu()
-    assert watch.tenants == (f"--id={asked} (process 7, 1 MiB)",)
+    assert watch.processes == (f"--id={asked} (process 7, 1 MiB)",)
     around.tool("nvidia-smi", f'case "$*" in *name*--id={asked}) echo "A, 9.0, 1, 2, P0, 5";; *) exit 1;; esac')
     assert gpu().name == "A"
 
 
-def test_a_jetson_tells_its_mode_and_clocks(around: Surroundings) -> None:
+def test_a_jetson_reports_its_power_mode_and_clocks(around: Surroundings) -> None:
     around.tool("nvpmodel", "echo 'NV Power Mode: 15W'")
     around.tool("jetson_clocks", "echo 'GPU MinFreq=306000000 MaxFreq=1300500000 CurrentFreq=306000000'")
     mode, clocks = watch_gpu().warnings()
-    assert "power mode is 15W" in mode
+    assert "the power mode is 15W" in mode
     assert "from 306 to 1300 MHz" in clocks
     around.tool("nvpmodel", "echo 'NV Power Mode: MAXN_SUPER'")
     around.tool("jetson_clocks", "echo 'GPU MinFreq=1300500000 MaxFreq=1300500000 CurrentFreq=1300500000'")
@@ -73,28 +73,28 @@ def test_a_jetson_tells_its_mode_and_clocks(around: Surroundings) -> None:
     assert gpu().clocks == "GPU fixed at 1300 MHz"
 
 
-def test_what_slows_the_gpu_down_is_seen_under_load(around: Surroundings) -> None:
+def test_throttling_is_queried_under_load(around: Surroundings) -> None:
     smi(around, reasons="0x0000000000000005")
     watch, loads = GpuWatch((), ()), list[None]()
-    watch.look("data at 0.5", lambda: loads.append(None))
+    watch.check_throttling("data at 0.5", lambda: loads.append(None))
     assert loads
     smi(around, reasons="0x0000000000000044")
-    watch.look("most", lambda: None)
+    watch.check_throttling("most", lambda: None)
     assert list(watch.warnings()) == [
-        "the GPU was slowed down by sw_power_cap after 2 of the runs, first after data at 0.5",
-        "the GPU was slowed down by hw_thermal_slowdown after 1 of the runs, first after most",
+        "the GPU was throttled by sw_power_cap after 2 runs, first after data at 0.5",
+        "the GPU was throttled by hw_thermal_slowdown after 1 run, first after most",
     ]
 
 
 @pytest.mark.parametrize("script", [None, "exit 9", "echo nonsense"])
-def test_tools_that_tell_nothing_are_no_error(around: Surroundings, script: str | None) -> None:
+def test_tools_without_an_answer_are_not_an_error(around: Surroundings, script: str | None) -> None:
     if script is None:
         around.no_tools()
     else:
         around.tool("nvidia-smi", script)
     watch = watch_gpu()
-    watch.look("data", lambda: None)
-    assert (watch.tenants, list(watch.warnings())) == ((), [])
+    watch.check_throttling("data", lambda: None)
+    assert (watch.processes, list(watch.warnings())) == ((), [])
 
 
 def test_without_nvidia_smi_nothing_is_run_for_it(around: Surroundings) -> None:
@@ -103,7 +103,7 @@ def test_without_nvidia_smi_nothing_is_run_for_it(around: Surroundings) -> None:
     def never() -> None:
         raise AssertionError("load without need")
 
-    GpuWatch((), ()).look("data", never)
+    GpuWatch((), ()).check_throttling("data", never)
 
 
 def test_an_error_of_the_load_is_not_lost(around: Surroundings) -> None:
@@ -113,12 +113,10 @@ def test_an_error_of_the_load_is_not_lost(around: Surroundings) -> None:
         raise RuntimeError("the GPU is gone")
 
     with pytest.raises(RuntimeError, match="is gone"):
-        GpuWatch((), ()).look("data", broken)
+        GpuWatch((), ()).check_throttling("data", broken)
 
 
-def test_the_driver_names_the_gpu_where_nvidia_smi_does_not(
-    around: Surroundings, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_the_driver_names_the_gpu_if_nvidia_smi_does_not(around: Surroundings, monkeypatch: pytest.MonkeyPatch) -> None:
     smi(around)
     assert gpu() == Device("A GPU", "sm_90", "SM 1200 MHz of 1980 MHz", "P0", "570.1")
     around.tool("nvidia-smi", "exit 9")
@@ -152,12 +150,12 @@ def timed(host: float, on_device: float, enqueue: float, transfer: float = 0.0, 
         (timed(10.0, 3.0, 1.0, device_ms=None), None),
     ],
 )
-def test_how_host_and_device_share_the_work_is_warned_of(run: RunResult, said: str | None) -> None:
+def test_warnings_about_how_host_and_device_share_the_work(run: RunResult, said: str | None) -> None:
     found = list(device_warnings([timed(4.0, 3.0, 1.0), run]))
     assert len(found) == (said is not None)
     assert said is None or said in found[0]
 
 
-def test_graphs_are_not_advised_where_they_are_used() -> None:
+def test_cuda_graphs_are_not_advised_if_they_are_used() -> None:
     assert "--cuda-graph" in next(device_warnings([timed(4.0, 3.0, 2.5)]))
-    assert "a larger batch" in next(device_warnings([timed(4.0, 3.0, 2.5)], graph=True))
+    assert "a larger batch" in next(device_warnings([timed(4.0, 3.0, 2.5)], cuda_graph=True))

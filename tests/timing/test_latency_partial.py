@@ -1,4 +1,4 @@
-"""``latency`` that is cut short: by a signal, by an error of the runtime, by a full disk."""
+"""``latency`` that ends early: a signal, an error of the runtime, a full disk."""
 
 from __future__ import annotations
 
@@ -18,8 +18,8 @@ from acm_export.base import interrupts
 from acm_export.base.errors import LatencyError
 from acm_export.cli import main
 from acm_export.exporter import export
-from acm_export.timing import latency as work
-from acm_export.timing import warm_up as warming
+from acm_export.timing import measure as measuring
+from acm_export.timing import timed_runs
 
 
 def run(*args: object) -> Result:
@@ -38,24 +38,24 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(autouse=True)
 def _short(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(warming, "WINDOW_SECONDS", 0.0)
-    monkeypatch.setattr(warming, "MOST_RUNS", 10)
+    monkeypatch.setattr(measuring, "WINDOW_SECONDS", 0.0)
+    monkeypatch.setattr(measuring, "MAX_WARM_UP_RUNS", 10)
 
 
 @pytest.mark.parametrize("lost", [False, True])
 def test_an_interrupt_keeps_what_was_measured(
     folder: Path, monkeypatch: pytest.MonkeyPatch, tmp_path: Path, lost: bool
 ) -> None:
-    real, calls = work.measure, []
+    real, calls = timed_runs.measure, []
 
     def interrupted(*args: Any) -> Any:
         calls.append(args)
         if len(calls) == 3:
             monkeypatch.setattr(interrupts._Memory, "asked", True)
-            raise ImportError("what became of it") if lost else interrupts.Interrupted
+            raise ImportError("lost") if lost else interrupts.Interrupted
         return real(*args)
 
-    monkeypatch.setattr(work, "measure", interrupted)
+    monkeypatch.setattr(timed_runs, "measure", interrupted)
     output = tmp_path / "r.json"
     result = run("latency", folder / "c.onnx", "--budgets", "0.5", "--runs", 2, "-o", output)
     assert result.exit_code == 1
@@ -71,7 +71,7 @@ def test_an_interrupt_keeps_what_was_measured(
 def test_an_error_of_the_runtime_keeps_what_was_measured(
     folder: Path, monkeypatch: pytest.MonkeyPatch, tmp_path: Path, error: Exception
 ) -> None:
-    real, calls = work.measure, []
+    real, calls = timed_runs.measure, []
 
     def failing(*args: Any) -> Any:
         calls.append(args)
@@ -79,7 +79,7 @@ def test_an_error_of_the_runtime_keeps_what_was_measured(
             raise error
         return real(*args)
 
-    monkeypatch.setattr(work, "measure", failing)
+    monkeypatch.setattr(timed_runs, "measure", failing)
     output = tmp_path / "r.json"
     result = run("latency", folder / "c.onnx", "--budgets", "0.5", "--runs", 2, "-o", output, "--assert-p99", "1e9")
     assert result.exit_code == 1
@@ -116,7 +116,7 @@ def test_an_interrupt_before_the_first_run_leaves_the_old_file(
     def interrupted(*_: Any) -> None:
         raise interrupts.Interrupted
 
-    monkeypatch.setattr(work, "measure", interrupted)
+    monkeypatch.setattr(timed_runs, "measure", interrupted)
     (tmp_path / "r.json").write_text("old")
     assert run("latency", folder / "m.onnx", "--runs", 2, "-o", tmp_path / "r.json").exit_code == 1
     assert (tmp_path / "r.json").read_text() == "old"

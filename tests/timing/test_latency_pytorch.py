@@ -18,11 +18,11 @@ from acm_export.checkpoints import load_checkpoint, save_checkpoint
 from acm_export.cli import main
 from acm_export.data.batches import GraphInput
 from acm_export.modules import ACMLayer, ACMSpec, acm_layers
-from acm_export.timing import latency as work
-from acm_export.timing import pytorch_contexts as contexts
-from acm_export.timing import warm_up as warming
-from acm_export.timing.pytorch_contexts import CudaContext, PytorchRuntime
-from acm_export.timing.runtime import UNTOLD, Times
+from acm_export.timing import latency
+from acm_export.timing import measure as measuring
+from acm_export.timing.backends import pytorch_contexts as contexts
+from acm_export.timing.backends.backend import NO_DEVICE_TIMES, DeviceTimes
+from acm_export.timing.backends.pytorch_contexts import CudaContext, PytorchModel
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -52,8 +52,8 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(autouse=True)
 def _short(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(warming, "WINDOW_SECONDS", 0.0)
-    monkeypatch.setattr(warming, "MOST_RUNS", 10)
+    monkeypatch.setattr(measuring, "WINDOW_SECONDS", 0.0)
+    monkeypatch.setattr(measuring, "MAX_WARM_UP_RUNS", 10)
 
 
 def test_a_checkpoint_is_timed_beside_a_dense_one(folder: Path) -> None:
@@ -71,21 +71,21 @@ def test_a_checkpoint_is_timed_beside_a_dense_one(folder: Path) -> None:
     assert content["baseline"]["model"] == {"file": str(folder / "dense"), "sha256": weights}
 
 
-def test_what_does_not_fit_is_said_before_anything_is_timed(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_wrong_options_are_refused_before_anything_is_timed(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     def no_work(*_: Any) -> None:
         raise AssertionError("work began")
 
-    monkeypatch.setattr(work, "time_runs", no_work)
+    monkeypatch.setattr(latency, "time_runs", no_work)
     m, pytorch = folder / "m.onnx", ("--runtime", "pytorch", "--checkpoint", folder / "acm")
     digest = load_checkpoint(folder / "again").sha256
     cases: tuple[tuple[tuple[object, ...], int, str], ...] = (
-        ((m, "--runtime", "pytorch"), 2, "runs the checkpoint of the file"),
-        ((m, "--checkpoint", folder / "acm"), 2, "--checkpoint means nothing with the runtime onnxruntime"),
+        ((m, "--runtime", "pytorch"), 2, "runs the checkpoint that MODEL was exported from"),
+        ((m, "--checkpoint", folder / "acm"), 2, "--checkpoint does not apply to --runtime onnxruntime"),
         ((m, *pytorch[:-1], folder / "again"), 2, f"have {digest}"),
         ((m, *pytorch[:-1], folder / "none"), 1, "there is no checkpoint folder"),
         ((m, *pytorch, "--baseline", folder / "none"), 1, "there is no checkpoint folder"),
         ((m, *pytorch, "--baseline", m), 1, "there is no checkpoint folder"),
-        ((m, *pytorch, "--cuda-graph"), 2, "pytorch does not launch CUDA graphs here"),
+        ((m, *pytorch, "--cuda-graph"), 2, "pytorch cannot launch CUDA graphs here"),
     )
     for args, code, reason in cases:
         result = run("latency", *args)
@@ -124,11 +124,11 @@ def feeds(value: float, **dials: Any) -> dict[str, Any]:
     return {"x": np.full((2, 3, 8), value, np.float32), **dials}
 
 
-def test_thresholds_are_written_where_they_change(layer: Wrapped) -> None:
-    runtime = PytorchRuntime(layer, X, torch.device("cpu"))
+def test_thresholds_are_written_when_they_change(layer: Wrapped) -> None:
+    runtime = PytorchModel(layer, X, torch.device("cpu"))
     context, held = runtime.context(), next(acm_layers(layer))[1].thresholds
     first = np.array([1, 2, 3], np.float32)
-    assert context.run(feeds(1, **{"0.thresholds": first})) == UNTOLD
+    assert context.run(feeds(1, **{"0.thresholds": first})) == NO_DEVICE_TIMES
     assert held.tolist() == [1, 2, 3]
     held.fill_(7)
     context.run(feeds(2, **{"0.thresholds": first}))
@@ -140,7 +140,7 @@ def test_thresholds_are_written_where_they_change(layer: Wrapped) -> None:
 
 
 class FakeCuda:
-    """Names of ``torch.cuda``: events are numbers of a clock that each mark moves; graphs call the module again."""
+    """Names of ``torch.cuda``: events are numbers of a clock that each record advances; graphs call the module again."""
 
     def __init__(self, module: Wrapped) -> None:
         self.now, self.module, self.captured = 0.0, module, 0
@@ -206,13 +206,13 @@ class FakeCuda:
 
 
 @pytest.mark.parametrize("cuda_graph", [False, True])
-def test_times_on_a_gpu_lie_between_marks(layer: Wrapped, monkeypatch: pytest.MonkeyPatch, cuda_graph: bool) -> None:
+def test_device_times_lie_between_events(layer: Wrapped, monkeypatch: pytest.MonkeyPatch, cuda_graph: bool) -> None:
     fake = FakeCuda(layer)
     monkeypatch.setattr(contexts, "cuda", fake)
     monkeypatch.setattr(contexts, "perf_counter", lambda: fake.now / 1e3)
-    runtime = PytorchRuntime(layer, X, torch.device("cpu"))
+    runtime = PytorchModel(layer, X, torch.device("cpu"))
     context = CudaContext(runtime, cuda_graph=cuda_graph)
-    assert context.run(feeds(1)) == Times(5.5 if cuda_graph else 1.5, pytest.approx(4 if cuda_graph else 0), 3.0)
+    assert context.run(feeds(1)) == DeviceTimes(5.5 if cuda_graph else 1.5, pytest.approx(4 if cuda_graph else 0), 3.0)
 
 
 def test_a_graph_is_captured_once_for_each_shape_and_computes_the_same(
@@ -220,15 +220,15 @@ def test_a_graph_is_captured_once_for_each_shape_and_computes_the_same(
 ) -> None:
     fake = FakeCuda(layer)
     monkeypatch.setattr(contexts, "cuda", fake)
-    runtime = PytorchRuntime(layer, X, torch.device("cpu"))
+    runtime = PytorchModel(layer, X, torch.device("cpu"))
     context = CudaContext(runtime, cuda_graph=True)
     for value in (1.0, 2.0, 3.0):
         for tau in (0.0, np.inf):
             context.run(feeds(value, **{"0.thresholds": np.full(3, tau, np.float32)}))
-            assert context._held is not None
+            assert context._buffers is not None
             with torch.inference_mode():
                 (expected,) = layer(torch.full((2, 3, 8), value))
-            torch.testing.assert_close(context._held.results[0], expected)
+            torch.testing.assert_close(context._buffers.results[0], expected)
     assert fake.captured == 1
     calls = layer.calls
     context.run({"x": np.zeros((5, 3, 8), np.float32)})

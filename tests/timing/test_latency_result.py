@@ -1,4 +1,4 @@
-"""The result as a document, what is warned of, and what is asserted."""
+"""The result file, warnings, assertions and comparisons."""
 
 from __future__ import annotations
 
@@ -11,19 +11,22 @@ import pytest
 
 from acm_export.base.errors import UsageError
 from acm_export.timing import checks
-from acm_export.timing.causes import Shape, Surroundings, machine_warnings, time_warnings
-from acm_export.timing.device import CpuUse, Device, governors, parse_gpu, parse_stat
-from acm_export.timing.neighbours import Process, busiest, parse_process, processes
-from acm_export.timing.result import (
-    Baseline,
-    BaselineRun,
-    ModelFile,
-    Result,
-    RunResult,
-    RuntimeInfo,
-)  # fmt: skip
+from acm_export.timing.environment import (
+    CpuUse,
+    Device,
+    Environment,
+    Process,
+    busiest,
+    governors,
+    parse_gpu,
+    parse_process,
+    parse_stat,
+    processes,
+)
+from acm_export.timing.reliability import Steadiness, environment_warnings, steadiness_warnings
+from acm_export.timing.result import Baseline, BaselineRun, LatencyResult, ModelFile, RunResult, RuntimeInfo
 from acm_export.timing.result_file import read_result, to_text
-from acm_export.timing.statistics import Line, Statistics, summarize
+from acm_export.timing.statistics import LinearFit, Statistics, summarize
 
 ONE = Statistics(2.0, None, 2.0, 2.0, 2.0, 2.0, 2.0, 1)
 
@@ -33,11 +36,11 @@ def timed(budget: float | None, p50: float, p99: float, routing: str = "data", b
     return RunResult({"x": [batch, 4]}, routing, budget, budget, host, None)
 
 
-def result(*runs: RunResult, **changes: Any) -> Result:
+def result(*runs: RunResult, **changes: Any) -> LatencyResult:
     return replace(
-        Result(
+        LatencyResult(
             ModelFile("m.onnx", "a" * 64), RuntimeInfo("onnxruntime", "1.0", "CPUExecutionProvider"),
-            Device("a CPU", "x86_64"), "acm-export latency m.onnx", "2026-01-01T00:00:00+00:00", runs, Line(),
+            Device("a CPU", "x86_64"), "acm-export latency m.onnx", "2026-01-01T00:00:00+00:00", runs, LinearFit(),
         ),
         **changes,
     )  # fmt: skip
@@ -46,9 +49,12 @@ def result(*runs: RunResult, **changes: Any) -> Result:
 def test_a_result_is_read_as_it_was_written(tmp_path: Path) -> None:
     baseline = Baseline(ModelFile("d.onnx", "b" * 64), (BaselineRun(summarize([1.0, 2.0]), None, 2.0),))
     written = result(
-        replace(timed(0.5, 2.0, 3.0), device_ms=ONE, transfer_ms=ONE, streams=2, throughput=7.5),
-        fit=Line(1.0, 2.0, 0.5), baseline=baseline, warnings=("w",),
-        partial=True, error="e", source=ModelFile("m.onnx", None), cuda_graph=True,
+        replace(
+            timed(0.5, 2.0, 3.0), device_ms=ONE, transfer_ms=ONE, streams=2, throughput=7.5,
+            percentiles={"host_ms": {"p99.9": 3.5}},
+        ),
+        fit=LinearFit(1.0, 2.0, 0.5), baseline=baseline, warnings=("w",),
+        partial=True, error="e", source=ModelFile("m.onnx", None), cuda_graph=True, failures=("f",),
     )  # fmt: skip
     path = tmp_path / "r.json"
     path.write_text(to_text(written))
@@ -56,14 +62,14 @@ def test_a_result_is_read_as_it_was_written(tmp_path: Path) -> None:
     assert json.loads(path.read_text())["baseline"]["runs"][0]["device_ms"] is None
 
 
-def test_results_of_before_streams_and_device_times_are_read(tmp_path: Path) -> None:
+def test_results_without_fields_that_were_added_later_are_read(tmp_path: Path) -> None:
     baseline = Baseline(ModelFile("d.onnx", "b" * 64), (BaselineRun(summarize([1.0, 2.0]), None, 2.0),))
     written = result(timed(0.5, 2.0, 3.0), baseline=baseline)
     content = json.loads(to_text(written))
-    for later in ("error", "source", "cuda_graph"):
+    for later in ("error", "source", "cuda_graph", "failures"):
         del content[later]
     for run in (content["runs"][0], content["baseline"]["runs"][0]):
-        for later in ("enqueue_ms", "transfer_ms", "throughput"):
+        for later in ("enqueue_ms", "transfer_ms", "throughput", "percentiles"):
             del run[later]
     del content["runs"][0]["streams"]
     path = tmp_path / "r.json"
@@ -75,7 +81,7 @@ def test_engines_of_one_onnx_file_are_one_model() -> None:
     engine = result(source=ModelFile("m.onnx", "c" * 64))
     assert (result().identity, engine.identity) == ("a" * 64, "c" * 64)
     checks.check_comparable(engine, Path("old.json"), "c" * 64, Path("m.plan"))
-    with pytest.raises(UsageError, match=f"sha256 {'c' * 64}, m.plan has {'a' * 64}"):
+    with pytest.raises(UsageError, match=f"sha256 is {'c' * 64}, that of m.plan is {'a' * 64}"):
         checks.check_comparable(engine, Path("old.json"), "a" * 64, Path("m.plan"))
     again = replace(engine, model=ModelFile("m.plan", "d" * 64), cuda_graph=True)
     said = list(checks.differences(engine, again))
@@ -85,7 +91,7 @@ def test_engines_of_one_onnx_file_are_one_model() -> None:
 @pytest.mark.parametrize(
     ("change", "reason"),
     [
-        ({"schema": 2}, "has schema 2, this version reads up to 1"),
+        ({"schema": 2}, "has schema 2, this version reads schemas up to 1"),
         ({"runs": [{}]}, r"runs\[0\]\.\w+ is missing"),
         ({"runs": 1}, "runs is 1; it must be a list"),
         ({"partial": None}, "partial is null"),
@@ -101,9 +107,9 @@ def test_broken_results_are_refused_by_the_field(change: dict[str, Any], reason:
 
 
 @pytest.mark.parametrize("text", ["", "[]", "null", "[" * 100_000])
-def test_what_is_no_result_is_refused(text: str, tmp_path: Path) -> None:
+def test_other_files_are_refused(text: str, tmp_path: Path) -> None:
     (tmp_path / "r.json").write_text(text)
-    with pytest.raises(UsageError, match="is no result"):
+    with pytest.raises(UsageError, match="is not a result"):
         read_result(tmp_path / "r.json")
     with pytest.raises(UsageError, match="there is no file"):
         read_result(tmp_path / "none.json")
@@ -117,7 +123,7 @@ def test_assertions_name_a_time_and_a_budget() -> None:
             checks.parse_assertion(text)
 
 
-def test_an_assertion_is_held_against_data_runs_of_its_budget() -> None:
+def test_an_assertion_applies_to_data_runs_of_its_budget() -> None:
     runs = [timed(0.5, 1, 4), timed(0.5, 1, 5, batch=8), timed(1.0, 1, 9), timed(None, 1, 9, "most")]
     runs.append(timed(0.5, 1, 9, "skewed"))
     failed = list(checks.failed_assertions([checks.Assertion(4.0, 0.5)], runs))
@@ -125,54 +131,54 @@ def test_an_assertion_is_held_against_data_runs_of_its_budget() -> None:
     assert len(list(checks.failed_assertions([checks.Assertion(4.0, None)], runs))) == 2
 
 
-def test_a_regression_is_growth_of_the_median_beyond_what_is_allowed() -> None:
+def test_a_regression_is_growth_of_the_median_beyond_the_allowed_share() -> None:
     old = result(timed(0.5, 100.0, 1.0), timed(1.0, 100.0, 1.0))
     new = result(timed(0.5, 105.0, 9.0), timed(1.0, 105.5, 1.0), timed(0.25, 999.0, 1.0))
     found = list(checks.regressions(old, new, 0.05))
     assert found == ["the median went from 100 to 105.5 ms (+5.5%, allowed +5.0%): data at 1, batch 1"]
-    assert "1 of 3 runs have nothing to compare with" in "".join(checks.differences(old, new))
+    assert "lacks 1 of 3 runs, first data at 0.25, batch 1" in "".join(checks.differences(old, new))
     other = replace(old, device=Device("another", None), partial=True)
     assert [w.split(":")[0] for w in checks.differences(other, old)] == [
-        "the result that is compared with comes from another device", "the result that is compared with is partial",
+        "the earlier result is of another device", "the earlier result is partial",
     ]  # fmt: skip
 
 
-def test_another_budget_of_the_same_run_is_said() -> None:
+def test_a_run_at_another_measured_budget_is_warned_about() -> None:
     old = result(timed(0.5, 100.0, 1.0))
     new = replace(old, runs=(replace(old.runs[0], budget_measured=old.runs[0].budget_measured + 0.01),))
-    assert "inputs or thresholds are others" in "".join(checks.differences(old, new))
+    assert "its inputs or thresholds differ" in "".join(checks.differences(old, new))
     assert list(checks.differences(old, old)) == []
 
 
-def test_shares_are_read_as_people_write_them() -> None:
+def test_shares_may_be_percent_or_fractions() -> None:
     assert [checks.parse_percent(text) for text in ("5%", "0.05", " 10 % ", "0")] == [0.05, 0.05, 0.1, 0]
     for text in ("x", "-1%", "nan", "inf", ""):
         with pytest.raises(UsageError):
             checks.parse_percent(text)
 
 
-QUIET = Surroundings(2, 0.1, ["performance"], CpuUse(100, 0, 10), CpuUse(110, 0, 20), 10.0)
+QUIET = Environment(2, 0.1, ["performance"], CpuUse(100, 0, 10), CpuUse(110, 0, 20), 10.0)
 
 
 @pytest.mark.parametrize(
     ("changes", "said"),
     [
         ({}, ""),
-        ({"load": 2.0}, "a load of 2.00 on 2 cores"),
+        ({"load": 2.0}, "load 2.00 on 2 cores"),
         ({"governors": ["performance", "powersave"]}, "governor is powersave, not performance"),
         ({"after": CpuUse(125, 0, 20)}, "other processes used 1.5 of 2 cores"),
         ({"after": CpuUse(125, 0, 20), "busiest": ["a (process 7) 1.5"]}, "the measurement: a (process 7) 1.5"),
-        ({"after": CpuUse(110, 5, 20)}, "the hypervisor took 0.5 of 2 cores away"),
+        ({"after": CpuUse(110, 5, 20)}, "the hypervisor took away 0.5 of 2 cores"),
         ({"load": None, "governors": [], "before": None, "after": None}, ""),
     ],
 )
-def test_what_the_machine_did_is_warned_of_only_where_it_was_seen(changes: dict[str, Any], said: str) -> None:
-    found = list(machine_warnings(replace(QUIET, **changes)))
+def test_the_environment_is_warned_about_only_if_it_was_observed(changes: dict[str, Any], said: str) -> None:
+    found = list(environment_warnings(replace(QUIET, **changes)))
     assert len(found) == bool(said)
     assert said in "".join(found)
 
 
-STEADY = Shape("the model (a)", 0.02, 0.01, settled=True, runs=100)
+STEADY = Steadiness("the model (a)", 0.02, 0.01, warmed_up=True, runs=100)
 
 
 @pytest.mark.parametrize(
@@ -180,19 +186,19 @@ STEADY = Shape("the model (a)", 0.02, 0.01, settled=True, runs=100)
     [
         ({}, ""),
         ({"variation": 0.03}, "exceeds 2.5% in 1 of 2, 3.0% for the model (b)"),
-        ({"drift": -0.1}, "by -10.0% for the model (b)"),
-        ({"settled": False}, "did not become stable in 1 of 2, as for the model (b)"),
+        ({"drift": -0.1}, "in 1 of 2, -10.0% for the model (b)"),
+        ({"warmed_up": False}, "not stable after the warm-up in 1 of 2, first for the model (b)"),
         ({"runs": 99}, "in 1 of 2, 99 for the model (b)"),
     ],
 )
-def test_unsteady_times_are_warned_of_with_the_worst(changes: dict[str, Any], said: str) -> None:
-    found = list(time_warnings([STEADY, replace(STEADY, what="the model (b)", **changes)], clocks_known=True))
+def test_unsteady_times_are_warned_about_with_the_worst_case(changes: dict[str, Any], said: str) -> None:
+    found = list(steadiness_warnings([STEADY, replace(STEADY, name="the model (b)", **changes)], clocks_known=True))
     assert len(found) == bool(said)
     assert said in "".join(found)
-    assert "cannot be seen" not in "".join(found)
+    assert "does not show" not in "".join(found)
 
 
-def test_the_machine_is_described_as_far_as_it_tells(tmp_path: Path) -> None:
+def test_the_machine_is_described_as_far_as_it_is_known(tmp_path: Path) -> None:
     text = "cpu  100 50 25 999 999 10 15 30 0 0\ncpu0 1 2 3"
     assert parse_stat(text, 100, 7.0) == CpuUse(2.0, 0.3, 7.0)
     for broken in ("", "cpu 1 2", "cpu  a b c d e f g h", "intr 1 2 3 4 5 6 7 8 9"):
@@ -209,7 +215,7 @@ def test_the_machine_is_described_as_far_as_it_tells(tmp_path: Path) -> None:
     assert governors(tmp_path) == ["performance", "schedutil"]
 
 
-def test_the_busiest_neighbours_are_named(tmp_path: Path) -> None:
+def test_the_busiest_other_processes_are_named(tmp_path: Path) -> None:
     stat = "7 (a (b) c) S 1 2 3 4 5 6 7 8 9 10 150 50 0 0 20"
     assert parse_process(stat, 100) == Process("a (b) c", 2.0)
     assert parse_process("", 100) is None

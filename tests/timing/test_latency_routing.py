@@ -1,4 +1,4 @@
-"""Routing as a measurement wants it, and the inputs that are fed."""
+"""Controlled routing, and the batches that runs feed."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from acm_export.data.batches import GraphInput
 from acm_export.data.sources import NpzFile
 from acm_export.exporter import export
 from acm_export.runtimes.session import TappedSession
-from acm_export.timing.inputs import MOST_BATCHES, Feeds, check_batch_sizes, data_feeds, random_feeds
+from acm_export.timing.inputs import MAX_BATCHES, InputBatches, check_batch_sizes, data_batches, random_batches
 from acm_export.timing.routing import (
     all_or_least,
     bounded,
@@ -26,7 +26,7 @@ from acm_export.timing.routing import (
     measured_budget,
     most,
     skewed,
-)  # fmt: skip
+)
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -44,19 +44,17 @@ def session(tmp_path_factory: pytest.TempPathFactory) -> TappedSession:
     return TappedSession(path)
 
 
-def feeds() -> Feeds:
-    return Feeds(tuple({"pixel_values": images(batch).numpy()} for batch in (3, 4)), None)
+def feeds() -> InputBatches:
+    return InputBatches(tuple({"pixel_values": images(batch).numpy()} for batch in (3, 4)), None)
 
 
-def counts(session: TappedSession, thresholds: Any, fed: Feeds) -> list[np.ndarray[Any, Any]]:
+def counts(session: TappedSession, thresholds: Any, fed: InputBatches) -> list[np.ndarray[Any, Any]]:
     ran = [session.run(batch, flat(session.layers, thresholds))[1] for batch in fed.batches]
     return [np.concatenate([c[i].reshape(-1) for c in ran]) for i in range(len(session.layers))]
 
 
-@pytest.mark.parametrize(
-    ("tokens", "passing"), [(-1, 0), (0, 0), (1, 1), (2, 2), (3, 3), (4, 4), (9, 5)]
-)  # fmt: skip
-def test_a_threshold_lets_so_many_tokens_pass_and_never_nan(tokens: int, passing: int) -> None:
+@pytest.mark.parametrize(("tokens", "passing"), [(-1, 0), (0, 0), (1, 1), (2, 2), (3, 3), (4, 4), (9, 5)])
+def test_a_threshold_lets_the_given_number_of_tokens_pass_and_never_nan(tokens: int, passing: int) -> None:
     margin = np.array([3, np.nan, 1, -2, 0], np.float32)
     found = int((margin > np.float32(all_or_least(margin, tokens))).sum())
     assert found == min(passing, 4)
@@ -96,23 +94,23 @@ def test_a_layer_with_one_gated_learner_has_no_skew() -> None:
     assert not can_be_skewed([LAYERS[0].__class__(**(vars(LAYERS[0]) | {"num_learners": 2, "min_learners": 1}))])
 
 
-def test_random_inputs_have_the_size_of_the_example_and_the_batch_asked_for() -> None:
-    fed = random_feeds([PIXELS, IDS], {"x": [1, 1, 8, 5], "ids": [1, 5]}, 3)
+def test_random_inputs_have_the_shape_of_the_example_and_the_requested_batch() -> None:
+    fed = random_batches([PIXELS, IDS], {"x": [1, 1, 8, 5], "ids": [1, 5]}, 3)
     assert fed.shapes == {"x": [3, 1, 8, 5], "ids": [3, 5]}
-    assert len(fed.batches) == MOST_BATCHES
+    assert len(fed.batches) == MAX_BATCHES
     assert not np.array_equal(fed.batches[0]["x"], fed.batches[1]["x"])
     assert set(fed.batches[0]["ids"].reshape(-1)) == {1}
     assert fed.batches[0]["ids"].dtype == np.int64
-    with pytest.raises(UsageError, match=r"has x as \[1, 8\], the model takes"):
-        random_feeds([PIXELS], {"x": [1, 8]}, 1)
+    with pytest.raises(UsageError, match=r"has x with shape \[1, 8\], the model takes"):
+        random_batches([PIXELS], {"x": [1, 8]}, 1)
 
 
-def test_data_come_in_whole_batches(tmp_path: Path) -> None:
+def test_data_are_cut_into_whole_batches(tmp_path: Path) -> None:
     inputs = (GraphInput("pixel_values", ("batch", 1, 8, 8), np.dtype(np.float32)),)
     source = NpzFile(write_images(tmp_path / "d.npz", 11))
-    fed = data_feeds(source, inputs, 4)
+    fed = data_batches(source, inputs, 4)
     assert [batch["pixel_values"].shape[0] for batch in fed.batches] == [4, 4]
-    assert len(data_feeds(source, inputs, 1).batches) == MOST_BATCHES
+    assert len(data_batches(source, inputs, 1).batches) == MAX_BATCHES
     rows = np.load(tmp_path / "d.npz")["pixel_values"]
     assert np.array_equal(np.concatenate([batch["pixel_values"] for batch in fed.batches]), rows[:8])
 
@@ -125,13 +123,13 @@ class _TwoShapes:
         yield {"x": np.zeros((1, 1, 8, 6), np.float32)}
 
 
-def test_data_of_two_shapes_are_refused_with_both() -> None:
+def test_data_of_two_shapes_are_refused() -> None:
     with pytest.raises(UsageError, match=r"\[1, 8, 4\] and \[1, 8, 6\]"):
-        data_feeds(_TwoShapes(), (PIXELS,), 1)
+        data_batches(_TwoShapes(), (PIXELS,), 1)
 
 
-def test_a_fixed_batch_is_kept() -> None:
+def test_another_size_than_a_fixed_batch_is_refused() -> None:
     fixed = GraphInput("x", (2, 3), np.dtype(np.float32))
     check_batch_sizes([fixed], [2])
-    with pytest.raises(UsageError, match="--batch is 1, the model's batch is fixed to 2"):
+    with pytest.raises(UsageError, match="--batch is 1, the model has the fixed batch size 2"):
         check_batch_sizes([fixed], [2, 1])

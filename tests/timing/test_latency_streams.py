@@ -1,4 +1,4 @@
-"""Streams that run at once, exactly: each thread has a clock of its own, which only its runs move."""
+"""Concurrent streams, with exact times: each thread has its own clock, which only its runs advance."""
 
 from __future__ import annotations
 
@@ -11,8 +11,9 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from acm_export.timing.measure import Effort, measure
-from acm_export.timing.runtime import Times
+from acm_export.timing.backends.backend import DeviceTimes
+from acm_export.timing.measure import measure
+from acm_export.timing.request import TimingOptions
 from acm_export.timing.streams import Streams
 
 if TYPE_CHECKING:
@@ -44,20 +45,20 @@ class Stream:
         self.clock, self.script, self.fails_at = clock, iter(script), fails_at
         self.runs, self.threads = 0, set[int]()
 
-    def __call__(self) -> Times:
+    def __call__(self) -> DeviceTimes:
         self.runs += 1
         self.threads.add(threading.get_ident())
         if self.runs == self.fails_at:
             raise RuntimeError("the stream broke")
         self.clock.move(next(self.script))
-        return Times(device_ms=self.runs)
+        return DeviceTimes(device_ms=self.runs)
 
 
-def test_each_stream_makes_so_many_runs_in_a_thread_of_its_own() -> None:
+def test_each_stream_makes_the_given_runs_in_its_own_thread() -> None:
     clock = ThreadClock()
     streams = [Stream(clock, repeat(ticks * TICK)) for ticks in (1, 2, 4)]
-    laps = Streams(streams, clock).laps(2, 1.0, 5)
-    assert [lap.host_ms for lap in laps] == [[1e3 * ticks * TICK] * 5 for ticks in (1, 2, 4)]
+    blocks = Streams(streams, clock).run_block(2, 1.0, 5)
+    assert [block.host_ms for block in blocks] == [[1e3 * ticks * TICK] * 5 for ticks in (1, 2, 4)]
     assert [[times.device_ms for times in lap.told] for lap in laps] == [[3, 4, 5, 6, 7]] * 3
     assert [(lap.began, lap.ended) for lap in laps] == [(2 * t * TICK, 7 * t * TICK) for t in (1, 2, 4)]
     assert all(len(stream.threads) == 1 for stream in streams)
@@ -69,27 +70,27 @@ def test_no_stream_begins_before_all_have_settled() -> None:
     clock = ThreadClock()
     quick, seen = Stream(clock, repeat(TICK)), list[int]()
 
-    def slow() -> Times:
+    def slow() -> DeviceTimes:
         if len(seen) < 2:
             time.sleep(0.05)  # long enough for the other to run on, if it did not wait
             seen.append(quick.runs)
         clock.move(TICK)
-        return Times()
+        return DeviceTimes()
 
-    Streams([quick, slow], clock).laps(2, 1.0, 20)
+    Streams([quick, slow], clock).run_block(2, 1.0, 20)
     assert seen[-1] == 2
 
 
 def test_each_stream_runs_until_its_time_is_over() -> None:
     clock = ThreadClock()
-    laps = Streams([Stream(clock, repeat(ticks * TICK)) for ticks in (1, 8)], clock).laps(0, 16 * TICK, None)
+    blocks = Streams([Stream(clock, repeat(ticks * TICK)) for ticks in (1, 8)], clock).run_block(0, 16 * TICK, None)
     assert [len(lap.host_ms) for lap in laps] == [16, 2]
 
 
 def test_one_stream_needs_no_thread() -> None:
     clock = ThreadClock()
     stream = Stream(clock, repeat(TICK))
-    Streams([stream], clock).laps(0, 1.0, 1)
+    Streams([stream], clock).run_block(0, 1.0, 1)
     assert stream.threads == {threading.get_ident()}
 
 
@@ -99,7 +100,7 @@ def test_an_error_of_one_stream_ends_all_and_is_the_one_that_is_raised(fails_at:
     endless, broken = Stream(clock, repeat(0.0)), Stream(clock, repeat(0.0), fails_at)
     streams = Streams([endless, broken], clock)
     with pytest.raises(RuntimeError, match="the stream broke"):
-        streams.laps(2, 1.0, None)  # no time passes: only the error ends it
+        streams.run_block(2, 1.0, None)  # no time passes: only the error ends it
     streams.close()
     assert broken.runs == fails_at
 
@@ -107,7 +108,7 @@ def test_an_error_of_one_stream_ends_all_and_is_the_one_that_is_raised(fails_at:
 def test_throughput_is_that_of_all_streams_together() -> None:
     clock = ThreadClock()
     streams = [Stream(clock, repeat(TICK)) for _ in range(4)]
-    timed, _ = measure(streams, None, Effort(runs=10), clock)
+    timed, _ = measure(streams, None, TimingOptions(runs=10), clock)
     assert len(timed.host_ms) == 4 * 10
     assert set(timed.host_ms) == {1e3 * TICK}
     assert [len(block) for block in timed.blocks] == [20, 20]
@@ -115,8 +116,8 @@ def test_throughput_is_that_of_all_streams_together() -> None:
 
 def test_a_block_lasts_from_the_first_start_to_the_last_end() -> None:
     clock = ThreadClock()
-    laps = Streams([Stream(clock, repeat(t * TICK)) for t in (1, 3)], clock).laps(0, 1.0, 4)
-    assert max(lap.ended for lap in laps) - min(lap.began for lap in laps) == 12 * TICK
+    blocks = Streams([Stream(clock, repeat(t * TICK)) for t in (1, 3)], clock).run_block(0, 1.0, 4)
+    assert max(block.end for block in blocks) - min(block.start for block in blocks) == 12 * TICK
 
 
 class StoppedError(BaseException):
@@ -131,7 +132,7 @@ def test_a_signal_ends_all_streams() -> None:
     clock = ThreadClock()
     endless, sending = Stream(clock, repeat(0.0)), Stream(clock, repeat(0.0))
 
-    def send() -> Times:
+    def send() -> DeviceTimes:
         if sending.runs == 5:
             os.kill(os.getpid(), signal.SIGUSR1)
         return sending()
@@ -139,7 +140,7 @@ def test_a_signal_ends_all_streams() -> None:
     streams = Streams([endless, send], clock)
     try:
         with pytest.raises(StoppedError):
-            streams.laps(1, 1.0, None)  # no time passes: only the signal ends it
+            streams.run_block(1, 1.0, None)  # no time passes: only the signal ends it
         streams.close()
     finally:
         signal.signal(signal.SIGUSR1, before)

@@ -19,7 +19,7 @@ from acm_export.cli import main
 from acm_export.exporter import export
 from acm_export.onnx_file.manifest import read_manifest
 from acm_export.onnx_file.targets import ORT_TENSORRT_DOMAIN, gated_learners_nodes, retarget
-from acm_export.timing import warm_up as warming
+from acm_export.timing import measure as measuring
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -78,8 +78,8 @@ def opened(monkeypatch: pytest.MonkeyPatch) -> Opened:
 
     monkeypatch.setattr(onnxruntime, "InferenceSession", Session)
     monkeypatch.setattr(onnxruntime, "get_available_providers", lambda: PROVIDERS)
-    monkeypatch.setattr(warming, "WINDOW_SECONDS", 0.0)
-    monkeypatch.setattr(warming, "MOST_RUNS", 10)
+    monkeypatch.setattr(measuring, "WINDOW_SECONDS", 0.0)
+    monkeypatch.setattr(measuring, "MAX_WARM_UP_RUNS", 10)
     return opened
 
 
@@ -104,14 +104,14 @@ def test_files_are_rewritten_for_the_provider_with_thresholds_required(folder: P
         assert "trt_fp16_enable" not in options
 
 
-def test_half_precision_is_allowed_where_the_file_has_it(folder: Path, opened: Opened) -> None:
+def test_half_precision_is_allowed_if_the_file_has_it(folder: Path, opened: Opened) -> None:
     result = run(folder / "half.onnx", "--runs", 1)
     assert result.exit_code == 0, result.stderr
     assert {options["trt_fp16_enable"] for options in opened} == {"True"}
     assert not any("trt_engine_cache_enable" in options for options in opened)
 
 
-def test_a_missing_library_is_said_before_any_work(folder: Path, opened: Opened) -> None:
+def test_a_missing_library_is_refused_before_any_work(folder: Path, opened: Opened) -> None:
     result = run(folder / "m.onnx", "--plugin", folder / "none.so")
     assert result.exit_code == 1
     assert "none.so" in result.stderr
@@ -119,7 +119,7 @@ def test_a_missing_library_is_said_before_any_work(folder: Path, opened: Opened)
     assert opened == []
 
 
-def test_without_the_provider_what_installs_it_is_said(folder: Path) -> None:
+def test_without_the_provider_the_error_says_what_installs_it(folder: Path) -> None:
     result = run(folder / "m.onnx", "--runs", 1)
     assert result.exit_code == 1
     assert "has no TensorrtExecutionProvider" in result.stderr

@@ -22,7 +22,7 @@ def run(*args: object) -> Result:
 
 
 def query(start: float, enqueue: float = 0.25, h2d: float = 0.5, compute: float = 2.0, d2h: float = 0.25) -> Any:
-    """An entry as exportJSONTrace writes it: moments, then durations."""
+    """An entry as exportJSONTrace writes it: timestamps, then durations."""
     moments = [start, start + enqueue, start, start + h2d, start + h2d, start + h2d + compute]
     moments += [moments[-1], moments[-1] + d2h]
     names = (
@@ -75,7 +75,7 @@ def test_assertions_and_comparisons_hold_or_end_with_1(times: Path, tmp_path: Pa
     compared = run("--trtexec-times", slower, "--compare", tmp_path / "old.json", "--max-regression", "30%")
     assert compared.exit_code == 1
     assert "the median went from 2.75 to 3.75 ms (+36.4%, allowed +30.0%)" in compared.stderr
-    assert "of the same model is not known" in compared.stderr
+    assert "it is not known whether the earlier result is of the same model" in compared.stderr
     assert run("--trtexec-times", slower, "--compare", tmp_path / "old.json", "--max-regression", "40%").exit_code == 0
 
 
@@ -83,13 +83,16 @@ def test_assertions_and_comparisons_hold_or_end_with_1(times: Path, tmp_path: Pa
     ("changes", "said"),
     [
         ({}, None),
-        ({"enqueue": 1.75}, "host-bound: in 1 of 1 the host takes about as long to hand the work over as the device"),
+        ({"enqueue": 1.75}, "host-bound: in 1 of 1 the host takes about as long to enqueue the work as the device"),
         ({"h2d": 0.0, "d2h": 0.0}, "trtexec left transfers out"),
         ({"spacing": 2.0}, "enqueue ahead: 99 of 100 queries"),
-        ({"spacing": 2000.0}, "enqueue times are left out: trtexec writes moments with 6 digits, here to 1 ms"),
+        (
+            {"spacing": 2000.0},
+            "enqueue times are left out: trtexec writes timestamps with 6 digits, here a",
+        ),
     ],
 )
-def test_what_the_times_do_not_say_is_warned_of(changes: dict[str, float], said: str | None, tmp_path: Path) -> None:
+def test_what_the_times_leave_out_is_warned_about(changes: dict[str, float], said: str | None, tmp_path: Path) -> None:
     spacing = changes.pop("spacing", 10.0)
     result = run("--trtexec-times", write(tmp_path / "t.json", *(query(spacing * i, **changes) for i in range(100))))
     assert result.exit_code == 0, result.stderr
@@ -99,7 +102,7 @@ def test_what_the_times_do_not_say_is_warned_of(changes: dict[str, float], said:
     assert said is None or said in warnings[1]
 
 
-def test_durations_that_moments_cannot_tell_are_null(tmp_path: Path) -> None:
+def test_durations_below_the_resolution_of_timestamps_are_null(tmp_path: Path) -> None:
     late = read_times(write(tmp_path / "t.json", query(20000.0)))
     assert resolution(late) == pytest.approx(0.1)
     content = json.loads(run("--trtexec-times", tmp_path / "t.json", "--json").stdout)
@@ -115,15 +118,15 @@ def test_transfers_that_were_left_out_are_null(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("text", "reason"),
     [
-        ("", "is no file of trtexec"),
+        ("", "was not written by trtexec"),
         ("{}", "holds a dict, not a list"),
-        ("[]", "holds no query"),
+        ("[]", "holds no queries"),
         ("[1]", r"\[0\] is 1; it must be an object"),
         ('[{"layer": 1}]', r"\[0\]\.\w+ is missing"),  # as --exportProfile writes
         (json.dumps([query(1.0), query(1.0) | {"computeMs": float("nan")}]), r"\[1\]\.computeMs is NaN"),
         (json.dumps([query(1.0) | {"latencyMs": "2"}]), r'latencyMs is "2"; it must be a number from 0'),
         (json.dumps([query(1.0, enqueue=-0.5)]), r"endEnqMs is 0\.5, before startEnqMs, 1\.0"),
-        ("[" * 100_000, "is no file of trtexec"),
+        ("[" * 100_000, "was not written by trtexec"),
     ],
 )
 def test_other_files_are_refused(text: str, reason: str, tmp_path: Path) -> None:
@@ -133,13 +136,16 @@ def test_other_files_are_refused(text: str, reason: str, tmp_path: Path) -> None
     assert "--exportTimes" in str(error.value.hint) or "--duration" in str(error.value.hint)
 
 
-def test_what_means_nothing_without_running_is_refused(times: Path, tmp_path: Path) -> None:
+def test_options_that_need_a_run_are_refused(times: Path, tmp_path: Path) -> None:
     for args, reason in (
         (("--trtexec-times", tmp_path / "none.json"), "there is no file"),
-        (("--trtexec-times", times, "--budgets", "0.5"), "--budgets means nothing with --trtexec-times"),
-        (("--trtexec-times", times, "--plot", "x.png"), "--plot means nothing with --trtexec-times"),
+        (("--trtexec-times", times, "--budgets", "0.5"), "--budgets does not apply with --trtexec-times"),
+        (("--trtexec-times", times, "--plot", "x.png"), "--plot does not apply with --trtexec-times"),
         (("--trtexec-times", times, "--batch", "1,8"), "--batch names 2 sizes"),
-        (("--trtexec-times", times, "--assert-p99", "4ms@0.5"), "names the budget 0.5, --budgets measures none"),
+        (
+            ("--trtexec-times", times, "--assert-p99", "4ms@0.5"),
+            "names the budget 0.5, --budgets has none",
+        ),
         (("--trtexec-times", times, "-o", times), "would be replaced"),
         ((tmp_path / "none.plan", "--trtexec-times", times), "there is no file"),
         ((), "Missing argument 'MODEL'"),

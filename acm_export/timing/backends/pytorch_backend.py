@@ -15,41 +15,41 @@ from acm_export.data.batches import GraphInput
 from acm_export.modules import acm_layers
 from acm_export.modules.wrapper import Exportable
 from acm_export.runtimes.session import TappedSession
-from acm_export.timing import device
-from acm_export.timing.meters import SessionMeter
-from acm_export.timing.onnx_backend import read_onnx
-from acm_export.timing.pytorch_contexts import PytorchRuntime
+from acm_export.timing import environment
+from acm_export.timing.backends.onnx_backend import read_onnx
+from acm_export.timing.backends.pytorch_contexts import PytorchModel
 from acm_export.timing.result import RuntimeInfo
+from acm_export.timing.routing import SessionMeter
 
 if TYPE_CHECKING:
     from pathlib import Path
 
     from acm_export.checkpoints import Checkpoint
     from acm_export.onnx_file.manifest import Manifest
-    from acm_export.timing.backend import TimedFile
-    from acm_export.timing.device import Device
+    from acm_export.timing.backends.backend import TimedFile
+    from acm_export.timing.environment import Device
 
 _DTYPES = {"fp32": torch.float32, "fp16": torch.float16, "bf16": torch.bfloat16}
 
 
 class PytorchBackend:
-    """Runs checkpoints, in the dtype of the file: on the first GPU where there is one, else on the CPU.
+    """Runs checkpoints in the dtype of the file, on the first GPU, or on the CPU if there is no GPU.
 
     Args:
-        checkpoint: The folder that the file was exported from.
-        cuda_graph: Whether work is launched as CUDA graphs.
+        checkpoint: Folder that the file was exported from.
+        cuda_graph: Whether each run is launched as a CUDA graph.
     """
 
     def __init__(self, checkpoint: Path, *, cuda_graph: bool = False) -> None:
-        self._folder, self._graph = checkpoint, cuda_graph
-        self.on_gpu = self.graphs = torch.cuda.is_available()
+        self._folder, self._cuda_graph = checkpoint, cuda_graph
+        self.on_gpu = self.cuda_graphs = torch.cuda.is_available()
         self._dtype = torch.float32
 
     def read(self, path: Path) -> TimedFile:
-        """Read the file, for any target, and hold the checkpoint against it.
+        """Read a file of any target and compare it with the checkpoint.
 
         Raises:
-            CheckpointError: The folder is broken.
+            CheckpointError: The checkpoint is missing or broken.
             UsageError: The file was not exported from it.
         """
         file = read_onnx(path)
@@ -61,55 +61,55 @@ class PytorchBackend:
         """Name, version and device."""
         return RuntimeInfo("pytorch", torch.__version__, "CUDA" if self.on_gpu else "CPU")
 
-    def place(self) -> Device:
+    def device(self) -> Device:
         """The first GPU, or the CPU."""
-        return device.gpu() if self.on_gpu else device.cpu()
+        return environment.gpu() if self.on_gpu else environment.cpu()
 
     def meter(self, file: TimedFile) -> SessionMeter:
-        """The file in ONNX Runtime on the CPU, which routes tokens as the checkpoint does, up to rounding."""
+        """Measure budgets in ONNX Runtime on the CPU, which routes tokens as the checkpoint does, up to rounding."""
         return SessionMeter(TappedSession(file.path))
 
-    def load(self, file: TimedFile, *, own_thresholds: bool) -> PytorchRuntime:  # noqa: ARG002  always fed
+    def load(self, file: TimedFile, *, own_thresholds: bool) -> PytorchModel:  # noqa: ARG002  thresholds are always fed
         """Load the checkpoint."""
-        return self._runtime(load_checkpoint(self._folder), file.inputs)
+        return self._load(load_checkpoint(self._folder), file.inputs)
 
     def baseline_inputs(self, path: Path) -> tuple[GraphInput, ...]:
-        """What a checkpoint has to be fed."""
+        """Inputs of a checkpoint."""
         return _inputs(load_checkpoint(path))
 
     def baseline_digest(self, path: Path) -> str:
-        """SHA-256 of its weights."""
+        """SHA-256 of the weights."""
         return sha256_of(path / WEIGHTS)
 
-    def load_baseline(self, path: Path) -> PytorchRuntime:
+    def load_baseline(self, path: Path) -> PytorchModel:
         """Load any checkpoint, in the dtype of the file."""
         checkpoint = load_checkpoint(path)
-        return self._runtime(checkpoint, _inputs(checkpoint))
+        return self._load(checkpoint, _inputs(checkpoint))
 
-    def _runtime(self, checkpoint: Checkpoint, inputs: tuple[GraphInput, ...]) -> PytorchRuntime:
+    def _load(self, checkpoint: Checkpoint, inputs: tuple[GraphInput, ...]) -> PytorchModel:
         fields = checkpoint.family.outputs[type(checkpoint.model).__name__]
         names = [value.name for value in inputs]
         module = Exportable(checkpoint.model, names, self._dtype, fields).in_dtype(self._dtype)
         device_name = "cuda" if self.on_gpu else "cpu"
-        return PytorchRuntime(module, inputs, torch.device(device_name), cuda_graph=self._graph)
+        return PytorchModel(module, inputs, torch.device(device_name), cuda_graph=self._cuda_graph)
 
 
 def _check_same(checkpoint: Checkpoint, manifest: Manifest, path: Path) -> None:
     """Refuse a checkpoint that the file was not exported from.
 
     Raises:
-        UsageError: The digests of the weights differ; or the layers, where the file does not say the digest.
+        UsageError: The digests of the weights differ, or the layers if the file does not record the digest.
     """
-    source, hint = manifest.source, "give the folder that it was exported from with --checkpoint"
+    source, hint = manifest.source, "give the folder that MODEL was exported from with --checkpoint"
     if source.sha256 is not None and source.sha256 != checkpoint.sha256:
         raise UsageError(
-            f"{path} was exported from {source.name}, whose weights have the SHA-256 {source.sha256}; those of "
+            f"{path} was exported from {source.name}, whose weights have SHA-256 {source.sha256}; the weights of "
             f"{checkpoint.path} have {checkpoint.sha256}",
             hint,
         )
-    theirs = {name: layer.spec.signature for name, layer in acm_layers(checkpoint.model)}
-    if theirs != {layer.name: layer.signature for layer in manifest.layers}:
-        raise UsageError(f"{checkpoint.path} has other ACM layers than {path}", hint)
+    layers = {name: layer.spec.signature for name, layer in acm_layers(checkpoint.model)}
+    if layers != {layer.name: layer.signature for layer in manifest.layers}:
+        raise UsageError(f"the ACM layers of {checkpoint.path} differ from those of {path}", hint)
 
 
 def _inputs(checkpoint: Checkpoint) -> tuple[GraphInput, ...]:

@@ -1,4 +1,4 @@
-"""A latency result as a picture: time against β, with the line, p99 and the baseline."""
+"""The plot of a latency result: time against β, with the fitted line, p99 and the baseline."""
 
 from __future__ import annotations
 
@@ -11,16 +11,20 @@ from acm_export.base.optional import require
 if TYPE_CHECKING:
     from pathlib import Path
 
-    from acm_export.timing.result import Result
+    from acm_export.timing.result import LatencyResult
 
 _STYLES = {"data": ("o", "#1f77b4"), "skewed": ("s", "#d9822b"), "least": ("v", "#2f9e63"), "most": ("^", "#8e5ea2")}
 
 
-def write_picture(result: Result, path: Path) -> None:
-    """Draw the runs of the first batch, whole or not at all.
+def write_plot(result: LatencyResult, path: Path) -> None:
+    """Plot the runs of the first batch size.
+
+    Args:
+        result: Result to plot.
+        path: Path of the plot, .png or .svg.
 
     Raises:
-        OutputError: It cannot be written.
+        OutputError: The plot cannot be written.
     """
     require("matplotlib")
     from matplotlib.figure import Figure
@@ -46,8 +50,8 @@ def write_picture(result: Result, path: Path) -> None:
         axes.axhline(level, color="black", linestyle="--", linewidth=1, label=f"baseline: p50 {level:.3g} ms")
     axes.set_xlim(-0.02, 1.02)
     axes.set_ylim(bottom=0)
-    axes.set_xlabel("β: share of learner FLOPs that is executed, as measured")
-    axes.set_ylabel("ms")
+    axes.set_xlabel("β (measured share of learner FLOPs that run)")
+    axes.set_ylabel("latency (ms)")
     axes.set_title(f"{result.model.file}, batch {result.runs[0].batch}, {result.runtime.provider}", fontsize=10)
     axes.grid(linewidth=0.4)
     axes.legend(frameon=False, fontsize=8)

@@ -1,4 +1,4 @@
-"""Portable files in ONNX Runtime, on the CPU or through its CUDA provider."""
+"""Portable ONNX files in ONNX Runtime, on the CPU or with its CUDA provider."""
 
 from __future__ import annotations
 
@@ -13,14 +13,13 @@ from acm_export.onnx_file import budget_input
 from acm_export.onnx_file.inspection import check_graph, check_thresholds, stored_thresholds
 from acm_export.onnx_file.manifest import Manifest, read_manifest
 from acm_export.onnx_file.model_file import read_model
-from acm_export.runtimes.onnx_runtime import CpuSession, CudaSession
+from acm_export.runtimes.onnx_runtime import CpuSession
 from acm_export.runtimes.runnable import thresholds_as_inputs
 from acm_export.runtimes.session import TappedSession
-from acm_export.timing import device
-from acm_export.timing.backend import ENGINES, TimedFile
-from acm_export.timing.meters import SessionMeter
+from acm_export.timing import environment
+from acm_export.timing.backends.backend import ENGINE_SUFFIXES, NO_DEVICE_TIMES, TimedFile
 from acm_export.timing.result import RuntimeInfo
-from acm_export.timing.runtime import UNTOLD
+from acm_export.timing.routing import SessionMeter
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -29,32 +28,34 @@ if TYPE_CHECKING:
 
     from acm_export.data.batches import Arrays, GraphInput
     from acm_export.runtimes.onnx_runtime import Session
-    from acm_export.timing.device import Device
-    from acm_export.timing.runtime import Times
+    from acm_export.timing.backends.backend import DeviceTimes
+    from acm_export.timing.environment import Device
 
 
-class OnnxRuntime:
-    """A model in ONNX Runtime, which tells no times; its contexts share one session, whose calls may overlap.
+class OnnxModel:
+    """A model in an ONNX Runtime session, which reports no device times.
+
+    The model is its own context: the calls of a session may overlap.
 
     Args:
-        session: That runs it.
-        inputs: What every run has to be fed.
+        session: Session that holds the model.
+        inputs: Inputs of the model.
     """
 
     def __init__(self, session: Session, inputs: tuple[GraphInput, ...]) -> None:
         self._session: Session | None = session
         self.inputs = inputs
 
-    def context(self) -> OnnxRuntime:
-        """The runtime itself."""
+    def context(self) -> OnnxModel:
+        """The model itself."""
         return self
 
-    def run(self, feeds: Arrays) -> Times:
+    def run(self, feeds: Arrays) -> DeviceTimes:
         """Run once; returns when the outputs are in host memory."""
         if self._session is None:
-            raise ValueError("the runtime is closed")
+            raise ValueError("the session is closed")
         self._session.run(feeds)
-        return UNTOLD
+        return NO_DEVICE_TIMES
 
     def close(self) -> None:
         """Drop the session."""
@@ -62,42 +63,42 @@ class OnnxRuntime:
 
 
 class OnnxBackend:
-    """Runs portable files.
+    """Runs portable ONNX files.
 
     Args:
-        session: The class that runs them.
+        session: Session class, which decides the execution provider.
     """
 
-    graphs = False
+    cuda_graphs = False
 
     def __init__(self, session: type[Session] = CpuSession) -> None:
         self.session = session
         self.on_gpu = session is not CpuSession
 
     def read(self, path: Path) -> TimedFile:
-        """Read a file.
+        """Read a file and check that it can be timed.
 
         Raises:
-            ModelFileError: It is broken, not ours, or not for this runtime.
+            ModelFileError: The file is broken, has no gated learners, or is not meant for this runtime.
         """
         file = read_onnx(path)
         self.check(file.manifest, path)
         return replace(file, takes_budget=file.manifest.budget_input)
 
     def check(self, manifest: Manifest, path: Path) -> None:
-        """Refuse files that the session does not run as they are.
+        """Refuse files that the session cannot run as they are.
 
         Raises:
-            ModelFileError: It is one.
+            ModelFileError: The target or dtype of the file is not supported.
         """
         if manifest.target != "portable":
             raise ModelFileError(
-                f"{path} is for the target {manifest.target}, which ONNX Runtime does not run by itself",
+                f"{path} is exported for the target {manifest.target}, which ONNX Runtime cannot run alone",
                 "export it with --target portable; times of one target say nothing about another",
             )
         if manifest.dtype == "bf16" and self.session is CpuSession:
             raise ModelFileError(
-                f"{path} is bf16, which ONNX Runtime's CPU provider does not have",
+                f"{path} is bf16, which ONNX Runtime's CPU provider does not support",
                 "time it with --runtime onnxruntime-cuda, or export it with --dtype fp32",
             )
 
@@ -106,26 +107,27 @@ class OnnxBackend:
         runtime = require("onnxruntime")
         return RuntimeInfo("onnxruntime", str(runtime.__version__), self.session.providers[0])
 
-    def place(self) -> Device:
+    def device(self) -> Device:
         """The CPU, or the first GPU."""
-        return device.gpu() if self.on_gpu else device.cpu()
+        return environment.gpu() if self.on_gpu else environment.cpu()
 
     def meter(self, file: TimedFile) -> SessionMeter:
-        """A session of the same kind."""
+        """Measure budgets in a session of the same kind."""
         return SessionMeter(TappedSession(file.path, self.session))
 
-    def load(self, file: TimedFile, *, own_thresholds: bool) -> OnnxRuntime:
-        """Load the file, or its copy with thresholds as inputs."""
+    def load(self, file: TimedFile, *, own_thresholds: bool) -> OnnxModel:
+        """Load the file, or a copy of it that takes thresholds as inputs."""
         model = read_model(file.path)
         if not own_thresholds:
-            feed_thresholds(model, file)
+            make_thresholds_inputs(model, file)
         return self.open(model, file.path.parent)
 
     def baseline_inputs(self, path: Path) -> tuple[GraphInput, ...]:
-        """What an ONNX file has to be fed."""
-        if path.suffix in ENGINES:
+        """Inputs of an ONNX file."""
+        if path.suffix in ENGINE_SUFFIXES:
             raise UsageError(
-                f"the baseline {path} is an engine", "engines are baselines of engines: --runtime tensorrt"
+                f"the baseline {path} is an engine, the model is an ONNX file",
+                "give an ONNX file with --baseline, or time two engines with --runtime tensorrt",
             )
         return required_inputs(read_model(path))
 
@@ -133,20 +135,25 @@ class OnnxBackend:
         """SHA-256 of the file."""
         return sha256_of(path)
 
-    def load_baseline(self, path: Path) -> OnnxRuntime:
+    def load_baseline(self, path: Path) -> OnnxModel:
         """Load any ONNX file."""
         return self.open(read_model(path), path.parent)
 
-    def open(self, model: onnx.ModelProto, folder: Path) -> OnnxRuntime:
-        """Load a model whose external data lie in a folder."""
-        return OnnxRuntime(self.session(model, folder), required_inputs(model))
+    def open(self, model: onnx.ModelProto, folder: Path) -> OnnxModel:
+        """Open a session.
+
+        Args:
+            model: Model to run.
+            folder: Folder of its external data.
+        """
+        return OnnxModel(self.session(model, folder), required_inputs(model))
 
 
 def read_onnx(path: Path) -> TimedFile:
-    """Read a file for any target.
+    """Read a file of any target.
 
     Raises:
-        ModelFileError: It is broken, not ours, or has no gated learners.
+        ModelFileError: The file is broken, was not written by acm-export, or has no gated learners.
     """
     model = read_model(path)
     manifest = read_manifest(model, path)
@@ -157,34 +164,27 @@ def read_onnx(path: Path) -> TimedFile:
     return TimedFile(path, manifest, inputs, stored_thresholds(model, manifest, path.parent))
 
 
-def cpu() -> OnnxBackend:
-    """On the CPU."""
-    return OnnxBackend(CpuSession)
-
-
-def cuda() -> OnnxBackend:
-    """On an NVIDIA GPU."""
-    return OnnxBackend(CudaSession)
-
-
 def required_inputs(model: onnx.ModelProto) -> tuple[GraphInput, ...]:
     """The inputs of a graph that have no default."""
-    held = {tensor.name for tensor in model.graph.initializer}
-    return graph_inputs(model, tuple(value.name for value in model.graph.input if value.name not in held))
+    defaults = {tensor.name for tensor in model.graph.initializer}
+    return graph_inputs(model, tuple(value.name for value in model.graph.input if value.name not in defaults))
 
 
-def feed_thresholds(model: onnx.ModelProto, file: TimedFile) -> None:
-    """Let calls give the thresholds of each layer, in place; a budget input goes."""
+def make_thresholds_inputs(model: onnx.ModelProto, file: TimedFile) -> None:
+    """Make the thresholds of each layer inputs, in place; a budget input is removed."""
     if file.manifest.budget_input:
         budget_input.detach(model, stored_thresholds(model, file.manifest, file.path.parent))
     thresholds_as_inputs(model, file.manifest)
 
 
 def check_gated(manifest: Manifest, path: Path) -> None:
-    """Refuse files whose time does not depend on a budget.
+    """Refuse files whose latency does not depend on a budget.
 
     Raises:
-        ModelFileError: It is one.
+        ModelFileError: No layer has gated learners.
     """
     if not any(layer.num_learners > layer.min_learners for layer in manifest.layers):
-        raise ModelFileError(f"{path} has no gated learners: its time does not depend on a budget", "use --baseline")
+        raise ModelFileError(
+            f"{path} has no gated learners: its latency does not depend on a budget",
+            "time a file with gated learners, and give this one with --baseline",
+        )

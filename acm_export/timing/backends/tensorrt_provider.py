@@ -1,4 +1,4 @@
-"""Files in ONNX Runtime's TensorRT provider, which builds engines from them and needs our plugin library."""
+"""ONNX files in ONNX Runtime's TensorRT provider, which builds engines from them and needs the plugin library."""
 
 from __future__ import annotations
 
@@ -11,8 +11,8 @@ from acm_export.onnx_file.targets import retarget
 from acm_export.plugins.tensorrt.build import LIBRARY
 from acm_export.runtimes.onnx_runtime import TensorrtSession
 from acm_export.runtimes.session import TappedSession
-from acm_export.timing.meters import SessionMeter
-from acm_export.timing.onnx_backend import OnnxBackend, OnnxRuntime, feed_thresholds, required_inputs
+from acm_export.timing.backends.onnx_backend import OnnxBackend, OnnxModel, make_thresholds_inputs, required_inputs
+from acm_export.timing.routing import SessionMeter
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -20,17 +20,17 @@ if TYPE_CHECKING:
     import onnx
 
     from acm_export.onnx_file.manifest import Manifest
-    from acm_export.timing.backend import TimedFile
+    from acm_export.timing.backends.backend import TimedFile
 
 _PRECISION = {"fp16": {"trt_fp16_enable": "True"}, "bf16": {"trt_bf16_enable": "True"}}
 
 
 class TensorrtProvider(OnnxBackend):
-    """Runs files for any target: each is rewritten for the target ``ort-tensorrt`` in memory.
+    """Runs files of any target; each is rewritten for the target ``ort-tensorrt`` in memory.
 
     Args:
-        plugin: The plugin library, or None for the one beside the file.
-        cache: Folder in which ONNX Runtime keeps engines, or None to build them anew.
+        plugin: Path of the plugin library; None for the one beside the file.
+        cache: Folder of the provider's engine cache; None to build engines anew.
     """
 
     def __init__(self, plugin: Path | None = None, cache: Path | None = None) -> None:
@@ -39,10 +39,10 @@ class TensorrtProvider(OnnxBackend):
         self._options: dict[str, str] = {}
 
     def check(self, manifest: Manifest, path: Path) -> None:
-        """Look at the plugin library, before ONNX Runtime loads it.
+        """Check the plugin library before ONNX Runtime loads it.
 
         Raises:
-            EngineError: It is missing or cannot be loaded.
+            EngineError: The library is missing or does not load.
         """
         library = (self._plugin or path.parent / LIBRARY).absolute()
         finding = check_plugin_library(library)
@@ -53,22 +53,22 @@ class TensorrtProvider(OnnxBackend):
             self._options |= {"trt_engine_cache_enable": "True", "trt_engine_cache_path": str(self._cache)}
 
     def meter(self, file: TimedFile) -> SessionMeter:
-        """The portable body on the CPU: an engine does not show its inner values."""
+        """Measure budgets with the portable body on the CPU; an engine does not show its inner values."""
         return SessionMeter(TappedSession(file.path))
 
-    def load(self, file: TimedFile, *, own_thresholds: bool) -> OnnxRuntime:
-        """Load the file with its op in the provider's domain; what is fed has no default there."""
+    def load(self, file: TimedFile, *, own_thresholds: bool) -> OnnxModel:
+        """Load the file with its op in the provider's domain; inputs that runs feed have no default there."""
         model = read_model(file.path)
         manifest = retarget(model, file.manifest, "ort-tensorrt")
         if not own_thresholds:
-            feed_thresholds(model, file)
+            make_thresholds_inputs(model, file)
             _drop_defaults(model, {layer.thresholds for layer in manifest.layers})
         return self.open(model, file.path.parent)
 
-    def open(self, model: onnx.ModelProto, folder: Path) -> OnnxRuntime:
-        """Load a model; the provider builds its engine in the first run of new shapes, which is not timed."""
+    def open(self, model: onnx.ModelProto, folder: Path) -> OnnxModel:
+        """Open a session; the provider builds its engine in the first run of new shapes, which is not timed."""
         session = TensorrtSession(model, folder, provider_options=self._options)
-        return OnnxRuntime(session, required_inputs(model))
+        return OnnxModel(session, required_inputs(model))
 
 
 def _drop_defaults(model: onnx.ModelProto, names: set[str]) -> None:

@@ -1,0 +1,208 @@
+"""The runs of a request: one for each batch size, budget and routing, with its β measured beforehand."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from acm_export.base.errors import UsageError
+from acm_export.engine.profiles import format_shape
+from acm_export.onnx_file.budget_input import INPUT
+from acm_export.onnx_file.manifest import Setting
+from acm_export.onnx_file.thresholds import bound_of, check_setting, thresholds_for
+from acm_export.timing import routing
+from acm_export.timing.inputs import data_batches, random_batches
+from acm_export.timing.result import run_key
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator, Mapping, Sequence
+
+    from acm_export.base.progress import Progress
+    from acm_export.data.batches import Arrays, DataSource
+    from acm_export.timing.backends.backend import Backend, BudgetMeter, TimedFile
+    from acm_export.timing.inputs import InputBatches
+    from acm_export.timing.request import LatencyRequest
+    from acm_export.timing.result import RunKey
+    from acm_export.timing.routing import Thresholds
+
+    Settings = Mapping[float | None, Thresholds | None]
+    """Thresholds by requested β (None for ``--threshold`` or the file's setting); None if only an engine has them."""
+
+_ROUNDING = 5e-4
+"""A budget may miss the ends of the table by what an error message rounds away."""
+
+
+@dataclass(frozen=True)
+class Run:
+    """One run, ready to be timed.
+
+    Args:
+        inputs: Batches to feed.
+        routing: data, least, most or skewed.
+        budget_requested: Requested β, or None.
+        budget_measured: β from the learner counts of an untimed run of the same inputs; None if they are not visible.
+        controls: Thresholds or the budget, fed beside the inputs.
+        own_thresholds: Whether the file has or computes its thresholds itself.
+    """
+
+    inputs: InputBatches
+    routing: str
+    budget_requested: float | None
+    budget_measured: float | None
+    controls: Arrays
+    own_thresholds: bool = False
+
+    def __str__(self) -> str:
+        """Routing, budget and shapes, for people."""
+        at = "" if self.budget_requested is None else f" at {self.budget_requested:g}"
+        return f"{self.routing}{at}, {', '.join(f'{name} {shape}' for name, shape in self.inputs.shapes.items())}"
+
+    def key(self, streams: int) -> RunKey:
+        """What identifies the same run in a result."""
+        return run_key(self.inputs.shapes, self.routing, self.budget_requested, streams)
+
+
+def settings(request: LatencyRequest, file: TimedFile) -> Settings:
+    """Thresholds for each requested budget, for the requested threshold, or of the file as it is.
+
+    Raises:
+        UsageError: The file does not support the budget or the threshold.
+    """
+    if request.budgets:
+        return {budget: _from_table(file, budget) for budget in request.budgets}
+    if request.threshold is not None:
+        return {None: _from_threshold(file, request.threshold)}
+    if file.stored is None and file.takes_thresholds:
+        raise UsageError(
+            f"{file.path} does not record which thresholds it is set to", "give --budgets, --threshold or --onnx"
+        )
+    return {file.manifest.setting.budget: file.stored}
+
+
+def prepare_runs(
+    request: LatencyRequest,
+    file: TimedFile,
+    settings: Settings,
+    backend: Backend,
+    source: DataSource | None,
+    progress: Progress,
+) -> tuple[Run, ...]:
+    """Read the inputs and measure the β of every run; memory for that is freed before anything is timed.
+
+    Args:
+        request: Names the batch sizes.
+        file: File to time.
+        settings: Thresholds for each budget, from :func:`settings`.
+        backend: Runtime that measures β.
+        source: Real data, or None for random inputs.
+        progress: Receives the steps.
+
+    Raises:
+        UsageError: The data do not fit the file.
+    """
+    sizes = dict.fromkeys(request.batch)
+    inputs = {size: _inputs(file, source, size) for size in sizes}
+    progress.stage("loading the model", None)
+    meter = backend.meter(file)
+    runs: list[Run] = []
+    try:
+        for size in sizes:
+            progress.stage(f"measuring budgets, batch {size}", None)
+            runs += _runs(file, settings, meter, inputs[size])
+    finally:
+        meter.close()
+    return tuple(runs)
+
+
+def run_warnings(file: TimedFile, runs: Sequence[Run]) -> Iterator[str]:
+    """Warnings about the inputs, and about what is left out because the file does not allow it."""
+    source = runs[0].inputs.source
+    if source is None:
+        yield "inputs are random: the gates route noise, not data; give real inputs with --data"
+    elif min(len(run.inputs.batches) for run in runs) == 1:
+        yield f"{source} fills only one batch: every run has the same samples"
+    if not file.takes_thresholds:
+        yield (
+            "controlled routing (skewed, least, most) is left out: the engine takes no thresholds; build it with "
+            "--threshold-inputs"
+        )
+    elif routing.can_be_skewed(file.manifest.layers) and all(run.routing != routing.SKEWED for run in runs):
+        yield "skewed routing is left out: it needs gate logits; give the file the engine was built from with --onnx"
+    if any(run.budget_measured is None for run in runs):
+        yield (
+            "β was not measured: the engine does not output learner counts; build it without --no-counts, or give the "
+            "file it was built from with --onnx"
+        )
+
+
+def _inputs(file: TimedFile, source: DataSource | None, batch: int) -> InputBatches:
+    if source is None:
+        inputs = random_batches(file.inputs, file.manifest.example_inputs, batch)
+    else:
+        inputs = data_batches(source, file.inputs, batch)
+    for name, (low, _, high) in file.profiles.items():
+        shape = inputs.shapes.get(name)
+        if shape is not None and not all(a <= b <= c for a, b, c in zip(low, shape, high, strict=True)):
+            raise UsageError(
+                f"{file.path} was built for shapes of {name} from {format_shape(low)} to {format_shape(high)}, not for "
+                f"{format_shape(shape)}",
+                "choose a --batch inside that range, or build the engine with other --min-shapes and --max-shapes",
+            )
+    return inputs
+
+
+def _runs(file: TimedFile, settings: Settings, meter: BudgetMeter, inputs: InputBatches) -> Iterator[Run]:
+    layers, bound = file.manifest.layers, file.manifest.setting.max_learners
+    kinds: list[tuple[str, float | None, Thresholds | None]] = []
+    for budget, thresholds in settings.items():
+        kinds.append((routing.DATA, budget, thresholds))
+        if file.takes_thresholds and routing.can_be_skewed(layers) and thresholds is not None:
+            skewed = meter.skewed(inputs, thresholds, bound)
+            kinds += [] if skewed is None else [(routing.SKEWED, budget, skewed)]
+    if file.takes_thresholds:
+        kinds += [(routing.LEAST, None, routing.least(layers)), (routing.MOST, None, routing.most(layers, bound))]
+    for kind, budget, thresholds in kinds:
+        own = not file.takes_thresholds or (file.takes_budget and kind == routing.DATA)
+        controls: Arrays = {}
+        if own and file.takes_budget:
+            controls = {INPUT: np.array(budget, np.float32)}
+        elif not own and thresholds is not None:
+            controls = {layer.thresholds: thresholds[layer.name] for layer in layers}
+        yield Run(inputs, kind, budget, meter.budget(inputs, thresholds, controls), controls, own)
+
+
+def _from_table(file: TimedFile, budget: float) -> Thresholds:
+    manifest, path = file.manifest, file.path
+    if not (file.takes_thresholds or file.takes_budget):
+        raise UsageError(
+            f"{path} has fixed thresholds: every budget in --budgets would time the same work",
+            "leave --budgets out, or build it from a file that was calibrated with --budget-input",
+        )
+    if manifest.calibration is None:
+        raise UsageError(
+            f"{path} is not calibrated: it has no table from budgets to thresholds",
+            f"calibrate it: acm-export calibrate {path} --data D --budgets 0.25,0.5,0.75 -o CALIBRATED.onnx; or leave "
+            "--budgets out, or give --threshold",
+        )
+    table = manifest.calibration.table
+    if not table.smallest - _ROUNDING <= budget <= table.largest + _ROUNDING:
+        raise UsageError(
+            f"the budget {budget:g} is outside the table of {path.name}, which goes from {table.smallest:.4g} "
+            f"to {table.largest:.4g}",
+            "choose a budget inside the table, or calibrate with that budget",
+        )
+    thresholds, bound = table.at(budget), manifest.setting.max_learners
+    return {e.name: np.asarray(thresholds[e.name] + bound_of(e, bound), np.float32) for e in manifest.layers}
+
+
+def _from_threshold(file: TimedFile, threshold: float) -> Thresholds:
+    manifest = file.manifest
+    if file.takes_budget:
+        raise UsageError(f"{file.path} computes its thresholds from its input budget", "give --budgets")
+    if not file.takes_thresholds:
+        raise UsageError(f"{file.path} has fixed thresholds", "leave --threshold out")
+    setting = Setting(threshold, manifest.setting.max_learners)
+    check_setting(setting, manifest.layers)
+    return {layer.name: thresholds_for(layer, setting) for layer in manifest.layers}
