@@ -1,9 +1,9 @@
 """A whole ViT-B on a GPU: PyTorch with the kernels, ONNX Runtime on CUDA, TensorRT 8.5.3, each beside its dense model.
 
 PyTorch: models of the ViT-B/16 shape, compiled, in CUDA graphs (compiled_vit.py). The two runtimes: the verb
-``latency`` on files and engines calibrated and built here, as a user would run it; its JSON and its picture are kept
-beside the result. What cannot run is recorded with the reason. With ``--tensorrt85 DIR``, an unpacked TensorRT 8.5.3
-with its own ``python``, and ``--plugin85 LIB``, engines are built.
+``latency`` on files and engines that are calibrated and built here, as a user would run it; its JSON and its plot are
+kept beside the result. A part that cannot run is recorded with the reason. Engines are built with ``--tensorrt85 DIR``,
+an unpacked TensorRT 8.5.3 with its own ``python``, and ``--plugin85 LIB``.
 
     python benchmarks/device_latency.py --device h100 [--dtype bf16] [--parts pytorch] [--seconds 180]
 """
@@ -36,20 +36,20 @@ if TYPE_CHECKING:
     from random_vit import Shape
 
 BATCHES = (32, 8, 128, 1)
-"""Most valuable first."""
+"""The most useful first."""
 
 FILE_BATCHES = (1, 8, 32)
-"""Of the two runtimes; an engine's profile ends at the last."""
+"""Batch sizes of the two runtimes; an engine's profile ends at the last."""
 
 FILE_SHARES = (1.0, 0.75, 0.5, 0.25)
 PARTS = ("pytorch", "files", "onnxruntime", "tensorrt85")
-"""Parts of a run; ``files`` makes what the two after it measure."""
+"""Parts of a run; ``files`` writes the files that the two after it measure."""
 
 _WITHOUT_CUBLAS = "--tactic-sources=-CUBLAS,-CUBLAS_LT,-CUDNN"
-"""The unpacked TensorRT has stand-ins for these libraries, which hold nothing."""
+"""The unpacked TensorRT has empty stand-ins for these libraries."""
 
 _PURE = ("rich", "markdown_it", "mdurl", "pygments", "click")
-"""Packages that another Python may share with this one."""
+"""Pure Python packages that another Python can share with this one."""
 
 
 def write_files(folder: Path, shape: Shape, samples: int) -> None:
@@ -72,8 +72,8 @@ def write_files(folder: Path, shape: Shape, samples: int) -> None:
 
 
 def verb(python: Path, folder: Path, environment: dict[str, str], *arguments: str) -> str:
-    """Run a verb in a folder, not in the checkout, which Python would import from; returns its standard output."""
-    command = [str(python), "-m", "acm_export.cli", *arguments]
+    """Run a verb outside the checkout, which Python would import from; returns its standard output."""
+    command = [str(python), "-m", "acm_export", *arguments]
     done = subprocess.run(command, cwd=folder, env=environment, check=False, text=True, capture_output=True)
     if done.returncode:
         raise RuntimeError(f"acm-export {arguments[0]}: {done.stderr.strip()[-2000:]}")
@@ -83,7 +83,7 @@ def verb(python: Path, folder: Path, environment: dict[str, str], *arguments: st
 def timed(
     run: Callable[..., str], model: str, dense: str, folder: Path, kept: Path, batches: tuple[int, ...], *more: str
 ) -> dict[str, Any]:
-    """The verb ``latency``; its result and its picture lie in ``kept`` with the endings .json and .svg."""
+    """Run the verb ``latency``; its result and plot are written to ``kept`` with the suffixes .json and .svg."""
     budgets = ",".join(f"{share:g}" for share in FILE_SHARES)
     kept.parent.mkdir(parents=True, exist_ok=True)
     text = run(
@@ -96,14 +96,14 @@ def timed(
 
 
 def onnxruntime_cuda(folder: Path, kept: Path, batches: tuple[int, ...]) -> dict[str, Any]:
-    """The portable file in ONNX Runtime's CUDA provider."""
+    """Time the portable file in ONNX Runtime's CUDA provider."""
     run = partial(verb, Path(sys.executable), folder, dict(os.environ))
     options = ("--runtime", "onnxruntime-cuda", "--plot", str(kept.with_suffix(".svg")))
     return timed(run, "calibrated.onnx", "dense.onnx", folder, kept, batches, *options)
 
 
 def tensorrt85(folder: Path, kept: Path, batches: tuple[int, ...], options: argparse.Namespace) -> dict[str, Any]:
-    """Engines of both files, built and timed by TensorRT 8.5.3 in a Python of its own."""
+    """Build and time engines of both files with TensorRT 8.5.3, in its own Python."""
     environment = os.environ | {"PYTHONPATH": str(_site(folder / "site"))}
     run = partial(verb, options.tensorrt85.absolute() / "python", folder, environment)
     shape = f"{batches[-1]}x3x224x224"
@@ -119,11 +119,11 @@ def tensorrt85(folder: Path, kept: Path, batches: tuple[int, ...], options: argp
 
 
 def _site(folder: Path) -> Path:
-    """A folder with this checkout's package and what it needs of this Python, for another Python."""
+    """A folder with this checkout's package and the pure packages it needs, for another Python."""
     root, package = Path(__file__).parent.parent, folder / "acm_export"
     package.mkdir(parents=True)
-    for part in (*(root / "acm_export").iterdir(), root / "calibration", root / "plugins"):
-        (package / part.name).symlink_to(part)
+    for part in (root / "acm_export").iterdir():
+        (package / part.name).symlink_to(part.resolve())
     for name in _PURE:
         spec = find_spec(name)
         if spec is not None and spec.origin is not None:
@@ -132,14 +132,14 @@ def _site(folder: Path) -> Path:
 
 
 def attempt(name: str, run: Callable[[], Any], reason: str = "") -> dict[str, Any]:
-    """What came of one part: its result, or why there is none."""
+    """Run one part; gives its result, or the reason why there is none."""
     print(f"--- {name}", flush=True)
     if reason:
         print(f"not run: {reason}", flush=True)
         return {"state": "not run", "reason": reason}
     try:
         return {"state": "run", "result": run()}
-    except Exception as error:  # noqa: BLE001  the other parts are worth having
+    except Exception as error:  # noqa: BLE001  the other parts still run
         print(f"failed: {error}", flush=True)
         return {"state": "failed", "reason": str(error)}
 

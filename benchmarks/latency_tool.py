@@ -1,12 +1,11 @@
-"""Hold the verb ``latency`` against a loop that shares no code with it, and against itself.
+"""Compare the verb ``latency`` with a loop that shares no code with it, and with itself.
 
-What: two residual blocks with ACM FFNs, 197 tokens, random weights, all learners running (τ = -1e9). The verb runs as a
-process of its own; beside it a plain loop over ONNX Runtime times the same file, set to the same threshold with
-``set-budget``, on the same inputs. The two take turns. Their p50, and those of the verb's own runs, should agree as far
-as the machine is steady; there is no limit that they have to keep.
+Model: two residual blocks with ACM FFNs, 197 tokens, random weights, all learners running (τ = -1e9). The verb runs in
+its own process. A plain loop over ONNX Runtime times the same file on the same inputs, set to the same threshold with
+``set-budget``. The two take turns. Their p50, and the p50 of the verb's own runs, should agree as far as the machine is
+steady; no limit is enforced.
 
-Overhead: a model of one Identity node, timed by the verb's loop through its runtime, and by a plain loop around the
-session's own call.
+Overhead: a model of one Identity node, timed by the verb's loop and by a plain loop around the session's call.
 
 Run: ``python benchmarks/latency_tool.py [--quick]``
 """
@@ -33,19 +32,20 @@ from torch import nn
 from acm_export.exporter import export
 from acm_export.modules import ACMLayer, ACMSpec
 from acm_export.onnx_file.set_budget import set_budget
-from acm_export.timing.clock import SystemClock
-from acm_export.timing.measure import Effort, measure
-from acm_export.timing.onnx_backend import cpu
+from acm_export.timing.backends.onnx_backend import OnnxBackend
+from acm_export.timing.measure import measure
+from acm_export.timing.request import TimingOptions
+from acm_export.timing.streams import SystemClock
 
 TOKENS, ALL_LEARNERS = 197, -1e9
 WARM_UP = 20
 BATCHES = 8
-"""As many as the verb takes in turn."""
+"""Number of batches that the verb takes in turn."""
 
 
 @dataclass(frozen=True)
 class Row:
-    """Medians in milliseconds: of the plain loop, and of the verb with the routing of the data."""
+    """Median milliseconds of the plain loop and of the verb, with the routing of the data."""
 
     loop_ms: float
     verb_ms: float
@@ -65,7 +65,7 @@ class Block(nn.Module):
 
 
 def write_model(folder: Path, dim: int) -> np.ndarray[Any, Any]:
-    """Write the model, the same with all learners, and its inputs; returns the inputs."""
+    """Write the model, a copy that runs all learners, and the inputs; returns the inputs."""
     torch.manual_seed(0)
     blocks = nn.Sequential(Block(dim), Block(dim))
     export(blocks, torch.randn(2, TOKENS, dim), folder / "m.onnx", verify=False)
@@ -91,7 +91,7 @@ def loop_ms(path: Path, inputs: np.ndarray[Any, Any], runs: int) -> float:
 def verb_ms(folder: Path, runs: int) -> float:
     """Median that the verb reports for the routing of the data."""
     command = [
-        sys.executable, "-m", "acm_export.cli", "latency", folder / "m.onnx", "--threshold", ALL_LEARNERS, "--data",
+        sys.executable, "-m", "acm_export", "latency", folder / "m.onnx", "--threshold", ALL_LEARNERS, "--data",
         folder / "d.npz", "--runs", runs, "--json",
     ]  # fmt: skip
     ran = subprocess.run(list(map(str, command)), check=True, stdout=subprocess.PIPE, text=True)
@@ -99,13 +99,13 @@ def verb_ms(folder: Path, runs: int) -> float:
 
 
 def overhead_us(runs: int) -> tuple[float, float]:
-    """Median microseconds of one Identity: through the verb's loop and runtime, and in a plain loop."""
+    """Median microseconds of one Identity node: in the verb's loop, and in a plain loop."""
     values = [helper.make_tensor_value_info(name, TensorProto.FLOAT, [1]) for name in ("x", "y")]
     graph = helper.make_graph([helper.make_node("Identity", ["x"], ["y"])], "g", values[:1], values[1:])
     model = helper.make_model(graph, ir_version=10, opset_imports=[helper.make_opsetid("", 20)])
     feeds = {"x": np.zeros(1, np.float32)}
-    runtime = cpu().open(model, Path()).context()
-    timed, _ = measure([lambda: runtime.run(feeds)], None, Effort(runs=runs), SystemClock())
+    context = OnnxBackend().open(model, Path()).context()
+    timed, _ = measure([lambda: context.run(feeds)], None, TimingOptions(runs=runs), SystemClock())
     session = onnxruntime.InferenceSession(model.SerializeToString(), providers=["CPUExecutionProvider"])
     times = []
     for _ in range(WARM_UP + runs):

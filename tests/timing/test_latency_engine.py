@@ -228,7 +228,7 @@ def test_other_processes_on_the_gpu_are_named_with_an_error(
     content = measured(folder / "fixed.plan")
     assert any("also used by /opt/other (process 7, 99 MiB)" in warning for warning in content["warnings"])
     monkeypatch.setattr(
-        runtime.Context, "run", lambda *_: (_ for _ in ()).throw(CudaError("out of memory", "free some"))
+        runtime.ExecutionContext, "run", lambda *_: (_ for _ in ()).throw(CudaError("out of memory", "free some"))
     )
     failed = run(folder / "fixed.plan")
     assert failed.exit_code == 1

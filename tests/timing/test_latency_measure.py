@@ -13,7 +13,7 @@ from acm_export.timing import measure as measuring
 from acm_export.timing.backends.backend import DeviceTimes
 from acm_export.timing.measure import SETTLE_SECONDS, SETTLING_RUNS, Measurement, WarmUp, measure, warm_up
 from acm_export.timing.request import TimingOptions
-from acm_export.timing.statistics import LinearFit, fit_line, percentile, summarize
+from acm_export.timing.statistics import LinearFit, fit_line, percentile, percentiles, summarize
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
@@ -67,6 +67,12 @@ def test_one_run_has_no_standard_deviation_and_none_no_statistics() -> None:
 
 def test_percentiles_of_one_to_a_hundred_are_the_numbers_themselves() -> None:
     assert [percentile(range(1, 101), p) for p in (1, 50, 90, 95, 99, 100)] == [1, 50, 90, 95, 99, 100]
+
+
+def test_percentiles_need_not_be_whole_numbers() -> None:
+    assert percentile(range(1, 1001), 99.9) == 999
+    assert percentile(range(1, 10_001), 99.99) == 9999
+    assert percentiles([3.0, 1.0, 2.0], [99.9, 50, 0.1]) == {"p99.9": 3.0, "p50": 2.0, "p0.1": 1.0}
 
 
 @given(st.lists(st.floats(0.001, 1e4), min_size=1, max_size=300), st.integers(1, 100))
@@ -128,6 +134,25 @@ def test_warm_up_is_bounded_in_runs(monkeypatch: pytest.MonkeyPatch) -> None:
     clock = FakeClock()
     ended = warm_up(Scripted(clock, repeat(0.0)), clock)
     assert (ended.runs, ended.stable) == (7, False)
+
+
+def test_a_warm_up_of_a_fixed_time_ignores_stability() -> None:
+    clock = FakeClock()
+    ended = warm_up(Scripted(clock, repeat(4 * TICK)), clock, seconds=2.0)
+    assert (ended.runs, ended.seconds, ended.stable) == (32, 2.0, True)
+    quick = warm_up(Scripted(clock, repeat(4 * TICK)), clock, seconds=0.0)
+    assert (quick.runs, quick.run_seconds, quick.stable) == (1, 4 * TICK, False)
+    rising = warm_up(Scripted(clock, (2.0**n for n in range(-6, 20))), clock, seconds=50.0)
+    assert (rising.stable, rising.seconds >= 50) == (False, True)
+
+
+def test_the_baseline_is_warmed_up_for_the_same_time() -> None:
+    clock = FakeClock()
+    options = TimingOptions(runs=4, warm_up=1.0)
+    runs = [Scripted(clock, repeat(ticks * TICK)) for ticks in (2, 4)]
+    model, baseline = measure(runs[:1], runs[1:], options, clock)
+    assert baseline is not None
+    assert (model.warm_up.runs, baseline.warm_up.runs) == (32, 16)
 
 
 def test_blocks_of_model_and_baseline_alternate_in_order() -> None:

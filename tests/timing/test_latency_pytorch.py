@@ -140,7 +140,7 @@ def test_thresholds_are_written_when_they_change(layer: Wrapped) -> None:
 
 
 class FakeCuda:
-    """Names of ``torch.cuda``: events are numbers of a clock that each record advances; graphs call the module again."""
+    """Names of ``torch.cuda``: events read a clock that each record advances; graphs call the module."""
 
     def __init__(self, module: Wrapped) -> None:
         self.now, self.module, self.captured = 0.0, module, 0

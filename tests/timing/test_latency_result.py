@@ -97,6 +97,10 @@ def test_engines_of_one_onnx_file_are_one_model() -> None:
         ({"partial": None}, "partial is null"),
         ({"more": 1}, "more is not a field"),
         ({"fit": {}}, r"fit\.\w+ is missing"),
+        (
+            {"runs": [result(replace(timed(0.5, 1, 1), percentiles={"host_ms": {"p75": "x"}})).to_json()["runs"][0]]},
+            r"runs\[0\]\.percentiles\.host_ms\.p75 is",
+        ),
     ],
 )
 def test_broken_results_are_refused_by_the_field(change: dict[str, Any], reason: str, tmp_path: Path) -> None:
@@ -141,6 +145,39 @@ def test_a_regression_is_growth_of_the_median_beyond_the_allowed_share() -> None
     assert [w.split(":")[0] for w in checks.differences(other, old)] == [
         "the earlier result is of another device", "the earlier result is partial",
     ]  # fmt: skip
+
+
+def with_baseline(old: LatencyResult, *ratios: float, sha256: str = "b" * 64) -> LatencyResult:
+    beside = tuple(BaselineRun(r.host_ms, None, ratio) for r, ratio in zip(old.runs, ratios, strict=True))
+    return replace(old, baseline=Baseline(ModelFile("dense.onnx", sha256), beside))
+
+
+def test_ratios_to_the_baseline_are_compared_if_both_results_have_one() -> None:
+    old = with_baseline(result(timed(0.5, 100.0, 1.0), timed(1.0, 100.0, 1.0)), 0.5, 0.8)
+    new = with_baseline(result(timed(1.0, 300.0, 1.0), timed(0.5, 300.0, 1.0)), 0.8, 0.6)
+    assert list(checks.regressions(old, new, 0.05)) == [
+        "the ratio to the baseline went from 0.5 to 0.6 (+20.0%, allowed +5.0%): data at 0.5, batch 1"
+    ]
+    assert list(checks.differences(old, new)) == []
+
+
+def test_times_are_compared_without_a_common_baseline() -> None:
+    plain = result(timed(0.5, 100.0, 1.0))
+    old, other = with_baseline(plain, 0.5), with_baseline(plain, 0.9, sha256="c" * 64)
+    for before, now in ((old, plain), (plain, old), (old, other)):
+        assert list(checks.regressions(before, now, 0.05)) == []
+        assert "times are compared, not ratios to the baseline" in "".join(checks.differences(before, now))
+    assert f"is of another baseline: {'b' * 64}, now {'c' * 64}" in "".join(checks.differences(old, other))
+    assert list(checks.differences(plain, plain)) == []
+
+
+def test_rebuilt_engines_are_one_baseline() -> None:
+    engine = result(timed(0.5, 100.0, 1.0), source=ModelFile("m.onnx", "d" * 64))
+    old, new = with_baseline(engine, 0.5), with_baseline(engine, 0.9, sha256="c" * 64)
+    (slower,) = checks.regressions(old, new, 0.05)
+    assert "the ratio to the baseline went from 0.5 to 0.9" in slower
+    (said,) = checks.differences(old, new)
+    assert "is of another baseline" in said
 
 
 def test_a_run_at_another_measured_budget_is_warned_about() -> None:
@@ -196,6 +233,14 @@ def test_unsteady_times_are_warned_about_with_the_worst_case(changes: dict[str, 
     assert len(found) == bool(said)
     assert said in "".join(found)
     assert "does not show" not in "".join(found)
+
+
+def test_further_percentiles_need_more_runs() -> None:
+    found = list(steadiness_warnings([STEADY], clocks_known=True, percentiles=(99.9, 75, 100, 99.99)))
+    assert [text.split(":")[0] for text in found] == [
+        "p99.9 is the maximum below 1000 timed runs",
+        "p99.99 is the maximum below 10000 timed runs",
+    ]
 
 
 def test_the_machine_is_described_as_far_as_it_is_known(tmp_path: Path) -> None:

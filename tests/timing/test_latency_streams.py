@@ -59,8 +59,8 @@ def test_each_stream_makes_the_given_runs_in_its_own_thread() -> None:
     streams = [Stream(clock, repeat(ticks * TICK)) for ticks in (1, 2, 4)]
     blocks = Streams(streams, clock).run_block(2, 1.0, 5)
     assert [block.host_ms for block in blocks] == [[1e3 * ticks * TICK] * 5 for ticks in (1, 2, 4)]
-    assert [[times.device_ms for times in lap.told] for lap in laps] == [[3, 4, 5, 6, 7]] * 3
-    assert [(lap.began, lap.ended) for lap in laps] == [(2 * t * TICK, 7 * t * TICK) for t in (1, 2, 4)]
+    assert [[times.device_ms for times in block.device_times] for block in blocks] == [[3, 4, 5, 6, 7]] * 3
+    assert [(block.start, block.end) for block in blocks] == [(2 * t * TICK, 7 * t * TICK) for t in (1, 2, 4)]
     assert all(len(stream.threads) == 1 for stream in streams)
     assert len({thread for stream in streams for thread in stream.threads}) == 3
     assert threading.get_ident() not in streams[0].threads
@@ -84,7 +84,7 @@ def test_no_stream_begins_before_all_have_settled() -> None:
 def test_each_stream_runs_until_its_time_is_over() -> None:
     clock = ThreadClock()
     blocks = Streams([Stream(clock, repeat(ticks * TICK)) for ticks in (1, 8)], clock).run_block(0, 16 * TICK, None)
-    assert [len(lap.host_ms) for lap in laps] == [16, 2]
+    assert [len(block.host_ms) for block in blocks] == [16, 2]
 
 
 def test_one_stream_needs_no_thread() -> None:
