@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 import shlex
 import sys
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -133,9 +134,9 @@ def latency(model: Path | None, *, as_json: bool, **options: Any) -> None:
     command = shlex.join(["acm-export", *sys.argv[1:]])
     try:
         result = measure_latency(model, **options, progress=_Steps(), command=command)
-    except ResultNotWrittenError as error:
-        _show(error.result, as_json=as_json)  # a full disk must not cost the numbers
-        raise
+    except ResultNotWrittenError as error:  # a full disk must not cost the numbers
+        reason = ": ".join(filter(None, (str(error), error.hint)))
+        result = replace(error.result, failures=(*error.result.failures, reason))
     _show(result, as_json=as_json)
     for failure in result.failures:
         click.echo(f"{click.style('error:', fg='red')} {failure}", err=True)

@@ -61,16 +61,44 @@ def _short(monkeypatch: pytest.MonkeyPatch) -> None:
 def test_the_result_has_every_field_and_calibration_reads_it(folder: Path) -> None:
     output, picture = folder / "r.json", folder / "r.svg"
     result = run(
-        "latency", folder / "c.onnx", "--budgets", "0.4,0.6", "--data", folder / "d.npz", "--baseline",
-        folder / "dense.onnx", "--batch", "1,4", "--runs", 5, "-o", output, "--plot", picture, "--json",
-    )  # fmt: skip
+        "latency",
+        folder / "c.onnx",
+        "--budgets",
+        "0.4,0.6",
+        "--data",
+        folder / "d.npz",
+        "--baseline",
+        folder / "dense.onnx",
+        "--batch",
+        "1,4",
+        "--runs",
+        5,
+        "-o",
+        output,
+        "--plot",
+        picture,
+        "--json",
+    )
     assert result.exit_code == 0, result.stderr
     content = json.loads(result.stdout)
     assert content == json.loads(output.read_text())
     assert list(content) == [
-        "schema", "model", "runtime", "device", "command", "time", "runs", "fit", "baseline", "warnings", "partial",
-        "error", "source", "cuda_graph", "failures",
-    ]  # fmt: skip
+        "schema",
+        "model",
+        "runtime",
+        "device",
+        "command",
+        "time",
+        "runs",
+        "fit",
+        "baseline",
+        "warnings",
+        "partial",
+        "error",
+        "source",
+        "cuda_graph",
+        "failures",
+    ]
     assert content["model"] == {"file": str(folder / "c.onnx"), "sha256": sha256_of(folder / "c.onnx")}
     assert content["runtime"]["provider"] == "CPUExecutionProvider"
     assert list(content["device"]) == ["name", "arch", "clocks", "power_mode", "driver"]
@@ -80,9 +108,14 @@ def test_the_result_has_every_field_and_calibration_reads_it(folder: Path) -> No
         (batch, *row)
         for batch in (1, 4)
         for row in (
-            ("data", 0.4), ("skewed", 0.4), ("data", 0.6), ("skewed", 0.6), ("least", None), ("most", None),
+            ("data", 0.4),
+            ("skewed", 0.4),
+            ("data", 0.6),
+            ("skewed", 0.6),
+            ("least", None),
+            ("most", None),
         )
-    ]  # fmt: skip
+    ]
     runs = content["runs"]
     assert [(r["inputs"]["pixel_values"][0], r["routing"], r["budget_requested"]) for r in runs] == expected
     for r in runs:

@@ -36,9 +36,12 @@ if TYPE_CHECKING:
 VERSION = "10.3.0"
 ORIN = Place(VERSION, "Orin", "sm_87")
 FILES = {
-    "budget.plan": ("b.onnx", ()), "thresholds.plan": ("b.onnx", ("--threshold-inputs",)), "fixed.plan": ("m.onnx", ()),
-    "silent.plan": ("b.onnx", ("--threshold-inputs", "--no-counts")), "dense.plan": ("dense.onnx", ()),
-}  # fmt: skip
+    "budget.plan": ("b.onnx", ()),
+    "thresholds.plan": ("b.onnx", ("--threshold-inputs",)),
+    "fixed.plan": ("m.onnx", ()),
+    "silent.plan": ("b.onnx", ("--threshold-inputs", "--no-counts")),
+    "dense.plan": ("dense.onnx", ()),
+}
 
 
 @pytest.fixture(scope="module")
@@ -237,9 +240,20 @@ def test_other_processes_on_the_gpu_are_named_with_an_error(
 
 def test_times_of_trtexec_name_the_file_of_the_engine(folder: Path, tmp_path: Path) -> None:
     entry = dict.fromkeys(
-        ("startEnqMs", "endEnqMs", "startH2dMs", "startComputeMs", "endComputeMs", "endD2hMs", "h2dMs", "computeMs",
-         "d2hMs", "latencyMs"), 1.0,
-    )  # fmt: skip
+        (
+            "startEnqMs",
+            "endEnqMs",
+            "startH2dMs",
+            "startComputeMs",
+            "endComputeMs",
+            "endD2hMs",
+            "h2dMs",
+            "computeMs",
+            "d2hMs",
+            "latencyMs",
+        ),
+        1.0,
+    )
     (tmp_path / "t.json").write_text(json.dumps([entry]))
     result = run(folder / "budget.plan", "--trtexec-times", tmp_path / "t.json", "--json")
     assert result.exit_code == 0, result.stderr

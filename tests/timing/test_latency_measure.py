@@ -37,9 +37,13 @@ class Scripted:
     """A runtime whose runs take what the script says, the last time for ever."""
 
     def __init__(
-        self, clock: FakeClock, script: Iterable[float], name: str = "", log: list[str] | None = None,
+        self,
+        clock: FakeClock,
+        script: Iterable[float],
+        name: str = "",
+        log: list[str] | None = None,
         device_ms: float | None = None,
-    ) -> None:  # fmt: skip
+    ) -> None:
         self.clock, self.script, self.runs = clock, iter(script), 0
         self.name, self.log, self.device_ms = name, log, device_ms
 

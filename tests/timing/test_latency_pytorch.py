@@ -58,9 +58,24 @@ def _short(monkeypatch: pytest.MonkeyPatch) -> None:
 
 def test_a_checkpoint_is_timed_beside_a_dense_one(folder: Path) -> None:
     result = run(
-        "latency", folder / "b.onnx", "--runtime", "pytorch", "--checkpoint", folder / "acm", "--budgets", "0.5",
-        "--data", folder / "d.npz", "--baseline", folder / "dense", "--runs", 3, "--streams", 2, "--json",
-    )  # fmt: skip
+        "latency",
+        folder / "b.onnx",
+        "--runtime",
+        "pytorch",
+        "--checkpoint",
+        folder / "acm",
+        "--budgets",
+        "0.5",
+        "--data",
+        folder / "d.npz",
+        "--baseline",
+        folder / "dense",
+        "--runs",
+        3,
+        "--streams",
+        2,
+        "--json",
+    )
     assert result.exit_code == 0, result.stderr
     content = json.loads(result.stdout)
     assert content["runtime"] == {"name": "pytorch", "version": torch.__version__, "provider": "CPU"}

@@ -39,23 +39,38 @@ def timed(budget: float | None, p50: float, p99: float, routing: str = "data", b
 def result(*runs: RunResult, **changes: Any) -> LatencyResult:
     return replace(
         LatencyResult(
-            ModelFile("m.onnx", "a" * 64), RuntimeInfo("onnxruntime", "1.0", "CPUExecutionProvider"),
-            Device("a CPU", "x86_64"), "acm-export latency m.onnx", "2026-01-01T00:00:00+00:00", runs, LinearFit(),
+            ModelFile("m.onnx", "a" * 64),
+            RuntimeInfo("onnxruntime", "1.0", "CPUExecutionProvider"),
+            Device("a CPU", "x86_64"),
+            "acm-export latency m.onnx",
+            "2026-01-01T00:00:00+00:00",
+            runs,
+            LinearFit(),
         ),
         **changes,
-    )  # fmt: skip
+    )
 
 
 def test_a_result_is_read_as_it_was_written(tmp_path: Path) -> None:
     baseline = Baseline(ModelFile("d.onnx", "b" * 64), (BaselineRun(summarize([1.0, 2.0]), None, 2.0),))
     written = result(
         replace(
-            timed(0.5, 2.0, 3.0), device_ms=ONE, transfer_ms=ONE, streams=2, throughput=7.5,
+            timed(0.5, 2.0, 3.0),
+            device_ms=ONE,
+            transfer_ms=ONE,
+            streams=2,
+            throughput=7.5,
             percentiles={"host_ms": {"p99.9": 3.5}},
         ),
-        fit=LinearFit(1.0, 2.0, 0.5), baseline=baseline, warnings=("w",),
-        partial=True, error="e", source=ModelFile("m.onnx", None), cuda_graph=True, failures=("f",),
-    )  # fmt: skip
+        fit=LinearFit(1.0, 2.0, 0.5),
+        baseline=baseline,
+        warnings=("w",),
+        partial=True,
+        error="e",
+        source=ModelFile("m.onnx", None),
+        cuda_graph=True,
+        failures=("f",),
+    )
     path = tmp_path / "r.json"
     path.write_text(to_text(written))
     assert read_result(path) == written
@@ -143,8 +158,9 @@ def test_a_regression_is_growth_of_the_median_beyond_the_allowed_share() -> None
     assert "lacks 1 of 3 runs, first data at 0.25, batch 1" in "".join(checks.differences(old, new))
     other = replace(old, device=Device("another", None), partial=True)
     assert [w.split(":")[0] for w in checks.differences(other, old)] == [
-        "the earlier result is of another device", "the earlier result is partial",
-    ]  # fmt: skip
+        "the earlier result is of another device",
+        "the earlier result is partial",
+    ]
 
 
 def with_baseline(old: LatencyResult, *ratios: float, sha256: str = "b" * 64) -> LatencyResult:

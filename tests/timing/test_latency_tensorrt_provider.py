@@ -85,9 +85,17 @@ def opened(monkeypatch: pytest.MonkeyPatch) -> Opened:
 
 def test_files_are_rewritten_for_the_provider_with_thresholds_required(folder: Path, opened: Opened) -> None:
     result = run(
-        folder / "b.onnx", "--budgets", "0.5", "--runs", 2, "--engine-cache", folder / "cache", "--baseline",
-        folder / "dense.onnx", "--json",
-    )  # fmt: skip
+        folder / "b.onnx",
+        "--budgets",
+        "0.5",
+        "--runs",
+        2,
+        "--engine-cache",
+        folder / "cache",
+        "--baseline",
+        folder / "dense.onnx",
+        "--json",
+    )
     assert result.exit_code == 0, result.stderr
     content = json.loads(result.stdout)
     assert [r["routing"] for r in content["runs"]] == ["data", "skewed", "least", "most"]

@@ -26,8 +26,15 @@ def query(start: float, enqueue: float = 0.25, h2d: float = 0.5, compute: float 
     moments = [start, start + enqueue, start, start + h2d, start + h2d, start + h2d + compute]
     moments += [moments[-1], moments[-1] + d2h]
     names = (
-        "startEnqMs", "endEnqMs", "startH2dMs", "endH2dMs", "startComputeMs", "endComputeMs", "startD2hMs", "endD2hMs",
-    )  # fmt: skip
+        "startEnqMs",
+        "endEnqMs",
+        "startH2dMs",
+        "endH2dMs",
+        "startComputeMs",
+        "endComputeMs",
+        "startD2hMs",
+        "endD2hMs",
+    )
     durations = {"h2dMs": h2d, "computeMs": compute, "d2hMs": d2h, "latencyMs": h2d + compute + d2h}
     return dict(zip(names, moments, strict=True)) | durations
 
@@ -57,9 +64,11 @@ def test_statistics_are_those_of_the_queries(times: Path, tmp_path: Path) -> Non
     (measured,) = content["runs"]
     assert (measured["inputs"], measured["routing"], measured["budget_measured"]) == ({}, "data", None)
     for name, p50, p99, largest in (
-        ("host_ms", 2.75, 4.75, 8.75), ("device_ms", 2.0, 4.0, 8.0), ("enqueue_ms", 0.25, 0.25, 0.25),
+        ("host_ms", 2.75, 4.75, 8.75),
+        ("device_ms", 2.0, 4.0, 8.0),
+        ("enqueue_ms", 0.25, 0.25, 0.25),
         ("transfer_ms", 0.75, 0.75, 0.75),
-    ):  # fmt: skip
+    ):
         assert (measured[name]["p50"], measured[name]["p99"], measured[name]["max"]) == (p50, p99, largest), name
         assert measured[name]["n"] == 100
     assert measured["throughput"] == pytest.approx(8 * 100 / 0.99875)  # to the end of the last query, 998.75 ms
