@@ -7,15 +7,18 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 import torch
+from click.testing import CliRunner
 from exported_files import images
 from tiny_models import tiny_vit
 
 from acm_export.base.errors import OutputError, UsageError
+from acm_export.cli import main
 from acm_export.exporter import export
 from acm_export.timing import latency as module
 from acm_export.timing import measure as measuring
 from acm_export.timing.latency import latency
 from acm_export.timing.result import LatencyResult, ResultNotWrittenError
+from acm_export.timing.result_file import read_result
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -57,7 +60,7 @@ def test_it_returns_the_result_that_it_writes(
         str(folder / "m.onnx"), baseline=folder / "dense.onnx", batch=2, runs=3, output=str(output), progress=steps
     )
     assert isinstance(result, LatencyResult)
-    assert json.loads(output.read_text()) == result.to_json()
+    assert read_result(output) == result
     assert result.baseline is not None
     assert {run.batch for run in result.runs} == {2}
     assert result.failures == ()
@@ -81,6 +84,23 @@ def test_checks_that_do_not_hold_are_in_the_result(folder: Path, tmp_path: Path)
     assert len(slower) == len(result.runs)
     assert all("allowed +10.0%" in text for text in slower)
     assert result.to_json()["failures"] == result.failures
+
+
+def test_further_percentiles_are_a_field_and_a_table(folder: Path, tmp_path: Path) -> None:
+    args = ["latency", "m.onnx", "--runs", "5", "--baseline", "dense.onnx", "--warm-up", "0", "-o", "r.json"]
+    args = [str(folder / arg) if arg.endswith(".onnx") else arg for arg in args[:-1]] + [str(tmp_path / "r.json")]
+    shown = CliRunner().invoke(main, [*args, "--percentile", "75,99.9", "--percentile", "10"])
+    assert shown.exit_code == 0, shown.stderr
+    assert "further percentiles (ms)" in shown.stdout
+    assert "host p99.9" in shown.stdout
+    assert "not stable after the warm-up" in shown.stderr
+    result = read_result(tmp_path / "r.json")
+    assert result.baseline is not None
+    for run in (*result.runs, *result.baseline.runs):
+        assert run.percentiles is not None
+        assert list(run.percentiles) == ["host_ms"]
+        assert list(run.percentiles["host_ms"]) == ["p75", "p99.9", "p10"]
+        assert run.percentiles["host_ms"]["p99.9"] == run.host_ms.max
 
 
 @pytest.mark.parametrize("option", ["output", "plot"])
@@ -107,7 +127,9 @@ def test_a_result_that_cannot_be_written_is_not_lost(
         ({"batch": 0}, "--batch is 0"),
         ({"streams": 65}, "--streams is 65, expected 1 to 64"),
         ({"percentiles": [100.5]}, "--percentile is 100.5"),
+        ({"percentiles": [0]}, "--percentile is 0"),
         ({"warm_up": float("inf")}, "--warm-up is inf"),
+        ({"warm_up": -1.0}, "--warm-up is -1"),
         ({"runtime": "tvm"}, "unknown runtime 'tvm'"),
         ({"budgets": [0.5], "threshold": 0.0}, "exclude each other"),
         ({"max_regression": -0.1}, "'-0.1' is not a valid share"),

@@ -24,7 +24,6 @@ from acm_export.timing import latency
 from acm_export.timing import measure as measuring
 from acm_export.timing.backends import BACKENDS
 from acm_export.timing.request import RUNTIMES
-from acm_export.timing.result_file import read_result
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -260,30 +259,6 @@ def test_streams_run_concurrently_and_identify_the_compared_runs(folder: Path, t
     other = run(*args[:-1], 2, "--compare", output)
     assert (other.exit_code, "none of these runs" in other.stderr) == (2, True)
     assert run(*args, "--compare", output, "--max-regression", "1e9").exit_code == 0
-
-
-def test_further_percentiles_are_a_field_of_their_own_and_a_table(folder: Path, tmp_path: Path) -> None:
-    output = tmp_path / "r.json"
-    args = ("latency", folder / "m.onnx", "--runs", 5, "--baseline", folder / "dense.onnx", "--warm-up", 0)
-    result = run(*args, "--percentile", "75,99.9", "--percentile", 10, "-o", output)
-    assert result.exit_code == 0, result.stderr
-    assert "further percentiles (ms)" in result.stdout
-    assert "host p99.9" in result.stdout
-    assert "not stable after the warm-up" in result.stderr
-    content = json.loads(output.read_text())
-    for row in (*content["runs"], *content["baseline"]["runs"]):
-        assert list(row["host_ms"]) == STATISTICS
-        assert list(row["percentiles"]) == ["host_ms"]
-        assert list(row["percentiles"]["host_ms"]) == ["p75", "p99.9", "p10"]
-        assert row["percentiles"]["host_ms"]["p99.9"] == row["host_ms"]["max"]
-    assert read_result(output).to_json() == content
-
-
-@pytest.mark.parametrize("option", [("--percentile", "0"), ("--percentile", "101"), ("--warm-up", "-1")])
-def test_percentiles_and_warm_up_have_a_range(folder: Path, option: tuple[str, str]) -> None:
-    refused = run("latency", folder / "m.onnx", *option)
-    assert refused.exit_code == 2
-    assert f"{option[0]} is {option[1]}" in refused.stderr
 
 
 def test_cuda_graphs_are_refused_without_support(folder: Path) -> None:
