@@ -64,7 +64,7 @@ def _percentiles(context: click.Context, parameter: click.Parameter, values: tup
     "--warm-up",
     type=float,
     metavar="SECONDS",
-    help="Duration of the warm-up before the timed runs. [default: until times are stable, at most 5]",
+    help="Duration of the warm-up before the timed runs. [default: until times are stable, at most 5 s]",
 )
 @click.option(
     "--percentile",
@@ -72,7 +72,7 @@ def _percentiles(context: click.Context, parameter: click.Parameter, values: tup
     multiple=True,
     callback=_percentiles,
     metavar="P,...",
-    help="Further percentiles, such as 99.9; may be repeated.",
+    help="Further percentiles beside p50, p90, p95 and p99, such as 99.9; may be repeated.",
 )
 @click.option(
     "--runtime",
@@ -100,7 +100,11 @@ def _percentiles(context: click.Context, parameter: click.Parameter, values: tup
     "median.",
 )
 @click.option(
-    "--max-regression", default="5%", show_default=True, metavar="P", help="How much slower --compare allows."
+    "--max-regression",
+    default="5%",
+    show_default=True,
+    metavar="P",
+    help="How much slower than before a run may be, with --compare.",
 )
 @click.option(
     "--trtexec-times", type=_FILE, metavar="FILE", help="Read the times that trtexec exported; MODEL is not run."

@@ -71,7 +71,7 @@ def test_it_returns_the_result_that_it_writes(
     assert (captured.out, captured.err) == ("", "")
 
 
-def test_checks_that_do_not_hold_are_in_the_result(folder: Path, tmp_path: Path) -> None:
+def test_failed_checks_are_in_the_result(folder: Path, tmp_path: Path) -> None:
     old = tmp_path / "old.json"
     latency(folder / "m.onnx", runs=3, output=old)
     content = json.loads(old.read_text())

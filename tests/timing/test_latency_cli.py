@@ -1,4 +1,4 @@
-"""The verb ``latency`` as a user calls it; what is timed is tiny, and no test looks at how long it took."""
+"""The verb ``latency`` from the command line, on a tiny model; no test depends on how long a run takes."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""``latency`` of engines: stand-ins for TensorRT and the CUDA driver, everything else for real."""
+"""``latency`` of engines, with stand-ins for TensorRT and the CUDA driver."""
 
 from __future__ import annotations
 
@@ -51,12 +51,12 @@ def library(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @functools.cache
 def tensorrt(version: str, library: Path) -> Any:
-    """One for all tests: an engine of it knows its profile only from the builder that made it."""
+    """One module for all tests: its engines know their profile only from the builder that made them."""
     return fake(version, driver=library)[0]
 
 
 def furnish(patch: pytest.MonkeyPatch, library: Path, place: Place = ORIN) -> None:
-    """Put a TensorRT and a GPU into this machine."""
+    """Make this machine appear to have TensorRT and a GPU."""
     patch.setitem(sys.modules, "tensorrt", tensorrt(place.tensorrt, library))
     for module in (engine_module, runtime):
         patch.setattr(module, "find_place", lambda _: place)
@@ -106,7 +106,7 @@ def rows(content: Any) -> list[tuple[str, float | None]]:
     return [(r["routing"], r["budget_requested"]) for r in content["runs"]]
 
 
-def test_budgets_go_in_where_the_engine_takes_a_budget(folder: Path, library: Path) -> None:
+def test_the_budget_is_fed_if_the_engine_takes_one(folder: Path, library: Path) -> None:
     live = ctypes.CDLL(str(library)).fake_live
     before = live()
     content = measured(folder / "budget.plan", "--budgets", "0.4,0.5", "--data", folder / "d.npz", "--batch", "1,4")

@@ -47,7 +47,7 @@ def test_other_processes_and_limits_are_named(around: Surroundings) -> None:
 
 
 @pytest.mark.parametrize(("visible", "asked"), [(None, "0"), ("2,0", "2"), ("GPU-5c", "GPU-5c"), ("", "0")])
-def test_only_the_gpu_that_is_used_is_asked_about(
+def test_only_the_gpu_that_is_used_is_queried(
     around: Surroundings, monkeypatch: pytest.MonkeyPatch, visible: str | None, asked: str
 ) -> None:
     monkeypatch.delenv("CUDA_VISIBLE_DEVICES", raising=False)
@@ -136,7 +136,7 @@ def timed(host: float, on_device: float, enqueue: float, transfer: float = 0.0, 
 
 
 @pytest.mark.parametrize(
-    ("run", "said"),
+    ("run", "expected"),
     [
         (timed(4.0, 3.0, 1.0), None),
         (timed(4.0, 3.0, 2.5), "host-bound: in 1 of 2 the host takes about as long"),
@@ -150,10 +150,10 @@ def timed(host: float, on_device: float, enqueue: float, transfer: float = 0.0, 
         (timed(10.0, 3.0, 1.0, device_ms=None), None),
     ],
 )
-def test_warnings_about_how_host_and_device_share_the_work(run: RunResult, said: str | None) -> None:
+def test_warnings_about_how_host_and_device_share_the_work(run: RunResult, expected: str | None) -> None:
     found = list(device_warnings([timed(4.0, 3.0, 1.0), run]))
-    assert len(found) == (said is not None)
-    assert said is None or said in found[0]
+    assert len(found) == (expected is not None)
+    assert expected is None or expected in found[0]
 
 
 def test_cuda_graphs_are_not_advised_if_they_are_used() -> None:

@@ -34,7 +34,7 @@ class FakeClock:
 
 
 class Scripted:
-    """A runtime whose runs take what the script says, the last time for ever."""
+    """A model whose runs take the scripted times."""
 
     def __init__(
         self,
@@ -175,7 +175,7 @@ def test_blocks_of_model_and_baseline_alternate_in_order() -> None:
     assert clock.slept == [SETTLE_SECONDS] * 16
 
 
-def test_a_duration_is_spread_over_the_blocks_of_each_side() -> None:
+def test_a_duration_is_spread_over_the_blocks() -> None:
     clock = FakeClock()
     timed, _ = measure([Scripted(clock, repeat(TICK))], None, TimingOptions(seconds=2.0), clock)
     assert [len(block) for block in timed.blocks] == [16] * 8  # 16 runs of 1/64 s are a quarter of a second

@@ -1,4 +1,4 @@
-"""``latency`` of checkpoints in PyTorch: the CPU for real, the GPU with a stand-in for ``torch.cuda``."""
+"""``latency`` of checkpoints in PyTorch: on the CPU, and on a GPU with a stand-in for ``torch.cuda``."""
 
 from __future__ import annotations
 
@@ -115,7 +115,7 @@ def test_files_for_any_target_name_their_checkpoint(folder: Path) -> None:
 
 
 class Wrapped(torch.nn.Module):
-    """As the exporter wraps a module; tells how it was called."""
+    """Wraps a module as the exporter does, and counts the calls."""
 
     def __init__(self, module: nn.Module) -> None:
         super().__init__()

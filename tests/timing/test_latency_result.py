@@ -99,8 +99,8 @@ def test_engines_of_one_onnx_file_are_one_model() -> None:
     with pytest.raises(UsageError, match=f"sha256 is {'c' * 64}, that of m.plan is {'a' * 64}"):
         checks.check_comparable(engine, Path("old.json"), "a" * 64, Path("m.plan"))
     again = replace(engine, model=ModelFile("m.plan", "d" * 64), cuda_graph=True)
-    said = list(checks.differences(engine, again))
-    assert [text.split(":")[0].rpartition(" ")[2] for text in said] == ["runtime", "engine"]
+    expected = list(checks.differences(engine, again))
+    assert [text.split(":")[0].rpartition(" ")[2] for text in expected] == ["runtime", "engine"]
 
 
 @pytest.mark.parametrize(
@@ -192,8 +192,8 @@ def test_rebuilt_engines_are_one_baseline() -> None:
     old, new = with_baseline(engine, 0.5), with_baseline(engine, 0.9, sha256="c" * 64)
     (slower,) = checks.regressions(old, new, 0.05)
     assert "the ratio to the baseline went from 0.5 to 0.9" in slower
-    (said,) = checks.differences(old, new)
-    assert "is of another baseline" in said
+    (expected,) = checks.differences(old, new)
+    assert "is of another baseline" in expected
 
 
 def test_a_run_at_another_measured_budget_is_warned_about() -> None:
@@ -214,7 +214,7 @@ QUIET = Environment(2, 0.1, ["performance"], CpuUse(100, 0, 10), CpuUse(110, 0, 
 
 
 @pytest.mark.parametrize(
-    ("changes", "said"),
+    ("changes", "expected"),
     [
         ({}, ""),
         ({"load": 2.0}, "load 2.00 on 2 cores"),
@@ -225,17 +225,17 @@ QUIET = Environment(2, 0.1, ["performance"], CpuUse(100, 0, 10), CpuUse(110, 0, 
         ({"load": None, "governors": [], "before": None, "after": None}, ""),
     ],
 )
-def test_the_environment_is_warned_about_only_if_it_was_observed(changes: dict[str, Any], said: str) -> None:
+def test_the_environment_is_warned_about_only_if_it_was_observed(changes: dict[str, Any], expected: str) -> None:
     found = list(environment_warnings(replace(QUIET, **changes)))
-    assert len(found) == bool(said)
-    assert said in "".join(found)
+    assert len(found) == bool(expected)
+    assert expected in "".join(found)
 
 
 STEADY = Steadiness("the model (a)", 0.02, 0.01, warmed_up=True, runs=100)
 
 
 @pytest.mark.parametrize(
-    ("changes", "said"),
+    ("changes", "expected"),
     [
         ({}, ""),
         ({"variation": 0.03}, "exceeds 2.5% in 1 of 2, 3.0% for the model (b)"),
@@ -244,10 +244,10 @@ STEADY = Steadiness("the model (a)", 0.02, 0.01, warmed_up=True, runs=100)
         ({"runs": 99}, "in 1 of 2, 99 for the model (b)"),
     ],
 )
-def test_unsteady_times_are_warned_about_with_the_worst_case(changes: dict[str, Any], said: str) -> None:
+def test_unsteady_times_are_warned_about_with_the_worst_case(changes: dict[str, Any], expected: str) -> None:
     found = list(steadiness_warnings([STEADY, replace(STEADY, name="the model (b)", **changes)], clocks_known=True))
-    assert len(found) == bool(said)
-    assert said in "".join(found)
+    assert len(found) == bool(expected)
+    assert expected in "".join(found)
     assert "does not show" not in "".join(found)
 
 

@@ -23,7 +23,7 @@ TICK = 1 / 64
 
 
 class ThreadClock:
-    """Begins at 0 in every thread."""
+    """Starts at 0 in every thread."""
 
     def __init__(self) -> None:
         self._local = threading.local()
@@ -39,7 +39,7 @@ class ThreadClock:
 
 
 class Stream:
-    """Takes what the script says, and remembers in which threads it ran."""
+    """Takes the scripted times, and records the threads it ran in."""
 
     def __init__(self, clock: ThreadClock, script: Iterable[float], fails_at: int | None = None) -> None:
         self.clock, self.script, self.fails_at = clock, iter(script), fails_at
@@ -121,7 +121,7 @@ def test_a_block_lasts_from_the_first_start_to_the_last_end() -> None:
 
 
 class StoppedError(BaseException):
-    """What the handler of a signal raises."""
+    """Raised by the signal handler of a test."""
 
 
 def test_a_signal_ends_all_streams() -> None:

@@ -1,4 +1,4 @@
-"""``latency`` through ONNX Runtime's TensorRT provider: a stand-in that checks what it is given, then runs it."""
+"""``latency`` with ONNX Runtime's TensorRT provider, replaced by one that checks its model and runs it on the CPU."""
 
 from __future__ import annotations
 
@@ -48,7 +48,7 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 class Opened(list[dict[str, Any]]):
-    """Options and required inputs of each session that the provider was asked for."""
+    """Options and required inputs of each session of the provider."""
 
 
 @pytest.fixture

@@ -1,4 +1,4 @@
-"""Times that trtexec exported, read as a result: exact numbers, and what is refused."""
+"""Results made from the times that trtexec exported, with exact numbers; and files that are refused."""
 
 from __future__ import annotations
 
@@ -40,7 +40,7 @@ def query(start: float, enqueue: float = 0.25, h2d: float = 0.5, compute: float 
 
 
 def write(path: Path, *queries: Any) -> Path:
-    """In trtexec's own layout: one query a line, the comma before it."""
+    """In trtexec's layout: one query on each line, the comma before it."""
     lines = "\n, ".join(json.dumps(entry) for entry in queries)
     path.write_text(f"[\n  {lines}\n]\n")
     return path
@@ -75,7 +75,7 @@ def test_statistics_are_those_of_the_queries(times: Path, tmp_path: Path) -> Non
     assert content["fit"] == {"fixed_ms": None, "ms_per_budget": None, "r2": None}
 
 
-def test_assertions_and_comparisons_hold_or_end_with_1(times: Path, tmp_path: Path) -> None:
+def test_failed_assertions_and_comparisons_exit_with_1(times: Path, tmp_path: Path) -> None:
     assert run("--trtexec-times", times, "--assert-p99", "4.75ms").exit_code == 0
     failed = run("--trtexec-times", times, "--assert-p99", "4.7ms", "-o", tmp_path / "old.json")
     assert failed.exit_code == 1
@@ -89,7 +89,7 @@ def test_assertions_and_comparisons_hold_or_end_with_1(times: Path, tmp_path: Pa
 
 
 @pytest.mark.parametrize(
-    ("changes", "said"),
+    ("changes", "expected"),
     [
         ({}, None),
         ({"enqueue": 1.75}, "host-bound: in 1 of 1 the host takes about as long to enqueue the work as the device"),
@@ -101,14 +101,16 @@ def test_assertions_and_comparisons_hold_or_end_with_1(times: Path, tmp_path: Pa
         ),
     ],
 )
-def test_what_the_times_leave_out_is_warned_about(changes: dict[str, float], said: str | None, tmp_path: Path) -> None:
+def test_what_the_times_leave_out_is_warned_about(
+    changes: dict[str, float], expected: str | None, tmp_path: Path
+) -> None:
     spacing = changes.pop("spacing", 10.0)
     result = run("--trtexec-times", write(tmp_path / "t.json", *(query(spacing * i, **changes) for i in range(100))))
     assert result.exit_code == 0, result.stderr
     warnings = [line for line in result.stderr.splitlines() if line.startswith("warning:")]
     assert "random numbers" in warnings[0]
-    assert len(warnings) == 1 + (said is not None)
-    assert said is None or said in warnings[1]
+    assert len(warnings) == 1 + (expected is not None)
+    assert expected is None or expected in warnings[1]
 
 
 def test_durations_below_the_resolution_of_timestamps_are_null(tmp_path: Path) -> None:
