@@ -165,14 +165,14 @@ def part_names(text: str) -> tuple[str, ...]:
     return names
 
 
-def parts_to_run(asked: tuple[str, ...] | None, missing: dict[str, str]) -> tuple[str, ...]:
+def parts_to_run(requested: tuple[str, ...] | None, missing: dict[str, str]) -> tuple[str, ...]:
     """Parts in their order; by default PyTorch and every runtime that is here.
 
     Args:
-        asked: With ``--parts``, or None.
+        requested: Parts given with ``--parts``, or None.
         missing: Why a runtime cannot run here, or an empty text.
     """
-    wanted = set(asked or ("pytorch", *(name for name, reason in missing.items() if not reason)))
+    wanted = set(requested or ("pytorch", *(name for name, reason in missing.items() if not reason)))
     if wanted & missing.keys():
         wanted.add("files")
     return tuple(name for name in PARTS if name in wanted)

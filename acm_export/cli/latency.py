@@ -116,7 +116,7 @@ def latency(model: Path | None, *, as_json: bool, **options: Any) -> None:
     """Time MODEL, an ONNX file or an engine, with tokens routed by the gates, all least, all most, and skewed.
 
     Times go from inputs to outputs in host memory, after a warm-up. The baseline is timed between the blocks of the
-    model. The exit code is 1 if an assertion or comparison does not hold, and after an interrupt or an error of the
+    model. The exit code is 1 if an assertion or comparison fails, and after an interrupt or an error of the
     runtime, which keep the runs that are done. Measurement pitfalls: docs/measuring.md.
 
     \b

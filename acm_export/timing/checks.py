@@ -61,7 +61,7 @@ def read_checks(assertions: Sequence[str], compare: Path | None, max_regression:
 
 
 def failures(checks: Checks, result: LatencyResult) -> Iterator[str]:
-    """Checks that do not hold."""
+    """Checks that failed."""
     yield from failed_assertions(checks.assertions, result.runs)
     if checks.old is not None:
         yield from regressions(checks.old, result, checks.max_regression)
@@ -96,7 +96,7 @@ def check_assertions(assertions: Sequence[Assertion], budgets: Collection[float 
 
 
 def failed_assertions(assertions: Sequence[Assertion], runs: Sequence[RunResult]) -> Iterator[str]:
-    """Assertions that do not hold; each applies to every batch size, with the routing of the data."""
+    """Assertions that failed; each applies to every batch size, with the routing of the data."""
     for assertion in assertions:
         for run in runs:
             if run.routing != DATA or assertion.budget not in (None, run.budget_requested):
@@ -190,7 +190,7 @@ def _moved(before: float | None, now: float | None) -> bool:
 def compares_ratios(old: LatencyResult, new: LatencyResult) -> bool:
     """Whether ratios to the baseline can be compared: both results have one, the same unless it is an engine.
 
-    An engine is rebuilt with every TensorRT version, so its file says nothing about the model in it.
+    Engines are rebuilt for each machine and TensorRT version, so their digest does not identify the model.
     """
     if old.baseline is None or new.baseline is None:
         return False

@@ -109,7 +109,7 @@ def latency(
         command: Command line to record; by default that of this process.
 
     Returns:
-        The result. Its ``failures`` name the assertions and comparisons that do not hold.
+        The result. Its ``failures`` name the assertions and comparisons that failed.
 
     Raises:
         UsageError: Options contradict each other or the model.

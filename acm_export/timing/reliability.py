@@ -26,21 +26,21 @@ TAIL = 99.0
 """The percentile that every result has."""
 
 
-def environment_warnings(seen: Environment) -> Iterator[str]:
+def environment_warnings(environment: Environment) -> Iterator[str]:
     """Warnings about what the machine did."""
-    if seen.load is not None and seen.load > MAX_LOAD:
-        yield f"the machine was not idle: load {seen.load:.2f} on {seen.cores} cores before the measurement"
-    if seen.before is not None and seen.after is not None and seen.seconds > 0:
-        own = seen.after.own - seen.before.own
-        others = (seen.after.busy - seen.before.busy - own) / seen.seconds
+    if environment.load is not None and environment.load > MAX_LOAD:
+        yield f"the machine was not idle: load {environment.load:.2f} on {environment.cores} cores before the measurement"
+    if environment.before is not None and environment.after is not None and environment.seconds > 0:
+        own = environment.after.own - environment.before.own
+        others = (environment.after.busy - environment.before.busy - own) / environment.seconds
         if others > MAX_OTHERS:
-            names = f": {', '.join(seen.busiest)}" if seen.busiest else ""
-            yield f"other processes used {others:.1f} of {seen.cores} cores during the measurement{names}"
-        stolen = (seen.after.stolen - seen.before.stolen) / seen.seconds
+            names = f": {', '.join(environment.busiest)}" if environment.busiest else ""
+            yield f"other processes used {others:.1f} of {environment.cores} cores during the measurement{names}"
+        stolen = (environment.after.stolen - environment.before.stolen) / environment.seconds
         if stolen > MAX_OTHERS:
-            yield f"the hypervisor took away {stolen:.1f} of {seen.cores} cores during the measurement"
-    if others_set := [name for name in seen.governors if name != "performance"]:
-        yield f"clocks are not fixed: the CPU frequency governor is {', '.join(others_set)}, not performance"
+            yield f"the hypervisor took away {stolen:.1f} of {environment.cores} cores during the measurement"
+    if governors := [name for name in environment.governors if name != "performance"]:
+        yield f"clocks are not fixed: the CPU frequency governor is {', '.join(governors)}, not performance"
 
 
 @dataclass(frozen=True)

@@ -140,7 +140,7 @@ class LatencyResult:
         error: The error that ended the measurement early, or None.
         source: The ONNX file that the model was built from, if the model is an engine.
         cuda_graph: Whether runs were launched as CUDA graphs.
-        failures: Assertions and comparisons that do not hold, and what ended the measurement early.
+        failures: Assertions and comparisons that failed, and what ended the measurement early.
     """
 
     model: ModelFile

@@ -46,17 +46,17 @@ def test_other_processes_and_limits_are_named(around: Surroundings) -> None:
     assert second.startswith("power is limited to 350 W of 700 W")
 
 
-@pytest.mark.parametrize(("visible", "asked"), [(None, "0"), ("2,0", "2"), ("GPU-5c", "GPU-5c"), ("", "0")])
+@pytest.mark.parametrize(("visible", "queried"), [(None, "0"), ("2,0", "2"), ("GPU-5c", "GPU-5c"), ("", "0")])
 def test_only_the_gpu_that_is_used_is_queried(
-    around: Surroundings, monkeypatch: pytest.MonkeyPatch, visible: str | None, asked: str
+    around: Surroundings, monkeypatch: pytest.MonkeyPatch, visible: str | None, queried: str
 ) -> None:
     monkeypatch.delenv("CUDA_VISIBLE_DEVICES", raising=False)
     if visible is not None:
         monkeypatch.setenv("CUDA_VISIBLE_DEVICES", visible)
     around.tool("nvidia-smi", 'case "$*" in *compute-apps*) echo "7, $3, 1 MiB";; esac')
     watch = watch_gpu()
-    assert watch.processes == (f"--id={asked} (process 7, 1 MiB)",)
-    around.tool("nvidia-smi", f'case "$*" in *name*--id={asked}) echo "A, 9.0, 1, 2, P0, 5";; *) exit 1;; esac')
+    assert watch.processes == (f"--id={queried} (process 7, 1 MiB)",)
+    around.tool("nvidia-smi", f'case "$*" in *name*--id={queried}) echo "A, 9.0, 1, 2, P0, 5";; *) exit 1;; esac')
     assert gpu().name == "A"
 
 

@@ -221,11 +221,11 @@ def test_device_times_are_kept_if_the_runtime_reports_them() -> None:
 
 def test_every_reported_time_is_kept_beside_its_run() -> None:
     clock = FakeClock()
-    told = (DeviceTimes(1.0 * n, 2.0 * n, None if n == 12 else 3.0 * n) for n in count(1))
+    reported = (DeviceTimes(1.0 * n, 2.0 * n, None if n == 12 else 3.0 * n) for n in count(1))
 
     def run() -> DeviceTimes:
         clock.time += TICK
-        return next(told)
+        return next(reported)
 
     timed, _ = measure([run], None, TimingOptions(runs=2), clock)
     first = timed.warm_up.runs + SETTLING_RUNS + 1

@@ -21,7 +21,7 @@ ENGINE_SUFFIXES = (".plan", ".engine", ".trt")
 
 @dataclass(frozen=True)
 class DeviceTimes:
-    """What a runtime reports about one run, in milliseconds; None where it does not report it.
+    """What a runtime reports about one run, in milliseconds; None for a time that it does not report.
 
     Args:
         device_ms: Time on the device, without transfers.
