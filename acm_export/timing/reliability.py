@@ -29,7 +29,8 @@ TAIL = 99.0
 def environment_warnings(environment: Environment) -> Iterator[str]:
     """Warnings about what the machine did."""
     if environment.load is not None and environment.load > MAX_LOAD:
-        yield f"the machine was not idle: load {environment.load:.2f} on {environment.cores} cores before the measurement"
+        load, cores = environment.load, environment.cores
+        yield f"the machine was not idle: load {load:.2f} on {cores} cores before the measurement"
     if environment.before is not None and environment.after is not None and environment.seconds > 0:
         own = environment.after.own - environment.before.own
         others = (environment.after.busy - environment.before.busy - own) / environment.seconds
