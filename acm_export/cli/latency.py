@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 import click
 from click.core import ParameterSource
 
-from acm_export.cli.common import need_export_packages, numbers, progress, verb, write_json, write_table
+from acm_export.cli.common import log, need_export_packages, numbers, progress, verb, warn, write_json, write_table
 
 if TYPE_CHECKING:
     from acm_export.timing.checks import Demands
@@ -136,7 +136,7 @@ def latency(
     asked = Asked(runtime, cuda_graph, plugin, source, checkpoint, engine_cache)
     effort = Effort(duration, runs)
     request = Request(model, asked, budgets, threshold, batch, streams, baseline, data, processor, effort)
-    surveyor = Surveyor(SystemClock(), progress, lambda text: click.echo(text, err=True), command, load)
+    surveyor = Surveyor(SystemClock(), progress, log, command, load)
     result, planned = carry_out(request, demands, surveyor)
     _report(result, planned, demands, output, plot, as_json=as_json)
 
@@ -154,6 +154,7 @@ def _report(
     result: Result, planned: int, demands: Demands, output: Path | None, plot: Path | None, *, as_json: bool
 ) -> None:
     """Write and show a result, and end with exit code 1 where it is partial or does not hold."""
+    from acm_export.base.errors import LatencyError
     from acm_export.base.files import write_text
     from acm_export.report.latency_chart import write_picture
     from acm_export.timing import checks
@@ -165,16 +166,14 @@ def _report(
     if plot is not None:
         write_picture(result, plot)
     for difference in checks.differences(demands.old, result) if demands.old is not None else ():
-        click.echo(f"{click.style('warning:', fg='yellow')} {difference}", err=True)
+        warn(difference)
     failures = list(checks.failures(demands, result))
     if result.partial:
         kept = "they are shown alone" if output is None else f"they are in {output}, marked as partial"
         what = "interrupted" if result.error is None else f"{result.error}; stopped"
         failures.append(f"{what} after {len(result.runs)} of {planned} runs; {kept}")
-    for failure in failures:
-        click.echo(f"{click.style('error:', fg='red')} {failure}", err=True)
     if failures:
-        raise SystemExit(1)
+        raise LatencyError("; ".join(failures))
 
 
 def _show(result: Result, *, as_json: bool) -> None:
@@ -187,4 +186,4 @@ def _show(result: Result, *, as_json: bool) -> None:
         if (apart := device_table(result)) is not None:
             write_table(apart)
     for warning in result.warnings:
-        click.echo(f"{click.style('warning:', fg='yellow')} {warning}", err=True)
+        warn(warning)

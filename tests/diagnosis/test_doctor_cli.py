@@ -168,7 +168,7 @@ def test_an_interrupt_ends_the_doctor_and_what_it_asks(tmp_path: Path) -> None:
     (tmp_path / "numpy").mkdir()
     code = f"import os, time\nopen({str(pid)!r}, 'w').write(str(os.getpid()))\ntime.sleep(600)\n"
     (tmp_path / "numpy" / "__init__.py").write_text(code)
-    command = [sys.executable, "-m", "acm_export.cli", "doctor"]
+    command = [sys.executable, "-m", "acm_export", "doctor"]
     environment = os.environ | {"PYTHONPATH": str(tmp_path)}
     with subprocess.Popen(command, env=environment, stderr=subprocess.PIPE, stdout=subprocess.PIPE) as process:
         deadline = time.monotonic() + 60
