@@ -5,8 +5,8 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from acm_export.base.errors import EngineError, UsageError
-from acm_export.base.files import sha256_of
+from acm_export.base.errors import UsageError
+from acm_export.base.files import check_input, sha256_of
 from acm_export.data.batches import GraphInput
 from acm_export.engine.agreement import COUNTS
 from acm_export.engine.machine import find_tensorrt
@@ -170,16 +170,15 @@ class EngineBackend:
         """Load any engine; one that ``build-engine`` wrote is checked first.
 
         Raises:
-            UsageError: It is an ONNX file.
-            EngineError: There is none, or it cannot work here.
+            UsageError: It is an ONNX file, or there is no such file.
+            EngineError: It cannot work here.
         """
         if path.suffix == ".onnx":
             raise UsageError(f"the baseline {path} is an ONNX file", f"build it: acm-export build-engine {path}")
         if passport_path(path).is_file():
             engine = Engine(path, self._plugin)
             return EngineRuntime(engine, engine.inputs, self._graph)
-        if not path.is_file():
-            raise EngineError(f"there is no engine {path}")
+        check_input(path)
         loaded = LoadedEngine(find_tensorrt(builder=False), path.read_bytes(), str(path))
         inputs = tuple(GraphInput(t.name, _named(t.shape), t.dtype) for t in loaded.inputs)
         return EngineRuntime(loaded, inputs, self._graph)

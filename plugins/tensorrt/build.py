@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from acm_export.base.errors import OutputError, PluginError
-from acm_export.base.files import move_into_place, staging_folder
+from acm_export.base.files import check_input, move_into_place, staging_folder
 from acm_export.plugins.kernels.pack import default_folder, read_pack
 from acm_export.plugins.tensorrt.headers import cuda_headers, tensorrt_headers
 
@@ -82,6 +82,7 @@ def build_plugin(
         What was made.
 
     Raises:
+        UsageError: There is no such folder of a kernel pack.
         PluginError: Headers, compiler or CMake are missing, or the compiler failed.
         KernelError: The kernel pack is missing, damaged or stale.
         OutputError: The output cannot be written.
@@ -91,6 +92,8 @@ def build_plugin(
     headers, cuda = tensorrt_headers(tensorrt_root), cuda_headers(cuda_root)
     log(f"TensorRT {headers.version_text} ({headers.interface}): headers in {headers.folder}")
     log(f"CUDA headers in {cuda}")
+    if pack_folder is not None:
+        check_input(pack_folder, "folder")
     pack_folder = pack_folder or default_folder()
     pack, tools = read_pack(pack_folder), find_tools()
     with staging_folder(output) as staging:  # before the work, so that an output that cannot be written costs no time

@@ -142,7 +142,7 @@ def test_what_means_nothing_without_running_is_refused(times: Path, tmp_path: Pa
         (("--trtexec-times", times, "--assert-p99", "4ms@0.5"), "names the budget 0.5, --budgets measures none"),
         (("--trtexec-times", times, "-o", times), "would be replaced"),
         ((tmp_path / "none.plan", "--trtexec-times", times), "there is no file"),
-        ((), "Missing argument 'MODEL'"),
+        ((), "missing argument 'MODEL'"),
     ):
         result = run(*args)
         assert result.exit_code == 2, args

@@ -105,8 +105,8 @@ def wanted(tmp_path: Path) -> list[str | Path]:
 
 def test_no_pack_is_an_error(tmp_path: Path) -> None:
     result = run(*wanted(tmp_path), "--pack", tmp_path / "nothing", "-o", tmp_path / "lib.so")
-    assert result.exit_code == 1
-    assert f"there is no kernel pack at {tmp_path / 'nothing'}" in result.stderr
+    assert result.exit_code == 2
+    assert f"there is no folder {tmp_path / 'nothing'}" in result.stderr
 
 
 def test_a_stale_pack_is_an_error(tmp_path: Path, stand_in_pack: Path) -> None:
