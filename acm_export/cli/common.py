@@ -74,50 +74,70 @@ def _spinner(text: str) -> Iterator[Callable[[str], None]]:
 
 @contextmanager
 def progress() -> Iterator[Progress]:
-    """A progress line on stderr: the stage, batches per second, and the time left where it is known."""
+    """A progress line on stderr: the stage, batches per second, and the time left where it is known.
+
+    Where stderr is not a terminal each stage is logged once.
+    """
     if current().quiet:
         yield Silent()
-        return
-    from rich.console import Console
-    from rich.progress import BarColumn, MofNCompleteColumn, TextColumn, TimeRemainingColumn
-    from rich.progress import Progress as RichProgress
+    elif not sys.stderr.isatty():
+        stages = _Stages()
+        yield stages
+        stages.finish_stage()
+    else:
+        from rich.console import Console
+        from rich.progress import BarColumn, MofNCompleteColumn, TextColumn, TimeRemainingColumn
+        from rich.progress import Progress as RichProgress
 
-    columns = (
-        TextColumn("{task.description}"),
-        BarColumn(20),
-        MofNCompleteColumn(),
-        TextColumn("{task.fields[rate]}"),
-        TimeRemainingColumn(),
-    )
-    with RichProgress(*columns, console=Console(stderr=True), transient=True) as bars:
-        line = _ProgressLine(bars)
-        yield line
-        line.finish_stage()
+        rate = TextColumn("{task.fields[rate]}")
+        columns = (TextColumn("{task.description}"), BarColumn(20), MofNCompleteColumn(), rate, TimeRemainingColumn())
+        bars = RichProgress(*columns, console=Console(stderr=True), transient=True)
+        with bars:
+            line = _ProgressLine(bars)
+            yield line
+            line.finish_stage()
 
 
-class _ProgressLine:
-    def __init__(self, bars: RichProgress) -> None:
-        self._bars, self._task = bars, bars.add_task("", total=None, rate="")
-        self._title, self._start = "", 0.0
+class _Stages:
+    """Logs each stage, and with ``-v`` how long it took."""
+
+    shown = True
+    _title, _start = "", 0.0
 
     def stage(self, title: str, batches: int | None) -> None:
+        del batches
         self.finish_stage()
         self._title, self._start = title, time.perf_counter()
+        if self.shown:
+            LOGGER.info("%s", title)
+
+    def batch(self, note: str = "") -> None:
+        pass
+
+    def finish_stage(self) -> None:
+        if self._title:
+            LOGGER.debug("%s: took %.2f s", self._title, time.perf_counter() - self._start)
+        self._title = ""
+
+
+class _ProgressLine(_Stages):
+    """Draws the stage and its batches as a line that moves."""
+
+    shown = False
+
+    def __init__(self, bars: RichProgress) -> None:
+        self._bars, self._task = bars, bars.add_task("", total=None, rate="")
+
+    def stage(self, title: str, batches: int | None) -> None:
+        super().stage(title, batches)
         self._bars.remove_task(self._task)  # reset() would keep a total that is no longer known
         self._task = self._bars.add_task(title, total=batches, rate="")
-        if not self._bars.console.is_terminal:
-            LOGGER.info("%s", title)
 
     def batch(self, note: str = "") -> None:
         self._bars.advance(self._task)
         speed = self._bars.tasks[0].speed
         rate = f"{speed:.1f} batches/s" if speed else ""
         self._bars.update(self._task, rate=f"{note} {rate}".strip())
-
-    def finish_stage(self) -> None:
-        if self._title:
-            LOGGER.debug("%s: took %.2f s", self._title, time.perf_counter() - self._start)
-        self._title = ""
 
 
 def numbers(_context: click.Context, _parameter: click.Parameter, value: str | None) -> list[float]:

@@ -149,6 +149,7 @@ def failure_of(error: BaseException) -> Failure:
     if isinstance(error, AcmError):
         return Failure(_kind(error), str(error), error.hint, error.exit_code)
     if isinstance(error, click.UsageError):
+        error.ctx = error.ctx or click.get_current_context(silent=True)
         return Failure("usage", *describe_usage(error, ()), exit_code=2)
     if isinstance(error, click.ClickException):
         return Failure("usage", error.format_message(), exit_code=error.exit_code)

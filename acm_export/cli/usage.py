@@ -11,14 +11,15 @@ if TYPE_CHECKING:
     from collections.abc import Sequence
 
 _NEGATIVE_NUMBER = re.compile(r"-\.?\d[\d.e+-]*")
+_EXTRA = re.compile(r"Got unexpected extra arguments? \((.*)\)")
 
 
 def describe_usage(error: click.UsageError, args: Sequence[str]) -> tuple[str, str]:
     """Message and hint for a usage error that click raised.
 
     Args:
-        error: From parsing the command line, or from a verb.
-        args: The command line after the name of the program; empty where a verb raised the error.
+        error: From parsing the command line, or raised by a verb.
+        args: The command line after the name of the program.
 
     Returns:
         The message and the hint.
@@ -33,13 +34,24 @@ def describe_usage(error: click.UsageError, args: Sequence[str]) -> tuple[str, s
         special = _negative(command, verb, args) or _argument(error.option_name, command, verb)
         if special is not None:
             return special
-        if error.possibilities:
+        if verb is None and args != [error.option_name]:
+            hint = f"options come after the verb: acm-export VERB {error.option_name}"
+        elif error.possibilities:
             hint = f"did you mean {' or '.join(sorted(error.possibilities))}? {hint}"
-        elif error.option_name == "--json" and verb is None:
-            hint = "options come after the verb: acm-export VERB --json"
         return f"no such option: {error.option_name}", hint
+    if isinstance(error, click.MissingParameter) and error.param is not None:
+        return f"missing {error.param.param_type_name} {_name(error.param)}", hint
+    if isinstance(error, click.BadParameter) and error.param is not None:
+        return f"invalid value for {_name(error.param)}: {error.message.removesuffix('.')}", hint
     message = error.format_message().strip().removesuffix(".")
+    if extra := _EXTRA.fullmatch(message):
+        return f"too many arguments: {extra[1]}", hint
     return message[:1].lower() + message[1:], hint
+
+
+def _name(parameter: click.Parameter) -> str:
+    """As the user writes it."""
+    return parameter.human_readable_name if isinstance(parameter, click.Argument) else "/".join(parameter.opts)
 
 
 def _negative(command: click.Command | None, verb: str | None, args: Sequence[str]) -> tuple[str, str] | None:

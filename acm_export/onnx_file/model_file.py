@@ -54,7 +54,7 @@ def read_model(path: Path) -> onnx.ModelProto:
         hint = _CUT if size == 0 else "weights of that size lie in a file beside the model; export it again"
         raise ModelFileError(f"{path} has {size} bytes; an ONNX file has between 1 and {_MAX_PROTO}", hint)
     try:
-        model = onnx.load(path, load_external_data=False)
+        model = onnx.load(path, format="protobuf", load_external_data=False)
     except (DecodeError, ValueError) as error:
         raise ModelFileError(f"{path} is not an ONNX file: {error}", _CUT) from error
     if not model.ir_version or not model.graph.node:

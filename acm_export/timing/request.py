@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from acm_export.base.errors import AcmError, UsageError
-from acm_export.base.files import check_apart, check_writable, sha256_of
+from acm_export.base.files import check_apart, check_input, check_writable, sha256_of
 from acm_export.base.plots import check_plot
 from acm_export.data.sources import open_source
 from acm_export.engine.passport import files_of, passport_path, read_passport
@@ -116,6 +116,7 @@ def carry_out(request: Request, demands: checks.Demands, surveyor: Surveyor) -> 
     Raises:
         AcmError: Something does not fit, is missing, or does not run.
     """
+    check_input(request.model, "file or folder" if request.asked.runtime == "pytorch" else "file")
     backend = open_backend(request.model, request.asked)
     gpu = watch_gpu() if backend.on_gpu else None
     try:

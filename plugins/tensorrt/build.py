@@ -82,18 +82,19 @@ def build_plugin(
         What was made.
 
     Raises:
-        UsageError: There is no such folder of a kernel pack.
+        UsageError: A folder that was named does not exist.
         PluginError: Headers, compiler or CMake are missing, or the compiler failed.
         KernelError: The kernel pack is missing, damaged or stale.
         OutputError: The output cannot be written.
     """
     if output.is_dir():
         raise OutputError(f"{output} is a folder", "name a file with -o")
+    for folder in (tensorrt_root, cuda_root, pack_folder):
+        if folder is not None:
+            check_input(folder, "folder")
     headers, cuda = tensorrt_headers(tensorrt_root), cuda_headers(cuda_root)
     log(f"TensorRT {headers.version_text} ({headers.interface}): headers in {headers.folder}")
     log(f"CUDA headers in {cuda}")
-    if pack_folder is not None:
-        check_input(pack_folder, "folder")
     pack_folder = pack_folder or default_folder()
     pack, tools = read_pack(pack_folder), find_tools()
     with staging_folder(output) as staging:  # before the work, so that an output that cannot be written costs no time
