@@ -76,6 +76,8 @@ def staging_folder(target: Path, option: str = "-o") -> Iterator[Path]:
     Raises:
         OutputError: The folder cannot be made or written, or the disk is full; the target is untouched.
     """
+    if target.exists() and not target.is_file() and not target.is_dir():
+        raise OutputError(f"{target} is a device or pipe, which a rename would replace", f"name a file with {option}")
     parent = target.absolute().parent
     if not parent.is_dir():
         raise OutputError(f"the output folder {parent} does not exist", f"create it, or choose another with {option}")

@@ -153,6 +153,9 @@ def failure_of(error: BaseException) -> Failure:
         return Failure("usage", *describe_usage(error, ()), exit_code=2)
     if isinstance(error, click.ClickException):
         return Failure("usage", error.format_message(), exit_code=error.exit_code)
+    if _is_out_of_memory(error):
+        hint = "use fewer samples or a smaller batch, or a machine with more memory"
+        return Failure("memory", f"there is not enough memory: {first_line(error)}", hint)
     return Failure(
         "unexpected",
         f"unexpected {type(error).__name__}: {first_line(error)}",
@@ -167,6 +170,13 @@ def refuse(error: click.UsageError, args: list[str]) -> NoReturn:
     options = args[: args.index("--")] if "--" in args else args
     Invocation(as_json="--json" in options).finish(failure)
     raise SystemExit(2)
+
+
+def _is_out_of_memory(error: BaseException) -> bool:
+    """Whether Python, NumPy or PyTorch could not reserve memory."""
+    text = str(error)
+    in_torch = type(error).__name__ == "OutOfMemoryError" or "can't allocate memory" in text
+    return isinstance(error, MemoryError) or in_torch
 
 
 def _kind(error: AcmError) -> str:
