@@ -6,7 +6,6 @@ import json
 import logging
 import platform
 import re
-import sys
 import time
 import traceback
 import warnings
@@ -110,10 +109,8 @@ class Invocation:
             raise SystemExit(failure.exit_code)
 
     def _prepare(self) -> None:
-        handler = logging.StreamHandler(sys.stderr)
-        handler.setFormatter(_Timed(self.start) if self.verbose else logging.Formatter("%(message)s"))
-        LOGGER.handlers = [handler]
-        LOGGER.setLevel(logging.DEBUG if self.verbose else logging.ERROR if self.quiet else logging.INFO)
+        LOGGER.handlers = [_Handler(self)]
+        LOGGER.setLevel(logging.DEBUG if self.verbose else logging.WARNING if self.quiet else logging.INFO)
         warnings.showwarning = self._on_warning
         warnings.simplefilter("always", AcmWarning)
         python, system = platform.python_version(), f"{platform.system()} {platform.machine()}"
@@ -124,15 +121,20 @@ class Invocation:
             self.warn(str(message))
 
 
-class _Timed(logging.Formatter):
-    """Puts the seconds since the start before each line."""
+class _Handler(logging.Handler):
+    """Writes records to stderr, with ``-v`` after the seconds since the start; warnings go to the JSON object too."""
 
-    def __init__(self, start: float) -> None:
-        super().__init__("%(message)s")
-        self._start = start
+    def __init__(self, invocation: Invocation) -> None:
+        super().__init__()
+        self._invocation = invocation
 
-    def format(self, record: logging.LogRecord) -> str:
-        return f"[{record.created - self._start:7.2f} s] {super().format(record)}"
+    def emit(self, record: logging.LogRecord) -> None:
+        text = record.getMessage()
+        if record.levelno >= logging.WARNING:
+            self._invocation.warn(text)
+            return
+        elapsed = f"[{record.created - self._invocation.start:7.2f} s] " if self._invocation.verbose else ""
+        click.echo(f"{elapsed}{text}", err=True)
 
 
 def current() -> Invocation:
@@ -145,7 +147,7 @@ def current() -> Invocation:
 def failure_of(error: BaseException) -> Failure:
     """An exception as the failure that the user sees."""
     if interrupts.asked():  # whatever exception the signal turned into on its way
-        return Failure("interrupted", "interrupted; what stood at the output before is untouched")
+        return Failure("interrupted", "interrupted; existing files are unchanged")
     if isinstance(error, AcmError):
         return Failure(_kind(error), str(error), error.hint, error.exit_code)
     if isinstance(error, click.UsageError):

@@ -14,7 +14,7 @@ from acm_export.base import errors
 from acm_export.base.errors import AcmError, AcmWarning, ModelFileError
 from acm_export.cli import VERBS, main
 from acm_export.cli.common import log, progress, status, verb, warn, write_json
-from acm_export.cli.invocation import failure_of
+from acm_export.cli.invocation import LOGGER, failure_of
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -74,6 +74,14 @@ def test_a_success_is_one_object_with_its_warnings() -> None:
     result = call(lambda: (warn("careful"), write_json({"a": 1})), "--json")
     assert result.exit_code == 0
     assert json.loads(result.stdout) == {"a": 1, "warnings": ["careful"]}
+
+
+def test_a_warning_of_the_logger_is_a_warning_like_any_other() -> None:
+    result = call(lambda: LOGGER.warning("it is %s", "slow"), "-q", "--json")
+    assert result.stderr == ""
+    result = call(lambda: (LOGGER.warning("it is %s", "slow"), write_json({})), "--json")
+    assert result.stderr == "warning: it is slow\n"
+    assert json.loads(result.stdout) == {"warnings": ["it is slow"]}
 
 
 def test_quiet_leaves_only_errors() -> None:
