@@ -113,7 +113,7 @@ def time_ffn(*, batch: int, pairs: int, runs: int, shares: tuple[float, ...] = (
         batch: Number of samples, 197 tokens each.
         pairs: Number of ratios for each share.
         runs: Number of runs in one timed block.
-        shares: Probability of each of a token's N learners to run: the expected share.
+        shares: Success probabilities of the binomial learner counts: the expected share of learners that run.
 
     Returns:
         One row for each share, with the share that actually ran.
