@@ -108,7 +108,7 @@ def test_json_has_checks_and_goals(monkeypatch: pytest.MonkeyPatch) -> None:
     result = run("--for", "export", "--json")
     assert result.exit_code == 1
     content = json.loads(result.stdout)
-    assert list(content) == ["for", "checks", "goals"]
+    assert list(content) == ["for", "checks", "goals", "warnings", "error"]
     assert content["for"] == "export"
     assert {tuple(check) for check in content["checks"]} == {("name", "state", "found", "fix")}
     assert content["goals"]["export"] == {"works": False, "needs": list(NEEDS["export"]), "lacks": ["torch"]}

@@ -82,6 +82,7 @@ def test_no_headers_says_where_was_looked(tmp_path: Path) -> None:
 
 def test_no_cuda_headers_says_where_was_looked(tmp_path: Path) -> None:
     root = write_headers(tmp_path / "trt", VERSION_11)
+    (tmp_path / "cuda").mkdir()
     result = run("--tensorrt-root", root, "--cuda-root", tmp_path / "cuda")
     assert result.exit_code == 1
     assert f"no CUDA headers (cuda_runtime_api.h) in {tmp_path / 'cuda' / 'include'}" in result.stderr
