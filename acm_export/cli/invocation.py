@@ -81,6 +81,9 @@ class Invocation:
                 interrupts.check()
             except (click.exceptions.Exit, click.Abort, BrokenPipeError):
                 raise  # click handles these
+            except SystemExit:
+                self.finish(None)
+                raise
             except (interrupts.Interrupted, Exception) as error:  # noqa: BLE001  every error ends here
                 if debug:
                     traceback.print_exception(error)

@@ -84,6 +84,8 @@ def read_result(path: Path) -> Result:
         schema = content.get("schema") if isinstance(content, dict) else None
         if isinstance(schema, int) and schema > SCHEMA:
             raise UsageError(f"{path} has schema {schema}, this version reads up to {SCHEMA}", "update acm-export")
+        if isinstance(content, dict) and isinstance(content.get("error"), dict):  # what --json printed on a failure
+            content["error"] = content["error"].get("message")
         return _parse(content)
     except FileNotFoundError as error:
         raise UsageError(f"there is no file {path}") from error

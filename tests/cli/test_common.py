@@ -76,6 +76,16 @@ def test_a_success_is_one_object_with_its_warnings() -> None:
     assert json.loads(result.stdout) == {"a": 1, "warnings": ["careful"]}
 
 
+def test_a_verb_that_exits_itself_still_prints_its_object() -> None:
+    def works() -> None:
+        write_json({"passed": False})
+        raise SystemExit(1)
+
+    result = call(works, "--json")
+    assert result.exit_code == 1
+    assert json.loads(result.stdout) == {"passed": False, "warnings": []}
+
+
 def test_a_warning_of_the_logger_is_a_warning_like_any_other() -> None:
     result = call(lambda: LOGGER.warning("it is %s", "slow"), "-q", "--json")
     assert result.stderr == ""

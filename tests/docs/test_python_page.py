@@ -1,4 +1,4 @@
-"""docs/python.md: its code runs, and its table says what the docstrings say."""
+"""docs/python.md and docs/cli.md: code runs, tables say what the docstrings say, output is what commands print."""
 
 from __future__ import annotations
 
@@ -10,11 +10,13 @@ import sys
 from pathlib import Path
 
 import pytest
+from click.testing import CliRunner
 
 import acm_export
 from acm_export.cli import main
 
 PAGE = Path(__file__).parents[2] / "docs" / "python.md"
+CLI_PAGE = PAGE.with_name("cli.md")
 CODE = re.findall(r"^```python\n(.*?)^```", PAGE.read_text(), re.MULTILINE | re.DOTALL)
 HEAD = "| function | verb | does |\n| --- | --- | --- |\n"
 
@@ -53,3 +55,10 @@ def test_the_table_shows_the_docstrings() -> None:
         PAGE.write_text(page.replace(found[0], table()))
     else:
         assert found[0] == table(), "update it: UPDATE_MESSAGES=1 python -m pytest tests/docs/test_python_page.py"
+
+
+def test_the_shown_output_is_what_the_command_prints() -> None:
+    shown = re.findall(r"^```\n\$ acm-export (.*?)\n(.*?)^```", CLI_PAGE.read_text(), re.MULTILINE | re.DOTALL)
+    assert shown
+    for command, output in shown:
+        assert CliRunner().invoke(main, command.split()).stdout == output
