@@ -119,6 +119,7 @@ def own_path(monkeypatch: pytest.MonkeyPatch) -> None:
 def test_cli_py_runs_in_a_plain_checkout(checkout: Path, tmp_path: Path) -> None:
     code = ALONE + (
         "import runpy\n"
+        "for name in ('torch', 'transformers', 'onnxscript', 'onnxruntime', 'matplotlib'): sys.modules[name] = None\n"
         "folder = sys.argv.pop(1)\n"
         "sys.path[0] = folder\n"
         "sys.argv[0] = 'cli.py'\n"

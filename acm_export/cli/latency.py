@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 _RUNTIMES = ("onnxruntime", "onnxruntime-cuda", "onnxruntime-tensorrt", "tensorrt", "pytorch")
 _WITH_TRTEXEC = (
     "model", "trtexec_times", "batch", "streams", "assert_p99", "compare", "max_regression", "output", "as_json",
-    "debug",
+    "debug", "verbose", "quiet",
 )  # fmt: skip
 _FILE = click.Path(path_type=Path, dir_okay=False)
 _PATH = click.Path(path_type=Path)
