@@ -1,4 +1,4 @@
-"""The installed command: ready for interrupts before anything else is imported."""
+"""The command ``acm-export``. Signal handlers are installed before anything else is imported."""
 
 from __future__ import annotations
 

@@ -23,7 +23,7 @@ MEASURE = ["latency", "calibrated.onnx", "--budgets", "0.25,0.4,0.6,1", "--data"
 def main(folder: Path) -> None:
     """Serve 1,000 requests and print, for each budget, how many it served, how many in time, and how many rightly."""
     if not (folder / "latency.json").is_file():
-        command = [sys.executable, "-m", "acm_export.cli", *MEASURE, "-o", "latency.json"]
+        command = [sys.executable, "-m", "acm_export", *MEASURE, "-o", "latency.json"]
         subprocess.run(command, cwd=folder, check=True, stdout=subprocess.DEVNULL)
     p99 = measured_p99(folder / "latency.json")
     onnxruntime.set_default_logger_severity(3)  # errors alone: it warns of a default that calls may override

@@ -1,9 +1,10 @@
-"""Outputs that appear whole or not at all."""
+"""Inputs that must exist, and outputs that appear whole or not at all."""
 
 from __future__ import annotations
 
 import errno
 import hashlib
+import logging
 import os
 import shutil
 import tempfile
@@ -18,6 +19,23 @@ if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator, Mapping, Sequence
 
 _CHUNK = 1 << 22
+_log = logging.getLogger(__name__)
+
+
+def check_input(path: Path, what: str = "file", hint: str | None = None) -> None:
+    """Refuse an input that does not exist, with the same sentence everywhere.
+
+    Args:
+        path: Path of the input.
+        what: What it should be: ``file``, ``folder`` or ``file or folder``.
+        hint: What to do about it.
+
+    Raises:
+        UsageError: There is nothing at ``path``.
+    """
+    if not path.exists():
+        raise UsageError(f"there is no {what} {path}", hint)
+    _log.debug("reading %s%s", path, f" ({path.stat().st_size:,} bytes)" if path.is_file() else "")
 
 
 def check_writable(target: Path, option: str = "-o") -> None:
@@ -58,6 +76,8 @@ def staging_folder(target: Path, option: str = "-o") -> Iterator[Path]:
     Raises:
         OutputError: The folder cannot be made or written, or the disk is full; the target is untouched.
     """
+    if target.exists() and not target.is_file() and not target.is_dir():
+        raise OutputError(f"{target} is a device or pipe, which a rename would replace", f"name a file with {option}")
     parent = target.absolute().parent
     if not parent.is_dir():
         raise OutputError(f"the output folder {parent} does not exist", f"create it, or choose another with {option}")

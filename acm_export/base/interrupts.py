@@ -1,8 +1,8 @@
-"""SIGINT and SIGTERM as one exception, and a memory of it for where exceptions are lost.
+"""SIGINT and SIGTERM as one exception, and a flag that stays set if that exception is lost.
 
-An exception that a signal handler raises can end anywhere: in a ``__del__``, where Python drops it; in the import of an
-extension module, which turns it into an ImportError. So the signal is remembered, results are not put in place after
-it, and whatever error it became is reported as the interrupt that it was.
+An exception from a signal handler can be lost: Python drops it in a ``__del__``, and the import of an extension module
+turns it into an ImportError. The flag remembers the signal: no output is replaced after it, and whatever error the
+exception became is reported as an interrupt.
 """
 
 from __future__ import annotations
@@ -15,8 +15,8 @@ from typing import Any
 class Interrupted(BaseException):
     """Raised by SIGINT and SIGTERM once :func:`install` was called.
 
-    Not KeyboardInterrupt: once that has passed through ``exec`` of a string, as PyTorch makes of every graph, CPython
-    dies of SIGINT at exit although it was caught (tried: 3.10 to 3.13).
+    Not KeyboardInterrupt: after that exception has passed through ``exec`` of a string, as PyTorch runs every graph,
+    CPython kills itself with SIGINT at exit even if it was caught (tried: 3.10 to 3.13).
     """
 
 
@@ -25,7 +25,7 @@ class _Memory:
 
 
 def install() -> None:
-    """Raise :class:`Interrupted` on SIGINT and SIGTERM from now on; a second signal ends the process at once."""
+    """Raise :class:`Interrupted` on SIGINT and SIGTERM from now on; a second signal kills the process at once."""
     for number in (signal.SIGINT, signal.SIGTERM):
         signal.signal(number, _interrupt)
     report = sys.unraisablehook
@@ -38,18 +38,18 @@ def install() -> None:
 
 
 def asked() -> bool:
-    """Whether a signal came, even if its exception was lost."""
+    """Whether a signal was received, even if its exception was lost."""
     return _Memory.asked
 
 
 def check() -> None:
-    """Raise :class:`Interrupted` where a signal came before."""
+    """Raise :class:`Interrupted` if a signal was received."""
     if _Memory.asked:
         raise Interrupted
 
 
 def answered() -> None:
-    """Forget the signal, for work that keeps what it has so far: results are put in place again."""
+    """Clear the flag, for work that keeps its partial result: outputs may be written again."""
     _Memory.asked = False
 
 

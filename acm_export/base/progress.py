@@ -1,4 +1,4 @@
-"""How long work tells what it is doing."""
+"""How long-running work reports what it is doing."""
 
 from __future__ import annotations
 
@@ -6,20 +6,29 @@ from typing import Protocol
 
 
 class Progress(Protocol):
-    """Is told of stages and batches."""
+    """Receives stages and batches."""
 
     def stage(self, title: str, batches: int | None) -> None:
-        """A stage begins; it will take about so many batches, or nobody knows how many."""
+        """A stage begins.
 
-    def batch(self) -> None:
-        """One more batch is done."""
+        Args:
+            title: What is done in it.
+            batches: How many batches it takes, about; None where that is not known.
+        """
+
+    def batch(self, note: str = "") -> None:
+        """One more batch is done.
+
+        Args:
+            note: Shown beside the rate, such as a loss.
+        """
 
 
 class Silent:
-    """Tells nobody."""
+    """Shows nothing."""
 
     def stage(self, title: str, batches: int | None) -> None:
-        """Nothing."""
+        """Do nothing."""
 
-    def batch(self) -> None:
-        """Nothing."""
+    def batch(self, note: str = "") -> None:
+        """Do nothing."""

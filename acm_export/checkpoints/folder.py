@@ -22,7 +22,7 @@ from safetensors.torch import save_file
 from transformers.initialization import no_init_weights
 
 from acm_export.base.errors import AcmError, CheckpointError, OutputError
-from acm_export.base.files import move_folder_into_place, sha256_of, staging_folder
+from acm_export.base.files import check_input, move_folder_into_place, sha256_of, staging_folder
 from acm_export.checkpoints.architecture import construction_options, model_class_of, parse_config
 from acm_export.checkpoints.config_fields import check_fields
 from acm_export.checkpoints.dense import load_dense
@@ -151,8 +151,11 @@ def load_checkpoint(folder: Path) -> Checkpoint:
 def _read_config(folder: Path) -> dict[str, Any]:
     path = folder / "config.json"
     if not folder.is_dir():
-        hint = "for a file of the ACM authors' code: acm-export convert FILE --num-heads H -o DIR"
-        raise CheckpointError(f"there is no checkpoint folder {folder}", hint if folder.is_file() else None)
+        check_input(folder, "folder", "give a checkpoint folder, which holds config.json and model.safetensors")
+        raise CheckpointError(
+            f"{folder} is a file; expected a checkpoint folder",
+            "for a file of the ACM authors' code: acm-export convert FILE --num-heads H -o DIR",
+        )
     if not path.is_file():
         raise CheckpointError(f"{folder} has no config.json", "give the folder that holds config.json")
     if path.stat().st_size > _MAX_CONFIG_BYTES:

@@ -17,6 +17,7 @@ from safetensors.torch import load_file
 from transformers.initialization import no_init_weights
 
 from acm_export.base.errors import CheckpointError, UsageError
+from acm_export.base.files import check_input
 from acm_export.checkpoints.acm_inference import MinLearners, group_acm_layers, infer_learners
 from acm_export.checkpoints.folder import build_model
 from acm_export.checkpoints.health import warn_about_values
@@ -136,12 +137,11 @@ def _learners_note(groups: dict[str, State]) -> str:
 
 
 def _load(path: Path) -> tuple[State, dict[str, Any]]:
+    check_input(path, hint="give a .pth file that the authors' code saved, or its model_state as .safetensors")
     if path.suffix != ".safetensors":
         return load_state(path)
     try:
         return load_file(path), {}
-    except FileNotFoundError as error:
-        raise CheckpointError(f"there is no file {path}", "give a .safetensors file of model_state") from error
     except (SafetensorError, OSError) as error:
         raise CheckpointError(
             f"{path} is truncated or not a safetensors file: {error}", "copy or save it again"

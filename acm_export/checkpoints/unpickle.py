@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Any, ClassVar
 
 import torch
 
-from acm_export.base.errors import CheckpointError
+from acm_export.base.errors import CheckpointError, UsageError
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
@@ -49,13 +49,14 @@ def load_state(path: Path) -> tuple[dict[str, torch.Tensor], dict[str, Any]]:
         The tensors by name, and the numbers and strings of the file's config object, nested as they were.
 
     Raises:
-        CheckpointError: The file is missing, truncated, in another format, or not a checkpoint of that code.
+        UsageError: There is no such file.
+        CheckpointError: It is truncated, in another format, or not a checkpoint of that code.
     """
     try:
         with zipfile.ZipFile(path) as archive:
             content = _Reader(archive).load()
     except FileNotFoundError as error:
-        raise CheckpointError(f"there is no file {path}", "give the .pth file that the authors' code saved") from error
+        raise UsageError(f"there is no file {path}", "give the .pth file that the authors' code saved") from error
     except (OSError, zipfile.BadZipFile) as error:
         raise CheckpointError(f"{path} is not a complete PyTorch zip file: {error}", _unreadable_hint(path)) from error
     except CheckpointError:

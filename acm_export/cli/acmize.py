@@ -83,7 +83,7 @@ def acmize(
     """Replace parts of MODEL, a dense checkpoint folder, by ACM layers, and train them by the paper's three phases.
 
     A run that was killed goes on when the same command is given again. Several processes and GPUs: the same command
-    under `accelerate launch`, as `accelerate launch --num_processes 2 --module acm_export.cli acmize ...`. What the
+    under `accelerate launch`, as `accelerate launch --num_processes 2 --module acm_export acmize ...`. What the
     phases do, and what the result is good for: docs/acmize.md.
 
     \b

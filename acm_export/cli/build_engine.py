@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from acm_export.cli.common import verb, write_json
+from acm_export.cli.common import log, verb, write_json
 
 if TYPE_CHECKING:
     from acm_export.engine.engine import EnginePlan
@@ -123,9 +123,7 @@ def build_engine(
     if not dry_run:
         planned = plans[0][1]
         check = None if no_check else partial(EngineCheck, planned.prepared, planned.settings.profiles, source)
-        passport = build(
-            planned, tensorrt, PluginSource(plugin, tensorrt_root, cuda_root), check, log=partial(click.echo, err=True)
-        )
+        passport = build(planned, tensorrt, PluginSource(plugin, tensorrt_root, cuda_root), check, log=log)
         content["passport"] = passport.to_json()
     if as_json:
         write_json(content)

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import click
 
-from acm_export.cli.common import verb, write_json
+from acm_export.cli.common import log, status, verb, write_json
 
 
 @click.command(name="build-plugin", short_help="Compile the TensorRT plugin on this machine.")
@@ -39,15 +39,12 @@ def build_plugin(
       acm-export build-plugin
       acm-export build-plugin --tensorrt-root ~/TensorRT-10.13 -o build/libacm_gated_learners.so
     """
-    from rich.console import Console
-
     from acm_export.plugins.tensorrt.build import build_plugin as build
 
-    console = Console(stderr=True)
-    with console.status("building the plugin"):
+    with status("building the plugin"):
         built = build(
             output, tensorrt_root=tensorrt_root, cuda_root=cuda_root, pack_folder=pack,
-            log=lambda line: console.print(line, highlight=False, markup=False, soft_wrap=True),
+            log=log,
         )  # fmt: skip
     if as_json:
         write_json({

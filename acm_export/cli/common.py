@@ -1,80 +1,45 @@
-"""What all verbs share: errors without tracebacks, ``--json``, progress on stderr."""
+"""What all verbs share: ``--json``, ``-v``, ``-q``, ``--debug``, errors without tracebacks, progress on stderr."""
 
 from __future__ import annotations
 
 import functools
 import json
-import logging
 import sys
-import warnings
-from contextlib import contextmanager
-from typing import TYPE_CHECKING, Any, NoReturn
+import time
+from contextlib import AbstractContextManager, contextmanager, nullcontext
+from typing import TYPE_CHECKING, Any
 
 import click
 
-from acm_export.base import interrupts
-from acm_export.base.errors import AcmError, AcmWarning, first_line
+from acm_export.base.progress import Silent
+from acm_export.cli.invocation import LOGGER, Invocation, current
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
 
-    from rich.progress import Progress as Bars
+    from rich.progress import Progress as RichProgress
     from rich.table import Table
+
+    from acm_export.base.progress import Progress
 
 
 def verb(function: Callable[..., None]) -> Callable[..., None]:
-    """Give a verb ``--json`` and ``--debug``, and turn exceptions into ``error:`` and ``hint:`` with an exit code."""
+    """Give a verb its common options, and turn exceptions into ``error:`` and ``hint:`` with an exit code."""
 
-    @click.option("--json", "as_json", is_flag=True, help="Write the result to stdout as JSON, all else to stderr.")
+    @click.option("--json", "as_json", is_flag=True, help="Print the result to stdout as one JSON object.")
+    @click.option("-v", "--verbose", is_flag=True, help="Log details: files, devices, seconds.")
+    @click.option("-q", "--quiet", is_flag=True, help="No progress and no warnings on stderr, only errors.")
     @click.option("--debug", is_flag=True, help="Show tracebacks of errors.")
     @functools.wraps(function)
-    def run(*args: Any, debug: bool, **kwargs: Any) -> None:
-        _prepare()
-        try:
-            function(*args, **kwargs)
-            interrupts.check()
-        except (click.ClickException, click.exceptions.Exit, click.Abort, BrokenPipeError):
-            raise  # click knows what to do
-        except (interrupts.Interrupted, Exception) as error:  # the last line of defence: no traceback without --debug
-            if debug:
-                raise
-            _explain(error)
+    def run(*args: Any, verbose: bool, quiet: bool, debug: bool, **kwargs: Any) -> None:  # Any: the verb's own options
+        invocation = Invocation(kwargs["as_json"], verbose=verbose and not quiet, quiet=quiet)
+        invocation.run(lambda: function(*args, **kwargs), debug=debug)
 
     return run
 
 
-def _explain(error: BaseException) -> NoReturn:
-    if interrupts.asked():  # whatever became of it on its way
-        _fail("interrupted; what stood at the output before is untouched", None, 1)
-    if isinstance(error, AcmError):
-        _fail(str(error), error.hint, error.exit_code)
-    _fail(f"unexpected {type(error).__name__}: {first_line(error)}", "run again with --debug and report it", 1)
-
-
-def _prepare() -> None:
-    handler = logging.StreamHandler(sys.stderr)
-    handler.setFormatter(logging.Formatter("%(message)s"))
-    logger = logging.getLogger("acm_export")
-    logger.handlers = [handler]
-    logger.setLevel(logging.INFO)
-    warnings.showwarning = _show_warning
-    warnings.simplefilter("always", AcmWarning)
-
-
-def _show_warning(message: Warning | str, category: type[Warning], *_: Any, **__: Any) -> None:
-    if issubclass(category, AcmWarning):
-        click.echo(f"{click.style('warning:', fg='yellow')} {message}", err=True)
-
-
-def _fail(message: str, hint: str | None, code: int) -> NoReturn:
-    click.echo(f"{click.style('error:', fg='red')} {message}", err=True)
-    if hint:
-        click.echo(f"{click.style('hint:', fg='cyan')} {hint}", err=True)
-    raise SystemExit(code)
-
-
 def need_export_packages() -> None:
-    """Import what reads checkpoints, or say how to install it; silence its progress bars."""
+    """Import the packages that read checkpoints, or say how to install them; silence their progress bars."""
     from acm_export.base.optional import EXPORT, require
 
     require(*EXPORT)
@@ -84,30 +49,89 @@ def need_export_packages() -> None:
     transformers_logging.set_verbosity_error()
 
 
+def log(text: str) -> None:
+    """Say on stderr what goes on; ``-q`` silences it."""
+    LOGGER.info("%s", text)
+
+
+def warn(text: str) -> None:
+    """Warn the user, on stderr and in the JSON object."""
+    current().warn(text)
+
+
+def status(text: str) -> AbstractContextManager[Callable[[str], None]]:
+    """A spinner on stderr; the function that it gives changes its text."""
+    return nullcontext(lambda _: None) if current().quiet else _spinner(text)
+
+
 @contextmanager
-def progress() -> Iterator[_Bars]:
-    """A progress line on stderr: what is being done, batches per second, and the time left where it is known."""
+def _spinner(text: str) -> Iterator[Callable[[str], None]]:
     from rich.console import Console
-    from rich.progress import BarColumn, MofNCompleteColumn, TextColumn, TimeRemainingColumn
-    from rich.progress import Progress as RichProgress
 
-    columns = (
-        TextColumn("{task.description}"), BarColumn(20), MofNCompleteColumn(),
-        TextColumn("{task.fields[rate]}"), TimeRemainingColumn(),
-    )  # fmt: skip
-    with RichProgress(*columns, console=Console(stderr=True), transient=True) as bars:
-        yield _Bars(bars)
+    with Console(stderr=True).status(text) as shown:
+        yield shown.update
 
 
-class _Bars:
-    def __init__(self, bars: Bars) -> None:
+@contextmanager
+def progress() -> Iterator[Progress]:
+    """A progress line on stderr: the stage, batches per second, and the time left where it is known.
+
+    Where stderr is not a terminal each stage is logged once.
+    """
+    if current().quiet:
+        yield Silent()
+    elif not sys.stderr.isatty():
+        stages = _Stages()
+        yield stages
+        stages.finish_stage()
+    else:
+        from rich.console import Console
+        from rich.progress import BarColumn, MofNCompleteColumn, TextColumn, TimeRemainingColumn
+        from rich.progress import Progress as RichProgress
+
+        rate = TextColumn("{task.fields[rate]}")
+        columns = (TextColumn("{task.description}"), BarColumn(20), MofNCompleteColumn(), rate, TimeRemainingColumn())
+        bars = RichProgress(*columns, console=Console(stderr=True), transient=True)
+        with bars:
+            line = _ProgressLine(bars)
+            yield line
+            line.finish_stage()
+
+
+class _Stages:
+    """Logs each stage, and with ``-v`` how long it took."""
+
+    shown = True
+    _title, _start = "", 0.0
+
+    def stage(self, title: str, batches: int | None) -> None:
+        del batches
+        self.finish_stage()
+        self._title, self._start = title, time.perf_counter()
+        if self.shown:
+            LOGGER.info("%s", title)
+
+    def batch(self, note: str = "") -> None:
+        pass
+
+    def finish_stage(self) -> None:
+        if self._title:
+            LOGGER.debug("%s: took %.2f s", self._title, time.perf_counter() - self._start)
+        self._title = ""
+
+
+class _ProgressLine(_Stages):
+    """Draws the stage and its batches as a line that moves."""
+
+    shown = False
+
+    def __init__(self, bars: RichProgress) -> None:
         self._bars, self._task = bars, bars.add_task("", total=None, rate="")
 
     def stage(self, title: str, batches: int | None) -> None:
-        self._bars.remove_task(self._task)  # its reset() would keep a total that is not known any more
+        super().stage(title, batches)
+        self._bars.remove_task(self._task)  # reset() would keep a total that is no longer known
         self._task = self._bars.add_task(title, total=batches, rate="")
-        if not self._bars.console.is_terminal:
-            logging.getLogger("acm_export").info("%s", title)
 
     def batch(self, note: str = "") -> None:
         self._bars.advance(self._task)
@@ -125,16 +149,17 @@ def _number(text: str) -> float:
     try:
         return float(text)
     except ValueError as error:
-        raise click.BadParameter(f"{text!r} is no number, as in 0.25,0.4,0.6") from error
+        raise click.BadParameter(f"{text!r} is not a number; give numbers such as 0.25,0.4,0.6") from error
 
 
-def write_json(content: Any) -> None:
-    """Write one JSON document to stdout."""
-    click.echo(json.dumps(content, indent=2, allow_nan=False))
+def write_json(content: dict[str, Any]) -> None:  # Any: JSON values
+    """Make ``content`` the JSON object of this verb, which is printed with ``warnings`` and ``error`` when it ends."""
+    json.dumps(content, allow_nan=False)  # fails here, where the traceback shows the verb
+    current().content = content
 
 
 def write_table(table: Table, *notes: str) -> None:
-    """Write a table to stdout, and what a reader must know below it."""
+    """Write a table to stdout, and notes below it."""
     from rich.console import Console
 
     console = Console(width=None if sys.stdout.isatty() else 110)

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import click
 
-from acm_export.cli.common import verb, write_json, write_table
+from acm_export.cli.common import status, verb, write_json, write_table
 
 GOALS = ("export", "onnxruntime", "tensorrt", "jetson")
 """Keys of acm_export.diagnosis.goals.NEEDS."""
@@ -32,15 +32,12 @@ def doctor(goal: str | None, library: Path | None, as_json: bool) -> None:
       acm-export doctor
       acm-export doctor --for tensorrt --plugin build/libacm_gated_learners.so
     """
-    from rich.console import Console
-
     from acm_export.base.errors import MachineError
     from acm_export.diagnosis.examine import examine
     from acm_export.diagnosis.tables import describe_goals, finding_table
 
-    console = Console(stderr=True)
-    with console.status("looking at the machine") as status:
-        examination = examine(library, goal=goal, log=lambda what: status.update(f"looking at: {what}"))
+    with status("looking at the machine") as show:
+        examination = examine(library, goal=goal, log=lambda what: show(f"looking at: {what}"))
     if as_json:
         write_json(examination.to_json())
     else:

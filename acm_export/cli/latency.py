@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from acm_export.cli.common import need_export_packages, numbers, verb, write_json, write_table
+from acm_export.cli.common import need_export_packages, numbers, verb, warn, write_json, write_table
 
 if TYPE_CHECKING:
     from acm_export.timing.result import LatencyResult
@@ -132,6 +132,7 @@ def latency(model: Path | None, *, as_json: bool, **options: Any) -> None:
         raise click.UsageError("Missing argument 'MODEL'.")
     if options["runtime"] == "pytorch":
         need_export_packages()
+    from acm_export.base.errors import LatencyError
     from acm_export.timing.latency import latency as measure_latency
     from acm_export.timing.result import ResultNotWrittenError
 
@@ -142,10 +143,8 @@ def latency(model: Path | None, *, as_json: bool, **options: Any) -> None:
         reason = ": ".join(filter(None, (str(error), error.hint)))
         result = replace(error.result, failures=(*error.result.failures, reason))
     _show(result, as_json=as_json)
-    for failure in result.failures:
-        click.echo(f"{click.style('error:', fg='red')} {failure}", err=True)
     if result.failures:
-        raise SystemExit(1)
+        raise LatencyError("; ".join(result.failures))
 
 
 class _Steps:
@@ -154,7 +153,7 @@ class _Steps:
     def stage(self, title: str, batches: int | None) -> None:  # noqa: ARG002
         logging.getLogger("acm_export").info("%s", title)
 
-    def batch(self) -> None:
+    def batch(self, note: str = "") -> None:
         """Nothing to show."""
 
 
@@ -169,4 +168,4 @@ def _show(result: LatencyResult, *, as_json: bool) -> None:
             if table is not None:
                 write_table(table)
     for warning in result.warnings:
-        click.echo(f"{click.style('warning:', fg='yellow')} {warning}", err=True)
+        warn(warning)

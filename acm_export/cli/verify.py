@@ -45,7 +45,7 @@ def verify(
     from acm_export.checkpoints import load_checkpoint
     from acm_export.report.verification import verification_table
     from acm_export.verification.file import verify_file
-    from acm_export.verification.report import check_atol
+    from acm_export.verification.report import VerificationError, check_atol
 
     check_atol(atol)
     report = verify_file(model, load_checkpoint(checkpoint), data=data, samples=samples, atol=atol)
@@ -55,5 +55,6 @@ def verify(
         write_table(verification_table(report), *report.notes)
         click.echo("the file computes what the checkpoint computes" if report.passed else "", nl=report.passed)
     if not report.passed:
-        click.echo(f"{click.style('error:', fg='red')} {model} does not hold: {report.failure}", err=True)
-        raise SystemExit(1)
+        raise VerificationError(
+            f"{model} does not compute what the checkpoint computes: {report.failure}", None, report
+        )

@@ -35,7 +35,7 @@ def load_npz(path: Path, shapes: Mapping[str, Shape]) -> dict[str, np.ndarray[An
             names = list(archive.files)
     except FileNotFoundError as error:
         raise UsageError(f"there is no file {path}") from error
-    except (OSError, ValueError, zipfile.BadZipFile, EOFError, AttributeError) as error:
+    except (OSError, ValueError, zipfile.BadZipFile, EOFError, AttributeError, TypeError) as error:
         raise UsageError(f"{path} is not an .npz file of plain arrays: {error}") from error
     if missing := [name for name in shapes if name not in arrays]:
         raise UsageError(f"{path} holds {', '.join(names) or 'nothing'}; the model takes {', '.join(missing)}")

@@ -1,1 +1,1 @@
-"""The embedded model, a trained ACM Vision Transformer for handwritten digits, and the demonstration of the line."""
+"""The embedded model, a trained ACM Vision Transformer for handwritten digits, and the demonstration that runs it."""

@@ -1,7 +1,7 @@
-"""The operator alone at the size of a real transformer's FFN, beside the dense MLP of equal size.
+"""The operator alone at the size of a real transformer's FFN, compared with the dense MLP of equal size.
 
-Both stand as they stand in a transformer block, ``out = x + MLP(x)``, with random weights as initializers: what a tiny
-model cannot show, that time follows the share of learners that run.
+Both are built as in a transformer block, ``out = x + MLP(x)``, with random weights as initializers. This shows what a
+tiny model cannot: time follows the share of learners that run.
 """
 
 from __future__ import annotations
@@ -29,12 +29,12 @@ _OPSET, _IR_VERSION = 20, 10
 
 @dataclass(frozen=True)
 class FFN:
-    """An FFN of N learners, hidden width h each, over samples of a fixed number of tokens.
+    """An FFN of N learners of hidden width h, over samples with a fixed number of tokens.
 
     Args:
         model_dim: D.
         hidden_dim: h.
-        tokens_per_sample: Tokens in one sample.
+        tokens_per_sample: Number of tokens in one sample.
         signature: N, min_learners (0) and the activation (gelu).
     """
 
@@ -44,14 +44,14 @@ class FFN:
     signature: Signature = Signature(num_learners=4, min_learners=0, activation="gelu")  # noqa: RUF009  frozen
 
     def weights(self, rng: np.random.Generator) -> Arrays:
-        """The op's weights by input name, of a size that keeps activations near 1; thresholds 0."""
+        """Weights of the op by input name, scaled to keep activations near 1; thresholds are 0."""
         n, d, h = self.signature.num_learners, self.model_dim, self.hidden_dim
         shapes = {"w1": (d, n * h), "b1": (n * h,), "w2": (n * h, d), "b2": (n + 1, d)}
         drawn = {k: (rng.standard_normal(shape) * shape[0] ** -0.5).astype(np.float32) for k, shape in shapes.items()}
         return {"thresholds": np.zeros(n, np.float32), **drawn}
 
     def feeds(self, rng: np.random.Generator, batch: int, share: float) -> Arrays:
-        """Tokens, and one-hot gate logits that ask for a binomial(N, share) count for each of them."""
+        """Random tokens, and one-hot gate logits that give each token a binomial(N, share) learner count."""
         x = rng.standard_normal((batch, self.tokens_per_sample, self.model_dim)).astype(np.float32)
         counts = rng.binomial(self.signature.num_learners, share, x.shape[:-1])
         return {"x": x, "gate_logits": np.eye(self.signature.num_choices, dtype=np.float32)[counts]}
@@ -95,11 +95,11 @@ def _model(graph: onnx.GraphProto, *functions: onnx.FunctionProto) -> onnx.Model
 
 @dataclass(frozen=True)
 class FFNRow:
-    """Time of the op ÷ time of the dense MLP where a share of the learners runs.
+    """Time of the op ÷ time of the dense MLP, for one share of learners that run.
 
     Args:
         share: Mean of count / N over the tokens.
-        time_ratio: Median of paired blocks.
+        time_ratio: Median ratio of paired blocks.
     """
 
     share: float
@@ -107,16 +107,16 @@ class FFNRow:
 
 
 def time_ffn(*, batch: int, pairs: int, runs: int, shares: tuple[float, ...] = (1.0, 0.75, 0.5, 0.25)) -> list[FFNRow]:
-    """Time the op at several shares beside the dense MLP, in ONNX Runtime on the CPU.
+    """Time the op at several shares and compare it with the dense MLP, in ONNX Runtime on the CPU.
 
     Args:
-        batch: Samples of 197 tokens.
-        pairs: Ratios for each share.
-        runs: Runs in one block of time.
-        shares: Probability that a token wants one learner more, N times.
+        batch: Number of samples, 197 tokens each.
+        pairs: Number of ratios for each share.
+        runs: Number of runs in one timed block.
+        shares: Success probabilities of the binomial learner counts: the expected share of learners that run.
 
     Returns:
-        One row for each share, with the share that really ran.
+        One row for each share, with the share that actually ran.
     """
     ffn, rng = FFN(), np.random.default_rng(0)
     weights = ffn.weights(rng)

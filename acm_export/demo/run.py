@@ -1,4 +1,4 @@
-"""The whole line on the embedded model: export, verify, and what each threshold costs and gives."""
+"""The whole line on the embedded model: export, verify, then accuracy, FLOPs and time of each threshold."""
 
 from __future__ import annotations
 
@@ -36,15 +36,15 @@ _log = logging.getLogger(__name__)
 
 @dataclass(frozen=True)
 class Row:
-    """What one threshold gives on the test images.
+    """Result of one threshold on the test images.
 
     Args:
         threshold: τ for every learner of every layer.
         share: Mean of count / N over tokens and layers, unweighted.
         budget: β, executed ÷ all learner FLOPs.
-        accuracy: Share of images classified rightly.
-        flops: Of the whole model for one image.
-        time_ratio: Time ÷ time of the dense model, all images in one batch.
+        accuracy: Share of images that are classified correctly.
+        flops: FLOPs of the whole model for one image.
+        time_ratio: Time ÷ time of the dense model, with all images in one batch.
     """
 
     threshold: float
@@ -57,16 +57,16 @@ class Row:
 
 @dataclass(frozen=True)
 class Demo:
-    """The outcome of the demonstration.
+    """Result of the demonstration.
 
     Args:
         acm: The exported ACM model.
         dense: The dense model it came from, exported the same way.
         rows: One for each threshold.
-        dense_accuracy: Of the dense model.
-        ffn: The op alone at the size of ViT-B's FFN: what the tiny model cannot show.
-        images: How many were run.
-        runtime: What ran them.
+        dense_accuracy: Accuracy of the dense model.
+        ffn: Times of the op alone at the size of ViT-B's FFN, which the tiny model cannot show.
+        images: Number of test images.
+        runtime: Name and version of the runtime that ran them.
     """
 
     acm: ExportResult
@@ -78,7 +78,7 @@ class Demo:
     runtime: str
 
     def to_json(self) -> dict[str, Any]:
-        """For ``--json``."""
+        """The result for ``--json``."""
         return {
             "files": {"acm": str(self.acm.path), "dense": str(self.dense.path)},
             "images": self.images,
@@ -97,18 +97,20 @@ def run_demo(folder: Path) -> Demo:
     """Export both embedded models into ``folder`` and run the 360 test images at ten thresholds.
 
     Args:
-        folder: Is made where it does not exist.
+        folder: Folder for the files; it is created if it does not exist.
 
     Returns:
-        Files, verification and the table.
+        The files, their verification and the rows of the table.
 
     Raises:
-        OutputError: The folder cannot be made.
+        OutputError: The folder cannot be created.
     """
     try:
         folder.mkdir(parents=True, exist_ok=True)
     except OSError as error:
-        raise OutputError(f"cannot make the folder {folder}: {error.strerror}", "choose another with -o") from error
+        raise OutputError(
+            f"cannot create the folder {folder}: {error.strerror}", "choose another folder with -o"
+        ) from error
     images, labels = load_test_images()
     exported = {}
     for checkpoint in (ACM, DENSE):

@@ -7,7 +7,7 @@ from dataclasses import asdict, dataclass
 from typing import TYPE_CHECKING, Any
 
 from acm_export.base.errors import EngineError, ModelFileError
-from acm_export.base.files import sha256_of
+from acm_export.base.files import check_input, sha256_of
 from acm_export.base.json_fields import (
     BOOL,
     LIST,
@@ -156,10 +156,10 @@ def check_usable(engine: Path, plugin: Path, here: Place) -> Passport:
         here: This machine.
 
     Raises:
+        UsageError: There is no such engine.
         EngineError: It cannot work here; says what it was built for and what is here.
     """
-    if not engine.is_file():
-        raise EngineError(f"there is no engine {engine}", _AGAIN)
+    check_input(engine)
     found = read_passport(engine)
     for what, theirs, ours in (
         ("for TensorRT", found.place.tensorrt, here.tensorrt),

@@ -17,7 +17,7 @@ from google.protobuf.message import DecodeError, Message
 from onnx import TensorProto, helper
 
 from acm_export.base.errors import ModelFileError
-from acm_export.base.files import move_into_place, staging_folder
+from acm_export.base.files import check_input, move_into_place, staging_folder
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -41,16 +41,20 @@ def read_model(path: Path) -> onnx.ModelProto:
         The model, with every reference to external data checked: inside the folder, there, and long enough.
 
     Raises:
-        ModelFileError: The file is missing, not ONNX, or refers to data it must not or cannot use.
+        UsageError: There is no such file.
+        ModelFileError: It is not an ONNX file, or refers to data it must not or cannot use.
     """
-    if not path.is_file():
-        raise ModelFileError(f"there is no file {path}")
+    check_input(path)
+    if path.is_dir():
+        raise ModelFileError(
+            f"{path} is a folder; expected an ONNX file", "export a checkpoint folder: acm-export export"
+        )
     size = path.stat().st_size
     if size == 0 or size > _MAX_PROTO:
         hint = _CUT if size == 0 else "weights of that size lie in a file beside the model; export it again"
         raise ModelFileError(f"{path} has {size} bytes; an ONNX file has between 1 and {_MAX_PROTO}", hint)
     try:
-        model = onnx.load(path, load_external_data=False)
+        model = onnx.load(path, format="protobuf", load_external_data=False)
     except (DecodeError, ValueError) as error:
         raise ModelFileError(f"{path} is not an ONNX file: {error}", _CUT) from error
     if not model.ir_version or not model.graph.node:

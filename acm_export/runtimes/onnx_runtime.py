@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import os
 from typing import TYPE_CHECKING, Any
 
@@ -20,6 +21,8 @@ _ERRORS_ONLY = 3
 _COPIES_WEIGHTS = ("ConstantFolding", "FuseFp16InitializerToFp32NodeTransformer")
 """Optimisers that leave a second copy. The latter, without the former, crashes up to 1.27 on fp16 files (tried: 1.23.2,
 1.26.0, 1.27.0; not 1.30.0)."""
+
+_log = logging.getLogger(__name__)
 
 
 class Session:
@@ -77,6 +80,7 @@ class Session:
                 "CUDA and cuDNN must be those that this build of ONNX Runtime wants; it said above what it misses",
             )
         self.name = f"ONNX Runtime {runtime.__version__} ({self.device})"
+        _log.debug("%s runs the model from %s", self.name, folder)
         self.input_names: list[str] = [value.name for value in self._session.get_inputs()]
         self.output_names: list[str] = [value.name for value in self._session.get_outputs()]
 

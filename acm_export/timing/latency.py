@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from acm_export.base.errors import AcmError, OutputError, UsageError
-from acm_export.base.files import sha256_of, write_text
+from acm_export.base.files import check_input, sha256_of, write_text
 from acm_export.base.progress import Silent
 from acm_export.data.sources import open_source
 from acm_export.timing import checks
@@ -167,6 +167,7 @@ def _path(value: StrPath | None) -> Path | None:
 def _measure(
     request: LatencyRequest, required: Checks, watch: EnvironmentWatch, progress: Progress, command: str
 ) -> LatencyResult:
+    check_input(request.model, "file or folder" if request.runtime == "pytorch" else "file")
     backend = open_backend(request)
     gpu = watch_gpu() if backend.on_gpu else None
     try:

@@ -81,6 +81,8 @@ def read_result(path: Path) -> LatencyResult:
             raise UsageError(
                 f"{path} has schema {schema}, this version reads schemas up to {SCHEMA}", "update acm-export"
             )
+        if isinstance(content, dict) and isinstance(content.get("error"), dict):  # what --json printed on a failure
+            content["error"] = content["error"].get("message")
         return _parse(content)
     except FileNotFoundError as error:
         raise UsageError(f"there is no file {path}", _HINT) from error

@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from acm_export.base.errors import OutputError, PluginError
-from acm_export.base.files import move_into_place, staging_folder
+from acm_export.base.files import check_input, move_into_place, staging_folder
 from acm_export.plugins.kernels.pack import default_folder, read_pack
 from acm_export.plugins.tensorrt.headers import cuda_headers, tensorrt_headers
 
@@ -82,12 +82,16 @@ def build_plugin(
         What was made.
 
     Raises:
+        UsageError: A folder that was named does not exist.
         PluginError: Headers, compiler or CMake are missing, or the compiler failed.
         KernelError: The kernel pack is missing, damaged or stale.
         OutputError: The output cannot be written.
     """
     if output.is_dir():
         raise OutputError(f"{output} is a folder", "name a file with -o")
+    for folder in (tensorrt_root, cuda_root, pack_folder):
+        if folder is not None:
+            check_input(folder, "folder")
     headers, cuda = tensorrt_headers(tensorrt_root), cuda_headers(cuda_root)
     log(f"TensorRT {headers.version_text} ({headers.interface}): headers in {headers.folder}")
     log(f"CUDA headers in {cuda}")

@@ -231,3 +231,13 @@ def test_files_that_belong_together_are_moved_together(tmp_path: Path) -> None:
     assert not (tmp_path / "x").exists()
     move_together_into_place([(sources[0], tmp_path / "x"), (sources[1], tmp_path / "y")])
     assert (tmp_path / "x").read_text() + (tmp_path / "y").read_text() == "ab"
+
+
+def test_a_device_or_pipe_is_not_replaced(tmp_path: Path) -> None:
+    # a rename as root would put a file in the place of /dev/null
+    target = tmp_path / "pipe"
+    os.mkfifo(target)
+    with pytest.raises(OutputError, match="is a device or pipe"), staging_folder(target):
+        pass
+    assert stat.S_ISFIFO(target.stat().st_mode)
+    assert names(tmp_path) == ["pipe"]

@@ -58,7 +58,7 @@ def test_an_interrupt_whose_exception_is_lost_still_stops_the_work(how: str, num
     program = PROGRAM.format(number=number, target=str(target), how=how.format(number=number))
     done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, timeout=60, check=False)
     assert done.returncode == 1
-    assert done.stderr == "error: interrupted; what stood at the output before is untouched\n"
+    assert done.stderr == "error: interrupted; existing files are unchanged\n"
     assert [(path.name, path.read_text()) for path in tmp_path.iterdir()] == [("result", "old")]
 
 

@@ -14,7 +14,7 @@ import pytest
 import torch
 from crafted_files import pickled, saved, zip_of
 
-from acm_export.base.errors import CheckpointError
+from acm_export.base.errors import CheckpointError, UsageError
 from acm_export.checkpoints.unpickle import load_state
 
 if TYPE_CHECKING:
@@ -104,7 +104,7 @@ def test_numpy_scalars_and_enums_beside_the_weights_are_inert(tmp_path: Path) ->
 
 
 def test_missing_empty_random_and_truncated_files_are_refused_with_a_hint(tmp_path: Path) -> None:
-    with pytest.raises(CheckpointError, match="there is no file") as refused:
+    with pytest.raises(UsageError, match="there is no file") as refused:
         load_state(tmp_path / "missing.pth")
     assert refused.value.hint
     with pytest.raises(CheckpointError) as refused:

@@ -45,7 +45,7 @@ def test_every_verb_explains_itself_with_an_example() -> None:
 
 
 def test_help_imports_nothing_heavy() -> None:
-    heavy = ("torch", "transformers", "onnx", "onnxscript", "rich")
+    heavy = ("torch", "transformers", "numpy", "onnx", "onnxscript", "rich")
     code = f"import sys, acm_export.cli; print([m for m in {heavy} if m in sys.modules])"
     out = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert out.stdout.strip() == "[]"
@@ -210,7 +210,7 @@ def test_external_data_must_exist_inside_the_folder(tmp_path: Path, monkeypatch:
 def test_an_interrupt_leaves_the_old_file_and_nothing_else(tmp_path: Path) -> None:
     path = tmp_path / "m.onnx"
     path.write_text("old")
-    command = [sys.executable, "-m", "acm_export.cli", "export", str(ACM), "-o", str(path)]
+    command = [sys.executable, "-m", "acm_export", "export", str(ACM), "-o", str(path)]
     with subprocess.Popen(command, stderr=subprocess.PIPE, text=True) as process:
         deadline = time.monotonic() + 60
         while len(list(tmp_path.iterdir())) == 1 and time.monotonic() < deadline:

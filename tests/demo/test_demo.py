@@ -62,7 +62,7 @@ def test_verification_holds_and_everything_can_be_written_as_json(outcome: demo.
 
 def test_a_folder_that_cannot_be_made_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     (tmp_path / "file").write_text("x")
-    with pytest.raises(OutputError, match=r"cannot make the folder .*sub: Not a directory") as refused:
+    with pytest.raises(OutputError, match=r"cannot create the folder .*sub: Not a directory") as refused:
         demo.run_demo(tmp_path / "file" / "sub")
     assert refused.value.hint
     read_only = OSError(errno.EROFS, "Read-only file system")

@@ -108,7 +108,7 @@ def test_json_has_checks_and_goals(monkeypatch: pytest.MonkeyPatch) -> None:
     result = run("--for", "export", "--json")
     assert result.exit_code == 1
     content = json.loads(result.stdout)
-    assert list(content) == ["for", "checks", "goals"]
+    assert list(content) == ["for", "checks", "goals", "warnings", "error"]
     assert content["for"] == "export"
     assert {tuple(check) for check in content["checks"]} == {("name", "state", "found", "fix")}
     assert content["goals"]["export"] == {"works": False, "needs": list(NEEDS["export"]), "lacks": ["torch"]}
@@ -168,7 +168,7 @@ def test_an_interrupt_ends_the_doctor_and_what_it_asks(tmp_path: Path) -> None:
     (tmp_path / "numpy").mkdir()
     code = f"import os, time\nopen({str(pid)!r}, 'w').write(str(os.getpid()))\ntime.sleep(600)\n"
     (tmp_path / "numpy" / "__init__.py").write_text(code)
-    command = [sys.executable, "-m", "acm_export.cli", "doctor"]
+    command = [sys.executable, "-m", "acm_export", "doctor"]
     environment = os.environ | {"PYTHONPATH": str(tmp_path)}
     with subprocess.Popen(command, env=environment, stderr=subprocess.PIPE, stdout=subprocess.PIPE) as process:
         deadline = time.monotonic() + 60

@@ -199,7 +199,7 @@ def test_wrong_options_are_refused_before_anything_is_timed(folder: Path, monkey
         ((b, "--baseline", folder / "dense.onnx"), 2, "is an ONNX file"),
         ((b, "--baseline", folder / "none.plan"), 2, "there is no file"),
         ((folder / "dense.plan",), 1, "has no gated learners"),
-        ((folder / "none.plan",), 1, "there is no engine"),
+        ((folder / "none.plan",), 2, "there is no file"),
         ((b, "--plugin", folder / "d.npz"), 1, "is not what"),
         ((folder / "b.onnx", "--plugin", folder / "d.npz"), 2, "--plugin does not apply to --runtime onnxruntime"),
     )

@@ -289,3 +289,9 @@ def test_the_busiest_other_processes_are_named(tmp_path: Path) -> None:
     before = {1: Process("me", 0), 2: Process("idle", 5), 3: Process("busy", 5)}
     after = {1: Process("me", 9), 2: Process("idle", 5.5), 3: Process("busy", 10), 4: Process("new", 2)}
     assert busiest(before, after, 10.0, 1) == ("busy (process 3) 0.5", "new (process 4) 0.2")
+
+
+def test_what_json_printed_on_a_failure_is_read_too(tmp_path: Path) -> None:
+    failed = {"error": {"kind": "latency", "message": "p99 is 5 ms, asserted 4 ms", "hint": None}}
+    (tmp_path / "r.json").write_text(json.dumps(json.loads(to_text(result())) | failed))
+    assert read_result(tmp_path / "r.json").error == "p99 is 5 ms, asserted 4 ms"

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from acm_export.base.errors import UsageError
-from acm_export.base.files import sha256_of
+from acm_export.base.files import check_input, sha256_of
 from acm_export.data.batches import GraphInput
 from acm_export.engine.agreement import COUNTS
 from acm_export.engine.machine import find_tensorrt
@@ -180,8 +180,7 @@ class EngineBackend:
         if passport_path(path).is_file():
             engine = Engine(path, self._plugin)
             return EngineModel(engine, engine.inputs, self._cuda_graph)
-        if not path.is_file():
-            raise UsageError(f"there is no file {path}", "give the engine of the dense model with --baseline")
+        check_input(path)
         loaded = LoadedEngine(find_tensorrt(builder=False), path.read_bytes(), str(path))
         inputs = tuple(GraphInput(t.name, _named(t.shape), t.dtype) for t in loaded.inputs)
         return EngineModel(loaded, inputs, self._cuda_graph)

@@ -82,6 +82,7 @@ def test_no_headers_says_where_was_looked(tmp_path: Path) -> None:
 
 def test_no_cuda_headers_says_where_was_looked(tmp_path: Path) -> None:
     root = write_headers(tmp_path / "trt", VERSION_11)
+    (tmp_path / "cuda").mkdir()
     result = run("--tensorrt-root", root, "--cuda-root", tmp_path / "cuda")
     assert result.exit_code == 1
     assert f"no CUDA headers (cuda_runtime_api.h) in {tmp_path / 'cuda' / 'include'}" in result.stderr
@@ -105,8 +106,8 @@ def wanted(tmp_path: Path) -> list[str | Path]:
 
 def test_no_pack_is_an_error(tmp_path: Path) -> None:
     result = run(*wanted(tmp_path), "--pack", tmp_path / "nothing", "-o", tmp_path / "lib.so")
-    assert result.exit_code == 1
-    assert f"there is no kernel pack at {tmp_path / 'nothing'}" in result.stderr
+    assert result.exit_code == 2
+    assert f"there is no folder {tmp_path / 'nothing'}" in result.stderr
 
 
 def test_a_stale_pack_is_an_error(tmp_path: Path, stand_in_pack: Path) -> None:

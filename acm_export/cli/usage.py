@@ -1,0 +1,80 @@
+"""Wrong command lines in the words of the other errors: what is wrong, and the next command."""
+
+from __future__ import annotations
+
+import re
+from typing import TYPE_CHECKING
+
+import click
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+_NEGATIVE_NUMBER = re.compile(r"-\.?\d[\d.e+-]*")
+_EXTRA = re.compile(r"Got unexpected extra arguments? \((.*)\)")
+
+
+def describe_usage(error: click.UsageError, args: Sequence[str]) -> tuple[str, str]:
+    """Message and hint for a usage error that click raised.
+
+    Args:
+        error: From parsing the command line, or raised by a verb.
+        args: The command line after the name of the program.
+
+    Returns:
+        The message and the hint.
+    """
+    command = error.ctx.command if error.ctx is not None else None
+    if command is None:
+        verb = args[0] if args else None
+    else:
+        verb = None if isinstance(command, click.Group) else command.name
+    hint = f"acm-export {verb} --help shows options and examples" if verb else "acm-export --help lists all verbs"
+    if isinstance(error, click.NoSuchOption):
+        special = _negative(command, verb, args) or _argument(error.option_name, command, verb)
+        if special is not None:
+            return special
+        if verb is None and args != [error.option_name]:
+            hint = f"options come after the verb: acm-export VERB {error.option_name}"
+        elif error.possibilities:
+            hint = f"did you mean {' or '.join(sorted(error.possibilities))}? {hint}"
+        return f"no such option: {error.option_name}", hint
+    if isinstance(error, click.MissingParameter) and error.param is not None:
+        return f"missing {error.param.param_type_name} {_name(error.param)}", hint
+    if isinstance(error, click.BadParameter) and error.param is not None:
+        return f"invalid value for {_name(error.param)}: {error.message.removesuffix('.')}", hint
+    message = error.format_message().strip().removesuffix(".")
+    if extra := _EXTRA.fullmatch(message):
+        return f"too many arguments: {extra[1]}", hint
+    return message[:1].lower() + message[1:], hint
+
+
+def _name(parameter: click.Parameter) -> str:
+    """As the user writes it."""
+    return parameter.human_readable_name if isinstance(parameter, click.Argument) else "/".join(parameter.opts)
+
+
+def _negative(command: click.Command | None, verb: str | None, args: Sequence[str]) -> tuple[str, str] | None:
+    """A negative number, which click takes for an option, where an argument is a number."""
+    token = next((arg for arg in args if _NEGATIVE_NUMBER.fullmatch(arg)), None)
+    argument = next((a for a in _arguments(command) if isinstance(a.type, click.FloatRange | click.IntRange)), None)
+    if token is None or argument is None:
+        return None
+    kind = argument.type
+    low, high = getattr(kind, "min", None), getattr(kind, "max", None)
+    name = argument.human_readable_name
+    return f"{name} is {token}; it must be a number from {low} to {high}", f"acm-export {verb} --help shows examples"
+
+
+def _argument(option: str, command: click.Command | None, verb: str | None) -> tuple[str, str] | None:
+    """An option named like an argument."""
+    argument = next((a for a in _arguments(command) if f"--{a.name}".replace("_", "-") == option), None)
+    if argument is None:
+        return None
+    line = " ".join(a.human_readable_name for a in _arguments(command))
+    name = argument.human_readable_name
+    return f"no such option: {option}; {name} is an argument", f"give it without {option}: acm-export {verb} {line}"
+
+
+def _arguments(command: click.Command | None) -> list[click.Argument]:
+    return [p for p in command.params if isinstance(p, click.Argument)] if command is not None else []
