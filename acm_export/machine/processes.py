@@ -19,7 +19,7 @@ TIMEOUT = 60.0
 
 _CHILD = (
     "import json, sys; sys.path[:] = json.loads(sys.argv.pop(1)); "
-    "from acm_export.diagnosis import children; children.main(sys.argv[1:])"
+    "from acm_export.machine import children; children.main(sys.argv[1:])"
 )
 
 
