@@ -18,7 +18,7 @@ import torch
 from acm_export.base.errors import KernelError
 from acm_export.op.signature import ACTIVATIONS
 from acm_export.plugins.kernels import grids, hopper, plan
-from acm_export.plugins.kernels.cuda_driver import LIBRARY, CudaDriver, Launch
+from acm_export.plugins.kernels.launcher import LIBRARY, Launch, Launcher
 from acm_export.plugins.kernels.pack import read_pack
 from acm_export.plugins.kernels.tiles import entries
 from acm_export.plugins.kernels.variants import has_kernels_without_masks
@@ -26,8 +26,8 @@ from acm_export.plugins.kernels.variants import has_kernels_without_masks
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
-    from acm_export.plugins.kernels.cuda_driver import EncodedMap
     from acm_export.plugins.kernels.hopper import TensorMap
+    from acm_export.plugins.kernels.launcher import EncodedMap
     from acm_export.plugins.kernels.pack import Kernel, Pack
     from acm_export.plugins.kernels.plan import Problem
     from acm_export.plugins.kernels.tiles import Entry
@@ -78,7 +78,7 @@ class PackedKernels:
     """
 
     def __init__(self, pack: Pack, arch: str, multiprocessors: int, library: str = LIBRARY) -> None:
-        self._driver = CudaDriver(library)
+        self._driver = Launcher(library)
         self._pack = pack
         self._rows: dict[Key, Kernel] = {kernel.key: kernel for kernel in pack.kernels if kernel.arch == arch}
         self._functions: dict[Key, c_void_p] = {}

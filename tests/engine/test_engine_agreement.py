@@ -12,7 +12,7 @@ from calibration_files import LAYERS
 from acm_export.base.errors import AcmWarning, EngineError
 from acm_export.engine.agreement import Agreement, Reference, agreement
 from acm_export.engine.check import judge
-from acm_export.engine.passport import Checked
+from acm_export.engine.passport import Comparison
 
 LAYER = LAYERS[0]
 """Four learners, none of which always runs."""
@@ -95,7 +95,7 @@ def test_other_outputs_are_refused() -> None:
 
 def test_judgement() -> None:
     good = Agreement((1e-6, 2e-5), 3, 2, 40, 5e-4)
-    assert judge([good, good], "fp32", 2) == Checked(2, 2e-5, 6, 4, 4, 80)
+    assert judge([good, good], "fp32", 2) == Comparison(2, 2e-5, 6, 4, 4, 80)
     with pytest.raises(EngineError, match=r"in 1 of 2 samples by more than the 0\.0001"):
         judge([Agreement((1e-6, 2e-3), 2, 0, 40)], "fp32", 1)
     with pytest.raises(EngineError, match="standard deviations"):

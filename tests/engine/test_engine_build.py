@@ -21,9 +21,9 @@ from acm_export.demo.digits import ACM
 from acm_export.engine import engine
 from acm_export.engine.build import build
 from acm_export.engine.engine import PluginSource
+from acm_export.engine.host import version_of
 from acm_export.engine.library import check_library, load_plugin
-from acm_export.engine.machine import version_of
-from acm_export.engine.passport import File, Place, check_usable, passport_path, read_passport
+from acm_export.engine.passport import File, Platform, check_usable, passport_path, read_passport
 from acm_export.engine.settings import (
     BuilderSettings,
     network_flags,
@@ -39,7 +39,7 @@ if TYPE_CHECKING:
     from pathlib import Path
 
 VERSIONS = ("8.5.3.1", "10.3.0", "11.1.0")
-HERE = Place("10.3.0", "Orin", "sm_87")
+HERE = Platform("10.3.0", "Orin", "sm_87")
 
 
 @pytest.fixture(scope="module")
@@ -124,7 +124,7 @@ def test_a_library_that_is_none_is_refused_before_it_is_loaded(tmp_path: Path) -
 def test_headers_of_another_tensorrt_are_refused_before_compiling(
     model: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(engine, "find_place", lambda _: HERE)
+    monkeypatch.setattr(engine, "find_platform", lambda _: HERE)
     monkeypatch.setattr(engine, "tensorrt_headers", lambda _: TensorRTHeaders(tmp_path / "include", (8, 5, 3)))
     planned = engine.plan(model, tmp_path / "m.plan", (10, 3), ({}, {}, {}))
     with pytest.raises(EngineError, match=r"are of 8\.5\.3, here is 10\.3\.0"):
@@ -145,7 +145,7 @@ def test_tactic_sources_change_the_default() -> None:
 
 
 def test_an_engine_and_its_passport(model: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(engine, "find_place", lambda _: HERE)
+    monkeypatch.setattr(engine, "find_platform", lambda _: HERE)
     plugin, output = compile_stand_in_plugin(tmp_path), tmp_path / "m.plan"
     planned = engine.plan(model, output, (10, 3), ({}, {}, {}))
     engine.build_engine(planned, fake("10.3.0")[0], PluginSource(plugin), None)
@@ -155,7 +155,7 @@ def test_an_engine_and_its_passport(model: Path, tmp_path: Path, monkeypatch: py
     assert found.inputs == {"pixel_values": ["batch", 3, 32, 32]}
     assert found.manifest == planned.prepared.manifest
     assert found.checked is None
-    for other in (Place("10.13.0", "Orin", "sm_87"), Place("10.3.0", "Thor", "sm_110")):
+    for other in (Platform("10.13.0", "Orin", "sm_87"), Platform("10.3.0", "Thor", "sm_110")):
         with pytest.raises(EngineError, match="was built"):
             check_usable(output, plugin, other)
     with pytest.raises(EngineError, match="no plugin library"):
@@ -179,7 +179,7 @@ def test_an_engine_and_its_passport(model: Path, tmp_path: Path, monkeypatch: py
 def test_a_broken_passport_is_refused(
     model: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, change: dict[str, Any], told: str
 ) -> None:
-    monkeypatch.setattr(engine, "find_place", lambda _: HERE)
+    monkeypatch.setattr(engine, "find_platform", lambda _: HERE)
     output, plugin = tmp_path / "m.plan", PluginSource(compile_stand_in_plugin(tmp_path))
     engine.build_engine(engine.plan(model, output, (10, 3), ({}, {}, {})), fake("10.3.0")[0], plugin, None)
     content = json.loads(passport_path(output).read_text())

@@ -20,7 +20,7 @@ from acm_export.cli import main
 from acm_export.engine import engine as engine_module
 from acm_export.engine import machine, runtime
 from acm_export.engine.library import load_plugin
-from acm_export.engine.passport import Place
+from acm_export.engine.passport import Platform
 from acm_export.engine.runtime import Engine
 from acm_export.exporter import export
 from acm_export.runtimes import cuda_driver
@@ -30,7 +30,7 @@ if TYPE_CHECKING:
     from pathlib import Path
 
 VERSIONS = ("8.5.3.1", "10.3.0", "11.1.0")
-HERE = Place("10.3.0", "Orin", "sm_87")
+HERE = Platform("10.3.0", "Orin", "sm_87")
 
 
 @pytest.fixture(scope="module")
@@ -63,9 +63,9 @@ def machine_with(monkeypatch: pytest.MonkeyPatch, library: Path) -> Callable[...
 
     def put(version: str = HERE.tensorrt, **options: Any) -> Any:
         tensorrt, _ = fake(version, driver=library, **options)
-        place = Place(version, HERE.gpu, HERE.arch)
+        place = Platform(version, HERE.gpu, HERE.arch)
         for module in (engine_module, runtime):
-            monkeypatch.setattr(module, "find_place", lambda _: place)
+            monkeypatch.setattr(module, "find_platform", lambda _: place)
         monkeypatch.setitem(sys.modules, "tensorrt", tensorrt)
         monkeypatch.setattr(cuda_driver.Driver.__init__, "__defaults__", (str(library),))
         return tensorrt

@@ -7,8 +7,8 @@ from pathlib import Path
 import pytest
 
 from acm_export.base.errors import UsageError
+from acm_export.engine.plan import trtexec_line
 from acm_export.engine.profiles import Profile, Shapes, format_shapes, parse_shapes, profiles
-from acm_export.engine.trtexec_line import trtexec_line
 
 INPUTS = {"x": ["batch", 3, 8], "budget": []}
 EXAMPLES = {"x": [1, 3, 8]}

@@ -23,7 +23,7 @@ from acm_export.base.files import sha256_of
 from acm_export.cli import main
 from acm_export.engine import engine as engine_module
 from acm_export.engine import runtime
-from acm_export.engine.passport import Place, passport_path
+from acm_export.engine.passport import Platform, passport_path
 from acm_export.exporter import export
 from acm_export.runtimes import cuda_driver
 from acm_export.timing import device
@@ -35,7 +35,7 @@ if TYPE_CHECKING:
     from pathlib import Path
 
 VERSION = "10.3.0"
-ORIN = Place(VERSION, "Orin", "sm_87")
+ORIN = Platform(VERSION, "Orin", "sm_87")
 FILES = {
     "budget.plan": ("b.onnx", ()), "thresholds.plan": ("b.onnx", ("--threshold-inputs",)), "fixed.plan": ("m.onnx", ()),
     "silent.plan": ("b.onnx", ("--threshold-inputs", "--no-counts")), "dense.plan": ("dense.onnx", ()),
@@ -53,11 +53,11 @@ def tensorrt(version: str, library: Path) -> Any:
     return fake(version, driver=library)[0]
 
 
-def furnish(patch: pytest.MonkeyPatch, library: Path, place: Place = ORIN) -> None:
+def furnish(patch: pytest.MonkeyPatch, library: Path, place: Platform = ORIN) -> None:
     """Put a TensorRT and a GPU into this machine."""
     patch.setitem(sys.modules, "tensorrt", tensorrt(place.tensorrt, library))
     for module in (engine_module, runtime):
-        patch.setattr(module, "find_place", lambda _: place)
+        patch.setattr(module, "find_platform", lambda _: place)
     patch.setattr(cuda_driver.Driver.__init__, "__defaults__", (str(library),))
     patch.setattr(device, "gpu", lambda: Device(place.gpu, place.arch))
     patch.setattr(warming, "WINDOW_SECONDS", 0.0)
@@ -212,10 +212,10 @@ def test_what_does_not_fit_is_said_before_anything_is_timed(folder: Path, monkey
 def test_an_engine_of_another_gpu_or_version_is_refused(
     folder: Path, monkeypatch: pytest.MonkeyPatch, library: Path
 ) -> None:
-    furnish(monkeypatch, library, Place("11.1.0", "Orin", "sm_87"))
+    furnish(monkeypatch, library, Platform("11.1.0", "Orin", "sm_87"))
     result = run(folder / "budget.plan")
     assert (result.exit_code, "for TensorRT 10.3.0, here is 11.1.0" in result.stderr) == (1, True)
-    furnish(monkeypatch, library, Place(VERSION, "Thor", "sm_110"))
+    furnish(monkeypatch, library, Platform(VERSION, "Thor", "sm_110"))
     result = run(folder / "budget.plan")
     assert (result.exit_code, "on the GPU Orin (sm_87), here is Thor (sm_110)" in result.stderr) == (1, True)
 

@@ -21,7 +21,7 @@ from acm_export.base.errors import KernelError
 from acm_export.op.signature import ACTIVATIONS
 from acm_export.plugins.kernels import hopper
 from acm_export.plugins.kernels import packed as packed_module
-from acm_export.plugins.kernels.cuda_driver import LaunchAttribute, LaunchConfig
+from acm_export.plugins.kernels.launcher import LaunchAttribute, LaunchConfig
 from acm_export.plugins.kernels.pack import Pack, read_pack
 from acm_export.plugins.kernels.packed import PackedKernels
 from acm_export.plugins.kernels.plan import Problem, workspace

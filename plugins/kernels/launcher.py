@@ -73,7 +73,7 @@ class Launch:
     arguments: ctypes.Array[c_void_p]
 
 
-class CudaDriver:
+class Launcher:
     """Entry points of the CUDA driver.
 
     Args:
