@@ -21,9 +21,9 @@ from tiny_models import tiny_vit
 from acm_export.base.errors import CudaError
 from acm_export.base.files import sha256_of
 from acm_export.cli import main
-from acm_export.engine import engine as engine_module
-from acm_export.engine import runtime
-from acm_export.engine.passport import Platform, passport_path
+from acm_export.engine import host, runtime
+from acm_export.engine.host import Platform
+from acm_export.engine.passport import passport_path
 from acm_export.exporter import export
 from acm_export.runtimes import cuda_driver
 from acm_export.timing import device
@@ -56,9 +56,8 @@ def tensorrt(version: str, library: Path) -> Any:
 def furnish(patch: pytest.MonkeyPatch, library: Path, place: Platform = ORIN) -> None:
     """Put a TensorRT and a GPU into this machine."""
     patch.setitem(sys.modules, "tensorrt", tensorrt(place.tensorrt, library))
-    for module in (engine_module, runtime):
-        patch.setattr(module, "find_platform", lambda _: place)
-    patch.setattr(cuda_driver.Driver.__init__, "__defaults__", (str(library),))
+    patch.setattr(host, "find_platform", lambda _: place)
+    patch.setattr(cuda_driver, "LIBRARY", str(library))
     patch.setattr(device, "gpu", lambda: Device(place.gpu, place.arch))
     patch.setattr(warming, "WINDOW_SECONDS", 0.0)
     patch.setattr(warming, "MOST_RUNS", 10)
@@ -214,10 +213,10 @@ def test_an_engine_of_another_gpu_or_version_is_refused(
 ) -> None:
     furnish(monkeypatch, library, Platform("11.1.0", "Orin", "sm_87"))
     result = run(folder / "budget.plan")
-    assert (result.exit_code, "for TensorRT 10.3.0, here is 11.1.0" in result.stderr) == (1, True)
+    assert (result.exit_code, "for TensorRT 10.3.0; this machine has 11.1.0" in result.stderr) == (1, True)
     furnish(monkeypatch, library, Platform(VERSION, "Thor", "sm_110"))
     result = run(folder / "budget.plan")
-    assert (result.exit_code, "on the GPU Orin (sm_87), here is Thor (sm_110)" in result.stderr) == (1, True)
+    assert (result.exit_code, "on the GPU Orin (sm_87); this machine has Thor (sm_110)" in result.stderr) == (1, True)
 
 
 def test_processes_that_hold_the_gpu_are_named_with_an_error(
@@ -228,7 +227,7 @@ def test_processes_that_hold_the_gpu_are_named_with_an_error(
     content = measured(folder / "fixed.plan")
     assert any("/opt/other (process 7, 99 MiB) hold it" in warning for warning in content["warnings"])
     monkeypatch.setattr(
-        runtime.Context, "run", lambda *_: (_ for _ in ()).throw(CudaError("out of memory", "free some"))
+        runtime.ExecutionContext, "run", lambda *_: (_ for _ in ()).throw(CudaError("out of memory", "free some"))
     )
     failed = run(folder / "fixed.plan")
     assert failed.exit_code == 1
