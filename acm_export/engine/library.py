@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 from acm_export.base.errors import EngineError
 from acm_export.base.files import sha256_of
 from acm_export.machine.plugin_library import check_plugin_library
-from acm_export.machine.processes import ask
+from acm_export.machine.processes import probe
 from acm_export.machine.versions import numbers
 from acm_export.op.signature import NAME
 from acm_export.plugins.identity import PLUGIN_NAMESPACE, PLUGIN_VERSION
@@ -34,7 +34,7 @@ def check_library(path: Path, version: str) -> None:
     finding = check_plugin_library(path)
     if finding.state != "ok":
         raise EngineError(finding.found, finding.fix)
-    built_for = ask("library", str(path.absolute())).value["built_for"]
+    built_for = probe("library", str(path.absolute())).value["built_for"]
     if numbers(built_for)[0] != numbers(version)[0]:
         raise EngineError(f"{path} was built for TensorRT {built_for}, but {version} is installed", _BUILD)
 
