@@ -23,7 +23,7 @@ def _multiply(
     BLOCK_K: tl.constexpr,
     EVEN: tl.constexpr,
     PRECISION: tl.constexpr,
-):  # fmt: skip
+):
     """Add the product over K: ``cdiv(hidden_dim, BLOCK_K)`` steps for each learner; none crosses into the next."""
     k = tl.arange(0, BLOCK_K)
     width = padded(hidden_dim)
@@ -72,7 +72,7 @@ def down(
     GROUP: tl.constexpr,
     EVEN: tl.constexpr,
     PRECISION: tl.constexpr,
-):  # fmt: skip
+):
     """One tile of y for sorted rows ``first_row ..``. Grid: ``cdiv(num_rows, BLOCK_M) * cdiv(model_dim, BLOCK_N)``.
 
     Rows with many learners come first. EVEN: hidden_dim is a multiple of BLOCK_K and of 16, and model_dim of BLOCK_N.
@@ -90,9 +90,20 @@ def down(
     # that all rows run; most tiles have only those. Hoisting out of the outer loop would spill registers on sm_90.
     for learners in tl.range(most, fewest - 1, -1, disable_licm=True):
         total = _multiply(
-            total, hidden, w2, row, column, tl.where(learners > fewest, learners - 1, 0) * steps, learners * steps,
-            model_dim, hidden_dim, num_learners, BLOCK_K, EVEN, PRECISION,
-        )  # fmt: skip
+            total,
+            hidden,
+            w2,
+            row,
+            column,
+            tl.where(learners > fewest, learners - 1, 0) * steps,
+            learners * steps,
+            model_dim,
+            hidden_dim,
+            num_learners,
+            BLOCK_K,
+            EVEN,
+            PRECISION,
+        )
         total = tl.where((first_row + row < tl.load(reach + learners))[:, None], total, 0.0)
     inside = row < num_rows
     token = tl.load(order + first_row + row, mask=inside, other=0)
@@ -124,7 +135,7 @@ def down_split(
     EVEN: tl.constexpr,
     PRECISION: tl.constexpr,
     SPLIT: tl.constexpr,
-):  # fmt: skip
+):
     """One tile of the product of one slice of one learner, for few tokens: more blocks, each with a short K.
 
     Grid: (``cdiv(num_rows, BLOCK_M) * cdiv(model_dim, BLOCK_N)``, num_learners * SPLIT). Slices of learners that no row
@@ -150,10 +161,20 @@ def down_split(
         last_step = min(first_step + steps_here, steps)
         learner = piece // SPLIT
         product = _multiply(
-            tl.zeros((BLOCK_M, BLOCK_N), tl.float32), hidden, w2, row, column,
-            learner * steps + first_step, learner * steps + last_step,
-            model_dim, hidden_dim, num_learners, BLOCK_K, EVEN, PRECISION,
-        )  # fmt: skip
+            tl.zeros((BLOCK_M, BLOCK_N), tl.float32),
+            hidden,
+            w2,
+            row,
+            column,
+            learner * steps + first_step,
+            learner * steps + last_step,
+            model_dim,
+            hidden_dim,
+            num_learners,
+            BLOCK_K,
+            EVEN,
+            PRECISION,
+        )
         tl.store(partial + piece.to(tl.int64) * num_rows * model_dim + place, product, mask=inside)
         tl.debug_barrier()  # all threads of the block have stored before it is counted
         done_before = tl.atomic_add(arrivals + tile, 1, sem="acq_rel")

@@ -28,7 +28,7 @@ def _choices(
     num_choices,
     min_learners,
     CHOICES: tl.constexpr,
-):  # fmt: skip
+):
     """The choice of every token of a block, int32 ``(BLOCK,)``; -1 beyond the last token."""
     c = tl.arange(0, CHOICES)
     inside = tokens < num_tokens
@@ -110,7 +110,7 @@ def route_one_block(
     num_arrivals,
     BLOCK: tl.constexpr,
     CHOICES: tl.constexpr,
-):  # fmt: skip
+):
     """Route up to BLOCK tokens. Grid: (1,)."""
     _store_zeros(arrivals, num_arrivals, 0, BLOCK)
     tokens = tl.arange(0, BLOCK)
@@ -135,7 +135,7 @@ def count_tokens(
     num_pieces,
     BLOCK: tl.constexpr,
     CHOICES: tl.constexpr,
-):  # fmt: skip
+):
     """Counts of one block of tokens, and how many tokens made each choice. Grid: (num_blocks,)."""
     block = tl.program_id(0)
     c = tl.arange(0, CHOICES)
@@ -163,7 +163,7 @@ def place_tokens(
     num_arrivals,
     BLOCK: tl.constexpr,
     CHOICES: tl.constexpr,
-):  # fmt: skip
+):
     """Write the tokens of one block to their rows. Grid: (num_blocks,)."""
     block = tl.program_id(0)
     _store_zeros(arrivals, num_arrivals, block, BLOCK)

@@ -30,7 +30,7 @@ def up(
     EVEN: tl.constexpr,
     PRECISION: tl.constexpr,
     ACTIVATION_PRECISION: tl.constexpr,
-):  # fmt: skip
+):
     """One tile of hidden values of one learner for sorted rows ``first_row ..``.
 
     Rows of the tile that do not run the learner hold something; GEMM 2 drops it.
