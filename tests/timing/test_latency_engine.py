@@ -193,7 +193,7 @@ def test_what_does_not_fit_is_said_before_anything_is_timed(folder: Path, monkey
         ((b, "--batch", "1,9"), 2, "from 1x1x8x8 to 8x1x8x8; 9x1x8x8 lies outside"),
         ((b, "--onnx", folder / "m.onnx"), 2, "was built from b.onnx, SHA-256"),
         ((b, "--baseline", folder / "dense.onnx"), 2, "is an ONNX file"),
-        ((b, "--baseline", folder / "none.plan"), 1, "none.plan does not exist"),
+        ((b, "--baseline", folder / "none.plan"), 1, "there is no engine"),
         ((folder / "dense.plan",), 1, "has no gated learners"),
         ((folder / "none.plan",), 1, "none.plan does not exist"),
         ((b, "--plugin", folder / "d.npz"), 1, "was modified or replaced"),

@@ -212,7 +212,7 @@ def test_an_unsupported_chip_is_refused(core: Core, driver: Driver) -> None:
     driver.reset((7, 2), integrated=True)
     driver.context(0x7000, 20)
     assert not core.layer(Case()).enqueue(Case().tensors())
-    assert "an integrated GPU of architecture sm_72; the pack holds sm_80" in core.error
+    assert "an integrated GPU of architecture sm_72; the pack has sm_80" in core.error
 
 
 def test_a_failed_launch_is_an_error_and_leaves_the_layer_usable(core: Core, driver: Driver) -> None:

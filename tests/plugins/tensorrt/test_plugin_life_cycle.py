@@ -105,17 +105,17 @@ def test_attributes_survive_serialisation(harness: Harness, gpu: Driver, activat
 
 
 BAD_FIELDS = [
-    ({"num_learners": 0}, "num_learners is 0; it must lie in 1..64"),
-    ({"num_learners": 65}, "num_learners is 65; it must lie in 1..64"),
-    ({"min_learners": 5}, "min_learners is 5; with num_learners = 4 it must lie in 0..4"),
-    ({"min_learners": -1}, "min_learners is -1; with num_learners = 4 it must lie in 0..4"),
+    ({"num_learners": 0}, "num_learners is 0; it must be in 1..64"),
+    ({"num_learners": 65}, "num_learners is 65; it must be in 1..64"),
+    ({"min_learners": 5}, "min_learners is 5; with num_learners = 4 it must be in 0..4"),
+    ({"min_learners": -1}, "min_learners is -1; with num_learners = 4 it must be in 0..4"),
     ({"activation": "tanh"}, "activation is 'tanh'; it must be one of gelu, gelu_tanh, relu, silu, identity"),
     ({"activation": b""}, "activation is ''"),
     ({"activation": 3}, "field activation has type 5, expected 6 (characters)"),
     ({"num_learners": "4"}, "field num_learners has type 6, expected 5 (one int32)"),
     ({"num_learners": None}, "field num_learners is missing"),
     ({"activation": None}, "field activation is missing"),
-    ({"hidden_dim": 4}, "there is no field 'hidden_dim'"),
+    ({"hidden_dim": 4}, "unknown field 'hidden_dim'"),
 ]
 
 

@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 pytest_plugins = ["plugin_fixtures"]
 
 PROBE = Path(__file__).parents[2] / "support" / "plugin_registry_probe.py"
-REFUSAL = "GatedLearners: this library is built for TensorRT {} and cannot serve TensorRT"
+REFUSAL = "GatedLearners: this library was built for TensorRT {} and cannot run in TensorRT"
 
 
 pytestmark = [each_header_set(), each_tensorrt()]
