@@ -1,4 +1,4 @@
-"""Routing: from gate logits to counts, and the order of the tokens by count, descending. Docs/op.md has the rule.
+"""Routing: from gate logits to counts, and the order of the tokens by count, descending. docs/op.md has the rule.
 
 A counting sort without atomics: tokens are cut into blocks; ``count_tokens`` makes a histogram of each block,
 ``place_tokens`` adds up the histograms and writes every token to its row. Up to BLOCK tokens, ``route_one_block`` does

@@ -55,10 +55,15 @@ def test_nvidia_smi_of_older_drivers_has_other_names(around: Surroundings) -> No
 @pytest.mark.parametrize(
     ("text", "names"),
     [
-        ("0x0000000000000000", ()), ("0x1", ("gpu_idle",)), ("[N/A]", ()), ("[Not Supported]", ()), ("", ()),
-        ("0x0000000000000044", ("sw_power_cap", "hw_thermal_slowdown")), ("0x8000000000000000", ()),
+        ("0x0000000000000000", ()),
+        ("0x1", ("gpu_idle",)),
+        ("[N/A]", ()),
+        ("[Not Supported]", ()),
+        ("", ()),
+        ("0x0000000000000044", ("sw_power_cap", "hw_thermal_slowdown")),
+        ("0x8000000000000000", ()),
     ],
-)  # fmt: skip
+)
 def test_reasons_are_the_bits_of_a_mask(text: str, names: tuple[str, ...]) -> None:
     assert nvidia_smi.parse_reasons(text) == names
 

@@ -239,8 +239,9 @@ def test_the_file_for_trtexec(model: Path, tmp_path: Path, monkeypatch: pytest.M
     assert done.exit_code == 0, done.output
     plans = json.loads(CliRunner().invoke(main, [*arguments, str(saved), "--json"]).stdout)["plans"]
     assert {(p["target"], p["converted"], f"--onnx={saved} " in p["trtexec"]) for p in plans} == {
-        ("tensorrt-8", True, False), ("tensorrt", False, True)
-    }  # fmt: skip
+        ("tensorrt-8", True, False),
+        ("tensorrt", False, True),
+    }
     summary = summarize(saved)
     assert summary.manifest.target == "tensorrt"
     assert sum(name.startswith("counts/") for name in summary.outputs) == len(summary.manifest.layers)

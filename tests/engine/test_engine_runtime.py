@@ -177,8 +177,9 @@ def test_a_context_runs_what_the_file_computes(
     before = live()
     engine = Engine(tmp_path / "m.plan", files / "plugin-10.3.0.so")
     assert [(value.name, value.shape) for value in engine.inputs] == [
-        ("pixel_values", ("batch", 1, 8, 8)), ("budget", ()),
-    ]  # fmt: skip
+        ("pixel_values", ("batch", 1, 8, 8)),
+        ("budget", ()),
+    ]
     context = engine.context(cuda_graph=cuda_graph)
     for batch in (2, 5, 5, 1):  # grows, stays, shrinks
         images = _images(batch)
@@ -220,7 +221,7 @@ def test_thresholds_can_be_inputs(files: Path, tmp_path: Path, machine_with: Cal
     engine.close()
 
 
-def test_shapes_outside_the_profile_are_refused(files: Path, tmp_path: Path, machine_with: Callable[..., Any]) -> None:
+def test_shapes_outside_the_profile_are_rejected(files: Path, tmp_path: Path, machine_with: Callable[..., Any]) -> None:
     machine_with()
     assert build(files, tmp_path / "m.plan", "--max-shapes", "pixel_values:3x1x8x8").exit_code == 0
     engine = Engine(tmp_path / "m.plan", files / "plugin-10.3.0.so")
@@ -236,7 +237,7 @@ def test_shapes_outside_the_profile_are_refused(files: Path, tmp_path: Path, mac
     engine.close()
 
 
-def test_what_cannot_be_used_here_is_refused_before_tensorrt_sees_it(
+def test_what_cannot_be_used_here_is_rejected_before_tensorrt_sees_it(
     files: Path, tmp_path: Path, machine_with: Callable[..., Any]
 ) -> None:
     machine_with()
@@ -333,7 +334,7 @@ def test_a_broken_device_does_not_hide_what_went_wrong(
     engine.close()
 
 
-def test_data_that_do_not_fit_the_profile_are_refused_before_the_build(
+def test_data_that_do_not_fit_the_profile_are_rejected_before_the_build(
     files: Path, tmp_path: Path, machine_with: Callable[..., Any]
 ) -> None:
     machine_with()

@@ -243,12 +243,18 @@ def fake(  # noqa: C901  one closure for each class of the module
             pass
 
     names: dict[str, Any] = {
-        "__version__": version, "Logger": Logger, "Builder": Builder, "OnnxParser": OnnxParser,
-        "BuilderFlag": builder_flags, "NetworkDefinitionCreationFlag": Flag("Flags", network_names[major]),
-        "LayerType": SimpleNamespace(PLUGIN_V2="PLUGIN_V2", SHAPE="SHAPE"), "float16": float16, "float32": float32,
+        "__version__": version,
+        "Logger": Logger,
+        "Builder": Builder,
+        "OnnxParser": OnnxParser,
+        "BuilderFlag": builder_flags,
+        "NetworkDefinitionCreationFlag": Flag("Flags", network_names[major]),
+        "LayerType": SimpleNamespace(PLUGIN_V2="PLUGIN_V2", SHAPE="SHAPE"),
+        "float16": float16,
+        "float32": float32,
         "TacticSource": Flag("TacticSource", {"CUBLAS": 0, "CUBLAS_LT": 1, "CUDNN": 2, "JIT_CONVOLUTIONS": 3}),
         "get_plugin_registry": lambda: SimpleNamespace(**registry),
-    }  # fmt: skip
+    }
     names |= {"TensorIOMode": TensorIOMode, "TensorLocation": TensorLocation}
     names["Runtime"] = lambda _logger: FakeRuntime(driver, seen.shapes, change, op)
     if major >= 10:

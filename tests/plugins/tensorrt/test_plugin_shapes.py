@@ -42,14 +42,14 @@ WRONG = [
 
 
 @pytest.mark.parametrize(("name", "change", "message"), WRONG, ids=[f"{name}-{change}" for name, change, _ in WRONG])
-def test_is_refused(core: Core, name: str, change: tuple[int, ...] | str, message: str) -> None:
+def test_is_rejected(core: Core, name: str, change: tuple[int, ...] | str, message: str) -> None:
     assert core.layer(CASE).workspace(CASE.tensors(**{name: change})) == -1
     assert core.error == message
 
 
 @pytest.mark.parametrize("num_learners", [1, 2, 4, 63, 64])
 @pytest.mark.parametrize("size", [MAX_INDEX + 1, 1 << 33, 1 << 62, MAX_SIZE])
-def test_sizes_up_to_the_largest_64_bit_number_are_refused(core: Core, size: int, num_learners: int) -> None:
+def test_sizes_up_to_the_largest_64_bit_number_are_rejected(core: Core, size: int, num_learners: int) -> None:
     case = Case(model_dim=MAX_INDEX, num_learners=num_learners)
     layer, width = core.layer(case), size // num_learners * num_learners
     assert layer.workspace(case.tensors(w1=(MAX_INDEX, width))) == -1
@@ -67,13 +67,13 @@ def test_the_largest_sizes_are_planned(core: Core) -> None:
 @pytest.mark.parametrize(
     "leading", [(MANY,), (1 << 16, 1 << 15), (1 << 40, 1 << 40), (1 << 62, 1 << 62), (MAX_SIZE,) * 7]
 )
-def test_too_many_tokens_are_refused(core: Core, leading: tuple[int, ...]) -> None:
+def test_too_many_tokens_are_rejected(core: Core, leading: tuple[int, ...]) -> None:
     case = Case(leading=leading)
     assert core.layer(case).workspace(case.tensors()) == -1
     assert core.error.endswith(f"; the kernels support up to {MANY - 1} tokens")
 
 
-def test_an_unknown_dimension_is_refused(core: Core) -> None:
+def test_an_unknown_dimension_is_rejected(core: Core) -> None:
     case = Case(leading=(-1, 3))
     assert core.layer(case).workspace(case.tensors()) == -1
     assert core.error == "x has shape [-1, 3, 64]; every dimension must be known"
