@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from acm_export.base.errors import MachineError, UsageError
 from acm_export.base.progress import Silent
@@ -81,7 +81,7 @@ class Examination:
             fix = next((finding.fix for finding in lacks if finding.fix), None)
             raise MachineError(f"{self.goal} cannot work here: {names}", fix and f"first: {fix}")
 
-    def to_json(self) -> dict[str, Any]:
+    def to_json(self) -> dict[str, object]:
         """The result for ``--json``."""
         goals = {
             goal: {"works": not found, "needs": list(NEEDS[goal]), "lacks": [finding.name for finding in found]}

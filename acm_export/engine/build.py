@@ -1,4 +1,7 @@
-"""Parse a model and build an engine with TensorRT. Not yet tested with a TensorRT builder on a GPU."""
+"""Parse a model and build an engine with TensorRT. Not yet tested with a TensorRT builder on a GPU.
+
+TensorRT's objects are ``Any``: its bindings have no types.
+"""
 
 from __future__ import annotations
 

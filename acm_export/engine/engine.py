@@ -7,7 +7,7 @@ from contextlib import suppress
 from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from acm_export.base.errors import EngineError, ExportError, MissingDependencyError, UsageError
 from acm_export.base.files import check_apart, check_writable, move_together_into_place, sha256_of, staging_folder
@@ -59,7 +59,7 @@ class EngineResult:
     plans: tuple[EnginePlan, ...]
     passport: Passport | None = None
 
-    def to_json(self) -> dict[str, Any]:
+    def to_json(self) -> dict[str, object]:
         """The result for ``--json``."""
         return {
             "output": str(self.output),

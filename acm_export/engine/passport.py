@@ -92,7 +92,7 @@ class Passport:
     manifest: Manifest
     comparison: Comparison | None = None
 
-    def to_json(self) -> dict[str, Any]:
+    def to_json(self) -> dict[str, object]:
         """The passport as a JSON document."""
         return {"schema": SCHEMA} | asdict(self) | {"manifest": self.manifest.to_json()}
 
@@ -177,7 +177,7 @@ def check_usable(engine: Path, plugin: Path, here: Platform) -> Passport:
     return found
 
 
-def _is_dimension(value: Any) -> bool:
+def _is_dimension(value: object) -> bool:
     return isinstance(value, str) or WHOLE.holds(value)
 
 

@@ -8,7 +8,7 @@ from __future__ import annotations
 import shlex
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from acm_export.engine.prepare import ExtraIO, prepare, target_for
 from acm_export.engine.profiles import format_shapes, profiles
@@ -61,7 +61,7 @@ class EnginePlan:
         plugin = self.plugin if self.prepared.manifest.layers else None
         return trtexec_command(self.version, file, self.output, plugin, self.settings)
 
-    def to_json(self) -> dict[str, Any]:
+    def to_json(self) -> dict[str, object]:
         """The plan for ``--json``."""
         return {
             "tensorrt": ".".join(map(str, self.version)),

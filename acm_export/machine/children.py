@@ -9,7 +9,7 @@ import ctypes
 import importlib
 import json
 import sys
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -19,31 +19,31 @@ _CAPABILITY_MAJOR, _CAPABILITY_MINOR, _INTEGRATED = 75, 76, 18  # CUdevice_attri
 _NO_DEVICE = 100  # CUDA_ERROR_NO_DEVICE
 
 
-def package(name: str) -> dict[str, Any]:
+def package(name: str) -> dict[str, object]:
     """Import a package and return its ``__version__``."""
     return {"version": getattr(importlib.import_module(name), "__version__", None)}
 
 
-def torch() -> dict[str, Any]:
+def torch() -> dict[str, object]:
     """Import PyTorch and return its version and the CUDA version that it was built for."""
     module = importlib.import_module("torch")
     return {"version": module.__version__, "cuda": module.version.cuda}
 
 
-def onnxruntime() -> dict[str, Any]:
+def onnxruntime() -> dict[str, object]:
     """Import ONNX Runtime and return its version and built-in execution providers."""
     module = importlib.import_module("onnxruntime")
     return {"version": module.__version__, "providers": module.get_available_providers()}
 
 
-def tensorrt(name: str) -> dict[str, Any]:
+def tensorrt(name: str) -> dict[str, object]:
     """Import a TensorRT package and return its version and whether it can parse ONNX and build engines."""
     module = importlib.import_module(name)
     builder = hasattr(module, "Builder") and hasattr(module, "OnnxParser")
     return {"version": module.__version__, "builder": builder}
 
 
-def cuda() -> dict[str, Any]:
+def cuda() -> dict[str, object]:
     """Query the CUDA driver for its version and GPUs, without creating a context or using GPU memory."""
     try:
         driver = ctypes.CDLL("libcuda.so.1")
@@ -52,7 +52,7 @@ def cuda() -> dict[str, Any]:
     code = driver.cuInit(0)
     version = ctypes.c_int()
     _check(driver, driver.cuDriverGetVersion(ctypes.byref(version)))
-    report: dict[str, Any] = {"version": version.value, "gpus": []}
+    report: dict[str, object] = {"version": version.value, "gpus": []}
     if code == _NO_DEVICE:
         return report
     _check(driver, code)
@@ -62,7 +62,7 @@ def cuda() -> dict[str, Any]:
     return report
 
 
-def _gpu(driver: ctypes.CDLL, ordinal: int) -> dict[str, Any]:
+def _gpu(driver: ctypes.CDLL, ordinal: int) -> dict[str, object]:
     device, name = ctypes.c_int(), ctypes.create_string_buffer(_NAME_BYTES)
     _check(driver, driver.cuDeviceGet(ctypes.byref(device), ordinal))
     _check(driver, driver.cuDeviceGetName(name, _NAME_BYTES, device))
@@ -82,7 +82,7 @@ def _check(driver: ctypes.CDLL, code: int) -> None:
         raise OSError(f"the CUDA driver returned {name} ({code})")
 
 
-def library(path: str) -> dict[str, Any]:
+def library(path: str) -> dict[str, object]:
     """Load a shared library and return the TensorRT it was built for and its entry points for TensorRT."""
     handle = ctypes.CDLL(path)
     names = ("getCreators", "getPluginCreators", "setLoggerFinder")
@@ -93,7 +93,7 @@ def library(path: str) -> dict[str, Any]:
     return {"built_for": built_for, "entry_points": [name for name in names if hasattr(handle, name)]}
 
 
-def registry(name: str, path: str) -> dict[str, Any]:
+def registry(name: str, path: str) -> dict[str, object]:
     """Load a plugin library into TensorRT's registry and return what the registry lists for GatedLearners."""
     module = importlib.import_module(name)
     plugins = module.get_plugin_registry()
@@ -111,7 +111,7 @@ def registry(name: str, path: str) -> dict[str, Any]:
     return {"loaded": loaded, "creators": creators}
 
 
-PROBES: dict[str, Callable[..., dict[str, Any]]] = {
+PROBES: dict[str, Callable[..., dict[str, object]]] = {
     function.__name__: function for function in (package, torch, onnxruntime, tensorrt, cuda, library, registry)
 }
 

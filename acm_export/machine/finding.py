@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import asdict, dataclass
-from typing import Any, Literal
+from typing import Literal
 
 State = Literal["ok", "missing", "wrong"]
 
@@ -24,6 +24,6 @@ class Finding:
     found: str
     fix: str | None = None
 
-    def to_json(self) -> dict[str, Any]:
+    def to_json(self) -> dict[str, object]:
         """The finding for ``--json``."""
         return asdict(self)

@@ -25,7 +25,7 @@ _NON_BLOCKING_STREAM = 1
 _CAPTURE_THREAD_LOCAL = 1
 _OUT_OF_MEMORY = 2
 
-_FUNCTIONS: dict[str, Sequence[Any]] = {
+_FUNCTIONS: dict[str, Sequence[type]] = {
     "cuInit": (c_uint,),
     "cuDeviceGet": (POINTER(c_int), c_int),
     "cuDevicePrimaryCtxRetain": (POINTER(c_void_p), c_int),
@@ -87,7 +87,7 @@ class Driver:
         """Make the context current in this thread; every thread must do so before other calls."""
         self.call("cuCtxSetCurrent", self.context)
 
-    def call(self, name: str, *arguments: Any) -> None:
+    def call(self, name: str, *arguments: object) -> None:
         """Call a driver function.
 
         Raises:
@@ -101,13 +101,13 @@ class Driver:
             hint = "other processes may use the GPU's memory: see nvidia-smi" if code == _OUT_OF_MEMORY else None
             raise CudaError(f"the CUDA driver's {name} failed: {reason}", hint)
 
-    def create(self, name: str, *arguments: Any) -> int:
+    def create(self, name: str, *arguments: object) -> int:
         """Call a function that creates a handle through its first argument; returns the handle."""
         handle = c_void_p()
         self.call(name, byref(handle), *arguments)
         return handle.value or 0
 
-    def release(self, name: str, *arguments: Any) -> None:
+    def release(self, name: str, *arguments: object) -> None:
         """Call a function that frees something; errors are ignored, because every call fails after a device error."""
         getattr(self._library, name)(*arguments)
 

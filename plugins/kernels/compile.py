@@ -15,7 +15,7 @@ from concurrent.futures import ProcessPoolExecutor
 from dataclasses import dataclass, replace
 from importlib import resources
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import click
 from rich.progress import Progress
@@ -104,7 +104,7 @@ def compile_variant(arch: str, variant: Variant) -> Compiled:
         constexprs={(names.index(name),): value for name, value in variant.constants.items()},
         attrs={(names.index(name),): [["tt.divisibility", 16]] for name in aligned},
     )
-    options: dict[str, Any] = {"num_warps": variant.warps, "num_stages": variant.stages}
+    options: dict[str, int] = {"num_warps": variant.warps, "num_stages": variant.stages}
     if variant.registers:
         options["maxnreg"] = variant.registers
     built = triton.compile(source, target=GPUTarget("cuda", capability, 32), options=options)

@@ -14,7 +14,7 @@ import json
 from dataclasses import asdict, dataclass
 from importlib import resources
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from acm_export.base.errors import KernelError
 
@@ -140,7 +140,7 @@ class Pack:
         kind = "an integrated" if integrated else "a discrete"
         raise KernelError(f"no kernels for {kind} GPU of architecture {exact}; the pack has {', '.join(held)}")
 
-    def to_json(self, tile_table: Any) -> dict[str, Any]:
+    def to_json(self, tile_table: object) -> dict[str, object]:
         """The content of table.json."""
         return {
             "schema": SCHEMA,

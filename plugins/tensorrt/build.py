@@ -9,7 +9,7 @@ import subprocess
 import sys
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from acm_export.base.errors import OutputError, PluginError
 from acm_export.base.files import move_into_place, staging_folder
@@ -53,7 +53,7 @@ class BuiltPlugin:
     size: int
     cached: bool
 
-    def to_json(self) -> dict[str, Any]:
+    def to_json(self) -> dict[str, object]:
         """The result for ``--json``."""
         headers = self.headers
         return {
