@@ -1,4 +1,4 @@
-"""GEMM 2: y = hidden W2 + b2[count], each tile of rows with the learners that its first row runs."""
+"""GEMM 2: y = hidden W2 + b2[count]; each tile of rows computes the learners that its first row runs."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ def _multiply(
     EVEN: tl.constexpr,
     PRECISION: tl.constexpr,
 ):
-    """Add the product over K: ``cdiv(hidden_dim, BLOCK_K)`` steps for each learner; none crosses into the next."""
+    """Add the product over K: ``cdiv(hidden_dim, BLOCK_K)`` steps per learner; no step crosses learners."""
     k = tl.arange(0, BLOCK_K)
     width = padded(hidden_dim)
     a_rows = hidden + row.to(tl.int64)[:, None] * (num_learners * width)
@@ -85,9 +85,9 @@ def down(
     fewest = learners_of_row(reach, min(first + BLOCK_M, first_row + num_rows) - 1, num_learners)
     steps = tl.cdiv(hidden_dim, BLOCK_K)
     total = tl.zeros((BLOCK_M, BLOCK_N), tl.float32)
-    # Learners that only some of the rows run, from the last to the first: after each, the sums of the rows that do not
-    # run it are dropped, since 0 times a weight is NaN where the weight is not finite. Then, in one go, the learners
-    # that all rows run; most tiles have only those. Hoisting out of the outer loop would spill registers on sm_90.
+    # First the learners that only some of the rows run, from the last one down. After each, the sums of rows that do
+    # not run it are reset: 0 times a weight is NaN if the weight is not finite. Then all learners that every row runs,
+    # at once; most tiles have only those. Hoisting out of the outer loop would spill registers on sm_90.
     for learners in tl.range(most, fewest - 1, -1, disable_licm=True):
         total = _multiply(
             total,
@@ -136,7 +136,7 @@ def down_split(
     PRECISION: tl.constexpr,
     SPLIT: tl.constexpr,
 ):
-    """One tile of the product of one slice of one learner, for few tokens: more blocks, each with a short K.
+    """One tile of the product of one slice of one learner. For few tokens: it makes more blocks, each with a short K.
 
     Grid: (``cdiv(num_rows, BLOCK_M) * cdiv(model_dim, BLOCK_N)``, num_learners * SPLIT). Slices of learners that no row
     of the tile runs are neither computed nor written, so their weights are not read. The last block of a tile to finish
@@ -153,7 +153,7 @@ def down_split(
     column = tile % num_columns * BLOCK_N + tl.arange(0, BLOCK_N)
     inside = (row < num_rows)[:, None] & (column < model_dim)[None, :]
     place = row.to(tl.int64)[:, None] * model_dim + column[None, :]
-    done_before = pieces - 1  # where no learner runs there is nothing to wait for
+    done_before = pieces - 1  # without any learner there is nothing to wait for
     if pieces > 0:
         steps = tl.cdiv(hidden_dim, BLOCK_K)
         steps_here = tl.cdiv(steps, SPLIT)
@@ -187,6 +187,6 @@ def down_split(
     for i in range(pieces):
         part = partial + tl.cast(i, tl.int64) * num_rows * model_dim + place
         runs = inside & (i < count * SPLIT)[:, None]
-        total += tl.load(part, mask=runs, other=0.0, cache_modifier=".cg")  # other blocks wrote them: not from L1
+        total += tl.load(part, mask=runs, other=0.0, cache_modifier=".cg")  # written by other blocks, so not from L1
     out = y + token.to(tl.int64)[:, None] * model_dim + column[None, :]
     tl.store(out, (total + bias.to(tl.float32)).to(y.dtype.element_ty), mask=inside)

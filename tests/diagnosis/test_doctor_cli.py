@@ -14,6 +14,7 @@ import pytest
 from click.testing import CliRunner, Result
 from doctor_surroundings import LIBRARY, TENSORRT_10, Surroundings
 
+from acm_export.base.errors import MachineError, UsageError
 from acm_export.base.optional import EXPORT
 from acm_export.cli import main
 from acm_export.cli.doctor import GOALS
@@ -146,6 +147,16 @@ def test_a_complete_machine_works(tmp_path: Path, monkeypatch: pytest.MonkeyPatc
 
 def test_an_unknown_goal_is_wrong_usage() -> None:
     assert run("--for", "wishes").exit_code == 2
+
+
+def test_the_python_function_checks_its_goal() -> None:
+    with pytest.raises(UsageError, match="unknown goal 'wishes'") as caught:
+        doctor(goal="wishes")
+    assert caught.value.hint == "choose one of export, onnxruntime, tensorrt, jetson"
+    lacking_torch = (Finding("torch", "missing", "", "pip install torch"),)
+    Examination(lacking_torch).check_goal()
+    with pytest.raises(MachineError, match=r"export cannot work here: torch \(missing\)"):
+        Examination(lacking_torch, "export").check_goal()
 
 
 def test_the_doctor_imports_nothing_heavy_itself(tmp_path: Path) -> None:
