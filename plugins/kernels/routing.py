@@ -1,7 +1,7 @@
 """Routing: counts from gate logits (docs/op.md), and the order of the tokens by count, descending.
 
-A counting sort without atomics. ``count_tokens`` computes a histogram for each block of tokens; ``place_tokens`` adds up
-the histograms and writes every token to its row. For up to BLOCK tokens, ``route_one_block`` does both in one launch.
+A counting sort without atomics. ``count_tokens`` computes a histogram per block of tokens; ``place_tokens`` adds up the
+histograms and writes every token to its row. For up to BLOCK tokens, ``route_one_block`` does both in one launch.
 The number of blocks is limited (plan.py): with many tokens a block handles several pieces of BLOCK tokens, one after
 the other. The sort is stable, so results are bit-identical on every run.
 
