@@ -94,9 +94,9 @@ def test_no_cuda_headers_lists_the_searched_folders(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("content", "reason"),
     [
-        (VERSION_8.replace("MINOR 5", "MINOR 4"), "are of TensorRT 8.4.3; 8.5 is the oldest supported"),
-        ("", "does not say its TensorRT version: NV_TENSORRT_MAJOR is ''"),
-        (VERSION_11.replace("PATCH TRT", "PATCH X"), "does not say its TensorRT version: NV_TENSORRT_PATCH is 'X"),
+        (VERSION_8.replace("MINOR 5", "MINOR 4"), "are for TensorRT 8.4.3; 8.5 is the oldest supported"),
+        ("", "defines no TensorRT version: NV_TENSORRT_MAJOR is ''"),
+        (VERSION_11.replace("PATCH TRT", "PATCH X"), "defines no TensorRT version: NV_TENSORRT_PATCH is 'X"),
     ],
 )
 def test_headers_that_are_too_old_or_unreadable_are_rejected(tmp_path: Path, content: str, reason: str) -> None:
