@@ -41,7 +41,7 @@ if _TYPE_CHECKING:
     from acm_export.checkpoints import convert_reference as convert
     from acm_export.checkpoints import load_checkpoint as load
     from acm_export.checkpoints import save_checkpoint as save
-    from acm_export.diagnosis.examine import examine as doctor
+    from acm_export.diagnosis.examine import doctor
     from acm_export.distillation.acmize import acmize
     from acm_export.engine.engine import build_engine
     from acm_export.exporter import export
@@ -63,7 +63,7 @@ _WHERE = {
     "set_budget": "acm_export.onnx_file.set_budget",
     "build_engine": "acm_export.engine.engine",
     "latency": "acm_export.timing.latency",
-    "doctor": "acm_export.diagnosis.examine:examine",
+    "doctor": "acm_export.diagnosis.examine",
     "load": "acm_export.checkpoints:load_checkpoint",
     "save": "acm_export.checkpoints:save_checkpoint",
     "ACMLayer": "acm_export.modules",

@@ -1,1 +1,1 @@
-"""What runs GatedLearners on NVIDIA GPUs. So far: how TensorRT finds the plugin by name."""
+"""GatedLearners on NVIDIA GPUs: the kernels, and the TensorRT plugin that runs them."""

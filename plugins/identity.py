@@ -1,4 +1,4 @@
-"""Under which version and namespace TensorRT knows the operator's plugin; its name is the operator's."""
+"""Version and namespace of the TensorRT plugin; its name is that of the operator."""
 
 from __future__ import annotations
 

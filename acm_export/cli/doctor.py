@@ -6,10 +6,10 @@ from pathlib import Path
 
 import click
 
-from acm_export.cli.common import status, verb, write_json, write_table
+from acm_export.cli.common import progress, verb, write_json, write_table
 
 GOALS = ("export", "onnxruntime", "tensorrt", "jetson")
-"""Keys of acm_export.diagnosis.goals.NEEDS."""
+"""Keys of acm_export.diagnosis.examine.NEEDS."""
 
 
 @click.command(short_help="Show what this machine can do and what is missing.")
@@ -32,17 +32,13 @@ def doctor(goal: str | None, library: Path | None, as_json: bool) -> None:
       acm-export doctor
       acm-export doctor --for tensorrt --plugin build/libacm_gated_learners.so
     """
-    from acm_export.base.errors import MachineError
-    from acm_export.diagnosis.examine import examine
+    from acm_export.diagnosis.examine import doctor as examine
     from acm_export.diagnosis.tables import describe_goals, finding_table
 
-    with status("looking at the machine") as show:
-        examination = examine(library, goal=goal, log=lambda what: show(f"looking at: {what}"))
+    with progress() as shown:
+        examination = examine(goal=goal, plugin=library, progress=shown)
     if as_json:
         write_json(examination.to_json())
     else:
         write_table(finding_table(examination), *describe_goals(examination))
-    if goal and (lacks := examination.lacks[goal]):
-        names = ", ".join(f"{finding.name} ({finding.state})" for finding in lacks)
-        fix = next((finding.fix for finding in lacks if finding.fix), None)
-        raise MachineError(f"{goal} cannot work here: {names}", fix and f"first: {fix}")
+    examination.check_goal()

@@ -1,4 +1,4 @@
-"""Clocks and power mode: what makes latencies repeatable. Nothing here is changed, only read."""
+"""Checks of clocks and power mode, which make latencies repeatable. Read-only."""
 
 from __future__ import annotations
 
@@ -8,12 +8,12 @@ from acm_export.machine import nvidia_smi
 from acm_export.machine.finding import Finding
 from acm_export.machine.processes import ProbeError
 
-_UNKNOWN = "not known"
+_UNKNOWN = "unknown"
 _AS_ROOT = "sudo jetson_clocks --show"
 
 
 def clocks() -> Finding:
-    """Clocks of the GPU: how fast, whether something slows it down, and on Jetson whether they are fixed."""
+    """Check the GPU clocks: current and highest, whether the GPU is throttled, on Jetson whether they are locked."""
     try:
         fixed = nvidia_smi.jetson_gpu_clocks()
         if fixed is not None:
@@ -22,39 +22,41 @@ def clocks() -> Finding:
     except ProbeError as error:
         return _unknown("clocks", str(error), _AS_ROOT if shutil.which("jetson_clocks") else None)
     if not rows:
-        return _unknown("clocks", "neither nvidia-smi nor jetson_clocks is there, or they show no GPU")
+        return _unknown("clocks", "nvidia-smi and jetson_clocks are not installed, or show no GPU")
     slowed = sorted({reason for _, reasons in rows for reason in reasons if reason in nvidia_smi.HARMFUL})
     text = ", ".join(f"{row[0]} of at most {row[1]}" for row, _ in rows)
     if slowed:
         return Finding(
-            "clocks", "wrong", f"{text}; slowed down by {', '.join(slowed)}", "cool the GPU, check its power"
+            "clocks", "wrong", f"{text}; throttled by {', '.join(slowed)}", "cool the GPU and check its power supply"
         )
     return Finding(
-        "clocks", "ok", f"{text}; whether they are fixed is not known",
-        "to fix them: sudo nvidia-smi --lock-gpu-clocks=MHZ (undo: --reset-gpu-clocks)",
-    )  # fmt: skip
+        "clocks",
+        "ok",
+        f"{text}; unknown whether they are locked",
+        "to lock them: sudo nvidia-smi --lock-gpu-clocks=MHZ (undo: --reset-gpu-clocks)",
+    )
 
 
 def power_mode() -> Finding:
-    """The power mode of a Jetson, the power limit of a discrete GPU."""
+    """Check the power mode of a Jetson, or the power limit of a discrete GPU."""
     try:
         mode = nvidia_smi.jetson_power_mode()
         if mode is not None:
             if not mode:
-                return _unknown("power mode", "nvpmodel does not say")
-            return Finding("power mode", "ok", mode, "others: sudo nvpmodel -m N (listed in /etc/nvpmodel.conf)")
+                return _unknown("power mode", "nvpmodel does not show it")
+            return Finding("power mode", "ok", mode, "to change it: sudo nvpmodel -m N (modes: /etc/nvpmodel.conf)")
         rows = nvidia_smi.query("power.limit", "power.max_limit")
     except ProbeError as error:
         return _unknown("power mode", str(error))
     if not rows:
-        return _unknown("power mode", "neither nvidia-smi nor nvpmodel is there, or they show no GPU")
+        return _unknown("power mode", "nvidia-smi and nvpmodel are not installed, or show no GPU")
     return Finding("power mode", "ok", ", ".join(f"limit {row[0]} of at most {row[1]}" for row in rows))
 
 
 def _jetson_clocks(low: int, high: int) -> Finding:
     if low < high:
-        return Finding("clocks", "wrong", f"not fixed: {low} to {high} MHz", "sudo jetson_clocks")
-    return Finding("clocks", "ok", f"fixed at {high} MHz")
+        return Finding("clocks", "wrong", f"not locked: {low} to {high} MHz", "sudo jetson_clocks")
+    return Finding("clocks", "ok", f"locked at {high} MHz")
 
 
 def _unknown(name: str, why: str, fix: str | None = None) -> Finding:

@@ -1,30 +1,65 @@
-"""All checks, in the order in which they are shown."""
+"""``doctor``: all checks of this machine, and what each goal needs."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from pathlib import Path
+from typing import TYPE_CHECKING
 
-from acm_export.diagnosis import clocks, gpu, packages, plugin, system, tensorrt
-from acm_export.diagnosis.goals import NEEDS, lacking
+from acm_export.base.errors import MachineError, UsageError
+from acm_export.base.progress import Silent
+from acm_export.diagnosis import clocks, gpu, packages, system, tensorrt
+from acm_export.diagnosis import plugin as plugin_checks
 from acm_export.machine.gpu import query_cuda
 from acm_export.machine.plugin_library import check_plugin_library
 from acm_export.machine.tensorrt import query_tensorrt
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
-    from pathlib import Path
+    import os
+    from collections.abc import Iterable
 
+    from acm_export.base.progress import Progress
     from acm_export.machine.finding import Finding
+
+_BASE = ("Python", "numpy", "onnx", "click", "rich", "disk, working folder", "disk, temporary files")
+_TENSORRT = (
+    *_BASE,
+    "TensorRT",
+    "TensorRT builder",
+    "plugin interface",
+    "CUDA driver",
+    "GPU",
+    "kernels for the GPU",
+    "plugin library",
+    "plugin registry",
+)
+
+NEEDS: dict[str, tuple[str, ...]] = {
+    "export": (*_BASE, "torch", "transformers", "safetensors", "onnxscript", "ONNX Runtime"),
+    "onnxruntime": (*_BASE, "ONNX Runtime"),
+    "tensorrt": _TENSORRT,
+    "jetson": (*_TENSORRT, "Jetson"),
+}
+"""Names of the checks that must be ok for each goal. Export needs ONNX Runtime to verify the file that it writes."""
+
+
+def lacking(goal: str, findings: Iterable[Finding]) -> list[Finding]:
+    """The findings that keep a goal from working.
+
+    Args:
+        goal: A key of :data:`NEEDS`.
+        findings: Findings of all checks.
+    """
+    return [finding for finding in findings if finding.name in NEEDS[goal] and finding.state != "ok"]
 
 
 @dataclass(frozen=True)
 class Examination:
-    """What the doctor found.
+    """Result of :func:`doctor`.
 
     Args:
-        findings: One for each check.
-        goal: That was asked for, if any.
+        findings: One finding for each check.
+        goal: The goal that was asked about, if any.
     """
 
     findings: tuple[Finding, ...]
@@ -32,11 +67,22 @@ class Examination:
 
     @property
     def lacks(self) -> dict[str, list[Finding]]:
-        """What stands in the way of each goal."""
+        """The findings that keep each goal from working."""
         return {goal: lacking(goal, self.findings) for goal in NEEDS}
 
-    def to_json(self) -> dict[str, Any]:
-        """For ``--json``."""
+    def check_goal(self) -> None:
+        """Raise an error if the goal that was asked about cannot work here.
+
+        Raises:
+            MachineError: The error names the findings and the first fix.
+        """
+        if self.goal and (lacks := self.lacks[self.goal]):
+            names = ", ".join(f"{finding.name} ({finding.state})" for finding in lacks)
+            fix = next((finding.fix for finding in lacks if finding.fix), None)
+            raise MachineError(f"{self.goal} cannot work here: {names}", fix and f"first: {fix}")
+
+    def to_json(self) -> dict[str, object]:
+        """The result for ``--json``."""
         goals = {
             goal: {"works": not found, "needs": list(NEEDS[goal]), "lacks": [finding.name for finding in found]}
             for goal, found in self.lacks.items()
@@ -44,31 +90,37 @@ class Examination:
         return {"for": self.goal, "checks": [finding.to_json() for finding in self.findings], "goals": goals}
 
 
-def examine(
-    library: Path | None = None, *, goal: str | None = None, log: Callable[[str], None] = lambda _: None
+def doctor(
+    *, goal: str | None = None, plugin: str | os.PathLike[str] | None = None, progress: Progress | None = None
 ) -> Examination:
-    """Look at everything; nothing on the machine is changed.
+    """Check packages, runtimes, GPUs, the plugin library and disks. Nothing on the machine is changed.
 
     Args:
-        library: The plugin library; by default where build-plugin writes it.
-        goal: What it is asked for (:data:`acm_export.diagnosis.goals.NEEDS`).
-        log: Receives the name of each group of checks.
+        goal: What the machine is meant for, a key of :data:`NEEDS`; :meth:`Examination.check_goal` then raises an error
+            if that cannot work.
+        plugin: Plugin library; by default libacm_gated_learners.so in the working folder.
+        progress: Receives the name of each group of checks.
+
+    Raises:
+        UsageError: The goal is unknown.
     """
-    findings = []
-    log("Python and packages")
-    findings += [check() for check in packages.all_packages()]
-    log("TensorRT")
+    if goal is not None and goal not in NEEDS:
+        raise UsageError(f"unknown goal {goal!r}", f"choose one of {', '.join(NEEDS)}")
+    library, progress = None if plugin is None else Path(plugin), progress or Silent()
+    progress.stage("checking Python and packages", None)
+    findings = [check() for check in packages.all_packages()]
+    progress.stage("checking TensorRT", None)
     runtime = query_tensorrt()
     findings += [tensorrt.package(runtime), tensorrt.builder(runtime), tensorrt.interface(runtime)]
-    log("GPU")
+    progress.stage("checking the GPU", None)
     cuda = query_cuda()
-    pack_finding, pack = plugin.pack()
+    pack_finding, pack = plugin_checks.pack()
     findings += [gpu.driver(cuda), gpu.gpus(cuda), gpu.kernels_for_gpus(cuda, pack), pack_finding]
-    log("plugin")
-    findings += [plugin.compiler(), plugin.headers(), plugin.cuda_headers_found()]
+    progress.stage("checking the plugin", None)
+    findings += [plugin_checks.compiler(), plugin_checks.headers(), plugin_checks.cuda_headers_found()]
     loaded = check_plugin_library(library)
-    findings += [loaded, plugin.registry(library, runtime, loaded.state)]
-    log("machine")
+    findings += [loaded, plugin_checks.registry(library, runtime, loaded.state)]
+    progress.stage("checking the machine", None)
     findings += [system.jetson(), clocks.clocks(), clocks.power_mode()]
     findings += [system.working_folder(), system.temporary_folder()]
     return Examination(tuple(findings), goal)

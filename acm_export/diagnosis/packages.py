@@ -1,4 +1,4 @@
-"""Python and the packages that come from a package index."""
+"""Checks of Python and of packages."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 from acm_export.base.optional import EXPORT
 from acm_export.machine.finding import Finding
-from acm_export.machine.processes import ProbeError, ask
+from acm_export.machine.processes import ProbeError, probe
 from acm_export.machine.versions import PYTHON, floor, installed, numbers
 from acm_export.onnx_file.overloads import FIRST, knows_overloads
 
@@ -15,14 +15,14 @@ if TYPE_CHECKING:
     from collections.abc import Callable
 
 BASE = ("numpy", "onnx", "click", "rich")
-"""What every verb needs."""
+"""Packages that every verb needs."""
 
 RUNTIME = ("onnxruntime", "onnxruntime-gpu")
 _CPU, _CUDA, _TENSORRT = (f"{name}ExecutionProvider" for name in ("CPU", "CUDA", "Tensorrt"))
 
 
 def python() -> Finding:
-    """The Python that runs this."""
+    """Check the Python version."""
     text = f"{'.'.join(map(str, sys.version_info[:3]))} ({sys.executable})"
     if sys.version_info[:2] < PYTHON:
         oldest = ".".join(map(str, PYTHON))
@@ -31,42 +31,39 @@ def python() -> Finding:
 
 
 def base_package(name: str) -> Finding:
-    """A package that every verb needs."""
-    return _package(name, (name,), f"pip install '{name}{_at_least(name)}'", lambda: ask("package", name).value)
+    """Check a package that every verb needs."""
+    return _package(name, (name,), f"pip install '{name}{_at_least(name)}'", lambda: probe("package", name).value)
 
 
 def export_package(name: str) -> Finding:
-    """A package that reads checkpoints or exports."""
-    question = "torch" if name == "torch" else "package"
-    arguments = () if name == "torch" else (name,)
-    return _package(
-        name, (name,), "pip install 'acm-export[export]'", lambda: ask(question, *arguments).value, _torch_text
-    )  # fmt: skip
+    """Check a package that export needs."""
+    probing = ("torch",) if name == "torch" else ("package", name)
+    return _package(name, (name,), "pip install 'acm-export[export]'", lambda: probe(*probing).value, _torch_text)
 
 
 def onnx_runtime() -> Finding:
-    """ONNX Runtime, imported, with the CPU provider."""
+    """Check that ONNX Runtime can be imported and has the CPU provider."""
     fix = "pip install 'acm-export[cpu]'"
-    return _package("ONNX Runtime", RUNTIME, fix, lambda: ask("onnxruntime").value, _runtime_text)
+    return _package("ONNX Runtime", RUNTIME, fix, lambda: probe("onnxruntime").value, _runtime_text)
 
 
 def providers() -> Finding:
-    """Execution providers of ONNX Runtime for NVIDIA GPUs. Built in does not mean that their libraries load."""
+    """Check ONNX Runtime's execution providers for NVIDIA GPUs; whether their libraries load is not checked."""
     name, fix = "GPU providers", "pip uninstall -y onnxruntime && pip install 'acm-export[gpu]'"
     if installed(*RUNTIME) is None:
         return Finding(name, "missing", "no ONNX Runtime", "pip install 'acm-export[gpu]'")
     try:
-        listed = ask("onnxruntime").value["providers"]
+        listed = probe("onnxruntime").value["providers"]
     except ProbeError as error:
         return Finding(name, "wrong", f"ONNX Runtime cannot be imported: {error}", fix)
     text = ", ".join(listed)
     if _CUDA not in listed and _TENSORRT not in listed:
         return Finding(name, "missing", f"only {text}", fix)
-    return Finding(name, "ok", f"built in: {text}; whether their libraries load was not tried")
+    return Finding(name, "ok", f"built in: {text}; whether their libraries load was not checked")
 
 
 def all_packages() -> list[Callable[[], Finding]]:
-    """The checks of this file, in the order in which they are shown."""
+    """All checks of this module, in the order in which they are shown."""
 
     def check(function: Callable[[str], Finding], name: str) -> Callable[[], Finding]:
         return lambda: function(name)
@@ -90,14 +87,17 @@ def _runtime_text(answer: dict[str, Any]) -> str:
     if knows_overloads(answer["version"]):
         return ""
     first = ".".join(map(str, FIRST))
-    return f"; in sessions of your own, files whose layers differ in N, min_learners or activation need {first}"
+    return f"; sessions in your own code need {first} for files whose layers differ in N, min_learners or activation"
 
 
 def _package(
-    name: str, distributions: tuple[str, ...], fix: str, answer: Callable[[], dict[str, Any]],
+    name: str,
+    distributions: tuple[str, ...],
+    fix: str,
+    ask: Callable[[], dict[str, Any]],
     more: Callable[[dict[str, Any]], str] = lambda _: "",
-) -> Finding:  # fmt: skip
-    """A package: its version from its metadata; then whether it can be imported."""
+) -> Finding:
+    """Check a package: its version from its metadata, then whether it can be imported."""
     found = installed(*distributions)
     if found is None:
         return Finding(name, "missing", "not installed", fix)
@@ -113,9 +113,9 @@ def _package(
         )
     again = f"pip install --force-reinstall {distribution}"
     try:
-        told = answer()
+        answer = ask()
     except ProbeError as error:
         return Finding(name, "wrong", f"{text} cannot be imported: {error}", again)
-    if _CPU not in told.get("providers", [_CPU]):
+    if _CPU not in answer.get("providers", [_CPU]):
         return Finding(name, "wrong", f"{text} has no {_CPU}", again)
-    return Finding(name, "ok", text + more(told))
+    return Finding(name, "ok", text + more(answer))

@@ -1,4 +1,4 @@
-"""The kernel pack, what compiles the plugin library, the library, and TensorRT's registry."""
+"""Checks of the kernel pack, the tools and headers for the plugin library, and TensorRT's registry."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 from acm_export.base.errors import KernelError, PluginError
 from acm_export.machine.finding import Finding
 from acm_export.machine.plugin_library import BUILD
-from acm_export.machine.processes import ProbeError, ask
+from acm_export.machine.processes import ProbeError, probe
 from acm_export.plugins.identity import PLUGIN_NAMESPACE, PLUGIN_VERSION
 from acm_export.plugins.kernels.pack import TABLE, Pack, default_folder, read_pack
 from acm_export.plugins.tensorrt.build import LIBRARY, find_tools
@@ -21,7 +21,7 @@ _PACK = "python -m acm_export.plugins.kernels.compile   (needs triton, no GPU)"
 
 
 def pack() -> tuple[Finding, Pack | None]:
-    """The kernel pack: there, whole, and made from the installed sources."""
+    """Check that the kernel pack is there, is complete, and was compiled from the installed sources."""
     name = "kernel pack"
     try:
         held = read_pack()
@@ -33,7 +33,7 @@ def pack() -> tuple[Finding, Pack | None]:
 
 
 def compiler() -> Finding:
-    """A C++ compiler and CMake, for build-plugin."""
+    """Check the C++ compiler and CMake, which build-plugin needs."""
     try:
         tools = find_tools()
     except PluginError as error:
@@ -42,11 +42,9 @@ def compiler() -> Finding:
 
 
 def headers() -> Finding:
-    """TensorRT's headers, for build-plugin."""
-    name, fix = (
-        "TensorRT headers",
-        "apt install libnvinfer-headers-dev, or acm-export build-plugin --tensorrt-root DIR",
-    )
+    """Check TensorRT's headers, which build-plugin needs."""
+    name = "TensorRT headers"
+    fix = "apt install libnvinfer-headers-dev, or acm-export build-plugin --tensorrt-root DIR"
     try:
         found = tensorrt_headers()
     except PluginError as error:
@@ -55,7 +53,7 @@ def headers() -> Finding:
 
 
 def cuda_headers_found() -> Finding:
-    """The CUDA runtime's headers, for build-plugin."""
+    """Check the headers of the CUDA runtime, which build-plugin needs."""
     fix = "apt install cuda-cudart-dev-<version>, or acm-export build-plugin --cuda-root DIR"
     try:
         return Finding("CUDA headers", "ok", str(cuda_headers()))
@@ -64,12 +62,12 @@ def cuda_headers_found() -> Finding:
 
 
 def registry(path: Path | None, found: TensorRT, library_state: str) -> Finding:
-    """TensorRT's own registry, with the library loaded into it.
+    """Check that TensorRT's registry lists the plugin after loading the library.
 
     Args:
-        path: As for :func:`library`.
-        found: The TensorRT to load it into.
-        library_state: What :func:`library` found.
+        path: Path of the plugin library; by default the one in the working folder.
+        found: The installed TensorRT.
+        library_state: State of the check of the library itself.
     """
     name, file = "plugin registry", path or Path(LIBRARY)
     if library_state != "ok":
@@ -77,12 +75,17 @@ def registry(path: Path | None, found: TensorRT, library_state: str) -> Finding:
     if found.module is None or found.version is None:
         return Finding(name, "missing", "no TensorRT to load the library into", "pip install 'acm-export[gpu]'")
     try:
-        answer = ask("registry", found.module, str(file.absolute()))
+        answer = probe("registry", found.module, str(file.absolute()))
     except ProbeError as error:
         return Finding(name, "wrong", f"loading {file} into TensorRT {found.version}: {error}", BUILD)
     wanted = {"version": PLUGIN_VERSION, "namespace": PLUGIN_NAMESPACE}
     if answer.value["creators"] == [wanted] and answer.value["loaded"]:
         return Finding(name, "ok", f"TensorRT {found.version} lists GatedLearners, version {PLUGIN_VERSION}, once")
-    told = [line.strip() for line in answer.stderr.splitlines() if "GatedLearners" in line]
-    reason = told[-1] if told else f"it lists {answer.value['creators']}, expected one {wanted}"
-    return Finding(name, "wrong", f"TensorRT {found.version} does not take {file}: {reason}", BUILD)
+    logged = [line.strip() for line in answer.stderr.splitlines() if "GatedLearners" in line]
+    if logged:
+        reason = logged[-1]
+    elif not answer.value["loaded"]:
+        reason = "load_library returned no handle"
+    else:
+        reason = f"it lists {answer.value['creators']}; expected {wanted} once"
+    return Finding(name, "wrong", f"TensorRT {found.version} rejects {file}: {reason}", BUILD)

@@ -1,4 +1,4 @@
-"""What the doctor found, as a table and a line for each goal."""
+"""The findings as a table, and one line for each goal."""
 
 from __future__ import annotations
 
@@ -24,12 +24,13 @@ def finding_table(examination: Examination) -> Table:
     table.add_column("fix", overflow="fold")
     for finding in examination.findings:
         state = Text(finding.state, _STYLES[finding.state])
-        table.add_row(finding.name, state, Text(finding.found), Text(finding.fix or ""))  # Text: [export] is no markup
+        # Text keeps "[export]" from being taken for markup.
+        table.add_row(finding.name, state, Text(finding.found), Text(finding.fix or ""))
     return table
 
 
 def describe_goals(examination: Examination) -> Iterator[str]:
-    """What can be done here, and what the rest waits for."""
+    """For each goal, whether it can work here and what is missing."""
     for goal, lacks in examination.lacks.items():
         reasons = ", ".join(f"{finding.name} ({finding.state})" for finding in lacks)
         yield f"{goal}: " + (f"cannot work: {reasons}" if lacks else "can work")

@@ -1,4 +1,4 @@
-"""TensorRT as Python sees it, the plugin interface it has, and the JetPack it belongs to."""
+"""Checks of TensorRT: its Python package, builder and plugin interface."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from acm_export.machine.versions import numbers
 
 _OLDEST = (8, 5)
 _FIRST_V3 = (10, 3)
-"""The oldest TensorRT 10 that the plugin is compiled for."""
+"""Oldest TensorRT 10 that the plugin supports."""
 
 _INSTALL = (
     "pip install 'acm-export[gpu]'   (JetPack: apt install python3-libnvinfer; "
@@ -17,7 +17,7 @@ _INSTALL = (
 
 
 def package(found: TensorRT) -> Finding:
-    """The package and its version."""
+    """Check the Python package and its version."""
     name = "TensorRT"
     if found.module is None:
         return Finding(name, "missing", f"none of {', '.join(MODULES)} is installed for this Python", _INSTALL)
@@ -31,24 +31,24 @@ def package(found: TensorRT) -> Finding:
 
 
 def builder(found: TensorRT) -> Finding:
-    """Whether this TensorRT can build engines; tensorrt_lean only runs them."""
+    """Check that TensorRT can build engines; tensorrt_lean only runs them."""
     name = "TensorRT builder"
     if found.version is None:
-        return Finding(name, "missing", "no TensorRT that can be imported", _INSTALL)
+        return Finding(name, "missing", "no TensorRT can be imported", _INSTALL)
     if not found.builder:
         return Finding(name, "missing", f"{found.module} {found.version} has no builder or no ONNX parser", _INSTALL)
     return Finding(name, "ok", "builder and ONNX parser")
 
 
 def interface(found: TensorRT) -> Finding:
-    """The plugin interface that this TensorRT takes."""
+    """Check the plugin interface of this TensorRT."""
     name = "plugin interface"
     if found.version is None:
-        return Finding(name, "missing", "no TensorRT that can be imported", _INSTALL)
+        return Finding(name, "missing", "no TensorRT can be imported", _INSTALL)
     version = numbers(found.version)[:2]
     if version < _OLDEST or (10, 0) <= version < _FIRST_V3:
         oldest = ".".join(map(str, _FIRST_V3))
-        found_text = f"TensorRT {found.version}; the plugin is made for 8.5, 8.6 and {oldest} or later"
+        found_text = f"TensorRT {found.version}; the plugin supports 8.5, 8.6, and {oldest} and later"
         return Finding(name, "wrong", found_text, "pip install --upgrade 'tensorrt>=10.3'")
     if version < (10, 0):
         return Finding(name, "ok", "no IPluginV3: the plugin is compiled as IPluginV2DynamicExt (files: tensorrt-8)")
@@ -67,4 +67,4 @@ def _reinstall(found: TensorRT) -> str:
 def _jetpack(version: str) -> str:
     major, minor, *_ = (*numbers(version), 0, 0)
     release = JETPACKS.get((major, minor))
-    return f"as in JetPack {release}" if release else "of no JetPack that is known here"
+    return f"as in JetPack {release}" if release else "not part of a known JetPack"

@@ -1,9 +1,9 @@
-"""An engine's outputs against the portable file's, sample by sample.
+"""Compare outputs of an engine with those of the portable file, sample by sample.
 
-Two runtimes round differently, so a token whose margin lies next to its threshold may run another number of learners,
-and everything after it in its sample differs by more than rounding. Errors are therefore taken over the samples in
-which every token of every layer ran the same number, and the others are judged by how near the first of their
-differing tokens was to its threshold. An engine that does not give its counts is compared over all samples.
+Two runtimes round differently, so a token whose margin is close to its threshold may run another number of learners,
+and everything after it in its sample then differs by more than rounding. Errors are therefore measured on samples in
+which every token of every layer has the same learner count. Each of the other samples is judged by how close the first
+differing token was to its threshold. An engine without learner counts is compared on all samples.
 """
 
 from __future__ import annotations
@@ -24,28 +24,28 @@ if TYPE_CHECKING:
     from acm_export.onnx_file.manifest import LayerEntry
 
 COUNTS = "counts/"
-"""Begin of the names of outputs that hold learner counts."""
+"""Prefix of the outputs that hold learner counts."""
 
 
 @dataclass(frozen=True)
 class Agreement:
-    """How far two runs of one model agree.
+    """How well two runs of one model agree.
 
     Args:
-        errors: Largest difference of each sample that was routed alike, relative to the largest value of the output;
-            NaN where one run has a NaN or an infinity that the other has not.
-        samples: All of them.
-        moved: Tokens with another count, over all layers; None where the engine does not give its counts.
-        tokens: Over all layers.
-        farthest: Of the first tokens of each sample that moved, how far the margin was from its threshold, in standard
-            deviations of the layer's margins; 0 where none moved.
+        errors: Largest difference in each sample with equal learner counts, relative to the largest value of the
+            output; NaN where only one run has a NaN or an infinity.
+        samples: Number of samples.
+        rerouted: Number of tokens with different learner counts, over all layers; None for an engine without counts.
+        tokens: Number of tokens, over all layers.
+        margin_distance: Largest distance between margin and threshold among the first differing tokens of each sample,
+            in standard deviations of the layer's margins; 0 where no token differs.
     """
 
     errors: tuple[float, ...]
     samples: int
-    moved: int | None
+    rerouted: int | None
     tokens: int
-    farthest: float = 0.0
+    margin_distance: float = 0.0
 
 
 @dataclass(frozen=True)
@@ -53,10 +53,10 @@ class Reference:
     """One run of the portable file.
 
     Args:
-        outputs: By name, without counts; the first dimension is samples.
-        counts: int32 ``[samples, tokens]`` by layer.
-        logits: Gate logits, float32 ``[samples, tokens, C]`` by layer.
-        thresholds: float32 ``[N]`` by layer.
+        outputs: Outputs by name, without counts; the first dimension is samples.
+        counts: Learner counts by layer, int32 ``[samples, tokens]``.
+        logits: Gate logits by layer, float32 ``[samples, tokens, C]``.
+        thresholds: Thresholds by layer, float32 ``[N]``.
     """
 
     outputs: Mapping[str, NDArray[Any]]
@@ -69,35 +69,37 @@ def agreement(reference: Reference, actual: Mapping[str, NDArray[Any]], layers: 
     """Compare a run of the engine with the same run of the portable file.
 
     Args:
-        reference: Of the portable file.
-        actual: The engine's outputs by name, with ``counts/<layer>`` or without.
-        layers: In the order in which they run.
+        reference: Run of the portable file.
+        actual: Outputs of the engine by name, with or without ``counts/<layer>``.
+        layers: ACM layers in the order in which they run.
 
     Raises:
-        EngineError: Outputs differ in name or shape.
+        EngineError: The outputs differ in name or shape.
     """
-    told = any(name.startswith(COUNTS) for name in actual)
-    expected = dict(reference.outputs) | ({COUNTS + name: c for name, c in reference.counts.items()} if told else {})
+    has_counts = any(name.startswith(COUNTS) for name in actual)
+    expected = dict(reference.outputs) | (
+        {COUNTS + name: c for name, c in reference.counts.items()} if has_counts else {}
+    )
     shapes = [{name: tuple(value.shape) for name, value in sorted(run.items())} for run in (expected, actual)]
     if shapes[0] != shapes[1]:
-        raise EngineError(f"the engine's outputs are {shapes[1]}, those of the portable file {shapes[0]}")
+        raise EngineError(f"outputs of the engine are {shapes[1]}, but the portable file has {shapes[0]}")
     samples = len(next(iter(reference.outputs.values())))
-    alike, moved, farthest = np.ones(samples, np.bool_), 0, 0.0
-    for layer in layers if told else ():
+    alike, rerouted, distance = np.ones(samples, np.bool_), 0, 0.0
+    for layer in layers if has_counts else ():
         ran, own = actual[COUNTS + layer.name].reshape(samples, -1), reference.counts[layer.name].reshape(samples, -1)
         differ = ran != own
-        moved += int(differ.sum())
+        rerouted += int(differ.sum())
         first = differ & alike[:, None]
-        farthest = max(farthest, _farthest(layer, reference, first, np.minimum(ran, own)))
+        distance = max(distance, _distance(layer, reference, first, np.minimum(ran, own)))
         alike &= ~differ.any(axis=1)
     errors = [_errors(value, actual[name]) for name, value in reference.outputs.items()]
     worst = np.max(errors, axis=0)[alike]
     tokens = sum(count.size for count in reference.counts.values())
-    return Agreement(tuple(map(float, worst)), samples, moved if told else None, tokens, farthest)
+    return Agreement(tuple(map(float, worst)), samples, rerouted if has_counts else None, tokens, distance)
 
 
-def _farthest(layer: LayerEntry, reference: Reference, first: NDArray[np.bool_], smaller: NDArray[np.int32]) -> float:
-    """The largest distance of the marked tokens, whose counts agree up to the ``smaller`` of the two."""
+def _distance(layer: LayerEntry, reference: Reference, first: NDArray[np.bool_], smaller: NDArray[np.int32]) -> float:
+    """Largest distance to the threshold among the tokens marked in ``first``; ``smaller`` is the smaller count."""
     if not first.any():
         return 0.0
     margin = margins(reference.logits[layer.name])
@@ -111,7 +113,7 @@ def _farthest(layer: LayerEntry, reference: Reference, first: NDArray[np.bool_],
 
 
 def _errors(expected: NDArray[Any], actual: NDArray[Any]) -> NDArray[np.float64]:
-    """Of each sample, relative to the largest finite value of all."""
+    """Largest difference in each sample, relative to the largest finite value of the output."""
     samples = len(expected)
     reference, value = (a.astype(np.float64).reshape(samples, -1) for a in (expected, actual))
     same = (reference == value) | (np.isnan(reference) & np.isnan(value))

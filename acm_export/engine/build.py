@@ -1,4 +1,7 @@
-"""The call of TensorRT's builder. Tests drive it with stand-ins; not yet run with a real builder and a GPU."""
+"""Parse a model and build an engine with TensorRT. Not yet tested with a TensorRT builder on a GPU.
+
+TensorRT's objects are ``Any``: its bindings have no types.
+"""
 
 from __future__ import annotations
 
@@ -8,37 +11,43 @@ from typing import TYPE_CHECKING, Any
 from acm_export.base import interrupts
 from acm_export.base.errors import EngineError, first_line
 from acm_export.base.files import move_into_place, staging_folder
-from acm_export.engine.parsing import parse
 from acm_export.engine.settings import BuilderSettings, network_flags, set_precision, set_tactic_sources
 
 if TYPE_CHECKING:
     from pathlib import Path
+    from types import ModuleType
 
-    from acm_export.engine.prepare import Prepared
+    import onnx
+
+    from acm_export.engine.prepare import TensorRTModel
 
 _LOGGER = logging.getLogger(__name__)
 
+_SHOWN_ERRORS = 10
 
-def build(tensorrt: Any, prepared: Prepared, settings: BuilderSettings) -> bytes:
+
+def build(tensorrt: ModuleType, prepared: TensorRTModel, settings: BuilderSettings) -> bytes:
     """Build an engine.
 
     Args:
-        tensorrt: The module, with the plugin in its registry.
-        prepared: The model.
-        settings: How to build.
+        tensorrt: The TensorRT module, with the plugin in its registry.
+        prepared: The model to parse.
+        settings: How to build the engine.
 
     Returns:
-        The serialised engine.
+        The serialized engine.
 
     Raises:
-        EngineError: The parser or the builder refuses.
+        EngineError: The parser rejects the model, or the builder fails.
         OutputError: The timing cache cannot be written.
     """
     log = tensorrt.Logger(tensorrt.Logger.WARNING)
     try:
         builder = tensorrt.Builder(log)
-    except TypeError as error:  # of pybind11, for a constructor that returns nothing: CUDA does not start
-        raise EngineError("TensorRT makes no builder here; its log above says why", "acm-export doctor") from error
+    except TypeError as error:  # pybind11 raises it for a constructor that returns null: CUDA did not start
+        raise EngineError(
+            "TensorRT cannot create a builder; see its log above", "acm-export doctor shows GPU and driver"
+        ) from error
     network = builder.create_network(network_flags(tensorrt))
     parse(tensorrt.OnnxParser(network, log), prepared.model, str(prepared.source))
     config = builder.create_builder_config()
@@ -52,8 +61,8 @@ def build(tensorrt: Any, prepared: Prepared, settings: BuilderSettings) -> bytes
     interrupts.check()
     if plan is None:
         raise EngineError(
-            f"TensorRT {tensorrt.__version__} could not build the engine; its log above says why",
-            "a smaller --max-shapes needs less memory; acm-export doctor --for tensorrt looks at the rest",
+            f"TensorRT {tensorrt.__version__} could not build the engine; see its log above",
+            "if memory ran out, use smaller --max-shapes; acm-export doctor --for tensorrt checks the rest",
         )
     if cache is not None and settings.timing_cache is not None:
         _write(bytes(config.get_timing_cache().serialize()), settings.timing_cache)
@@ -68,9 +77,9 @@ def _add_profile(builder: Any, config: Any, settings: BuilderSettings) -> None:
         for name, shapes in settings.profiles.items():
             profile.set_shape(name, shapes.minimum, shapes.optimum, shapes.maximum)
     except (TypeError, ValueError) as error:
-        raise EngineError(f"TensorRT refuses the shapes of {name}: {first_line(error)}") from error
+        raise EngineError(f"TensorRT rejects the shapes of {name}: {first_line(error)}") from error
     if config.add_optimization_profile(profile) < 0:
-        raise EngineError(f"TensorRT refuses the optimisation profile {settings.profiles}; its log above says why")
+        raise EngineError(f"TensorRT rejects the optimization profile {settings.profiles}; see its log above")
 
 
 def _use_timing_cache(config: Any, path: Path | None) -> Any:
@@ -79,7 +88,8 @@ def _use_timing_cache(config: Any, path: Path | None) -> Any:
     cache = config.create_timing_cache(path.read_bytes() if path.is_file() else b"")
     if cache is None or not config.set_timing_cache(cache, ignore_mismatch=False):
         raise EngineError(
-            f"the timing cache {path} is of another TensorRT or GPU, or damaged", "name another with --timing-cache"
+            f"the timing cache {path} belongs to another TensorRT or GPU, or is damaged",
+            "choose another --timing-cache",
         )
     return cache
 
@@ -90,12 +100,13 @@ def _write(content: bytes, path: Path) -> None:
         move_into_place(staging / path.name, path)
 
 
-def _monitor(tensorrt: Any) -> Any:
-    """Says which phase the builder is in; an interrupt ends the build at the next step."""
+def _monitor(tensorrt: ModuleType) -> Any:
+    """A monitor that logs the builder's phases and stops the build at its next step after an interrupt."""
+    base: Any = tensorrt.IProgressMonitor
 
-    class Monitor(tensorrt.IProgressMonitor):  # type: ignore[misc]
+    class Monitor(base):  # type: ignore[misc]
         def __init__(self) -> None:
-            tensorrt.IProgressMonitor.__init__(self)  # pybind wants it called by name
+            base.__init__(self)  # pybind11 does not accept super().__init__()
 
         def phase_start(self, phase_name: str, parent_phase: str | None, num_steps: int) -> None:
             if parent_phase is None:
@@ -108,3 +119,40 @@ def _monitor(tensorrt: Any) -> Any:
             pass
 
     return Monitor()
+
+
+def parse(parser: Any, model: onnx.ModelProto, path: str) -> None:
+    """Parse a model.
+
+    Args:
+        parser: TensorRT's ``OnnxParser``.
+        model: Model in the form that TensorRT needs.
+        path: File that the model was read from; its folder holds the external data.
+
+    Raises:
+        EngineError: The parser rejects the model; the message lists the nodes with the parser's reasons.
+    """
+    if parser.parse(model.SerializeToString(), path):
+        return
+    errors = [parser.get_error(index) for index in range(parser.num_errors)]
+    lines = [_explain(error, model) for error in errors[:_SHOWN_ERRORS]]
+    more = [f"and {len(errors) - _SHOWN_ERRORS} more"] if len(errors) > _SHOWN_ERRORS else []
+    raise EngineError(
+        f"TensorRT's parser rejects {path}:\n" + "\n".join([*lines, *more] or ["it gives no reason"]),
+        "acm-export doctor --for tensorrt checks TensorRT and the plugin; acm-export inspect lists the operators of "
+        f"the file: acm-export inspect {path}",
+    )
+
+
+def _explain(error: Any, model: onnx.ModelProto) -> str:
+    """One parser error: number, name and operator of the node, and the reason.
+
+    Before TensorRT 10, ``ParserError`` has only the number of the node.
+    """
+    number, nodes = error.node(), model.graph.node
+    name = error.node_name() if hasattr(error, "node_name") else ""
+    operator = error.node_operator() if hasattr(error, "node_operator") else ""
+    if 0 <= number < len(nodes) and not (name and operator):
+        name, operator = name or nodes[number].name, operator or nodes[number].op_type
+    where = f"node {number} {name} ({operator})" if operator else "the file"
+    return f"  {where}: {error.desc().strip()} [{error.code()}]"

@@ -1,4 +1,4 @@
-"""Run an engine beside the portable file and judge what comes out, before the engine is written."""
+"""Compare an engine with the portable file before the engine is written."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ import numpy as np
 from acm_export.base.errors import AcmWarning, EngineError, MissingDependencyError
 from acm_export.data.batches import graph_inputs
 from acm_export.engine.agreement import Agreement, Reference, agreement
-from acm_export.engine.passport import Checked
+from acm_export.engine.passport import Comparison
 from acm_export.engine.trial_inputs import batches
 from acm_export.onnx_file.budget_input import INPUT
 from acm_export.onnx_file.inspection import stored_thresholds
@@ -31,28 +31,33 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
     from acm_export.data.batches import Arrays, DataSource
-    from acm_export.engine.prepare import Prepared
+    from acm_export.engine.prepare import TensorRTModel
     from acm_export.engine.profiles import Profile
     from acm_export.engine.runtime import LoadedEngine
 
 
 @dataclass(frozen=True)
-class Dials:
-    """One setting: what the engine is fed beside its inputs, and the thresholds that the portable file runs with."""
+class CheckSetting:
+    """A budget or thresholds to compare at.
+
+    Args:
+        feeds: Inputs of the engine that set them; empty for an engine with constant thresholds.
+        thresholds: The same setting as thresholds of the portable file, by layer.
+    """
 
     feeds: Arrays
     thresholds: Mapping[str, NDArray[np.float32]]
 
 
 class PortableFile:
-    """The file an engine was built from, in ONNX Runtime on the CPU, with counts and gate logits as outputs.
+    """The file that an engine was built from, in ONNX Runtime on the CPU, with counts and gate logits as outputs.
 
     Args:
-        path: For any target.
+        path: An ONNX file for any target.
 
     Raises:
         MissingDependencyError: ONNX Runtime is not installed.
-        ModelFileError: It refuses the file.
+        ModelFileError: ONNX Runtime cannot load the file.
     """
 
     def __init__(self, path: Path) -> None:
@@ -65,9 +70,9 @@ class PortableFile:
         self._session, _ = open_runnable(copy, manifest, path.parent, lean=True)
 
     def run(self, feeds: Arrays, thresholds: Mapping[str, NDArray[np.float32]]) -> Reference:
-        """Run once with the thresholds, float32 ``[N]`` by layer."""
-        dials = {layer.thresholds: thresholds[layer.name] for layer in self._layers}
-        ran = self._session.run(feeds | dials)
+        """Run once, with thresholds float32 ``[N]`` by layer."""
+        inputs = {layer.thresholds: thresholds[layer.name] for layer in self._layers}
+        ran = self._session.run(feeds | inputs)
         return Reference(
             {name: ran[name] for name in self.outputs},
             {layer.name: ran[f"counts/{layer.name}"] for layer in self._layers},
@@ -77,33 +82,35 @@ class PortableFile:
 
 
 class EngineCheck:
-    """The comparison of an engine with its file: made before the engine is built, so that it fails before that.
+    """Compares an engine with its file. Created before the engine is built, so that unusable data fail early.
 
     Args:
-        prepared: What the engine is built from.
-        profiles: Of the inputs with a dynamic dimension.
-        source: Real data, or None for random inputs.
+        prepared: The model that the engine is built from.
+        profiles: Shapes of the inputs with a dynamic dimension.
+        source: The user's data, or None for random inputs.
 
     Raises:
         MissingDependencyError: ONNX Runtime is not installed.
-        ModelFileError: It refuses the file.
-        UsageError: The data do not fit the model or the profile.
+        ModelFileError: ONNX Runtime cannot load the file.
+        UsageError: The data does not fit the model or the profile.
     """
 
-    def __init__(self, prepared: Prepared, profiles: Mapping[str, Profile], source: DataSource | None = None) -> None:
+    def __init__(
+        self, prepared: TensorRTModel, profiles: Mapping[str, Profile], source: DataSource | None = None
+    ) -> None:
         self._prepared = prepared
         try:
             self._portable = PortableFile(prepared.source)
         except MissingDependencyError as error:
-            reason = f"comparing the engine with the portable file: {error}"
-            raise MissingDependencyError(reason, f"{error.hint}; --no-check leaves the comparison out") from error
+            reason = f"the comparison with the portable file needs ONNX Runtime: {error}"
+            raise MissingDependencyError(reason, f"{error.hint}; or skip the comparison with --no-check") from error
         added = {INPUT, *(layer.thresholds for layer in prepared.manifest.layers)}
         inputs = graph_inputs(prepared.model, tuple(name for name in prepared.inputs if name not in added))
         self._batches = batches(inputs, profiles, source)
-        self._dials = tuple(dials(prepared))
+        self._settings = tuple(check_settings(prepared))
 
-    def run(self, engine: LoadedEngine) -> Checked:
-        """Run every setting of the dials on every batch in both and judge.
+    def run(self, engine: LoadedEngine) -> Comparison:
+        """Run engine and file at every setting on every batch, and compare them.
 
         Raises:
             EngineError: The engine does not compute what the file computes.
@@ -112,83 +119,91 @@ class EngineCheck:
         context = engine.context()
         try:
             found = [
-                agreement(self._portable.run(feeds, dial.thresholds), context.run(feeds | dial.feeds)[0], layers)
+                agreement(self._portable.run(feeds, setting.thresholds), context.run(feeds | setting.feeds)[0], layers)
                 for feeds in self._batches
-                for dial in self._dials
+                for setting in self._settings
             ]
         finally:
             context.close()
-        return judge(found, dtype, len(self._dials))
+        return judge(found, dtype, len(self._settings))
 
 
-def judge(found: list[Agreement], dtype: str, settings: int) -> Checked:
-    """Sum up agreements, refuse what rounding cannot explain, and warn of what was not seen.
+def judge(found: list[Agreement], dtype: str, settings: int) -> Comparison:
+    """Sum up agreements, reject what rounding cannot explain, and warn of what could not be measured.
 
     Args:
-        found: Of every batch and setting.
-        dtype: Of the file, which decides the tolerances (verification/report.py).
-        settings: How many there were.
+        found: Agreement on every batch at every setting.
+        dtype: Dtype of the file, which decides the tolerances (verification/report.py).
+        settings: Number of settings.
 
     Raises:
-        EngineError: Samples that were routed alike differ by more than the tolerance, or a token was routed differently
-            whose margin is not near its threshold. Where the engine gives no counts: most samples differ.
+        EngineError: Samples with equal learner counts differ by more than the tolerance, or a token with another count
+            has a margin that is not close to its threshold. For an engine without counts: most samples differ.
     """
     errors = [error for one in found for error in one.errors]
-    tolerance, told = OUTPUT_TOLERANCE[dtype], all(one.moved is not None for one in found)
+    tolerance, has_counts = OUTPUT_TOLERANCE[dtype], all(one.rerouted is not None for one in found)
     worst = max((math.inf if math.isnan(error) else error for error in errors), default=None)
     beyond = [error for error in errors if not error <= tolerance]
-    farthest = max((one.farthest for one in found), default=0.0)
+    distance = max((one.margin_distance for one in found), default=0.0)
     samples = sum(one.samples for one in found)
-    compared = Checked(
-        settings, None if worst is None or math.isinf(worst) else worst, samples, len(errors),
-        sum(one.moved or 0 for one in found) if told else None, sum(one.tokens for one in found),
-    )  # fmt: skip
+    comparison = Comparison(
+        settings=settings,
+        error=None if worst is None or math.isinf(worst) else worst,
+        samples=samples,
+        alike=len(errors),
+        routed_differently=sum(one.rerouted or 0 for one in found) if has_counts else None,
+        tokens=sum(one.tokens for one in found),
+    )
     if any(math.isnan(error) for error in errors):
-        raise EngineError("the engine gives NaN or infinity where the portable file does not", _KEEP)
-    if (told and beyond) or 2 * len(beyond) > len(errors):
+        raise EngineError("the engine outputs NaN or infinity where the portable file does not", _KEEP)
+    if (has_counts and beyond) or 2 * len(beyond) > len(errors):
         raise EngineError(
-            f"the engine's outputs differ by {max(beyond):.2e} of the largest value, in {len(beyond)} of {len(errors)} "
-            f"samples by more than the {tolerance:g} that {dtype} allows",
+            f"outputs of the engine differ by {max(beyond):.2e} of the largest value; {len(beyond)} of {len(errors)} "
+            f"samples exceed the tolerance of {tolerance:g} for {dtype}",
             _KEEP,
         )
-    if farthest > MARGIN_TOLERANCE[dtype]:
+    if distance > MARGIN_TOLERANCE[dtype]:
         raise EngineError(
-            f"the engine routes a token differently whose margin is {farthest:.2g} standard deviations from its "
-            f"threshold; rounding in {dtype} explains {MARGIN_TOLERANCE[dtype]:g}",
+            f"the engine routes a token differently whose margin is {distance:.2g} standard deviations from its "
+            f"threshold; rounding in {dtype} explains at most {MARGIN_TOLERANCE[dtype]:g}",
             _KEEP,
         )
-    if not told and beyond:
+    if not has_counts and beyond:
         _warn(
-            f"{len(beyond)} of {samples} samples differ by more than {tolerance:g}: an engine without counts cannot "
-            "tell whether they were routed differently or are wrong"
+            f"{len(beyond)} of {samples} samples differ by more than {tolerance:g}: without learner counts, routing "
+            "differences cannot be told from errors"
         )
     if not errors:
-        _warn(f"each of {samples} samples has a token that was routed differently: no error was measured")
-    return compared
+        _warn(f"every one of {samples} samples has a token that was routed differently: no error was measured")
+    return comparison
 
 
-_KEEP = "--no-check keeps it all the same; --tf32 and other shapes may change it"
+_KEEP = "build with --no-check to keep the engine; --tf32 or other shapes may change the result"
 
 
 def _warn(text: str) -> None:
     warnings.warn(text, AcmWarning, stacklevel=3)
 
 
-def dials(prepared: Prepared) -> Iterator[Dials]:
-    """The settings to run: as stored; or over the table of a budget input; or the extremes where thresholds go in."""
+def check_settings(prepared: TensorRTModel) -> Iterator[CheckSetting]:
+    """The settings to compare at.
+
+    With a budget input: smallest, middle and largest budget of the table. With threshold inputs: the stored thresholds,
+    all learners and none. Otherwise only the stored thresholds.
+    """
     manifest = prepared.manifest
     bound, layers = manifest.setting.max_learners, manifest.layers
     if manifest.calibration is not None and manifest.budget_input:
         table = manifest.calibration.table
         for budget in (table.smallest, (table.smallest + table.largest) / 2, table.largest):
             thresholds = setting_thresholds(manifest.replaced(setting=Setting(None, bound, budget)))
-            yield Dials({INPUT: np.array(budget, np.float32)}, thresholds)
+            yield CheckSetting({INPUT: np.array(budget, np.float32)}, thresholds)
         return
     source = read_model(prepared.source)
     stored = stored_thresholds(source, read_manifest(source, prepared.source), prepared.source.parent)
-    if not prepared.ends.thresholds:
-        yield Dials({}, stored)
+    if not prepared.extra.thresholds:
+        yield CheckSetting({}, stored)
         return
     extremes = (uniform(f"τ = {tau}", tau, layers).thresholds for tau in (math.inf, -math.inf))
     for chosen in (stored, *extremes):
-        yield Dials({layer.thresholds: chosen[layer.name] for layer in layers}, chosen)
+        yield CheckSetting({layer.thresholds: chosen[layer.name] for layer in layers}, chosen)

@@ -1,4 +1,4 @@
-"""One execution context of an engine: memory, a stream, and the times of every run."""
+"""An execution context of an engine: buffers, a stream, and the times of each run."""
 
 from __future__ import annotations
 
@@ -15,17 +15,17 @@ from acm_export.runtimes.cuda_driver import Buffer, Driver, Stream
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
 
-    Arrays = dict[str, np.ndarray[Any, Any]]
+    from acm_export.data.batches import Arrays
 
 
 @dataclass(frozen=True)
 class DeviceTimes:
-    """Of one run, in milliseconds.
+    """Times of one run in milliseconds.
 
     Args:
-        compute_ms: On the device, from the end of the copies to it to the begin of those from it.
-        enqueue_ms: On the host, for the call that puts the work into the stream.
-        transfer_ms: On the device, for the copies in both directions.
+        compute_ms: Device time between the copies to the device and the copies back.
+        enqueue_ms: Host time of the call that enqueues the work.
+        transfer_ms: Device time of the copies in both directions.
     """
 
     compute_ms: float
@@ -35,13 +35,13 @@ class DeviceTimes:
 
 @dataclass(frozen=True)
 class Tensor:
-    """An input or output as the engine has it; -1 stands for dynamic dimensions."""
+    """An input or output of an engine; dynamic dimensions are -1."""
 
     name: str
     shape: tuple[int, ...]
     dtype: np.dtype[Any]
     profile: tuple[tuple[int, ...], ...]
-    """Smallest, best and largest shape of an input; empty for an output."""
+    """Smallest, optimal and largest shape of an input; empty for an output."""
 
 
 @dataclass(frozen=True)
@@ -54,30 +54,30 @@ class EngineIO:
 
 
 class ExecutionContext:
-    """Runs an engine; one thread at a time, each context its own stream. Made by :meth:`Engine.context`."""
+    """Runs an engine on its own stream, one thread at a time. Created by :meth:`Engine.context`."""
 
     def __init__(
-        self, io: EngineIO, context: Any, driver: Driver, give_back: Callable[[], None], *, cuda_graph: bool
+        self, io: EngineIO, context: Any, driver: Driver, release: Callable[[], None] | None, *, cuda_graph: bool
     ) -> None:
         self._io, self._context, self._driver, self._graphs = io, context, driver, cuda_graph
-        self._give_back = give_back
+        self._release = release
         self._stream = Stream(driver)
         self._buffers: dict[str, Buffer] = {}
         self._captured: tuple[tuple[int, ...], ...] | None = None
-        """Input shapes that the graph was captured for."""
+        """Input shapes that the CUDA graph was captured for."""
 
-    def run(self, feeds: Mapping[str, np.ndarray[Any, Any]]) -> tuple[Arrays, DeviceTimes]:
+    def run(self, feeds: Arrays) -> tuple[Arrays, DeviceTimes]:
         """Run once, from host memory to host memory.
 
         Args:
             feeds: Arrays by input name.
 
         Returns:
-            Outputs by name, as copies, and times.
+            Copies of the outputs by name, and the times.
 
         Raises:
-            EngineError: An input is missing or of a shape that the engine was not built for, or TensorRT fails.
-            CudaError: The driver fails.
+            EngineError: An input is missing or has a shape that the engine was not built for, or TensorRT fails.
+            CudaError: The CUDA driver fails.
         """
         self._driver.enter()
         inputs, stream = self._io.inputs, self._stream
@@ -85,14 +85,14 @@ class ExecutionContext:
         shapes = tuple(array.shape for array in arrays)
         for tensor, array in zip(inputs, arrays, strict=True):
             if not self._context.set_input_shape(tensor.name, array.shape):
-                raise EngineError(f"TensorRT refuses the shape {format_shape(array.shape)} of {tensor.name}")
+                raise EngineError(f"TensorRT rejects the shape {format_shape(array.shape)} of {tensor.name}")
             self._bind(tensor.name, array.nbytes).host(array.shape, array.dtype)[...] = array
         results = [(t.name, tuple(self._context.get_tensor_shape(t.name)), t.dtype) for t in self._io.outputs]
         for name, shape, dtype in results:
             self._bind(name, int(np.prod(shape, dtype=np.int64)) * dtype.itemsize)
         sizes = {tensor.name: array.nbytes for tensor, array in zip(inputs, arrays, strict=True)}
         if self._graphs and self._captured != shapes:
-            self._upload(sizes)  # what is run before the capture must not be run on memory that nobody wrote
+            self._upload(sizes)  # the run before the capture needs valid inputs
             self._capture(shapes)
         stream.mark(0)
         self._upload(sizes)
@@ -113,7 +113,7 @@ class ExecutionContext:
         return outputs, DeviceTimes(stream.between(1, 2), (enqueued - began) * 1e3, transfer)
 
     def close(self) -> None:
-        """Free its memory and its stream."""
+        """Free the buffers and the stream."""
         if self._context is None:
             return
         self._driver.release("cuCtxSetCurrent", self._driver.context)
@@ -122,10 +122,11 @@ class ExecutionContext:
             buffer.close()
         self._buffers.clear()
         self._context = None
-        self._give_back()
+        if self._release is not None:
+            self._release()
 
     def _bind(self, name: str, size: int) -> Buffer:
-        """The buffer of a tensor, made larger where it must be, with its address told to TensorRT."""
+        """The buffer of a tensor, grown if needed, with its address set in TensorRT."""
         held = self._buffers.get(name)
         if held is None or held.size < size:
             if held is not None:
@@ -142,10 +143,10 @@ class ExecutionContext:
 
     def _enqueue(self) -> None:
         if not self._context.execute_async_v3(self._stream.handle):
-            raise EngineError(f"TensorRT could not run {self._io.name}; its log above says why")
+            raise EngineError(f"TensorRT could not run {self._io.name}; see its log above")
 
     def _capture(self, shapes: tuple[tuple[int, ...], ...]) -> None:
-        """Capture a graph; the run before it lets TensorRT do what new shapes ask for, which cannot be captured."""
+        """Capture a CUDA graph, after one run: TensorRT prepares for new shapes then, which cannot be captured."""
         self._enqueue()
         self._stream.wait()
         self._stream.begin_capture()
@@ -153,32 +154,32 @@ class ExecutionContext:
             self._enqueue()
         except EngineError as error:
             self._stream.drop_capture()
-            reason = f"TensorRT could not capture a run of {self._io.name} as a CUDA graph; its log above says why"
+            reason = f"TensorRT could not capture a run of {self._io.name} as a CUDA graph; see its log above"
             raise EngineError(reason, "run without --cuda-graph") from error
         self._stream.end_capture()
         self._captured = shapes
 
 
-def check_feed(tensor: Tensor, feeds: Mapping[str, np.ndarray[Any, Any]], engine: str) -> np.ndarray[Any, Any]:
-    """The array for an input, in its dtype.
+def check_feed(tensor: Tensor, feeds: Arrays, engine: str) -> np.ndarray[Any, Any]:
+    """The array for an input, in the input's dtype.
 
     Raises:
-        EngineError: It is missing, or of a shape that the engine was not built for.
+        EngineError: The array is missing, or has a shape that the engine was not built for.
     """
     if tensor.name not in feeds:
-        raise EngineError(f"{engine} takes {tensor.name}, which was not given")
+        raise EngineError(f"{engine} needs the input {tensor.name}, which is missing")
     array = np.asarray(feeds[tensor.name], tensor.dtype)
     fits = len(array.shape) == len(tensor.shape) and all(
         have == want for have, want in zip(array.shape, tensor.shape, strict=True) if want >= 0
     )
     if not fits:
-        wanted = format_shape(["?" if size < 0 else size for size in tensor.shape])
-        raise EngineError(f"{engine}: {tensor.name} has the shape {format_shape(array.shape)}, expected {wanted}")
+        expected = format_shape(["?" if size < 0 else size for size in tensor.shape])
+        raise EngineError(f"{engine}: {tensor.name} has shape {format_shape(array.shape)}, expected {expected}")
     low, high = (tensor.profile[0], tensor.profile[2]) if tensor.profile else (tensor.shape, tensor.shape)
     if not all(a <= b <= c for a, b, c in zip(low, array.shape, high, strict=True)):
         raise EngineError(
-            f"{engine} was built for shapes of {tensor.name} from {format_shape(low)} to {format_shape(high)}; "
-            f"{format_shape(array.shape)} lies outside",
-            "build it with --min-shapes and --max-shapes that hold it",
+            f"{engine} was built for shapes of {tensor.name} from {format_shape(low)} to {format_shape(high)}, "
+            f"but got {format_shape(array.shape)}",
+            "rebuild it with --min-shapes and --max-shapes that include this shape",
         )
     return array

@@ -1,44 +1,167 @@
-"""The whole of ``build-engine``: plan what would be built, build it, compare it with the portable file, write it."""
+"""``build-engine``: plan an engine, build it, compare it with the portable file, and write it with its passport."""
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+import os
+from contextlib import suppress
+from dataclasses import dataclass, replace
+from functools import partial
+from pathlib import Path
+from typing import TYPE_CHECKING
 
-from acm_export.base.errors import EngineError
-from acm_export.base.files import check_writable, move_together_into_place, sha256_of, staging_folder
+from acm_export.base.errors import EngineError, ExportError, MissingDependencyError, UsageError
+from acm_export.base.files import check_apart, check_writable, move_together_into_place, sha256_of, staging_folder
+from acm_export.base.progress import Silent
+from acm_export.data.sources import open_source
+from acm_export.engine import host
 from acm_export.engine.build import build
+from acm_export.engine.check import EngineCheck
 from acm_export.engine.library import load_plugin
-from acm_export.engine.machine import find_place, version_of
-from acm_export.engine.passport import File, Passport, passport_path, to_text
-from acm_export.engine.prepare import Ends, Prepared, prepare, target_for
-from acm_export.engine.profiles import Shapes, profiles
+from acm_export.engine.passport import File, Passport, files_of, passport_path, to_text
+from acm_export.engine.plan import EnginePlan, plan_engine
+from acm_export.engine.prepare import ExtraIO, save_for_trtexec
+from acm_export.engine.profiles import parse_shapes
 from acm_export.engine.runtime import LoadedEngine
-from acm_export.engine.settings import BuilderSettings
+from acm_export.engine.settings import parse_tactic_sources
 from acm_export.plugins.tensorrt.build import LIBRARY, build_plugin
 from acm_export.plugins.tensorrt.headers import tensorrt_headers
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
-    from pathlib import Path
+    from collections.abc import Callable, Mapping, Sequence
+    from types import ModuleType
+    from typing import TypeAlias
 
-    from acm_export.engine.check import EngineCheck
-    from acm_export.engine.passport import Checked
+    from acm_export.base.progress import Progress
+    from acm_export.data.batches import DataSource
+    from acm_export.engine.passport import Comparison
+    from acm_export.engine.profiles import Shapes
+
+    AnyPath: TypeAlias = str | os.PathLike[str]
+    ShapesOption: TypeAlias = str | Mapping[str, Sequence[int]]
+
+PLANNED_VERSIONS = ((8, 5), (10, 3), (11, 0))
+"""Versions that a dry run without TensorRT shows: one for each generation of TensorRT's interface."""
 
 
 @dataclass(frozen=True)
-class EnginePlan:
-    """What would be built.
+class EngineResult:
+    """Result of :func:`build_engine`.
 
     Args:
-        prepared: The model for the TensorRT.
-        settings: How.
-        output: The engine to write.
+        model: ONNX file that the engine is built from.
+        output: Path of the engine.
+        plans: What was built; after a dry run without TensorRT, what each generation of TensorRT would build.
+        passport: What the engine was built from and how it compared; None after a dry run.
     """
 
-    prepared: Prepared
-    settings: BuilderSettings
+    model: Path
     output: Path
+    plans: tuple[EnginePlan, ...]
+    passport: Passport | None = None
+
+    def to_json(self) -> dict[str, object]:
+        """The result for ``--json``."""
+        return {
+            "output": str(self.output),
+            "dry_run": self.passport is None,
+            "plans": [plan.to_json() for plan in self.plans],
+            "passport": None if self.passport is None else self.passport.to_json(),
+        }
+
+
+def build_engine(
+    model: AnyPath,
+    output: AnyPath,
+    *,
+    min_shapes: ShapesOption | None = None,
+    opt_shapes: ShapesOption | None = None,
+    max_shapes: ShapesOption | None = None,
+    counts: bool = True,
+    threshold_inputs: bool = False,
+    tf32: bool = False,
+    timing_cache: AnyPath | None = None,
+    plugin: AnyPath | None = None,
+    tensorrt_root: AnyPath | None = None,
+    cuda_root: AnyPath | None = None,
+    tactic_sources: str | None = None,
+    data: AnyPath | DataSource | None = None,
+    processor: AnyPath | None = None,
+    check: bool = True,
+    save_onnx: AnyPath | None = None,
+    dry_run: bool = False,
+    progress: Progress | None = None,
+) -> EngineResult:
+    """Build a TensorRT engine on this machine and write it with its passport, ``OUTPUT.json``.
+
+    Args:
+        model: An ONNX file written by acm-export, for any target.
+        output: Engine to write. An engine that fails the comparison is not written.
+        min_shapes: Smallest input shapes, as ``name:1x3x224x224,...`` or a mapping; by default a batch of 1.
+        opt_shapes: Input shapes to optimize for; by default those of the export.
+        max_shapes: Largest input shapes; by default a batch of 8.
+        counts: Whether the engine outputs the learner counts of each layer, at the cost of one copy per layer.
+        threshold_inputs: Whether the engine takes thresholds as inputs instead of a budget.
+        tf32: Whether float32 products outside the plugin may be rounded to TF32.
+        timing_cache: TensorRT timing cache to read, if it exists, and to write.
+        plugin: Plugin library; by default it is compiled and written beside the engine.
+        tensorrt_root: Folder of TensorRT, for compiling the plugin; by default the usual places are searched.
+        cuda_root: Folder of CUDA, for compiling the plugin; by default the usual places are searched.
+        tactic_sources: Changes of the builder's default, as in ``-CUDNN,+CUBLAS``.
+        data: Samples for the comparison, as for :func:`acm_export.verify`; by default random inputs.
+        processor: Folder with preprocessor_config.json, for image data.
+        check: Whether to compare the engine with the portable file.
+        save_onnx: File to write with the model that TensorRT parses, for trtexec.
+        dry_run: Only plan; nothing is built, and TensorRT need not be installed.
+        progress: Receives the steps.
+
+    Raises:
+        UsageError: Options contradict each other or the model.
+        ModelFileError: The file was not written by acm-export.
+        MissingDependencyError: TensorRT is not installed, or ONNX Runtime for the comparison.
+        EngineError: There is no GPU, the registry, the parser or the builder fails, or the engine computes something
+            else than the portable file.
+        PluginError: The plugin library cannot be compiled.
+        OutputError: The output cannot be written.
+    """
+    model, output, progress = Path(model), Path(output), progress or Silent()
+    library, cache, saved, folder = map(_path, (plugin, timing_cache, save_onnx, processor))
+    given = (("--min-shapes", min_shapes), ("--opt-shapes", opt_shapes), ("--max-shapes", max_shapes))
+    low, best, high = (_shapes(value, option) for option, value in given)
+    if data is not None and not check:
+        raise UsageError(
+            "--data is for the comparison of the engine, which --no-check skips", "leave out --data or --no-check"
+        )
+    if isinstance(data, (str, os.PathLike)):
+        _check_outputs((model, library, Path(data)), output, saved, cache)
+        data = open_source(os.fspath(data), folder, model.absolute().parent)
+    else:
+        _check_outputs((model, library), output, saved, cache)
+    tensorrt = _tensorrt(required=not dry_run)
+    sources = () if tactic_sources is None else parse_tactic_sources(tactic_sources)
+    plans = []
+    for version in [host.version_of(tensorrt)] if tensorrt else PLANNED_VERSIONS:
+        with suppress(*() if tensorrt else (ExportError,)):  # TensorRT 8 cannot run bf16
+            plan = plan_engine(
+                model,
+                output,
+                version,
+                (low, best, high),
+                extra=ExtraIO(counts=counts, thresholds=threshold_inputs),
+                tf32=tf32,
+                timing_cache=cache,
+                tactic_sources=sources,
+            )
+            plans.append(plan if library is None else replace(plan, plugin=library))
+    if saved is not None:
+        save_for_trtexec(plans[-1].prepared, saved)
+        plans = [replace(plan, saved=saved) if plan.target == plans[-1].target else plan for plan in plans]
+    passport = None
+    if tensorrt is not None and not dry_run:
+        source = PluginSource(library, _path(tensorrt_root), _path(cuda_root))
+        prepared, settings = plans[0].prepared, plans[0].settings
+        make_check = partial(EngineCheck, prepared, settings.profiles, data) if check else None
+        passport = build_planned(plans[0], tensorrt, source, make_check, progress)
+    return EngineResult(model, output, tuple(plans), passport)
 
 
 @dataclass(frozen=True)
@@ -46,9 +169,9 @@ class PluginSource:
     """Where the plugin library comes from.
 
     Args:
-        library: It; else it is compiled, or taken from the cache, and written beside the engine.
-        tensorrt_root: Where TensorRT's headers are; else they are looked for.
-        cuda_root: Where CUDA's headers are; else they are looked for.
+        library: A compiled library; None to compile one, or take it from the cache, and write it beside the engine.
+        tensorrt_root: Folder of TensorRT's headers; None to search the usual places.
+        cuda_root: Folder of CUDA's headers; None to search the usual places.
     """
 
     library: Path | None = None
@@ -56,106 +179,111 @@ class PluginSource:
     cuda_root: Path | None = None
 
 
-def plan(
-    model: Path,
-    output: Path,
-    version: tuple[int, int],
-    shapes: tuple[Shapes, Shapes, Shapes],
-    *,
-    tf32: bool = False,
-    timing_cache: Path | None = None,
-    tactic_sources: tuple[str, ...] = (),
-    ends: Ends = Ends(),  # noqa: B008  it is frozen
-) -> EnginePlan:
-    """Read the model and decide all that can be decided without TensorRT.
-
-    Args:
-        model: A file for any target.
-        output: The engine to write.
-        version: Major and minor of the TensorRT.
-        shapes: Smallest, best and largest, as given.
-        tf32: Whether float32 products may be rounded to TF32.
-        timing_cache: File to read and write.
-        tactic_sources: From :func:`acm_export.engine.settings.parse_tactic_sources`.
-        ends: What the engine takes and gives beside the inputs and outputs of the file.
-    """
-    prepared = prepare(model, target_for(version), ends)
-    chosen = profiles(prepared.inputs, prepared.manifest.example_inputs, *shapes)
-    settings = BuilderSettings(chosen, tf32, prepared.manifest.dtype == "fp16", timing_cache, tactic_sources)
-    return EnginePlan(prepared, settings, output)
-
-
-def build_engine(
+def build_planned(
     planned: EnginePlan,
-    tensorrt: Any,
+    tensorrt: ModuleType,
     plugin: PluginSource,
     make_check: Callable[[], EngineCheck] | None,
-    log: Callable[[str], None] = lambda _: None,
+    progress: Progress,
 ) -> Passport:
     """Build an engine and write it and its passport, each whole or not at all.
 
     Args:
         planned: What to build.
-        tensorrt: The module.
+        tensorrt: The TensorRT module.
         plugin: Where the plugin library comes from.
-        make_check: Makes, before the engine is built, what compares it with the portable file before it is written;
-            None leaves that out.
-        log: Receives a line for each step.
+        make_check: Makes the comparison before the engine is built, so that unusable data fail early; None to skip it.
+        progress: Receives the steps.
 
     Raises:
-        EngineError: There is no GPU, the registry, the parser or the builder refuses, or the comparison fails.
+        EngineError: There is no GPU, the registry, the parser or the builder fails, or the comparison does.
         PluginError: The plugin library cannot be compiled.
         OutputError: The output cannot be written.
     """
     output, prepared, settings = planned.output, planned.prepared, planned.settings
-    check_writable(output)
-    check_writable(passport_path(output))
-    if settings.timing_cache is not None:
-        check_writable(settings.timing_cache, "--timing-cache")
-    place = find_place(tensorrt)
+    platform = host.find_platform(tensorrt)
     check = None if make_check is None else make_check()
-    library = _with_plugin(planned, tensorrt, plugin, log)
-    log(f"building with TensorRT {place.tensorrt} for {place.gpu} ({place.arch})")
+    library = _load_plugin(planned, tensorrt, plugin, progress)
+    progress.stage(f"building with TensorRT {platform.tensorrt} for {platform.gpu} ({platform.arch})", None)
     engine = build(tensorrt, prepared, settings)
-    found = None if check is None else _checked(check, LoadedEngine(tensorrt, engine, str(output)), log)
+    comparison = None
+    if check is not None:
+        progress.stage("comparing the engine with the portable file in ONNX Runtime", None)
+        comparison = _compare(check, LoadedEngine(tensorrt, engine, str(output)))
     with staging_folder(output) as staging:
         written, beside = staging / output.name, passport_path(staging / output.name)
         written.write_bytes(engine)
         shapes = {name: [list(p.minimum), list(p.optimum), list(p.maximum)] for name, p in settings.profiles.items()}
         passport = Passport(
-            place, _file(prepared.source), None if library is None else _file(library), _file(written),
-            prepared.inputs, shapes, settings.tf32, prepared.manifest, found,
-        )  # fmt: skip
+            platform=platform,
+            model=_file(prepared.source),
+            plugin=None if library is None else _file(library),
+            engine=_file(written),
+            inputs=prepared.inputs,
+            profiles=shapes,
+            tf32=settings.tf32,
+            manifest=prepared.manifest,
+            comparison=comparison,
+        )
         beside.write_text(to_text(passport), encoding="utf-8")
         move_together_into_place([(beside, passport_path(output)), (written, output)])
     return passport
 
 
-def _with_plugin(planned: EnginePlan, tensorrt: Any, source: PluginSource, log: Callable[[str], None]) -> Path | None:
-    """The plugin library, in TensorRT's registry; None where the model has no ACM layer."""
+def _load_plugin(planned: EnginePlan, tensorrt: ModuleType, source: PluginSource, progress: Progress) -> Path | None:
+    """Compile the plugin library if needed and load it; None for a model without ACM layers."""
     if not planned.prepared.manifest.layers:
         return None
     library = source.library
     if library is None:
         headers = tensorrt_headers(source.tensorrt_root)
-        if headers.version[0] != version_of(tensorrt)[0]:
+        if headers.version[0] != host.version_of(tensorrt)[0]:
             raise EngineError(
-                f"the TensorRT headers in {headers.folder} are of {headers.version_text}, here is "
-                f"{tensorrt.__version__}: the plugin is compiled with those of the same TensorRT",
-                "name them with --tensorrt-root, or a library that is compiled with --plugin",
+                f"the TensorRT headers in {headers.folder} are of version {headers.version_text}, but TensorRT "
+                f"{tensorrt.__version__} is installed; the plugin needs headers of the same major version",
+                "name matching headers with --tensorrt-root, or a compiled library with --plugin",
             )
         library = planned.output.absolute().parent / LIBRARY
-        build_plugin(library, tensorrt_root=source.tensorrt_root, cuda_root=source.cuda_root, log=log)
+        build_plugin(library, tensorrt_root=source.tensorrt_root, cuda_root=source.cuda_root, progress=progress)
     load_plugin(tensorrt, library)
     return library
 
 
-def _checked(check: EngineCheck, engine: LoadedEngine, log: Callable[[str], None]) -> Checked:
-    log("comparing the engine with the portable file in ONNX Runtime")
+def _compare(check: EngineCheck, engine: LoadedEngine) -> Comparison:
     try:
         return check.run(engine)
     finally:
         engine.close()
+
+
+def _check_outputs(read: tuple[Path | None, ...], output: Path, save_onnx: Path | None, cache: Path | None) -> None:
+    inputs = [part for path in read if path is not None for part in files_of(path)]
+    written = {"-o": output, "the passport": passport_path(output), "--save-onnx": save_onnx}
+    check_apart(inputs, written | {"--timing-cache": cache})
+    check_writable(output)
+    check_writable(passport_path(output))
+    for option, path in (("--save-onnx", save_onnx), ("--timing-cache", cache)):
+        if path is not None:
+            check_writable(path, option)
+
+
+def _tensorrt(*, required: bool) -> ModuleType | None:
+    try:
+        return host.find_tensorrt()
+    except MissingDependencyError:
+        if required:
+            raise
+        return None
+
+
+def _shapes(value: ShapesOption | None, option: str) -> Shapes:
+    if value is None:
+        return {}
+    return parse_shapes(value, option) if isinstance(value, str) else {name: tuple(s) for name, s in value.items()}
+
+
+def _path(value: AnyPath | None) -> Path | None:
+    return None if value is None else Path(value)
 
 
 def _file(path: Path) -> File:

@@ -1,4 +1,4 @@
-"""The plugin library in TensorRT's registry, checked before anything is parsed."""
+"""Load the plugin library into TensorRT's registry, before anything is parsed."""
 
 from __future__ import annotations
 
@@ -8,50 +8,54 @@ from typing import TYPE_CHECKING, Any
 from acm_export.base.errors import EngineError
 from acm_export.base.files import sha256_of
 from acm_export.machine.plugin_library import check_plugin_library
-from acm_export.machine.processes import ask
+from acm_export.machine.processes import probe
 from acm_export.machine.versions import numbers
 from acm_export.op.signature import NAME
 from acm_export.plugins.identity import PLUGIN_NAMESPACE, PLUGIN_VERSION
 
 if TYPE_CHECKING:
     from pathlib import Path
+    from types import ModuleType
 
 _BUILD = "compile it for this TensorRT: acm-export build-plugin"
 
 
 def check_library(path: Path, version: str) -> None:
-    """Look at the library in another process, before this one loads it.
+    """Check the library in another process before this one loads it.
 
     Args:
-        path: The library.
-        version: Of the TensorRT that it is for.
+        path: Path of the plugin library.
+        version: Version of the installed TensorRT.
 
     Raises:
-        EngineError: It cannot be loaded, is not the plugin, lacks entry points, or is built for another TensorRT.
+        EngineError: The library cannot be loaded, is not the plugin, lacks entry points, or was built for another
+            TensorRT.
     """
     finding = check_plugin_library(path)
     if finding.state != "ok":
         raise EngineError(finding.found, finding.fix)
-    built_for = ask("library", str(path.absolute())).value["built_for"]
+    built_for = probe("library", str(path.absolute())).value["built_for"]
     if numbers(built_for)[0] != numbers(version)[0]:
-        raise EngineError(f"{path} is built for TensorRT {built_for}, here is {version}", _BUILD)
+        raise EngineError(f"{path} was built for TensorRT {built_for}, but {version} is installed", _BUILD)
 
 
-_LOADED: dict[int, tuple[Any, str]] = {}
-"""TensorRT modules of this process, and the SHA-256 of the plugin library in their registry: a registry refuses to load
-a creator that it has, and keeps it for the life of the process."""
+_LOADED: dict[int, tuple[ModuleType, str]] = {}
+"""TensorRT modules by ``id``, each with the SHA-256 of the plugin library in its registry. A registry keeps a creator
+for the life of the process and rejects a second one of the same name."""
 
 
-def load_plugin(tensorrt: Any, path: Path) -> None:
-    """Load the library into TensorRT's registry and look for the op's creator there; the same one again does nothing.
+def load_plugin(tensorrt: ModuleType, path: Path) -> None:
+    """Load the library into TensorRT's registry and check that the registry lists the plugin.
+
+    Loading the same library again does nothing.
 
     Args:
-        tensorrt: The module.
-        path: The library.
+        tensorrt: The TensorRT module.
+        path: Path of the plugin library.
 
     Raises:
-        EngineError: It cannot be loaded, another one was before, or the registry does not have the creator under the
-            name, version and namespace that the parser will ask for.
+        EngineError: The library cannot be loaded, the process has loaded another one, or the registry does not list the
+            creator under the name, version and namespace that the parser asks for.
     """
     check_library(path, tensorrt.__version__)
     digest = sha256_of(path)
@@ -60,28 +64,28 @@ def load_plugin(tensorrt: Any, path: Path) -> None:
         return
     if loaded is not None:
         raise EngineError(
-            f"{path} (SHA-256 {digest}) is another plugin library than the one that this process has loaded ({loaded})",
-            "use one plugin library in a process",
+            f"{path} (SHA-256 {digest}) is another plugin library than the one already loaded (SHA-256 {loaded})",
+            "use one plugin library per process",
         )
     registry = tensorrt.get_plugin_registry()
-    if not _has_creator(registry):  # the program may have loaded it itself
+    if not _has_creator(registry):  # the program may have loaded the library itself
         _load(tensorrt, registry, path)
     if not _has_creator(registry):
         listed = registry.all_creators if hasattr(registry, "all_creators") else registry.plugin_creator_list
         there = [f"version {c.plugin_version!r} in {c.plugin_namespace!r}" for c in listed if c.name == NAME]
         raise EngineError(
-            f"TensorRT {tensorrt.__version__} has no {NAME} of version {PLUGIN_VERSION!r} in the namespace "
-            f"{PLUGIN_NAMESPACE!r} after loading {path}; it has {', '.join(there) or 'none'}",
+            f"TensorRT {tensorrt.__version__} does not list {NAME} version {PLUGIN_VERSION!r} in namespace "
+            f"{PLUGIN_NAMESPACE!r} after loading {path}; it lists {', '.join(there) or 'none'}",
             _BUILD,
         )
     _LOADED[id(tensorrt)] = tensorrt, digest
 
 
-def _load(tensorrt: Any, registry: Any, path: Path) -> None:
+def _load(tensorrt: ModuleType, registry: Any, path: Path) -> None:
     if not hasattr(registry, "load_library"):  # before TensorRT 8.6
         ctypes.CDLL(str(path.absolute()), mode=ctypes.RTLD_GLOBAL)
-    elif registry.load_library(str(path.absolute())) is None:  # it raises nothing
-        raise EngineError(f"TensorRT {tensorrt.__version__} does not load {path}; its log says why", _BUILD)
+    elif registry.load_library(str(path.absolute())) is None:  # it never raises
+        raise EngineError(f"TensorRT {tensorrt.__version__} cannot load {path}; see its log", _BUILD)
 
 
 def _has_creator(registry: Any) -> bool:

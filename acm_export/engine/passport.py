@@ -1,4 +1,4 @@
-"""What is known about an engine, in a JSON file beside it, and refusing one that cannot work here."""
+"""The passport of an engine: a JSON file beside it that says what it was built from, for which GPU and TensorRT."""
 
 from __future__ import annotations
 
@@ -21,37 +21,22 @@ from acm_export.base.json_fields import (
     Kind,
     checked,
 )
+from acm_export.engine.host import Platform
 from acm_export.onnx_file.manifest import Manifest, parse_manifest
 from acm_export.onnx_file.model_file import data_files, read_model
 
 if TYPE_CHECKING:
     from pathlib import Path
 
-SCHEMA = 1
-_AGAIN = "build it on this machine: acm-export build-engine"
-
-
-@dataclass(frozen=True)
-class Place:
-    """Where engines are built or used.
-
-    Args:
-        tensorrt: Version.
-        gpu: Name.
-        arch: As in ``sm_87``.
-    """
-
-    tensorrt: str
-    gpu: str
-    arch: str
+SCHEMA = 2
+_REBUILD = "rebuild it on this machine: acm-export build-engine"
 
 
 @dataclass(frozen=True)
 class File:
-    """A file that an engine was made of: its name, and the SHA-256 of its content.
+    """Name and SHA-256 of a file that belongs to an engine.
 
-    The weights of a large model lie in a file that is named after its own content, so the digest of the model stands
-    for them too.
+    The weights of a large model are in a file named after its own content, so the digest of the model covers them.
     """
 
     name: str
@@ -59,16 +44,18 @@ class File:
 
 
 @dataclass(frozen=True)
-class Checked:
-    """What the comparison with the portable file found (agreement.py), summed over its settings.
+class Comparison:
+    """Result of comparing an engine with the portable file (agreement.py), summed over all settings.
 
     Args:
-        settings: Settings of the dials that were run.
-        error: Largest error over samples that were routed alike, relative to the largest value; None without such.
-        samples: That were compared.
-        alike: Of them, routed alike.
-        routed_differently: Tokens, over all layers; None for an engine that does not give its counts.
-        tokens: Over all layers.
+        settings: Number of settings that were run, each with its own budget or thresholds.
+        error: Largest error over samples with equal learner counts, relative to the largest value; None where no
+            sample had equal counts.
+        samples: Number of samples that were compared.
+        alike: Number of samples with equal learner counts in every token.
+        routed_differently: Number of tokens with another learner count, over all layers; None for an engine without
+            learner counts.
+        tokens: Number of tokens, over all layers.
     """
 
     settings: int
@@ -81,21 +68,21 @@ class Checked:
 
 @dataclass(frozen=True)
 class Passport:
-    """An engine.
+    """What an engine was built from, for, and how it compared.
 
     Args:
-        place: Where it was built.
-        model: The ONNX file.
-        plugin: The plugin library; None where the model has no ACM layer.
-        engine: The engine itself.
-        inputs: Shapes of its inputs, with names for dynamic dimensions.
-        profiles: For each input with a dynamic dimension: smallest, best and largest shape.
+        platform: GPU and TensorRT that it was built with.
+        model: ONNX file that it was built from.
+        plugin: Plugin library; None for a model without ACM layers.
+        engine: The engine file.
+        inputs: Input shapes, with names for dynamic dimensions.
+        profiles: For each input with a dynamic dimension: smallest, optimal and largest shape.
         tf32: Whether float32 products may be rounded to TF32.
-        manifest: Of the model as it was built.
-        checked: What the comparison with the portable file found; None where none was made.
+        manifest: Manifest of the model that TensorRT parsed.
+        comparison: Result of the comparison with the portable file; None if it was skipped.
     """
 
-    place: Place
+    platform: Platform
     model: File
     plugin: File | None
     engine: File
@@ -103,25 +90,25 @@ class Passport:
     profiles: dict[str, list[list[int]]]
     tf32: bool
     manifest: Manifest
-    checked: Checked | None = None
+    comparison: Comparison | None = None
 
-    def to_json(self) -> dict[str, Any]:
-        """The document."""
+    def to_json(self) -> dict[str, object]:
+        """The passport as a JSON document."""
         return {"schema": SCHEMA} | asdict(self) | {"manifest": self.manifest.to_json()}
 
 
 def to_text(passport: Passport) -> str:
-    """The document as text."""
+    """The text of the JSON file."""
     return json.dumps(passport.to_json(), indent=2, sort_keys=True, allow_nan=False) + "\n"
 
 
 def passport_path(engine: Path) -> Path:
-    """Where the file about an engine lies."""
+    """Path of the passport of an engine."""
     return engine.with_name(engine.name + ".json")
 
 
 def files_of(path: Path) -> tuple[Path, ...]:
-    """A model or engine and what belongs to it: the file about an engine, and the data beside an ONNX file."""
+    """A model or engine with the files that belong to it: passport, external data of an ONNX file."""
     beside = [passport_path(path)] if passport_path(path).is_file() else []
     if path.suffix == ".onnx" and path.is_file():
         beside += [path.parent / name for name in data_files(read_model(path))]
@@ -129,61 +116,68 @@ def files_of(path: Path) -> tuple[Path, ...]:
 
 
 def read_passport(engine: Path) -> Passport:
-    """Read what is known about an engine.
+    """Read the passport of an engine.
 
     Raises:
-        EngineError: There is no such file, or it is broken or of a newer version.
+        EngineError: The passport is missing, broken, or has another schema.
     """
     path = passport_path(engine)
     try:
         content = json.loads(path.read_text(encoding="utf-8"))
         schema = content.pop("schema", None) if isinstance(content, dict) else None
         if schema != SCHEMA:
-            raise EngineError(f"{path} has schema {schema!r}, this version reads {SCHEMA}", _AGAIN)
+            raise EngineError(f"{path} has schema {schema!r}; this version reads schema {SCHEMA}", _REBUILD)
         return _parse(content, path)
     except FileNotFoundError as error:
-        raise EngineError(f"there is no {path}, which says what {engine} was built for", _AGAIN) from error
+        raise EngineError(f"{engine} has no passport: {path} does not exist", _REBUILD) from error
     except (OSError, ValueError, RecursionError, BrokenFieldError, ModelFileError) as error:
-        raise EngineError(f"{path} cannot be used: {error}", _AGAIN) from error
+        raise EngineError(f"{path} is not a valid engine passport: {error}", _REBUILD) from error
 
 
-def check_usable(engine: Path, plugin: Path, here: Place) -> Passport:
-    """Refuse an engine before TensorRT does: of another GPU or version, changed, or without its plugin.
+def check_usable(engine: Path, plugin: Path, here: Platform) -> Passport:
+    """Check that an engine can run here, before TensorRT loads it.
 
     Args:
-        engine: It.
-        plugin: The plugin library to use it with; does not matter where the model has no ACM layer.
-        here: This machine.
+        engine: Path of the engine.
+        plugin: Path of the plugin library; ignored for a model without ACM layers.
+        here: GPU and TensorRT of this machine.
+
+    Returns:
+        The engine's passport.
 
     Raises:
         UsageError: There is no such engine.
-        EngineError: It cannot work here; says what it was built for and what is here.
+        EngineError: The engine was modified, was built for another GPU or TensorRT, or its plugin library is missing or
+            another one.
     """
     check_input(engine)
     found = read_passport(engine)
+    built = found.platform
     for what, theirs, ours in (
-        ("for TensorRT", found.place.tensorrt, here.tensorrt),
-        ("on the GPU", f"{found.place.gpu} ({found.place.arch})", f"{here.gpu} ({here.arch})"),
+        ("for TensorRT", built.tensorrt, here.tensorrt),
+        ("on the GPU", f"{built.gpu} ({built.arch})", f"{here.gpu} ({here.arch})"),
     ):
         if theirs != ours:
-            raise EngineError(f"{engine} was built {what} {theirs}, here is {ours}", _AGAIN)
+            raise EngineError(f"{engine} was built {what} {theirs}; this machine has {ours}", _REBUILD)
     described = [(engine, found.engine)]
     if found.plugin is not None:
         if not plugin.is_file():
             raise EngineError(
-                f"there is no plugin library {plugin}, which {engine} needs",
-                f"bring {found.plugin.name} along, or name it with --plugin; else {_AGAIN}",
+                f"{engine} needs the plugin library {plugin}, which does not exist",
+                f"copy {found.plugin.name} beside the engine, or name it with --plugin; else {_REBUILD}",
             )
         described.append((plugin, found.plugin))
     for path, file in described:
         if (actual := sha256_of(path)) != file.sha256:
             raise EngineError(
-                f"{path} is not what {passport_path(engine)} describes: SHA-256 {actual}, there {file.sha256}", _AGAIN
+                f"{path} was modified or replaced: its SHA-256 is {actual}, but {passport_path(engine)} lists "
+                f"{file.sha256}",
+                _REBUILD,
             )
     return found
 
 
-def _is_dimension(value: Any) -> bool:
+def _is_dimension(value: object) -> bool:
     return isinstance(value, str) or WHOLE.holds(value)
 
 
@@ -193,24 +187,35 @@ def _is_shapes(value: Any) -> bool:
 
 
 _PASSPORT = {
-    "place": OBJECT, "model": OBJECT, "plugin": OBJECT_OR_NULL, "engine": OBJECT, "inputs": OBJECT, "profiles": OBJECT,
-    "tf32": BOOL, "manifest": OBJECT, "checked": OBJECT_OR_NULL,
-}  # fmt: skip
-_PLACE = dict.fromkeys(("tensorrt", "gpu", "arch"), TEXT)
+    "platform": OBJECT,
+    "model": OBJECT,
+    "plugin": OBJECT_OR_NULL,
+    "engine": OBJECT,
+    "inputs": OBJECT,
+    "profiles": OBJECT,
+    "tf32": BOOL,
+    "manifest": OBJECT,
+    "comparison": OBJECT_OR_NULL,
+}
+_PLATFORM = dict.fromkeys(("tensorrt", "gpu", "arch"), TEXT)
 _FILE = {"name": TEXT, "sha256": TEXT}
-_CHECKED = {
-    "settings": WHOLE, "error": NUMBER_OR_NULL, "samples": WHOLE, "alike": WHOLE,
-    "routed_differently": WHOLE_OR_NULL, "tokens": WHOLE,
-}  # fmt: skip
+_COMPARISON = {
+    "settings": WHOLE,
+    "error": NUMBER_OR_NULL,
+    "samples": WHOLE,
+    "alike": WHOLE,
+    "routed_differently": WHOLE_OR_NULL,
+    "tokens": WHOLE,
+}
 _DIMENSIONS = Kind("a list of sizes and names", lambda v: LIST.holds(v) and all(map(_is_dimension, v)))
 _SHAPES = Kind("three shapes", _is_shapes)
 
 
 def _parse(content: dict[str, Any], path: Path) -> Passport:
     fields = checked(content, _PASSPORT, "")
-    inputs, shapes, compared, plugin = (fields[name] for name in ("inputs", "profiles", "checked", "plugin"))
+    inputs, shapes, comparison, plugin = (fields[name] for name in ("inputs", "profiles", "comparison", "plugin"))
     return Passport(
-        Place(**checked(fields["place"], _PLACE, "place.")),
+        Platform(**checked(fields["platform"], _PLATFORM, "platform.")),
         File(**checked(fields["model"], _FILE, "model.")),
         None if plugin is None else File(**checked(plugin, _FILE, "plugin.")),
         File(**checked(fields["engine"], _FILE, "engine.")),
@@ -218,5 +223,5 @@ def _parse(content: dict[str, Any], path: Path) -> Passport:
         checked(shapes, dict.fromkeys(shapes, _SHAPES), "profiles."),
         fields["tf32"],
         parse_manifest(fields["manifest"], path),
-        None if compared is None else Checked(**checked(compared, _CHECKED, "checked.")),
+        None if comparison is None else Comparison(**checked(comparison, _COMPARISON, "comparison.")),
     )

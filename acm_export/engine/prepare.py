@@ -1,4 +1,4 @@
-"""A file for any target, as the TensorRT at hand needs it; in memory, the file stays as it is."""
+"""Rewrite an ONNX file of any target in memory for the installed TensorRT; the file itself is not changed."""
 
 from __future__ import annotations
 
@@ -25,12 +25,13 @@ OLDEST = (8, 5)
 
 
 @dataclass(frozen=True)
-class Ends:
-    """What an engine takes and gives beside the inputs and outputs of the file.
+class ExtraIO:
+    """Inputs and outputs that an engine has in addition to those of the file.
 
     Args:
-        counts: Learner counts of each layer as the outputs ``counts/<layer>``, by which budgets are measured.
-        thresholds: Thresholds of each layer as the inputs ``<layer>.thresholds``, in place of a budget or constants.
+        counts: Output the learner counts of each layer as ``counts/<layer>``; ``latency`` measures budgets by them.
+        thresholds: Take the thresholds of each layer as the input ``<layer>.thresholds``, instead of a budget or
+            constants.
     """
 
     counts: bool = True
@@ -38,28 +39,26 @@ class Ends:
 
 
 @dataclass(frozen=True)
-class Prepared:
+class TensorRTModel:
     """A model for TensorRT's parser.
 
     Args:
-        model: With references to external data in the folder of ``source``.
-        manifest: With the new target.
-        source: The file that it was read from.
-        was: The target that the file has.
-        ends: What was added.
-        changed: Whether trtexec needs another file than ``source`` to build the same.
+        model: The graph, with references to external data in the folder of ``source``.
+        manifest: Manifest with the target of the installed TensorRT.
+        source: ONNX file that the model was read from.
+        extra: Inputs and outputs that were added.
+        changed: Whether trtexec needs another file than ``source`` to build the same engine.
     """
 
     model: onnx.ModelProto
     manifest: Manifest
     source: Path
-    was: str
-    ends: Ends
+    extra: ExtraIO
     changed: bool
 
     @property
     def inputs(self) -> dict[str, list[int | str]]:
-        """Shapes of the graph's inputs, with names for dynamic dimensions."""
+        """Input shapes of the graph, with names for dynamic dimensions."""
         return {
             value.name: [dim.dim_param or dim.dim_value for dim in value.type.tensor_type.shape.dim]
             for value in self.model.graph.input
@@ -67,32 +66,32 @@ class Prepared:
 
 
 def target_for(version: tuple[int, int]) -> str:
-    """Target that a TensorRT parses.
+    """The export target that a TensorRT version parses.
 
     Args:
-        version: Major and minor.
+        version: Major and minor version of TensorRT.
 
     Raises:
-        EngineError: The plugin is not made for it.
+        EngineError: The plugin does not support this version.
     """
     if version < OLDEST or (9, 0) <= version < FIRST_STRONGLY_TYPED:
         raise EngineError(
-            f"TensorRT {version[0]}.{version[1]} is not supported; the plugin is made for 8.5, 8.6 and 10.3 or later",
-            "install another TensorRT, for example: pip install 'tensorrt>=10.3'",
+            f"TensorRT {version[0]}.{version[1]} is not supported; the plugin needs 8.5, 8.6, or 10.3 and later",
+            "install a supported TensorRT, for example: pip install 'tensorrt>=10.3'",
         )
     return "tensorrt-8" if version < (9, 0) else "tensorrt"
 
 
-def prepare(path: Path, target: str, ends: Ends = Ends()) -> Prepared:
+def prepare(path: Path, target: str, extra: ExtraIO = ExtraIO()) -> TensorRTModel:
     """Read a file and rewrite it for TensorRT: no function bodies, plugin attributes, the budget a required input.
 
     Args:
-        path: A file that acm-export wrote, for any target.
+        path: A file written by acm-export, for any target.
         target: ``tensorrt`` or ``tensorrt-8``.
-        ends: What the engine takes and gives beside the file's inputs and outputs.
+        extra: Inputs and outputs to add.
 
     Raises:
-        ModelFileError: The file is not ours, or another tool changed it.
+        ModelFileError: The file was not written by acm-export, or was changed by another tool.
         ExportError: The target cannot express the model.
     """
     model = read_model(path)
@@ -101,30 +100,30 @@ def prepare(path: Path, target: str, ends: Ends = Ends()) -> Prepared:
     check_thresholds(model, manifest, path)
     before = _names(model)
     rewritten = retarget(model, manifest, target)
-    if ends.thresholds:
+    if extra.thresholds:
         rewritten = _take_thresholds(model, rewritten, path)
-    if ends.counts:
+    if extra.counts:
         counts_as_outputs(model)
     write_manifest(model, rewritten)
     changed = manifest.target != target or _names(model) != before
-    return Prepared(model, rewritten, path, manifest.target, ends, changed)
+    return TensorRTModel(model, rewritten, path, extra, changed)
 
 
 def _names(model: onnx.ModelProto) -> list[str]:
     return [value.name for value in (*model.graph.input, *model.graph.output)]
 
 
-def save_prepared(prepared: Prepared, path: Path) -> None:
-    """Write what the parser gets as a file, for trtexec; weights beside the source are shared.
+def save_for_trtexec(prepared: TensorRTModel, path: Path) -> None:
+    """Write the model that the parser gets as a file; external data of the source is shared.
 
     Raises:
-        OutputError: It cannot be written.
+        OutputError: The file cannot be written.
     """
     write_model(prepared.model, path, data_from=prepared.source.absolute().parent)
 
 
 def _take_thresholds(model: onnx.ModelProto, manifest: Manifest, path: Path) -> Manifest:
-    """Make thresholds inputs without default, which TensorRT's parser would turn into constants."""
+    """Make thresholds inputs without a default: TensorRT's parser turns inputs with a default into constants."""
     if manifest.calibration is not None and manifest.budget_input:
         budget_input.detach(model, stored_thresholds(model, manifest, path.parent))
         manifest = manifest.replaced(calibration=replace(manifest.calibration, budget_input=False))

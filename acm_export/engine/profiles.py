@@ -1,4 +1,4 @@
-"""The shapes that an engine serves: trtexec's syntax, and defaults from the shapes that the model was exported with."""
+"""Shapes that an engine serves: trtexec's syntax, and defaults from the shapes of the export."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ Shape = tuple[int, ...]
 Shapes = dict[str, Shape]
 
 DEFAULT_MAX_BATCH = 8
-"""Of a profile without --max-shapes: enough for a latency curve, small enough for the memory of a Jetson."""
+"""Largest batch without --max-shapes: enough for a latency curve, and fits into the memory of a Jetson."""
 
 _SCALAR = "scalar"
 _LARGEST = 2**31 - 1
@@ -24,7 +24,7 @@ _DIMENSIONS = re.compile(r"[1-9][0-9]*(x[1-9][0-9]*)*", re.ASCII)
 
 @dataclass(frozen=True)
 class Profile:
-    """Shapes of one input: the smallest, the one to be fastest at, and the largest."""
+    """Shapes of one input: smallest, the one to optimize for, and largest."""
 
     minimum: Shape
     optimum: Shape
@@ -32,23 +32,27 @@ class Profile:
 
 
 def parse_shapes(text: str, option: str) -> Shapes:
-    """Read ``name:1x3x224x224,other:1x128``; a name may hold colons, a shape ``scalar`` has no dimensions.
+    """Parse shapes in trtexec's syntax, as in ``name:1x3x224x224,other:1x128``.
+
+    A name may contain colons. The shape ``scalar`` has no dimensions.
 
     Args:
-        text: What was given.
-        option: That it was given to, for errors.
+        text: Value of the option.
+        option: Name of the option, for errors.
 
     Raises:
-        UsageError: It is not of that form, or names an input twice.
+        UsageError: The text does not follow that syntax, or names an input twice.
     """
     shapes: Shapes = {}
     for item in text.split(","):
         name, colon, dimensions = item.strip().rpartition(":")
         fits = dimensions == _SCALAR or _DIMENSIONS.fullmatch(dimensions)
         if fits and dimensions != _SCALAR and max(map(int, dimensions.split("x"))) > _LARGEST:
-            raise UsageError(f"{option}: {item!r} has a dimension above {_LARGEST}, the largest of TensorRT")
+            raise UsageError(f"{option}: {item!r} has a dimension above {_LARGEST}, the largest that TensorRT supports")
         if not colon or not name or not fits:
-            raise UsageError(f"{option}: {item!r} is no shape", "write NAME:1x3x224x224, several separated by commas")
+            raise UsageError(
+                f"{option}: {item!r} is not a shape", "write NAME:1x3x224x224, or several separated by commas"
+            )
         if name in shapes:
             raise UsageError(f"{option} names {name} twice: {text!r}")
         shapes[name] = () if dimensions == _SCALAR else tuple(map(int, dimensions.split("x")))
@@ -56,12 +60,12 @@ def parse_shapes(text: str, option: str) -> Shapes:
 
 
 def format_shapes(shapes: Mapping[str, Shape]) -> str:
-    """As :func:`parse_shapes` reads them."""
+    """Shapes in the syntax of :func:`parse_shapes`."""
     return ",".join(f"{name}:{format_shape(shape)}" for name, shape in shapes.items())
 
 
 def format_shape(shape: Sequence[int | str]) -> str:
-    """As in ``1x3x224x224``."""
+    """A shape as in ``1x3x224x224``."""
     return "x".join(map(str, shape)) or _SCALAR
 
 
@@ -74,18 +78,19 @@ def profiles(
 ) -> dict[str, Profile]:
     """The profile of every input that has a dynamic dimension.
 
-    What is not given: the optimum is the example's shape, fitted into what is given; the minimum has 1 in the first
-    dimension where that is dynamic, the maximum :data:`DEFAULT_MAX_BATCH`; other dynamic dimensions are the optimum's.
+    Defaults: the optimum is the shape of the export, clipped to the given minimum and maximum. If the first dimension
+    is dynamic, it is 1 in the minimum and :data:`DEFAULT_MAX_BATCH` in the maximum. Other dynamic dimensions are those
+    of the optimum.
 
     Args:
-        inputs: Shapes of the graph, with names for dynamic dimensions.
-        examples: Shapes of one sample of the inputs that the model was exported with.
-        minimum: Given with --min-shapes, as are the other two with theirs.
-        optimum: --opt-shapes.
-        maximum: --max-shapes.
+        inputs: Input shapes of the graph, with names for dynamic dimensions.
+        examples: Input shapes that the model was exported with, for one sample.
+        minimum: Value of --min-shapes.
+        optimum: Value of --opt-shapes.
+        maximum: Value of --max-shapes.
 
     Raises:
-        UsageError: A shape does not fit the graph or the others, or names no input.
+        UsageError: A shape does not fit the graph or the other shapes, or names an unknown input.
     """
     for option, shapes in (("--min-shapes", minimum), ("--opt-shapes", optimum), ("--max-shapes", maximum)):
         for name, shape in shapes.items():
@@ -100,9 +105,10 @@ def profiles(
         high = high or _with_batch(graph, best, max(best[0], DEFAULT_MAX_BATCH))
         if not all(a <= b <= c for a, b, c in zip(low, best, high, strict=True)):
             raise UsageError(
-                f"shapes of {name} are not in order: min {format_shape(low)}, opt {format_shape(best)}, "
+                f"shapes of {name} must not shrink from min to opt to max in any dimension: "
+                f"min {format_shape(low)}, opt {format_shape(best)}, "
                 f"max {format_shape(high)}",
-                "min may be no larger than opt, and opt no larger than max, in every dimension",
+                "change --min-shapes, --opt-shapes or --max-shapes",
             )
         found[name] = Profile(low, best, high)
     return found
@@ -110,12 +116,10 @@ def profiles(
 
 def _check(option: str, name: str, shape: Shape, inputs: Mapping[str, Sequence[int | str]]) -> None:
     if name not in inputs:
-        raise UsageError(f"{option} names {name}, the model's inputs are {', '.join(inputs)}")
+        raise UsageError(f"{option}: the model has no input {name}; its inputs are {', '.join(inputs)}")
     graph = inputs[name]
     if len(shape) != len(graph) or any(isinstance(d, int) and d != s for d, s in zip(graph, shape, strict=True)):
-        raise UsageError(
-            f"{option}: {name} has the shape {format_shape(graph)} in the model, not {format_shape(shape)}"
-        )
+        raise UsageError(f"{option}: {name} has shape {format_shape(graph)} in the model, not {format_shape(shape)}")
 
 
 def _default(
@@ -130,8 +134,8 @@ def _default(
         if given := low or high:
             return given
         raise UsageError(
-            f"the model does not say which shapes {name} ({format_shape(graph)}) is used with",
-            f"name them with --opt-shapes {name}:{format_shape([d if isinstance(d, int) else 1 for d in graph])}",
+            f"the file does not say which shapes of {name} ({format_shape(graph)}) to optimize for",
+            f"set them with --opt-shapes {name}:{format_shape([d if isinstance(d, int) else 1 for d in graph])}",
         )
     chosen = [d if isinstance(d, int) else e for d, e in zip(graph, example, strict=True)]
     chosen = [max(c, bound) for c, bound in zip(chosen, low or chosen, strict=True)]

@@ -1,6 +1,6 @@
-"""Run an engine: load it with its plugin, feed it from host memory, and tell the times of the device apart.
+"""Run an engine: load it with its plugin, feed it from host memory, and time it on the device.
 
-The names of TensorRT's Python functions are those that its bindings have from 8.5 to 11.1.
+Only names that TensorRT's Python bindings have from 8.5 to 11.1 are used.
 """
 
 from __future__ import annotations
@@ -12,9 +12,9 @@ import numpy as np
 
 from acm_export.base.errors import EngineError
 from acm_export.data.batches import GraphInput
+from acm_export.engine import host
 from acm_export.engine.context import EngineIO, ExecutionContext, Tensor
 from acm_export.engine.library import load_plugin
-from acm_export.engine.machine import find_place, find_tensorrt
 from acm_export.engine.passport import check_usable
 from acm_export.machine.versions import numbers
 from acm_export.plugins.tensorrt.build import LIBRARY
@@ -22,38 +22,41 @@ from acm_export.runtimes.cuda_driver import Driver
 
 if TYPE_CHECKING:
     from pathlib import Path
+    from types import ModuleType
 
     from acm_export.engine.passport import Passport
 
-    Arrays = dict[str, np.ndarray[Any, Any]]
-
 _DTYPES = {
-    "FLOAT": np.float32, "HALF": np.float16, "INT8": np.int8, "INT32": np.int32, "INT64": np.int64,
-    "BOOL": np.bool_, "UINT8": np.uint8,
-}  # fmt: skip
-
+    "FLOAT": np.float32,
+    "HALF": np.float16,
+    "INT8": np.int8,
+    "INT32": np.int32,
+    "INT64": np.int64,
+    "BOOL": np.bool_,
+    "UINT8": np.uint8,
+}
 
 _SHARES_PROFILES = (10,)
-"""The first TensorRT whose contexts share a profile. Before it, every context that is in use needs one of its own, and
-so an engine of its own, as trtexec gives each of its streams."""
+"""First TensorRT whose contexts can share an optimization profile. Before it, every context in use needs a profile of
+its own, so it gets an engine of its own, as each stream of trtexec does."""
 
 
 class Engine:
-    """A loaded engine.
+    """An engine that ``build-engine`` wrote.
 
     Args:
-        path: From ``build-engine``, with its passport beside it.
-        plugin: The plugin library it was built with; by default the one beside it.
+        path: Path of the engine; its passport is beside it.
+        plugin: Plugin library that it was built with; by default the one beside it.
 
     Raises:
-        EngineError: It was built for another GPU or TensorRT, was changed, lacks its plugin, or does not load.
+        EngineError: The engine was built for another GPU or TensorRT, was modified, lacks its plugin, or does not load.
         MissingDependencyError: TensorRT is not installed.
     """
 
     def __init__(self, path: Path, plugin: Path | None = None) -> None:
-        tensorrt = find_tensorrt(builder=False)
+        tensorrt = host.find_tensorrt(builder=False)
         library = plugin or path.absolute().parent / LIBRARY
-        self.passport: Passport = check_usable(path, library, find_place(tensorrt))
+        self.passport: Passport = check_usable(path, library, host.find_platform(tensorrt))
         if self.passport.plugin is not None:
             load_plugin(tensorrt, library)
         self._loaded = LoadedEngine(tensorrt, path.read_bytes(), str(path))
@@ -66,32 +69,32 @@ class Engine:
         self.outputs = tuple(tensor.name for tensor in self._loaded.outputs)
 
     def context(self, *, cuda_graph: bool = False) -> ExecutionContext:
-        """Something that runs it, with memory and a stream of its own.
+        """A new execution context, with its own memory and stream.
 
         Args:
-            cuda_graph: Whether a run launches a graph that was captured from the first run of its shapes.
+            cuda_graph: Whether runs launch a CUDA graph, captured at the first run of each set of input shapes.
         """
         return self._loaded.context(cuda_graph=cuda_graph)
 
     def close(self) -> None:
-        """Give it back; close its contexts first."""
+        """Free the engine; close its contexts first."""
         self._loaded.close()
 
 
 class LoadedEngine:
-    """An engine in TensorRT's hands, without its passport.
+    """A deserialized engine, with or without a passport.
 
     Args:
-        tensorrt: The module, with the plugin in its registry.
-        content: The serialised engine.
-        name: For errors.
+        tensorrt: The TensorRT module, with the plugin in its registry.
+        content: The serialized engine.
+        name: Name of the engine for errors.
 
     Raises:
-        EngineError: TensorRT does not take it, or it has a tensor that cannot be fed from here.
+        EngineError: TensorRT cannot load the engine, or it has a tensor of an unsupported type or location.
         CudaError: There is no CUDA driver, or it fails.
     """
 
-    def __init__(self, tensorrt: Any, content: bytes, name: str) -> None:
+    def __init__(self, tensorrt: ModuleType, content: bytes, name: str) -> None:
         self.name, self._driver = name, Driver()
         self._logger = tensorrt.Logger(tensorrt.Logger.WARNING)
         self._runtime = tensorrt.Runtime(self._logger)
@@ -104,12 +107,12 @@ class LoadedEngine:
         into = [tensor for tensor, mode in modes.items() if mode == tensorrt.TensorIOMode.INPUT]
         for tensor in every:
             if self._engine.get_tensor_location(tensor) != tensorrt.TensorLocation.DEVICE:
-                raise EngineError(f"{name} wants {tensor} in host memory, which is not supported")
+                raise EngineError(f"{name}: {tensor} is in host memory; only device memory is supported")
         self.inputs = tuple(self._tensor(tensor, profile=True) for tensor in into)
         self.outputs = tuple(self._tensor(tensor, profile=False) for tensor in every if tensor not in into)
 
     def context(self, *, cuda_graph: bool = False) -> ExecutionContext:
-        """As :meth:`Engine.context`."""
+        """A new execution context; see :meth:`Engine.context`."""
         if self._engine is None:
             raise ValueError("the engine is closed")
         self._driver.enter()
@@ -117,15 +120,15 @@ class LoadedEngine:
         context = engine.create_execution_context()
         if context is None:
             raise EngineError(
-                f"TensorRT cannot make a context for {self.name}; its log above says why",
-                "most often the GPU has too little memory left: nvidia-smi shows who holds it",
+                f"TensorRT cannot create an execution context for {self.name}; see its log above",
+                "the GPU may be out of memory: nvidia-smi shows which processes use it",
             )
-        give_back = partial(self._idle.append, engine) if not self._shared else _nothing
+        release = None if self._shared else partial(self._idle.append, engine)
         io = EngineIO(self.name, self.inputs, self.outputs)
-        return ExecutionContext(io, context, self._driver, give_back, cuda_graph=cuda_graph)
+        return ExecutionContext(io, context, self._driver, release, cuda_graph=cuda_graph)
 
     def close(self) -> None:
-        """Drop the engine and the CUDA context."""
+        """Free the engine and release the CUDA context."""
         if self._engine is not None:
             self._idle.clear()
             self._engine = self._runtime = None
@@ -135,19 +138,15 @@ class LoadedEngine:
         engine = self._runtime.deserialize_cuda_engine(self._content)
         if engine is None:
             raise EngineError(
-                f"TensorRT {self._version} does not load {self.name}; its log above says why",
-                "build it on this machine: acm-export build-engine",
+                f"TensorRT {self._version} cannot load {self.name}; see its log above",
+                "rebuild it on this machine: acm-export build-engine",
             )
         return engine
 
     def _tensor(self, name: str, *, profile: bool) -> Tensor:
         kind = self._engine.get_tensor_dtype(name).name
         if kind not in _DTYPES:
-            raise EngineError(f"{self.name}: {name} is {kind}, which cannot be fed from here")
+            raise EngineError(f"{self.name}: {name} has type {kind}; supported are {', '.join(_DTYPES)}")
         shapes = self._engine.get_tensor_profile_shape(name, 0) if profile else ()
         shape = tuple(self._engine.get_tensor_shape(name))
         return Tensor(name, shape, np.dtype(_DTYPES[kind]), tuple(tuple(s) for s in shapes))
-
-
-def _nothing() -> None:
-    pass

@@ -1,4 +1,4 @@
-"""How the builder is told about precision, by names that differ from one TensorRT to the next."""
+"""Settings of TensorRT's builder, by the names that they have in each version."""
 
 from __future__ import annotations
 
@@ -11,6 +11,7 @@ from acm_export.base.errors import EngineError, UsageError
 if TYPE_CHECKING:
     from collections.abc import Sequence
     from pathlib import Path
+    from types import ModuleType
 
     from acm_export.engine.profiles import Profile
 
@@ -19,14 +20,14 @@ _TACTIC_SOURCE = re.compile(r"[+-][A-Z_]+")
 
 @dataclass(frozen=True)
 class BuilderSettings:
-    """What an engine is built with, apart from the model.
+    """How an engine is built.
 
     Args:
-        profiles: Of every input with a dynamic dimension.
+        profiles: Shapes of every input with a dynamic dimension.
         tf32: Whether float32 products outside the plugin may be rounded to TF32.
-        half: Whether the file is fp16.
-        timing_cache: File that is read, where it is there, and written.
-        tactic_sources: Libraries to take tactics from or not: sign and TensorRT's name, as in ``-CUDNN``.
+        half: Whether the model is fp16.
+        timing_cache: File to read, if it exists, and to write.
+        tactic_sources: Changes of the default tactic sources: a sign and TensorRT's name, as in ``-CUDNN``.
     """
 
     profiles: dict[str, Profile]
@@ -36,21 +37,21 @@ class BuilderSettings:
     tactic_sources: tuple[str, ...] = ()
 
 
-def network_flags(tensorrt: Any) -> int:
-    """Flags for ``create_network``: strongly typed where there is such a flag, by its name, since its bit moved."""
+def network_flags(tensorrt: ModuleType) -> int:
+    """Flags for ``create_network``: strongly typed where TensorRT can; looked up by name, because the bit moved."""
     flags = tensorrt.NetworkDefinitionCreationFlag
     name = "STRONGLY_TYPED" if _strongly_typed(tensorrt) else "EXPLICIT_BATCH"
     return 1 << int(getattr(flags, name)) if hasattr(flags, name) else 0
 
 
-def set_precision(tensorrt: Any, network: Any, config: Any, settings: BuilderSettings) -> None:
-    """Set the flags of the builder, and on TensorRT 8 the precision of every layer to what the file says.
+def set_precision(tensorrt: ModuleType, network: Any, config: Any, settings: BuilderSettings) -> None:
+    """Set the builder's precision flags; on TensorRT 8 also constrain every layer to the precision of the model.
 
     Args:
-        tensorrt: The module.
-        network: As parsed.
-        config: Of the builder; is changed.
-        settings: Of the build.
+        tensorrt: The TensorRT module.
+        network: Parsed network; its layers are changed on TensorRT 8.
+        config: Builder configuration; is changed.
+        settings: How the engine is built.
     """
     flags = tensorrt.BuilderFlag
     (config.set_flag if settings.tf32 else config.clear_flag)(flags.TF32)
@@ -63,29 +64,31 @@ def set_precision(tensorrt: Any, network: Any, config: Any, settings: BuilderSet
     for layer in (network.get_layer(i) for i in range(network.num_layers)):
         outputs = [layer.get_output(i).dtype for i in range(layer.num_outputs)]
         if layer.type in (kinds.PLUGIN_V2, kinds.SHAPE) or any(dtype not in types for dtype in outputs):
-            continue  # the plugin says itself which types it takes; the others have no precision
+            continue  # the plugin chooses its own types; shape and integer layers have no precision
         layer.precision = outputs[0]
         for index, dtype in enumerate(outputs):
             layer.set_output_type(index, dtype)
 
 
 def parse_tactic_sources(text: str) -> tuple[str, ...]:
-    """Read ``-CUDNN,+CUBLAS``, as trtexec takes it.
+    """Parse tactic sources in trtexec's syntax, as in ``-CUDNN,+CUBLAS``.
 
     Raises:
-        UsageError: It is not of that form.
+        UsageError: The text does not follow that syntax.
     """
     items = tuple(item.strip().upper() for item in text.split(","))
     if wrong := [item for item in items if not _TACTIC_SOURCE.fullmatch(item)]:
-        raise UsageError(f"--tactic-sources: {wrong[0]!r} is none", "write -CUDNN,+CUBLAS")
+        raise UsageError(
+            f"--tactic-sources: {wrong[0]!r} is not a tactic source with a sign", "for example: -CUDNN,+CUBLAS"
+        )
     return items
 
 
-def set_tactic_sources(tensorrt: Any, config: Any, changes: Sequence[str]) -> None:
-    """Change the builder's default libraries.
+def set_tactic_sources(tensorrt: ModuleType, config: Any, changes: Sequence[str]) -> None:
+    """Change the builder's default tactic sources.
 
     Raises:
-        EngineError: TensorRT does not know one.
+        EngineError: TensorRT does not know a source, or refuses the combination.
     """
     if not changes:
         return
@@ -93,12 +96,14 @@ def set_tactic_sources(tensorrt: Any, config: Any, changes: Sequence[str]) -> No
     for change in changes:
         if not hasattr(known, change[1:]):
             names = ", ".join(name for name in dir(known) if name.isupper())
-            raise EngineError(f"TensorRT {tensorrt.__version__} has no tactic source {change[1:]}", f"it has {names}")
+            raise EngineError(
+                f"TensorRT {tensorrt.__version__} has no tactic source {change[1:]}", f"choose from {names}"
+            )
         bit = 1 << int(getattr(known, change[1:]))
         bits = bits | bit if change[0] == "+" else bits & ~bit
     if not config.set_tactic_sources(bits):
-        raise EngineError(f"TensorRT {tensorrt.__version__} refuses the tactic sources {','.join(changes)}")
+        raise EngineError(f"TensorRT {tensorrt.__version__} rejects the tactic sources {','.join(changes)}")
 
 
-def _strongly_typed(tensorrt: Any) -> bool:
+def _strongly_typed(tensorrt: ModuleType) -> bool:
     return int(tensorrt.__version__.split(".")[0]) >= 10

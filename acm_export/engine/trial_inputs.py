@@ -1,4 +1,4 @@
-"""What an engine and its file are compared on: real data that fit the profile, or random numbers."""
+"""Inputs for the comparison of an engine: samples from the user's data, or random numbers."""
 
 from __future__ import annotations
 
@@ -17,19 +17,19 @@ if TYPE_CHECKING:
     from acm_export.engine.profiles import Profile
 
 _SAMPLES = 16
-"""Of data, at most: the portable file runs on the CPU, and this is a check and no evaluation."""
+"""Most samples of the data to compare on: the portable file runs on the CPU."""
 
 
 def batches(inputs: tuple[GraphInput, ...], profiles: Mapping[str, Profile], source: DataSource | None) -> list[Arrays]:
-    """What to run: data in batches of the best shape, or random numbers of the smallest and of the best shape.
+    """Batches of data in the optimal shape, or random numbers in the smallest and the optimal shape.
 
     Args:
-        inputs: Without dials.
-        profiles: Of those with a dynamic dimension.
-        source: Real data, or None.
+        inputs: Inputs of the model, without budget and thresholds.
+        profiles: Shapes of the inputs with a dynamic dimension.
+        source: The user's data, or None for random numbers.
 
     Raises:
-        UsageError: The data do not fit the model or the profile.
+        UsageError: The data does not fit the model or the profile.
     """
     return _random(inputs, profiles) if source is None else _real(inputs, profiles, source)
 
@@ -50,24 +50,26 @@ def _real(inputs: tuple[GraphInput, ...], profiles: Mapping[str, Profile], sourc
         batch = check_batch(arrays, inputs, source.name)
         misfit = next((text for value in inputs if (text := _misfit(batch.feeds, value, profiles))), None)
         if misfit and batch.samples == size:
-            raise UsageError(f"{source.name} has {misfit}", "--min-shapes and --max-shapes change that")
+            raise UsageError(f"{source.name}: {misfit}", "change the range with --min-shapes and --max-shapes")
         if not misfit:  # a last batch may be too short
             found.append(batch.feeds)
             taken += batch.samples
         if taken >= _SAMPLES:
             break
     if not found:
-        raise UsageError(f"{source.name} has fewer samples than the batch of {size}", "give more data")
+        raise UsageError(
+            f"{source.name} has fewer samples than the batch of {size}", "give more data, or set a smaller --opt-shapes"
+        )
     return found
 
 
 def _misfit(feeds: Arrays, value: GraphInput, profiles: Mapping[str, Profile]) -> str | None:
-    """What does not lie within the profile, in words."""
+    """Why a batch does not fit the profile, or None if it fits."""
     low, high = (_shape(value, profiles, end) for end in ("minimum", "maximum"))
     shape = feeds[value.name].shape
     if all(a <= b <= c for a, b, c in zip(low, shape, high, strict=True)):
         return None
-    return f"{value.name} of {format_shape(shape)}, the engine takes {format_shape(low)} to {format_shape(high)}"
+    return f"{value.name} has shape {format_shape(shape)}; the engine takes {format_shape(low)} to {format_shape(high)}"
 
 
 def _shape(value: GraphInput, profiles: Mapping[str, Profile], kind: str) -> tuple[int, ...]:

@@ -1,6 +1,6 @@
-"""What the doctor's child processes do: import, load and ask what may crash, and print the answer as JSON.
+"""Probes that run in child processes: import packages, load libraries and query drivers that may crash or hang.
 
-Each function is one question; its result is the answer. Knows only the standard library.
+Each function is one probe; its result is printed as JSON. Only the standard library is imported.
 """
 
 from __future__ import annotations
@@ -9,7 +9,7 @@ import ctypes
 import importlib
 import json
 import sys
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -19,32 +19,32 @@ _CAPABILITY_MAJOR, _CAPABILITY_MINOR, _INTEGRATED = 75, 76, 18  # CUdevice_attri
 _NO_DEVICE = 100  # CUDA_ERROR_NO_DEVICE
 
 
-def package(name: str) -> dict[str, Any]:
-    """Import a package: its version, as it says itself."""
+def package(name: str) -> dict[str, object]:
+    """Import a package and return its ``__version__``."""
     return {"version": getattr(importlib.import_module(name), "__version__", None)}
 
 
-def torch() -> dict[str, Any]:
-    """Import PyTorch: version and the CUDA that it is built for."""
+def torch() -> dict[str, object]:
+    """Import PyTorch and return its version and the CUDA version that it was built for."""
     module = importlib.import_module("torch")
     return {"version": module.__version__, "cuda": module.version.cuda}
 
 
-def onnxruntime() -> dict[str, Any]:
-    """Import ONNX Runtime: version and the execution providers that are built in."""
+def onnxruntime() -> dict[str, object]:
+    """Import ONNX Runtime and return its version and built-in execution providers."""
     module = importlib.import_module("onnxruntime")
     return {"version": module.__version__, "providers": module.get_available_providers()}
 
 
-def tensorrt(name: str) -> dict[str, Any]:
-    """Import a package of TensorRT: version, and whether it can parse ONNX and build engines."""
+def tensorrt(name: str) -> dict[str, object]:
+    """Import a TensorRT package and return its version and whether it can parse ONNX and build engines."""
     module = importlib.import_module(name)
     builder = hasattr(module, "Builder") and hasattr(module, "OnnxParser")
     return {"version": module.__version__, "builder": builder}
 
 
-def cuda() -> dict[str, Any]:
-    """Ask the CUDA driver for its version and its GPUs. Makes no context and takes no GPU memory."""
+def cuda() -> dict[str, object]:
+    """Query the CUDA driver for its version and GPUs, without creating a context or using GPU memory."""
     try:
         driver = ctypes.CDLL("libcuda.so.1")
     except OSError as error:
@@ -52,7 +52,7 @@ def cuda() -> dict[str, Any]:
     code = driver.cuInit(0)
     version = ctypes.c_int()
     _check(driver, driver.cuDriverGetVersion(ctypes.byref(version)))
-    report: dict[str, Any] = {"version": version.value, "gpus": []}
+    report: dict[str, object] = {"version": version.value, "gpus": []}
     if code == _NO_DEVICE:
         return report
     _check(driver, code)
@@ -62,7 +62,7 @@ def cuda() -> dict[str, Any]:
     return report
 
 
-def _gpu(driver: ctypes.CDLL, ordinal: int) -> dict[str, Any]:
+def _gpu(driver: ctypes.CDLL, ordinal: int) -> dict[str, object]:
     device, name = ctypes.c_int(), ctypes.create_string_buffer(_NAME_BYTES)
     _check(driver, driver.cuDeviceGet(ctypes.byref(device), ordinal))
     _check(driver, driver.cuDeviceGetName(name, _NAME_BYTES, device))
@@ -71,9 +71,7 @@ def _gpu(driver: ctypes.CDLL, ordinal: int) -> dict[str, Any]:
         value = ctypes.c_int()
         _check(driver, driver.cuDeviceGetAttribute(ctypes.byref(value), attribute, device))
         values.append(value.value)
-    return {
-        "name": name.value.decode(errors="replace"), "capability": values[:2], "integrated": bool(values[2])
-    }  # fmt: skip
+    return {"name": name.value.decode(errors="replace"), "capability": values[:2], "integrated": bool(values[2])}
 
 
 def _check(driver: ctypes.CDLL, code: int) -> None:
@@ -81,11 +79,11 @@ def _check(driver: ctypes.CDLL, code: int) -> None:
         text = ctypes.c_char_p()
         driver.cuGetErrorName(code, ctypes.byref(text))
         name = (text.value or b"unknown").decode(errors="replace")
-        raise OSError(f"the CUDA driver answers {name} ({code})")
+        raise OSError(f"the CUDA driver returned {name} ({code})")
 
 
-def library(path: str) -> dict[str, Any]:
-    """Load a shared library: the TensorRT that our plugin was built for, and TensorRT's entry points in it."""
+def library(path: str) -> dict[str, object]:
+    """Load a shared library and return the TensorRT it was built for and its entry points for TensorRT."""
     handle = ctypes.CDLL(path)
     names = ("getCreators", "getPluginCreators", "setLoggerFinder")
     if not hasattr(handle, "acm_built_for_tensorrt"):
@@ -95,8 +93,8 @@ def library(path: str) -> dict[str, Any]:
     return {"built_for": built_for, "entry_points": [name for name in names if hasattr(handle, name)]}
 
 
-def registry(name: str, path: str) -> dict[str, Any]:
-    """Load a plugin library into TensorRT's registry: what it lists then under GatedLearners."""
+def registry(name: str, path: str) -> dict[str, object]:
+    """Load a plugin library into TensorRT's registry and return what the registry lists for GatedLearners."""
     module = importlib.import_module(name)
     plugins = module.get_plugin_registry()
     if hasattr(plugins, "load_library"):
@@ -113,13 +111,13 @@ def registry(name: str, path: str) -> dict[str, Any]:
     return {"loaded": loaded, "creators": creators}
 
 
-QUESTIONS: dict[str, Callable[..., dict[str, Any]]] = {
+PROBES: dict[str, Callable[..., dict[str, object]]] = {
     function.__name__: function for function in (package, torch, onnxruntime, tensorrt, cuda, library, registry)
 }
 
 
 def main(arguments: list[str]) -> None:
-    """Answer one question."""
-    question, *rest = arguments
-    answer = QUESTIONS[question](*rest)
-    sys.stdout.write("\n" + json.dumps(answer) + "\n")
+    """Run one probe: its name, then its arguments."""
+    name, *rest = arguments
+    result = PROBES[name](*rest)
+    sys.stdout.write("\n" + json.dumps(result) + "\n")

@@ -1,9 +1,9 @@
-"""What a check found."""
+"""The result of one check of this machine."""
 
 from __future__ import annotations
 
 from dataclasses import asdict, dataclass
-from typing import Any, Literal
+from typing import Literal
 
 State = Literal["ok", "missing", "wrong"]
 
@@ -13,10 +13,10 @@ class Finding:
     """The result of one check.
 
     Args:
-        name: Of what was looked at.
-        state: ``missing`` where it is not there or cannot be known, ``wrong`` where it is there and does not do.
-        found: What is there, or why it does not do.
-        fix: The command or step that fixes it; None where nothing needs fixing or nothing can.
+        name: Name of the check.
+        state: ``missing`` if the thing is absent or unknown, ``wrong`` if it is there and cannot be used.
+        found: What was found, or why it cannot be used.
+        fix: Command or step that fixes it; None if nothing needs fixing, or nothing can be done.
     """
 
     name: str
@@ -24,6 +24,6 @@ class Finding:
     found: str
     fix: str | None = None
 
-    def to_json(self) -> dict[str, Any]:
-        """For ``--json``."""
+    def to_json(self) -> dict[str, object]:
+        """The finding for ``--json``."""
         return asdict(self)

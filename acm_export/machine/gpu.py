@@ -1,18 +1,18 @@
-"""The CUDA driver and the GPUs it shows."""
+"""The CUDA driver and its GPUs."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass
 
-from acm_export.machine.processes import ProbeError, ask
+from acm_export.machine.processes import ProbeError, probe
 
 
 @dataclass(frozen=True)
 class Gpu:
-    """A GPU as the driver describes it.
+    """A GPU, as the CUDA driver describes it.
 
     Args:
-        name: Of the product.
+        name: Product name.
         capability: Compute capability, major and minor.
         integrated: Whether it shares its memory with the CPU (Tegra).
     """
@@ -23,7 +23,7 @@ class Gpu:
 
     @property
     def text(self) -> str:
-        """One line about it."""
+        """One line for people."""
         return f"{self.name} (sm_{self.capability[0]}{self.capability[1]}{', integrated' if self.integrated else ''})"
 
 
@@ -32,10 +32,10 @@ class Cuda:
     """The CUDA driver.
 
     Args:
-        version: CUDA that it is for, major and minor; None where there is no driver or it does not work.
-        gpus: That it shows.
+        version: CUDA version of the driver, major and minor; None without a working driver.
+        gpus: GPUs that the driver shows.
         reason: Why there is no version.
-        broken: Whether there is a driver that does not work.
+        broken: Whether a driver is installed but does not work.
     """
 
     version: tuple[int, int] | None
@@ -45,12 +45,12 @@ class Cuda:
 
 
 def query_cuda() -> Cuda:
-    """Ask the driver, in another process: a driver that does not fit the kernel module can crash or hang."""
+    """Query the driver in another process: one that does not match its kernel module can crash or hang."""
     try:
-        told = ask("cuda").value
+        answer = probe("cuda").value
     except ProbeError as error:
         return Cuda(None, reason=str(error), broken=True)
-    if "absent" in told:
-        return Cuda(None, reason=told["absent"])
-    gpus = tuple(Gpu(g["name"], (g["capability"][0], g["capability"][1]), g["integrated"]) for g in told["gpus"])
-    return Cuda((told["version"] // 1000, told["version"] % 1000 // 10), gpus)
+    if "absent" in answer:
+        return Cuda(None, reason=answer["absent"])
+    gpus = tuple(Gpu(g["name"], (g["capability"][0], g["capability"][1]), g["integrated"]) for g in answer["gpus"])
+    return Cuda((answer["version"] // 1000, answer["version"] % 1000 // 10), gpus)

@@ -1,4 +1,4 @@
-"""The plugin library: a file that this machine can load, with TensorRT's entry points."""
+"""Check that the plugin library can be loaded on this machine and has TensorRT's entry points."""
 
 from __future__ import annotations
 
@@ -6,30 +6,30 @@ import platform
 from pathlib import Path
 
 from acm_export.machine.finding import Finding
-from acm_export.machine.processes import ProbeError, ask
+from acm_export.machine.processes import ProbeError, probe
 from acm_export.machine.versions import numbers
 from acm_export.plugins.tensorrt.build import LIBRARY
 
 _MACHINES = {"x86_64": 62, "aarch64": 183}
-"""e_machine of ELF files."""
+"""Values of e_machine in ELF headers."""
 
 _MACHINE_AT, _ELF_HEADER = 18, 20
 _FIRST_THAT_LOADS, _FIRST_V3 = (8, 6), (10,)
-"""TensorRT whose registry loads libraries, and the first that asks them for IPluginV3."""
+"""First TensorRT whose registry loads libraries, and first that asks them for IPluginV3."""
 
 BUILD = "acm-export build-plugin"
 
 
 def check_plugin_library(path: Path | None) -> Finding:
-    """The plugin library: a file for this processor that can be loaded and has TensorRT's entry points.
+    """Check the plugin library: built for this processor, can be loaded, has TensorRT's entry points.
 
     Args:
-        path: It; by default where build-plugin writes it, in the working folder.
+        path: Path of the library; by default the one that build-plugin writes into the working folder.
     """
     name, file = "plugin library", path or Path(LIBRARY)
-    fix = BUILD  # with -o where nothing can be overwritten by it
+    fix = BUILD  # never with -o FILE, which would overwrite a file of the user's
     if file.exists() and not file.is_file():
-        return Finding(name, "wrong", f"{file} is no regular file", fix)
+        return Finding(name, "wrong", f"{file} is not a regular file", fix)
     try:
         with file.open("rb") as stream:
             start = stream.read(_ELF_HEADER)
@@ -37,7 +37,7 @@ def check_plugin_library(path: Path | None) -> Finding:
         return Finding(
             name,
             "missing",
-            f"there is no {file}" + ("" if path else " in the working folder"),
+            f"{file} does not exist" + ("" if path else " in the working folder"),
             fix + (f" -o {path}" if path else ""),
         )
     except OSError as error:
@@ -49,20 +49,20 @@ def check_plugin_library(path: Path | None) -> Finding:
 
 
 def _examined(file: Path) -> tuple[str | None, str]:
-    """Why a library is not our plugin, or None, and what it is built for."""
+    """Why a library is not the plugin, or None, and what it was built for."""
     try:
-        told = ask("library", str(file.absolute())).value
+        answer = probe("library", str(file.absolute())).value
     except ProbeError as error:
         return f"{file} cannot be loaded: {error}", ""
-    if told["built_for"] is None:
-        return f"{file} is not the plugin library, or one of an earlier acm-export", ""
-    lacking = _entry_points(numbers(told["built_for"])) - set(told["entry_points"])
-    reason = f"{file} lacks TensorRT's entry points: {', '.join(sorted(lacking))}" if lacking else None
-    return reason, f"TensorRT {told['built_for']}"
+    if answer["built_for"] is None:
+        return f"{file} is not the plugin library, or is from an earlier acm-export", ""
+    missing = _entry_points(numbers(answer["built_for"])) - set(answer["entry_points"])
+    reason = f"{file} lacks TensorRT's entry points: {', '.join(sorted(missing))}" if missing else None
+    return reason, f"TensorRT {answer['built_for']}"
 
 
 def _entry_points(version: tuple[int, ...]) -> set[str]:
-    """What the registry of a TensorRT calls in a library that it loads; before 8.6 it loads none."""
+    """Functions that the registry calls in a library that it loads; before 8.6 it loads none."""
     if version < _FIRST_THAT_LOADS:
         return set()
     return {"setLoggerFinder", "getCreators" if version >= _FIRST_V3 else "getPluginCreators"}
@@ -70,7 +70,7 @@ def _entry_points(version: tuple[int, ...]) -> set[str]:
 
 def _not_for_this_machine(start: bytes) -> str | None:
     if not start.startswith(b"\x7fELF") or len(start) < _ELF_HEADER:
-        return "is no shared library"
+        return "is not a shared library"
     machine, own = int.from_bytes(start[_MACHINE_AT:_ELF_HEADER], "little"), platform.machine()
     if own in _MACHINES and machine != _MACHINES[own]:
         theirs = next((name for name, number in _MACHINES.items() if number == machine), f"processor type {machine}")

@@ -1,4 +1,4 @@
-"""Asking other processes, so that what hangs or crashes is a finding and not the end of the doctor."""
+"""Run probes and tools in other processes, so that a crash or hang becomes an error here."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ if TYPE_CHECKING:
     from collections.abc import Sequence
 
 TIMEOUT = 60.0
-"""Seconds for one question: the first import of PyTorch from a slow disk takes the better part of a minute."""
+"""Seconds for one probe: the first import of PyTorch from a slow disk can take most of a minute."""
 
 _CHILD = (
     "import json, sys; sys.path[:] = json.loads(sys.argv.pop(1)); "
@@ -24,51 +24,51 @@ _CHILD = (
 
 
 class ProbeError(Exception):
-    """A process gave no answer; the message is the reason, in one line."""
+    """A process gave no result; the message is the reason, in one line."""
 
 
 @dataclass(frozen=True)
 class Answer:
-    """What a process said.
+    """Output of a process.
 
     Args:
-        value: Decoded from JSON; text for :func:`run_tool`.
-        stderr: What else it had to say.
+        value: Decoded JSON result of a probe; stdout of a tool as text.
+        stderr: Output on stderr.
     """
 
     value: Any
     stderr: str
 
 
-def ask(question: str, *arguments: str, timeout: float | None = None) -> Answer:
-    """Let a new Python that sees the same packages answer one of the questions of children.py.
+def probe(name: str, *arguments: str, timeout: float | None = None) -> Answer:
+    """Run one of the probes of children.py in a new Python process with the same packages.
 
     Args:
-        question: Name of a function there.
-        arguments: For it.
+        name: Name of the probe.
+        arguments: Arguments of the probe.
         timeout: Seconds; :data:`TIMEOUT` by default.
 
     Raises:
-        ProbeError: It crashed, hung, raised an exception or answered nothing.
+        ProbeError: The process crashed, hung, raised an exception or printed no result.
     """
-    # the parent's search path, and not the working folder that -c puts first
-    command = [sys.executable, "-c", _CHILD, json.dumps(sys.path), question, *arguments]
+    # the parent's sys.path, without the working folder that -c adds
+    command = [sys.executable, "-c", _CHILD, json.dumps(sys.path), name, *arguments]
     stdout, stderr = _run(command, timeout or TIMEOUT)
     lines = stdout.strip().splitlines()
     try:
-        return Answer(json.loads(lines[-1]), stderr)  # what is imported may print, too
+        return Answer(json.loads(lines[-1]), stderr)  # imported packages may print, too
     except (IndexError, ValueError) as error:
-        raise ProbeError(f"no answer: {lines[-1] if lines else 'nothing was written'}") from error
+        raise ProbeError(f"no result: {lines[-1] if lines else 'no output'}") from error
 
 
 def run_tool(name: str, *arguments: str, timeout: float = 20.0) -> Answer | None:
-    """Run a tool of the system.
+    """Run a command-line tool.
 
     Returns:
-        What it wrote; None where it is not installed.
+        Its output; None if it is not installed.
 
     Raises:
-        ProbeError: It crashed, hung or failed.
+        ProbeError: The tool crashed, hung or failed.
     """
     path = shutil.which(name)
     if path is None:
@@ -77,21 +77,26 @@ def run_tool(name: str, *arguments: str, timeout: float = 20.0) -> Answer | None
 
 
 def _run(command: Sequence[str], timeout: float) -> tuple[str, str]:
-    """Stdout and stderr of a command that ends by itself with exit code 0."""
+    """Stdout and stderr of a command that must end with exit code 0."""
     try:
         process = subprocess.Popen(  # noqa: S603
-            command, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True,
-            errors="replace", start_new_session=True,
-        )  # fmt: skip
+            command,
+            stdin=subprocess.DEVNULL,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+            text=True,
+            errors="replace",
+            start_new_session=True,
+        )
     except OSError as error:
-        raise ProbeError(f"cannot be started: {error.strerror}") from error
+        raise ProbeError(f"cannot start: {error.strerror}") from error
     try:
         stdout, stderr = process.communicate(timeout=timeout)
     except subprocess.TimeoutExpired as error:
-        raise ProbeError(f"no answer within {timeout:g} s") from error
+        raise ProbeError(f"no result within {timeout:g} s") from error
     finally:
-        if process.poll() is None:  # hung, or we are interrupted
-            os.killpg(process.pid, signal.SIGKILL)  # with what it started, which may hold its pipes
+        if process.poll() is None:  # hung, or this process is interrupted
+            os.killpg(process.pid, signal.SIGKILL)  # and its children, which may keep its pipes open
             process.wait()
     if process.returncode:
         raise ProbeError(_reason(process.returncode, stdout, stderr))
@@ -103,4 +108,4 @@ def _reason(code: int, stdout: str, stderr: str) -> str:
     if code < 0:
         names = {int(number): number.name for number in signal.Signals}
         return f"crashed with {names.get(-code, f'signal {-code}')}"
-    return lines[-1] if lines else f"ended with exit code {code}"
+    return lines[-1] if lines else f"exited with code {code}"

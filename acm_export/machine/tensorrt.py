@@ -5,29 +5,33 @@ from __future__ import annotations
 from dataclasses import dataclass
 from importlib.util import find_spec
 
-from acm_export.machine.processes import ProbeError, ask
+from acm_export.machine.processes import ProbeError, probe
 from acm_export.machine.versions import installed
 
 MODULES = ("tensorrt", "tensorrt_lean", "tensorrt_lean_bindings")
-"""Import names, the one with a builder first."""
+"""Import names; the one with a builder comes first."""
 
 JETPACKS = {
-    (8, 5): "5.1", (8, 6): "6.0", (10, 3): "6.1 and 6.2", (10, 13): "7.0 and 7.1", (10, 16): "7.2 and later",
+    (8, 5): "5.1",
+    (8, 6): "6.0",
+    (10, 3): "6.1 and 6.2",
+    (10, 13): "7.0 and 7.1",
+    (10, 16): "7.2 and later",
     (11, 4): "7.2 and later",
-}  # fmt: skip
-"""Which JetPack brings which TensorRT, major and minor."""
+}
+"""JetPack releases by the TensorRT that they contain, major and minor."""
 
 
 @dataclass(frozen=True)
 class TensorRT:
-    """A TensorRT that Python can import, or the reason why not.
+    """The TensorRT of this Python, or why it cannot be imported.
 
     Args:
-        module: Import name; None where there is none.
-        version: As it says itself; None where it cannot be imported.
+        module: Import name; None if TensorRT is not installed.
+        version: The module's ``__version__``; None if it cannot be imported.
         builder: Whether it can parse ONNX and build engines.
         broken: Why it cannot be imported.
-        distribution: Name and version of the installed package; None where its metadata are not there.
+        distribution: Name and version of the installed package; None without package metadata.
     """
 
     module: str | None
@@ -38,14 +42,14 @@ class TensorRT:
 
 
 def query_tensorrt() -> TensorRT:
-    """Import what there is of TensorRT, in another process."""
+    """Import the installed TensorRT in another process."""
     module = next((name for name in MODULES if find_spec(name)), None)
     if module is None:
         return TensorRT(None)
     stem = module.removesuffix("_bindings").replace("_", "-")
     distribution = installed(stem, *(f"{stem}-cu{major}{tail}" for major in (13, 12, 11) for tail in ("", "-bindings")))
     try:
-        told = ask("tensorrt", module).value
+        answer = probe("tensorrt", module).value
     except ProbeError as error:
         return TensorRT(module, broken=str(error), distribution=distribution)
-    return TensorRT(module, told["version"], told["builder"], distribution=distribution)
+    return TensorRT(module, answer["version"], answer["builder"], distribution=distribution)

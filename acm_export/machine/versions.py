@@ -1,4 +1,4 @@
-"""Version numbers, and which ones acm-export asks for."""
+"""Version numbers of packages, and the oldest ones that acm-export supports."""
 
 from __future__ import annotations
 
@@ -7,17 +7,17 @@ from functools import cache
 from importlib import metadata
 
 PYTHON = (3, 10)
-"""Oldest Python: that of JetPack 6."""
+"""Oldest supported Python, the one of JetPack 6."""
 
 
 def numbers(version: str) -> tuple[int, ...]:
-    """The leading numbers: ``2.13.0+cpu`` is (2, 13, 0)."""
+    """The leading numbers of a version: (2, 13, 0) for ``2.13.0+cpu``."""
     found = re.match(r"\d+(\.\d+)*", version)
     return tuple(map(int, found[0].split("."))) if found else ()
 
 
 def installed(*distributions: str) -> tuple[str, str] | None:
-    """Name and version of the first of some distributions that is installed; nothing is imported."""
+    """Name and version of the first distribution that is installed, from its metadata."""
     return next(((name, version) for name in distributions if (version := _version(name)) is not None), None)
 
 
@@ -29,7 +29,7 @@ def _version(distribution: str) -> str | None:
 
 
 def floor(distribution: str) -> str | None:
-    """The oldest version that acm-export's own metadata ask for, with extras; None where they do not say."""
+    """The oldest version that acm-export's metadata requires, extras included; None if there is no such bound."""
     return _floors().get(distribution)
 
 

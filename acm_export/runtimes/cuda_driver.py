@@ -1,8 +1,8 @@
-"""The CUDA driver's own functions, through ctypes: all that running an engine needs of CUDA.
+"""Memory, streams, events and graphs of the CUDA driver API, through ctypes: what running an engine needs of CUDA.
 
-TensorRT's Python package allocates nothing and copies nothing. The driver library is on every machine that has a GPU,
-Jetson too, and its functions have kept their meaning since CUDA 11.4; a package for it would have to match the
-machine's CUDA. Names with a version (``cuMemAlloc_v2``) are those that ``cuda.h`` maps the plain ones to.
+TensorRT's Python package neither allocates nor copies memory. The driver library is on every machine with a GPU, Jetson
+included, and these functions have not changed since CUDA 11.4, whereas a Python package for CUDA would have to match
+the machine's CUDA version. Versioned names such as ``cuMemAlloc_v2`` are those that ``cuda.h`` maps the plain names to.
 """
 
 from __future__ import annotations
@@ -19,11 +19,13 @@ if TYPE_CHECKING:
     from collections.abc import Sequence
 
 LIBRARY = "libcuda.so.1"
+"""Library that :class:`Driver` loads; tests set another."""
+
 _NON_BLOCKING_STREAM = 1
 _CAPTURE_THREAD_LOCAL = 1
 _OUT_OF_MEMORY = 2
 
-_FUNCTIONS: dict[str, Sequence[Any]] = {
+_FUNCTIONS: dict[str, Sequence[type]] = {
     "cuInit": (c_uint,),
     "cuDeviceGet": (POINTER(c_int), c_int),
     "cuDevicePrimaryCtxRetain": (POINTER(c_void_p), c_int),
@@ -56,22 +58,22 @@ class Driver:
     """The first GPU's primary context, which TensorRT and PyTorch use too.
 
     Args:
-        library: Of the driver; tests put another in its place.
+        library: Name of the driver's library; by default :data:`LIBRARY`.
 
     Raises:
         CudaError: There is no driver, no GPU, or the driver is older than CUDA 11.4.
     """
 
-    def __init__(self, library: str = LIBRARY) -> None:
+    def __init__(self, library: str | None = None) -> None:
         try:
-            self._library = ctypes.CDLL(library)
+            self._library = ctypes.CDLL(library or LIBRARY)
         except OSError as error:
-            raise CudaError(f"there is no CUDA driver: {error}", "acm-export doctor says what is missing") from error
+            raise CudaError(f"no CUDA driver was found: {error}", "acm-export doctor shows what is missing") from error
         for name, arguments in _FUNCTIONS.items():
             try:
                 function = getattr(self._library, name)
             except AttributeError as error:
-                raise CudaError(f"the CUDA driver has no {name}", "install a driver for CUDA 11.4 or later") from error
+                raise CudaError(f"the CUDA driver lacks {name}", "install a driver for CUDA 11.4 or later") from error
             function.argtypes, function.restype = arguments, c_int
         self.call("cuInit", 0)
         device, context = c_int(), c_void_p()
@@ -82,49 +84,49 @@ class Driver:
         self.enter()
 
     def enter(self) -> None:
-        """Make the context current in this thread; every thread has to before it does anything else."""
+        """Make the context current in this thread; every thread must do so before other calls."""
         self.call("cuCtxSetCurrent", self.context)
 
-    def call(self, name: str, *arguments: Any) -> None:
-        """Call a function of the driver.
+    def call(self, name: str, *arguments: object) -> None:
+        """Call a driver function.
 
         Raises:
-            CudaError: It failed.
+            CudaError: The function failed.
         """
         code = getattr(self._library, name)(*arguments)
         if code:
             text = c_char_p()
             self._library.cuGetErrorName(code, byref(text))
             reason = (text.value or b"").decode(errors="replace") or f"error {code}"
-            hint = "another process may hold the GPU's memory: nvidia-smi" if code == _OUT_OF_MEMORY else None
+            hint = "other processes may use the GPU's memory: see nvidia-smi" if code == _OUT_OF_MEMORY else None
             raise CudaError(f"the CUDA driver's {name} failed: {reason}", hint)
 
-    def made(self, name: str, *arguments: Any) -> int:
-        """Call a function that writes a handle through its first argument; returns the handle."""
+    def create(self, name: str, *arguments: object) -> int:
+        """Call a function that creates a handle through its first argument; returns the handle."""
         handle = c_void_p()
         self.call(name, byref(handle), *arguments)
         return handle.value or 0
 
-    def release(self, name: str, *arguments: Any) -> None:
-        """Call a function that gives something back; after an error of the device all fail, and nothing helps."""
+    def release(self, name: str, *arguments: object) -> None:
+        """Call a function that frees something; errors are ignored, because every call fails after a device error."""
         getattr(self._library, name)(*arguments)
 
     def close(self) -> None:
-        """Give the context back."""
+        """Release the context."""
         if self._device is not None:
             self.release("cuDevicePrimaryCtxRelease_v2", self._device)
             self._device = None
 
 
 class Buffer:
-    """Device memory with page-locked host memory of the same size beside it.
+    """Device memory with page-locked host memory of the same size.
 
     Args:
-        driver: Whose context is current.
-        size: Bytes; one at least is reserved, since zero is an error to the driver.
+        driver: CUDA driver whose context is current.
+        size: Size in bytes; 0 allocates one byte, because the driver rejects empty allocations.
 
     Raises:
-        CudaError: There is not so much memory.
+        CudaError: The memory cannot be allocated.
     """
 
     def __init__(self, driver: Driver, size: int) -> None:
@@ -133,29 +135,29 @@ class Buffer:
         driver.call("cuMemAlloc_v2", byref(device), self.size)
         self.device = device.value
         try:
-            self._host = driver.made("cuMemHostAlloc", self.size, 0)
+            self._host = driver.create("cuMemHostAlloc", self.size, 0)
         except CudaError:
             driver.release("cuMemFree_v2", self.device)
             raise
 
     def host(self, shape: Sequence[int], dtype: np.dtype[Any]) -> np.ndarray[Any, Any]:
-        """The host memory as an array; it lives as long as the buffer."""
+        """The host memory as an array, valid as long as the buffer."""
         memory = np.ctypeslib.as_array((ctypes.c_uint8 * self.size).from_address(self._host))
         used: int = int(np.prod(shape, dtype=np.int64)) * dtype.itemsize
         return memory[:used].view(dtype).reshape(shape)
 
     def upload(self, size: int, stream: Stream) -> None:
-        """Copy the first bytes to the device, in the stream."""
+        """Enqueue a copy of the first ``size`` bytes to the device."""
         if size:
             self._driver.call("cuMemcpyHtoDAsync_v2", self.device, self._host, size, stream.handle)
 
     def download(self, size: int, stream: Stream) -> None:
-        """Copy the first bytes from the device, in the stream."""
+        """Enqueue a copy of the first ``size`` bytes from the device."""
         if size:
             self._driver.call("cuMemcpyDtoHAsync_v2", self._host, self.device, size, stream.handle)
 
     def close(self) -> None:
-        """Free both."""
+        """Free device and host memory."""
         if self.device:
             self._driver.release("cuMemFree_v2", self.device)
             self._driver.release("cuMemFreeHost", self._host)
@@ -163,58 +165,58 @@ class Buffer:
 
 
 class Stream:
-    """A stream with four marks in it, between which times are taken."""
+    """A CUDA stream with four events for timing."""
 
     MARKS = 4
 
     def __init__(self, driver: Driver) -> None:
         self._driver = driver
-        self.handle = driver.made("cuStreamCreate", _NON_BLOCKING_STREAM)
-        self._marks = [driver.made("cuEventCreate", 0) for _ in range(self.MARKS)]
+        self.handle = driver.create("cuStreamCreate", _NON_BLOCKING_STREAM)
+        self._marks = [driver.create("cuEventCreate", 0) for _ in range(self.MARKS)]
         self._graph = 0
 
     def mark(self, index: int) -> None:
-        """Put a mark behind everything that is in the stream."""
+        """Record an event after the work that is in the stream."""
         self._driver.call("cuEventRecord", self._marks[index], self.handle)
 
     def between(self, first: int, second: int) -> float:
-        """Milliseconds from one mark to the other; the stream must have passed both."""
+        """Milliseconds between two events that the stream has passed."""
         elapsed = c_float()
         self._driver.call("cuEventElapsedTime", byref(elapsed), self._marks[first], self._marks[second])
         return elapsed.value
 
     def wait(self) -> None:
-        """Until everything in the stream is done."""
+        """Wait until all work in the stream is done."""
         self._driver.call("cuStreamSynchronize", self.handle)
 
     def begin_capture(self) -> None:
-        """Record what is put into the stream from now on, in place of doing it."""
+        """Capture the work that is enqueued from now on instead of running it."""
         self._driver.call("cuStreamBeginCapture_v2", self.handle, _CAPTURE_THREAD_LOCAL)
 
     def end_capture(self) -> None:
-        """Keep what was recorded as the graph of this stream, in place of an earlier one."""
-        recorded = c_void_p()
-        self._driver.call("cuStreamEndCapture", self.handle, byref(recorded))
+        """Instantiate the captured graph; it replaces an earlier one."""
+        captured = c_void_p()
+        self._driver.call("cuStreamEndCapture", self.handle, byref(captured))
         try:
-            graph = self._driver.made("cuGraphInstantiateWithFlags", recorded, 0)
+            graph = self._driver.create("cuGraphInstantiateWithFlags", captured, 0)
         finally:
-            self._driver.release("cuGraphDestroy", recorded)
+            self._driver.release("cuGraphDestroy", captured)
         self._drop_graph()
         self._graph = graph
 
     def drop_capture(self) -> None:
-        """End a recording that went wrong."""
-        recorded = c_void_p()
-        self._driver.release("cuStreamEndCapture", self.handle, byref(recorded))
-        if recorded:
-            self._driver.release("cuGraphDestroy", recorded)
+        """End a capture that failed."""
+        captured = c_void_p()
+        self._driver.release("cuStreamEndCapture", self.handle, byref(captured))
+        if captured:
+            self._driver.release("cuGraphDestroy", captured)
 
     def launch_graph(self) -> None:
-        """Do what was recorded."""
+        """Launch the captured graph."""
         self._driver.call("cuGraphLaunch", self._graph, self.handle)
 
     def close(self) -> None:
-        """Wait, then give everything back."""
+        """Wait for the stream, then free everything."""
         if not self.handle:
             return
         self._driver.release("cuStreamSynchronize", self.handle)

@@ -56,8 +56,8 @@ class GpuWatch:
 def watch_gpu() -> GpuWatch:
     """Query which processes use the first GPU and how it is set; call it before this process uses the GPU."""
     try:
-        others = nvidia_smi.tenants(nvidia_smi.first_visible())
-        processes = tuple(tenant.text for tenant in others if tenant.number != os.getpid())
+        others = nvidia_smi.processes_on_gpu(nvidia_smi.first_visible())
+        processes = tuple(process.text for process in others if process.number != os.getpid())
     except ProbeError:
         processes = ()
     return GpuWatch(processes, tuple(_limits()))

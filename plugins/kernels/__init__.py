@@ -1,1 +1,1 @@
-"""The staircase kernels: one Triton source, interpreted on a CPU, run from PyTorch, compiled ahead of time."""
+"""The staircase kernels in Triton and CUDA: interpreted on a CPU, run from PyTorch, or compiled ahead of time."""

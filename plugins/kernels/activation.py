@@ -1,12 +1,12 @@
-"""The op's activations in Triton: one formula with coefficients chosen at run time, so one kernel serves all of them.
+"""The activations in Triton: one formula with coefficients chosen at run time, so that one kernel serves all of them.
 
 GELU, its tanh form and SiLU are v * sigmoid(2 s) = v / 2 * (1 + tanh(s)) with s odd, written as v * q(v^2). For GELU
 q is a polynomial fitted to logit(Phi(v)) / (2 v), Phi the normal distribution. There are no branches: with branches
 over five activations and erf, GEMM 1 was twice as large and spilled registers.
 
-Two precisions. Hidden values that stay float32 get GELU within 1e-6. Those that are rounded to 16 bits get it within
-3e-5 from a shorter polynomial, and tanh from the GPU's own instruction (relative error 2^-11, as much as rounding to
-float16). GEMM 1 for sm_80 has 1,336 instructions for the 64 values of a thread that way, and had 2,328.
+There are two precisions. GELU of hidden values that stay float32 is within 1e-6. For values that are rounded to 16
+bits it is within 3e-5, from a shorter polynomial and the GPU's tanh instruction (relative error 2^-11, as much as
+rounding to float16). That takes 1,336 instructions for the 64 values of a thread in GEMM 1 for sm_80, instead of 2,328.
 """
 
 from __future__ import annotations
@@ -18,10 +18,10 @@ GELU, GELU_TANH, RELU, SILU, IDENTITY = (tl.constexpr(i) for i in range(5))
 """Indices into :data:`acm_export.op.ACTIVATIONS`."""
 
 FLOAT32, ROUNDED, ROUNDED_HARDWARE = (tl.constexpr(i) for i in range(3))
-"""How exact an activation is: for float32; for 16 bits; for 16 bits with the GPU's tanh, which no interpreter has."""
+"""Precision of an activation: for float32; for 16 bits; for 16 bits with the GPU's tanh, not in the interpreter."""
 
 _END = tl.constexpr(30.25)
-"""v^2 where the fit ends: beyond |v| = 5.5 the sigmoid is 0 or 1 to within float32."""
+"""v^2 where the fit ends: above |v| = 5.5 the sigmoid is 0 or 1 to within float32."""
 
 _END_ROUNDED = tl.constexpr(20.0)
 """v^2 where the shorter fit ends."""

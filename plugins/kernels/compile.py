@@ -1,6 +1,6 @@
 """Compile every kernel for every architecture into a pack: ``python -m acm_export.plugins.kernels.compile``.
 
-Needs Triton and NVRTC and no GPU. The same sources and the same compilers give the same bytes.
+Needs Triton and NVRTC, but no GPU. The same sources and compilers give the same bytes.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ from concurrent.futures import ProcessPoolExecutor
 from dataclasses import dataclass, replace
 from importlib import resources
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import click
 from rich.progress import Progress
@@ -32,33 +32,37 @@ if TYPE_CHECKING:
     from collections.abc import Sequence
 
 _MODULES = {
-    "up": "up", "down": "down", "down_split": "down",
-    "route_one_block": "routing", "count_tokens": "routing", "place_tokens": "routing",
-}  # fmt: skip
+    "up": "up",
+    "down": "down",
+    "down_split": "down",
+    "route_one_block": "routing",
+    "count_tokens": "routing",
+    "place_tokens": "routing",
+}
 _TENSORS = {"x", "w1", "b1", "hidden", "w2", "b2", "y"}
 _FLOAT32 = {"gate_logits", "thresholds", "partial"}
 _INT32 = {"counts", "order", "reach", "histograms", "arrivals"}
 _DIVISIBLE = {"model_dim", "hidden_dim"}
 
 _NEWER_PTXAS = ("sm_110",)
-"""What the older of Triton's two ptxas does not know. It assembles all others: drivers of CUDA 12 (those of JetPack 6)
-refuse what the newer one makes of sm_8x and sm_90, ELF files of ABI version 8."""
+"""Architectures that the older of Triton's two ptxas does not know. It assembles all others: the newer one emits ELF
+files of ABI version 8 for sm_8x and sm_90, which drivers for CUDA 12, such as that of JetPack 6, reject."""
 
 _SETTINGS = {
     "TRITON_DISABLE_LINE_INFO": "1",  # cubins four times smaller
-    "TRITON_DEFAULT_FP_FUSION": "1",  # said explicitly: the default changes between versions
+    "TRITON_DEFAULT_FP_FUSION": "1",  # explicit, because the default differs between versions
 }
 
 
 @dataclass(frozen=True)
 class Compiled:
-    """One kernel as the compiler gave it.
+    """One compiled kernel.
 
     Args:
-        kernel: Its row; place and size are not known yet.
+        kernel: Its row of the table, without the offset.
         cubin: The binary.
-        ptx: What it was assembled from; empty where CUDA C++ was compiled.
-        stack_bytes: Local memory of a thread, spilled registers included.
+        ptx: The PTX that it was assembled from; empty for CUDA C++.
+        stack_bytes: Local memory per thread, including spilled registers.
     """
 
     kernel: Kernel
@@ -71,11 +75,8 @@ def compile_variant(arch: str, variant: Variant) -> Compiled:
     """Compile one kernel for one architecture.
 
     Args:
-        arch: ``sm_90`` and so on.
-        variant: What to compile.
-
-    Returns:
-        The binary and what is to be known about it.
+        arch: GPU architecture, as in ``sm_90``.
+        variant: The kernel to compile.
 
     Raises:
         MissingDependencyError: Triton or NVRTC is not installed.
@@ -98,23 +99,32 @@ def compile_variant(arch: str, variant: Variant) -> Compiled:
     types = {name: "constexpr" if name in variant.constants else _type(name, variant.dtype) for name in names}
     aligned = [n for n in names if variant.aligned and (types[n].startswith("*") or n in _DIVISIBLE)]
     source = ASTSource(
-        function, types,
+        function,
+        types,
         constexprs={(names.index(name),): value for name, value in variant.constants.items()},
         attrs={(names.index(name),): [["tt.divisibility", 16]] for name in aligned},
-    )  # fmt: skip
-    options: dict[str, Any] = {"num_warps": variant.warps, "num_stages": variant.stages}
+    )
+    options: dict[str, int] = {"num_warps": variant.warps, "num_stages": variant.stages}
     if variant.registers:
         options["maxnreg"] = variant.registers
     built = triton.compile(source, target=GPUTarget("cuda", capability, 32), options=options)
     metadata, cubin = built.metadata, built.asm["cubin"]
     if metadata.global_scratch_size or metadata.profile_scratch_size:
-        raise KernelError(f"{variant.kernel} for {arch} wants scratch memory, which the plugin does not give")
+        raise KernelError(f"{variant.kernel} for {arch} needs scratch memory, which the plugin does not provide")
     registers, stack = _resources(cubin, Path(triton.knobs.nvidia.cuobjdump.path))
     arguments = tuple((n, "ptr" if types[n].startswith("*") else "i32") for n in names if types[n] != "constexpr")
     row = Kernel(
-        arch, *variant.key, metadata.name, 32 * metadata.num_warps, metadata.shared, registers, arguments,
-        0, len(cubin), hashlib.sha256(cubin).hexdigest(),
-    )  # fmt: skip
+        arch,
+        *variant.key,
+        metadata.name,
+        32 * metadata.num_warps,
+        metadata.shared,
+        registers,
+        arguments,
+        0,
+        len(cubin),
+        hashlib.sha256(cubin).hexdigest(),
+    )
     return Compiled(row, cubin, built.asm["ptx"], stack)
 
 
@@ -124,9 +134,17 @@ def _compile_cuda(arch: str, variant: Variant) -> Compiled:
     registers, stack = _resources(cubin, Path(require("triton").knobs.nvidia.cuobjdump.path))
     arguments = tuple((name, hopper.kind(name)) for name in hopper.ARGUMENTS[variant.kernel])
     row = Kernel(
-        arch, *variant.key, variant.kernel, 32 * variant.warps, int(variant.constants["ACM_SHARED_BYTES"]), registers,
-        arguments, 0, len(cubin), hashlib.sha256(cubin).hexdigest(),
-    )  # fmt: skip
+        arch,
+        *variant.key,
+        variant.kernel,
+        32 * variant.warps,
+        int(variant.constants["ACM_SHARED_BYTES"]),
+        registers,
+        arguments,
+        0,
+        len(cubin),
+        hashlib.sha256(cubin).hexdigest(),
+    )
     return Compiled(row, cubin, "", stack)
 
 
@@ -139,7 +157,7 @@ def _type(name: str, dtype: str) -> str:
 
 
 def _resources(cubin: bytes, cuobjdump: Path) -> tuple[int, int]:
-    """Registers of a thread and bytes of its stack."""
+    """Registers and stack bytes per thread."""
     with tempfile.NamedTemporaryFile(suffix=".cubin") as file:
         file.write(cubin)
         file.flush()
@@ -153,14 +171,14 @@ def _resources(cubin: bytes, cuobjdump: Path) -> tuple[int, int]:
 
 
 def compile_pack(architectures: Sequence[str], *, workers: int | None = None) -> tuple[Pack, list[Compiled]]:
-    """Compile all kernels for some architectures.
+    """Compile all kernels for the given architectures.
 
     Args:
         architectures: Some of :data:`acm_export.plugins.kernels.tiles.ARCHITECTURES`.
-        workers: Processes; one for each core by default.
+        workers: Number of processes; by default one per core.
 
     Returns:
-        The pack, and what the compiler gave for each of its kernels, in the same order.
+        The pack, and its compiled kernels in the same order.
     """
     triton = require("triton")
     tasks = [(arch, variant) for arch in architectures for variant in variants(arch)]
@@ -181,7 +199,7 @@ def write_pack(pack: Pack, folder: Path) -> None:
     """Write a pack, whole or not at all.
 
     Raises:
-        OutputError: The folder cannot be written or holds other files.
+        OutputError: The folder cannot be written, or has other files in it.
     """
     tiles = json.loads(resources.files("acm_export.plugins.kernels").joinpath("tiles.json").read_text())
     with staging_folder(folder) as staging:
@@ -193,13 +211,19 @@ def write_pack(pack: Pack, folder: Path) -> None:
 
 
 @click.command()
-@click.option("-o", "--output", type=click.Path(path_type=Path), help="Folder; by default that of the package.")
 @click.option(
-    "--arch", "architectures", type=click.Choice(ARCHITECTURES), multiple=True, default=ARCHITECTURES,
-    help="Only this one; may be repeated.",
-)  # fmt: skip
+    "-o", "--output", type=click.Path(path_type=Path), help="Folder to write; by default that of the package."
+)
+@click.option(
+    "--arch",
+    "architectures",
+    type=click.Choice(ARCHITECTURES),
+    multiple=True,
+    default=ARCHITECTURES,
+    help="Compile only for this architecture; may be repeated.",
+)
 def main(output: Path | None, architectures: Sequence[str]) -> None:
-    """Compile the GPU kernels ahead of time, on a machine that needs no GPU."""
+    """Compile the GPU kernels ahead of time. No GPU is needed."""
     folder = output or default_folder()
     pack, _ = compile_pack(architectures)
     write_pack(pack, folder)

@@ -1,4 +1,4 @@
-"""GEMM 2: y = hidden W2 + b2[count], each tile of rows with the learners that its first row runs."""
+"""GEMM 2: y = hidden W2 + b2[count]; each tile of rows computes the learners that its first row runs."""
 
 from __future__ import annotations
 
@@ -23,8 +23,8 @@ def _multiply(
     BLOCK_K: tl.constexpr,
     EVEN: tl.constexpr,
     PRECISION: tl.constexpr,
-):  # fmt: skip
-    """Add the product over K: ``cdiv(hidden_dim, BLOCK_K)`` steps for each learner; none crosses into the next."""
+):
+    """Add the product over K: ``cdiv(hidden_dim, BLOCK_K)`` steps per learner; no step crosses learners."""
     k = tl.arange(0, BLOCK_K)
     width = padded(hidden_dim)
     a_rows = hidden + row.to(tl.int64)[:, None] * (num_learners * width)
@@ -72,7 +72,7 @@ def down(
     GROUP: tl.constexpr,
     EVEN: tl.constexpr,
     PRECISION: tl.constexpr,
-):  # fmt: skip
+):
     """One tile of y for sorted rows ``first_row ..``. Grid: ``cdiv(num_rows, BLOCK_M) * cdiv(model_dim, BLOCK_N)``.
 
     Rows with many learners come first. EVEN: hidden_dim is a multiple of BLOCK_K and of 16, and model_dim of BLOCK_N.
@@ -85,14 +85,25 @@ def down(
     fewest = learners_of_row(reach, min(first + BLOCK_M, first_row + num_rows) - 1, num_learners)
     steps = tl.cdiv(hidden_dim, BLOCK_K)
     total = tl.zeros((BLOCK_M, BLOCK_N), tl.float32)
-    # Learners that only some of the rows run, from the last to the first: after each, the sums of the rows that do not
-    # run it are dropped, since 0 times a weight is NaN where the weight is not finite. Then, in one go, the learners
-    # that all rows run; most tiles have only those. Hoisting out of the outer loop would spill registers on sm_90.
+    # First the learners that only some of the rows run, from the last one down. After each, the sums of rows that do
+    # not run it are reset: 0 times a weight is NaN if the weight is not finite. Then all learners that every row runs,
+    # at once; most tiles have only those. Hoisting out of the outer loop would spill registers on sm_90.
     for learners in tl.range(most, fewest - 1, -1, disable_licm=True):
         total = _multiply(
-            total, hidden, w2, row, column, tl.where(learners > fewest, learners - 1, 0) * steps, learners * steps,
-            model_dim, hidden_dim, num_learners, BLOCK_K, EVEN, PRECISION,
-        )  # fmt: skip
+            total,
+            hidden,
+            w2,
+            row,
+            column,
+            tl.where(learners > fewest, learners - 1, 0) * steps,
+            learners * steps,
+            model_dim,
+            hidden_dim,
+            num_learners,
+            BLOCK_K,
+            EVEN,
+            PRECISION,
+        )
         total = tl.where((first_row + row < tl.load(reach + learners))[:, None], total, 0.0)
     inside = row < num_rows
     token = tl.load(order + first_row + row, mask=inside, other=0)
@@ -124,8 +135,8 @@ def down_split(
     EVEN: tl.constexpr,
     PRECISION: tl.constexpr,
     SPLIT: tl.constexpr,
-):  # fmt: skip
-    """One tile of the product of one slice of one learner, for few tokens: more blocks, each with a short K.
+):
+    """One tile of the product of one slice of one learner. For few tokens: it makes more blocks, each with a short K.
 
     Grid: (``cdiv(num_rows, BLOCK_M) * cdiv(model_dim, BLOCK_N)``, num_learners * SPLIT). Slices of learners that no row
     of the tile runs are neither computed nor written, so their weights are not read. The last block of a tile to finish
@@ -142,7 +153,7 @@ def down_split(
     column = tile % num_columns * BLOCK_N + tl.arange(0, BLOCK_N)
     inside = (row < num_rows)[:, None] & (column < model_dim)[None, :]
     place = row.to(tl.int64)[:, None] * model_dim + column[None, :]
-    done_before = pieces - 1  # where no learner runs there is nothing to wait for
+    done_before = pieces - 1  # without any learner there is nothing to wait for
     if pieces > 0:
         steps = tl.cdiv(hidden_dim, BLOCK_K)
         steps_here = tl.cdiv(steps, SPLIT)
@@ -150,10 +161,20 @@ def down_split(
         last_step = min(first_step + steps_here, steps)
         learner = piece // SPLIT
         product = _multiply(
-            tl.zeros((BLOCK_M, BLOCK_N), tl.float32), hidden, w2, row, column,
-            learner * steps + first_step, learner * steps + last_step,
-            model_dim, hidden_dim, num_learners, BLOCK_K, EVEN, PRECISION,
-        )  # fmt: skip
+            tl.zeros((BLOCK_M, BLOCK_N), tl.float32),
+            hidden,
+            w2,
+            row,
+            column,
+            learner * steps + first_step,
+            learner * steps + last_step,
+            model_dim,
+            hidden_dim,
+            num_learners,
+            BLOCK_K,
+            EVEN,
+            PRECISION,
+        )
         tl.store(partial + piece.to(tl.int64) * num_rows * model_dim + place, product, mask=inside)
         tl.debug_barrier()  # all threads of the block have stored before it is counted
         done_before = tl.atomic_add(arrivals + tile, 1, sem="acq_rel")
@@ -166,6 +187,6 @@ def down_split(
     for i in range(pieces):
         part = partial + tl.cast(i, tl.int64) * num_rows * model_dim + place
         runs = inside & (i < count * SPLIT)[:, None]
-        total += tl.load(part, mask=runs, other=0.0, cache_modifier=".cg")  # other blocks wrote them: not from L1
+        total += tl.load(part, mask=runs, other=0.0, cache_modifier=".cg")  # written by other blocks, so not from L1
     out = y + token.to(tl.int64)[:, None] * model_dim + column[None, :]
     tl.store(out, (total + bias.to(tl.float32)).to(y.dtype.element_ty), mask=inside)

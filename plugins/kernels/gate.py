@@ -1,7 +1,7 @@
-"""The gate of one linear map: logits = x W^T + b, where x is in half precision and everything else is float32.
+"""A gate of one linear layer: logits = x W^T + b, with x in half precision and everything else in float32.
 
-PyTorch would cast x to float32 in memory first and then read it twice as wide. This kernel reads x once: every thread
-widens its own values and keeps a running sum for each token and choice; the threads of a token add up at the end.
+PyTorch would write x to memory in float32 first and read it back. This kernel reads x once: every thread converts its
+own values and keeps a running sum for each token and choice, and the threads of a token add up at the end.
 
 Measured on an H100 (25,216 tokens, D = 768, C = 5, bfloat16): cast and linear map in PyTorch take 114 µs, this kernel
 21 (docs/kernels.md, "The gate").
@@ -18,13 +18,13 @@ if TYPE_CHECKING:
     import torch
 
 MOST_CHOICES = 9
-"""Choices that one block scores: with more, sums no longer fit in registers. More choices take more blocks."""
+"""Most choices per block: with more, the sums no longer fit in registers. More choices take more blocks."""
 
 _WARPS = 4
 
 _VECTORS = {"BLOCK": 32, "PIECES": 8, "VECTOR": 8}
-"""Rows of x start at multiples of 16 bytes: a thread loads 8 values at once. A step is 64 values of a row, fewer than
-a block has threads: Triton then loads weights straight into the threads that need them."""
+"""For x whose rows start at multiples of 16 bytes: a thread loads 8 values at once. A step is 64 values of a row, fewer
+than the threads of a block: Triton then loads weights directly into the threads that need them."""
 
 _SINGLE_VALUES = {"BLOCK": 16, "PIECES": 32, "VECTOR": 1}
 """For all other x."""
@@ -43,7 +43,7 @@ def gate(
     PIECES: tl.constexpr,
     VECTOR: tl.constexpr,
     CHOICES: tl.constexpr,
-):  # fmt: skip
+):
     """CHOICES logits of BLOCK tokens. Grid: ``cdiv(num_tokens, BLOCK) * cdiv(num_choices, CHOICES)``.
 
     Blocks of the same tokens are neighbours, so that only the first of them reads x from memory.
@@ -77,31 +77,31 @@ def constants(num_choices: int, *, vectors: bool) -> dict[str, int]:
 
     Args:
         num_choices: C.
-        vectors: D is a multiple of 16 and x starts at a multiple of 16 bytes.
+        vectors: Whether D is a multiple of 16 and x starts at a multiple of 16 bytes.
     """
     groups = triton.cdiv(num_choices, MOST_CHOICES)
     return {**(_VECTORS if vectors else _SINGLE_VALUES), "CHOICES": triton.cdiv(num_choices, groups)}
 
 
 def options(num_choices: int) -> dict[str, int | bool]:
-    """How a kernel for this many choices is compiled.
+    """Compile options of a kernel for this many choices.
 
     Without a limit on registers, ptxas aims at fewer of them and spills with some numbers of choices. With at most 80,
-    six blocks run on a multiprocessor at once: 25,216 tokens are 788 blocks, one wave on an H100's 132. More than five
-    choices would spill with so few on some architectures.
+    six blocks run on a multiprocessor at once: 25,216 tokens are 788 blocks, one wave on an H100's 132
+    multiprocessors. With more than five choices, 80 registers would spill on some architectures.
     """
     choices = constants(num_choices, vectors=True)["CHOICES"]
     return {"num_warps": _WARPS, "maxnreg": 80 if choices <= 5 else 144, "enable_fp_fusion": True}
 
 
 def launch(x: torch.Tensor, weight: torch.Tensor, bias: torch.Tensor, logits: torch.Tensor) -> None:
-    """Fill the logits of at least one token.
+    """Compute the logits of one or more tokens.
 
     Args:
         x: ``[tokens, D]``, float16 or bfloat16, contiguous.
         weight: ``[C, D]``, float32, contiguous.
         bias: ``[C]``, float32, contiguous.
-        logits: ``[tokens, C]``, float32, contiguous; is written.
+        logits: Output, ``[tokens, C]``, float32, contiguous.
     """
     (tokens, model_dim), choices = x.shape, len(bias)
     blocks = constants(choices, vectors=model_dim % 16 == 0 and x.data_ptr() % 16 == 0)

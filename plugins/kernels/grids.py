@@ -1,4 +1,4 @@
-"""Grids: how many blocks each GEMM starts with a table entry, and whether its tiles fit the shape exactly."""
+"""Grid sizes of both GEMMs for an entry of the tile table, and whether its tiles fit the shape exactly."""
 
 from __future__ import annotations
 
@@ -18,17 +18,17 @@ def up_grid(problem: Problem, entry: Entry, num_rows: int) -> int:
 
 
 def down_grid(problem: Problem, entry: Entry, num_rows: int) -> int:
-    """Blocks of GEMM 2 for a chunk, of one slice where K is split."""
+    """Blocks of GEMM 2 for a chunk; for one slice if K is split."""
     return cdiv(num_rows, entry.down.block_m) * cdiv(problem.model_dim, entry.down.block_n)
 
 
 def num_arrivals(problem: Problem, entry: Entry) -> int:
-    """Arrivals that routing sets to 0 for GEMM 2: one for each tile where K is split."""
+    """Arrivals that routing sets to 0 for GEMM 2: one per tile if K is split, else none."""
     return down_grid(problem, entry, problem.tokens) if entry.split else 0
 
 
 def even(problem: Problem, entry: Entry) -> tuple[bool, bool]:
-    """Whether tiles of GEMM 1 and of GEMM 2 never reach beyond D or h, so that loads need no masks."""
+    """Whether tiles of GEMM 1 and of GEMM 2 never reach past D or h, so that loads need no masks."""
     d, h = problem.model_dim, problem.hidden_dim
     return (
         d % entry.up.block_k == 0 and h % entry.up.block_n == 0,

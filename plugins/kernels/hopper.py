@@ -1,7 +1,7 @@
-"""What the kernels of plugins/kernels/cuda need of the host: shared memory, blocks, and tensor maps. Pure arithmetic.
+"""Shared memory, grids and tensor maps of the kernels in plugins/kernels/cuda. Arithmetic over shapes.
 
-A tensor map describes a tensor and the box of it that one TMA copy takes. What a box holds beyond the edge becomes 0,
-so widths need not be multiples of a tile. The C++ plugin has the same (core/hopper.cpp).
+A tensor map describes a tensor and the box of it that one TMA copy reads. Values past the edge of the tensor are read
+as 0, so widths need not be multiples of a tile. The C++ plugin has the same arithmetic (core/hopper.cpp).
 """
 
 from __future__ import annotations
@@ -19,12 +19,36 @@ if TYPE_CHECKING:
 UP, DOWN = "up_hopper", "down_hopper"
 SOURCES = {UP: "up.cu", DOWN: "down.cu"}
 ARGUMENTS = {
-    UP: ("w1_map", "x", "order", "reach", "b1", "arrivals", "hidden",
-         "first_row", "num_rows", "model_dim", "hidden_dim", "num_learners"),
-    DOWN: ("hidden_map", "w2_map", "order", "reach", "b2", "arrivals", "y",
-           "first_row", "num_rows", "model_dim", "hidden_dim", "num_learners"),
-}  # fmt: skip
-"""Of each kernel, in the order of its source."""
+    UP: (
+        "w1_map",
+        "x",
+        "order",
+        "reach",
+        "b1",
+        "arrivals",
+        "hidden",
+        "first_row",
+        "num_rows",
+        "model_dim",
+        "hidden_dim",
+        "num_learners",
+    ),
+    DOWN: (
+        "hidden_map",
+        "w2_map",
+        "order",
+        "reach",
+        "b2",
+        "arrivals",
+        "y",
+        "first_row",
+        "num_rows",
+        "model_dim",
+        "hidden_dim",
+        "num_learners",
+    ),
+}
+"""Arguments of each kernel, in the order of its source."""
 
 _NUMBERS = {"first_row", "num_rows", "model_dim", "hidden_dim", "num_learners"}
 _BOX = 64
@@ -44,7 +68,7 @@ class TensorMap:
     Args:
         tensor: Name of the tensor: ``w1``, ``w2`` or ``hidden``.
         dims: Extents.
-        strides: Bytes from one index of the second and of the third dimension to the next.
+        strides: Strides of the second and third dimension in bytes.
         box: Extents of the box.
     """
 
@@ -55,7 +79,7 @@ class TensorMap:
 
 
 def tensor_maps(problem: Problem, entry: Entry, num_rows: int) -> dict[str, TensorMap]:
-    """The maps that the kernels take, by the names of their arguments.
+    """The tensor maps that the kernels take, by argument name.
 
     Args:
         problem: Shapes; D and h are multiples of 16.
@@ -79,7 +103,7 @@ def shared_bytes(tile: Tile) -> int:
 
 
 def grids(problem: Problem, entry: Entry, num_rows: int, multiprocessors: int) -> tuple[int, int]:
-    """Blocks of both GEMMs for a chunk: one for each multiprocessor, or for each tile where there are fewer."""
+    """Blocks of both GEMMs for a chunk: one per multiprocessor, or one per tile if there are fewer tiles."""
     return (
         min(up_grid(problem, entry, num_rows), multiprocessors),
         min(down_grid(problem, entry, num_rows), multiprocessors),

@@ -1,12 +1,12 @@
 """Run the kernels on PyTorch tensors: on a GPU, or interpreted on a CPU (``TRITON_INTERPRET=1``).
 
-On GPUs that have kernels in CUDA, all kernels come from the pack, where there is one. Elsewhere Triton compiles them.
+On GPUs with kernels in CUDA, all kernels come from the pack, if there is one. Elsewhere Triton compiles them.
 """
 
 from __future__ import annotations
 
 from functools import cache
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import torch
 
@@ -22,18 +22,18 @@ if TYPE_CHECKING:
     from acm_export.plugins.kernels.packed import PackedKernels
 
 _INTERPRETED = "sm_80"
-"""Whose tiles the interpreter uses."""
+"""Architecture whose tiles the interpreter uses."""
 
 
 def precision_of(dtype: torch.dtype, *, allow_tf32: bool) -> str:
-    """The table's name for a dtype: ``half``, ``fp32`` or ``tf32``."""
+    """Name of a dtype in the tile table: ``half``, ``fp32`` or ``tf32``."""
     if dtype != torch.float32:
         return "half"
     return "tf32" if allow_tf32 else "fp32"
 
 
 def architecture(device: torch.device) -> str:
-    """``sm_90`` and so on."""
+    """Architecture of a device, as in ``sm_90``."""
     if device.type == "cpu":
         return _INTERPRETED
     major, minor = torch.cuda.get_device_capability(device)
@@ -41,14 +41,14 @@ def architecture(device: torch.device) -> str:
 
 
 def usable_pack(device: torch.device) -> PackedKernels | None:
-    """Kernels of the pack, on GPUs that the table has kernels in CUDA for."""
+    """Kernels of the pack, on GPUs for which there are kernels in CUDA."""
     arch = architecture(device)
     return packed_kernels(device, arch) if device.type != "cpu" and arch in _with_cuda() else None
 
 
 @cache
 def _with_cuda() -> frozenset[str]:
-    """Architectures that the table has kernels in CUDA for."""
+    """Architectures for which the tile table has kernels in CUDA."""
     return frozenset(arch for entry in entries() if entry.language == "cuda" for arch in entry.archs)
 
 
@@ -65,7 +65,7 @@ def gated_learners(
     allow_tf32: bool = False,
     entry: Entry | None = None,
 ) -> tuple[torch.Tensor, torch.Tensor]:
-    """Run the operator (docs/op.md) without waiting for the GPU.
+    """Run the operator (docs/op.md) asynchronously.
 
     Args:
         x: ``[..., D]``, float32, float16 or bfloat16 (T).
@@ -75,24 +75,28 @@ def gated_learners(
         b1: ``[N*h]``, T.
         w2: ``[N*h, D]``, T.
         b2: ``[N+1, D]``, T.
-        signature: N, min_learners and the activation. Shapes and dtypes are taken as checked.
+        signature: N, min_learners and the activation. Shapes and dtypes are not checked here.
         allow_tf32: Round float32 operands to TF32.
-        entry: Tile sizes, for which Triton compiles its kernels here; by default the table's.
+        entry: Tile sizes; Triton compiles its kernels for them. By default those of the tile table.
 
     Returns:
         y ``[..., D]``, T, and counts ``[...]``, int32.
 
     Raises:
-        KernelError: No kernels for this architecture, or too many tokens.
+        KernelError: There are no kernels for this architecture, or too many tokens.
     """
     y = torch.empty(x.shape, dtype=x.dtype, device=x.device)
     counts = torch.empty(x.shape[:-1], dtype=torch.int32, device=x.device)
     if not counts.numel():
         return y, counts
     problem = Problem(
-        counts.numel(), x.shape[-1], w1.shape[1] // signature.num_learners, signature.num_learners,
-        signature.min_learners, x.element_size(),
-    )  # fmt: skip
+        counts.numel(),
+        x.shape[-1],
+        w1.shape[1] // signature.num_learners,
+        signature.num_learners,
+        signature.min_learners,
+        x.element_size(),
+    )
     precision = precision_of(x.dtype, allow_tf32=allow_tf32)
     x, gate_logits, thresholds, w1, b1, w2, b2 = (t.contiguous() for t in (x, gate_logits, thresholds, w1, b1, w2, b2))
     aligned = plan.aligned(problem, *(t.data_ptr() for t in (x, w1, b1, w2, b2, y)))
@@ -101,30 +105,40 @@ def gated_learners(
     entry = entry or select(architecture(x.device), precision, problem, aligned=aligned, packed=packed is not None)
     with torch.cuda.device_of(x):
         tensors = {
-            "x": x, "gate_logits": gate_logits, "thresholds": thresholds, "w1": w1, "b1": b1, "w2": w2, "b2": b2,
-            "y": y, "counts": counts,
-        }  # fmt: skip
+            "x": x,
+            "gate_logits": gate_logits,
+            "thresholds": thresholds,
+            "w1": w1,
+            "b1": b1,
+            "w2": w2,
+            "b2": b2,
+            "y": y,
+            "counts": counts,
+        }
         if packed is not None and not compile_here:
             stream = torch.cuda.current_stream(x.device).cuda_stream
             packed.run(problem, entry, signature.activation, precision, tensors, stream=stream)
         elif entry.language == "triton":
             space = Space(problem, x.dtype, x.device)
             tensors |= {
-                "order": space.order, "reach": space.reach, "arrivals": space.arrivals, "hidden": space.hidden,
+                "order": space.order,
+                "reach": space.reach,
+                "arrivals": space.arrivals,
+                "hidden": space.hidden,
                 "partial": space.partial,
-            }  # fmt: skip
+            }
             num_arrivals = grids.num_arrivals(problem, entry)
             route(problem, gate_logits, thresholds, counts, space, num_arrivals=num_arrivals)
             run_gemms(problem, entry, signature.activation, tensors, precision)
         else:
-            raise KernelError("these tile sizes belong to CUDA kernels, and no kernel pack was found that holds them")
+            raise KernelError("these tile sizes need kernels in CUDA, and no kernel pack has them")
     return y, counts
 
 
 def run_gemms(
     problem: Problem, entry: Entry, activation: str, tensors: dict[str, torch.Tensor], precision: str
 ) -> None:
-    """Run both GEMMs by Triton's kernels, for routed tokens.
+    """Run both GEMMs with Triton's kernels, for routed tokens.
 
     Args:
         problem: Shapes.
@@ -139,21 +153,58 @@ def run_gemms(
     input_precision = "tf32" if precision == "tf32" else "ieee"
     for first, rows in problem.chunks():
         up.up[(grids.up_grid(problem, entry, rows),)](
-            tensors["x"], order, reach, tensors["w1"], tensors["b1"], hidden, first, rows, *sizes,
-            ACTIVATIONS.index(activation), GROUP=GROUP, EVEN=even_up, PRECISION=input_precision,
-            ACTIVATION_PRECISION=activation_precision(precision, interpreted=not hidden.is_cuda), **_blocks(entry.up),
-        )  # fmt: skip
+            tensors["x"],
+            order,
+            reach,
+            tensors["w1"],
+            tensors["b1"],
+            hidden,
+            first,
+            rows,
+            *sizes,
+            ACTIVATIONS.index(activation),
+            GROUP=GROUP,
+            EVEN=even_up,
+            PRECISION=input_precision,
+            ACTIVATION_PRECISION=activation_precision(precision, interpreted=not hidden.is_cuda),
+            **_blocks(entry.up),
+        )
         blocks = grids.down_grid(problem, entry, rows)
         if entry.split:
             down.down_split[(blocks, problem.num_learners * entry.split)](
-                hidden, order, counts, reach, tensors["w2"], b2, tensors["partial"], tensors["arrivals"], y,
-                rows, *sizes, EVEN=even_down, PRECISION=input_precision, SPLIT=entry.split, **_blocks(entry.down),
-            )  # fmt: skip
+                hidden,
+                order,
+                counts,
+                reach,
+                tensors["w2"],
+                b2,
+                tensors["partial"],
+                tensors["arrivals"],
+                y,
+                rows,
+                *sizes,
+                EVEN=even_down,
+                PRECISION=input_precision,
+                SPLIT=entry.split,
+                **_blocks(entry.down),
+            )
         else:
             down.down[(blocks,)](
-                hidden, order, counts, reach, tensors["w2"], b2, y, first, rows, *sizes,
-                GROUP=GROUP, EVEN=even_down, PRECISION=input_precision, **_blocks(entry.down),
-            )  # fmt: skip
+                hidden,
+                order,
+                counts,
+                reach,
+                tensors["w2"],
+                b2,
+                y,
+                first,
+                rows,
+                *sizes,
+                GROUP=GROUP,
+                EVEN=even_down,
+                PRECISION=input_precision,
+                **_blocks(entry.down),
+            )
 
 
 class Space:
@@ -180,19 +231,19 @@ def route(
     *,
     num_arrivals: int = 0,
 ) -> None:
-    """Counts, the order of the tokens, and how many tokens reach each learner.
+    """Compute counts, the order of the tokens, and how many tokens reach each learner.
 
     Args:
         problem: Shapes.
         gate_logits: ``[tokens, C]``, float32.
         thresholds: ``[N]``, float32.
-        counts: int32, one for each token; is written.
-        space: Its ``order`` and ``reach`` are written.
-        num_arrivals: Arrivals of the workspace that are set to 0.
+        counts: Output, int32, one per token.
+        space: Workspace; ``order`` and ``reach`` are written.
+        num_arrivals: How many arrivals of the workspace to set to 0.
     """
     blocks = plan.routing(problem)
     sizes = (problem.tokens, problem.num_choices, problem.min_learners)
-    constants: dict[str, Any] = {"BLOCK": blocks.block, "CHOICES": blocks.choices, "num_warps": PLAIN_WARPS}
+    constants: dict[str, int] = {"BLOCK": blocks.block, "CHOICES": blocks.choices, "num_warps": PLAIN_WARPS}
     if blocks.num_blocks == 1:
         routing.route_one_block[(1,)](
             gate_logits, thresholds, counts, space.order, space.reach, space.arrivals, *sizes, num_arrivals, **constants
@@ -207,6 +258,10 @@ def route(
 
 def _blocks(tile: Tile) -> dict[str, int]:
     return {
-        "BLOCK_M": tile.block_m, "BLOCK_N": tile.block_n, "BLOCK_K": tile.block_k,
-        "num_warps": tile.warps, "num_stages": tile.stages, **({"maxnreg": tile.registers} if tile.registers else {}),
-    }  # fmt: skip
+        "BLOCK_M": tile.block_m,
+        "BLOCK_N": tile.block_n,
+        "BLOCK_K": tile.block_k,
+        "num_warps": tile.warps,
+        "num_stages": tile.stages,
+        **({"maxnreg": tile.registers} if tile.registers else {}),
+    }

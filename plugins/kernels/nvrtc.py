@@ -1,7 +1,7 @@
-"""Compile the CUDA sources of plugins/kernels/cuda to machine code, with NVIDIA's run-time compiler and without a GPU.
+"""Compile the CUDA sources of plugins/kernels/cuda with NVRTC, NVIDIA's run-time compiler. No GPU is needed.
 
-NVRTC comes as a Python package, ``nvidia-cuda-nvrtc-cu12``. Version 12 is meant: drivers of CUDA 12 refuse what
-version 13 makes for sm_90 (ELF files of ABI version 8).
+NVRTC comes as the Python package ``nvidia-cuda-nvrtc-cu12``. It must be version 12: drivers for CUDA 12 reject the ELF
+files of ABI version 8 that version 13 emits for sm_90.
 """
 
 from __future__ import annotations
@@ -29,23 +29,30 @@ def compile_cuda(source: str, arch: str, constants: Mapping[str, int | str]) -> 
 
     Args:
         source: Name of a file in plugins/kernels/cuda.
-        arch: ``sm_90a`` and so on.
-        constants: Macros.
+        arch: GPU architecture, as in ``sm_90a``.
+        constants: Macros to define.
 
     Returns:
         The cubin.
 
     Raises:
         MissingDependencyError: NVRTC 12 is not installed.
-        KernelError: The source does not compile; the compiler's own words.
+        KernelError: The source does not compile; the message has the compiler's log.
     """
     nvrtc, folder = _nvrtc(), resources.files("acm_export.plugins.kernels").joinpath("cuda")
     headers = sorted((file for file in folder.iterdir() if file.name.endswith(".cuh")), key=lambda file: file.name)
     program = c_void_p()
-    _check(nvrtc.nvrtcCreateProgram(
-        byref(program), folder.joinpath(source).read_bytes(), source.encode(), len(headers),
-        _strings([file.read_bytes() for file in headers]), _strings([file.name.encode() for file in headers]),
-    ), "nvrtcCreateProgram")  # fmt: skip
+    _check(
+        nvrtc.nvrtcCreateProgram(
+            byref(program),
+            folder.joinpath(source).read_bytes(),
+            source.encode(),
+            len(headers),
+            _strings([file.read_bytes() for file in headers]),
+            _strings([file.name.encode() for file in headers]),
+        ),
+        "nvrtcCreateProgram",
+    )
     try:
         options = [f"--gpu-architecture={arch}", *_OPTIONS, *(f"-D{name}={value}" for name, value in constants.items())]
         failed = nvrtc.nvrtcCompileProgram(program, len(options), _strings([option.encode() for option in options]))
@@ -58,7 +65,7 @@ def compile_cuda(source: str, arch: str, constants: Mapping[str, int | str]) -> 
 
 
 def version() -> str:
-    """Of the compiler: ``12.9``."""
+    """Version of NVRTC, as in ``12.9``."""
     major, minor = c_int(), c_int()
     _check(_nvrtc().nvrtcVersion(byref(major), byref(minor)), "nvrtcVersion")
     return f"{major.value}.{minor.value}"
@@ -72,7 +79,7 @@ def _nvrtc() -> ctypes.CDLL:
     with suppress(OSError):
         return ctypes.CDLL(library)
     raise MissingDependencyError(
-        f"{LIBRARY}, NVIDIA's run-time compiler, was not found", "pip install 'nvidia-cuda-nvrtc-cu12>=12.8'"
+        f"{LIBRARY}, NVIDIA's run-time compiler, is not installed", "pip install 'nvidia-cuda-nvrtc-cu12>=12.8'"
     )
 
 

@@ -1,10 +1,10 @@
 """The pack: all kernels compiled ahead of time, for machines without a compiler.
 
-    table.json    one row a kernel: key, symbol, threads, shared memory, arguments, place in the other file; the tile
-                  table; versions; the digest of the sources it was made from
+    table.json    one row per kernel: key, symbol, threads, shared memory, arguments, offset in the other file; the tile
+                  table; versions; the digest of the sources
     kernels.bin   the cubins, one after the other
 
-``python -m acm_export.plugins.kernels.compile`` makes it. Reading needs nothing but the standard library.
+``python -m acm_export.plugins.kernels.compile`` makes it. Reading it needs only the standard library.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ import json
 from dataclasses import asdict, dataclass
 from importlib import resources
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from acm_export.base.errors import KernelError
 
@@ -24,11 +24,28 @@ if TYPE_CHECKING:
 SCHEMA = 2
 TABLE, CUBINS = "table.json", "kernels.bin"
 _SOURCES = (
-    "activation.py", "compile.py", "cuda/activation.cuh", "cuda/device.cuh", "cuda/down.cu", "cuda/pipeline.cuh",
-    "cuda/tiles.cuh", "cuda/up.cu", "cuda/wgmma.cuh", "down.py", "hopper.py", "nvrtc.py", "pack.py", "plan.py",
-    "routing.py", "staircase.py", "tiles.json", "tiles.py", "up.py", "variants.py",
-)  # fmt: skip
-_HOW = "make it with: python -m acm_export.plugins.kernels.compile (needs triton and NVRTC, no GPU)"
+    "activation.py",
+    "compile.py",
+    "cuda/activation.cuh",
+    "cuda/device.cuh",
+    "cuda/down.cu",
+    "cuda/pipeline.cuh",
+    "cuda/tiles.cuh",
+    "cuda/up.cu",
+    "cuda/wgmma.cuh",
+    "down.py",
+    "hopper.py",
+    "nvrtc.py",
+    "pack.py",
+    "plan.py",
+    "routing.py",
+    "staircase.py",
+    "tiles.json",
+    "tiles.py",
+    "up.py",
+    "variants.py",
+)
+_HOW = "compile it with: python -m acm_export.plugins.kernels.compile (needs triton and NVRTC, no GPU)"
 
 
 @dataclass(frozen=True)
@@ -36,21 +53,21 @@ class Kernel:
     """One compiled kernel in the pack.
 
     Args:
-        arch: ``sm_90`` and so on.
+        arch: GPU architecture, as in ``sm_90``.
         kernel: Name of the function.
-        dtype: ``fp16``, ``bf16``, ``fp32``, ``tf32``; empty where T does not matter.
+        dtype: ``fp16``, ``bf16``, ``fp32`` or ``tf32``; empty where T does not matter.
         entry: Index into the tile table, or CHOICES of a routing kernel.
-        even: Without masks.
-        activation: The one that it applies, or empty.
+        even: Whether it loads without masks.
+        activation: The activation that it applies, or empty.
         symbol: Entry point in the cubin.
-        threads: Of a block.
-        shared_bytes: Dynamic shared memory of a block.
-        registers: Of a thread.
-        arguments: Name and kind (``ptr``, ``i32`` or ``map``) of each argument. Two pointers that may be null follow
-            those of Triton's kernels; the others ignore them.
-        offset: Of the cubin in ``kernels.bin``.
-        size: Of the cubin.
-        sha256: Of the cubin, hex.
+        threads: Threads per block.
+        shared_bytes: Dynamic shared memory per block.
+        registers: Registers per thread.
+        arguments: Name and kind (``ptr``, ``i32`` or ``map``) of each argument. Triton's kernels take two more
+            pointers, which may be null; the others ignore them.
+        offset: Offset of the cubin in ``kernels.bin``.
+        size: Size of the cubin in bytes.
+        sha256: SHA-256 of the cubin in hex.
     """
 
     arch: str
@@ -70,19 +87,19 @@ class Kernel:
 
     @property
     def key(self) -> Key:
-        """What identifies it among those of its architecture."""
+        """Identifies the kernel among those of its architecture."""
         return self.kernel, self.dtype, self.entry, self.even, self.activation
 
 
 @dataclass(frozen=True)
 class Pack:
-    """A pack that was read and found whole.
+    """A pack that was read and checked.
 
     Args:
-        kernels: All of them.
+        kernels: All kernels.
         triton: Version of Triton that compiled them.
-        nvrtc: Version of NVRTC that compiled those of plugins/kernels/cuda; empty where there are none.
-        source_digest: Of the sources that they were compiled from.
+        nvrtc: Version of NVRTC that compiled those of plugins/kernels/cuda; empty if there are none.
+        source_digest: SHA-256 of the sources.
         cubins: All cubins, one after the other.
     """
 
@@ -94,11 +111,11 @@ class Pack:
 
     @property
     def architectures(self) -> list[str]:
-        """What it holds kernels for."""
+        """Architectures that it has kernels for."""
         return sorted({kernel.arch for kernel in self.kernels}, key=lambda arch: int(arch[3:]))
 
     def cubin(self, kernel: Kernel) -> bytes:
-        """The binary of one of its kernels."""
+        """The cubin of one of its kernels."""
         return self.cubins[kernel.offset : kernel.offset + kernel.size]
 
     def architecture_for(self, capability: tuple[int, int], *, integrated: bool) -> str:
@@ -112,7 +129,7 @@ class Pack:
             The exact architecture, or ``sm_80`` on discrete chips of the 8.x family.
 
         Raises:
-            KernelError: The pack has nothing that runs there.
+            KernelError: The pack has no kernels for this GPU.
         """
         exact = f"sm_{capability[0]}{capability[1]}"
         held = self.architectures
@@ -121,24 +138,28 @@ class Pack:
         if capability[0] == 8 and not integrated and "sm_80" in held:
             return "sm_80"
         kind = "an integrated" if integrated else "a discrete"
-        raise KernelError(f"no kernels for {kind} GPU of architecture {exact}; the pack holds {', '.join(held)}")
+        raise KernelError(f"no kernels for {kind} GPU of architecture {exact}; the pack has {', '.join(held)}")
 
-    def to_json(self, tile_table: Any) -> dict[str, Any]:
-        """The table, without the cubins."""
+    def to_json(self, tile_table: object) -> dict[str, object]:
+        """The content of table.json."""
         return {
-            "schema": SCHEMA, "triton": self.triton, "nvrtc": self.nvrtc, "source_digest": self.source_digest,
-            "cubins_sha256": hashlib.sha256(self.cubins).hexdigest(), "tiles": tile_table,
+            "schema": SCHEMA,
+            "triton": self.triton,
+            "nvrtc": self.nvrtc,
+            "source_digest": self.source_digest,
+            "cubins_sha256": hashlib.sha256(self.cubins).hexdigest(),
+            "tiles": tile_table,
             "kernels": [asdict(kernel) for kernel in self.kernels],
-        }  # fmt: skip
+        }
 
 
 def default_folder() -> Path:
-    """Where the pack of the installed package lies."""
+    """Folder of the pack of the installed package."""
     return Path(str(resources.files("acm_export.plugins.kernels"))) / "pack"
 
 
 def source_digest() -> str:
-    """SHA-256 over everything that decides what is in a pack."""
+    """SHA-256 over everything that decides the content of a pack."""
     folder, digest = resources.files("acm_export.plugins.kernels"), hashlib.sha256()
     for name in _SOURCES:
         digest.update(name.encode() + b"\0" + folder.joinpath(name).read_bytes() + b"\0")
@@ -146,20 +167,20 @@ def source_digest() -> str:
 
 
 def read_pack(folder: Path | None = None) -> Pack:
-    """Read a pack and check it: schema, digests, and that it was made from the sources that are installed.
+    """Read a pack and check its schema, its digests, and that it was compiled from the installed sources.
 
     Args:
-        folder: By default that of the installed package.
+        folder: Folder of the pack; by default the one of the installed package.
 
     Raises:
-        KernelError: It is missing, damaged or stale.
+        KernelError: The pack is missing, damaged or stale.
     """
     folder = folder or default_folder()
     try:
         table = json.loads((folder / TABLE).read_text())
         cubins = (folder / CUBINS).read_bytes()
     except FileNotFoundError as error:
-        raise KernelError(f"there is no kernel pack at {folder}", _HOW) from error
+        raise KernelError(f"no kernel pack at {folder}", _HOW) from error
     except (OSError, ValueError) as error:
         raise KernelError(f"the kernel pack at {folder} cannot be read: {error}", _HOW) from error
     if not isinstance(table, dict) or table.get("schema") != SCHEMA:
@@ -176,10 +197,11 @@ def read_pack(folder: Path | None = None) -> Pack:
     except (KeyError, TypeError, ValueError) as error:
         raise KernelError(f"the table of the kernel pack at {folder} is broken: {error}", _HOW) from error
     if damaged or ends != len(cubins):
-        raise KernelError(f"{folder / CUBINS} is damaged: its content is not what {TABLE} was written for", _HOW)
+        raise KernelError(f"{folder / CUBINS} is damaged: its content does not match {TABLE}", _HOW)
     if pack.source_digest != source_digest():
         raise KernelError(
-            f"the kernel pack at {folder} is stale: made from sources {pack.source_digest[:12]}, "
-            f"installed are {source_digest()[:12]}", _HOW,
-        )  # fmt: skip
+            f"the kernel pack at {folder} is stale: compiled from sources {pack.source_digest[:12]}, "
+            f"but {source_digest()[:12]} are installed",
+            _HOW,
+        )
     return pack

@@ -1,4 +1,4 @@
-"""Run kernels of the pack on PyTorch tensors: nothing is compiled, and the launches for a shape are prepared once.
+"""Run kernels of the pack on PyTorch tensors. Nothing is compiled, and launches are prepared once per shape.
 
 The C++ plugin launches the same kernels with the same arguments (plugins/tensorrt/core/launch.cpp).
 """
@@ -18,7 +18,7 @@ import torch
 from acm_export.base.errors import KernelError
 from acm_export.op.signature import ACTIVATIONS
 from acm_export.plugins.kernels import grids, hopper, plan
-from acm_export.plugins.kernels.cuda_driver import LIBRARY, CudaDriver, Launch
+from acm_export.plugins.kernels.launcher import LIBRARY, Launch, Launcher
 from acm_export.plugins.kernels.pack import read_pack
 from acm_export.plugins.kernels.tiles import entries
 from acm_export.plugins.kernels.variants import has_kernels_without_masks
@@ -26,8 +26,8 @@ from acm_export.plugins.kernels.variants import has_kernels_without_masks
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
-    from acm_export.plugins.kernels.cuda_driver import EncodedMap
     from acm_export.plugins.kernels.hopper import TensorMap
+    from acm_export.plugins.kernels.launcher import EncodedMap
     from acm_export.plugins.kernels.pack import Kernel, Pack
     from acm_export.plugins.kernels.plan import Problem
     from acm_export.plugins.kernels.tiles import Entry
@@ -38,29 +38,29 @@ _log = logging.getLogger(__name__)
 DTYPES = {torch.float16: "fp16", torch.bfloat16: "bf16"}
 
 _MOST_CALLS, _MOST_MAPS = 1024, 4096
-"""Prepared calls and encoded maps to keep."""
+"""Prepared calls and encoded maps that are kept."""
 
 _NO_SCRATCH = c_void_p()
-"""Triton's kernels take two more pointers, to scratch memory that they do not need; CUDA kernels ignore them."""
+"""Two more arguments of Triton's kernels: pointers to scratch memory that they do not use. CUDA kernels ignore them."""
 
 
 def allocate(size: int, device: torch.device) -> torch.Tensor:
-    """The workspace of a call, in bytes."""
+    """Allocate the workspace of a call; ``size`` is in bytes."""
     return torch.empty(size, dtype=torch.uint8, device=device)
 
 
 @cache
 def packed_kernels(device: torch.device, arch: str) -> PackedKernels | None:
-    """The kernels of the installed pack for a GPU; None, after a warning, if the pack cannot be used.
+    """The kernels of the installed pack for a GPU; None, with a warning, if the pack cannot be used.
 
     Args:
         device: A CUDA device.
-        arch: Its architecture.
+        arch: Architecture of the device.
     """
     try:
         return PackedKernels(read_pack(), arch, torch.cuda.get_device_properties(device).multi_processor_count)
     except KernelError as error:
-        _log.warning("%s; Triton's kernels run instead, which are slower on %s (%s)", error, arch, error.hint)
+        _log.warning("%s; using Triton's kernels instead, which are slower on %s (%s)", error, arch, error.hint)
         return None
 
 
@@ -68,17 +68,17 @@ class PackedKernels:
     """Kernels of one architecture, each loaded when it is first launched.
 
     Args:
-        pack: Holds them.
-        arch: ``sm_90`` and so on.
+        pack: Pack with the kernels.
+        arch: GPU architecture, as in ``sm_90``.
         multiprocessors: Number of multiprocessors of the GPU.
-        library: Name of the CUDA driver's library; tests pass a stand-in.
+        library: Name of the CUDA driver's library; tests pass a double.
 
     Raises:
         KernelError: No CUDA driver was found, or it is older than CUDA 12.
     """
 
     def __init__(self, pack: Pack, arch: str, multiprocessors: int, library: str = LIBRARY) -> None:
-        self._driver = CudaDriver(library)
+        self._launcher = Launcher(library)
         self._pack = pack
         self._rows: dict[Key, Kernel] = {kernel.key: kernel for kernel in pack.kernels if kernel.arch == arch}
         self._functions: dict[Key, c_void_p] = {}
@@ -97,18 +97,18 @@ class PackedKernels:
         *,
         stream: int,
     ) -> None:
-        """Queue everything: routing, then both GEMMs for each chunk of sorted rows.
+        """Enqueue routing, then both GEMMs for each chunk of sorted rows.
 
         Args:
             problem: Shapes.
-            entry: Entry of the table.
+            entry: Entry of the tile table.
             activation: One of :data:`acm_export.op.ACTIVATIONS`.
             precision: One of :data:`acm_export.plugins.kernels.tiles.PRECISIONS`.
             tensors: Inputs and outputs by the names of the kernels' arguments. The workspace is allocated here.
-            stream: Handle of the stream.
+            stream: Handle of the CUDA stream.
 
         Raises:
-            KernelError: The pack has no such kernel, or the driver refuses it.
+            KernelError: The pack has no such kernel, or the driver fails.
         """
         with self._lock:
             dtype = tensors["x"].dtype
@@ -127,24 +127,29 @@ class PackedKernels:
 
             for name, slot in call.slots.items():
                 slot.value = address(name)
-            if len(self._maps) + len(call.maps) > _MOST_MAPS:  # not later: the launches below read these maps
+            if len(self._maps) + len(call.maps) > _MOST_MAPS:  # before the launches below, which read these maps
                 self._maps.clear()
-            for arguments, place, tensor_map in call.maps:
-                arguments[place] = self._encoded(tensor_map, address(tensor_map.tensor), dtype)
+            for arguments, position, tensor_map in call.maps:
+                arguments[position] = self._encoded(tensor_map, address(tensor_map.tensor), dtype)
             for launch in call.launches:
-                self._driver.launch(launch, stream)
+                self._launcher.launch(launch, stream)
 
     def _prepare(
         self, problem: Problem, entry: Entry, index: int, activation: str, precision: str, dtype: torch.dtype
     ) -> _Call:
-        """All launches for a shape; addresses are filled in for each call."""
+        """Prepare all launches for a shape; each call fills in the addresses."""
         call, routing = _Call(asdict(plan.workspace(problem))), plan.routing(problem)
         numbers = {
-            "num_tokens": problem.tokens, "num_choices": problem.num_choices, "min_learners": problem.min_learners,
-            "num_pieces": routing.num_pieces, "model_dim": problem.model_dim, "hidden_dim": problem.hidden_dim,
-            "num_learners": problem.num_learners, "activation": ACTIVATIONS.index(activation),
+            "num_tokens": problem.tokens,
+            "num_choices": problem.num_choices,
+            "min_learners": problem.min_learners,
+            "num_pieces": routing.num_pieces,
+            "model_dim": problem.model_dim,
+            "hidden_dim": problem.hidden_dim,
+            "num_learners": problem.num_learners,
+            "activation": ACTIVATIONS.index(activation),
             "num_arrivals": grids.num_arrivals(problem, entry),
-        }  # fmt: skip
+        }
         kernels = ("route_one_block",) if routing.num_blocks == 1 else ("count_tokens", "place_tokens")
         for kernel in kernels:
             self._add(call, (kernel, "", routing.choices, False, ""), (routing.num_blocks, 1), numbers)
@@ -172,19 +177,19 @@ class PackedKernels:
         numbers: Mapping[str, int],
         maps: Mapping[str, TensorMap] | None = None,
     ) -> None:
-        """Add a launch. Kernels that take maps may start before the previous kernel has ended."""
+        """Add a launch. Kernels that take tensor maps may start before the previous kernel has ended."""
         function, row = self._function(key), self._rows[key]
         arguments = (c_void_p * (len(row.arguments) + 2))()
-        for place, (name, kind) in enumerate(row.arguments):
+        for position, (name, kind) in enumerate(row.arguments):
             if kind == "map":
-                call.maps.append((arguments, place, (maps or {})[name]))
+                call.maps.append((arguments, position, (maps or {})[name]))
             elif kind == "ptr":
-                arguments[place] = addressof(call.slots.setdefault(name, c_void_p()))
+                arguments[position] = addressof(call.slots.setdefault(name, c_void_p()))
             else:
                 call.numbers.append(c_int(numbers[name]))
-                arguments[place] = addressof(call.numbers[-1])
+                arguments[position] = addressof(call.numbers[-1])
         arguments[-2] = arguments[-1] = addressof(_NO_SCRATCH)
-        config = self._driver.config(grid, row.threads, row.shared_bytes, early=maps is not None)
+        config = self._launcher.config(grid, row.threads, row.shared_bytes, early=maps is not None)
         call.launches.append(Launch(function, config, arguments))
 
     def _function(self, key: Key) -> c_void_p:
@@ -192,14 +197,14 @@ class PackedKernels:
             if key not in self._rows:
                 raise KernelError(f"the kernel pack has no kernel {key}")
             row = self._rows[key]
-            self._functions[key] = self._driver.load(self._pack.cubin(row), row.symbol, row.shared_bytes)
+            self._functions[key] = self._launcher.load(self._pack.cubin(row), row.symbol, row.shared_bytes)
         return self._functions[key]
 
     def _encoded(self, tensor_map: TensorMap, address: int, dtype: torch.dtype) -> int:
-        """Address of an encoded map; encoded maps are kept, because tensors are often at the same address again."""
+        """Address of an encoded map. Maps are kept, because tensors are often at the same address again."""
         key = id(tensor_map), address
         if key not in self._maps:
-            self._maps[key] = self._driver.encode(tensor_map, address, dtype)
+            self._maps[key] = self._launcher.encode(tensor_map, address, dtype)
         return self._maps[key].address
 
 
@@ -209,10 +214,10 @@ class _Call:
 
     Args:
         offsets: Byte offsets of the arrays in the workspace by name, and its ``size``.
-        launches: Launches in their order.
-        slots: Where the kernels find the address of each tensor.
-        numbers: Integer arguments; the launches hold their addresses only.
-        maps: Arguments of a launch, position of the map among them, and the map.
+        launches: Launches in order.
+        slots: Address of each tensor; the launches point to these slots.
+        numbers: Integer arguments; the launches point to them.
+        maps: For each tensor map: arguments of the launch, its position among them, and the map.
     """
 
     offsets: dict[str, int]

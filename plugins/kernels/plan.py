@@ -1,6 +1,6 @@
-"""What a launch needs besides pointers: pure arithmetic over shapes, the same here and in the C++ plugin.
+"""What a launch needs besides pointers: arithmetic over shapes, the same here and in the C++ plugin.
 
-Nothing here depends on how tokens are routed, so a plan is made once for a shape and a CUDA graph can keep it.
+Nothing here depends on how tokens are routed, so a plan is made once per shape, and a CUDA graph can keep it.
 """
 
 from __future__ import annotations
@@ -14,32 +14,32 @@ if TYPE_CHECKING:
     from collections.abc import Iterator
 
 HIDDEN_LIMIT = 192 << 20
-"""Bytes of hidden values that one chunk of sorted rows may take. With the partial sums and the routing that stays
-within 256 MiB, except that a chunk is at least ROWS rows."""
+"""Most bytes of hidden values in one chunk of sorted rows. With partial sums and routing the workspace stays within
+256 MiB, except that a chunk has at least ROWS rows."""
 
 PARTIAL_LIMIT = 32 << 20
-"""Bytes of partial sums; where they would take more, K is not split."""
+"""Most bytes of partial sums; if they need more, K is not split."""
 
 ROWS = 128
-"""Every tile has a divisor of this many rows, so chunks and the hidden workspace are multiples of it."""
+"""The rows of every tile divide this number, so chunks and the hidden workspace are multiples of it."""
 
 MAX_SPLIT = 4
-"""Most slices of K in one learner that a table entry may ask for; sizes the partial sums."""
+"""Most slices of K per learner in the tile table; sizes the partial sums."""
 
 MAX_TOKENS = 1 << 29
-"""Tokens and rows are numbered in 32 bits, also those of the last tile or routing block beyond the last token."""
+"""Tokens and rows have 32-bit indices, including those of the last tile or routing block past the last token."""
 
 _LEAST_ROWS, _LEAST_COLUMNS = 16, 32
-"""Of a tile of GEMM 2 where K is split; sizes the arrivals."""
+"""Smallest tile of GEMM 2 where K is split; sizes the arrivals."""
 
 ALIGNMENT = 256
 
 ROUTING_BLOCKS = ((8, 256), (32, 128), (128, 32))
-"""(choices, tokens): tokens that a routing block handles at a time: at most 4,096 values, which fit into registers."""
+"""(choices, tokens) of a routing block: tokens that it handles at a time; 4,096 values fit into registers."""
 
 MAX_ROUTING_BLOCKS = 512
-"""With more tokens, each routing block handles several pieces. Each reads the histograms of all blocks: at most 10 KiB
-with 5 choices, 130 KiB with 65. Four for each multiprocessor of a large GPU keep it busy. Reasoned, not measured.
+"""With more tokens, each routing block handles several pieces. Each block reads the histograms of all blocks: at most
+10 KiB with 5 choices, 130 KiB with 65. Four blocks per multiprocessor keep a large GPU busy. Reasoned, not measured.
 """
 
 
@@ -65,37 +65,37 @@ class Problem:
 
     def __post_init__(self) -> None:
         if not 1 <= self.tokens <= MAX_TOKENS:
-            raise KernelError(f"{self.tokens} tokens; the kernels take 1 to {MAX_TOKENS}")
+            raise KernelError(f"{self.tokens} tokens; the kernels support 1 to {MAX_TOKENS}")
 
     @property
     def num_choices(self) -> int:
-        """C."""
+        """C, the number of choices."""
         return self.num_learners - self.min_learners + 1
 
     @property
     def hidden_row_bytes(self) -> int:
-        """Bytes of one token's hidden values, learners padded to a multiple of 16."""
+        """Bytes of one token's hidden values; the width of each learner is padded to a multiple of 16."""
         return self.num_learners * _round_up(self.hidden_dim, 16) * self.element_size
 
     @property
     def chunk_rows(self) -> int:
-        """Sorted rows that are worked on at a time, a multiple of ROWS."""
+        """Sorted rows per chunk, a multiple of ROWS."""
         fitting = HIDDEN_LIMIT // self.hidden_row_bytes // ROWS * ROWS
         return min(max(fitting, ROWS), _round_up(self.tokens, ROWS))
 
     @property
     def partial_bytes(self) -> int:
-        """Bytes of the partial sums with the most slices, or of as many as the limit allows."""
+        """Bytes of the partial sums with the most slices, or the limit if they need more."""
         return min(self.num_learners * MAX_SPLIT * self.tokens * self.model_dim * 4, PARTIAL_LIMIT)
 
     @property
     def arrivals(self) -> int:
-        """Most tiles of GEMM 2 where K is split, and at least one."""
+        """Most tiles of GEMM 2 where K is split, at least one."""
         tokens = min(self.tokens, PARTIAL_LIMIT // (4 * self.model_dim))
         return max(cdiv(tokens, _LEAST_ROWS) * cdiv(self.model_dim, _LEAST_COLUMNS), 1)
 
     def splits(self, split: int) -> bool:
-        """Whether K is split: asked for, all tokens in one chunk, and the partial sums fit."""
+        """Whether K is split: ``split`` is not 0, all tokens are in one chunk, and the partial sums fit."""
         size = self.num_learners * split * self.tokens * self.model_dim * 4
         return split > 0 and size <= self.partial_bytes and self.tokens <= self.chunk_rows
 
@@ -110,10 +110,10 @@ class Routing:
     """How tokens are cut for routing.
 
     Args:
-        block: Tokens that a block handles at a time; as many are routed in one launch.
-        choices: C rounded up to a size that kernels exist for.
-        num_pieces: How many times ``block`` consecutive tokens each block handles.
-        num_blocks: Blocks, at most MAX_ROUTING_BLOCKS.
+        block: Tokens that a block handles at a time; up to this many are routed in one launch.
+        choices: C rounded up to a size for which kernels exist.
+        num_pieces: Pieces of ``block`` consecutive tokens that each block handles.
+        num_blocks: Number of blocks, at most MAX_ROUTING_BLOCKS.
     """
 
     block: int
@@ -123,7 +123,7 @@ class Routing:
 
 
 def routing(problem: Problem) -> Routing:
-    """Blocks for a problem."""
+    """Routing blocks for a problem."""
     choices, block = next(pair for pair in ROUTING_BLOCKS if pair[0] >= problem.num_choices)
     num_pieces = cdiv(problem.tokens, block * MAX_ROUTING_BLOCKS)
     return Routing(block, choices, num_pieces, cdiv(problem.tokens, block * num_pieces))
@@ -139,11 +139,11 @@ class Workspace:
         reach: int32 ``[N + 1]``.
         order: int32 ``[tokens]``.
         histograms: int32 ``[blocks, C]``, with room for the blocks of every smaller call.
-        arrivals: int32 ``[tiles]``: pieces of each tile of GEMM 2 that are done, where K is split. The kernels in
-            CUDA count in the first element which tiles are taken.
+        arrivals: int32 ``[tiles]``: finished slices of each tile of GEMM 2, where K is split. The kernels in CUDA use
+            the first element as the counter of tiles taken.
         hidden: T ``[chunk rows, N * padded h]``.
         partial: float32 ``[N * slices, tokens, D]``.
-        size: Bytes in all.
+        size: Total bytes.
     """
 
     reach: int

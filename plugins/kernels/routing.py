@@ -1,9 +1,9 @@
-"""Routing: from gate logits to counts, and the order of the tokens by count, descending. Docs/op.md has the rule.
+"""Routing: counts from gate logits (docs/op.md), and the order of the tokens by count, descending.
 
-A counting sort without atomics: tokens are cut into blocks; ``count_tokens`` makes a histogram of each block,
-``place_tokens`` adds up the histograms and writes every token to its row. Up to BLOCK tokens, ``route_one_block`` does
-both in one launch. The number of blocks is limited (plan.py): with many tokens a block handles several pieces of BLOCK
-tokens, one after the other. Ties keep the order of the tokens, so results are the same bit for bit on every run.
+A counting sort without atomics. ``count_tokens`` computes a histogram per block of tokens; ``place_tokens`` adds up the
+histograms and writes every token to its row. For up to BLOCK tokens, ``route_one_block`` does both in one launch.
+The number of blocks is limited (plan.py): with many tokens a block handles several pieces of BLOCK tokens, one after
+the other. The sort is stable, so results are bit-identical on every run.
 
 A *choice* c = 0..C-1 stands for the learner count ``min_learners + c``.
 """
@@ -28,7 +28,7 @@ def _choices(
     num_choices,
     min_learners,
     CHOICES: tl.constexpr,
-):  # fmt: skip
+):
     """The choice of every token of a block, int32 ``(BLOCK,)``; -1 beyond the last token."""
     c = tl.arange(0, CHOICES)
     inside = tokens < num_tokens
@@ -40,7 +40,7 @@ def _choices(
     upper = tl.associative_scan(z, 1, _maximum, reverse=True)  # max of z[c:]
     lower = tl.associative_scan(z_before, 1, _maximum)  # max of z[:c]
     tau = tl.load(thresholds + min_learners + c - 1, mask=gated, other=0.0)
-    stops = gated[None, :] & ~(upper - lower > tau[None, :])  # a NaN margin is above no threshold
+    stops = gated[None, :] & ~(upper - lower > tau[None, :])  # a NaN margin never exceeds a threshold
     choice = tl.min(tl.where(stops, c[None, :] - 1, num_choices - 1), axis=1)
     any_nan = tl.max((z != z).to(tl.int32), axis=1)
     choice = tl.where(any_nan > 0, 0, choice)
@@ -71,7 +71,7 @@ def _add_histograms(histograms, block, num_choices, STEP: tl.constexpr, CHOICES:
 
 @triton.jit
 def _rows(chosen, starts):
-    """Row of every token: start of its choice plus its rank among the BLOCK tokens of that choice.
+    """Row of every token: start of its choice plus its rank among the tokens of that choice in the block.
 
     ``chosen``: (BLOCK, CHOICES), int32, one-hot; ``starts``: (CHOICES,), int32.
     """
@@ -90,7 +90,7 @@ def _store_reach(reach, at_least, num_tokens, num_choices, min_learners, CHOICES
 
 @triton.jit
 def _store_zeros(values, size, first, STEP: tl.constexpr):
-    """Set ``values[:size]`` to 0 in pieces of STEP; the blocks of a launch take turns, this one has index ``first``."""
+    """Set ``values[:size]`` to 0 in pieces of STEP; the blocks take turns, starting with index ``first``."""
     for start in range(first * STEP, size, tl.num_programs(0) * STEP):
         i = start + tl.arange(0, STEP)
         tl.store(values + i, tl.zeros((STEP,), tl.int32), mask=i < size)
@@ -110,7 +110,7 @@ def route_one_block(
     num_arrivals,
     BLOCK: tl.constexpr,
     CHOICES: tl.constexpr,
-):  # fmt: skip
+):
     """Route up to BLOCK tokens. Grid: (1,)."""
     _store_zeros(arrivals, num_arrivals, 0, BLOCK)
     tokens = tl.arange(0, BLOCK)
@@ -135,7 +135,7 @@ def count_tokens(
     num_pieces,
     BLOCK: tl.constexpr,
     CHOICES: tl.constexpr,
-):  # fmt: skip
+):
     """Counts of one block of tokens, and how many tokens made each choice. Grid: (num_blocks,)."""
     block = tl.program_id(0)
     c = tl.arange(0, CHOICES)
@@ -163,13 +163,13 @@ def place_tokens(
     num_arrivals,
     BLOCK: tl.constexpr,
     CHOICES: tl.constexpr,
-):  # fmt: skip
+):
     """Write the tokens of one block to their rows. Grid: (num_blocks,)."""
     block = tl.program_id(0)
     _store_zeros(arrivals, num_arrivals, block, BLOCK)
     first, end = _token_range(block, num_tokens, num_pieces, BLOCK)
     tokens = first + tl.arange(0, BLOCK)
-    count = tl.load(counts + tokens, mask=tokens < num_tokens, other=-1)  # each piece is loaded before it is needed
+    count = tl.load(counts + tokens, mask=tokens < num_tokens, other=-1)  # each piece is prefetched
     total, before = _add_histograms(histograms, block, num_choices, BLOCK, CHOICES)
     at_least = tl.cumsum(total, axis=0, reverse=True)
     if block == 0:

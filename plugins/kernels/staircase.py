@@ -1,7 +1,7 @@
-"""The staircase: which tiles of hidden values exist once tokens are sorted by count, descending.
+"""The staircase: the tiles of hidden values that are computed once tokens are sorted by count, descending.
 
 ``reach[n]`` tokens run learner n or more; they are the first rows. So the rows of learner n end at ``reach[n]``, and
-the learners of row r are 1..k with k = number of n >= 1 whose ``reach[n]`` is above r.
+row r runs learners 1..k, where k is the number of n >= 1 with ``reach[n]`` > r.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ MAX_LEARNERS = tl.constexpr(64)
 
 @triton.jit
 def grouped(index, num_rows, num_columns, GROUP: tl.constexpr):
-    """Tile ``index`` of a grid walked in groups of GROUP rows, column by column, so that L2 keeps both sides."""
+    """Row and column of tile ``index``, in groups of GROUP rows, column by column, so that both operands stay in L2."""
     in_group = GROUP * num_columns
     first = index // in_group * GROUP
     height = min(num_rows - first, GROUP)
@@ -23,7 +23,7 @@ def grouped(index, num_rows, num_columns, GROUP: tl.constexpr):
 
 @triton.jit
 def learners_of_row(reach, row, num_learners):
-    """Learners that the token at a sorted row runs."""
+    """Number of learners that the token at a sorted row runs."""
     n = tl.arange(0, MAX_LEARNERS)
     tokens = tl.load(reach + 1 + n, mask=n < num_learners, other=0)
     return tl.sum((tokens > row).to(tl.int32), axis=0)
@@ -31,20 +31,20 @@ def learners_of_row(reach, row, num_learners):
 
 @triton.jit
 def active_tile(reach, index, first_row, num_rows, num_columns, num_learners, BLOCK_M: tl.constexpr):
-    """Tile ``index`` among those that some token needs, learner after learner.
+    """Tile ``index`` of those that some token needs, learner after learner.
 
     Args:
         reach: (num_learners + 1,), int32.
-        index: Of the tile.
-        first_row: Sorted row at which the chunk begins.
+        index: Index of the tile.
+        first_row: First sorted row of the chunk.
         num_rows: Rows of the chunk.
-        num_columns: Tiles side by side in one learner.
+        num_columns: Columns of tiles in one learner.
         num_learners: N.
         BLOCK_M: Rows of a tile.
 
     Returns:
-        Learner (from 0; num_learners or more where the index is past the last tile), index of the tile within the
-        learner, and rows of the chunk that run it.
+        Learner (from 0; num_learners or more if the index is past the last tile), index of the tile in the learner, and
+        rows of the chunk that run the learner.
     """
     n = tl.arange(0, MAX_LEARNERS)
     rows = tl.load(reach + 1 + n, mask=n < num_learners, other=0) - first_row
@@ -58,5 +58,5 @@ def active_tile(reach, index, first_row, num_rows, num_columns, num_learners, BL
 
 @triton.jit
 def padded(hidden_dim):
-    """Columns of one learner in the hidden workspace: its width rounded up to 16, so that rows stay aligned."""
+    """Columns of one learner in the hidden workspace: h rounded up to a multiple of 16, so that rows stay aligned."""
     return tl.cdiv(hidden_dim, 16) * 16

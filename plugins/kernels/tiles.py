@@ -1,6 +1,6 @@
-"""Which tile sizes run which problem: the table ``tiles.json``, measured or reasoned, one reason an entry.
+"""The tile table ``tiles.json``: tile sizes for each kind of problem, measured or reasoned, with a reason per entry.
 
-``benchmarks/tune_kernels.py`` writes the table on a device.
+``benchmarks/tune_kernels.py`` writes the table on a GPU.
 """
 
 from __future__ import annotations
@@ -19,25 +19,25 @@ if TYPE_CHECKING:
 ARCHITECTURES = ("sm_80", "sm_86", "sm_87", "sm_89", "sm_90", "sm_100", "sm_103", "sm_110", "sm_120", "sm_121")
 PRECISIONS = ("half", "fp32", "tf32")
 GROUP = 8
-"""Tile rows that are walked together (staircase.py, ``grouped``); the usual value, not tuned yet."""
+"""Rows of tiles in a group (staircase.py, ``grouped``); the usual value, not tuned yet."""
 
 CUDA_VALUES = 1 << 35
-"""x must have fewer values for the kernels of plugins/kernels/cuda, which number its 16-byte pieces in 32 bits."""
+"""x must have fewer values for the kernels in plugins/kernels/cuda, which index its 16-byte pieces with 32 bits."""
 
 SCHEMA = 1
 
 
 @dataclass(frozen=True)
 class Tile:
-    """Sizes of one GEMM's tile and how it is run.
+    """Tile sizes of one GEMM, and launch parameters.
 
     Args:
-        block_m: Rows.
-        block_n: Columns.
+        block_m: Rows of the tile.
+        block_n: Columns of the tile.
         block_k: Step along K.
-        warps: Warps of a block.
-        stages: Tiles in flight.
-        registers: Most registers of a thread, or 0 for the compiler's choice.
+        warps: Warps per block.
+        stages: Stages of the software pipeline.
+        registers: Most registers per thread, or 0 for the compiler's choice.
     """
 
     block_m: int
@@ -53,14 +53,14 @@ class Entry:
     """One row of the table.
 
     Args:
-        archs: Architectures that it is for.
+        archs: Architectures that the entry is for.
         precision: ``half`` (float16 and bfloat16), ``fp32`` or ``tf32``.
-        alignment: D and h must be multiples of it, and pointers of 16 bytes; 1: for any D, h and pointers.
-        max_tokens: Largest number of tokens that it is for, or None.
+        alignment: D and h must be multiples of this, and pointers of 16 bytes; 1 allows any D, h and pointers.
+        max_tokens: Largest number of tokens, or None for no limit.
         up: Tile of GEMM 1.
-        down: Tile of GEMM 2; its rows divide those of ``up``.
-        split: Slices of K in each learner, summed afterwards; 0 for a whole K in one block.
-        reason: Why, or the measurement that chose it.
+        down: Tile of GEMM 2; its rows must divide those of ``up``.
+        split: Slices of K per learner, summed afterwards; 0 to compute all of K in one block.
+        reason: Why these sizes, or the measurement that chose them.
         language: Language of the kernels: ``triton``, or ``cuda`` (plugins/kernels/cuda; only in a pack).
     """
 
@@ -82,11 +82,11 @@ class Entry:
             )
 
     def can_run(self, problem: Problem, *, aligned: bool) -> bool:
-        """Whether it computes the problem correctly, be it the fastest choice or not.
+        """Whether the entry computes the problem correctly, even if it is not the fastest choice.
 
         Args:
             problem: Shapes.
-            aligned: D, h and every pointer are multiples of 16 (values, bytes).
+            aligned: Whether D, h and every pointer are multiples of 16 (values, bytes).
         """
         divides = problem.model_dim % self.alignment == 0 == problem.hidden_dim % self.alignment
         in_range = self.language != "cuda" or problem.tokens * problem.model_dim < CUDA_VALUES
@@ -97,26 +97,33 @@ class Entry:
 
 @cache
 def entries() -> tuple[Entry, ...]:
-    """The table in its order: the first entry that fits is used."""
+    """The tile table in order; the first entry that fits is used."""
     text = resources.files("acm_export.plugins.kernels").joinpath("tiles.json").read_text()
     return parse(json.loads(text))
 
 
 def parse(content: dict[str, Any]) -> tuple[Entry, ...]:
-    """Read a table.
+    """Parse a tile table.
 
     Raises:
-        KernelError: It is not a table of this schema.
+        KernelError: The table has another schema or is broken.
     """
     if content.get("schema") != SCHEMA:
         raise KernelError(f"the tile table has schema {content.get('schema')}, expected {SCHEMA}")
     try:
         return tuple(
-            Entry(**(entry | {
-                "archs": tuple(entry["archs"]), "up": Tile(**entry["up"]), "down": Tile(**entry["down"]),
-            }))
+            Entry(
+                **(
+                    entry
+                    | {
+                        "archs": tuple(entry["archs"]),
+                        "up": Tile(**entry["up"]),
+                        "down": Tile(**entry["down"]),
+                    }
+                )
+            )
             for entry in content["entries"]
-        )  # fmt: skip
+        )
     except (KeyError, TypeError) as error:
         raise KernelError(f"the tile table is broken: {error}") from error
 
@@ -133,18 +140,18 @@ def select(
     """The entry for a problem.
 
     Args:
-        arch: ``sm_80`` and so on.
+        arch: GPU architecture, as in ``sm_80``.
         precision: One of :data:`PRECISIONS`.
         problem: Shapes.
-        aligned: D, h and every pointer are multiples of 16 (values, bytes).
+        aligned: Whether D, h and every pointer are multiples of 16 (values, bytes).
         packed: Whether kernels of a pack may be used.
         table: Entries to choose from; by default those of the package.
 
     Raises:
-        KernelError: The table has none for this architecture.
+        KernelError: The table has no entry for this architecture.
     """
     for entry in table or entries():
-        meant = problem.tokens <= (entry.max_tokens or problem.tokens) and (packed or entry.language == "triton")
-        if meant and arch in entry.archs and precision == entry.precision and entry.can_run(problem, aligned=aligned):
+        fits = problem.tokens <= (entry.max_tokens or problem.tokens) and (packed or entry.language == "triton")
+        if fits and arch in entry.archs and precision == entry.precision and entry.can_run(problem, aligned=aligned):
             return entry
     raise KernelError(f"no kernels for {arch}; the table has {', '.join(ARCHITECTURES)}")

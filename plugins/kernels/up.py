@@ -1,4 +1,4 @@
-"""GEMM 1: hidden = act(x W1 + b1), only where the staircase has tiles."""
+"""GEMM 1: hidden = act(x W1 + b1), only in the tiles of the staircase."""
 
 from __future__ import annotations
 
@@ -30,13 +30,13 @@ def up(
     EVEN: tl.constexpr,
     PRECISION: tl.constexpr,
     ACTIVATION_PRECISION: tl.constexpr,
-):  # fmt: skip
+):
     """One tile of hidden values of one learner for sorted rows ``first_row ..``.
 
-    Rows of the tile that do not run the learner hold something; GEMM 2 drops it.
+    Rows of the tile that do not run the learner get arbitrary values; GEMM 2 drops them.
 
-    Grid: all tiles of the chunk, ``cdiv(num_rows, BLOCK_M) * num_learners * cdiv(hidden_dim, BLOCK_N)``; those that no
-    token needs come last and end at once. EVEN: model_dim is a multiple of BLOCK_K and hidden_dim of BLOCK_N.
+    Grid: all tiles of the chunk, ``cdiv(num_rows, BLOCK_M) * num_learners * cdiv(hidden_dim, BLOCK_N)``; tiles that no
+    token needs come last and return at once. EVEN: model_dim is a multiple of BLOCK_K and hidden_dim of BLOCK_N.
     """
     num_columns = tl.cdiv(hidden_dim, BLOCK_N)
     learner, tile, rows_here = active_tile(

@@ -1,6 +1,6 @@
-"""Every kernel that the pack holds for an architecture: which constants, for which table entry, under which key.
+"""Every kernel of the pack for an architecture: its constants, its entry of the tile table, and its key.
 
-The same keys are what a launch looks for, here (tests) and in the C++ plugin (``plugins/tensorrt/pack.h``).
+Launches look up kernels by these keys, here and in the C++ plugin (``plugins/tensorrt/core/pack.h``).
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     from collections.abc import Iterator
 
 PLAIN_WARPS = 4
-"""Warps of the kernels without matrix products."""
+"""Warps per block of the kernels without matrix products."""
 
 Key = tuple[str, str, int, bool, str]
 
@@ -37,9 +37,9 @@ def activation_precision(precision: str, *, interpreted: bool = False) -> int:
 
 
 def has_kernels_without_masks(entry: Entry) -> bool:
-    """Whether there are kernels without masks for shapes that allow them (grids.py, ``even``).
+    """Whether the pack has kernels without masks for shapes that allow them (grids.py, ``even``).
 
-    float32 is bound by arithmetic: there, masks cost too little to justify more kernels.
+    float32 is compute-bound: masks cost too little there to justify more kernels.
     """
     return entry.alignment > 1 and entry.precision == "half"
 
@@ -50,15 +50,15 @@ class Variant:
 
     Args:
         kernel: Name of the function.
-        dtype: ``fp16``, ``bf16``, ``fp32``, ``tf32``; empty where T does not matter.
+        dtype: ``fp16``, ``bf16``, ``fp32`` or ``tf32``; empty where T does not matter.
         entry: Index into the tile table, or the CHOICES of a routing kernel.
-        even: Without masks (grids.py, ``even``).
-        aligned: Pointers, D and h are multiples of 16.
+        even: Whether it loads without masks (grids.py, ``even``).
+        aligned: Whether pointers, D and h are multiples of 16.
         constants: Compile-time arguments.
-        warps: Of a block.
-        stages: Of the software pipeline.
-        registers: Most registers of a thread, or 0.
-        activation: The one that it applies; empty where it applies none, or any that a launch names.
+        warps: Warps per block.
+        stages: Stages of the software pipeline.
+        registers: Most registers per thread, or 0 for the compiler's choice.
+        activation: The activation that it applies; empty if it applies none, or the one that a launch names.
     """
 
     kernel: str
@@ -74,7 +74,7 @@ class Variant:
 
     @property
     def key(self) -> Key:
-        """What identifies it among those of an architecture."""
+        """Identifies the kernel among those of an architecture."""
         return self.kernel, self.dtype, self.entry, self.even, self.activation
 
     @property
@@ -99,9 +99,10 @@ def variants(arch: str) -> Iterator[Variant]:
                 activation = {"ACTIVATION_PRECISION": activation_precision(entry.precision)}
                 for kernel, tile, extra in (
                     ("up", entry.up, {"GROUP": GROUP, **activation}),
-                    ("down_split", entry.down, {"SPLIT": entry.split}) if entry.split else
-                    ("down", entry.down, {"GROUP": GROUP}),
-                ):  # fmt: skip
+                    ("down_split", entry.down, {"SPLIT": entry.split})
+                    if entry.split
+                    else ("down", entry.down, {"GROUP": GROUP}),
+                ):
                     constants = {**_blocks(tile), **common, **extra}
                     yield Variant(
                         kernel, dtype, index, even, aligned, constants, tile.warps, tile.stages, tile.registers
@@ -119,9 +120,11 @@ def _hopper(index: int, entry: Entry) -> Iterator[Variant]:
         for kernel, tile, activations in ((hopper.UP, entry.up, ACTIVATIONS), (hopper.DOWN, entry.down, ("",))):
             for activation in activations:
                 constants: dict[str, int | str | bool] = {
-                    "ACM_BFLOAT16": str(dtype == "bf16").lower(), "ACM_BLOCK_N": tile.block_n,
-                    "ACM_STAGES": tile.stages, "ACM_SHARED_BYTES": hopper.shared_bytes(tile),
-                }  # fmt: skip
+                    "ACM_BFLOAT16": str(dtype == "bf16").lower(),
+                    "ACM_BLOCK_N": tile.block_n,
+                    "ACM_STAGES": tile.stages,
+                    "ACM_SHARED_BYTES": hopper.shared_bytes(tile),
+                }
                 if activation:
                     constants["ACM_ACTIVATION"] = ACTIVATIONS.index(activation)
                 yield Variant(

@@ -1,4 +1,4 @@
-"""How much work a routing makes: executed tiles, and the least that it could be. Pure arithmetic over counts."""
+"""Work of a routing: multiply-adds in the executed tiles, and those that the tokens need. Arithmetic over counts."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ class Work:
     """Multiply-adds of both GEMMs.
 
     Args:
-        executed: In the tiles that the kernels compute, rows and columns beyond the edges included.
+        executed: In the tiles that the kernels compute, including rows and columns past the edges.
         needed: By the tokens: count x 2 x D x h each.
     """
 
@@ -35,7 +35,7 @@ def work(problem: Problem, entry: Entry, counts: NDArray[np.int32]) -> Work:
     Args:
         problem: Shapes.
         entry: Tile sizes.
-        counts: int32 ``[tokens]``, learners of each token, in any order.
+        counts: Learner count of each token, int32 ``[tokens]``, in any order.
     """
     in_order = np.sort(np.asarray(counts))[::-1]
     executed = 0

@@ -1,1 +1,1 @@
-"""The TensorRT plugin: C++ sources, the kernel pack that goes into them, and building the library on this machine."""
+"""The TensorRT plugin: C++ sources, embedding of the kernel pack, and compiling the library on this machine."""

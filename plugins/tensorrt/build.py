@@ -1,4 +1,4 @@
-"""Compile the plugin library on this machine, once for each combination of what goes into it."""
+"""Compile the plugin library on this machine, and cache it by everything that goes into it."""
 
 from __future__ import annotations
 
@@ -13,12 +13,14 @@ from typing import TYPE_CHECKING
 
 from acm_export.base.errors import OutputError, PluginError
 from acm_export.base.files import check_input, move_into_place, staging_folder
+from acm_export.base.progress import Silent
 from acm_export.plugins.kernels.pack import default_folder, read_pack
 from acm_export.plugins.tensorrt.headers import cuda_headers, tensorrt_headers
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator
+    from collections.abc import Iterator
 
+    from acm_export.base.progress import Progress
     from acm_export.plugins.kernels.pack import Pack
     from acm_export.plugins.tensorrt.headers import TensorRTHeaders
 
@@ -31,16 +33,16 @@ _SOURCE_FILES = ("CMakeLists.txt", "embed.py")
 
 @dataclass(frozen=True)
 class BuiltPlugin:
-    """What :func:`build_plugin` made and from what.
+    """Result of :func:`build_plugin`.
 
     Args:
-        library: The library.
-        headers: Of the TensorRT that it serves.
+        library: Path of the library.
+        headers: Headers of the TensorRT that it was compiled for.
         cuda: Folder of the CUDA headers.
-        compiler: The C++ compiler, as it calls itself.
-        architectures: GPUs that it has kernels for.
-        size: Bytes.
-        cached: Whether nothing had to be compiled.
+        compiler: Version line of the C++ compiler.
+        architectures: GPU architectures that the library has kernels for.
+        size: Size of the library in bytes.
+        cached: Whether the library came from the cache.
     """
 
     library: Path
@@ -51,10 +53,27 @@ class BuiltPlugin:
     size: int
     cached: bool
 
+    def to_json(self) -> dict[str, object]:
+        """The result for ``--json``."""
+        headers = self.headers
+        return {
+            "output": str(self.library),
+            "bytes": self.size,
+            "cached": self.cached,
+            "tensorrt": {
+                "version": headers.version_text,
+                "headers": str(headers.folder),
+                "interface": headers.interface,
+            },
+            "cuda_headers": str(self.cuda),
+            "compiler": self.compiler,
+            "architectures": self.architectures,
+        }
+
 
 @dataclass(frozen=True)
 class Tools:
-    """What compiles, and as what the compiler calls itself."""
+    """Paths of CMake and of the C++ compiler, and the compiler's version line."""
 
     cmake: str
     compiler: str
@@ -62,24 +81,21 @@ class Tools:
 
 
 def build_plugin(
-    output: Path,
+    output: str | os.PathLike[str] = LIBRARY,
     *,
-    tensorrt_root: Path | None = None,
-    cuda_root: Path | None = None,
-    pack_folder: Path | None = None,
-    log: Callable[[str], None] = lambda _: None,
+    tensorrt_root: str | os.PathLike[str] | None = None,
+    cuda_root: str | os.PathLike[str] | None = None,
+    pack: str | os.PathLike[str] | None = None,
+    progress: Progress | None = None,
 ) -> BuiltPlugin:
-    """Compile the plugin, or take it from the cache, and write it whole or not at all.
+    """Compile the TensorRT plugin on this machine, or copy it from the cache.
 
     Args:
-        output: The library to write.
-        tensorrt_root: Where TensorRT is; else it is looked for (headers.py).
-        cuda_root: Where CUDA is; else it is looked for.
-        pack_folder: Kernel pack to embed; by default that of the package.
-        log: Receives a line for each thing found or done.
-
-    Returns:
-        What was made.
+        output: Library to write.
+        tensorrt_root: Folder of TensorRT; by default TENSORRT_ROOT, then the usual places (headers.py).
+        cuda_root: Folder of CUDA; by default CUDA_HOME, then the usual places.
+        pack: Folder of the kernel pack to embed; by default the pack of the package.
+        progress: Receives the steps.
 
     Raises:
         UsageError: A folder that was named does not exist.
@@ -87,33 +103,35 @@ def build_plugin(
         KernelError: The kernel pack is missing, damaged or stale.
         OutputError: The output cannot be written.
     """
+    output, progress = Path(output), progress or Silent()
     if output.is_dir():
         raise OutputError(f"{output} is a folder", "name a file with -o")
-    for folder in (tensorrt_root, cuda_root, pack_folder):
+    for folder in (tensorrt_root, cuda_root, pack):
         if folder is not None:
-            check_input(folder, "folder")
-    headers, cuda = tensorrt_headers(tensorrt_root), cuda_headers(cuda_root)
-    log(f"TensorRT {headers.version_text} ({headers.interface}): headers in {headers.folder}")
-    log(f"CUDA headers in {cuda}")
-    pack_folder = pack_folder or default_folder()
-    pack, tools = read_pack(pack_folder), find_tools()
+            check_input(Path(folder), "folder")
+    headers = tensorrt_headers(None if tensorrt_root is None else Path(tensorrt_root))
+    cuda = cuda_headers(None if cuda_root is None else Path(cuda_root))
+    progress.stage(f"TensorRT {headers.version_text} ({headers.interface}): headers in {headers.folder}", None)
+    progress.stage(f"CUDA headers in {cuda}", None)
+    pack_folder = default_folder() if pack is None else Path(pack)
+    kernels, tools = read_pack(pack_folder), find_tools()
     with staging_folder(output) as staging:  # before the work, so that an output that cannot be written costs no time
-        kept = _cache_folder() / _digest(headers, cuda, pack, tools) / LIBRARY
+        kept = _cache_folder() / _digest(headers, cuda, kernels, tools) / LIBRARY
         cached = kept.is_file()
         if not cached:
-            log(f"compiling with {tools.compiler_version}")
+            progress.stage(f"compiling with {tools.compiler_version}", None)
             _compile(kept, headers, cuda, pack_folder, tools)
         shutil.copyfile(kept, staging / LIBRARY)
         move_into_place(staging / LIBRARY, output)
     size = output.stat().st_size
-    return BuiltPlugin(output, headers, cuda, tools.compiler_version, pack.architectures, size, cached)
+    return BuiltPlugin(output, headers, cuda, tools.compiler_version, kernels.architectures, size, cached)
 
 
 def find_tools() -> Tools:
     """Find CMake and the C++ compiler (CXX, else c++).
 
     Raises:
-        PluginError: One is missing; the hint installs it.
+        PluginError: One is missing; the hint says how to install it.
     """
     name = os.environ.get("CXX") or "c++"
     compiler = shutil.which(name)
@@ -132,15 +150,21 @@ def _cache_folder() -> Path:
 
 
 def _digest(headers: TensorRTHeaders, cuda: Path, pack: Pack, tools: Tools) -> str:
-    """Of all that decides what the library does."""
+    """SHA-256 over everything that decides what the library does."""
     digest = hashlib.sha256()
     for path in _source_paths():
         digest.update(f"{path.relative_to(_SOURCES)}\0".encode() + path.read_bytes() + b"\0")
     digest.update(hashlib.sha256(pack.cubins).digest())
     what = (
-        pack.source_digest, pack.triton, headers.version_text, str(headers.folder), str(cuda), tools.compiler,
-        tools.compiler_version, os.environ.get("CXXFLAGS", ""),
-    )  # fmt: skip
+        pack.source_digest,
+        pack.triton,
+        headers.version_text,
+        str(headers.folder),
+        str(cuda),
+        tools.compiler,
+        tools.compiler_version,
+        os.environ.get("CXXFLAGS", ""),
+    )
     digest.update("\0".join(what).encode())
     return digest.hexdigest()
 
@@ -157,14 +181,19 @@ def _compile(library: Path, headers: TensorRTHeaders, cuda: Path, pack_folder: P
         library.parent.mkdir(parents=True, exist_ok=True)
     except OSError as error:
         raise OutputError(
-            f"cannot make the cache folder {library.parent}: {error.strerror}", "set XDG_CACHE_HOME to another"
+            f"cannot create the cache folder {library.parent}: {error.strerror}",
+            "set XDG_CACHE_HOME to a folder that can be written",
         ) from error
     with staging_folder(library) as folder:
         _run(
-            tools.cmake, "-S", str(_SOURCES), "-B", str(folder), f"-DCMAKE_CXX_COMPILER={tools.compiler}",
-            f"-DPython3_EXECUTABLE={sys.executable}", f"-DACM_PACK={pack_folder.absolute()}",
-            f"-DACM_TENSORRT_INCLUDE={headers.folder.absolute()}", f"-DACM_CUDA_INCLUDE={cuda.absolute()}",
-        )  # fmt: skip
+            tools.cmake,
+            *("-S", str(_SOURCES), "-B", str(folder)),
+            f"-DCMAKE_CXX_COMPILER={tools.compiler}",
+            f"-DPython3_EXECUTABLE={sys.executable}",
+            f"-DACM_PACK={pack_folder.absolute()}",
+            f"-DACM_TENSORRT_INCLUDE={headers.folder.absolute()}",
+            f"-DACM_CUDA_INCLUDE={cuda.absolute()}",
+        )
         jobs = str(len(os.sched_getaffinity(0)))
         _run(tools.cmake, "--build", str(folder), "--target", _TARGET, "--parallel", jobs)
         move_into_place(folder / LIBRARY, library)
@@ -174,9 +203,9 @@ def _run(*command: str) -> None:
     done = subprocess.run(command, capture_output=True, text=True, check=False)  # noqa: S603
     if done.returncode:
         lines = [line for line in (done.stdout + done.stderr).splitlines() if line.strip()]
-        told = next((i for i, line in enumerate(lines) if "rror" in line), max(len(lines) - 10, 0))
+        first = next((i for i, line in enumerate(lines) if "rror" in line), max(len(lines) - 10, 0))
         raise PluginError(
             f"compiling the plugin failed ({Path(command[0]).name} returned {done.returncode}):\n"
-            + "\n".join(lines[told : told + 10]),
-            "headers of another TensorRT or CUDA can be named with --tensorrt-root and --cuda-root",
+            + "\n".join(lines[first : first + 10]),
+            "to use other headers, name TensorRT with --tensorrt-root and CUDA with --cuda-root",
         )

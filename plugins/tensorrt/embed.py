@@ -1,9 +1,9 @@
-"""Turn a kernel pack into what the C++ compiler takes: ``python -m acm_export.plugins.tensorrt.embed PACK OUT``.
+"""Turn a kernel pack into C++ sources: ``python -m acm_export.plugins.tensorrt.embed PACK OUT``.
 
-    pack_table.cpp   the tile table and one row a kernel, as constants of the types in core/pack.h
+    pack_table.cpp   the tile table and one row per kernel, as constants of the types in core/pack.h
     cubins.bin       the cubins, each at a multiple of ALIGNMENT, for the assembler to include
 
-So the library needs no file beside it and no JSON parser. CMakeLists.txt calls this; reading needs no Triton.
+The library then needs no file beside it and no JSON parser. CMakeLists.txt calls this; it needs no Triton.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ if TYPE_CHECKING:
 
 TABLE, CUBINS = "pack_table.cpp", "cubins.bin"
 ALIGNMENT = 64
-"""Of a cubin in the library: an ELF file that is read in place wants 8, a cache line costs nothing more."""
+"""Alignment of a cubin in the library. An ELF file that is read in place needs 8; a cache line costs nothing more."""
 
 _TEMPLATE = """\
 // Made by embed.py from a kernel pack. Do not edit.
@@ -64,11 +64,11 @@ def embed(pack: Pack, folder: Path) -> None:
     """Write both files.
 
     Args:
-        pack: What :func:`acm_export.plugins.kernels.pack.read_pack` found whole.
-        folder: Is made where it is missing.
+        pack: A pack from :func:`acm_export.plugins.kernels.pack.read_pack`.
+        folder: Folder to write; created if it is missing.
 
     Raises:
-        KernelError: A name in the pack is none that C++ can have.
+        KernelError: A name in the pack is not a valid C++ identifier.
     """
     folder.mkdir(parents=True, exist_ok=True)
     offsets, blob = [], bytearray()
@@ -85,8 +85,8 @@ def table_source(pack: Pack, tile_table: Sequence[Entry], offsets: Sequence[int]
 
     Args:
         pack: The kernels.
-        tile_table: What their ``entry`` counts in.
-        offsets: Of their cubins in the blob.
+        tile_table: The tile table that ``entry`` of a kernel refers to.
+        offsets: Offsets of the cubins in cubins.bin.
     """
     arrays = _Arrays()
     entry_rows = [f"    {_entry(entry, arrays)}," for entry in tile_table]
@@ -94,14 +94,18 @@ def table_source(pack: Pack, tile_table: Sequence[Entry], offsets: Sequence[int]
         f"    {_kernel(kernel, offset, arrays)}," for kernel, offset in zip(pack.kernels, offsets, strict=True)
     ]
     return _TEMPLATE.format(
-        arrays="\n".join(arrays.sources), entries="\n".join(entry_rows), kernels="\n".join(kernel_rows),
-        triton=_checked(pack.triton, r"[\w.+-]+"), digest=_checked(pack.source_digest, r"[0-9a-f]+"),
-        num_entries=len(entry_rows), num_kernels=len(kernel_rows),
-    )  # fmt: skip
+        arrays="\n".join(arrays.sources),
+        entries="\n".join(entry_rows),
+        kernels="\n".join(kernel_rows),
+        triton=_checked(pack.triton, r"[\w.+-]+"),
+        digest=_checked(pack.source_digest, r"[0-9a-f]+"),
+        num_entries=len(entry_rows),
+        num_kernels=len(kernel_rows),
+    )
 
 
 class _Arrays:
-    """Constant arrays that rows point into, each once."""
+    """Constant arrays that the rows point to, without duplicates."""
 
     def __init__(self) -> None:
         self.sources: list[str] = []
@@ -151,7 +155,7 @@ def _identifier(name: str) -> str:
 
 def _checked(value: str, pattern: str) -> str:
     if not re.fullmatch(pattern, value, re.ASCII):
-        raise KernelError(f"the kernel pack names {value!r}, expected something like {pattern}")
+        raise KernelError(f"the kernel pack has the name {value!r}, expected the form {pattern}")
     return value
 
 
@@ -159,7 +163,7 @@ def _checked(value: str, pattern: str) -> str:
 @click.argument("pack", type=click.Path(path_type=Path))
 @click.argument("out", type=click.Path(path_type=Path))
 def main(pack: Path, out: Path) -> None:
-    """Write the C++ form of PACK into the folder OUT."""
+    """Write PACK as C++ sources into the folder OUT."""
     embed(read_pack(pack), out)
 
 

@@ -1,4 +1,4 @@
-"""Where the headers of TensorRT and of the CUDA runtime are, and for which TensorRT they are."""
+"""Find the headers of TensorRT and of the CUDA runtime, and the TensorRT version of the headers."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ if TYPE_CHECKING:
     from collections.abc import Iterator
 
 OLDEST = (8, 5)
-"""TensorRT of JetPack 5.1, the oldest on a chip that the kernels run on."""
+"""TensorRT of JetPack 5.1, the oldest that runs on a GPU with kernels."""
 
 _MARK, _VERSION, _CUDA_MARK = "NvInferRuntime.h", "NvInferVersion.h", "cuda_runtime_api.h"
 _TENSORRT_FOLDERS = ("/usr/local/tensorrt", "/usr/local/TensorRT", "/opt/tensorrt")
@@ -27,8 +27,8 @@ class TensorRTHeaders:
     """Headers of one TensorRT.
 
     Args:
-        folder: That has ``NvInferRuntime.h``.
-        version: Major, minor, patch.
+        folder: Folder with ``NvInferRuntime.h``.
+        version: Major, minor and patch version.
     """
 
     folder: Path
@@ -36,7 +36,7 @@ class TensorRTHeaders:
 
     @property
     def version_text(self) -> str:
-        """As in ``10.3.0``."""
+        """The version as in ``10.3.0``."""
         return ".".join(map(str, self.version))
 
     @property
@@ -49,11 +49,11 @@ def tensorrt_headers(root: Path | None = None) -> TensorRTHeaders:
     """Find the headers of TensorRT.
 
     Args:
-        root: Folder of a TensorRT (or its ``include``); else ``TENSORRT_ROOT``, else the places where NVIDIA's packages
-            and containers have them.
+        root: Folder of TensorRT, or its ``include``; by default ``TENSORRT_ROOT``, then where NVIDIA's packages and
+            containers install them.
 
     Raises:
-        PluginError: None are found, or they are too old or cannot be read; says where was looked.
+        PluginError: No headers are found, with the folders that were searched; or they are too old or unreadable.
     """
     folders = _with_include(root) if root else list(_usual_tensorrt_folders())
     folder = next((folder for folder in folders if (folder / _MARK).is_file()), None)
@@ -66,7 +66,7 @@ def tensorrt_headers(root: Path | None = None) -> TensorRTHeaders:
     version = _version(folder / _VERSION)
     if version[:2] < OLDEST:
         raise PluginError(
-            f"the headers in {folder} are of TensorRT {'.'.join(map(str, version))}; "
+            f"the headers in {folder} are for TensorRT {'.'.join(map(str, version))}; "
             f"{'.'.join(map(str, OLDEST))} is the oldest supported",
             "name a newer TensorRT with --tensorrt-root",
         )
@@ -77,10 +77,10 @@ def cuda_headers(root: Path | None = None) -> Path:
     """Find the folder of ``cuda_runtime_api.h``, which TensorRT's headers include.
 
     Args:
-        root: Folder of a CUDA toolkit (or its ``include``); else ``CUDA_HOME``, else the usual places.
+        root: Folder of a CUDA toolkit, or its ``include``; by default ``CUDA_HOME``, then the usual places.
 
     Raises:
-        PluginError: It is not found; says where was looked.
+        PluginError: It is not found; the message lists the folders that were searched.
     """
     folders = _with_include(root) if root else list(_usual_cuda_folders())
     folder = next((folder for folder in folders if (folder / _CUDA_MARK).is_file()), None)
@@ -129,7 +129,7 @@ def _version(path: Path) -> tuple[int, int, int]:
         value = defined.get(f"NV_TENSORRT_{part}", "")
         value = defined.get(value, value)
         if not value.isdigit():
-            raise PluginError(f"{path} does not say its TensorRT version: NV_TENSORRT_{part} is {value!r}")
+            raise PluginError(f"{path} defines no TensorRT version: NV_TENSORRT_{part} is {value!r}")
         numbers.append(int(value))
     return numbers[0], numbers[1], numbers[2]
 

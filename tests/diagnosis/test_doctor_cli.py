@@ -1,4 +1,4 @@
-"""The verb doctor: goals, exit codes, JSON, and that it stays light."""
+"""The verb doctor: goals, exit codes, JSON, and light imports."""
 
 from __future__ import annotations
 
@@ -14,13 +14,13 @@ import pytest
 from click.testing import CliRunner, Result
 from doctor_surroundings import LIBRARY, TENSORRT_10, Surroundings
 
+from acm_export.base.errors import MachineError, UsageError
 from acm_export.base.optional import EXPORT
 from acm_export.cli import main
 from acm_export.cli.doctor import GOALS
 from acm_export.diagnosis import examine as examination
 from acm_export.diagnosis import system
-from acm_export.diagnosis.examine import Examination, examine
-from acm_export.diagnosis.goals import NEEDS, lacking
+from acm_export.diagnosis.examine import NEEDS, Examination, doctor, lacking
 from acm_export.machine.finding import Finding
 
 if TYPE_CHECKING:
@@ -34,21 +34,21 @@ def run(*arguments: str) -> Result:
 
 
 def pretend(monkeypatch: pytest.MonkeyPatch, *bad: str, state: Any = "missing") -> None:
-    """Let the doctor find that all is well but some."""
+    """Replace the findings: all ok, except some."""
     findings = tuple(
         Finding(name, state if name in bad else "ok", "[bold] is no markup", "do this" if name in bad else None)
         for name in (*NAMES, "clocks")
     )
-    monkeypatch.setattr(examination, "examine", lambda _library, *, goal, **_: Examination(findings, goal))
+    monkeypatch.setattr(examination, "doctor", lambda *, goal, **_: Examination(findings, goal))
 
 
 @pytest.fixture(scope="module")
 def real() -> Examination:
-    """What the doctor finds where the tests run, with everything real."""
-    return examine()
+    """The findings on the machine of the tests."""
+    return doctor()
 
 
-def test_every_goal_can_be_asked_for_and_needs_checks_that_exist(real: Examination) -> None:
+def test_goals_need_checks_that_exist(real: Examination) -> None:
     names = [finding.name for finding in real.findings]
     assert len(names) == len(set(names))
     assert tuple(NEEDS) == GOALS
@@ -62,7 +62,7 @@ def test_what_the_tests_themselves_need_is_ok(real: Examination) -> None:
         assert states[name][0] == "ok", states[name]
 
 
-def test_what_is_missing_or_wrong_and_needed_can_be_mended(real: Examination) -> None:
+def test_needed_findings_that_are_not_ok_have_a_fix(real: Examination) -> None:
     without = {"kernels for the GPU", "Jetson"}  # no command changes a chip
     for finding in real.findings:
         if finding.state != "ok" and any(finding.name in needs for needs in NEEDS.values()):
@@ -86,10 +86,10 @@ def test_a_goal_does_not_work_without_any_of_it(
     result = run("--for", goal)
     assert result.exit_code == 1
     assert result.stderr.endswith(f"error: {goal} cannot work here: {name} ({state})\nhint: first: do this\n")
-    assert run().exit_code == 0  # nothing was asked for
+    assert run().exit_code == 0  # no goal
 
 
-def test_no_gpu_is_no_error_unless_asked_for(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_no_gpu_is_an_error_only_for_a_goal_that_needs_it(monkeypatch: pytest.MonkeyPatch) -> None:
     pretend(monkeypatch, "CUDA driver", "GPU", "kernels for the GPU")
     assert [run(*arguments).exit_code for arguments in ((), ("--for", "export"), ("--for", "tensorrt"))] == [0, 0, 1]
 
@@ -126,7 +126,7 @@ def test_lacking_names_only_what_is_needed() -> None:
     assert lacking("onnxruntime", findings) == []
 
 
-def test_a_whole_machine_works(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_complete_machine_works(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     around = Surroundings(tmp_path, monkeypatch)
     around.package("tensorrt", "10.3.0", TENSORRT_10.format(load="self.all_creators = [Creator()]; return 1"))
     for name in EXPORT:  # quick to import
@@ -135,7 +135,7 @@ def test_a_whole_machine_works(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) 
     library = str(around.library("plugin.so", LIBRARY))
     assert run("--for", "tensorrt", "--plugin", library).exit_code == 0
     lacks_only_the_board = run("--for", "jetson", "--plugin", library)
-    assert lacks_only_the_board.stderr.startswith("error: jetson cannot work here: Jetson (missing)\n")
+    assert "error: jetson cannot work here: Jetson (missing)\n" in lacks_only_the_board.stderr
     (tmp_path / "release").write_text("# R36 (release), REVISION: 4.3\n")
     monkeypatch.setattr(system, "L4T_RELEASE", tmp_path / "release")
     assert run("--for", "jetson", "--plugin", library).exit_code == 0
@@ -147,6 +147,16 @@ def test_a_whole_machine_works(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) 
 
 def test_an_unknown_goal_is_wrong_usage() -> None:
     assert run("--for", "wishes").exit_code == 2
+
+
+def test_the_python_function_checks_its_goal() -> None:
+    with pytest.raises(UsageError, match="unknown goal 'wishes'") as caught:
+        doctor(goal="wishes")
+    assert caught.value.hint == "choose one of export, onnxruntime, tensorrt, jetson"
+    lacking_torch = (Finding("torch", "missing", "", "pip install torch"),)
+    Examination(lacking_torch).check_goal()
+    with pytest.raises(MachineError, match=r"export cannot work here: torch \(missing\)"):
+        Examination(lacking_torch, "export").check_goal()
 
 
 def test_the_doctor_imports_nothing_heavy_itself(tmp_path: Path) -> None:
@@ -163,13 +173,13 @@ def test_the_doctor_imports_nothing_heavy_itself(tmp_path: Path) -> None:
     assert list(tmp_path.iterdir()) == []  # nor does it leave anything behind
 
 
-def test_an_interrupt_ends_the_doctor_and_what_it_asks(tmp_path: Path) -> None:
+def test_an_interrupt_ends_the_doctor_and_its_children(tmp_path: Path) -> None:
     pid = tmp_path / "pid"
     (tmp_path / "numpy").mkdir()
     code = f"import os, time\nopen({str(pid)!r}, 'w').write(str(os.getpid()))\ntime.sleep(600)\n"
     (tmp_path / "numpy" / "__init__.py").write_text(code)
     command = [sys.executable, "-m", "acm_export", "doctor"]
-    environment = os.environ | {"PYTHONPATH": str(tmp_path)}
+    environment = os.environ | {"PYTHONPATH": os.pathsep.join([str(tmp_path), *sys.path])}
     with subprocess.Popen(command, env=environment, stderr=subprocess.PIPE, stdout=subprocess.PIPE) as process:
         deadline = time.monotonic() + 60
         while not (pid.exists() and pid.read_text()) and time.monotonic() < deadline:

@@ -1,4 +1,4 @@
-"""What counts as an engine that computes what its file computes."""
+"""When an engine counts as computing what its file computes."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from calibration_files import LAYERS
 from acm_export.base.errors import AcmWarning, EngineError
 from acm_export.engine.agreement import Agreement, Reference, agreement
 from acm_export.engine.check import judge
-from acm_export.engine.passport import Checked
+from acm_export.engine.passport import Comparison
 
 LAYER = LAYERS[0]
 """Four learners, none of which always runs."""
@@ -26,8 +26,8 @@ def reference(logits: np.ndarray, counts: list[list[int]]) -> Reference:
 
 
 def actual(y: list[float], counts: list[list[int]] | None) -> dict[str, np.ndarray]:
-    told = {} if counts is None else {"counts/a": np.array(counts, np.int32)}
-    return {"y": np.array(y, np.float32)[:, None]} | told
+    given = {} if counts is None else {"counts/a": np.array(counts, np.int32)}
+    return {"y": np.array(y, np.float32)[:, None]} | given
 
 
 COUNTS = [[1, 2], [3, 3]]
@@ -37,7 +37,7 @@ LOGITS = np.random.default_rng(0).standard_normal((2, 2, 5))
 def test_errors_are_taken_over_samples_that_were_routed_alike() -> None:
     found = agreement(reference(LOGITS, COUNTS), actual([4.5, 9], [[1, 2], [3, 4]]), [LAYER])
     assert found.errors == (0.125,)
-    assert (found.samples, found.moved, found.tokens) == (2, 1, 4)
+    assert (found.samples, found.rerouted, found.tokens) == (2, 1, 4)
     alike = agreement(reference(LOGITS, COUNTS), actual([4.5, 2], COUNTS), [LAYER])
     assert alike == Agreement((0.125, 0.0), 2, 0, 4)
 
@@ -47,13 +47,13 @@ def test_without_counts_every_sample_is_compared() -> None:
     assert found == Agreement((0.0, 1.75), 2, None, 4)
 
 
-def test_the_distance_is_that_of_the_first_learner_decided_differently() -> None:
+def test_the_margin_distance_is_that_of_the_first_learner_decided_differently() -> None:
     logits = np.zeros((2, 2, 5))
     logits[1, 1] = [0, 0, 0, 0, 0.25]  # margins 0.25, 0.25, 0.25, 0.25
     logits[0, 0] = [0, 7, 0, 0, 0]  # margins 7, -7, -7, -7
     found = agreement(reference(logits, [[1, 0], [0, 4]]), actual([4, 2], [[1, 0], [0, 2]]), [LAYER])
     margins = np.array([7, -7, -7, -7] + [0] * 8 + [0.25] * 4)
-    assert found.farthest == pytest.approx(0.25 / margins.std())
+    assert found.margin_distance == pytest.approx(0.25 / margins.std())
 
 
 def test_only_the_first_layer_of_a_sample_that_differs_is_judged() -> None:
@@ -73,8 +73,8 @@ def test_only_the_first_layer_of_a_sample_that_differs_is_judged() -> None:
         "counts/b": np.array([[3, 1], [1, 1]], np.int32),
     }
     found = agreement(expected, ran, both)
-    assert found.moved == 2
-    assert found.farthest < 1e-5
+    assert found.rerouted == 2
+    assert found.margin_distance < 1e-5
 
 
 def test_nan_on_one_side_alone_is_no_agreement() -> None:
@@ -86,29 +86,29 @@ def test_nan_on_one_side_alone_is_no_agreement() -> None:
         judge([agreement(expected, actual([math.nan, 2], COUNTS), [LAYER])], "fp32", 1)
 
 
-def test_other_outputs_are_refused() -> None:
-    with pytest.raises(EngineError, match="outputs are"):
+def test_other_outputs_are_rejected() -> None:
+    with pytest.raises(EngineError, match="outputs of the engine are"):
         agreement(reference(LOGITS, COUNTS), {"z": np.zeros((2, 1))}, [LAYER])
-    with pytest.raises(EngineError, match="outputs are"):
+    with pytest.raises(EngineError, match="outputs of the engine are"):
         agreement(reference(LOGITS, COUNTS), {"y": np.zeros((2, 2))}, [LAYER])
 
 
 def test_judgement() -> None:
     good = Agreement((1e-6, 2e-5), 3, 2, 40, 5e-4)
-    assert judge([good, good], "fp32", 2) == Checked(2, 2e-5, 6, 4, 4, 80)
-    with pytest.raises(EngineError, match=r"in 1 of 2 samples by more than the 0\.0001"):
+    assert judge([good, good], "fp32", 2) == Comparison(2, 2e-5, 6, 4, 4, 80)
+    with pytest.raises(EngineError, match=r"1 of 2 samples exceed the tolerance of 0\.0001"):
         judge([Agreement((1e-6, 2e-3), 2, 0, 40)], "fp32", 1)
     with pytest.raises(EngineError, match="standard deviations"):
         judge([Agreement((1e-6,), 2, 1, 40, 0.5)], "fp32", 1)
     assert judge([Agreement((1e-3,), 2, 1, 40, 0.05)], "fp16", 1).routed_differently == 1
 
 
-def test_what_was_not_seen_is_said() -> None:
+def test_what_could_not_be_measured_is_a_warning() -> None:
     with pytest.warns(AcmWarning, match="no error was measured"):
         assert judge([Agreement((), 2, 2, 40, 1e-4)], "fp32", 1).error is None
     with pytest.warns(AcmWarning, match="1 of 3 samples differ"):
         assert judge([Agreement((1e-6, 1e-6, 0.5), 3, None, 40)], "fp32", 1).routed_differently is None
-    with pytest.raises(EngineError, match="in 2 of 3 samples"):
+    with pytest.raises(EngineError, match="2 of 3 samples exceed"):
         judge([Agreement((1e-6, 0.4, 0.5), 3, None, 40)], "fp32", 1)
     with warnings.catch_warnings():
         warnings.simplefilter("error")

@@ -1,4 +1,4 @@
-"""``build-engine`` up to the builder, on a real file, with stand-ins for TensorRT."""
+"""``build-engine`` up to the builder, on a real file, with doubles of TensorRT."""
 
 from __future__ import annotations
 
@@ -15,15 +15,17 @@ from plugin_build import compile_stand_in_plugin
 
 from acm_export.base.errors import EngineError, UsageError
 from acm_export.base.files import sha256_of
+from acm_export.base.progress import Silent
 from acm_export.checkpoints import load_checkpoint
 from acm_export.cli import main
 from acm_export.demo.digits import ACM
-from acm_export.engine import engine
+from acm_export.engine import engine, host
 from acm_export.engine.build import build
-from acm_export.engine.engine import PluginSource
+from acm_export.engine.engine import PluginSource, build_engine, build_planned
+from acm_export.engine.host import Platform, version_of
 from acm_export.engine.library import check_library, load_plugin
-from acm_export.engine.machine import version_of
-from acm_export.engine.passport import File, Place, check_usable, passport_path, read_passport
+from acm_export.engine.passport import File, check_usable, passport_path, read_passport
+from acm_export.engine.plan import plan_engine
 from acm_export.engine.settings import (
     BuilderSettings,
     network_flags,
@@ -39,7 +41,7 @@ if TYPE_CHECKING:
     from pathlib import Path
 
 VERSIONS = ("8.5.3.1", "10.3.0", "11.1.0")
-HERE = Place("10.3.0", "Orin", "sm_87")
+HERE = Platform("10.3.0", "Orin", "sm_87")
 
 
 @pytest.fixture(scope="module")
@@ -52,9 +54,7 @@ def model(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.mark.parametrize("version", VERSIONS)
 def test_each_api_generation_builds(model: Path, tmp_path: Path, version: str) -> None:
     tensorrt, seen = fake(version)
-    planned = engine.plan(
-        model, tmp_path / "m.plan", version_of(tensorrt), ({}, {}, {}), timing_cache=tmp_path / "cache"
-    )
+    planned = plan_engine(model, tmp_path / "m.plan", version_of(tensorrt), timing_cache=tmp_path / "cache")
     assert build(tensorrt, planned.prepared, planned.settings) == b"engine"
     parsed = onnx.load_from_string(seen.parsed)
     assert not parsed.functions
@@ -65,11 +65,11 @@ def test_each_api_generation_builds(model: Path, tmp_path: Path, version: str) -
     assert (seen.monitor is None) == version.startswith("8")
 
 
-def test_flags_go_by_name() -> None:
+def test_network_flags_are_looked_up_by_name() -> None:
     assert [network_flags(fake(version)[0]) for version in VERSIONS] == [1, 2, 4]
 
 
-def test_half_layers_are_pinned_on_tensorrt_8_alone() -> None:
+def test_only_tensorrt_8_gets_the_precision_of_fp16_layers() -> None:
     for version in VERSIONS:
         tensorrt, seen = fake(version)
         config = tensorrt.Builder(None).create_builder_config()
@@ -84,7 +84,7 @@ def test_half_layers_are_pinned_on_tensorrt_8_alone() -> None:
 @pytest.mark.parametrize("version", VERSIONS)
 def test_parser_errors_name_node_and_operator(model: Path, tmp_path: Path, version: str) -> None:
     tensorrt, _ = fake(version, errors=12)
-    planned = engine.plan(model, tmp_path / "m.plan", version_of(tensorrt), ({}, {}, {}))
+    planned = plan_engine(model, tmp_path / "m.plan", version_of(tensorrt))
     first = planned.prepared.model.graph.node[0]
     where = f"{first.name} ({first.op_type})" if version.startswith("8") else "a (B)"
     with pytest.raises(EngineError, match="and 2 more") as caught:
@@ -94,7 +94,7 @@ def test_parser_errors_name_node_and_operator(model: Path, tmp_path: Path, versi
 
 def test_a_builder_without_result_is_an_error(model: Path, tmp_path: Path) -> None:
     tensorrt, _ = fake("10.3.0", plan=None)
-    planned = engine.plan(model, tmp_path / "m.plan", (10, 3), ({}, {}, {}))
+    planned = plan_engine(model, tmp_path / "m.plan", (10, 3))
     with pytest.raises(EngineError, match="could not build"):
         build(tensorrt, planned.prepared, planned.settings)
 
@@ -103,32 +103,32 @@ def test_a_builder_without_result_is_an_error(model: Path, tmp_path: Path) -> No
 def test_the_registry_is_asked_before_the_parser(tmp_path: Path, version: str) -> None:
     library = compile_stand_in_plugin(tmp_path, version)
     load_plugin(fake(version)[0], library)
-    with pytest.raises(EngineError, match="it has version '2'"):
+    with pytest.raises(EngineError, match="it lists version '2'"):
         load_plugin(fake(version, creator=False)[0], library)
     if not version.startswith("8"):
-        with pytest.raises(EngineError, match="does not load"):
+        with pytest.raises(EngineError, match="cannot load"):
             load_plugin(fake(version, handle=None)[0], library)
 
 
-def test_a_library_that_is_none_is_refused_before_it_is_loaded(tmp_path: Path) -> None:
+def test_a_file_that_is_not_the_plugin_is_rejected_before_it_is_loaded(tmp_path: Path) -> None:
     tensorrt, library = fake("10.3.0")[0], tmp_path / "plugin.so"
-    with pytest.raises(EngineError, match="there is no"):
+    with pytest.raises(EngineError, match="does not exist"):
         load_plugin(tensorrt, library)
     library.write_bytes(b"x")
-    with pytest.raises(EngineError, match="no shared library"):
+    with pytest.raises(EngineError, match="not a shared library"):
         load_plugin(tensorrt, library)
-    with pytest.raises(EngineError, match=r"built for TensorRT 8\.5\.3, here is 10\.3\.0"):
+    with pytest.raises(EngineError, match=r"built for TensorRT 8\.5\.3, but 10\.3\.0 is installed"):
         check_library(compile_stand_in_plugin(tmp_path, "8.5.3"), "10.3.0")
 
 
-def test_headers_of_another_tensorrt_are_refused_before_compiling(
+def test_headers_of_another_tensorrt_are_rejected_before_compiling(
     model: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(engine, "find_place", lambda _: HERE)
+    monkeypatch.setattr(host, "find_platform", lambda _: HERE)
     monkeypatch.setattr(engine, "tensorrt_headers", lambda _: TensorRTHeaders(tmp_path / "include", (8, 5, 3)))
-    planned = engine.plan(model, tmp_path / "m.plan", (10, 3), ({}, {}, {}))
-    with pytest.raises(EngineError, match=r"are of 8\.5\.3, here is 10\.3\.0"):
-        engine.build_engine(planned, fake("10.3.0")[0], PluginSource(), None)
+    planned = plan_engine(model, tmp_path / "m.plan", (10, 3))
+    with pytest.raises(EngineError, match=r"are of version 8\.5\.3, but TensorRT 10\.3\.0"):
+        build_planned(planned, fake("10.3.0")[0], PluginSource(), None, Silent())
     assert list(tmp_path.iterdir()) == []
 
 
@@ -145,20 +145,20 @@ def test_tactic_sources_change_the_default() -> None:
 
 
 def test_an_engine_and_its_passport(model: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(engine, "find_place", lambda _: HERE)
+    monkeypatch.setattr(host, "find_platform", lambda _: HERE)
     plugin, output = compile_stand_in_plugin(tmp_path), tmp_path / "m.plan"
-    planned = engine.plan(model, output, (10, 3), ({}, {}, {}))
-    engine.build_engine(planned, fake("10.3.0")[0], PluginSource(plugin), None)
+    planned = plan_engine(model, output, (10, 3))
+    build_planned(planned, fake("10.3.0")[0], PluginSource(plugin), None, Silent())
     assert output.read_bytes() == b"engine"
     found = check_usable(output, plugin, HERE)
     assert found.model == File("m.onnx", sha256_of(model))
     assert found.inputs == {"pixel_values": ["batch", 3, 32, 32]}
     assert found.manifest == planned.prepared.manifest
-    assert found.checked is None
-    for other in (Place("10.13.0", "Orin", "sm_87"), Place("10.3.0", "Thor", "sm_110")):
+    assert found.comparison is None
+    for other in (Platform("10.13.0", "Orin", "sm_87"), Platform("10.3.0", "Thor", "sm_110")):
         with pytest.raises(EngineError, match="was built"):
             check_usable(output, plugin, other)
-    with pytest.raises(EngineError, match="no plugin library"):
+    with pytest.raises(EngineError, match="needs the plugin library"):
         check_usable(output, tmp_path / "absent.so", HERE)
     plugin.write_bytes(b"y")
     with pytest.raises(EngineError, match="SHA-256"):
@@ -166,25 +166,25 @@ def test_an_engine_and_its_passport(model: Path, tmp_path: Path, monkeypatch: py
 
 
 @pytest.mark.parametrize(
-    ("change", "told"),
+    ("change", "reason"),
     [
-        ({"schema": 2}, "schema 2"),
-        ({"place": {"tensorrt": "10.3.0", "gpu": 1, "arch": "sm_87"}}, "place.gpu is 1"),
+        ({"schema": 1}, "schema 1"),
+        ({"platform": {"tensorrt": "10.3.0", "gpu": 1, "arch": "sm_87"}}, "platform.gpu is 1"),
         ({"inputs": {"x": [None]}}, "inputs.x"),
         ({"profiles": {"x": [[1], [2]]}}, "profiles.x"),
         ({"manifest": {}}, "manifest"),
         ({"more": 1}, "more is not a field"),
     ],
 )
-def test_a_broken_passport_is_refused(
-    model: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, change: dict[str, Any], told: str
+def test_a_broken_passport_is_rejected(
+    model: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, change: dict[str, Any], reason: str
 ) -> None:
-    monkeypatch.setattr(engine, "find_place", lambda _: HERE)
+    monkeypatch.setattr(host, "find_platform", lambda _: HERE)
     output, plugin = tmp_path / "m.plan", PluginSource(compile_stand_in_plugin(tmp_path))
-    engine.build_engine(engine.plan(model, output, (10, 3), ({}, {}, {})), fake("10.3.0")[0], plugin, None)
+    build_planned(plan_engine(model, output, (10, 3)), fake("10.3.0")[0], plugin, None, Silent())
     content = json.loads(passport_path(output).read_text())
     passport_path(output).write_text(json.dumps(content | change))
-    with pytest.raises(EngineError, match=told):
+    with pytest.raises(EngineError, match=reason):
         read_passport(output)
     passport_path(output).write_text("[]")
     with pytest.raises(EngineError, match="schema None"):
@@ -205,6 +205,20 @@ def test_a_dry_run_needs_no_tensorrt(model: Path, tmp_path: Path, monkeypatch: p
     assert CliRunner().invoke(main, [*arguments, "--dry-run", "--max-shapes", "x:1"]).exit_code == 2
 
 
+def test_the_python_function_takes_strings_and_mappings(
+    model: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setitem(sys.modules, "tensorrt", None)
+    shapes = {"pixel_values": (4, 3, 32, 32)}
+    found = build_engine(str(model), str(tmp_path / "m.plan"), max_shapes=shapes, counts=False, dry_run=True)
+    assert found.passport is None
+    assert [plan.settings.profiles["pixel_values"].maximum for plan in found.plans] == [(4, 3, 32, 32)] * 3
+    as_text = build_engine(model, tmp_path / "m.plan", max_shapes="pixel_values:4x3x32x32", counts=False, dry_run=True)
+    assert as_text.to_json() == found.to_json()
+    with pytest.raises(UsageError, match="--no-check"):
+        build_engine(model, tmp_path / "m.plan", data=tmp_path / "d.npz", check=False, dry_run=True)
+
+
 def test_a_builder_that_does_not_start_is_an_error(model: Path, tmp_path: Path) -> None:
     tensorrt, _ = fake("8.5.3.1")
 
@@ -212,8 +226,8 @@ def test_a_builder_that_does_not_start_is_an_error(model: Path, tmp_path: Path) 
         raise TypeError("pybind11::init(): factory function returned nullptr")  # as 8.5.3 does without a GPU
 
     tensorrt.Builder = builder
-    planned = engine.plan(model, tmp_path / "m.plan", (8, 5), ({}, {}, {}))
-    with pytest.raises(EngineError, match="makes no builder"):
+    planned = plan_engine(model, tmp_path / "m.plan", (8, 5))
+    with pytest.raises(EngineError, match="cannot create a builder"):
         build(tensorrt, planned.prepared, planned.settings)
 
 
@@ -225,8 +239,9 @@ def test_the_file_for_trtexec(model: Path, tmp_path: Path, monkeypatch: pytest.M
     assert done.exit_code == 0, done.output
     plans = json.loads(CliRunner().invoke(main, [*arguments, str(saved), "--json"]).stdout)["plans"]
     assert {(p["target"], p["converted"], f"--onnx={saved} " in p["trtexec"]) for p in plans} == {
-        ("tensorrt-8", True, False), ("tensorrt", False, True)
-    }  # fmt: skip
+        ("tensorrt-8", True, False),
+        ("tensorrt", False, True),
+    }
     summary = summarize(saved)
     assert summary.manifest.target == "tensorrt"
     assert sum(name.startswith("counts/") for name in summary.outputs) == len(summary.manifest.layers)

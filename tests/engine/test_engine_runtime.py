@@ -1,4 +1,4 @@
-"""Engines that run: stand-ins for TensorRT and the CUDA driver, the verb and the runtime for real."""
+"""Engines that run: doubles of TensorRT and the CUDA driver, with the real verb and the real runtime."""
 
 from __future__ import annotations
 
@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 from calibration_files import calibrated, write_images
 from click.testing import CliRunner
+from engine_fake_runtime import DropsBias, IgnoresThresholds, RunsOneLearnerFewer
 from engine_fake_tensorrt import fake
 from exported_files import run as run_file
 from plugin_build import compile_stand_in_driver, compile_stand_in_plugin
@@ -17,10 +18,9 @@ from tiny_models import tiny_vit
 
 from acm_export.base.errors import CudaError, EngineError, MissingDependencyError
 from acm_export.cli import main
-from acm_export.engine import engine as engine_module
-from acm_export.engine import machine, runtime
+from acm_export.engine import host
+from acm_export.engine.host import Platform
 from acm_export.engine.library import load_plugin
-from acm_export.engine.passport import Place
 from acm_export.engine.runtime import Engine
 from acm_export.exporter import export
 from acm_export.runtimes import cuda_driver
@@ -30,7 +30,7 @@ if TYPE_CHECKING:
     from pathlib import Path
 
 VERSIONS = ("8.5.3.1", "10.3.0", "11.1.0")
-HERE = Place("10.3.0", "Orin", "sm_87")
+HERE = Platform("10.3.0", "Orin", "sm_87")
 
 
 @pytest.fixture(scope="module")
@@ -63,11 +63,10 @@ def machine_with(monkeypatch: pytest.MonkeyPatch, library: Path) -> Callable[...
 
     def put(version: str = HERE.tensorrt, **options: Any) -> Any:
         tensorrt, _ = fake(version, driver=library, **options)
-        place = Place(version, HERE.gpu, HERE.arch)
-        for module in (engine_module, runtime):
-            monkeypatch.setattr(module, "find_place", lambda _: place)
+        platform = Platform(version, HERE.gpu, HERE.arch)
+        monkeypatch.setattr(host, "find_platform", lambda _: platform)
         monkeypatch.setitem(sys.modules, "tensorrt", tensorrt)
-        monkeypatch.setattr(cuda_driver.Driver.__init__, "__defaults__", (str(library),))
+        monkeypatch.setattr(cuda_driver, "LIBRARY", str(library))
         return tensorrt
 
     return put
@@ -94,7 +93,7 @@ def test_the_verb_compares_what_it_built(
     machine_with(version)
     done = build(files, tmp_path / "m.plan", "--json", model=model, plugin=version)
     assert done.exit_code == 0, done.output
-    found = json.loads(done.stdout)["passport"]["checked"]
+    found = json.loads(done.stdout)["passport"]["comparison"]
     settings = 3 if model == "b.onnx" else 1
     assert (found["settings"], found["samples"], found["routed_differently"]) == (settings, settings, 0)
     assert found["error"] < 1e-5
@@ -110,29 +109,40 @@ def test_data_are_compared_in_batches_of_the_best_shape(
     assert "48 runs of samples at 3 settings" in done.output
 
 
+def _scale(outputs: dict[str, Any]) -> None:
+    outputs["logits"] = outputs["logits"] * np.float32(1.01)
+
+
+def _nan(outputs: dict[str, Any]) -> None:
+    outputs["logits"] = np.where(np.arange(5) == 2, np.float32(np.nan), outputs["logits"])
+
+
+def _count_too_low(outputs: dict[str, Any]) -> None:
+    for name, counts in outputs.items():
+        if name.startswith("counts/"):
+            counts[:] = np.where(counts > 1, counts - 1, counts)
+
+
+@pytest.mark.parametrize(
+    ("wrong", "reason"),
+    [
+        ({"change": _scale}, "outputs of the engine differ by"),
+        ({"change": _nan}, "NaN or infinity"),
+        ({"change": _count_too_low}, "standard deviations"),
+        ({"op": DropsBias}, "outputs of the engine differ by"),
+        ({"op": RunsOneLearnerFewer}, "standard deviations"),
+        ({"op": IgnoresThresholds}, "standard deviations"),
+    ],
+)
 def test_an_engine_that_computes_something_else_is_not_written(
-    files: Path, tmp_path: Path, machine_with: Callable[..., Any]
+    files: Path, tmp_path: Path, machine_with: Callable[..., Any], wrong: dict[str, Any], reason: str
 ) -> None:
-    machine_with(change=lambda outputs: outputs.update(logits=outputs["logits"] * 1.01))
+    machine_with(**wrong)
     done = build(files, tmp_path / "m.plan")
     assert done.exit_code == 1
-    assert "outputs differ by" in done.output
+    assert reason in done.output
     assert list(tmp_path.iterdir()) == []
     assert build(files, tmp_path / "m.plan", "--no-check").exit_code == 0
-
-
-def test_an_engine_that_routes_otherwise_is_not_written(
-    files: Path, tmp_path: Path, machine_with: Callable[..., Any]
-) -> None:
-    def change(outputs: dict[str, Any]) -> None:
-        for name, counts in outputs.items():
-            if name.startswith("counts/"):
-                counts[:] = np.where(counts > 1, counts - 1, counts)
-
-    machine_with(change=change)
-    done = build(files, tmp_path / "m.plan")
-    assert done.exit_code == 1
-    assert "standard deviations" in done.output
 
 
 def test_an_engine_without_counts(files: Path, tmp_path: Path, machine_with: Callable[..., Any]) -> None:
@@ -141,8 +151,8 @@ def test_an_engine_without_counts(files: Path, tmp_path: Path, machine_with: Cal
     assert done.exit_code == 0, done.output
     engine = Engine(tmp_path / "m.plan", files / "plugin-10.3.0.so")
     assert engine.outputs == ("logits",)
-    assert engine.passport.checked is not None
-    assert engine.passport.checked.routed_differently is None
+    assert engine.passport.comparison is not None
+    assert engine.passport.comparison.routed_differently is None
     engine.close()
 
 
@@ -167,8 +177,9 @@ def test_a_context_runs_what_the_file_computes(
     before = live()
     engine = Engine(tmp_path / "m.plan", files / "plugin-10.3.0.so")
     assert [(value.name, value.shape) for value in engine.inputs] == [
-        ("pixel_values", ("batch", 1, 8, 8)), ("budget", ()),
-    ]  # fmt: skip
+        ("pixel_values", ("batch", 1, 8, 8)),
+        ("budget", ()),
+    ]
     context = engine.context(cuda_graph=cuda_graph)
     for batch in (2, 5, 5, 1):  # grows, stays, shrinks
         images = _images(batch)
@@ -196,7 +207,7 @@ def test_thresholds_can_be_inputs(files: Path, tmp_path: Path, machine_with: Cal
     done = build(files, tmp_path / "m.plan", "--threshold-inputs", "--json")
     assert done.exit_code == 0, done.output
     content = json.loads(done.stdout)
-    assert content["passport"]["checked"]["settings"] == 3
+    assert content["passport"]["comparison"]["settings"] == 3
     engine = Engine(tmp_path / "m.plan", files / "plugin-10.3.0.so")
     layers = engine.passport.manifest.layers
     assert {value.name for value in engine.inputs} == {"pixel_values", *(layer.thresholds for layer in layers)}
@@ -210,33 +221,33 @@ def test_thresholds_can_be_inputs(files: Path, tmp_path: Path, machine_with: Cal
     engine.close()
 
 
-def test_shapes_outside_the_profile_are_refused(files: Path, tmp_path: Path, machine_with: Callable[..., Any]) -> None:
+def test_shapes_outside_the_profile_are_rejected(files: Path, tmp_path: Path, machine_with: Callable[..., Any]) -> None:
     machine_with()
     assert build(files, tmp_path / "m.plan", "--max-shapes", "pixel_values:3x1x8x8").exit_code == 0
     engine = Engine(tmp_path / "m.plan", files / "plugin-10.3.0.so")
     context, budget = engine.context(), {"budget": np.array(1, np.float32)}
-    with pytest.raises(EngineError, match="from 1x1x8x8 to 3x1x8x8; 4x1x8x8 lies outside"):
+    with pytest.raises(EngineError, match="from 1x1x8x8 to 3x1x8x8, but got 4x1x8x8"):
         context.run({"pixel_values": _images(4).numpy()} | budget)
     with pytest.raises(EngineError, match=r"expected \?x1x8x8"):
         context.run({"pixel_values": _images(2).numpy()[..., :4]} | budget)
-    with pytest.raises(EngineError, match="takes budget"):
+    with pytest.raises(EngineError, match="needs the input budget"):
         context.run({"pixel_values": _images(2).numpy()})
     assert context.run({"pixel_values": _images(3).numpy()} | budget)[0]["logits"].shape[0] == 3
     context.close()
     engine.close()
 
 
-def test_what_cannot_be_used_here_is_refused_before_tensorrt_sees_it(
+def test_what_cannot_be_used_here_is_rejected_before_tensorrt_sees_it(
     files: Path, tmp_path: Path, machine_with: Callable[..., Any]
 ) -> None:
     machine_with()
     assert build(files, tmp_path / "m.plan").exit_code == 0
-    with pytest.raises(EngineError, match=r"libacm_gated_learners\.so, which"):
+    with pytest.raises(EngineError, match=r"libacm_gated_learners\.so, which does not exist"):
         Engine(tmp_path / "m.plan")
     machine_with("11.1.0")
-    with pytest.raises(EngineError, match=r"for TensorRT 10.3.0, here is 11.1.0"):
+    with pytest.raises(EngineError, match=r"for TensorRT 10.3.0; this machine has 11.1.0"):
         Engine(tmp_path / "m.plan", files / "plugin-10.3.0.so")
-    with pytest.raises(EngineError, match="no engine"):
+    with pytest.raises(EngineError, match=r"absent\.plan does not exist"):
         Engine(tmp_path / "absent.plan", files / "plugin-10.3.0.so")
 
 
@@ -265,7 +276,7 @@ def test_a_machine_without_driver_or_tensorrt_says_so(monkeypatch: pytest.Monkey
         cuda_driver.Driver("libabsent_cuda.so.1")
     monkeypatch.setitem(sys.modules, "tensorrt", None)
     with pytest.raises(MissingDependencyError, match="TensorRT cannot be imported"):
-        machine.find_tensorrt(builder=False)
+        host.find_tensorrt(builder=False)
 
 
 def test_engines_of_one_process_share_the_plugin(files: Path, tmp_path: Path, machine_with: Callable[..., Any]) -> None:
@@ -323,7 +334,7 @@ def test_a_broken_device_does_not_hide_what_went_wrong(
     engine.close()
 
 
-def test_data_that_do_not_fit_the_profile_are_refused_before_the_build(
+def test_data_that_do_not_fit_the_profile_are_rejected_before_the_build(
     files: Path, tmp_path: Path, machine_with: Callable[..., Any]
 ) -> None:
     machine_with()

@@ -1,4 +1,4 @@
-"""Profiles and the trtexec line."""
+"""Profiles and the trtexec command."""
 
 from __future__ import annotations
 
@@ -7,8 +7,9 @@ from pathlib import Path
 import pytest
 
 from acm_export.base.errors import UsageError
+from acm_export.engine.plan import trtexec_command
 from acm_export.engine.profiles import Profile, Shapes, format_shapes, parse_shapes, profiles
-from acm_export.engine.trtexec_line import trtexec_line
+from acm_export.engine.settings import BuilderSettings
 
 INPUTS = {"x": ["batch", 3, 8], "budget": []}
 EXAMPLES = {"x": [1, 3, 8]}
@@ -20,27 +21,27 @@ def test_shapes_are_written_as_they_are_read() -> None:
 
 
 @pytest.mark.parametrize("text", ["", "x", "x:", "x:0x3", "x:1x", "x:-1", "x:1,x:2", ":1", "x:٣", "x:2147483648"])
-def test_what_is_no_shape_is_refused(text: str) -> None:
+def test_text_that_is_not_a_shape_is_rejected(text: str) -> None:
     with pytest.raises(UsageError, match="--min-shapes"):
         parse_shapes(text, "--min-shapes")
 
 
-def test_defaults_and_what_is_given() -> None:
+def test_given_shapes_replace_the_defaults() -> None:
     assert profiles(INPUTS, EXAMPLES, {}, {}, {}) == {"x": Profile((1, 3, 8), (1, 3, 8), (8, 3, 8))}
     assert profiles(INPUTS, EXAMPLES, {"x": (2, 3, 8)}, {}, {})["x"] == Profile((2, 3, 8), (2, 3, 8), (8, 3, 8))
     assert profiles(INPUTS, EXAMPLES, {}, {"x": (32, 3, 8)}, {})["x"].maximum == (32, 3, 8)
 
 
 @pytest.mark.parametrize(
-    ("low", "high", "told"),
+    ("low", "high", "reason"),
     [
         ({}, {"x": (1, 4, 8)}, "not 1x4x8"),
         ({}, {"y": (1,)}, "inputs are x, budget"),
-        ({"x": (9, 3, 8)}, {"x": (4, 3, 8)}, "order"),
+        ({"x": (9, 3, 8)}, {"x": (4, 3, 8)}, "must not shrink"),
     ],
 )
-def test_shapes_that_do_not_fit_are_refused(low: Shapes, high: Shapes, told: str) -> None:
-    with pytest.raises(UsageError, match=told):
+def test_shapes_that_do_not_fit_are_rejected(low: Shapes, high: Shapes, reason: str) -> None:
+    with pytest.raises(UsageError, match=reason):
         profiles(INPUTS, EXAMPLES, low, {}, high)
 
 
@@ -52,13 +53,15 @@ def test_shapes_that_do_not_fit_are_refused(low: Shapes, high: Shapes, told: str
         ((11, 1), ["--staticPlugins=p.so", "--skipInference"], ["--stronglyTyped", "--fp16"]),
     ],
 )
-def test_the_line_has_the_flags_of_the_version(version: tuple[int, int], there: list[str], absent: list[str]) -> None:
+def test_flags_of_each_version(version: tuple[int, int], there: list[str], absent: list[str]) -> None:
     shapes = {"x": Profile((1, 3), (2, 3), (4, 3))}
-    line = trtexec_line(version, Path("m.onnx"), Path("m.plan"), Path("p.so"), shapes, half=True).split()
-    assert {*there, "--noTF32", "--minShapes=x:1x3", "--optShapes=x:2x3", "--maxShapes=x:4x3"} <= set(line)
-    assert not set(absent) & set(line)
+    command = trtexec_command(
+        version, Path("m.onnx"), Path("m.plan"), Path("p.so"), BuilderSettings(shapes, half=True)
+    ).split()
+    assert {*there, "--noTF32", "--minShapes=x:1x3", "--optShapes=x:2x3", "--maxShapes=x:4x3"} <= set(command)
+    assert not set(absent) & set(command)
 
 
-def test_a_dense_model_has_a_line_without_plugin() -> None:
-    line = trtexec_line((10, 3), Path("m.onnx"), Path("m.plan"), None, {})
-    assert "lugins" not in line
+def test_the_command_for_a_dense_model_has_no_plugin() -> None:
+    command = trtexec_command((10, 3), Path("m.onnx"), Path("m.plan"), None, BuilderSettings({}))
+    assert "lugins" not in command

@@ -48,7 +48,7 @@ def test_kernels_that_triton_compiles_here(tokens: int, dtype: torch.dtype, monk
 
 @pytest.mark.parametrize("dtype", TOLERANCE)
 @pytest.mark.parametrize(("model_dim", "hidden_dim"), [(1, 1), (7, 5), (33, 100), (48, 24), (192, 96), (720, 208)])
-def test_widths_that_are_no_multiple_of_a_tile(model_dim: int, hidden_dim: int, dtype: torch.dtype) -> None:
+def test_widths_that_are_not_a_multiple_of_a_tile(model_dim: int, hidden_dim: int, dtype: torch.dtype) -> None:
     for tokens in (5, 150, 700):
         check(random_inputs(tokens, model_dim, hidden_dim, Signature(3, 1, "silu"), dtype))
 

@@ -111,7 +111,7 @@ def test_the_driver_loads_every_kernel_of_the_pack(pack: Path) -> None:
 
 
 @pytest.mark.parametrize("case", CASES, ids=str)
-def test_the_core_computes_what_the_loop_computes(core_on_gpu: Core, case: Case) -> None:
+def test_the_core_agrees_with_the_loop(core_on_gpu: Core, case: Case) -> None:
     call = Call(case)
     layer, workspace = prepared(core_on_gpu, case)
     assert layer.enqueue(case.tensors(), call.addresses(workspace)), core_on_gpu.error
@@ -160,7 +160,7 @@ def test_two_layers_on_two_streams(core_on_gpu: Core) -> None:
 
 @each_header_set()
 @pytest.mark.parametrize("case", CASES[:12], ids=str)
-def test_the_plugin_computes_what_the_loop_computes(plugin_on_gpu: Harness, case: Case) -> None:
+def test_the_plugin_agrees_with_the_loop(plugin_on_gpu: Harness, case: Case) -> None:
     if case.dtype == "bfloat16" and not plugin_on_gpu.is_v3:
         pytest.skip("TensorRT 8 has no bfloat16")
     call = Call(case)

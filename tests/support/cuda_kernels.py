@@ -23,8 +23,18 @@ Array = np.ndarray[Any, Any]
 HERE = Path(__file__).parent
 SOURCES = HERE.parent / "plugins" / "kernels" / "cuda"
 REPLACED = {"device.cuh", "wgmma.cuh"}
-FLAGS = ("-std=c++20", "-O2", "-shared", "-fPIC", "-pthread", "-Wall", "-Wextra", "-Werror", "-Wno-psabi",
-         "-Wno-unknown-pragmas")  # fmt: skip
+FLAGS = (
+    "-std=c++20",
+    "-O2",
+    "-shared",
+    "-fPIC",
+    "-pthread",
+    "-Wall",
+    "-Wextra",
+    "-Werror",
+    "-Wno-psabi",
+    "-Wno-unknown-pragmas",
+)
 ROWS = 128
 DTYPES: dict[str, type[Any]] = {"float16": np.float16, "bfloat16": ml_dtypes.bfloat16}
 
@@ -34,9 +44,12 @@ class CTensorMap(ctypes.Structure):
 
     _align_ = 64
     _fields_ = (
-        ("tensor", c_void_p), ("dims", c_int64 * 3), ("strides", c_int64 * 2), ("box", c_int32 * 3),
+        ("tensor", c_void_p),
+        ("dims", c_int64 * 3),
+        ("strides", c_int64 * 2),
+        ("box", c_int32 * 3),
         ("unused", c_uint8 * 68),
-    )  # fmt: skip
+    )
 
 
 def entry_of(block_n: int) -> Entry:
@@ -83,13 +96,20 @@ class Kernels:
             sizes = (c_int * 5)(first, rows, d, h, n)
             grids = hopper.grids(problem, self.entry, rows, blocks)
             self.library.run_up(
-                c_int(grids[0]), c_uint32(seed), ctypes.byref(maps["w1_map"]),
-                *map(address, (x, order, reach, b1, arrivals, hidden)), sizes,
-            )  # fmt: skip
+                c_int(grids[0]),
+                c_uint32(seed),
+                ctypes.byref(maps["w1_map"]),
+                *map(address, (x, order, reach, b1, arrivals, hidden)),
+                sizes,
+            )
             self.library.run_down(
-                c_int(grids[1]), c_uint32(seed), ctypes.byref(maps["hidden_map"]), ctypes.byref(maps["w2_map"]),
-                *map(address, (order, reach, b2, arrivals, y)), sizes,
-            )  # fmt: skip
+                c_int(grids[1]),
+                c_uint32(seed),
+                ctypes.byref(maps["hidden_map"]),
+                ctypes.byref(maps["w2_map"]),
+                *map(address, (order, reach, b2, arrivals, y)),
+                sizes,
+            )
         return y
 
 
@@ -112,14 +132,19 @@ def compile_kernels(folder: Path, dtype: str, block_n: int, activation: str) -> 
             shutil.copy(file, folder)
     entry = entry_of(block_n)
     macros = {
-        "ACM_BFLOAT16": str(dtype == "bfloat16").lower(), "ACM_BLOCK_N": block_n, "ACM_STAGES": entry.up.stages,
-        "ACM_SHARED_BYTES": hopper.shared_bytes(entry.up), "ACM_ACTIVATION": ACTIVATIONS.index(activation),
-    }  # fmt: skip
+        "ACM_BFLOAT16": str(dtype == "bfloat16").lower(),
+        "ACM_BLOCK_N": block_n,
+        "ACM_STAGES": entry.up.stages,
+        "ACM_SHARED_BYTES": hopper.shared_bytes(entry.up),
+        "ACM_ACTIVATION": ACTIVATIONS.index(activation),
+    }
     library = folder / "kernels.so"
     defined = [f"-D{name}={value}" for name, value in macros.items()]
     done = subprocess.run(
         [compiler, *FLAGS, *defined, str(folder / "kernels.cpp"), "-o", str(library)],
-        check=False, capture_output=True, text=True,
-    )  # fmt: skip
+        check=False,
+        capture_output=True,
+        text=True,
+    )
     assert done.returncode == 0, done.stderr[-3000:]
     return Kernels(ctypes.CDLL(str(library)), entry, DTYPES[dtype], activation)

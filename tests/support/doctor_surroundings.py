@@ -98,8 +98,13 @@ class Surroundings:
     ) -> None:
         """Compile a CUDA driver with one GPU, which children find first."""
         source = DRIVER
-        for key, value in (("init", init), ("version", version), ("major", major), ("minor", minor),
-                           ("integrated", integrated)):  # fmt: skip
+        for key, value in (
+            ("init", init),
+            ("version", version),
+            ("major", major),
+            ("minor", minor),
+            ("integrated", integrated),
+        ):
             source = source.replace(f"{{{key}}}", str(value))
         self.library("libcuda.so.1", source)
         self.monkeypatch.setenv("LD_LIBRARY_PATH", str(self.folder))

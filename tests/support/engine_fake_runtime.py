@@ -1,29 +1,99 @@
-"""The half of a stand-in for TensorRT that runs engines: an "engine" is the parsed ONNX file, run by ONNX Runtime.
+"""The half of the TensorRT double that runs engines: an "engine" is the ONNX file that the parser was given.
 
-Work goes through the stand-in driver (engine_fake_cuda.cpp), at the addresses that a context was told.
+Nothing of acm_export runs in here. The standard operators run in ONNX's own reference evaluator, in NumPy, and
+GatedLearners in the loop below, in float64. The portable file that ``build-engine`` compares with is another file (with
+function bodies) in another runtime (ONNX Runtime), so the comparison can fail.
+
+Work goes through the double of the CUDA driver (engine_fake_cuda.cpp), at the addresses that a context was given.
 """
 
 from __future__ import annotations
 
 import ctypes
+import math
 from enum import Enum
 from types import SimpleNamespace
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import onnx
-from exported_files import session
-
-from acm_export.onnx_file.manifest import read_manifest
-from acm_export.onnx_file.targets import retarget
+from onnx import TensorProto
+from onnx.reference import ReferenceEvaluator
+from onnx.reference.op_run import OpRun
 
 if TYPE_CHECKING:
     from collections.abc import Callable
     from pathlib import Path
 
+    Change = Callable[[dict[str, Any]], None]
+
 _WORK = ctypes.CFUNCTYPE(None)
-_KINDS = {"tensor(float)": "FLOAT", "tensor(int32)": "INT32", "tensor(int64)": "INT64"}
+_KINDS = {TensorProto.FLOAT: "FLOAT", TensorProto.INT32: "INT32", TensorProto.INT64: "INT64"}
 _DTYPES = {"FLOAT": np.float32, "INT32": np.int32, "INT64": np.int64}
+
+ACTIVATIONS: dict[str, Callable[[np.ndarray[Any, Any]], np.ndarray[Any, Any]]] = {
+    "gelu": lambda v: 0.5 * v * (1 + np.vectorize(math.erf, otypes=[np.float64])(v / math.sqrt(2))),
+    "gelu_tanh": lambda v: 0.5 * v * (1 + np.tanh(math.sqrt(2 / math.pi) * (v + 0.044715 * v**3))),
+    "relu": lambda v: np.maximum(v, 0),
+    "silu": lambda v: v / (1 + np.exp(-v)),
+    "identity": lambda v: v,
+}
+
+
+def learner_count(logits: np.ndarray[Any, Any], thresholds: np.ndarray[Any, Any], least: int) -> int:
+    """How many learners one token runs by the definition in docs/op.md."""
+    count = least
+    for c in range(1, len(logits)):
+        if not logits[c:].max() - logits[:c].max() > thresholds[least + c - 1]:
+            break
+        count = least + c
+    return count
+
+
+class GatedLearners(OpRun):
+    """The op, token by token and learner by learner, in float64."""
+
+    op_domain = "ai.acm"
+    count = staticmethod(learner_count)
+
+    def _run(
+        self, x: Any, logits: Any, thresholds: Any, w1: Any, b1: Any, w2: Any, b2: Any, **attributes: Any
+    ) -> tuple[Any, Any]:
+        least, act = attributes["min_learners"], ACTIVATIONS[attributes["activation"]]
+        h = w1.shape[1] // attributes["num_learners"]
+        tokens, z = x.reshape(-1, x.shape[-1]).astype(np.float64), logits.reshape(-1, logits.shape[-1])
+        counts = np.array([self.count(row, thresholds, least) for row in z], np.int32)
+        y = np.empty_like(tokens)
+        for i, (token, count) in enumerate(zip(tokens, counts, strict=True)):
+            y[i] = b2[count]
+            for n in range(count):
+                part = slice(n * h, (n + 1) * h)
+                y[i] += act(token @ w1[:, part].astype(np.float64) + b1[part]) @ w2[part].astype(np.float64)
+        return y.reshape(x.shape).astype(x.dtype), counts.reshape(x.shape[:-1])
+
+
+class RunsOneLearnerFewer(GatedLearners):
+    """Wrong on purpose: every token that may runs one learner fewer, and says so."""
+
+    @staticmethod
+    def count(logits: Any, thresholds: Any, least: int) -> int:
+        return max(learner_count(logits, thresholds, least) - 1, least)
+
+
+class IgnoresThresholds(GatedLearners):
+    """Wrong on purpose: routes as if every threshold were 0."""
+
+    @staticmethod
+    def count(logits: Any, thresholds: Any, least: int) -> int:
+        return learner_count(logits, np.zeros_like(thresholds), least)
+
+
+class DropsBias(GatedLearners):
+    """Wrong on purpose: routes correctly, but adds no output bias."""
+
+    def _run(self, *inputs: Any, **attributes: Any) -> tuple[Any, Any]:
+        *others, b2 = inputs
+        return super()._run(*others, np.zeros_like(b2), **attributes)
 
 
 class TensorIOMode(Enum):
@@ -40,50 +110,61 @@ class FakeRuntime:
     """Names of ``tensorrt.Runtime``.
 
     Args:
-        library: The stand-in driver, compiled.
-        shapes: Of the optimisation profile, as the builder was told.
-        change: Is given the outputs of every run, to make the engine wrong.
+        library: The double of the CUDA driver, compiled; None for a runtime that loads no engine.
+        shapes: Shapes of the optimization profile, as the builder was given them.
+        change: Changes the outputs of every run, to make the engine wrong.
+        op: Computes GatedLearners.
     """
 
-    def __init__(self, library: Path, shapes: dict[str, Any], change: Callable[[dict[str, Any]], None]) -> None:
-        self._driver, self._shapes, self._change = ctypes.CDLL(str(library)), shapes, change
+    def __init__(self, library: Path | None, shapes: dict[str, Any], change: Change, op: type[OpRun]) -> None:
+        self._driver = None if library is None else ctypes.CDLL(str(library))
+        self._shapes, self._change, self._op = shapes, change, op
 
-    def deserialize_cuda_engine(self, content: bytes) -> FakeEngine | None:
-        return None if content == b"engine" else FakeEngine(content, self._driver, self._shapes, self._change)
+    def deserialize_cuda_engine(self, serialized_engine: bytes) -> FakeEngine | None:
+        if self._driver is None or serialized_engine == b"engine":
+            return None
+        return FakeEngine(serialized_engine, self._driver, self._shapes, self._change, self._op)
 
 
 class FakeEngine:
     """Names of ``tensorrt.ICudaEngine``."""
 
     def __init__(
-        self, content: bytes, driver: ctypes.CDLL, shapes: dict[str, Any], change: Callable[[dict[str, Any]], None]
+        self, content: bytes, driver: ctypes.CDLL, shapes: dict[str, Any], change: Change, op: type[OpRun]
     ) -> None:
-        model = onnx.load_from_string(content)
-        manifest = read_manifest(model, "the engine")
-        retarget(model, manifest.replaced(calibration=None), "portable")
-        self.session, self.driver, self.change = session(model.SerializeToString()), driver, change
-        self._inputs = {value.name: value for value in self.session.get_inputs()}
-        self._values = self._inputs | {value.name: value for value in self.session.get_outputs()}
+        graph = onnx.load_from_string(content).graph
+        op = type("GatedLearners", (op,), {})  # the evaluator finds an op by the name of its class
+        self._evaluator = ReferenceEvaluator(onnx.load_from_string(content), new_ops=[op])
+        self.driver, self.change = driver, change
+        self._inputs = [value.name for value in graph.input]
+        self.outputs = [value.name for value in graph.output]
+        self._types = {value.name: value.type.tensor_type for value in (*graph.input, *graph.output)}
         self._profile = shapes
-        self.num_io_tensors = len(self._values)
+        self.num_io_tensors = len(self._types)
+
+    def run(self, feeds: dict[str, Any]) -> dict[str, Any]:
+        """Outputs by name; only the double itself calls this."""
+        return dict(zip(self.outputs, self._evaluator.run(self.outputs, feeds), strict=True))
 
     def get_tensor_name(self, index: int) -> str:
-        return list(self._values)[index]
+        return [*self._inputs, *self.outputs][index]
 
     def get_tensor_mode(self, name: str) -> TensorIOMode:
         return TensorIOMode.INPUT if name in self._inputs else TensorIOMode.OUTPUT
 
-    def get_tensor_location(self, _name: str) -> TensorLocation:
+    def get_tensor_location(self, name: str) -> TensorLocation:
+        assert name in self._types
         return TensorLocation.DEVICE
 
     def get_tensor_dtype(self, name: str) -> Any:
-        return SimpleNamespace(name=_KINDS[self._values[name].type])
+        return SimpleNamespace(name=_KINDS[self._types[name].elem_type])
 
     def get_tensor_shape(self, name: str) -> tuple[int, ...]:
-        return tuple(size if isinstance(size, int) else -1 for size in self._values[name].shape)
+        return tuple(-1 if dim.dim_param else dim.dim_value for dim in self._types[name].shape.dim)
 
-    def get_tensor_profile_shape(self, name: str, _profile: int) -> list[tuple[int, ...]]:
+    def get_tensor_profile_shape(self, name: str, profile_index: int) -> list[tuple[int, ...]]:
         assert name in self._inputs
+        assert profile_index == 0
         return list(self._profile.get(name, [self.get_tensor_shape(name)] * 3))
 
     def create_execution_context(self) -> FakeContext:
@@ -105,9 +186,9 @@ class FakeContext:
         return all(a <= b <= c for a, b, c in zip(low, shape, high, strict=True))
 
     def get_tensor_shape(self, name: str) -> tuple[int, ...]:
-        """ONNX Runtime tells shapes only by running."""
+        """The evaluator knows shapes only after a run."""
         zeros = {n: np.zeros(s, self._dtype(n)) for n, s in self._shapes.items()}
-        return tuple(self._engine.session.run([name], zeros)[0].shape)
+        return tuple(self._engine.run(zeros)[name].shape)
 
     def set_tensor_address(self, name: str, memory: int) -> bool:
         self._addresses[name] = memory
@@ -119,8 +200,7 @@ class FakeContext:
 
         def work() -> None:
             feeds = {name: self._memory(addresses[name], shape, name).copy() for name, shape in shapes.items()}
-            names = [value.name for value in self._engine.session.get_outputs()]
-            outputs = dict(zip(names, self._engine.session.run(names, feeds), strict=True))
+            outputs = self._engine.run(feeds)
             self._engine.change(outputs)
             for name, value in outputs.items():
                 self._memory(addresses[name], value.shape, name)[...] = value

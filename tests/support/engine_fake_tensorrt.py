@@ -1,6 +1,6 @@
-"""Stand-ins for the Python module of TensorRT 8.5, 10.3 and 11.1: only names that its bindings really define.
+"""Doubles of TensorRT's Python module of 8.5, 10.3 and 11.1, with only the names and arguments of the real bindings.
 
-They record what they are asked, and refuse every name that is not there.
+They record how they are called. tests/engine/test_engine_names.py compares their signatures with the real ones.
 """
 
 from __future__ import annotations
@@ -10,19 +10,21 @@ from types import SimpleNamespace
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
-from engine_fake_runtime import FakeRuntime, TensorIOMode, TensorLocation
+from engine_fake_runtime import FakeRuntime, GatedLearners, TensorIOMode, TensorLocation
 
 if TYPE_CHECKING:
     from collections.abc import Callable
     from pathlib import Path
 
+    from onnx.reference.op_run import OpRun
+
 
 class Flag(IntEnum):
-    """Base of stand-ins for pybind enums, which ``int()`` takes."""
+    """Base of doubles of pybind11 enums, which ``int()`` takes."""
 
 
 class ParserError:
-    """As before TensorRT 10: the node's number alone."""
+    """The parser error before TensorRT 10, which has only the number of the node."""
 
     def node(self) -> int:
         return 0
@@ -42,7 +44,49 @@ class NamingParserError(ParserError):
         return "B"
 
 
+class Network:
+    """Names of ``tensorrt.INetworkDefinition``."""
+
+    def __init__(self, layers: list[Layer]) -> None:
+        self._layers, self.num_layers = layers, len(layers)
+
+    def get_layer(self, index: int) -> Layer:
+        return self._layers[index]
+
+
+class Profile:
+    """Names of ``tensorrt.IOptimizationProfile``."""
+
+    def __init__(self, shapes: dict[str, Any]) -> None:
+        self._shapes = shapes
+
+    def set_shape(self, input: str, min: Any, opt: Any, max: Any) -> None:  # noqa: A002  the real names
+        self._shapes[input] = (min, opt, max)
+
+
+class TimingCache:
+    """Names of ``tensorrt.ITimingCache``."""
+
+    def __init__(self, content: bytes) -> None:
+        self._content = content
+
+    def serialize(self) -> bytes:
+        return self._content + b"+"
+
+
+class ProgressMonitor:
+    """Names of ``tensorrt.IProgressMonitor``, which acm-export derives from."""
+
+    def phase_start(self, phase_name: str, parent_phase: str | None, num_steps: int) -> None: ...
+
+    def step_complete(self, phase_name: str, step: int) -> bool: ...  # type: ignore[empty-body]
+
+    def phase_finish(self, phase_name: str) -> None: ...
+
+
 class Layer:
+    """Names of ``tensorrt.ILayer``."""
+
     def __init__(self, kind: str, dtype: Any, weakly: bool) -> None:
         self.type, self.num_outputs, self.types = kind, 1, []  # type: ignore[var-annotated]
         self._dtype = dtype
@@ -55,7 +99,7 @@ class Layer:
 
 
 class Recorded:
-    """What was asked for."""
+    """How the double was called."""
 
     def __init__(self) -> None:
         self.network_flags = 0
@@ -76,8 +120,20 @@ def fake(  # noqa: C901  one closure for each class of the module
     handle: Any = 1,
     driver: Path | None = None,
     change: Callable[[dict[str, Any]], None] = lambda _: None,
+    op: type[OpRun] = GatedLearners,
 ) -> tuple[Any, Recorded]:
-    """A stand-in for one version, and its record; with a ``driver`` it runs what it parsed."""
+    """A double of one version, and its record.
+
+    Args:
+        version: Version of TensorRT.
+        errors: Number of errors that the parser reports.
+        plan: The serialized engine, without a ``driver``.
+        creator: Whether the registry lists the right version of the plugin.
+        handle: Result of ``load_library``.
+        driver: Double of the CUDA driver; with it, engines run what the parser was given (engine_fake_runtime.py).
+        change: Changes the outputs of every run, to make an engine wrong.
+        op: Computes GatedLearners.
+    """
     major = int(version.partition(".")[0])
     seen = Recorded()
     float16, float32 = np.dtype(np.float16), np.dtype(np.float32)
@@ -102,15 +158,15 @@ def fake(  # noqa: C901  one closure for each class of the module
         def get_tactic_sources(self) -> int:
             return seen.tactic_sources
 
-        def set_tactic_sources(self, bits: int) -> bool:
-            seen.tactic_sources = bits
+        def set_tactic_sources(self, tactic_sources: int) -> bool:
+            seen.tactic_sources = tactic_sources
             return True
 
         def add_optimization_profile(self, _profile: Any) -> int:
             return 0
 
-        def create_timing_cache(self, serialized_timing_cache: bytes) -> Any:
-            return SimpleNamespace(serialize=lambda: serialized_timing_cache + b"+")
+        def create_timing_cache(self, serialized_timing_cache: bytes) -> TimingCache:
+            return TimingCache(serialized_timing_cache)
 
         def set_timing_cache(self, cache: Any, ignore_mismatch: bool) -> bool:
             self._cache = cache
@@ -130,15 +186,15 @@ def fake(  # noqa: C901  one closure for each class of the module
         def __init__(self, _logger: Any) -> None:
             pass
 
-        def create_network(self, flags: int = 0) -> Any:
+        def create_network(self, flags: int = 0) -> Network:
             seen.network_flags = flags
-            return SimpleNamespace(num_layers=len(seen.layers), get_layer=seen.layers.__getitem__)
+            return Network(seen.layers)
 
         def create_builder_config(self) -> Config:
             return Config()
 
-        def create_optimization_profile(self) -> Any:
-            return SimpleNamespace(set_shape=lambda name, *shapes: seen.shapes.update({name: shapes}))
+        def create_optimization_profile(self) -> Profile:
+            return Profile(seen.shapes)
 
         def build_serialized_network(self, _network: Any, _config: Config) -> bytes | None:
             if seen.monitor is not None:
@@ -165,10 +221,10 @@ def fake(  # noqa: C901  one closure for each class of the module
     wrong = SimpleNamespace(name="GatedLearners", plugin_version="2", plugin_namespace="")
     held = [] if major >= 10 else [right if creator else wrong]  # before 10 the library registers itself
 
-    def get_creator(_type: str, version: str, _namespace: str = "") -> Any:
+    def get_creator(_type: str, version: str, _plugin_namespace: str = "") -> Any:
         return next((item for item in held if item.plugin_version == version), None)
 
-    def load_library(_path: str) -> Any:
+    def load_library(_plugin_path: str) -> Any:
         if held:
             return None  # as the real one, of a creator that it has
         held.append(right if creator else wrong)
@@ -187,15 +243,20 @@ def fake(  # noqa: C901  one closure for each class of the module
             pass
 
     names: dict[str, Any] = {
-        "__version__": version, "Logger": Logger, "Builder": Builder, "OnnxParser": OnnxParser,
-        "BuilderFlag": builder_flags, "NetworkDefinitionCreationFlag": Flag("Flags", network_names[major]),
-        "LayerType": SimpleNamespace(PLUGIN_V2="PLUGIN_V2", SHAPE="SHAPE"), "float16": float16, "float32": float32,
+        "__version__": version,
+        "Logger": Logger,
+        "Builder": Builder,
+        "OnnxParser": OnnxParser,
+        "BuilderFlag": builder_flags,
+        "NetworkDefinitionCreationFlag": Flag("Flags", network_names[major]),
+        "LayerType": SimpleNamespace(PLUGIN_V2="PLUGIN_V2", SHAPE="SHAPE"),
+        "float16": float16,
+        "float32": float32,
         "TacticSource": Flag("TacticSource", {"CUBLAS": 0, "CUBLAS_LT": 1, "CUDNN": 2, "JIT_CONVOLUTIONS": 3}),
         "get_plugin_registry": lambda: SimpleNamespace(**registry),
-    }  # fmt: skip
-    if driver is not None:
-        names |= {"TensorIOMode": TensorIOMode, "TensorLocation": TensorLocation}
-        names["Runtime"] = lambda _logger: FakeRuntime(driver, seen.shapes, change)
+    }
+    names |= {"TensorIOMode": TensorIOMode, "TensorLocation": TensorLocation}
+    names["Runtime"] = lambda _logger: FakeRuntime(driver, seen.shapes, change, op)
     if major >= 10:
-        names["IProgressMonitor"] = type("IProgressMonitor", (), {})
+        names["IProgressMonitor"] = ProgressMonitor
     return SimpleNamespace(**names), seen

@@ -149,10 +149,24 @@ def hidden_values(
     with telltale_memory():
         hidden = torch.empty((high, n, padded), dtype=x.dtype, device="cpu")
         up.up[(grids.up_grid(problem, entry, rows),)](
-            x, order, reach, w1, b1, hidden, first, rows, problem.model_dim, width, n,
-            ACTIVATIONS.index(signature.activation), GROUP=launch.GROUP, EVEN=even, PRECISION="ieee",
-            ACTIVATION_PRECISION=0, **launch._blocks(entry.up),
-        )  # fmt: skip
+            x,
+            order,
+            reach,
+            w1,
+            b1,
+            hidden,
+            first,
+            rows,
+            problem.model_dim,
+            width,
+            n,
+            ACTIVATIONS.index(signature.activation),
+            GROUP=launch.GROUP,
+            EVEN=even,
+            PRECISION="ieee",
+            ACTIVATION_PRECISION=0,
+            **launch._blocks(entry.up),
+        )
     return array(hidden)[:, :, :width]
 
 

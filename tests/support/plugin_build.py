@@ -69,9 +69,12 @@ def build(target: str, folder: Path, pack: Path, headers: TensorRTHeaders | None
     """
     need_tools()
     options = [
-        f"-DPython3_EXECUTABLE={sys.executable}", f"-DACM_PACK={pack}", "-DACM_HARNESS=ON",
-        f"-DACM_PLUGIN={'ON' if headers else 'OFF'}", f"-DACM_SANITIZE={sanitize}",
-    ]  # fmt: skip
+        f"-DPython3_EXECUTABLE={sys.executable}",
+        f"-DACM_PACK={pack}",
+        "-DACM_HARNESS=ON",
+        f"-DACM_PLUGIN={'ON' if headers else 'OFF'}",
+        f"-DACM_SANITIZE={sanitize}",
+    ]
     if headers:
         options += [f"-DACM_TENSORRT_INCLUDE={headers.folder}", f"-DACM_CUDA_INCLUDE={cuda_headers()}"]
     _run("cmake", "-S", str(SOURCES), "-B", str(folder), *options)

@@ -53,10 +53,16 @@ class Case:
     def shapes(self) -> dict[str, tuple[int, ...]]:
         d, n, width = self.model_dim, self.num_learners, self.num_learners * self.hidden_dim
         return {
-            "x": (*self.leading, d), "gate_logits": (*self.leading, n - self.min_learners + 1), "thresholds": (n,),
-            "w1": (d, width), "b1": (width,), "w2": (width, d), "b2": (n + 1, d),
-            "y": (*self.leading, d), "counts": self.leading,
-        }  # fmt: skip
+            "x": (*self.leading, d),
+            "gate_logits": (*self.leading, n - self.min_learners + 1),
+            "thresholds": (n,),
+            "w1": (d, width),
+            "b1": (width,),
+            "w2": (width, d),
+            "b2": (n + 1, d),
+            "y": (*self.leading, d),
+            "counts": self.leading,
+        }
 
     def types(self) -> dict[str, str]:
         fixed = {"gate_logits": "float32", "thresholds": "float32", "counts": "int32"}

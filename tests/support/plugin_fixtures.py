@@ -77,8 +77,9 @@ def recorded(monkeypatch: pytest.MonkeyPatch) -> list[tuple[str, tuple[int, ...]
     log: list[tuple[str, tuple[int, ...], dict[str, Any], dict[str, Any]]] = []
     for module, names in (
         ("routing", ("route_one_block", "count_tokens", "place_tokens")),
-        ("up", ("up",)), ("down", ("down", "down_split")),
-    ):  # fmt: skip
+        ("up", ("up",)),
+        ("down", ("down", "down_split")),
+    ):
         monkeypatch.setattr(launch, module, SimpleNamespace(**{name: Recorder(name, log) for name in names}))
     return log
 

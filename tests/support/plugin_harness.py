@@ -23,9 +23,12 @@ class CField(ctypes.Structure):
 def fields_of(case: Case, **changes: int | str | bytes | None) -> Fields:
     """Node attributes as the ONNX parser hands them over; None leaves one out."""
     fields: dict[str, int | str | bytes | None] = {
-        "num_learners": case.num_learners, "min_learners": case.min_learners, "activation": case.activation,
-        "plugin_version": "1", "plugin_namespace": "",
-    }  # fmt: skip
+        "num_learners": case.num_learners,
+        "min_learners": case.min_learners,
+        "activation": case.activation,
+        "plugin_version": "1",
+        "plugin_namespace": "",
+    }
     if case.allow_tf32:
         fields["allow_tf32"] = 1
     return {name: value for name, value in (fields | changes).items() if value is not None}
@@ -61,9 +64,11 @@ class Harness:
     def run(self, case: Case, addresses: CPointers, *, workspace_size: int, tactic: int = 0, times: int = 1) -> int:
         """The whole life of a plugin; returns the bytes of workspace that it needs, or a negative number."""
         fields = fields_of(case)
-        return int(self.c.acm_run(
-            c_fields(fields), len(fields), case.tensors(), byref(addresses), c_int64(workspace_size), tactic, times
-        ))  # fmt: skip
+        return int(
+            self.c.acm_run(
+                c_fields(fields), len(fields), case.tensors(), byref(addresses), c_int64(workspace_size), tactic, times
+            )
+        )
 
 
 class Plugin:

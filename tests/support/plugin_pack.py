@@ -22,9 +22,22 @@ if TYPE_CHECKING:
 
 _SOURCES = ("routing.py", "up.py", "down.py")
 _POINTERS = {
-    "x", "gate_logits", "thresholds", "w1", "b1", "w2", "b2", "y", "counts", "order", "reach", "histograms",
-    "arrivals", "hidden", "partial",
-}  # fmt: skip
+    "x",
+    "gate_logits",
+    "thresholds",
+    "w1",
+    "b1",
+    "w2",
+    "b2",
+    "y",
+    "counts",
+    "order",
+    "reach",
+    "histograms",
+    "arrivals",
+    "hidden",
+    "partial",
+}
 
 
 @dataclass(frozen=True)

@@ -21,9 +21,9 @@ from tiny_models import tiny_vit
 from acm_export.base.errors import CudaError
 from acm_export.base.files import sha256_of
 from acm_export.cli import main
-from acm_export.engine import engine as engine_module
-from acm_export.engine import runtime
-from acm_export.engine.passport import Place, passport_path
+from acm_export.engine import host, runtime
+from acm_export.engine.host import Platform
+from acm_export.engine.passport import passport_path
 from acm_export.exporter import export
 from acm_export.runtimes import cuda_driver
 from acm_export.timing import environment, latency
@@ -34,7 +34,7 @@ if TYPE_CHECKING:
     from pathlib import Path
 
 VERSION = "10.3.0"
-ORIN = Place(VERSION, "Orin", "sm_87")
+ORIN = Platform(VERSION, "Orin", "sm_87")
 FILES = {
     "budget.plan": ("b.onnx", ()),
     "thresholds.plan": ("b.onnx", ("--threshold-inputs",)),
@@ -55,12 +55,11 @@ def tensorrt(version: str, library: Path) -> Any:
     return fake(version, driver=library)[0]
 
 
-def furnish(patch: pytest.MonkeyPatch, library: Path, place: Place = ORIN) -> None:
+def furnish(patch: pytest.MonkeyPatch, library: Path, place: Platform = ORIN) -> None:
     """Make this machine appear to have TensorRT and a GPU."""
     patch.setitem(sys.modules, "tensorrt", tensorrt(place.tensorrt, library))
-    for module in (engine_module, runtime):
-        patch.setattr(module, "find_place", lambda _: place)
-    patch.setattr(cuda_driver.Driver.__init__, "__defaults__", (str(library),))
+    patch.setattr(host, "find_platform", lambda _: place)
+    patch.setattr(cuda_driver, "LIBRARY", str(library))
     patch.setattr(environment, "gpu", lambda: Device(place.gpu, place.arch))
     patch.setattr(measuring, "WINDOW_SECONDS", 0.0)
     patch.setattr(measuring, "MAX_WARM_UP_RUNS", 10)
@@ -200,7 +199,7 @@ def test_wrong_options_are_refused_before_anything_is_timed(folder: Path, monkey
         ((b, "--baseline", folder / "none.plan"), 2, "there is no file"),
         ((folder / "dense.plan",), 1, "has no gated learners"),
         ((folder / "none.plan",), 2, "there is no file"),
-        ((b, "--plugin", folder / "d.npz"), 1, "is not what"),
+        ((b, "--plugin", folder / "d.npz"), 1, "was modified or replaced"),
         ((folder / "b.onnx", "--plugin", folder / "d.npz"), 2, "--plugin does not apply to --runtime onnxruntime"),
     )
     for args, code, reason in cases:
@@ -215,12 +214,12 @@ def test_wrong_options_are_refused_before_anything_is_timed(folder: Path, monkey
 def test_an_engine_of_another_gpu_or_version_is_refused(
     folder: Path, monkeypatch: pytest.MonkeyPatch, library: Path
 ) -> None:
-    furnish(monkeypatch, library, Place("11.1.0", "Orin", "sm_87"))
+    furnish(monkeypatch, library, Platform("11.1.0", "Orin", "sm_87"))
     result = run(folder / "budget.plan")
-    assert (result.exit_code, "for TensorRT 10.3.0, here is 11.1.0" in result.stderr) == (1, True)
-    furnish(monkeypatch, library, Place(VERSION, "Thor", "sm_110"))
+    assert (result.exit_code, "for TensorRT 10.3.0; this machine has 11.1.0" in result.stderr) == (1, True)
+    furnish(monkeypatch, library, Platform(VERSION, "Thor", "sm_110"))
     result = run(folder / "budget.plan")
-    assert (result.exit_code, "on the GPU Orin (sm_87), here is Thor (sm_110)" in result.stderr) == (1, True)
+    assert (result.exit_code, "on the GPU Orin (sm_87); this machine has Thor (sm_110)" in result.stderr) == (1, True)
 
 
 def test_other_processes_on_the_gpu_are_named_with_an_error(

@@ -9,7 +9,7 @@ from acm_export.base.errors import UsageError
 from acm_export.base.files import check_input, sha256_of
 from acm_export.data.batches import GraphInput
 from acm_export.engine.agreement import COUNTS
-from acm_export.engine.machine import find_tensorrt
+from acm_export.engine.host import find_tensorrt
 from acm_export.engine.passport import passport_path
 from acm_export.engine.runtime import Engine, LoadedEngine
 from acm_export.onnx_file.budget_input import INPUT

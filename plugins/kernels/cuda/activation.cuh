@@ -1,4 +1,4 @@
-// The operator's activations for values that are rounded to T afterwards: plugins/kernels/activation.py has the formulas.
+// Activations for values that are rounded to T afterwards; plugins/kernels/activation.py explains the formulas.
 #pragma once
 
 #include "device.cuh"

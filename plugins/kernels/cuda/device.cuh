@@ -1,4 +1,4 @@
-// Hopper's instructions as functions: barriers in shared memory, copies that complete on them, fences, conversions.
+// Hopper's instructions as functions: barriers in shared memory, asynchronous copies, fences, conversions.
 #pragma once
 
 namespace acm {
@@ -27,18 +27,18 @@ __device__ __forceinline__ void barrier_arrive(Address barrier) {
   asm volatile("mbarrier.arrive.shared::cta.b64 _, [%0];" ::"r"(barrier) : "memory");
 }
 
-// Arrives, and lets the phase end only when this many bytes were copied too.
+// Arrives; the phase ends only after this many bytes were copied, too.
 __device__ __forceinline__ void barrier_arrive_expecting(Address barrier, int bytes) {
   asm volatile("mbarrier.arrive.expect_tx.shared::cta.b64 _, [%0], %1;" ::"r"(barrier), "r"(bytes) : "memory");
 }
 
-// Arrives once all copies that this thread has begun (copy_16) are complete, without waiting for them.
+// Arrives when all copies that this thread has started (copy_16) are complete, without waiting for them.
 __device__ __forceinline__ void barrier_arrive_after_copies(Address barrier) {
   asm volatile("cp.async.mbarrier.arrive.noinc.shared::cta.b64 [%0];" ::"r"(barrier) : "memory");
 }
 
-// Waits until the phase of this parity has ended. A barrier knows only the parity of its phase: it must not be more
-// than one phase ahead of, or behind, the one that is waited for.
+// Waits until the phase of this parity has ended. A barrier knows only the parity of its phase, so it must not be more
+// than one phase ahead of or behind the one that is waited for.
 __device__ __forceinline__ void barrier_wait(Address barrier, int parity) {
   asm volatile(
       "{\n"
@@ -53,7 +53,7 @@ __device__ __forceinline__ void barrier_wait(Address barrier, int parity) {
 
 // --- copies
 
-// One box of a three-dimensional tensor map; completes on the barrier.
+// Copies one box of a three-dimensional tensor map; completes on the barrier.
 __device__ __forceinline__ void copy_box(Address to, const TensorMap* map, Address barrier, int x, int y, int z) {
   asm volatile(
       "cp.async.bulk.tensor.3d.shared::cluster.global.tile.mbarrier::complete_tx::bytes [%0], [%1, {%2, %3, %4}], [%5];"
@@ -64,23 +64,23 @@ __device__ __forceinline__ void prefetch_map(const TensorMap* map) {
   asm volatile("prefetch.tensormap [%0];" ::"l"(map) : "memory");
 }
 
-// 16 bytes, of which `bytes` are read and the rest become 0.
+// Copies 16 bytes: `bytes` of them are read, the rest become 0.
 __device__ __forceinline__ void copy_16(Address to, const void* from, int bytes) {
   asm volatile("cp.async.cg.shared.global [%0], [%1], 16, %2;" ::"r"(to), "l"(from), "r"(bytes) : "memory");
 }
 
 __device__ __forceinline__ void copies_wait() { asm volatile("cp.async.wait_all;" ::: "memory"); }
 
-// Two values of T, loaded where the code says: hoisted, the loads of a whole tile would take more registers than there
-// are.
+// Loads two values of T exactly here: if the compiler hoisted the loads of a whole tile, they would need too many
+// registers.
 __device__ __forceinline__ unsigned load_in_place(const unsigned short* from) {
   unsigned word;
   asm volatile("ld.global.nc.b32 %0, [%1];" : "=r"(word) : "l"(from) : "memory");
   return word;
 }
 
-// Four matrices of 8 x 8 values of T, as they lie in the sums of a warp's product: word m of a thread holds two values of
-// row lane / 4 of matrix m. Thread 8 m + i names where row i of matrix m goes, 16 bytes.
+// Stores four matrices of 8 x 8 values of T, in the layout of the sums of a warp's product: word m of a thread has two
+// values of row lane / 4 of matrix m. Thread 8 m + i has the address of row i of matrix m, 16 bytes.
 __device__ __forceinline__ void store_matrices(Address row, unsigned a, unsigned b, unsigned c, unsigned d) {
   asm volatile("stmatrix.sync.aligned.m8n8.x4.shared.b16 [%0], {%1, %2, %3, %4};"
                ::"r"(row), "r"(a), "r"(b), "r"(c), "r"(d) : "memory");
@@ -105,24 +105,24 @@ __device__ __forceinline__ uint4 load_shared(Address from) {
 
 // --- products (wgmma.cuh)
 
-// Between what copy_16 wrote to shared memory and the products that read it. It compiles to MEMBAR.ALL.CTA and
+// Orders writes of copy_16 to shared memory before the products that read them. Compiles to MEMBAR.ALL.CTA and
 // FENCE.VIEW.ASYNC.
 __device__ __forceinline__ void fence_copies_for_products() {
   asm volatile("fence.proxy.async.shared::cta;" ::: "memory");
 }
 
-// --- kernels that overlap (programmatic dependent launch); without it, both do nothing
+// --- overlapping kernels (programmatic dependent launch); without it, both do nothing
 
-// Lets the next kernel of the stream start where this one leaves room.
+// Lets the next kernel of the stream start as soon as this one leaves room.
 __device__ __forceinline__ void next_kernel_may_start() { asm volatile("griddepcontrol.launch_dependents;" ::: "memory"); }
 
-// Waits until all that the kernels before this one wrote can be read.
+// Waits until the results of all earlier kernels are visible.
 __device__ __forceinline__ void wait_for_kernels_before() { asm volatile("griddepcontrol.wait;" ::: "memory"); }
 
 // --- registers
 
-// The value is computed before this. A sum that is computed between products_begin and a product makes ptxas wait for
-// each product before the next.
+// Forces the value to be computed before this point. If a sum is computed between products_begin and a product, ptxas
+// waits for each product before the next.
 __device__ __forceinline__ void settle(float& value) { asm volatile("" : "+f"(value)::"memory"); }
 
 template <int Registers>

@@ -1,4 +1,4 @@
-// GEMM 2 of the staircase for Hopper (sm_90a): what plugins/kernels/down.py computes, for T of 16 bits.
+// GEMM 2 of the staircase for Hopper (sm_90a): the same result as plugins/kernels/down.py, for T of 16 bits.
 //
 // ACM_BFLOAT16, ACM_BLOCK_N, ACM_STAGES and ACM_SHARED_BYTES are set by compile.py.
 #include "pipeline.cuh"
@@ -10,13 +10,13 @@ using DownPosition = Position<ACM_STAGES>;
 using DownSums = Sums<ACM_BLOCK_N, ACM_STAGES, ACM_BFLOAT16>;
 
 constexpr int kLoaderRegisters = 40;
-constexpr int kMultiplierRegisters = 232;  // 128 x 40 + 256 x 232 of the 65,536 of a multiprocessor
+constexpr int kMultiplierRegisters = 232;  // 128 x 40 + 256 x 232 of the 65,536 registers of a multiprocessor
 
 static_assert(DownRing::kBytes == ACM_SHARED_BYTES, "the host would give another amount of shared memory");
 
-// By one thread: hidden values through their map {h, N, rows} and W2 through {D, h, N}, learners from the last to the
-// first. Returns arrivals[0] from before it adds this block's next tile. It does so at the last learner, whose copies hide
-// the latency of the atomic.
+// Run by one thread: copies hidden values through their map {h, N, rows} and W2 through {D, h, N}, from the last
+// learner to the first. Returns arrivals[0] as it was before this block's next tile was added; it is added at the last
+// learner, whose copies hide the latency of the atomic.
 __device__ __forceinline__ int load(const DownRing& ring, const TensorMap* hidden_map, const TensorMap* w2_map,
                                     const DownTile& tile, int steps, int* arrivals, DownPosition& at) {
   int taken = tile.most == 0 ? atomicAdd(arrivals, 1) : 0;
@@ -36,7 +36,7 @@ __device__ __forceinline__ int load(const DownRing& ring, const TensorMap* hidde
   return taken;
 }
 
-// Puts the index of a tile into the queue; by the thread that loads.
+// Puts the index of a tile into the queue. Run by the thread that loads.
 __device__ __forceinline__ void fill_slot(const DownRing& ring, Position<kSlots>& queue, int index) {
   barrier_wait(ring.taken(queue.stage), queue.parity ^ 1);
   store_shared(ring.tile_index(queue.stage), index);
@@ -44,7 +44,7 @@ __device__ __forceinline__ void fill_slot(const DownRing& ring, Position<kSlots>
   queue.next();
 }
 
-// Takes the next index from the queue; by the threads that multiply.
+// Takes the next index from the queue. Run by the threads that multiply.
 __device__ __forceinline__ int take_slot(const DownRing& ring, Position<kSlots>& queue) {
   barrier_wait(ring.filled(queue.stage), queue.parity);
   const int index = load_shared_int(ring.tile_index(queue.stage));
@@ -54,9 +54,9 @@ __device__ __forceinline__ int take_slot(const DownRing& ring, Position<kSlots>&
   return index;
 }
 
-// Grid: at most as many blocks as multiprocessors. Each block takes its next tile shortly before it has finished the
-// present one. Tiles with many learners come first; the shorter ones balance the blocks at the end. arrivals[0], which
-// `up` sets to 0, counts the tiles taken after each block's first.
+// Grid: at most as many blocks as multiprocessors. Each block takes its next tile shortly before it finishes the
+// current one. Tiles with many learners come first, so that the short ones balance the blocks at the end. arrivals[0],
+// which `up` sets to 0, counts the tiles taken after each block's first.
 extern "C" __global__ void __launch_bounds__(kThreads, 1)
     down_hopper(const __grid_constant__ TensorMap hidden_map, const __grid_constant__ TensorMap w2_map,
                 const int* order, const int* reach, const unsigned short* b2, int* arrivals, unsigned short* y,
@@ -104,8 +104,8 @@ extern "C" __global__ void __launch_bounds__(kThreads, 1)
       DownSums sums;
       sums.begin(0, bias_of(tile.most), model_dim - tile.column);
       wait_for_turn(ring, round);
-      // First the learners that only some of the rows run, one at a time; then, in one go, those that all rows run.
-      // After each, rows that do not run it begin again: 0 times a weight is NaN where the weight is not finite.
+      // First the learners that only some of the rows run, one at a time; then all learners that every row runs, at
+      // once. After each, the sums of rows that do not run it are reset: 0 times a weight is NaN if it is not finite.
       for (int learner = tile.most;; --learner) {
         const bool rest = learner == tile.fewest;
         sums.add(ring, at, rest ? learner * steps : steps, rest ? ring.turn(1 - multiplier()) : 0);

@@ -1,10 +1,10 @@
-// The ring of shared memory between the warpgroup that loads and the two that multiply, and the products over it.
+// The ring in shared memory between the warpgroup that loads and the two that multiply, and the products on it.
 //
 // Warpgroup 0 loads step after step into the ring. Warpgroups 1 and 2 take the block's tiles in turn: while one
 // multiplies, the other applies the activation and stores. A stage is full when its bytes have arrived, and empty when
-// the four warps that read it have said so. What GEMM 1 copies with copy_16 makes a stage copied first and, once fenced,
-// full. A warpgroup begins its tile only after the other has seen all stages of the tile before full; otherwise it could
-// wait for a phase two ahead, which a barrier cannot tell from the present one.
+// the four warps that read it have arrived. In GEMM 1, which copies with copy_16, a stage is first copied and, after
+// the fence, full. A warpgroup begins its tile only after the other has seen all stages of the tile before as full;
+// otherwise it could wait for a phase two ahead, which a barrier cannot distinguish from the current one.
 #pragma once
 
 #include "device.cuh"
@@ -22,7 +22,7 @@ template <int BlockN, int Stages>
 struct Ring {
   static constexpr int kBytesB = BlockN * kBlockK * 2;
   static constexpr int kBytesStage = kBytesA + kBytesB;
-  static constexpr int kPitch = BlockN + 16;  // bytes of half a row, staged; 16 more keep the banks apart
+  static constexpr int kPitch = BlockN + 16;  // bytes of half a staged row; 16 more avoid bank conflicts
   static constexpr int kBytesStaging = 8 * 16 * kPitch;
   static constexpr int kBytes = Stages * kBytesStage + kBytesStaging + (3 * Stages + 2 + 3 * kSlots) * 8;
 
@@ -31,13 +31,13 @@ struct Ring {
   __device__ Ring() {
     extern __shared__ __align__(1024) unsigned char memory[];
     base = shared_address(memory);
-    if (base % 1024) __trap();  // the swizzle needs it; memory that a kernel asks for at its launch begins so
+    if (base % 1024) __trap();  // required by the swizzle; dynamic shared memory is aligned like this
   }
 
   __device__ __forceinline__ Address a(int stage) const { return base + stage * kBytesStage; }
   __device__ __forceinline__ Address b(int stage) const { return a(stage) + kBytesA; }
 
-  // Half of 16 rows of a warp's results, on their way to global memory.
+  // Staging area for half of 16 rows of a warp's results, on their way to global memory.
   __device__ __forceinline__ Address staging(int warp) const {
     return base + Stages * kBytesStage + warp * 16 * kPitch;
   }
@@ -49,12 +49,12 @@ struct Ring {
   __device__ __forceinline__ Address copied(int stage) const { return full(2 * Stages + stage); }
   __device__ __forceinline__ Address turn(int warpgroup) const { return full(3 * Stages + warpgroup); }
 
-  // The queue of tiles: slots are filled with the index of a tile, and taken by each warp that multiplies.
+  // The queue of tiles: a slot is filled with the index of a tile and read by each warp that multiplies.
   __device__ __forceinline__ Address filled(int slot) const { return turn(2 + slot); }
   __device__ __forceinline__ Address taken(int slot) const { return filled(kSlots + slot); }
   __device__ __forceinline__ Address tile_index(int slot) const { return filled(2 * kSlots + slot); }
 
-  // By all threads of the block. How many arrivals make a stage full, and make it copied.
+  // Run by all threads of the block. Arguments: arrivals that make a stage full, and that make it copied.
   __device__ __forceinline__ void init(int for_full, int for_copied = 1) const {
     if (threadIdx.x == 0) {
       for (int stage = 0; stage < Stages; ++stage) {
@@ -78,7 +78,7 @@ struct Ring {
 template <int Stages>
 struct Position {
   int stage = 0;
-  int parity = 0;  // of how often the ring went round
+  int parity = 0;  // of the number of rounds
 
   __device__ __forceinline__ void next() {
     if (++stage == Stages) {
@@ -94,18 +94,19 @@ struct Position {
   }
 };
 
-// Which of the two warpgroups that multiply this thread belongs to: 0 for threads 128..255, 1 for 256..383. It has the
+// Which of the two multiplying warpgroups this thread belongs to: 0 for threads 128..255, 1 for 256..383. Each has the
 // tiles of every other round.
 __device__ __forceinline__ int multiplier() { return threadIdx.x / 256; }
 
-// Waits until the other warpgroup has seen its tile of the round before; in round 0 there was none.
+// Waits until the other warpgroup has seen its tile of the previous round; in round 0 there is none.
 template <typename AnyRing>
 __device__ __forceinline__ void wait_for_turn(const AnyRing& ring, int round) {
   barrier_wait(ring.turn(multiplier()), (round / 2 + multiplier() + 1) % 2);
 }
 
-// Where a thread's sums lie: group i of 4 holds columns column_of(i) and the next one of row lane / 4 of its warp's 16,
-// then of the row 8 below. Of the tile, the thread has the four rows row_of(0..3): row_of(j) is j % 2 of product j / 2.
+// Layout of a thread's sums: group i of 4 has columns column_of(i) and the next one, of row lane / 4 of its warp's 16
+// rows, then of the row 8 below. The thread has four rows of the tile, row_of(0..3): row_of(j) is j % 2 of product j /
+// 2.
 __device__ __forceinline__ int column_of(int i) { return 8 * i + 2 * (threadIdx.x % 4); }
 __device__ __forceinline__ int row_of(int j) {
   return j / 2 * 64 + threadIdx.x % 128 / 32 * 16 + threadIdx.x % 32 / 4 + j % 2 * 8;
@@ -116,8 +117,8 @@ template <int BlockN, int Stages, bool IsBfloat16>
 struct Sums {
   float values[2][BlockN / 2];
 
-  // Sets the sums of the tile's rows from `first_row` on to the bias. `bias` points at the tile's first column; `end`
-  // columns exist.
+  // Sets the sums of the tile's rows from `first_row` on to the bias. `bias` points to the tile's first column; the
+  // tile has `end` valid columns.
   __device__ __forceinline__ void begin(int first_row, const unsigned short* bias, int end) {
 #pragma unroll
     for (int i = 0; i < BlockN / 8; ++i) {
@@ -132,9 +133,9 @@ struct Sums {
     }
   }
 
-  // Rounds finish(sum) to T and stores it: row row_of(j) of the tile at out + rows[j] * width, unless rows[j] is
-  // negative; of the tile's columns, `end` exist. A quarter of the sums at a time goes through the staging area, so that
-  // each thread stores 16 bytes at once.
+  // Rounds finish(sum) to T and stores row row_of(j) of the tile at out + rows[j] * width, unless rows[j] is negative.
+  // The tile has `end` valid columns. A quarter of the sums at a time goes through the staging area, so that each
+  // thread stores 16 bytes at once.
   template <typename Function>
   __device__ __forceinline__ void store(const Ring<BlockN, Stages>& ring, unsigned short* out, const int (&rows)[4],
                                         long long width, int end, const Function& finish) {
@@ -167,8 +168,8 @@ struct Sums {
     }
   }
 
-  // Adds the products of `steps` stages, which are released when they are read; all are done afterwards. `seen`: the
-  // barrier to arrive at once the last stage has been seen full, or 0.
+  // Adds the products of `steps` stages, which are released after they are read; all products are done on return.
+  // `seen`: barrier to arrive at when the last stage has been seen as full, or 0.
   __device__ __forceinline__ void add(const Ring<BlockN, Stages>& ring, Position<Stages>& at, int steps, Address seen) {
 #pragma unroll
     for (int half = 0; half < 2; ++half) {
@@ -195,15 +196,15 @@ struct Sums {
       previous = at.stage;
       at.next();
     }
-    __syncwarp();  // where there was no step, a thread may still wait for its turn: it must not miss the phase
+    __syncwarp();  // without any step, a thread may still wait for its turn and must not miss the phase
     if (seen && first_lane) barrier_arrive(seen);
     products_wait<0>();
     if (previous >= 0 && first_lane) barrier_arrive(ring.empty(previous));
   }
 
  private:
-  // Swizzle of 128 bytes; 1,024 bytes between groups of 8 rows (of A: rows, of B: steps of K); `columns`: bytes between
-  // groups of 64 columns of B. In units of 16 bytes.
+  // Shared memory descriptor: 128-byte swizzle, 1,024 bytes between groups of 8 rows (of B: steps of K), and `columns`
+  // bytes between groups of 64 columns of B. In units of 16 bytes.
   static __device__ __forceinline__ unsigned long long descriptor(Address address, unsigned columns) {
     return (1ull << 62) | (64ull << 32) | (static_cast<unsigned long long>(columns >> 4) << 16) |
            ((address & 0x3ffff) >> 4);

@@ -1,4 +1,4 @@
-// Which tiles a block computes: the staircase of plugins/kernels/staircase.py, walked tile after tile.
+// The tiles that a block computes: the staircase of plugins/kernels/staircase.py, tile after tile.
 #pragma once
 
 namespace acm {
@@ -8,19 +8,19 @@ constexpr int kBlockK = 64;
 
 __device__ __forceinline__ int ceil_div(int a, int b) { return (a + b - 1) / b; }
 
-// The tiles of GEMM 1 that some token needs: row tile after row tile, in each learner after learner. So x is read from
-// memory once, and W1, which is smaller, stays in the cache.
+// The tiles of GEMM 1 that some token needs: row tile after row tile, and in each, learner after learner. So x is read
+// from memory once, and W1, which is smaller, stays in the cache.
 struct UpTiles {
   const int* reach;
   int first_row, num_rows, columns;
   int learner = 0, row_tile = 0, column_tile = 0;
-  int rows = 0;  // of the chunk, that run the learner
+  int rows = 0;  // rows of the chunk that run the learner
 
   __device__ UpTiles(const int* reach, int first_row, int num_rows, int num_learners, int columns)
       : reach(reach), first_row(first_row), num_rows(num_rows), columns(columns), learners_(num_learners),
         end_(row_tiles(num_learners)) {}
 
-  // Goes to the tile of this index, which must not be below the last one; false where there is none.
+  // Moves to the tile of this index, which must not be smaller than the last one; false if there is none.
   __device__ __forceinline__ bool advance(int index) {
     while (index >= before_ + (end_ - begin_) * learners_ * columns) {
       before_ += (end_ - begin_) * learners_ * columns;
@@ -37,16 +37,16 @@ struct UpTiles {
   }
 
  private:
-  int learners_;       // whose row tiles, begin_ to end_, the index lies in: they run that many
+  int learners_;       // the row tiles begin_ to end_, which contain the index, run this many
   int begin_ = 0, end_;
-  int before_ = 0;     // tiles of the row tiles before these
+  int before_ = 0;     // number of tiles before them
 
-  // Of the chunk, that run n learners or more.
+  // Rows of the chunk that run n learners or more.
   __device__ __forceinline__ int rows_of(int n) const { return min(max(reach[n] - first_row, 0), num_rows); }
   __device__ __forceinline__ int row_tiles(int n) const { return ceil_div(rows_of(n), kBlockM); }
 };
 
-// Learners that the token at a sorted row runs: how many n >= 1 have reach[n] > row. reach never grows with n.
+// Learners that the token at a sorted row runs: the number of n >= 1 with reach[n] > row. reach never grows with n.
 __device__ __forceinline__ int learners_of_row(const int* reach, int row, int num_learners) {
   int low = 0, high = num_learners;
   while (low < high) {
@@ -62,8 +62,8 @@ __device__ __forceinline__ int learners_of_row(const int* reach, int row, int nu
 
 // A tile of GEMM 2. Those with many learners have the lowest indices.
 struct DownTile {
-  int row, column;   // its first; of the chunk
-  int most, fewest;  // learners of its first and its last row
+  int row, column;   // first row and column, in the chunk
+  int most, fewest;  // learners of the first and of the last row
 
   __device__ DownTile(int index, int columns, int block_n, const int* reach, int first_row, int num_rows,
                       int num_learners)

@@ -1,4 +1,4 @@
-// GEMM 1 of the staircase for Hopper (sm_90a): what plugins/kernels/up.py computes, for T of 16 bits.
+// GEMM 1 of the staircase for Hopper (sm_90a): the same result as plugins/kernels/up.py, for T of 16 bits.
 //
 // ACM_BFLOAT16, ACM_BLOCK_N, ACM_STAGES, ACM_SHARED_BYTES and ACM_ACTIVATION are set by compile.py.
 #include "activation.cuh"
@@ -10,24 +10,25 @@ using UpRing = Ring<ACM_BLOCK_N, ACM_STAGES>;
 using UpPosition = Position<ACM_STAGES>;
 using UpSums = Sums<ACM_BLOCK_N, ACM_STAGES, ACM_BFLOAT16>;
 
-// Of a multiprocessor's 65,536: 128 x 40 + 256 x 232, or where sums take fewer 128 x 56 + 256 x 224.
+// Of the 65,536 registers of a multiprocessor: 128 x 40 + 256 x 232, or 128 x 56 + 256 x 224 if sums need fewer.
 constexpr int kLoaderRegisters = ACM_BLOCK_N > 128 ? 40 : 56;
 constexpr int kMultiplierRegisters = ACM_BLOCK_N > 128 ? 232 : 224;
 
-constexpr int kCopiers = 64;  // threads that copy x: two warps; of the next two, one thread each copies W1 and fences
+// Threads that copy x: two warps. One thread of the next warp copies W1, one of the last runs the fences.
+constexpr int kCopiers = 64;
 
 static_assert(UpRing::kBytes == ACM_SHARED_BYTES, "the host would give another amount of shared memory");
 
-// The rows of x of every tile, through the order. Each thread copies 16 bytes of every eighth row.
+// Copies the rows of x of every tile, through the order. Each thread copies 16 bytes of every eighth row.
 __device__ __forceinline__ void copy_x(const UpRing& ring, const unsigned char* x, const int* order, UpTiles tiles,
                                        int model_dim) {
   constexpr int kRows = kBlockM * 8 / kCopiers;
   const int thread = threadIdx.x;
-  const int chunk = thread % 8;  // of a row's 128 bytes, of 16 bytes
+  const int chunk = thread % 8;  // index of its 16 bytes in a row's 128
   const int steps = ceil_div(model_dim, kBlockK);
   UpPosition at;
   for (int index = blockIdx.x; tiles.advance(index); index += gridDim.x) {
-    unsigned rows[kRows];  // where each row of x begins, in units of 16 bytes
+    unsigned rows[kRows];  // start of each row of x, in units of 16 bytes
 #pragma unroll
     for (int i = 0; i < kRows; ++i) {
       const int row = min(tiles.row_tile * kBlockM + thread / 8 + kCopiers / 8 * i, tiles.rows - 1);
@@ -50,7 +51,7 @@ __device__ __forceinline__ void copy_x(const UpRing& ring, const unsigned char* 
   copies_wait();
 }
 
-// W1 of every tile through its map {h, N, D}, by one thread.
+// Copies W1 of every tile through its map {h, N, D}. Run by one thread.
 __device__ __forceinline__ void copy_w1(const UpRing& ring, const TensorMap* w1_map, UpTiles tiles, int steps) {
   UpPosition at;
   for (int index = blockIdx.x; tiles.advance(index); index += gridDim.x) {
@@ -66,10 +67,10 @@ __device__ __forceinline__ void copy_w1(const UpRing& ring, const TensorMap* w1_
   }
 }
 
-// Makes what copy_x wrote visible to the products, in a dedicated thread. This relies on memory order being transitive: the
-// copies complete before `copied` ends, the fence comes between `copied` and `full`, and products begin after `full`. The
-// fence also waits for all outstanding copies and stores of its own thread: in the copying threads it would prevent
-// prefetching, and in those that multiply it cost 3 to 5% of the kernel's time.
+// Makes the writes of copy_x visible to the products, in a dedicated thread. This relies on transitive memory order:
+// the copies complete before `copied` ends, the fence is between `copied` and `full`, and products begin after `full`.
+// The fence also waits for all outstanding copies and stores of its own thread: in the copying threads it would prevent
+// prefetching, and in the threads that multiply it cost 3 to 5% of the kernel's time.
 __device__ __forceinline__ void fence_x(const UpRing& ring, UpTiles tiles, int steps) {
   UpPosition at;
   for (int index = blockIdx.x; tiles.advance(index); index += gridDim.x) {
@@ -82,13 +83,13 @@ __device__ __forceinline__ void fence_x(const UpRing& ring, UpTiles tiles, int s
   }
 }
 
-// Grid: at most as many blocks as multiprocessors. hidden: rows of the chunk up to a multiple of 128.
+// Grid: at most as many blocks as multiprocessors. `hidden` has the rows of the chunk, rounded up to a multiple of 128.
 extern "C" __global__ void __launch_bounds__(kThreads, 1)
     up_hopper(const __grid_constant__ TensorMap w1_map, const unsigned char* x, const int* order, const int* reach,
               const unsigned short* b1, int* arrivals, unsigned short* hidden, int first_row, int num_rows,
               int model_dim, int hidden_dim, int num_learners) {
   const UpRing ring;
-  ring.init(2, kCopiers);  // full: W1 is expected, x is fenced
+  ring.init(2, kCopiers);  // a stage is full after two arrivals: W1 and the fence of x
   next_kernel_may_start();
   wait_for_kernels_before();
   if (blockIdx.x == 0 && threadIdx.x == 0) *arrivals = 0;  // for GEMM 2
@@ -119,7 +120,7 @@ extern "C" __global__ void __launch_bounds__(kThreads, 1)
       sums.begin(0, b1 + place, hidden_dim - column);
       wait_for_turn(ring, round);
       sums.add(ring, at, steps, ring.turn(1 - multiplier()));
-      int rows[4];  // those that do not run the learner are written too; GEMM 2 drops them
+      int rows[4];  // rows that do not run the learner are written, too; GEMM 2 drops them
 #pragma unroll
       for (int j = 0; j < 4; ++j) rows[j] = tiles.row_tile * kBlockM + row_of(j);
       const long long width = static_cast<long long>(num_learners) * hidden_dim;

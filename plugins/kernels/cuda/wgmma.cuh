@@ -1,5 +1,5 @@
 // One warpgroup matrix product, m64nNk16: 64 rows times N columns, float32 sums, both operands in shared memory. The
-// instruction names its N / 2 sums one by one, so each N is written out.
+// instruction lists its N / 2 sums one by one, so each N is written out.
 #pragma once
 
 #include "device.cuh"

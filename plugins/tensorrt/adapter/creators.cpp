@@ -1,4 +1,4 @@
-// The creator that TensorRT finds under the operator's name.
+// The plugin creator, which TensorRT looks up by the name of the operator.
 #include <string>
 
 #include "adapter/fields.h"
@@ -14,7 +14,7 @@ namespace {
 
 class Creator final : public nvinfer1::IPluginCreatorV3One {
  public:
-  // Both phases bring the same fields.
+  // The fields are the same in both phases.
   nvinfer1::IPluginV3* createPlugin(const char*, const nvinfer1::PluginFieldCollection* fields,
                                     nvinfer1::TensorRTPhase) noexcept override {
     return guarded("createPlugin", static_cast<nvinfer1::IPluginV3*>(nullptr),

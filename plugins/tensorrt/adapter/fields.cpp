@@ -18,7 +18,7 @@ constexpr const char* kMinLearners = "min_learners";
 constexpr const char* kActivation = "activation";
 constexpr const char* kAllowTf32 = "allow_tf32";
 constexpr const char* kIgnored[] = {"plugin_version",
-                                    "plugin_namespace"};  // TensorRT reads them to find the creator
+                                    "plugin_namespace"};  // TensorRT reads these to find the creator
 
 bool is_ignored(const char* name) {
   for (const char* ignored : kIgnored) {
@@ -49,7 +49,7 @@ std::int32_t read_number(const PluginField& field) {
   return value;
 }
 
-// With or without the NUL in its length.
+// The length may include the NUL or not.
 std::string read_text(const PluginField& field) {
   check_field(field, PluginFieldType::kCHAR, "characters");
   if (field.length < 0) {
@@ -63,7 +63,7 @@ template <typename T>
 T need(const std::optional<T>& value, const char* name) {
   if (!value) {
     fail("field ", name,
-         " is missing; expected are num_learners, min_learners, activation and optionally allow_tf32");
+         " is missing; the fields are num_learners, min_learners, activation and optionally allow_tf32");
   }
   return *value;
 }
@@ -101,7 +101,8 @@ Signature read_fields(const PluginFieldCollection* fields) {
     } else if (name == kActivation) {
       activation = read_text(field);
     } else if (!is_ignored(name.c_str())) {
-      fail("there is no field '", name, "'; expected are num_learners, min_learners, activation, allow_tf32");
+      fail("unknown field '", name,
+           "'; the fields are num_learners, min_learners, activation and allow_tf32");
     }
   }
   const Signature signature{need(num_learners, kNumLearners), need(min_learners, kMinLearners),

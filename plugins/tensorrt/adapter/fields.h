@@ -1,4 +1,4 @@
-// The plugin's fields: node attributes when a network is built, what was serialised when an engine is loaded.
+// Fields of the plugin: node attributes when a network is built, serialized values when an engine is loaded.
 #pragma once
 
 #include <array>
@@ -9,13 +9,14 @@
 
 namespace acm {
 
-// Names and types of all fields, as creators announce them.
+// Names and types of all fields, for creators.
 const nvinfer1::PluginFieldCollection& announced_fields();
 
-// Throws where a field is missing, unknown, of another type or out of range.
+// Throws if a field is missing, unknown, of another type or out of range.
 Signature read_fields(const nvinfer1::PluginFieldCollection* fields);
 
-// A signature as fields, from which read_fields makes it again. Lives as long as what TensorRT reads from it.
+// A signature as fields that read_fields can read. TensorRT reads from it, so it must live as long as the
+// plugin.
 class SignatureFields {
  public:
   explicit SignatureFields(const Signature& signature);

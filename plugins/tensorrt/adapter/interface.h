@@ -1,11 +1,11 @@
-// TensorRT's plugin interface, and which generation of it this library is compiled for. IPluginV3 is used
-// from 10 on; it is always named through nvinfer1, never through the version namespaces.
+// TensorRT's plugin interface: IPluginV3 from TensorRT 10 on, else IPluginV2DynamicExt. Types are named
+// through nvinfer1, never through its version namespaces.
 #pragma once
 
 #include <NvInferRuntime.h>
 
 #if NV_TENSORRT_MAJOR < 8 || (NV_TENSORRT_MAJOR == 8 && NV_TENSORRT_MINOR < 5)
-#error "These headers are older than TensorRT 8.5, the oldest that is supported."
+#error "These headers are older than TensorRT 8.5, the oldest supported version."
 #endif
 
 #define ACM_PLUGIN_V3 (NV_TENSORRT_MAJOR >= 10)
@@ -23,7 +23,7 @@ using CreatorInterface = nvinfer1::IPluginCreatorInterface;
 using CreatorInterface = nvinfer1::IPluginCreator;
 #endif
 
-// The one creator of this library.
+// The creator of this library.
 CreatorInterface& creator();
 
 }  // namespace acm

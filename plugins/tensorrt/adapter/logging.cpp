@@ -36,7 +36,7 @@ void log_error(const char* message) noexcept {
       logger->log(nvinfer1::ILogger::Severity::kERROR, message);
       return;
     }
-  } catch (...) {  // no memory to look for it
+  } catch (...) {  // out of memory
   }
   print_error(message);
 }

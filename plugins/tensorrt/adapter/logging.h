@@ -1,4 +1,4 @@
-// Messages to TensorRT's logger, and the guard that keeps exceptions on this side of its ABI.
+// Logging to TensorRT's logger, and a guard that keeps exceptions from crossing its ABI.
 #pragma once
 
 #include <exception>
@@ -9,18 +9,18 @@
 
 namespace acm {
 
-// Says which logger the calling thread uses now; may return null.
+// Returns the current logger of the calling thread, or null.
 using LoggerSource = nvinfer1::ILogger* (*)();
 
 void set_logger_source(LoggerSource source) noexcept;
 
-// To the logger of the source, else to that of the loaded TensorRT, else to stderr.
+// Logs to the logger of the source, else to that of the loaded TensorRT, else to stderr.
 void log_error(const char* message) noexcept;
 
-// Messages that no logger of this TensorRT can take.
+// Prints to stderr, where no logger can be used.
 void print_error(const char* message) noexcept;
 
-// The result of `action`, or `failure` and one line in the log where it throws.
+// Returns the result of `action`; if it throws, logs one line and returns `failure`.
 template <typename R, typename F>
 R guarded(const char* where, R failure, F&& action) noexcept {
   try {
@@ -37,7 +37,7 @@ R guarded(const char* where, R failure, F&& action) noexcept {
   return failure;
 }
 
-// For actions without a result: 0, or -1 where it throws.
+// For actions without a result: returns 0, or -1 if it throws.
 template <typename F>
 int guarded_action(const char* where, F&& action) noexcept {
   return guarded(where, -1, [&] {

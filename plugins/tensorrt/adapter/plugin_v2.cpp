@@ -53,7 +53,7 @@ void PluginV2::configurePlugin(const DynamicPluginTensorDesc* inputs, std::int32
                                const DynamicPluginTensorDesc* outputs, std::int32_t num_outputs) noexcept {
   guarded_action("configurePlugin", [&] {
     const Tensors current = current_of(inputs, num_inputs, outputs, num_outputs);
-    const bool about_to_run = is_known(current[kX].shape);  // or a network without dynamic shapes
+    const bool about_to_run = is_known(current[kX].shape);  // or the network has no dynamic shapes
     configured_ = about_to_run ? current : range_of(inputs, num_inputs, outputs, num_outputs).largest;
     if (about_to_run) {
       layer_.prepare(*configured_);
@@ -71,7 +71,7 @@ std::size_t PluginV2::getWorkspaceSize(const PluginTensorDesc* inputs, std::int3
   });
 }
 
-// configurePlugin has no result, so what was wrong there stops the builder here.
+// configurePlugin cannot return an error, so it is reported here.
 std::int32_t PluginV2::initialize() noexcept {
   return guarded_action("initialize", [&] {
     if (configured_) {

@@ -1,4 +1,4 @@
-// The operator as an IPluginV2DynamicExt: TensorRT 8.5 to 9.
+// The operator as an IPluginV2DynamicExt, for TensorRT 8.5 and 8.6.
 #pragma once
 
 #include "adapter/interface.h"

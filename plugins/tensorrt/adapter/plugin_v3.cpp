@@ -15,9 +15,9 @@ using nvinfer1::DimsExprs;
 using nvinfer1::DynamicPluginTensorDesc;
 using nvinfer1::PluginTensorDesc;
 
-// Tactics pay where the number of tokens is fixed. Where it varies, one choice timed at one shape would be
-// kept for all, so the table decides by the tokens of each call. Without a usable GPU there is nothing to
-// time; what is wrong with it is said when kernels are needed.
+// Tactics are offered only for a fixed number of tokens. Otherwise TensorRT would keep one tactic, timed at
+// one shape, for all; the table decides by the tokens of each call instead. Without a usable GPU there is
+// nothing to time; the error is reported when kernels are loaded.
 std::vector<std::int32_t> tactics_for(const Layer& layer, const Range& range) {
   if (range.smallest[kX].shape.dims != range.largest[kX].shape.dims) {
     return {};
@@ -126,14 +126,14 @@ std::int32_t PluginV3::getNbTactics() noexcept { return static_cast<std::int32_t
 std::int32_t PluginV3::getValidTactics(std::int32_t* tactics, std::int32_t num_tactics) noexcept {
   return guarded_action("getValidTactics", [&] {
     if (num_tactics != getNbTactics() || (num_tactics > 0 && !tactics)) {
-      fail(num_tactics, " tactics asked for, there are ", getNbTactics());
+      fail(num_tactics, " tactics were requested, but there are ", getNbTactics());
     }
     std::copy(tactics_.begin(), tactics_.end(), tactics);
   });
 }
 
-// TensorRT puts the shapes and formats of inputs and outputs in front; the range of tokens and the kernels
-// are ours.
+// TensorRT adds shapes and formats of inputs and outputs; this is the range of tokens and the version of the
+// kernels.
 const char* PluginV3::getTimingCacheID() noexcept { return timing_id_.c_str(); }
 
 std::int32_t PluginV3::setTactic(std::int32_t tactic) noexcept {

@@ -1,4 +1,4 @@
-// The operator as an IPluginV3: TensorRT 10 and 11.
+// The operator as an IPluginV3, for TensorRT 10 and 11.
 #pragma once
 
 #include "adapter/interface.h"

@@ -1,14 +1,12 @@
-// The two ways in which TensorRT comes to know the creator.
+// Two ways to register the creator with TensorRT.
 //
-// 1. loadLibrary of a registry (Python, trtexec --dynamicPlugins, engines with plugins inside) calls
-// getCreators, or
-//    before TensorRT 10 getPluginCreators, and registers what that returns.
-// 2. A plain dlopen (ONNX Runtime's TensorRT provider, trtexec --staticPlugins, ctypes) calls nothing: the
-// library
-//    registers itself when it is loaded, where it finds a TensorRT in the process.
+// 1. loadLibrary of a registry (Python, trtexec --dynamicPlugins, engines with embedded plugins)
+//    calls getCreators, or getPluginCreators before TensorRT 10, and registers the result.
+// 2. A plain dlopen (ONNX Runtime's TensorRT provider, trtexec --staticPlugins, ctypes) calls
+//    nothing. The library registers itself while it is loaded, if the process has a TensorRT.
 //
-// loadLibrary also makes 2. happen, and refuses a creator that is registered already. So getCreators first
-// takes back what 2. did (tried with the registry of TensorRT 11.4, which allows that).
+// loadLibrary also triggers 2, and rejects a creator that is registered already. So getCreators first
+// deregisters it (tested with the registry of TensorRT 11.4, which allows that).
 #include "adapter/logging.h"
 #include "adapter/runtime_library.h"
 #include "core/error.h"
@@ -18,20 +16,20 @@
 namespace acm {
 namespace {
 
-// Once is enough, though loadLibrary brings a library here twice.
+// Printed once, although loadLibrary gets here twice.
 void print_refusal(const RuntimeLibrary& library) {
   static bool printed = false;
   if (printed) {
     return;
   }
   printed = true;
-  const std::string message =
-      text(kPluginName, ": this library is built for TensorRT ", version_of_headers(),
-           " and cannot serve TensorRT ", library.version(), "; build it with that one's headers");
+  const std::string message = text(kPluginName, ": this library was built for TensorRT ",
+                                   version_of_headers(), " and cannot run in TensorRT ", library.version(),
+                                   "; rebuild it with the headers of that version: acm-export build-plugin");
   print_error(message.c_str());
 }
 
-// Registers the creator while it is constructed: as the library is loaded.
+// Registers the creator on construction, when the library is loaded.
 class SelfRegistration {
  public:
   SelfRegistration() noexcept {
@@ -78,7 +76,7 @@ SelfRegistration self_registration;
 
 nvinfer1::ILoggerFinder* logger_finder = nullptr;
 
-// The creators for a registry, whose code the return address lies in.
+// The creators for a registry; `return_address` is in the code of its library.
 CreatorInterface* const* creators_for(const void* return_address, std::int32_t& count) noexcept {
   static CreatorInterface* const creators[] = {&creator()};
   count = guarded("getCreators", 0, [&] {
@@ -98,7 +96,7 @@ CreatorInterface* const* creators_for(const void* return_address, std::int32_t& 
 }  // namespace
 }  // namespace acm
 
-// "10.3.0": lets a library be known for ours, and for which TensorRT, before it meets one.
+// "10.3.0": identifies this library and its TensorRT without loading it into one.
 ACM_EXPORT const char* acm_built_for_tensorrt() {
   static const std::string version = acm::version_of_headers();
   return version.c_str();

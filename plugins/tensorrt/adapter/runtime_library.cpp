@@ -23,12 +23,12 @@ bool is_named(const std::string& path, const char* library) {
   return path.compare(start, std::strlen(library), library) == 0;
 }
 
-// TensorRT writes 10.3.0 as 100300, before 10 as 8503.
+// TensorRT encodes 10.3.0 as 100300, but 8.5.3 as 8503.
 int major_of(int number) { return number >= 10000 ? number / 10000 : number / 1000; }
 
 }  // namespace
 
-// Never closed: a TensorRT that uses this library does not go away before it.
+// Never closed: a TensorRT that uses this library outlives it.
 RuntimeLibrary::RuntimeLibrary(const char* path) : handle_(dlopen(path, RTLD_LAZY | RTLD_NOLOAD)) {}
 
 std::vector<RuntimeLibrary> RuntimeLibrary::loaded() {

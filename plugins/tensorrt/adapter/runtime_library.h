@@ -1,4 +1,5 @@
-// A TensorRT that is loaded in this process. This library links to none, so it asks the dynamic linker.
+// A TensorRT that is loaded in this process, found through the dynamic linker, because this library links to
+// none.
 #pragma once
 
 #include <string>
@@ -10,17 +11,17 @@ namespace acm {
 
 class RuntimeLibrary {
  public:
-  // All that are loaded; libnvinfer before the lean and dispatch runtimes.
+  // All that are loaded; libnvinfer comes before the lean and dispatch runtimes.
   static std::vector<RuntimeLibrary> loaded();
 
-  // The library that holds a code address, such as that of a caller.
+  // The library that contains a code address, such as that of a caller.
   static RuntimeLibrary containing(const void* code_address);
 
-  // "11.4.0", or empty where it does not say.
+  // As in "11.4.0", or empty if unknown.
   std::string version() const;
 
-  // Whether its version says another major than that of the headers. Layouts of IPluginRegistry and ILogger
-  // differ between majors (10 and 11 among them), so nothing of such a library may be called.
+  // Whether its major version differs from that of the headers. Layouts of IPluginRegistry and ILogger differ
+  // between major versions, also between 10 and 11, so nothing of such a library may be called.
   bool is_of_another_major() const;
 
   nvinfer1::IPluginRegistry* registry() const;
@@ -36,7 +37,7 @@ class RuntimeLibrary {
   void* handle_;
 };
 
-// "10.3.0": the TensorRT of the headers.
+// The TensorRT version of the headers, as in "10.3.0".
 std::string version_of_headers();
 
 }  // namespace acm

@@ -35,12 +35,12 @@ void serialize(const Signature& signature, void* buffer) {
 
 Signature deserialize(const void* buffer, std::size_t size) {
   if (!buffer || size != kSerializedSize) {
-    fail("the serialised plugin has ", buffer ? size : 0, " bytes, expected ", kSerializedSize);
+    fail("the serialized plugin has ", buffer ? size : 0, " bytes, expected ", kSerializedSize);
   }
   Record record;
   std::memcpy(&record, buffer, sizeof record);
   if (record.magic != kMagic || record.version != kVersion) {
-    fail("the serialised plugin begins with ", record.magic, " and ", record.version, ", expected ", kMagic,
+    fail("the serialized plugin begins with ", record.magic, " and ", record.version, ", expected ", kMagic,
          " and ", kVersion);
   }
   const Signature signature{record.num_learners, record.min_learners, activation_numbered(record.activation),

@@ -1,4 +1,4 @@
-// A signature as the bytes that IPluginV2 keeps in an engine.
+// A signature as the bytes that IPluginV2 stores in an engine.
 #pragma once
 
 #include <cstddef>
@@ -11,7 +11,7 @@ constexpr std::size_t kSerializedSize = 6 * sizeof(std::int32_t);
 
 void serialize(const Signature& signature, void* buffer);
 
-// Throws where the bytes are none that `serialize` wrote.
+// Throws if the bytes were not written by `serialize`.
 Signature deserialize(const void* buffer, std::size_t size);
 
 }  // namespace acm

@@ -48,7 +48,8 @@ void set_shapes_of_outputs(Tensors& tensors) {
   tensors[kCounts].shape = leading;
 }
 
-// Types of all nine, and shapes with the dimensions that `dims_of` picks from what is said of an input.
+// Types of all nine tensors, and shapes with the dimensions that `dims_of` picks from the description of an
+// input.
 template <typename F>
 Tensors tensors_with(const DynamicPluginTensorDesc* inputs, std::int32_t num_inputs,
                      const DynamicPluginTensorDesc* outputs, std::int32_t num_outputs, F&& dims_of) {

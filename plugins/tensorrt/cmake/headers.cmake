@@ -22,7 +22,7 @@ if(NOT ACM_TENSORRT_INCLUDE AND ACM_FETCH_TENSORRT_HEADERS)
                        GIT_SHALLOW ON GIT_SUBMODULES "")
   FetchContent_GetProperties(tensorrt_headers)
   if(NOT tensorrt_headers_POPULATED)
-    FetchContent_Populate(tensorrt_headers) # its own build is not wanted
+    FetchContent_Populate(tensorrt_headers) # without its own build
   endif()
   set(ACM_TENSORRT_INCLUDE "${tensorrt_headers_SOURCE_DIR}/include")
 endif()

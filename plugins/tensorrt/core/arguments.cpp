@@ -11,9 +11,8 @@ void Arguments::launch(const LoadedKernel& loaded, Grid grid, Stream stream, Sta
     values[count++] = slot(argument);
   }
   values[count++] = &no_scratch;  // Triton's global scratch
-  values[count++] = &no_scratch;  // and that of its profiler; kernels in CUDA have neither, and ignore them
-  driver().launch(loaded.function, grid, kernel.threads, kernel.shared_bytes, stream, values.data(),
-                  start);
+  values[count++] = &no_scratch;  // Triton's profiler scratch; kernels in CUDA ignore both
+  driver().launch(loaded.function, grid, kernel.threads, kernel.shared_bytes, stream, values.data(), start);
 }
 
 }  // namespace acm

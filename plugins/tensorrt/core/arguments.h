@@ -1,4 +1,4 @@
-// Values of kernel arguments by name, laid out for a launch in the order of the kernel.
+// Kernel arguments by name; a launch passes them in the order of the kernel.
 #pragma once
 
 #include <array>

@@ -16,7 +16,7 @@ constexpr int kSwizzle128Bytes = 3;        // CU_TENSOR_MAP_SWIZZLE_128B
 constexpr int kPromoteTo256Bytes = 3;      // CU_TENSOR_MAP_L2_PROMOTION_L2_256B
 constexpr int kFillWithZeros = 0;          // CU_TENSOR_MAP_FLOAT_OOB_FILL_NONE
 constexpr int kEarlyStart = 6;             // CU_LAUNCH_ATTRIBUTE_PROGRAMMATIC_STREAM_SERIALIZATION
-constexpr int kEarlyStartFrom = 12030;     // version of the driver from which on graphs can hold such launches
+constexpr int kEarlyStartFrom = 12030;     // first driver version that can capture them in graphs
 constexpr std::int32_t kSharedWithoutOptIn = 48 << 10;
 
 const char* last_dl_error() {
@@ -33,7 +33,7 @@ template <typename F>
 void find_required(void* library, const char* name, F& entry_point) {
   find(library, name, entry_point);
   if (!entry_point) {
-    fail("the CUDA driver has no ", name, "; it must be of CUDA 11.4 or later");
+    fail("the CUDA driver has no ", name, "; CUDA 11.4 or later is needed");
   }
 }
 

@@ -1,4 +1,4 @@
-// The core's one exception. Adapters catch it at TensorRT's ABI, log it and return an error code.
+// The exception of the core. Adapters catch it at TensorRT's ABI, log it and return an error code.
 #pragma once
 
 #include <sstream>
@@ -19,7 +19,7 @@ std::string text(const Parts&... parts) {
   return stream.str();
 }
 
-// Throws an Error whose message is the parts, one after the other: what was found and what was expected.
+// Throws an Error whose message is the parts joined: what was found and what was expected.
 template <typename... Parts>
 [[noreturn]] void fail(const Parts&... parts) {
   throw Error(text(parts...));

@@ -1,5 +1,5 @@
-// What the kernels of plugins/kernels/cuda need besides pointers and sizes: the same arithmetic as
-// plugins/kernels/hopper.py. tests/plugins/tensorrt/test_plugin_plan.py holds the two together. An Error is thrown where a
+// Tensor maps and grids of the kernels in plugins/kernels/cuda: the same arithmetic as
+// plugins/kernels/hopper.py, which tests/plugins/tensorrt/test_plugin_plan.py checks. An Error is thrown if a
 // result does not fit into 64 bits.
 #pragma once
 
@@ -10,7 +10,7 @@
 
 namespace acm {
 
-// Of W1 as {h, N, D}, the hidden values of a chunk as {h, N, rows}, and W2 as {D, h, N}.
+// Maps of W1 as {h, N, D}, of the hidden values of a chunk as {h, N, rows}, and of W2 as {D, h, N}.
 struct HopperMaps {
   TensorMap w1;
   TensorMap hidden;
@@ -19,7 +19,7 @@ struct HopperMaps {
 
 HopperMaps hopper_maps(const Problem& problem, const Entry& entry, std::int64_t num_rows);
 
-// Blocks of both GEMMs for a chunk: one for each multiprocessor, or for each tile where there are fewer.
+// Blocks of both GEMMs for a chunk: one per multiprocessor, or one per tile if there are fewer tiles.
 struct HopperGrids {
   std::int64_t up;
   std::int64_t down;

@@ -21,10 +21,10 @@ struct Pointers {
 
 constexpr std::int32_t kEntryOfTable = -1;
 
-// Queues everything on the stream; waits for nothing and allocates nothing.
+// Enqueues all kernels on the stream; neither synchronizes nor allocates.
 //
-// `entry` is the index of the tile sizes to use where they can run the problem; otherwise, and for
-// kEntryOfTable, the table chooses by the number of tokens, which is at least 1.
+// `entry` is the index of the tile sizes to use if they can run the problem. Otherwise, and for
+// kEntryOfTable, the table chooses by the number of tokens, which must be at least 1.
 void run(const LayerKernels& kernels, const Problem& problem, Activation activation, const Pointers& pointers,
          std::int32_t entry, Stream stream);
 

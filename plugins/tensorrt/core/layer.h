@@ -1,4 +1,4 @@
-// One GatedLearners layer as an execution context holds it: what both adapters are made of.
+// One GatedLearners layer of an execution context; both adapters use it.
 #pragma once
 
 #include <cstddef>
@@ -11,27 +11,27 @@ namespace acm {
 
 class Layer {
  public:
-  // Throws where an attribute is out of range.
+  // Throws if an attribute is out of range.
   explicit Layer(const Signature& signature);
 
   const Signature& signature() const { return signature_; }
 
-  // Remembers the largest number of tokens that was planned for; more are refused from then on. Checks as
-  // `check`.
+  // Checks the shapes, and remembers the largest number of tokens that was planned for; more are rejected
+  // afterwards.
   Problem plan_for(const Tensors& largest);
 
-  // Bytes of workspace for these shapes, and for all with fewer tokens.
+  // Bytes of workspace for these shapes and for all with fewer tokens.
   std::size_t workspace_size(const Tensors& tensors) const;
 
-  // Checks types and shapes and loads all kernels that the layer may need on the current device.
+  // Checks types and shapes, and loads all kernels that the layer may need on the current device.
   void prepare(const Tensors& tensors);
 
-  // Queues the layer on a stream. With 0 tokens there is nothing to do. Throws before the first launch where
-  // something is wrong with the arguments.
+  // Enqueues the layer on a stream; does nothing for 0 tokens. Throws before the first launch if an argument
+  // is wrong.
   void enqueue(const Tensors& tensors, const Pointers& pointers, Stream stream);
 
-  // Tactics are the indices of tile table entries that can run these shapes on the current device, plus 1; 0
-  // leaves the choice to the table.
+  // A tactic is 1 + the index of a tile table entry that can run these shapes on the current device; tactic 0
+  // lets the table choose.
   std::vector<std::int32_t> tactics(const Tensors& tensors) const;
   void set_tactic(std::int32_t tactic);
 

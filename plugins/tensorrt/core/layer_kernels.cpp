@@ -57,7 +57,7 @@ void LayerKernels::load_gemms(const Problem& problem, KernelType type, Activatio
       gemms_[i].down = load(KernelName::down_hopper, type, index, false);
       continue;
     }
-    // the pack has kernels without masks for these alone (plugins/kernels/variants.py)
+    // the pack has kernels without masks only for these (plugins/kernels/variants.py)
     const bool may_be_even = entry.alignment > 1 && precision_ == Precision::kHalf;
     const Even tiles = even(problem, entry);
     const KernelName down = entry.split ? KernelName::down_split : KernelName::down;

@@ -1,5 +1,5 @@
-// The kernels that one layer may launch in one CUDA context: found and loaded before the first launch, so
-// that enqueue searches, locks and allocates nothing.
+// The kernels that one layer may launch in one CUDA context. They are looked up and loaded before the first
+// launch, so that enqueue neither searches, nor locks, nor allocates.
 #pragma once
 
 #include <cstdint>
@@ -18,8 +18,8 @@ struct RoutingKernels {
   LoadedKernel place;
 };
 
-// For one entry of the tile table; `down` is down_split where the entry splits K. Both are the ones for
-// Hopper where its language is CUDA.
+// Kernels of one entry of the tile table. `down` is down_split if the entry splits K. Both are those for
+// Hopper if the language of the entry is CUDA.
 struct GemmKernels {
   LoadedKernel up;
   LoadedKernel down;
@@ -27,10 +27,10 @@ struct GemmKernels {
 
 class LayerKernels {
  public:
-  // Loads for the current device. Any number of tokens will do: kernels depend on the other sizes only.
+  // Loads for the current device. Kernels do not depend on the number of tokens, so any number will do.
   LayerKernels(const Signature& signature, const Problem& problem, Type type);
 
-  // Whether these are the kernels for a problem on the device that is current now.
+  // Whether these are the kernels for a problem on the current device.
   bool serve(const Problem& problem, Type type) const;
 
   std::int32_t arch() const { return arch_; }

@@ -15,7 +15,7 @@ LoadedKernel Modules::load(const Device& device, const Kernel& kernel) {
   return {&kernel, function};
 }
 
-// Never destroyed: at exit the driver may be gone before this library is.
+// Never destroyed: at exit the driver may be unloaded before this library.
 Modules& modules() {
   static Modules& instance = *new Modules;
   return instance;

@@ -1,4 +1,4 @@
-// Kernels that were loaded into a CUDA context, each once in the life of the process.
+// Kernels that were loaded into a CUDA context, each once per process.
 #pragma once
 
 #include <map>
@@ -18,8 +18,7 @@ struct LoadedKernel {
 
 class Modules {
  public:
-  // Loads the kernel unless that was done before. The device must be current. Safe to call from several
-  // threads.
+  // Loads the kernel unless it is loaded already. The device must be current. Thread-safe.
   LoadedKernel load(const Device& device, const Kernel& kernel);
 
  private:

@@ -37,7 +37,7 @@ std::int32_t architecture_for(std::int32_t major, std::int32_t minor, bool integ
     return 80;
   }
   fail("no kernels for ", integrated ? "an integrated" : "a discrete", " GPU of architecture sm_", exact,
-       "; the pack holds ", architectures());
+       "; the pack has ", architectures());
 }
 
 const Kernel& find_kernel(std::int32_t arch, KernelName name, KernelType type, std::int32_t entry, bool even,

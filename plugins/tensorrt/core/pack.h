@@ -1,5 +1,4 @@
-// The kernels inside this library. embed.py writes the table (pack_table.cpp) and the cubins that it points
-// into.
+// The kernels in this library. embed.py writes the table (pack_table.cpp) and the cubins that it refers to.
 #pragma once
 
 #include <cstdint>
@@ -21,10 +20,10 @@ enum class KernelName {
   place_tokens
 };
 
-// T of a kernel; `any` where T does not matter.
+// T of a kernel; `any` if T does not matter.
 enum class KernelType { any, fp16, bf16, fp32, tf32 };
 
-// Every run-time argument of the kernels, by its name in their source.
+// Every run-time argument of the kernels, named as in their sources.
 enum class Argument {
   // pointers
   x,
@@ -69,17 +68,17 @@ struct Kernel {
   KernelType type;
   std::int32_t entry;       // index into the tile table, or CHOICES of a routing kernel
   bool even;                // without masks
-  std::int32_t activation;  // the one that it applies; kNoActivation: none, or any that a launch names
+  std::int32_t activation;  // that it applies; kNoActivation: none, or the one that a launch names
   const char* symbol;
-  std::int32_t threads;       // of a block
-  std::int32_t shared_bytes;  // dynamic shared memory of a block
-  Span<Argument> arguments;   // in order; two pointers that may be null follow those of Triton's kernels
-  std::uint64_t offset;       // of its cubin in the blob
+  std::int32_t threads;       // per block
+  std::int32_t shared_bytes;  // dynamic shared memory per block
+  Span<Argument> arguments;   // in order; Triton's kernels take two more pointers, which may be null
+  std::uint64_t offset;       // of the cubin in `cubins`
 };
 
 struct Pack {
   const char* triton;         // version of its compiler
-  const char* source_digest;  // of the kernels' sources
+  const char* source_digest;  // SHA-256 of the sources of the kernels
   Span<Entry> entries;
   Span<Kernel> kernels;
   const unsigned char* cubins;
@@ -87,14 +86,14 @@ struct Pack {
 
 const Pack& pack();
 
-// "sm_80, sm_90", for messages.
+// For messages, as in "sm_80, sm_90".
 std::string architectures();
 
-// The architecture whose kernels a GPU runs: its own, or sm_80 on discrete chips of the 8.x family. Binaries
-// are never shared between Tegra and desktop chips. Throws where the pack has nothing that runs there.
+// The architecture whose kernels a GPU runs: its own, or sm_80 on discrete 8.x chips. Binaries are never
+// shared between Tegra and desktop chips. Throws if the pack has no kernels for the GPU.
 std::int32_t architecture_for(std::int32_t major, std::int32_t minor, bool integrated);
 
-// Throws where the pack has no such kernel.
+// Throws if the pack has no such kernel.
 const Kernel& find_kernel(std::int32_t arch, KernelName name, KernelType type, std::int32_t entry, bool even,
                           std::int32_t activation = kNoActivation);
 

@@ -29,7 +29,7 @@ constexpr std::int64_t kMaxRoutingBlocks = 512;
 
 constexpr std::int64_t kMax = std::numeric_limits<std::int64_t>::max();
 
-// Of numbers of at least 0, as all sizes here are.
+// For numbers >= 0, as all sizes here are.
 std::int64_t checked_add(std::int64_t a, std::int64_t b) {
   if (a > kMax - b) {
     fail("the size ", a, " + ", b, " is larger than ", kMax);
@@ -55,14 +55,14 @@ std::int64_t Problem::hidden_row_bytes() const {
   return checked_multiply(checked_multiply(num_learners, padded), element_size);
 }
 
-// A row may take more bytes than 64 bits hold, so the limit is divided by each of its factors instead.
+// The bytes of a row may overflow 64 bits, so the limit is divided by each factor instead.
 std::int64_t Problem::chunk_rows() const {
   const std::int64_t rows =
       kHiddenLimit / element_size / num_learners / kHiddenMultiple / ceil_div(hidden_dim, kHiddenMultiple);
   return std::min(std::max(rows / kRows * kRows, kRows), round_up(tokens, kRows));
 }
 
-// The limit is divided here and in `splits` as well.
+// The limit is divided for the same reason here and in `splits`.
 std::int64_t Problem::partial_bytes() const {
   const std::int64_t tokens_within_limit = kPartialLimit / kMaxSplit / kFloatBytes / num_learners / model_dim;
   return tokens <= tokens_within_limit ? tokens * model_dim * num_learners * kFloatBytes * kMaxSplit
@@ -83,13 +83,13 @@ bool Problem::splits(std::int64_t split) const {
 Routing routing(const Problem& problem) {
   for (const RoutingBlock& block : kRoutingBlocks) {
     if (block.choices >= problem.num_choices()) {
-      // kernels are loaded before the number of tokens is known: 0 then
+      // tokens is 0 when kernels are loaded before the number of tokens is known
       const std::int64_t num_pieces =
           std::max<std::int64_t>(ceil_div(problem.tokens, block.tokens * kMaxRoutingBlocks), 1);
       return {block.tokens, block.choices, num_pieces, ceil_div(problem.tokens, block.tokens * num_pieces)};
     }
   }
-  fail(problem.num_choices(), " choices; the routing kernels take up to ",
+  fail(problem.num_choices(), " choices; the routing kernels support up to ",
        std::end(kRoutingBlocks)[-1].choices);
 }
 

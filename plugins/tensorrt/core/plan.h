@@ -1,6 +1,6 @@
-// What a launch needs besides pointers: arithmetic over shapes, the same as plugins/kernels/plan.py, which
-// has the reasons. tests/plugins/tensorrt/test_plugin_plan.py holds the two together. Sizes are positive. An Error is thrown
-// where a result does not fit into 64 bits.
+// What a launch needs besides pointers: the same arithmetic over shapes as plugins/kernels/plan.py, which has
+// the reasons; tests/plugins/tensorrt/test_plugin_plan.py checks that they agree. Sizes are positive. An
+// Error is thrown if a result does not fit into 64 bits.
 #pragma once
 
 #include <cstdint>
@@ -12,7 +12,7 @@ struct Entry;
 
 constexpr std::int64_t kMaxTokens = std::int64_t{1} << 29;
 
-// Hidden values of a learner are padded to a multiple of it.
+// The width of a learner is padded to a multiple of this.
 constexpr std::int64_t kHiddenMultiple = 16;
 
 // Shapes of one call.
@@ -29,30 +29,31 @@ struct Problem {
   std::int64_t chunk_rows() const;
   std::int64_t partial_bytes() const;
 
-  // Most tiles of GEMM 2 where K is split, whatever their sizes; at least one.
+  // Most tiles of GEMM 2 where K is split, at least one.
   std::int64_t arrivals() const;
 
-  // Whether K is cut into `split` slices in each learner: the partial sums fit and all tokens are one chunk.
+  // Whether K can be split into `split` slices per learner: the partial sums fit, and all tokens are in one
+  // chunk.
   bool splits(std::int64_t split) const;
 };
 
 // How tokens are cut for routing.
 struct Routing {
-  std::int64_t block;       // tokens that a block handles at a time; as many are routed in one launch
-  std::int64_t choices;     // C, rounded up to a size that kernels exist for
-  std::int64_t num_pieces;  // how many times `block` consecutive tokens each block handles
+  std::int64_t block;       // tokens that a block handles at a time; up to this many are routed in one launch
+  std::int64_t choices;     // C, rounded up to a size for which kernels exist
+  std::int64_t num_pieces;  // pieces of `block` consecutive tokens that each block handles
   std::int64_t num_blocks;  // at most kMaxRoutingBlocks (plan.cpp)
 };
 
 Routing routing(const Problem& problem);
 
-// Byte offsets into the workspace and its size; never smaller for more tokens.
+// Byte offsets into the workspace, and its size, which never shrinks with more tokens.
 struct Workspace {
   std::int64_t reach;       // int32 [N + 1]
   std::int64_t order;       // int32 [tokens]
   std::int64_t histograms;  // int32 [blocks, C], with room for the blocks of every smaller call
-  std::int64_t arrivals;    // int32 [tiles]: of each tile, the blocks that have stored their pieces; in CUDA, the
-                            // first counts the tiles of GEMM 2 that are taken
+  std::int64_t arrivals;    // int32 [tiles]: finished slices of each tile; the kernels in CUDA use the first
+                            // element as the counter of tiles taken
   std::int64_t hidden;      // T [chunk rows, N * padded h]
   std::int64_t partial;     // float32 [N * slices, tokens, D]
   std::int64_t size;
@@ -67,7 +68,7 @@ bool aligned(const Problem& problem, std::initializer_list<const void*> pointers
 std::int64_t up_grid(const Problem& problem, const Entry& entry, std::int64_t num_rows);
 std::int64_t down_grid(const Problem& problem, const Entry& entry, std::int64_t num_rows);
 
-// Whether tiles of each GEMM never reach beyond D or h.
+// Whether the tiles of each GEMM never reach past D or h.
 struct Even {
   bool up;
   bool down;
@@ -75,10 +76,10 @@ struct Even {
 
 Even even(const Problem& problem, const Entry& entry);
 
-// Of numbers of at least 0. Throws where the product does not fit into 64 bits.
+// For numbers >= 0. Throws if the product does not fit into 64 bits.
 std::int64_t checked_multiply(std::int64_t a, std::int64_t b);
 
-// For a of at least 0; a + b - 1 could overflow.
+// For a >= 0; a + b - 1 could overflow.
 constexpr std::int64_t ceil_div(std::int64_t a, std::int64_t b) { return a / b + (a % b != 0); }
 
 }  // namespace acm

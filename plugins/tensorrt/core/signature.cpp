@@ -14,11 +14,11 @@ constexpr const char* kActivations[] = {"gelu", "gelu_tanh", "relu", "silu", "id
 
 void check(const Signature& signature) {
   if (signature.num_learners < 1 || signature.num_learners > kMaxLearners) {
-    fail("num_learners is ", signature.num_learners, "; it must lie in 1..", kMaxLearners);
+    fail("num_learners is ", signature.num_learners, "; it must be in 1..", kMaxLearners);
   }
   if (signature.min_learners < 0 || signature.min_learners > signature.num_learners) {
     fail("min_learners is ", signature.min_learners, "; with num_learners = ", signature.num_learners,
-         " it must lie in 0..", signature.num_learners);
+         " it must be in 0..", signature.num_learners);
   }
 }
 
@@ -33,7 +33,7 @@ Activation activation_named(const std::string& name) {
 Activation activation_numbered(std::int32_t number) {
   const auto count = static_cast<std::int32_t>(std::size(kActivations));
   if (number < 0 || number >= count) {
-    fail("activation has number ", number, "; it must lie in 0..", count - 1);
+    fail("activation has number ", number, "; it must be in 0..", count - 1);
   }
   return static_cast<Activation>(number);
 }

@@ -20,10 +20,10 @@ struct Signature {
   std::int64_t num_choices() const { return num_learners - min_learners + 1; }
 };
 
-// Throws where an attribute is out of range.
+// Throws if an attribute is out of range.
 void check(const Signature& signature);
 
-// Throws where there is no activation of that name or number.
+// Throws if there is no activation of that name or number.
 Activation activation_named(const std::string& name);
 Activation activation_numbered(std::int32_t number);
 

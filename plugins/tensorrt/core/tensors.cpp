@@ -44,7 +44,7 @@ void check_shape(const Tensors& tensors, TensorIndex tensor, std::initializer_li
   }
 }
 
-// `found` must be the leading dimensions of x and then `last`, or nothing more where `last` is negative.
+// The shape must be the leading dimensions of x, followed by `last` unless that is negative.
 void check_leading(const Tensors& tensors, TensorIndex tensor, std::int64_t last) {
   Shape wanted = tensors[kX].shape;
   --wanted.rank;
@@ -65,7 +65,7 @@ std::int64_t count_tokens(const Shape& x) {
   for (std::int32_t i = 0; i + 1 < x.rank; ++i) {
     const std::int64_t dim = x.dims[static_cast<std::size_t>(i)];
     if (dim < 0) {
-      fail("x has shape ", text_of(x), "; a dimension is not known");
+      fail("x has shape ", text_of(x), "; every dimension must be known");
     }
     empty = empty || dim == 0;
     tokens = dim == 0 || tokens > kMaxTokens / dim ? kMaxTokens + 1 : tokens * dim;
@@ -74,7 +74,7 @@ std::int64_t count_tokens(const Shape& x) {
     return 0;
   }
   if (tokens > kMaxTokens) {
-    fail("x has shape ", text_of(x), "; the kernels take up to ", kMaxTokens, " tokens");
+    fail("x has shape ", text_of(x), "; the kernels support up to ", kMaxTokens, " tokens");
   }
   return tokens;
 }
@@ -143,7 +143,7 @@ Problem check(const Signature& signature, const Tensors& tensors) {
   const std::int64_t d = x.last();
   const std::int64_t width = tensors[kW1].shape.last();
   if (d < 1 || d > kMaxIndex) {
-    fail("x has shape ", text_of(x), "; D must lie in 1..", kMaxIndex);
+    fail("x has shape ", text_of(x), "; D must be in 1..", kMaxIndex);
   }
   if (width < 1 || width % n != 0) {
     fail("N*h is ", width, " in w1, which is not a positive multiple of num_learners = ", n);
@@ -151,7 +151,7 @@ Problem check(const Signature& signature, const Tensors& tensors) {
   const std::int64_t h = width / n;
   // N * padded h > kMaxIndex; the product could overflow
   if (ceil_div(h, kHiddenMultiple) > kMaxIndex / (n * kHiddenMultiple)) {
-    fail("N*h is ", width, " in w1; the kernels take up to ", kMaxIndex);
+    fail("N*h is ", width, " in w1; the kernels support up to ", kMaxIndex);
   }
   check_shape(tensors, kThresholds, {n});
   check_shape(tensors, kW1, {d, width});

@@ -1,4 +1,4 @@
-// The operator's nine tensors, their types and shapes, and the checks that docs/op.md asks for.
+// The nine tensors of the operator, their types and shapes, and the checks of docs/op.md.
 #pragma once
 
 #include <array>
@@ -37,7 +37,7 @@ const char* name_of(TensorIndex tensor);
 const char* name_of(Type type);
 std::string text_of(const Shape& shape);
 
-// What a tensor's type must be, given the type of x.
+// Type that a tensor must have, given the type of x.
 Type expected_type(TensorIndex tensor, Type type_of_x);
 
 // Whether T may be this type.
@@ -46,8 +46,7 @@ bool is_element_type(Type type);
 std::int64_t size_of(Type type);
 Precision precision_of(Type type, bool allow_tf32);
 
-// Checks all types and shapes against each other. The problem may have 0 tokens. Throws an Error with both
-// values.
+// Checks that all types and shapes fit together; 0 tokens are allowed. Throws an Error with both values.
 Problem check(const Signature& signature, const Tensors& tensors);
 
 }  // namespace acm

@@ -8,7 +8,7 @@
 namespace acm {
 namespace {
 
-// Values of x from which on the kernels in CUDA would not number 16 bytes of it in 32 bits.
+// With this many values of x, the kernels in CUDA cannot index its 16-byte pieces with 32 bits.
 constexpr std::int64_t kCudaValues = std::int64_t{1} << 35;
 
 }  // namespace
@@ -34,12 +34,12 @@ std::int32_t select_entry(std::int32_t arch, Precision precision, const Problem&
   const Span<Entry> entries = pack().entries;
   for (std::size_t i = 0; i < entries.size(); ++i) {
     const Entry& entry = entries[i];
-    const bool meant = entry.max_tokens == 0 || problem.tokens <= entry.max_tokens;
-    if (meant && entry.is_for(arch, precision, tensor_maps) && entry.can_run(problem, is_aligned)) {
+    const bool in_limit = entry.max_tokens == 0 || problem.tokens <= entry.max_tokens;
+    if (in_limit && entry.is_for(arch, precision, tensor_maps) && entry.can_run(problem, is_aligned)) {
       return static_cast<std::int32_t>(i);
     }
   }
-  fail("no tile sizes for sm_", arch, "; the pack holds ", architectures());
+  fail("no tile sizes for sm_", arch, "; the pack has kernels for ", architectures());
 }
 
 }  // namespace acm

@@ -1,4 +1,4 @@
-// What the C interfaces of both harness libraries share. Test only.
+// Types shared by the C interfaces of both harness libraries. Test only.
 #pragma once
 
 #include <cstdint>

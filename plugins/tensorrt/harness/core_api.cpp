@@ -1,7 +1,6 @@
-// C interface to the core, without TensorRT: plans and launches as the tests compare them with the Python
-// side.
+// C interface to the core, without TensorRT, for tests that compare plans and launches with the Python side.
 //
-//   const char* acm_error()                                  of the last call that failed
+//   const char* acm_error()                                  error of the last call that failed
 //   int acm_plan(problem[6], out[14])                        problem as the fields of acm::Problem; out: 7
 //                                                            offsets of the workspace, chunk rows, partial
 //                                                            bytes, arrivals; block, choices, pieces and

@@ -1,5 +1,5 @@
-// In the harness a stand-in for the CUDA driver can be named: each copy of the library keeps the one that the
-// environment names when it is loaded.
+// In the harness, an environment variable can name a double of the CUDA driver; each copy of the library
+// keeps the one that was set when it was loaded.
 #include <cstdlib>
 #include <string>
 

@@ -1,7 +1,7 @@
 // C interface to the plugin as TensorRT drives it, the same for IPluginV3 and IPluginV2DynamicExt.
 //
 //   int acm_tensorrt_version()                                10, 11 or 8
-//   const char* acm_log(); void acm_clear_log()               what the plugin said to TensorRT's logger
+//   const char* acm_log(); void acm_clear_log()               what the plugin wrote to TensorRT's logger
 //   void* acm_create(fields, count, runtime_phase)            or null; AcmField below
 //   void* acm_clone(plugin), acm_attach(plugin), acm_round_trip(plugin)
 //   void acm_destroy(plugin)
@@ -16,10 +16,10 @@
 //
 //   int64 acm_run(fields, count, tensors[9], pointers, workspace_size, tactic, times)
 //       The whole life of a plugin for one shape, on device addresses and a stream of the current CUDA
-//       context: create, configure, workspace, serialise, create for the run time, attach, shapes, then
-//       `times` calls of enqueue. Returns the bytes of workspace it needs; negative where a step fails
+//       context: create, configure, workspace, serialize, create for the run time, attach, shapes, then
+//       `times` calls of enqueue. Returns the bytes of workspace it needs; negative if a step fails
 //       (acm_log has the reason). With workspace_size too small, or times = 0, nothing is queued. tactic 0
-//       leaves tile sizes to the table.
+//       lets the table choose tile sizes.
 #include "harness/life_cycle.h"
 
 #include <algorithm>

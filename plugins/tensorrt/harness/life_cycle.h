@@ -1,4 +1,4 @@
-// One plugin of either interface behind the same steps, so that one test drives both. Test only.
+// One plugin of either interface behind the same steps, so that one test covers both. Test only.
 #pragma once
 
 #include <memory>
@@ -12,7 +12,7 @@ namespace acm::harness {
 using Descs = std::vector<nvinfer1::PluginTensorDesc>;
 using DynamicDescs = std::vector<nvinfer1::DynamicPluginTensorDesc>;
 
-// The steps TensorRT takes; each ends as the plugin's own function does (0 is good).
+// The steps that TensorRT takes; each returns what the plugin's function returns (0 is success).
 class Plugin {
  public:
   virtual ~Plugin() = default;
@@ -27,21 +27,21 @@ class Plugin {
   virtual const char* timing_id() = 0;
   virtual std::unique_ptr<Plugin> clone() = 0;
 
-  // As for a new execution context.
+  // A copy for a new execution context.
   virtual std::unique_ptr<Plugin> attach() = 0;
 
-  // Through the bytes or fields of an engine; null where the creator refuses them.
+  // A copy through the bytes or fields of an engine; null if the creator rejects them.
   virtual std::unique_ptr<Plugin> round_trip() = 0;
 
   virtual int change_shapes(const Descs& descs) = 0;
   virtual int enqueue(const Descs& descs, const AcmPointers& pointers) = 0;
 };
 
-// Null where the creator refuses the fields.
+// Null if the creator rejects the fields.
 std::unique_ptr<Plugin> create(const nvinfer1::PluginFieldCollection* fields, bool runtime_phase);
 
-// Stands in for the expressions that TensorRT gives to getOutputShapes; only adapters that compute with them
-// need it.
+// Replaces the expression builder that TensorRT passes to getOutputShapes; needed only by adapters that
+// compute with it.
 class ExprBuilder final : public nvinfer1::IExprBuilder {};
 
 }  // namespace acm::harness

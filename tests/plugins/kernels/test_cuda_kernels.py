@@ -60,7 +60,7 @@ def test_tokens_around_the_height_of_a_tile(kernels: Kernels, tokens: int) -> No
 @pytest.mark.parametrize(
     ("model_dim", "hidden_dim", "learners"), [(16, 16, 1), (80, 208, 3), (336, 80, 2), (192, 192, 2), (208, 144, 8)]
 )
-def test_widths_that_end_within_a_tile_or_a_step(
+def test_widths_that_end_inside_a_tile_or_a_step(
     kernels: Kernels, model_dim: int, hidden_dim: int, learners: int
 ) -> None:
     check(kernels, random_counts(200, learners), model_dim, hidden_dim, learners)

@@ -1,4 +1,4 @@
-"""Triton's interpreter and bfloat16: what it does wrong, that the tests put it right, and when that may go."""
+"""Errors of Triton's interpreter with bfloat16, their correction in the tests, and a check that it is still needed."""
 
 from __future__ import annotations
 

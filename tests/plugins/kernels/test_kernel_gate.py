@@ -121,10 +121,11 @@ def ptx_and_stack(arch: str, dtype: str, choices: int, vectors: bool, folder: Pa
     types = {"x": f"*{dtype}", "weight": "*fp32", "bias": "*fp32", "logits": "*fp32"}
     aligned = ["weight", "bias", "logits", *(["x", "model_dim"] if vectors else [])]
     source = triton.compiler.ASTSource(
-        gate, {name: "constexpr" if name in values else types.get(name, "i32") for name in names},
+        gate,
+        {name: "constexpr" if name in values else types.get(name, "i32") for name in names},
         constexprs={(names.index(name),): value for name, value in values.items()},
         attrs={(names.index(name),): [["tt.divisibility", 16]] for name in aligned},
-    )  # fmt: skip
+    )
     built = triton.compile(source, target=GPUTarget("cuda", int(arch[3:]), 32), options=options(choices))
     cubin = folder / f"{arch}-{dtype}-{choices}-{vectors}.cubin"
     cubin.write_bytes(built.asm["cubin"])
@@ -259,7 +260,7 @@ def test_flops_are_those_of_a_linear_map() -> None:
         ({"x": torch.zeros(4, 5).half()}, r"\[4, 5\].*\[3, 6\]"),
     ],
 )
-def test_what_contradicts_is_refused_with_both_values(changes: dict[str, torch.Tensor], said: str) -> None:
+def test_contradicting_arguments_are_rejected_with_both_values(changes: dict[str, torch.Tensor], said: str) -> None:
     tensors = {"x": torch.zeros(4, 6).half(), "weight": torch.zeros(3, 6), "bias": torch.zeros(3)} | changes
     with pytest.raises(OpError, match=said):
         gate_logits(**tensors)

@@ -1,4 +1,4 @@
-"""What the kernels read and write, and that they do it the same way every time."""
+"""What the kernels read and write, and that results are the same on every run."""
 
 from __future__ import annotations
 

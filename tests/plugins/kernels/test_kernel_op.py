@@ -55,7 +55,7 @@ def cases(draw: st.DrawFn) -> Any:
 
 @given(cases(), st.booleans())
 @settings(max_examples=60)
-def test_the_kernels_compute_what_the_loop_computes(case: Any, strided: bool) -> None:
+def test_the_kernels_agree_with_the_loop(case: Any, strided: bool) -> None:
     feeds, signature = case
     y, counts = interpreted(operator, feeds, signature, strided=strided)
     assert y.dtype == feeds["x"].dtype

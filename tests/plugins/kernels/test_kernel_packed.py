@@ -21,7 +21,7 @@ from acm_export.base.errors import KernelError
 from acm_export.op.signature import ACTIVATIONS
 from acm_export.plugins.kernels import hopper
 from acm_export.plugins.kernels import packed as packed_module
-from acm_export.plugins.kernels.cuda_driver import LaunchAttribute, LaunchConfig
+from acm_export.plugins.kernels.launcher import LaunchAttribute, LaunchConfig
 from acm_export.plugins.kernels.pack import Pack, read_pack
 from acm_export.plugins.kernels.packed import PackedKernels
 from acm_export.plugins.kernels.plan import Problem, workspace
@@ -64,8 +64,13 @@ class Call:
         self.problem = Problem(tokens, d, h, n, 0, 2)
         self.workspaces: list[torch.Tensor] = []
         shapes = {
-            "x": (tokens, d), "w1": (d, n * h), "b1": (n * h,), "w2": (n * h, d), "b2": (n + 1, d), "y": (tokens, d),
-        }  # fmt: skip
+            "x": (tokens, d),
+            "w1": (d, n * h),
+            "b1": (n * h,),
+            "w2": (n * h, d),
+            "b2": (n + 1, d),
+            "y": (tokens, d),
+        }
         self.tensors = {name: torch.empty(shape, dtype=dtype) for name, shape in shapes.items()}
         self.tensors |= {name: torch.empty(tokens) for name in ("gate_logits", "thresholds")}
         self.tensors["counts"] = torch.empty(tokens, dtype=torch.int32)
@@ -122,7 +127,7 @@ def test_both_gemms_are_launched_with_their_tensors_and_sizes(
 
 @pytest.mark.parametrize("index", FOR_CUDA)
 @pytest.mark.parametrize(("dtype", "name"), [(torch.float16, "float16"), (torch.bfloat16, "bfloat16")])
-def test_maps_say_where_tensors_lie_and_what_one_copy_takes(
+def test_maps_have_the_addresses_of_tensors_and_the_boxes_of_copies(
     packed: PackedKernels, gpu: Driver, index: int, dtype: torch.dtype, name: str
 ) -> None:
     call = Call(index, dtype, tokens=700)
@@ -155,7 +160,7 @@ def test_each_activation_has_a_kernel_that_is_loaded_once(packed: PackedKernels,
     assert gpu.num_modules - before == routing + len(ACTIVATIONS) + 1
 
 
-def test_calls_of_one_shape_share_what_was_prepared(packed: PackedKernels, gpu: Driver) -> None:
+def test_calls_of_one_shape_share_their_launches(packed: PackedKernels, gpu: Driver) -> None:
     first, second = Call(FOR_CUDA[0]), Call(FOR_CUDA[0])
     for call in (first, second, first):
         call.run(packed)
@@ -166,7 +171,9 @@ def test_calls_of_one_shape_share_what_was_prepared(packed: PackedKernels, gpu: 
         assert down.arguments["hidden_map"].address == ("hidden", 0)
 
 
-def test_what_is_kept_is_bounded(packed: PackedKernels, gpu: Driver, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_prepared_calls_and_maps_are_bounded(
+    packed: PackedKernels, gpu: Driver, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setattr(packed_module, "_MOST_CALLS", 2)
     monkeypatch.setattr(packed_module, "_MOST_MAPS", 3)
     for tokens in (600, 700, 800, 600, 700):
@@ -199,8 +206,14 @@ def test_structures_are_laid_out_as_in_the_header_of_cuda(tmp_path: Path) -> Non
     compiler = shutil.which("cc")
     if triton is None or triton.origin is None or compiler is None:
         pytest.skip("needs a C compiler and Triton, which brings cuda.h")
-    names = {"grid": "gridDimX", "block": "blockDimX", "shared_bytes": "sharedMemBytes", "stream": "hStream",
-             "attributes": "attrs", "num_attributes": "numAttrs"}  # fmt: skip
+    names = {
+        "grid": "gridDimX",
+        "block": "blockDimX",
+        "shared_bytes": "sharedMemBytes",
+        "stream": "hStream",
+        "attributes": "attrs",
+        "num_attributes": "numAttrs",
+    }
     asked = [f"sizeof({name})" for name in ("CUlaunchAttribute", "CUlaunchConfig")]
     asked += ["offsetof(CUlaunchAttribute, value)", *(f"offsetof(CUlaunchConfig, {name})" for name in names.values())]
     source, program = tmp_path / "layout.c", tmp_path / "layout"
@@ -247,13 +260,13 @@ def test_a_map_that_the_driver_refuses_gives_its_reason(packed: PackedKernels, g
     assert gpu.launches() == []
 
 
-def test_a_driver_before_cuda_12_is_refused(pack: Pack, tmp_path: Path) -> None:
+def test_a_driver_before_cuda_12_is_rejected(pack: Pack, tmp_path: Path) -> None:
     older = compile_stand_in_driver(tmp_path, "plugin_fake_cuda.cpp", "ACM_FAKE_CUDA_11")
     with pytest.raises(KernelError, match="no cuTensorMapEncodeTiled") as caught:
         PackedKernels(pack, "sm_90", MULTIPROCESSORS, library=str(older))
     assert "CUDA 12" in str(caught.value.hint)
 
 
-def test_without_a_driver_it_is_refused(pack: Pack, tmp_path: Path) -> None:
+def test_without_a_driver_there_is_an_error(pack: Pack, tmp_path: Path) -> None:
     with pytest.raises(KernelError, match="no CUDA driver was found"):
         PackedKernels(pack, "sm_90", MULTIPROCESSORS, library=str(tmp_path / "libcuda.so.1"))

@@ -117,11 +117,19 @@ def test_routing_blocks_cover_every_token_and_choice(problem: Problem) -> None:
 @pytest.mark.parametrize(
     ("tokens", "learners", "pieces", "blocks"),
     [
-        (256, 4, 1, 1), (257, 4, 1, 2), (25_216, 4, 1, 99), (131_072, 4, 1, 512), (131_073, 4, 2, 257),
-        (262_144, 4, 2, 512), (262_145, 4, 3, 342), (16_384, 64, 1, 512), (16_385, 64, 2, 257),
-        (plan.MAX_TOKENS, 64, 1 << 15, 512), (plan.MAX_TOKENS - 1, 7, 1 << 12, 512),
+        (256, 4, 1, 1),
+        (257, 4, 1, 2),
+        (25_216, 4, 1, 99),
+        (131_072, 4, 1, 512),
+        (131_073, 4, 2, 257),
+        (262_144, 4, 2, 512),
+        (262_145, 4, 3, 342),
+        (16_384, 64, 1, 512),
+        (16_385, 64, 2, 257),
+        (plan.MAX_TOKENS, 64, 1 << 15, 512),
+        (plan.MAX_TOKENS - 1, 7, 1 << 12, 512),
     ],
-)  # fmt: skip
+)
 def test_more_tokens_than_the_most_routing_blocks_handle_at_a_time_take_several_pieces(
     tokens: int, learners: int, pieces: int, blocks: int
 ) -> None:
@@ -142,7 +150,7 @@ def test_a_call_with_fewer_blocks_of_more_tokens_needs_no_smaller_workspace(lear
 
 
 @pytest.mark.parametrize("tokens", [0, -1, plan.MAX_TOKENS + 1])
-def test_a_number_of_tokens_out_of_range_is_refused_with_both_values(tokens: int) -> None:
+def test_a_number_of_tokens_out_of_range_is_rejected_with_both_values(tokens: int) -> None:
     with pytest.raises(KernelError, match=rf"{tokens} tokens.* 1 to {plan.MAX_TOKENS}"):
         Problem(tokens, 8, 8, 2, 0, 2)
 
@@ -164,25 +172,36 @@ def test_the_first_entry_that_fits_is_selected(
 ) -> None:
     chosen = select(arch, precision, problem, aligned=is_aligned, packed=packed)
     fitting = [
-        entry for entry in entries()
-        if arch in entry.archs and entry.precision == precision
+        entry
+        for entry in entries()
+        if arch in entry.archs
+        and entry.precision == precision
         and (is_aligned or entry.alignment == 1)
-        and problem.model_dim % entry.alignment == 0 and problem.hidden_dim % entry.alignment == 0
+        and problem.model_dim % entry.alignment == 0
+        and problem.hidden_dim % entry.alignment == 0
         and (packed or entry.language == "triton")
         and (entry.language == "triton" or problem.tokens * problem.model_dim < CUDA_VALUES)
         and (entry.max_tokens is None or problem.tokens <= entry.max_tokens)
         and (entry.split == 0 or problem.splits(entry.split))
-    ]  # fmt: skip
+    ]
     assert chosen is fitting[0]
 
 
 @pytest.mark.parametrize(
     ("tokens", "width", "packed", "index"),
     [
-        (1, 768, True, 0), (16, 768, True, 0), (17, 768, True, 1), (64, 768, True, 1), (65, 768, True, 2),
-        (512, 768, True, 2), (513, 768, True, 4), (25216, 768, True, 4), (25216, 1280, True, 5), (513, 768, False, 6),
+        (1, 768, True, 0),
+        (16, 768, True, 0),
+        (17, 768, True, 1),
+        (64, 768, True, 1),
+        (65, 768, True, 2),
+        (512, 768, True, 2),
+        (513, 768, True, 4),
+        (25216, 768, True, 4),
+        (25216, 1280, True, 5),
+        (513, 768, False, 6),
     ],
-)  # fmt: skip
+)
 def test_token_counts_choose_among_the_half_precision_tiles_of_sm_90(
     tokens: int, width: int, packed: bool, index: int
 ) -> None:
@@ -192,7 +211,7 @@ def test_token_counts_choose_among_the_half_precision_tiles_of_sm_90(
     assert entries().index(select("sm_90", "half", problem, aligned=True, packed=packed)) == index
 
 
-def test_an_unknown_architecture_is_refused_naming_those_of_the_table() -> None:
+def test_an_unknown_architecture_error_lists_those_of_the_table() -> None:
     with pytest.raises(KernelError, match=r"sm_75.*sm_80.*sm_121"):
         select("sm_75", "half", Problem(5, 16, 16, 2, 0, 2), aligned=True)
 
@@ -212,9 +231,15 @@ def broken(**changes: Any) -> dict[str, Any]:
     """A table whose only entry is changed."""
     tile = {"block_m": 64, "block_n": 64, "block_k": 32, "warps": 4, "stages": 3}
     entry = {
-        "archs": ["sm_80"], "precision": "half", "alignment": 1, "max_tokens": None, "up": tile, "down": tile,
-        "split": 0, "reason": "r",
-    }  # fmt: skip
+        "archs": ["sm_80"],
+        "precision": "half",
+        "alignment": 1,
+        "max_tokens": None,
+        "up": tile,
+        "down": tile,
+        "split": 0,
+        "reason": "r",
+    }
     return json.loads(json.dumps({"schema": SCHEMA, "entries": [entry | changes]}))
 
 
@@ -233,6 +258,6 @@ def test_a_table_is_read_as_it_is_written() -> None:
         (broken(down={"block_m": 48, "block_n": 64, "block_k": 32, "warps": 4, "stages": 3}), "48 .*64"),
     ],
 )
-def test_a_broken_table_is_refused_naming_the_fault(table: Any, message: str) -> None:
+def test_a_broken_table_error_names_the_fault(table: Any, message: str) -> None:
     with pytest.raises(KernelError, match=message):
         parse(table)

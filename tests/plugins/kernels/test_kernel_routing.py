@@ -1,4 +1,4 @@
-"""The routing kernels, interpreted, held against the routing rule in numpy and a plain stable sort."""
+"""The routing kernels, interpreted, compared with the routing rule in numpy and a plain stable sort."""
 
 from __future__ import annotations
 
@@ -90,11 +90,19 @@ def skewed(counts: list[int], choices: int) -> np.ndarray[Any, Any]:
 @pytest.mark.parametrize(
     "counts",
     [
-        [0] * 130, [4] * 130, [0] * 129 + [4], [4] * 129 + [0], [4] + [0] * 129, [0] + [4] * 129,
-        [2] * 70 + [3] * 60, [1] * 64 + [4] * 66, ([0] * 15 + [4]) * 8 + [2, 2], [0] * 50 + [4] * 30 + [0] * 50,
+        [0] * 130,
+        [4] * 130,
+        [0] * 129 + [4],
+        [4] * 129 + [0],
+        [4] + [0] * 129,
+        [0] + [4] * 129,
+        [2] * 70 + [3] * 60,
+        [1] * 64 + [4] * 66,
+        ([0] * 15 + [4]) * 8 + [2, 2],
+        [0] * 50 + [4] * 30 + [0] * 50,
     ],
     ids=str,
-)  # fmt: skip
+)
 @pytest.mark.parametrize("minimum", [0, 1])
 def test_skewed_counts_in_blocks_of_several_pieces(counts: list[int], minimum: int) -> None:
     logits = skewed(counts, 5)

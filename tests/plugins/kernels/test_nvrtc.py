@@ -1,4 +1,4 @@
-"""Compiling CUDA sources without a GPU: what is said where the compiler is missing or refuses the source."""
+"""Compiling CUDA sources without a GPU: errors of a missing compiler and of a wrong source."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ def test_a_missing_compiler_is_named_with_the_command_that_installs_it() -> None
     assert "pip install 'nvidia-cuda-nvrtc-cu12" in str(caught.value.hint)
 
 
-def test_a_source_that_does_not_compile_is_refused_in_the_compiler_s_words() -> None:
+def test_a_source_that_does_not_compile_error_has_the_log_of_the_compiler() -> None:
     try:
         nvrtc.version()
     except MissingDependencyError as error:

@@ -1,4 +1,4 @@
-"""The pack that is built into the package: whole, small enough, and without spilled registers.
+"""The pack of the package: complete, small enough, and without spilled registers.
 
 Building it takes minutes; where it has not been built from these sources, these tests are skipped.
 """
@@ -41,7 +41,7 @@ def pack() -> Pack:
 
 
 def ask(pack: Pack, kernels: Sequence[Kernel], question: Callable[[Path], T], folder: Path) -> dict[str, T]:
-    """Put a question about each cubin, told by architecture and key."""
+    """Apply a function to each cubin, by architecture and key."""
 
     def answer(kernel: Kernel) -> tuple[str, T]:
         file = folder / f"{pack.kernels.index(kernel)}.cubin"
@@ -75,7 +75,7 @@ def test_cubins_are_those_of_their_rows(pack: Pack) -> None:
     assert end == len(pack.cubins)
 
 
-def test_drivers_of_cuda_12_load_what_is_made_for_sm_8x_and_sm_90(pack: Pack) -> None:
+def test_drivers_of_cuda_12_load_kernels_for_sm_8x_and_sm_90(pack: Pack) -> None:
     older = [kernel for kernel in pack.kernels if int(kernel.arch[3:]) <= 90]
     assert {pack.cubin(kernel)[ABI_VERSION] for kernel in older} == {7}
 
@@ -96,9 +96,10 @@ def test_no_matrix_product_spills_registers(pack: Pack, tmp_path: Path) -> None:
 def main_products(pack: Pack, *architectures: str) -> list[Kernel]:
     """Half-precision products for many tokens, without masks."""
     return [
-        kernel for kernel in pack.kernels
+        kernel
+        for kernel in pack.kernels
         if kernel.arch in architectures and kernel.even and entries()[kernel.entry].max_tokens is None
-    ]  # fmt: skip
+    ]
 
 
 def test_products_for_hopper_use_its_matrix_units(pack: Pack, tmp_path: Path) -> None:

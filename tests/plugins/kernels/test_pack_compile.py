@@ -25,9 +25,10 @@ if TYPE_CHECKING:
 
 HALF = [index for index, entry in enumerate(entries()) if "sm_90" in entry.archs and entry.precision == "half"]
 MAIN = next(
-    index for index in HALF
+    index
+    for index in HALF
     if entries()[index].language == "triton" and entries()[index].max_tokens is None and entries()[index].alignment > 1
-)  # fmt: skip
+)
 """The entry of sm_90 for many tokens in half precision, of kernels in Triton."""
 
 FOR_CUDA = [index for index in HALF if entries()[index].language == "cuda"]
@@ -123,11 +124,16 @@ def test_a_split_product_counts_its_piece_after_all_threads_stored_it(kernels: l
     found = [match for match, _ in groupby(re.findall(accesses, split.ptx))]
     # the piece, a barrier, the count, a barrier, the pieces of other blocks past L1, y
     assert found[-6:] == [
-        "st.global", "bar.sync", "atom.global.gpu.acq_rel.add", "bar.sync", "ld.global.cg", "st.global"
-    ]  # fmt: skip
+        "st.global",
+        "bar.sync",
+        "atom.global.gpu.acq_rel.add",
+        "bar.sync",
+        "ld.global.cg",
+        "st.global",
+    ]
 
 
-def test_drivers_of_cuda_12_load_what_is_made_for_sm_90(kernels: list[Compiled]) -> None:
+def test_drivers_of_cuda_12_load_kernels_for_sm_90(kernels: list[Compiled]) -> None:
     assert {result.cubin[ABI_VERSION] for result in kernels} == {7}
 
 
@@ -143,9 +149,13 @@ def test_compiling_again_gives_the_same_bytes(kernels: list[Compiled], tmp_path:
 HOPPER_KEYS = [
     key
     for index in FOR_CUDA
-    for key in ((hopper.UP, "fp16", index, False, "gelu"), (hopper.UP, "bf16", index, False, "identity"),
-                (hopper.DOWN, "fp16", index, False, ""), (hopper.DOWN, "bf16", index, False, ""))
-]  # fmt: skip
+    for key in (
+        (hopper.UP, "fp16", index, False, "gelu"),
+        (hopper.UP, "bf16", index, False, "identity"),
+        (hopper.DOWN, "fp16", index, False, ""),
+        (hopper.DOWN, "bf16", index, False, ""),
+    )
+]
 
 
 @pytest.fixture(scope="module")

@@ -1,4 +1,4 @@
-"""``acm-export build-plugin``: which headers it takes, what it writes, its cache, and how it fails."""
+"""``acm-export build-plugin``: headers, output, cache and errors."""
 
 from __future__ import annotations
 
@@ -52,9 +52,13 @@ def cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     return tmp_path / "cache"
 
 
-@pytest.mark.parametrize(("content", "version", "interface"), [
-    (VERSION_8, (8, 5, 3), "IPluginV2DynamicExt"), (VERSION_11, (11, 1, 0), "IPluginV3"),
-])  # fmt: skip
+@pytest.mark.parametrize(
+    ("content", "version", "interface"),
+    [
+        (VERSION_8, (8, 5, 3), "IPluginV2DynamicExt"),
+        (VERSION_11, (11, 1, 0), "IPluginV3"),
+    ],
+)
 def test_the_version_of_headers_is_read(
     tmp_path: Path, content: str, version: tuple[int, int, int], interface: str
 ) -> None:
@@ -73,14 +77,14 @@ def test_the_environment_names_headers(tmp_path: Path, monkeypatch: pytest.Monke
     assert cuda_headers() == second / "include"
 
 
-def test_no_headers_says_where_was_looked(tmp_path: Path) -> None:
+def test_no_headers_lists_the_searched_folders(tmp_path: Path) -> None:
     result = run("--tensorrt-root", tmp_path)
     assert result.exit_code == 1
     assert f"no TensorRT headers (NvInferRuntime.h) in {tmp_path / 'include'}" in result.stderr
     assert "--tensorrt-root" in result.stderr
 
 
-def test_no_cuda_headers_says_where_was_looked(tmp_path: Path) -> None:
+def test_no_cuda_headers_lists_the_searched_folders(tmp_path: Path) -> None:
     root = write_headers(tmp_path / "trt", VERSION_11)
     (tmp_path / "cuda").mkdir()
     result = run("--tensorrt-root", root, "--cuda-root", tmp_path / "cuda")
@@ -88,12 +92,15 @@ def test_no_cuda_headers_says_where_was_looked(tmp_path: Path) -> None:
     assert f"no CUDA headers (cuda_runtime_api.h) in {tmp_path / 'cuda' / 'include'}" in result.stderr
 
 
-@pytest.mark.parametrize(("content", "reason"), [
-    (VERSION_8.replace("MINOR 5", "MINOR 4"), "are of TensorRT 8.4.3; 8.5 is the oldest supported"),
-    ("", "does not say its TensorRT version: NV_TENSORRT_MAJOR is ''"),
-    (VERSION_11.replace("PATCH TRT", "PATCH X"), "does not say its TensorRT version: NV_TENSORRT_PATCH is 'X"),
-])  # fmt: skip
-def test_headers_that_are_too_old_or_unreadable_are_refused(tmp_path: Path, content: str, reason: str) -> None:
+@pytest.mark.parametrize(
+    ("content", "reason"),
+    [
+        (VERSION_8.replace("MINOR 5", "MINOR 4"), "are for TensorRT 8.4.3; 8.5 is the oldest supported"),
+        ("", "defines no TensorRT version: NV_TENSORRT_MAJOR is ''"),
+        (VERSION_11.replace("PATCH TRT", "PATCH X"), "defines no TensorRT version: NV_TENSORRT_PATCH is 'X"),
+    ],
+)
+def test_headers_that_are_too_old_or_unreadable_are_rejected(tmp_path: Path, content: str, reason: str) -> None:
     with pytest.raises(PluginError, match=r".") as caught:
         tensorrt_headers(write_headers(tmp_path, content))
     assert reason in str(caught.value)
@@ -118,7 +125,7 @@ def test_a_stale_pack_is_an_error(tmp_path: Path, stand_in_pack: Path) -> None:
     (stale / "kernels.bin").write_bytes((stand_in_pack / "kernels.bin").read_bytes())
     result = run(*wanted(tmp_path), "--pack", stale, "-o", tmp_path / "lib.so")
     assert result.exit_code == 1
-    assert "is stale: made from sources 000000000000" in result.stderr
+    assert "is stale: compiled from sources 000000000000" in result.stderr
 
 
 @pytest.mark.parametrize(("found", "message"), [(None, "no C++ compiler"), ("c++", "cmake is not on the PATH")])
@@ -140,7 +147,7 @@ def test_an_output_that_cannot_be_written_costs_no_time(tmp_path: Path, stand_in
     assert not cache.exists()
 
 
-def test_a_failed_compilation_shows_why_and_leaves_the_output(tmp_path: Path, stand_in_pack: Path) -> None:
+def test_a_failed_compilation_shows_the_error_and_keeps_the_output(tmp_path: Path, stand_in_pack: Path) -> None:
     need_tools()
     output = tmp_path / "lib.so"
     output.write_text("before")
@@ -163,8 +170,10 @@ def test_builds_once_and_then_takes_the_cache(
     report = json.loads(first.stdout)
     assert report["cached"] is False
     assert report["tensorrt"] == {
-        "version": headers.version_text, "headers": str(headers.folder), "interface": headers.interface
-    }  # fmt: skip
+        "version": headers.version_text,
+        "headers": str(headers.folder),
+        "interface": headers.interface,
+    }
     assert ctypes.CDLL(str(tmp_path / "first.so"))
     monkeypatch.setattr(building, "_run", lambda *_: pytest.fail("compiled again"))
     second = run(*arguments, tmp_path / "second.so")

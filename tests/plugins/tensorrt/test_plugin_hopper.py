@@ -159,10 +159,12 @@ WIDE = Case(leading=(1000,), model_dim=768, hidden_dim=768)
         (replace(WIDE, model_dim=65), {}),
         (replace(WIDE, dtype="float32"), {}),
         (replace(WIDE, dtype="float32", allow_tf32=True), {}),
-        *((WIDE, {name: address + 8}) for name, address in
-          (("x", 1 << 36), ("w1", 4 << 36), ("y", 8 << 36), ("workspace", 10 << 36))),
+        *(
+            (WIDE, {name: address + 8})
+            for name, address in (("x", 1 << 36), ("w1", 4 << 36), ("y", 8 << 36), ("workspace", 10 << 36))
+        ),
     ],
-)  # fmt: skip
+)
 def test_what_hopper_s_kernels_cannot_run_or_are_not_meant_for_runs_those_of_triton(
     core: Core, driver: Driver, case: Case, changes: dict[str, int]
 ) -> None:

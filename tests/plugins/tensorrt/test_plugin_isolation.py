@@ -29,12 +29,12 @@ def looked_up(library: Path) -> list[str]:
     return [name for name in names if name.startswith(CPP)]
 
 
-def test_the_core_looks_nowhere_for_a_cpp_runtime(stand_in_pack: Path, tmp_path: Path) -> None:
+def test_the_core_needs_no_other_cpp_runtime(stand_in_pack: Path, tmp_path: Path) -> None:
     assert looked_up(build("acm_core_harness", tmp_path, stand_in_pack)) == []
 
 
 @each_header_set()
-def test_the_plugin_looks_nowhere_for_a_cpp_runtime(headers: object, built: dict[str, Path]) -> None:
+def test_the_plugin_needs_no_other_cpp_runtime(headers: object, built: dict[str, Path]) -> None:
     assert headers
     for library in built.values():
         assert looked_up(library) == []

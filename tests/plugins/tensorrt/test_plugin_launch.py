@@ -181,7 +181,7 @@ def test_a_tactic_that_cannot_run_is_left_for_the_table(core: Core, driver: Driv
     assert chosen != {few}
 
 
-def test_a_tactic_that_does_not_exist_is_refused(core: Core) -> None:
+def test_a_tactic_that_does_not_exist_is_rejected(core: Core) -> None:
     assert not core.layer(Case()).set_tactic(len(entries()) + 1)
     assert f"tactic {len(entries()) + 1}" in core.error
 
@@ -208,11 +208,11 @@ def test_discrete_chips_of_the_8_family_run_sm_80(core: Core, driver: Driver) ->
     assert {run.kernel.arch for run in driver.launches()} == {"sm_80"}
 
 
-def test_an_unsupported_chip_is_refused(core: Core, driver: Driver) -> None:
+def test_an_unsupported_chip_is_rejected(core: Core, driver: Driver) -> None:
     driver.reset((7, 2), integrated=True)
     driver.context(0x7000, 20)
     assert not core.layer(Case()).enqueue(Case().tensors())
-    assert "an integrated GPU of architecture sm_72; the pack holds sm_80" in core.error
+    assert "an integrated GPU of architecture sm_72; the pack has sm_80" in core.error
 
 
 def test_a_failed_launch_is_an_error_and_leaves_the_layer_usable(core: Core, driver: Driver) -> None:
@@ -232,7 +232,7 @@ def test_no_current_context_is_an_error(core: Core, driver: Driver) -> None:
 
 
 @pytest.mark.parametrize("name", [*INPUTS, "y", "counts", "workspace"])
-def test_a_null_address_is_refused_before_any_launch(core: Core, driver: Driver, name: str) -> None:
+def test_a_null_address_is_rejected_before_any_launch(core: Core, driver: Driver, name: str) -> None:
     assert not core.layer(Case()).enqueue(Case().tensors(), pointers(**{name: 0}))
     assert f"the address of {'the workspace' if name == 'workspace' else name} is null" in core.error
     assert driver.launches() == []

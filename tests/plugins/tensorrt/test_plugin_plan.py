@@ -38,9 +38,13 @@ HUGE_SIZES = st.one_of(
 def problems(draw: st.DrawFn, sizes: st.SearchStrategy[int] = SIZES) -> Problem:
     num_learners = draw(st.integers(1, 64))
     return Problem(
-        draw(TOKENS), draw(sizes), draw(sizes), num_learners, draw(st.integers(0, num_learners)),
+        draw(TOKENS),
+        draw(sizes),
+        draw(sizes),
+        num_learners,
+        draw(st.integers(0, num_learners)),
         draw(st.sampled_from([2, 4])),
-    )  # fmt: skip
+    )
 
 
 PROBLEMS = st.one_of(problems(), problems(HUGE_SIZES))
@@ -49,10 +53,21 @@ PROBLEMS = st.one_of(problems(), problems(HUGE_SIZES))
 def planned(problem: Problem) -> list[int]:
     layout, blocks = plan.workspace(problem), plan.routing(problem)
     return [
-        layout.reach, layout.order, layout.histograms, layout.arrivals, layout.hidden, layout.partial, layout.size,
-        problem.chunk_rows, problem.partial_bytes, problem.arrivals,
-        blocks.block, blocks.choices, blocks.num_pieces, blocks.num_blocks,
-    ]  # fmt: skip
+        layout.reach,
+        layout.order,
+        layout.histograms,
+        layout.arrivals,
+        layout.hidden,
+        layout.partial,
+        layout.size,
+        problem.chunk_rows,
+        problem.partial_bytes,
+        problem.arrivals,
+        blocks.block,
+        blocks.choices,
+        blocks.num_pieces,
+        blocks.num_blocks,
+    ]
 
 
 @given(problem=PROBLEMS)
@@ -110,7 +125,7 @@ def test_plans_near_the_largest_64_bit_number_agree(core: Core, size: int) -> No
         assert core.splits(problem, 4) == problem.splits(4)
 
 
-def test_a_size_of_more_than_64_bits_is_refused_with_its_factors(core: Core) -> None:
+def test_a_size_of_more_than_64_bits_is_rejected_with_its_factors(core: Core) -> None:
     assert core.plan(Problem(1, 16, 1 << 62, 8, 0, 2)) is None
     assert core.error == f"the size 8 * {1 << 62} is larger than {MAX_SIZE}"
     assert core.grids(Problem(1, 16, MAX_SIZE, 64, 0, 2), 0, MAX_SIZE) is None
@@ -118,9 +133,12 @@ def test_a_size_of_more_than_64_bits_is_refused_with_its_factors(core: Core) -> 
 
 
 @given(
-    problem=PROBLEMS, arch=st.sampled_from(ARCHITECTURES), precision=st.sampled_from(PRECISIONS),
-    aligned=st.booleans(), packed=st.booleans(),
-)  # fmt: skip
+    problem=PROBLEMS,
+    arch=st.sampled_from(ARCHITECTURES),
+    precision=st.sampled_from(PRECISIONS),
+    aligned=st.booleans(),
+    packed=st.booleans(),
+)
 def test_tile_selection_agrees(
     core: Core, problem: Problem, arch: str, precision: str, aligned: bool, packed: bool
 ) -> None:
@@ -128,8 +146,10 @@ def test_tile_selection_agrees(
     assert entries()[core.select(arch, precision, problem, aligned=aligned, packed=packed)] == expected
 
 
-@pytest.mark.parametrize(("tokens", "width"), [(CUDA_VALUES // 768, 768), (CUDA_VALUES // 1024, 1024),
-                                               (CUDA_VALUES // 1536 - 1, 1536), (2000, 1 << 60)])  # fmt: skip
+@pytest.mark.parametrize(
+    ("tokens", "width"),
+    [(CUDA_VALUES // 768, 768), (CUDA_VALUES // 1024, 1024), (CUDA_VALUES // 1536 - 1, 1536), (2000, 1 << 60)],
+)
 @pytest.mark.parametrize("more", [-1, 0, 1])
 def test_kernels_in_cuda_are_selected_as_far_as_they_can_number_x(
     core: Core, tokens: int, width: int, more: int
@@ -170,7 +190,7 @@ def test_grids_for_multiprocessors_agree(
     assert core.hopper_grids(problem, index, rows, multiprocessors) == expected
 
 
-def test_a_tensor_map_of_more_than_64_bits_is_refused_with_its_factors(core: Core) -> None:
+def test_a_tensor_map_of_more_than_64_bits_is_rejected_with_its_factors(core: Core) -> None:
     assert core.tensor_maps(Problem(1, 16, 1 << 62, 1, 0, 2), 0, 1) is None
     assert core.error == f"the size 2 * {1 << 62} is larger than {MAX_SIZE}"
 
@@ -182,8 +202,25 @@ def test_an_unknown_architecture_has_no_tiles(core: Core) -> None:
 
 
 @pytest.mark.parametrize("integrated", [False, True])
-@pytest.mark.parametrize("capability", [(7, 5), (8, 0), (8, 6), (8, 7), (8, 8), (8, 9), (9, 0), (10, 0), (10, 1),
-                                        (10, 3), (11, 0), (12, 0), (12, 1), (13, 0)])  # fmt: skip
+@pytest.mark.parametrize(
+    "capability",
+    [
+        (7, 5),
+        (8, 0),
+        (8, 6),
+        (8, 7),
+        (8, 8),
+        (8, 9),
+        (9, 0),
+        (10, 0),
+        (10, 1),
+        (10, 3),
+        (11, 0),
+        (12, 0),
+        (12, 1),
+        (13, 0),
+    ],
+)
 def test_architecture_choice_agrees(
     core: Core, stand_in_pack: Path, capability: tuple[int, int], integrated: bool
 ) -> None:

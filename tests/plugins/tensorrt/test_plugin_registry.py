@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 pytest_plugins = ["plugin_fixtures"]
 
 PROBE = Path(__file__).parents[2] / "support" / "plugin_registry_probe.py"
-REFUSAL = "GatedLearners: this library is built for TensorRT {} and cannot serve TensorRT"
+REFUSAL = "GatedLearners: this library was built for TensorRT {} and cannot run in TensorRT"
 
 
 pytestmark = [each_header_set(), each_tensorrt()]
@@ -62,7 +62,7 @@ def test_is_listed_once_and_makes_plugins(built: dict[str, Path], headers: Tenso
         assert f"GatedLearners: createPlugin: {reason}" in stderr
 
 
-def test_another_major_is_refused_with_both_versions(
+def test_another_major_is_rejected_with_both_versions(
     built: dict[str, Path], headers: TensorRTHeaders, python: str
 ) -> None:
     if version_of(python)[0] == headers.version[0]:

@@ -20,8 +20,10 @@ def sanitizer_runtimes() -> str:
     """What to preload into a Python that is not built with sanitizers; libstdc++ so that exceptions are intercepted."""
     need_tools()
     names = ("libasan.so", "libubsan.so", "libstdc++.so.6")
-    ask = [subprocess.run([TOOLS[1], f"-print-file-name={name}"], capture_output=True, text=True, check=True)
-           for name in names]  # fmt: skip
+    ask = [
+        subprocess.run([TOOLS[1], f"-print-file-name={name}"], capture_output=True, text=True, check=True)
+        for name in names
+    ]
     paths = [done.stdout.strip() for done in ask]
     missing = [name for name, path in zip(names, paths, strict=True) if path == name]
     if missing:
@@ -34,9 +36,13 @@ def test_no_sanitizer_complains(headers: object, stand_in_pack: Path, stand_in_d
     target = "acm_plugin_harness" if headers else "acm_core_harness"
     library = build(target, tmp_path, stand_in_pack, headers, sanitize="address,undefined")
     environment = {
-        **os.environ, "LD_PRELOAD": sanitizer_runtimes(), "PYTHONMALLOC": "malloc", "PYTHONPATH": str(TESTS),
-        "ASAN_OPTIONS": "detect_leaks=0:abort_on_error=0:exitcode=99", "UBSAN_OPTIONS": "print_stacktrace=1",
-    }  # fmt: skip
+        **os.environ,
+        "LD_PRELOAD": sanitizer_runtimes(),
+        "PYTHONMALLOC": "malloc",
+        "PYTHONPATH": str(TESTS),
+        "ASAN_OPTIONS": "detect_leaks=0:abort_on_error=0:exitcode=99",
+        "UBSAN_OPTIONS": "print_stacktrace=1",
+    }
     command = [sys.executable, str(TESTS / "plugin_exercise.py"), target, str(library), str(stand_in_driver)]
     done = subprocess.run(command, env=environment, capture_output=True, text=True, check=False, timeout=300)
     assert done.returncode == 0, done.stdout[-2000:] + done.stderr[-4000:]

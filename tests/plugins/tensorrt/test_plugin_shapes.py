@@ -24,7 +24,7 @@ WRONG = [
     ("gate_logits", "float16", "gate_logits is float16; with x of float16 it must be float32"),
     ("counts", "float32", "counts is float32; with x of float16 it must be int32"),
     ("x", (), "x has rank 0, expected 1 to 8"),
-    ("x", (2, 5, 0), "x has shape [2, 5, 0]; D must lie in 1..2147483647"),
+    ("x", (2, 5, 0), "x has shape [2, 5, 0]; D must be in 1..2147483647"),
     ("x", (2, 5, 60), "w1 has shape [64, 128], expected [60, 128]"),
     ("gate_logits", (2, 5, 5), "gate_logits has shape [2, 5, 5], expected [2, 5, 4] with x of shape [2, 5, 64]"),
     ("gate_logits", (10, 4), "gate_logits has shape [10, 4], expected [2, 5, 4] with x of shape [2, 5, 64]"),
@@ -42,18 +42,18 @@ WRONG = [
 
 
 @pytest.mark.parametrize(("name", "change", "message"), WRONG, ids=[f"{name}-{change}" for name, change, _ in WRONG])
-def test_is_refused(core: Core, name: str, change: tuple[int, ...] | str, message: str) -> None:
+def test_is_rejected(core: Core, name: str, change: tuple[int, ...] | str, message: str) -> None:
     assert core.layer(CASE).workspace(CASE.tensors(**{name: change})) == -1
     assert core.error == message
 
 
 @pytest.mark.parametrize("num_learners", [1, 2, 4, 63, 64])
 @pytest.mark.parametrize("size", [MAX_INDEX + 1, 1 << 33, 1 << 62, MAX_SIZE])
-def test_sizes_up_to_the_largest_64_bit_number_are_refused(core: Core, size: int, num_learners: int) -> None:
+def test_sizes_up_to_the_largest_64_bit_number_are_rejected(core: Core, size: int, num_learners: int) -> None:
     case = Case(model_dim=MAX_INDEX, num_learners=num_learners)
     layer, width = core.layer(case), size // num_learners * num_learners
     assert layer.workspace(case.tensors(w1=(MAX_INDEX, width))) == -1
-    assert core.error == f"N*h is {width} in w1; the kernels take up to {MAX_INDEX}"
+    assert core.error == f"N*h is {width} in w1; the kernels support up to {MAX_INDEX}"
     for name, shape in case.shapes().items():
         assert layer.workspace(case.tensors(**{name: (size,) * len(shape)})) == -1
         assert not layer.enqueue(case.tensors(**{name: (size,) * len(shape)}))
@@ -67,16 +67,16 @@ def test_the_largest_sizes_are_planned(core: Core) -> None:
 @pytest.mark.parametrize(
     "leading", [(MANY,), (1 << 16, 1 << 15), (1 << 40, 1 << 40), (1 << 62, 1 << 62), (MAX_SIZE,) * 7]
 )
-def test_too_many_tokens_are_refused(core: Core, leading: tuple[int, ...]) -> None:
+def test_too_many_tokens_are_rejected(core: Core, leading: tuple[int, ...]) -> None:
     case = Case(leading=leading)
     assert core.layer(case).workspace(case.tensors()) == -1
-    assert core.error.endswith(f"; the kernels take up to {MANY - 1} tokens")
+    assert core.error.endswith(f"; the kernels support up to {MANY - 1} tokens")
 
 
-def test_an_unknown_dimension_is_refused(core: Core) -> None:
+def test_an_unknown_dimension_is_rejected(core: Core) -> None:
     case = Case(leading=(-1, 3))
     assert core.layer(case).workspace(case.tensors()) == -1
-    assert core.error == "x has shape [-1, 3, 64]; a dimension is not known"
+    assert core.error == "x has shape [-1, 3, 64]; every dimension must be known"
 
 
 @pytest.mark.parametrize("leading", [(), (7,), (2, 3, 4), (1 << 20,), (1, 1, 1, 1, 1, 1, 9)])

@@ -1,6 +1,6 @@
-"""The CUDA driver through ctypes: load kernels, encode tensor maps, and launch.
+"""Load kernels, encode tensor maps and launch in the current CUDA context, with the driver API through ctypes.
 
-Works on the current CUDA context. The C++ plugin has the same in plugins/tensorrt/core/driver.cpp.
+The C++ plugin does the same in plugins/tensorrt/core/driver.cpp.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ _PROGRAMMATIC_STREAM_SERIALIZATION = 6
 _MAP_BYTES, _MAP_ALIGNMENT = 128, 64
 
 _EARLY_LAUNCH_FROM = 12030
-"""First version of the driver (CUDA 12.3) that can capture an early launch in a graph."""
+"""First driver version (CUDA 12.3) that can capture an early launch in a graph."""
 
 
 class LaunchAttribute(Structure):
@@ -41,13 +41,17 @@ class LaunchConfig(Structure):
     """``CUlaunchConfig``."""
 
     _fields_ = (
-        ("grid", c_uint32 * 3), ("block", c_uint32 * 3), ("shared_bytes", c_uint32), ("stream", c_void_p),
-        ("attributes", POINTER(LaunchAttribute)), ("num_attributes", c_uint32),
-    )  # fmt: skip
+        ("grid", c_uint32 * 3),
+        ("block", c_uint32 * 3),
+        ("shared_bytes", c_uint32),
+        ("stream", c_void_p),
+        ("attributes", POINTER(LaunchAttribute)),
+        ("num_attributes", c_uint32),
+    )
 
 
 _EARLY = LaunchAttribute(_PROGRAMMATIC_STREAM_SERIALIZATION, value=1)
-"""The kernel may start before the previous one has ended, and waits for its results itself (device.cuh)."""
+"""The kernel may start before the previous one has ended; it waits for the results itself (device.cuh)."""
 
 
 class EncodedMap:
@@ -63,7 +67,7 @@ class Launch:
     """One launch of a kernel.
 
     Args:
-        function: Loaded kernel.
+        function: The loaded kernel.
         config: Grid, block, shared memory and stream.
         arguments: Address of each argument.
     """
@@ -73,11 +77,11 @@ class Launch:
     arguments: ctypes.Array[c_void_p]
 
 
-class CudaDriver:
-    """Entry points of the CUDA driver.
+class Launcher:
+    """Loads and launches kernels.
 
     Args:
-        library: Name of the driver's library; tests pass a stand-in.
+        library: Name of the driver's library; tests pass a double.
 
     Raises:
         KernelError: The driver was not found, or is older than CUDA 12.
@@ -87,7 +91,9 @@ class CudaDriver:
         try:
             self._cuda = ctypes.CDLL(library)
         except OSError as error:
-            raise KernelError(f"no CUDA driver was found: {error}", "acm-export doctor says what is missing") from error
+            raise KernelError(
+                f"no CUDA driver was found: {error}", "acm-export doctor shows what is missing"
+            ) from error
         if not hasattr(self._cuda, "cuTensorMapEncodeTiled"):
             raise KernelError("the CUDA driver has no cuTensorMapEncodeTiled", "install a driver for CUDA 12 or later")
         version = c_int()
@@ -95,7 +101,7 @@ class CudaDriver:
         self._launches_early = version.value >= _EARLY_LAUNCH_FROM
 
     def load(self, cubin: bytes, symbol: str, shared_bytes: int) -> c_void_p:
-        """Load a kernel that may use this much dynamic shared memory."""
+        """Load a kernel and allow it this much dynamic shared memory."""
         module, function = c_void_p(), c_void_p()
         self._call("cuModuleLoadData", byref(module), c_char_p(cubin))
         self._call("cuModuleGetFunction", byref(function), module, c_char_p(symbol.encode()))
@@ -106,15 +112,24 @@ class CudaDriver:
         """Encode the map of a tensor at an address."""
         encoded = EncodedMap()
         self._call(
-            "cuTensorMapEncodeTiled", c_void_p(encoded.address), c_int(_MAP_DTYPES[dtype]), c_uint32(3),
-            c_void_p(address), (c_uint64 * 3)(*tensor_map.dims), (c_uint64 * 2)(*tensor_map.strides),
-            (c_uint32 * 3)(*tensor_map.box), (c_uint32 * 3)(1, 1, 1), c_int(0), c_int(_SWIZZLE_128_BYTES),
-            c_int(_PROMOTE_TO_256_BYTES), c_int(0),
-        )  # fmt: skip
+            "cuTensorMapEncodeTiled",
+            c_void_p(encoded.address),
+            c_int(_MAP_DTYPES[dtype]),
+            c_uint32(3),
+            c_void_p(address),
+            (c_uint64 * 3)(*tensor_map.dims),
+            (c_uint64 * 2)(*tensor_map.strides),
+            (c_uint32 * 3)(*tensor_map.box),
+            (c_uint32 * 3)(1, 1, 1),
+            c_int(0),
+            c_int(_SWIZZLE_128_BYTES),
+            c_int(_PROMOTE_TO_256_BYTES),
+            c_int(0),
+        )
         return encoded
 
     def config(self, grid: tuple[int, int], threads: int, shared_bytes: int, *, early: bool) -> LaunchConfig:
-        """Configuration of a launch; with ``early``, before the previous kernel has ended where that is possible."""
+        """Configuration of a launch; ``early`` lets it start before the previous kernel ends, if the driver can."""
         attributes = int(early and self._launches_early)
         return LaunchConfig((*grid, 1), (threads, 1, 1), shared_bytes, None, pointer(_EARLY), attributes)
 

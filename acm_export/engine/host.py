@@ -3,22 +3,40 @@
 from __future__ import annotations
 
 import importlib
-from typing import Any
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
 from acm_export.base.errors import EngineError, MissingDependencyError
-from acm_export.engine.passport import Place
 from acm_export.machine import gpu
 from acm_export.machine.versions import numbers
 
+if TYPE_CHECKING:
+    from types import ModuleType
 
-def find_tensorrt(*, builder: bool = True) -> Any:
+
+@dataclass(frozen=True)
+class Platform:
+    """What an engine is tied to: it runs only on the GPU model and TensorRT version that it was built with.
+
+    Args:
+        tensorrt: Version of TensorRT.
+        gpu: Name of the GPU.
+        arch: Architecture of the GPU, as in ``sm_87``.
+    """
+
+    tensorrt: str
+    gpu: str
+    arch: str
+
+
+def find_tensorrt(*, builder: bool = True) -> ModuleType:
     """Import TensorRT.
 
     Args:
         builder: Whether it must be able to parse ONNX and build engines, or only to run them.
 
     Raises:
-        MissingDependencyError: It is not installed, or cannot be imported, or has no builder.
+        MissingDependencyError: TensorRT is not installed, cannot be imported, or has no builder.
     """
     hint = (
         "pip install 'acm-export[gpu]' (JetPack: apt install python3-libnvinfer); or: acm-export doctor --for tensorrt"
@@ -32,20 +50,23 @@ def find_tensorrt(*, builder: bool = True) -> Any:
     return module
 
 
-def version_of(tensorrt: Any) -> tuple[int, int]:
-    """Major and minor of a TensorRT module."""
+def version_of(tensorrt: ModuleType) -> tuple[int, int]:
+    """Major and minor version of a TensorRT module."""
     major, minor, *_ = (*numbers(tensorrt.__version__), 0, 0)
     return major, minor
 
 
-def find_place(tensorrt: Any) -> Place:
-    """The GPU that TensorRT builds for, the first, and TensorRT's version.
+def find_platform(tensorrt: ModuleType) -> Platform:
+    """The version of TensorRT and the first GPU, which is the one that TensorRT builds for.
 
     Raises:
         EngineError: There is no GPU.
     """
     cuda = gpu.query_cuda()
     if not cuda.gpus:
-        raise EngineError("there is no GPU here, and engines are of one", "acm-export doctor --for tensorrt says why")
+        raise EngineError(
+            "no GPU found; an engine is built on the GPU that will run it",
+            "acm-export doctor --for tensorrt shows the reason",
+        )
     first = cuda.gpus[0]
-    return Place(tensorrt.__version__, first.name, "sm_" + "".join(map(str, first.capability)))
+    return Platform(tensorrt.__version__, first.name, "sm_" + "".join(map(str, first.capability)))

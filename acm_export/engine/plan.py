@@ -1,0 +1,145 @@
+"""What ``build-engine`` would build, and the trtexec command that builds the same engine.
+
+The flags of trtexec were read from its sources of 8.5.3, 10.3 and 11.1.
+"""
+
+from __future__ import annotations
+
+import shlex
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from acm_export.engine.prepare import ExtraIO, prepare, target_for
+from acm_export.engine.profiles import format_shapes, profiles
+from acm_export.engine.settings import BuilderSettings
+from acm_export.plugins.tensorrt.build import LIBRARY
+
+if TYPE_CHECKING:
+    from acm_export.engine.prepare import TensorRTModel
+    from acm_export.engine.profiles import Profile, Shapes
+
+_FIRST_STATIC_PLUGINS = (8, 6)
+
+
+@dataclass(frozen=True)
+class EnginePlan:
+    """What would be built with one TensorRT version.
+
+    Args:
+        version: Major and minor version of TensorRT.
+        prepared: The model for that TensorRT.
+        settings: How the engine is built.
+        output: Engine to write.
+        plugin: Plugin library that the trtexec command names.
+        saved: Path of the model that ``--save-onnx`` writes, if it is for the same target.
+    """
+
+    version: tuple[int, int]
+    prepared: TensorRTModel
+    settings: BuilderSettings
+    output: Path
+    plugin: Path = Path(LIBRARY)
+    saved: Path | None = None
+
+    @property
+    def target(self) -> str:
+        """Export target that this TensorRT parses."""
+        return self.prepared.manifest.target
+
+    @property
+    def converted(self) -> bool:
+        """Whether trtexec needs a file that is not there yet: another target, or more inputs and outputs."""
+        return self.prepared.changed and self.saved is None
+
+    @property
+    def trtexec(self) -> str:
+        """The trtexec command that builds the same engine."""
+        file = self.saved or self.prepared.source
+        if self.converted:
+            file = file.with_name(f"{file.stem}-{self.target}{file.suffix}")
+        plugin = self.plugin if self.prepared.manifest.layers else None
+        return trtexec_command(self.version, file, self.output, plugin, self.settings)
+
+    def to_json(self) -> dict[str, object]:
+        """The plan for ``--json``."""
+        return {
+            "tensorrt": ".".join(map(str, self.version)),
+            "target": self.target,
+            "converted": self.converted,
+            "inputs": self.prepared.inputs,
+            "outputs": [value.name for value in self.prepared.model.graph.output],
+            "budget_input": self.prepared.manifest.budget_input,
+            "trtexec": self.trtexec,
+            "profiles": {name: asdict(profile) for name, profile in self.settings.profiles.items()},
+        }
+
+
+def plan_engine(
+    model: Path,
+    output: Path,
+    version: tuple[int, int],
+    shapes: tuple[Shapes, Shapes, Shapes] = ({}, {}, {}),
+    *,
+    extra: ExtraIO = ExtraIO(),  # noqa: B008  it is frozen
+    tf32: bool = False,
+    timing_cache: Path | None = None,
+    tactic_sources: tuple[str, ...] = (),
+) -> EnginePlan:
+    """Decide everything that can be decided without TensorRT.
+
+    Args:
+        model: An ONNX file written by acm-export, for any target.
+        output: Engine to write.
+        version: Major and minor version of TensorRT.
+        shapes: Smallest, optimal and largest shapes by input name; inputs that are left out get defaults.
+        extra: Inputs and outputs to add to those of the model.
+        tf32: Whether float32 products outside the plugin may be rounded to TF32.
+        timing_cache: Timing cache to read and write.
+        tactic_sources: Changes of the default tactic sources.
+
+    Raises:
+        UsageError: A shape does not fit the model.
+        ModelFileError: The file was not written by acm-export.
+        ExportError: This TensorRT cannot express the model.
+        EngineError: The plugin does not support this TensorRT.
+    """
+    prepared = prepare(model, target_for(version), extra)
+    chosen = profiles(prepared.inputs, prepared.manifest.example_inputs, *shapes)
+    settings = BuilderSettings(chosen, tf32, prepared.manifest.dtype == "fp16", timing_cache, tactic_sources)
+    return EnginePlan(version, prepared, settings, output)
+
+
+def trtexec_command(
+    version: tuple[int, int], model: Path, engine: Path, plugin: Path | None, settings: BuilderSettings
+) -> str:
+    """The trtexec command for an engine, quoted for a shell.
+
+    trtexec cannot set the precision of every layer, as ``build-engine`` does for an fp16 model on TensorRT 8: there it
+    chooses the precision layer by layer.
+
+    Args:
+        version: Major and minor version of TensorRT.
+        model: A file for the target ``tensorrt`` or ``tensorrt-8``.
+        engine: Engine to write.
+        plugin: Plugin library; None for a model without ACM layers.
+        settings: How the engine is built.
+    """
+    words = ["trtexec", f"--onnx={model}", f"--saveEngine={engine}"]
+    words += [f"--{'plugins' if version < _FIRST_STATIC_PLUGINS else 'staticPlugins'}={plugin}"] if plugin else []
+    if settings.profiles:  # trtexec rejects shapes for a model with fixed shapes
+        kinds = {"min": "minimum", "opt": "optimum", "max": "maximum"}
+        words += [f"--{short}Shapes={_shapes(settings.profiles, kind)}" for short, kind in kinds.items()]
+    if version < (9, 0):
+        words += ["--fp16", "--precisionConstraints=obey"] if settings.half else []
+    elif version < (11, 0):
+        words.append("--stronglyTyped")  # TensorRT 11 is always strongly typed
+    words += [] if settings.tf32 else ["--noTF32"]
+    words += [f"--timingCacheFile={settings.timing_cache}"] if settings.timing_cache else []
+    words += [f"--tacticSources={','.join(settings.tactic_sources)}"] if settings.tactic_sources else []
+    words.append("--buildOnly" if version < _FIRST_STATIC_PLUGINS else "--skipInference")
+    return shlex.join(words)
+
+
+def _shapes(profiles: dict[str, Profile], kind: str) -> str:
+    return format_shapes({name: getattr(profile, kind) for name, profile in profiles.items()})
