@@ -1,4 +1,4 @@
-"""How long work tells what it is doing."""
+"""How long work reports what it is doing."""
 
 from __future__ import annotations
 
@@ -6,20 +6,29 @@ from typing import Protocol
 
 
 class Progress(Protocol):
-    """Is told of stages and batches."""
+    """Receives the stages of long work and their batches."""
 
     def stage(self, title: str, batches: int | None) -> None:
-        """A stage begins; it will take about so many batches, or nobody knows how many."""
+        """A stage begins.
 
-    def batch(self) -> None:
-        """One more batch is done."""
+        Args:
+            title: What is being done.
+            batches: Number of batches or steps that it will take, about; None where that is unknown.
+        """
+
+    def batch(self, note: str = "") -> None:
+        """One more batch or step is done.
+
+        Args:
+            note: A short result of it, such as a loss.
+        """
 
 
 class Silent:
-    """Tells nobody."""
+    """Reports nothing."""
 
     def stage(self, title: str, batches: int | None) -> None:
-        """Nothing."""
+        """Ignore the stage."""
 
-    def batch(self) -> None:
-        """Nothing."""
+    def batch(self, note: str = "") -> None:
+        """Ignore the batch."""
