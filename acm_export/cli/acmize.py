@@ -113,7 +113,7 @@ def acmize(
     """Replace parts of MODEL, a dense checkpoint folder, by ACM layers, and train them by the paper's three phases.
 
     Give the same command again to resume an interrupted run. For several processes or GPUs, run it under
-    `accelerate launch`: `accelerate launch --num_processes 2 --module acm_export.cli acmize ...`. What the phases do,
+    `accelerate launch`: `accelerate launch --num_processes 2 --module acm_export acmize ...`. What the phases do,
     and how good the result is: docs/acmize.md.
 
     \b

@@ -248,7 +248,7 @@ def one_thread() -> dict[str, str]:
 
 @pytest.mark.slow
 def test_a_killed_process_resumes_and_ends_with_the_same_result(folder: Path, tmp_path: Path) -> None:
-    start = [sys.executable, "-m", "acm_export.cli"]
+    start = [sys.executable, "-m", "acm_export"]
     with subprocess.Popen(
         [*start, *command(folder, tmp_path / "acm")], stderr=subprocess.PIPE, env=one_thread()
     ) as killed:
@@ -270,7 +270,7 @@ def test_two_processes_train_one_model(folder: Path, tmp_path: Path) -> None:
     launch = [
         sys.executable, "-m", "accelerate.commands.launch", "--multi_gpu", "--num_processes", "2",
         "--num_machines", "1", "--mixed_precision", "no", "--dynamo_backend", "no", "--main_process_port", "0",
-        "--module", "acm_export.cli", *command(folder, tmp_path / "acm"), "--json",
+        "--module", "acm_export", *command(folder, tmp_path / "acm"), "--json",
     ]  # fmt: skip
     on_cpus = one_thread() | {"ACCELERATE_USE_CPU": "true"}
     done = subprocess.run(launch, capture_output=True, text=True, env=on_cpus, timeout=300, check=False)
@@ -281,7 +281,7 @@ def test_two_processes_train_one_model(folder: Path, tmp_path: Path) -> None:
     assert not partial_folder(tmp_path / "acm").exists()
     two = load_file(tmp_path / "acm" / "model.safetensors")
     subprocess.run(
-        [sys.executable, "-m", "acm_export.cli", *command(folder, tmp_path / "one")],
+        [sys.executable, "-m", "acm_export", *command(folder, tmp_path / "one")],
         check=True, env=one_thread(), capture_output=True,
     )  # fmt: skip
     one = load_file(tmp_path / "one" / "model.safetensors")

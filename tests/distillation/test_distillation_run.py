@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import logging
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
@@ -23,6 +24,9 @@ from acm_export.modules import acm_layers
 if TYPE_CHECKING:
     from pathlib import Path
 
+    from acm_export.checkpoints import Checkpoint
+    from acm_export.data.samples import Samples
+
 SETTINGS = AcmizeSettings(num_learners=3, steps=(5, 4, 6), batch=8, checkpoint_every=2)
 
 
@@ -33,16 +37,17 @@ class Killed(BaseException):
 class StepCounter:
     """Counts training steps, and dies at one of them if told to."""
 
-    def __init__(self, dies_at: int = -1) -> None:
-        self.steps, self.stages, self._dies_at = 0, [], dies_at
+    def __init__(self, dies_at: int = -1, dies_of: type[BaseException] = Killed) -> None:
+        self._steps, self._dies_at, self._dies_of = 0, dies_at, dies_of
+        self.stages: list[tuple[str, int | None]] = []
 
-    def stage(self, title: str, batches: int | None) -> None:  # noqa: ARG002
-        self.stages.append(title)
+    def stage(self, title: str, batches: int | None) -> None:
+        self.stages.append((title, batches))
 
     def batch(self, note: str = "") -> None:
-        self.steps += "loss" in note
-        if self.steps == self._dies_at:
-            raise Killed
+        self._steps += "loss" in note
+        if self._steps == self._dies_at:
+            raise self._dies_of
 
 
 def vit(folder: Path) -> Path:
@@ -54,11 +59,19 @@ def vit(folder: Path) -> Path:
 
 
 def run(
-    folder: Path, settings: AcmizeSettings = SETTINGS, name: str = "out", dies_at: int = -1, **options: Any
+    folder: Path,
+    settings: AcmizeSettings = SETTINGS,
+    name: str = "out",
+    dies_at: int = -1,
+    dies_of: type[BaseException] = Killed,
+    **options: Any,
 ) -> AcmizeResult:
+    return run_distillation(*opened(folder), settings, folder / name, StepCounter(dies_at, dies_of), **options)
+
+
+def opened(folder: Path) -> tuple[Checkpoint, Samples, Samples]:
     samples, held_out = split(open_samples(str(folder / "data.npz"), folder))
-    teacher = load_checkpoint(folder / "dense")
-    return run_distillation(teacher, samples, held_out, settings, folder / name, StepCounter(dies_at), **options)
+    return load_checkpoint(folder / "dense"), samples, held_out
 
 
 def weights(folder: Path) -> dict[str, torch.Tensor]:
@@ -180,6 +193,54 @@ def test_a_kill_during_the_quality_measurement_loses_no_training(folder: Path, m
     assert result.tokens_per_second is None
 
 
+def test_a_resumed_run_logs_where_it_resumes(folder: Path, caplog: pytest.LogCaptureFixture) -> None:
+    caplog.set_level(logging.INFO, "acm_export")
+    with pytest.raises(Killed):
+        run(folder, dies_at=8)  # step 3 of phase 2; every second step is saved
+    assert "resum" not in caplog.text
+    run(folder)
+    assert "resuming at step 2 of phase 2 (gates)" in caplog.messages
+
+
+@pytest.mark.parametrize(
+    ("dies_at", "message"),
+    [
+        (0, "interrupted before a state was saved; the same command starts from the beginning"),
+        (1, "interrupted; the same command resumes at step 0 of phase 1 (learners)"),
+        (8, "interrupted; the same command resumes at step 2 of phase 2 (gates)"),
+    ],
+)
+def test_an_interrupt_says_where_the_same_command_resumes(
+    folder: Path, caplog: pytest.LogCaptureFixture, dies_at: int, message: str
+) -> None:
+    caplog.set_level(logging.INFO, "acm_export")
+    with pytest.raises(KeyboardInterrupt):
+        run(folder, dies_at=dies_at, dies_of=KeyboardInterrupt)
+    assert message in caplog.messages
+
+
+def test_an_interrupt_during_the_quality_measurement_says_so(
+    folder: Path, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def interrupted(*_: Any) -> None:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr("acm_export.distillation.evaluate.Evaluation.curve", interrupted)
+    with pytest.raises(KeyboardInterrupt):
+        run(folder)
+    assert "interrupted; the same command resumes at the quality measurement after phase 3" in caplog.messages
+
+
+def test_stages_have_totals_and_say_what_is_left(folder: Path) -> None:
+    progress = StepCounter()
+    run_distillation(*opened(folder), SETTINGS, folder / "out", progress)
+    assert progress.stages[1:4] == [
+        ("phase 1 of 3: learners (15 steps left in all phases)", 5),
+        ("phase 2 of 3: gates (10 steps left in all phases)", 4),
+        ("phase 3 of 3: whole model (6 steps left in all phases)", 6),
+    ]
+
+
 def test_a_run_with_other_settings_does_not_resume(folder: Path) -> None:
     with pytest.raises(Killed):
         run(folder, dies_at=6)
@@ -246,9 +307,8 @@ def test_an_earlier_result_is_replaced_but_not_other_files(folder: Path) -> None
     run(folder, replace(quick, seed=1))
     (folder / "out" / "mine.txt").write_text("mine")
     progress = StepCounter()
-    samples, held_out = split(open_samples(str(folder / "data.npz"), folder))
     with pytest.raises(OutputError, match=r"mine\.txt"):
-        run_distillation(load_checkpoint(folder / "dense"), samples, held_out, quick, folder / "out", progress)
+        run_distillation(*opened(folder), quick, folder / "out", progress)
     assert progress.stages == []
 
 
