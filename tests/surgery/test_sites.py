@@ -1,4 +1,4 @@
-"""Which modules an ACM layer can take the place of, and what users may call them."""
+"""The sites that an ACM layer can replace, and the names that select them."""
 
 from __future__ import annotations
 
@@ -43,9 +43,9 @@ def test_parts_add_up_in_the_order_of_the_model() -> None:
 
 
 @pytest.mark.parametrize("part", ["mlp", "ffn,", "q", "*.layers.7.*", "embeddings"])
-def test_what_selects_nothing_is_answered_with_what_there_is(part: str) -> None:
+def test_a_selection_of_nothing_lists_the_available_sites(part: str) -> None:
     model = dense_model("vit")
-    with pytest.raises(UsageError, match="there are ffn, qkvo, q_proj, k_proj, v_proj, o_proj") as refusal:
+    with pytest.raises(UsageError, match="available: ffn, qkvo, q_proj, k_proj, v_proj, o_proj") as refusal:
         select_sites(model, family(model), part)
     assert "vit.layers.0.mlp" in str(refusal.value.hint)
     assert "10 in all" in str(refusal.value.hint)
@@ -97,7 +97,7 @@ def test_a_place_that_is_taken_or_unfit_is_named() -> None:
     with pytest.raises(CheckpointError, match="12 at its input and 6 at its output"):
         install_acm_layers(model, family(model), {"encoder.layer.1.attention.self.query": ACMSpec(12, 4, 2)})
     model.encoder.layer[0].intermediate.dense = ACMLayer(ACMSpec(12, 4, 2))
-    with pytest.raises(CheckpointError, match=r"layer\.0\.intermediate is ACMLayer, .*no linear maps"):
+    with pytest.raises(CheckpointError, match=r"layer\.0\.intermediate is made of ACMLayer, .*expected linear maps"):
         places(model, "ffn")
 
 
