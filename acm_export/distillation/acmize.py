@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     from acm_export.checkpoints import Checkpoint
     from acm_export.data.samples import Samples
     from acm_export.distillation.plan import AcmizePlan
-    from acm_export.distillation.run import AcmizeResult
+    from acm_export.distillation.result import AcmizeResult
 
 
 def acmize(
@@ -85,9 +85,21 @@ def acmize(
         MissingDependencyError: A package of the extras ``export`` or ``train`` is not installed.
     """
     settings = AcmizeSettings(
-        sites, learners, flops_factor, min_learners, recipe, init, budget, steps, batch, lr, task, seed,
-        checkpoint_every, mixed_precision,
-    )  # fmt: skip
+        sites=sites,
+        num_learners=learners,
+        flops_factor=flops_factor,
+        min_learners=min_learners,
+        recipe=recipe,
+        init=init,
+        budget=budget,
+        steps=steps,
+        batch=batch,
+        learning_rates=lr,
+        task=task,
+        seed=seed,
+        checkpoint_every=checkpoint_every,
+        mixed_precision=mixed_precision,
+    )
     folder, target = Path(model), Path(output)
     check_apart((folder, *(Path(p) for p in (processor, data, eval_data) if p is not None)), {"-o": target})
     if target.is_symlink() or not target.name:

@@ -4,10 +4,9 @@ from __future__ import annotations
 
 import copy
 import logging
-import resource
 from dataclasses import dataclass
 from functools import partial
-from typing import TYPE_CHECKING, Any, cast
+from typing import TYPE_CHECKING, cast
 
 import torch
 from accelerate import Accelerator
@@ -22,13 +21,14 @@ from acm_export.data.samples import digest
 from acm_export.data.speech import read_vocabulary
 from acm_export.distillation.batches import EvenSubset, StepOrder, batches_in_order, collate_for, mix_seeds
 from acm_export.distillation.checks import check_loss, check_model, check_output, check_samples
-from acm_export.distillation.evaluate import Curve, Evaluation
+from acm_export.distillation.evaluate import Evaluation
 from acm_export.distillation.initialise import learners_from_ffn, learners_from_linear
 from acm_export.distillation.layerwise import GatesPhase, LearnersPhase
 from acm_export.distillation.phase import describe_step
-from acm_export.distillation.plan import AcmizePlan, make_plan
+from acm_export.distillation.plan import make_plan
 from acm_export.distillation.provenance import CARD, Provenance
 from acm_export.distillation.record import SiteRecorder
+from acm_export.distillation.result import AcmizeResult, peak_memory
 from acm_export.distillation.settings import ANY_BUDGET, TEACHER, AcmizeSettings
 from acm_export.distillation.state import State, fingerprint, load_state, remove_state
 from acm_export.distillation.statistics import error_weights, gather_statistics
@@ -49,40 +49,14 @@ if TYPE_CHECKING:
     from acm_export.base.progress import Progress
     from acm_export.checkpoints import Checkpoint
     from acm_export.data.samples import Samples
+    from acm_export.distillation.evaluate import Curve
+    from acm_export.distillation.plan import AcmizePlan
     from acm_export.distillation.tasks import AnyTask
     from acm_export.modules import ACMLayer
 
 _LOG = logging.getLogger("acm_export")
 _STATISTICS_BATCHES = 16
 _THRESHOLD_SAMPLES = 256
-
-
-@dataclass(frozen=True)
-class AcmizeResult:
-    """Result of a run.
-
-    Args:
-        output: Checkpoint folder.
-        plan: Sites and sizes of the ACM layers.
-        curve: Quality against budget on held-out data.
-        history: Losses during the three phases.
-        tokens_per_second: Tokens through ACM layers per second, in this process, since the run was started or resumed;
-            None where no step was left.
-        peak_memory: Peak memory of this process, bytes.
-        resumed: Phase and step that the run resumed at, or None.
-        processes: Number of processes that trained.
-        is_main_process: Whether this process wrote the output.
-    """
-
-    output: Path
-    plan: AcmizePlan
-    curve: Curve
-    history: tuple[dict[str, Any], ...]
-    tokens_per_second: float | None
-    peak_memory: int
-    resumed: tuple[int, int] | None
-    processes: int = 1
-    is_main_process: bool = True
 
 
 def run_distillation(
@@ -150,17 +124,34 @@ def run_distillation(
     student.to(dtype)
     if accelerator.is_main_process:
         source = Provenance(
-            teacher.path.name, teacher.sha256, plan, settings, task.name, samples.name, len(samples), data_sha256,
-            held_out.name, curve, state.history, accelerator.num_processes,
-        )  # fmt: skip
+            teacher=teacher.path.name,
+            teacher_sha256=teacher.sha256,
+            plan=plan,
+            settings=settings,
+            task=task.name,
+            data=samples.name,
+            samples=len(samples),
+            data_sha256=data_sha256,
+            held_out=held_out.name,
+            curve=curve,
+            history=state.history,
+            processes=accelerator.num_processes,
+        )
         texts = {CARD: source.model_card(output.name)}
         save_checkpoint(student, output, source=source.to_json(), processor_from=teacher.path, texts=texts)
         remove_state(output)
     accelerator.wait_for_everyone()
     return AcmizeResult(
-        output, plan, curve, tuple(state.history), trainer.throughput.tokens_per_second,
-        _peak_memory(accelerator.device), resumed, accelerator.num_processes, accelerator.is_main_process,
-    )  # fmt: skip
+        output=output,
+        plan=plan,
+        curve=curve,
+        history=tuple(state.history),
+        tokens_per_second=trainer.throughput.tokens_per_second,
+        peak_memory=peak_memory(accelerator.device),
+        resumed=resumed,
+        processes=accelerator.num_processes,
+        is_main_process=accelerator.is_main_process,
+    )
 
 
 @dataclass(frozen=True)
@@ -228,9 +219,12 @@ class _Run:
         evaluation = Evaluation(self.student, self.dense, self.teacher.family, self.task, self.plan.costs)
         few = samples if len(samples) <= _THRESHOLD_SAMPLES else EvenSubset(samples, _THRESHOLD_SAMPLES)
         batches = partial(
-            batches_in_order, collate=trainer.collate, size=trainer.settings.batch, device=trainer.accelerator.device,
+            batches_in_order,
+            collate=trainer.collate,
+            size=trainer.settings.batch,
+            device=trainer.accelerator.device,
             progress=trainer.progress,
-        )  # fmt: skip
+        )
         return evaluation.curve(partial(batches, few), partial(batches, held_out), len(held_out))
 
     def _inputs(self, steps: StepOrder) -> Iterator[dict[str, torch.Tensor]]:
@@ -278,9 +272,3 @@ def _log_interrupt(saved: tuple[int, int] | None) -> None:
         _LOG.warning("interrupted before a state was saved; the same command starts from the beginning")
     else:
         _LOG.warning("interrupted; the same command resumes at %s", describe_step(*saved))
-
-
-def _peak_memory(device: torch.device) -> int:
-    if device.type == "cuda":
-        return int(torch.cuda.max_memory_allocated(device))
-    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024

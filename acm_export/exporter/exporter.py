@@ -80,6 +80,12 @@ def export_checkpoint(checkpoint: Checkpoint, path: Path, **options: Any) -> Exp
         What was written.
     """
     model = checkpoint.model
+    if next(acm_layers(model), None) is None:
+        _log.info(
+            "%s has 0 ACM layers; to make it adaptive: acm-export acmize %s --data D -o DIR",
+            checkpoint.path.name,
+            checkpoint.path,
+        )
     return export(
         model, example_inputs(model, checkpoint.family), path,
         output_fields=checkpoint.family.outputs[type(model).__name__],

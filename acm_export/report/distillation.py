@@ -14,7 +14,7 @@ if TYPE_CHECKING:
     from collections.abc import Iterator
 
     from acm_export.distillation.plan import AcmizePlan
-    from acm_export.distillation.run import AcmizeResult
+    from acm_export.distillation.result import AcmizeResult
 
 
 def plan_table(plan: AcmizePlan) -> Table:
@@ -43,16 +43,18 @@ def describe_plan(plan: AcmizePlan) -> Iterator[str]:
 
 def plan_json(plan: AcmizePlan) -> dict[str, Any]:
     """The plan as JSON."""
+    sites = [
+        {"site": item.site.place, "kind": item.site.kind}
+        | asdict(item.spec)
+        | {"learners_share": item.learners_share, "gate_share": item.gate_share}
+        for item in plan.replacements
+    ]
     return {
-        "sites": [
-            {"site": item.site.place, "kind": item.site.kind, **asdict(item.spec),
-             "learners_share": item.learners_share, "gate_share": item.gate_share}
-            for item in plan.replacements
-        ],
+        "sites": sites,
         "parameters": {"dense": plan.parameters[0], "acm": plan.parameters[1]},
         "flops": {"dense": asdict(plan.flops[0]), "acm": asdict(plan.flops[1])},
         "inputs": {name: list(shape) for name, shape in plan.tokens.items()},
-    }  # fmt: skip
+    }
 
 
 def result_table(result: AcmizeResult) -> Table:

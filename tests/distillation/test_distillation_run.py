@@ -16,7 +16,7 @@ from acm_export.base.errors import DistillationError, OutputError, UsageError
 from acm_export.checkpoints import load_checkpoint
 from acm_export.data.samples import open_samples, split
 from acm_export.distillation import train
-from acm_export.distillation.run import AcmizeResult, run_distillation
+from acm_export.distillation.run import run_distillation
 from acm_export.distillation.settings import AcmizeSettings
 from acm_export.distillation.state import partial_folder
 from acm_export.modules import acm_layers
@@ -26,6 +26,7 @@ if TYPE_CHECKING:
 
     from acm_export.checkpoints import Checkpoint
     from acm_export.data.samples import Samples
+    from acm_export.distillation.result import AcmizeResult
 
 SETTINGS = AcmizeSettings(num_learners=3, steps=(5, 4, 6), batch=8, checkpoint_every=2)
 
