@@ -28,7 +28,7 @@ if TYPE_CHECKING:
 _GATE_RATE = 10.0
 """Learning rate of gates ÷ that of the rest, for the paper's recipe: phase 3 has to move gates off their labels."""
 _LEAST_SHARE = 0.1
-"""Least share of learners in the training for every budget; nobody would run the model with fewer."""
+"""Least share of learners in the training for every budget; with fewer the model is of no practical use."""
 
 
 class WholePhase(Phase):
