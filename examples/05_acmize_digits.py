@@ -35,7 +35,7 @@ from evidence import BUDGETS, Batches, OneFile, Stages, paired, parser, print_ta
 
 from acm_export.calibration.calibrate import Options
 from acm_export.checkpoints import load_checkpoint
-from acm_export.distillation.acmize import acmize
+from acm_export.distillation.run import run_distillation
 from acm_export.distillation.settings import AcmizeSettings
 
 if TYPE_CHECKING:
@@ -60,7 +60,7 @@ def run_fold(
     dense = train_dense(dense_vit(HIDDEN, FFN), train, steps[0])
     dense.save_pretrained(folder / "dense")
     teacher = load_checkpoint(folder / "dense")
-    result = acmize(teacher, train, test, one, folder / "acm", Stages())
+    result = run_distillation(teacher, train, test, one, folder / "acm", Stages())
     options = Options(batch_size=64, samples=400, probe_samples=64)
     calibration = Batches("training images", train.batches(64))
     file = OneFile(folder / "acm", calibration, (0.25, 0.4, HALF, 0.6, 0.75), folder, options)

@@ -21,7 +21,7 @@ from transformers import AutoTokenizer, BertModel
 
 from acm_export.calibration.calibrate import Options
 from acm_export.checkpoints import load_checkpoint
-from acm_export.distillation.acmize import acmize
+from acm_export.distillation.run import run_distillation
 from acm_export.distillation.settings import AcmizeSettings
 
 GLOSSES = Path("/usr/share/wordnet/data.noun")
@@ -128,7 +128,7 @@ def main() -> None:
         held_out = InMemory("WordNet glosses, held out", samples[train - 40 : train])
         taught = InMemory("WordNet glosses", samples[: train - 40])
         if not (output / "config.json").is_file():
-            acmize(load_checkpoint(folder), taught, held_out, settings, output, Stages())
+            run_distillation(load_checkpoint(folder), taught, held_out, settings, output, Stages())
         model = OneFile(
             output, Batches("glosses", batched(samples[:calibration])), sorted(BUDGETS)[:-1], Path(name),
             Options(batch_size=BATCH, probe_samples=50),

@@ -34,7 +34,7 @@ from transformers import Wav2Vec2ForCTC
 
 from acm_export.calibration.calibrate import Options
 from acm_export.checkpoints import load_checkpoint
-from acm_export.distillation.acmize import acmize
+from acm_export.distillation.run import run_distillation
 from acm_export.distillation.settings import AcmizeSettings
 
 SETTINGS = AcmizeSettings(
@@ -101,7 +101,7 @@ def main() -> None:
         samples = taught.samples()
         held_out, rest = InMemory("speech, held out", samples[: train // 50 or 1]), samples[train // 50 or 1 :]
         if not (folder / "speech-acm" / "config.json").is_file():
-            acmize(
+            run_distillation(
                 load_checkpoint(dense), InMemory("speech", rest), held_out, settings, folder / "speech-acm", Stages()
             )
         calibration = taught.first(CALIBRATION)

@@ -18,18 +18,18 @@ from transformers import ViTConfig, ViTForImageClassification
 
 from acm_export.checkpoints import load_checkpoint
 from acm_export.demo.digits import DENSE, load_all_images, load_test_images
-from acm_export.distillation.acmize import acmize
-from acm_export.distillation.dial import Dial
+from acm_export.distillation.batches import collate_for
 from acm_export.distillation.layerwise import GatesPhase, LearnersPhase
 from acm_export.distillation.plan import make_plan
-from acm_export.distillation.prepare import collate_for
-from acm_export.distillation.record import Recorder
+from acm_export.distillation.record import SiteRecorder
+from acm_export.distillation.run import run_distillation
 from acm_export.distillation.settings import AcmizeSettings
 from acm_export.distillation.state import State
 from acm_export.distillation.statistics import gather_statistics
 from acm_export.distillation.tasks import task_for
-from acm_export.distillation.train import Speed, Trainer
-from acm_export.distillation.whole import WholePhase
+from acm_export.distillation.threshold_table import ThresholdTable
+from acm_export.distillation.train import Throughput, Trainer
+from acm_export.distillation.whole_phase import WholePhase
 from acm_export.modules import acm_layers
 from acm_export.surgery import FAMILIES, install_acm_layers, model_flops
 
@@ -168,16 +168,16 @@ def paper_models(
     variances = {place: value.output_variance for place, value in found.items()}
     accelerator = Accelerator(cpu=True, dataloader_config=DataLoaderConfiguration(split_batches=True))
     with TemporaryDirectory(prefix="acm-export-example-") as name:
-        trainer = Trainer(accelerator, settings, data, collate, student, Path(name) / "paper", Stages(), Speed())
+        trainer = Trainer(accelerator, settings, data, collate, student, Path(name) / "paper", Stages(), Throughput())
         state = State("", variances, {})
-        with Recorder(dense, teacher.family, sites) as recorder:
-            trainer.run(LearnersPhase(layers, variances, recorder), 1, state)
-            trainer.run(GatesPhase(layers, recorder, None, plan.costs), 2, state)
+        with SiteRecorder(dense, teacher.family, sites) as recorder:
+            trainer.run(LearnersPhase(layers, variances, recorder), state)
+            trainer.run(GatesPhase(layers, recorder, None, plan.costs), state)
         for budget in budgets:
             own = copy.deepcopy(student)
-            whole = WholePhase(own, dense, teacher.family, task, plan.costs, budget, Dial())
+            whole = WholePhase(own, dense, teacher.family, task, plan.costs, budget, ThresholdTable())
             trainer = replace(trainer, student=own, settings=replace(settings, budget=budget))
-            trainer.run(whole, 3, replace(state, phase=3, step=0, optimizer={}, scaler={}, history=[]))
+            trainer.run(whole, replace(state, phase=3, step=0, optimizer={}, scaler={}, history=[]))
             yield own.eval()
 
 
@@ -188,7 +188,7 @@ def embedded(folder: Path, *, quick: bool) -> None:
     seen = {image.tobytes() for image in test_pixels}
     train = np.array([image.tobytes() not in seen for image in pixels])
     settings = replace(_EMBEDDED, steps=(2, 2, 2)) if quick else _EMBEDDED
-    result = acmize(
+    result = run_distillation(
         load_checkpoint(DENSE), Images("digits, training images", pixels[train], labels[train]),
         Images("digits, test images", test_pixels, test_labels), settings, folder, Stages(),
     )  # fmt: skip

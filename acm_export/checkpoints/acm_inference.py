@@ -1,4 +1,4 @@
-"""Sort the ACM layers out of the authors' weights and infer what the weights do not say outright."""
+"""Find the ACM layers in the authors' weights, and infer N, h and min_learners from the shapes."""
 
 from __future__ import annotations
 
@@ -20,19 +20,19 @@ _SAVE_AGAIN = "the file is damaged or was changed after training: save it again"
 _GATE = "gating_network."
 _LINEAR = re.compile(r"gating_network\.(?:fc|net\.(\d+))\.(weight|bias)")
 _LEARNERS = ("w1", "b1", "w2", "b2")
-_IGNORED = ("gating_network.gs_tau",)  # temperature of the Gumbel softmax in training
+_IGNORED = ("gating_network.gs_tau",)  # temperature of the Gumbel softmax, used in training only
 
 
 @dataclass(frozen=True)
 class InferredLayer:
-    """One ACM layer: its description, and its tensors under the names of :class:`~acm_export.modules.ACMLayer`."""
+    """One ACM layer: its description, and its tensors by their names in :class:`~acm_export.modules.ACMLayer`."""
 
     spec: ACMSpec
     state: State
 
 
 def group_acm_layers(state: State) -> tuple[dict[str, State], State]:
-    """Split the weights into ACM layers (by module name; tensors by the rest of their name) and everything else."""
+    """Split the weights into ACM layers, by module name, and all other tensors."""
     names = [name.removesuffix(".w1") for name in state if name.endswith(".w1")]
     groups: dict[str, State] = defaultdict(dict)
     dense: State = {}
@@ -45,7 +45,7 @@ def group_acm_layers(state: State) -> tuple[dict[str, State], State]:
                 groups[owner][key] = tensor
         else:
             raise CheckpointError(
-                f"the weights hold {name!r}, which is no part of an ACM layer",
+                f"the weights hold {name!r}, which is not part of an ACM layer",
                 f"expected: {', '.join(_LEARNERS)}, {_GATE}*",
             )
     return dict(groups), dense
@@ -56,27 +56,27 @@ def infer_learners(
 ) -> dict[str, InferredLayer]:
     """Find N, h, min_learners and the gate of every ACM layer.
 
-    b2 has N + 1 rows, a gate N + 1 - min_learners choices. So b2 tells N; where no layer has one, the widest gate does,
-    unless flags say that learners always run there too. N tells min_learners of every other layer.
+    b2 has N + 1 rows, a gate N + 1 - min_learners choices. So N follows from b2; where no layer has one, from the
+    widest gate, unless options say that learners always run there too. min_learners of all other layers follow from N.
 
     Args:
-        groups: The tensors of each ACM layer.
-        num_learners: N where the user gave it.
-        min_learners: By a part of the layer name, where the user gave it.
+        groups: Tensors of each ACM layer.
+        num_learners: N, where the user gave it.
+        min_learners: Learners that always run by a part of the layer name, where the user gave them.
 
     Returns:
         A description and tensors for each layer.
 
     Raises:
-        CheckpointError: The tensors contradict each other or the flags; the message has both values.
-        UsageError: ``num_learners`` is no count, or ``min_learners`` names no layer.
+        CheckpointError: The tensors contradict each other or the options; the message has both values.
+        UsageError: ``num_learners`` is below 1, or ``min_learners`` matches no layer.
     """
     gates = {name: _gate(name, tensors) for name, tensors in groups.items()}
     unused = [pattern for pattern in min_learners if not any(pattern in name for name in groups)]
     if unused:
         known = sorted({name.rpartition(".")[2] for name in groups})
         raise UsageError(
-            f"--min-learners names {', '.join(unused)}, which is part of no ACM layer's name",
+            f"--min-learners has {', '.join(unused)}, which matches no ACM layer",
             f"the ACM layers are {', '.join(known[:6])}",
         )
     widths = {name: gate[-1][0].shape[0] for name, gate in gates.items()}
@@ -91,7 +91,7 @@ def infer_learners(
 
 
 def _stated_learners(groups: dict[str, State], num_learners: int | None) -> int | None:
-    """N from the shapes of b2, [(N+1)*D] with D from w1, held against the flag; None where no layer has a b2."""
+    """N from the shapes of b2, [(N+1)*D] with D from w1, compared with the option; None where no layer has a b2."""
     if num_learners is not None and num_learners < 1:
         raise UsageError(f"--num-learners gives N = {num_learners}, expected at least 1", "leave it out to infer N")
     stated: dict[str, int] = {}
@@ -112,13 +112,13 @@ def _stated_learners(groups: dict[str, State], num_learners: int | None) -> int 
         if num_learners is not None and n != num_learners:
             raise CheckpointError(
                 f"{name}: b2 has {n + 1} rows, which means N = {n}, but --num-learners gives N = {num_learners}",
-                f"leave --num-learners out, or give {n}",
+                f"leave out --num-learners, or give {n}",
             )
     return next(iter(stated.values()), None)
 
 
 def _check_gate(name: str, width: int, n: int, given: int | None, *, tells_n: bool) -> None:
-    """Hold the width of one gate against N and the flag for its layer."""
+    """Compare the width of one gate with N and the option for its layer."""
     minimum = n + 1 - width
     if given is not None and given != minimum:
         raise CheckpointError(
@@ -134,13 +134,13 @@ def _check_gate(name: str, width: int, n: int, given: int | None, *, tells_n: bo
     if minimum > 0 and tells_n and given is None:
         raise CheckpointError(
             f"{name}: its gate is the widest with {width} choices, which means N = {width - 1}, "
-            f"but the flags say N = {n}",
-            "correct --num-learners, or say with --min-learners how many learners always run there",
+            f"but the options give N = {n}",
+            "correct --num-learners, or give with --min-learners how many learners always run there",
         )
 
 
 def _gate(name: str, tensors: State) -> list[tuple[torch.Tensor, torch.Tensor]]:
-    """Weights and biases of the gate's linear maps in order; nothing stands between them in that code."""
+    """Weights and biases of the gate's linear maps in order; that code has nothing between them."""
     parts: dict[int, dict[str, torch.Tensor]] = defaultdict(dict)
     for key, tensor in tensors.items():
         if key.startswith(_GATE):
@@ -153,7 +153,7 @@ def _gate(name: str, tensors: State) -> list[tuple[torch.Tensor, torch.Tensor]]:
             parts[int(match[1] or 0)][match[2]] = tensor
     if sorted(parts) != list(range(len(parts))):
         raise CheckpointError(
-            f"{name} has a gate with maps {sorted(parts)}; something stands between them",
+            f"{name} has a gate with maps {sorted(parts)}, and other modules between them",
             "only gates of linear maps are supported",
         )
     linears = [parts[index] for index in sorted(parts)]

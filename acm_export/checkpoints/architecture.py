@@ -1,12 +1,15 @@
-"""From a config to the class of transformers that it describes."""
+"""``config.json``: the class of transformers that it describes, and values that transformers would not explain."""
 
 from __future__ import annotations
 
+import json
+import re
 import warnings
 from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 import transformers
+from transformers.activations import ACT2FN
 
 from acm_export.base.errors import AcmWarning, CheckpointError
 
@@ -18,19 +21,60 @@ if TYPE_CHECKING:
 
     from acm_export.surgery import ModelFamily
 
+_MAX_CONFIG_BYTES = 16 << 20
+_HUB_ID = re.compile(r"[\w.-]+/[\w.-]+")
+_CONVERT = "for a file of the ACM authors' code: acm-export convert FILE --num-heads H -o DIR"
+_CORRECT = "correct the value in config.json"
+_COUNTS = (
+    "hidden_size", "intermediate_size", "num_attention_heads", "patch_size", "image_size", "num_channels", "vocab_size",
+    "type_vocab_size", "max_position_embeddings", "d_model", "encoder_attention_heads", "encoder_ffn_dim",
+    "num_mel_bins", "max_source_positions", "conv_dim", "conv_kernel", "conv_stride",
+)  # fmt: skip
+_ACTIVATIONS = ("hidden_act", "activation_function", "feat_extract_activation")
 
-def parse_config(folder: Path) -> PretrainedConfig:
-    """Read ``config.json`` through transformers; nothing in the folder is run.
+
+def read_config_json(folder: Path) -> dict[str, Any]:
+    """Read ``config.json`` of a checkpoint folder as JSON.
 
     Raises:
-        CheckpointError: It is no config.
+        UsageError: There is no such folder.
+        CheckpointError: There is no such file, or it is not a JSON object.
+    """
+    path = folder / "config.json"
+    if not folder.is_dir():
+        check_input(folder, "folder", _missing_folder_hint(folder))
+        raise CheckpointError(f"{folder} is a file, not a checkpoint folder", _CONVERT)
+    if not path.is_file():
+        raise CheckpointError(f"{folder} has no config.json", "give the folder that holds config.json")
+    if path.stat().st_size > _MAX_CONFIG_BYTES:
+        raise CheckpointError(f"{path} has {path.stat().st_size} bytes; a config has at most {_MAX_CONFIG_BYTES}")
+    try:
+        config = json.loads(path.read_text())
+    except (ValueError, RecursionError) as error:
+        raise CheckpointError(f"{path} is not JSON: {error}", "copy or save it again") from error
+    if not isinstance(config, dict):
+        raise CheckpointError(f"{path} holds a {type(config).__name__}, expected an object")
+    return config
+
+
+def _missing_folder_hint(folder: Path) -> str:
+    if _HUB_ID.fullmatch(str(folder)) and folder.parts[0] not in (".", "..") and not folder.parent.exists():
+        return f"to download it from the Hugging Face Hub: hf download {folder} --local-dir {folder.name}"
+    return "give a checkpoint folder, which holds config.json and model.safetensors"
+
+
+def parse_config(folder: Path) -> PretrainedConfig:
+    """Read ``config.json`` through transformers; no code of the folder runs.
+
+    Raises:
+        CheckpointError: It is not a config of transformers.
     """
     try:
         return transformers.AutoConfig.from_pretrained(folder, local_files_only=True)
     except Exception as error:  # transformers raises whatever a strange value leads to
         reason = " ".join(str(error).split())
         raise CheckpointError(
-            f"{folder / 'config.json'} is no config of transformers: {reason}", "correct the value in config.json"
+            f"{folder / 'config.json'} is not a config of transformers: {reason}", _CORRECT
         ) from error
 
 
@@ -38,7 +82,7 @@ def model_class_of(config: dict[str, Any], family: ModelFamily) -> type[PreTrain
     """The class of the architecture that a config names, or of the part of it that the family reads.
 
     Raises:
-        CheckpointError: The family does not support the architecture.
+        CheckpointError: The architecture is not supported.
     """
     names = config.get("architectures") or [next(iter(family.outputs))]
     name = names[0] if isinstance(names, list) and len(names) == 1 else names
@@ -50,7 +94,7 @@ def model_class_of(config: dict[str, Any], family: ModelFamily) -> type[PreTrain
             "save the model as one of these with transformers, and give that folder",
         )
     if read != name:
-        warnings.warn(f"{name} is read as {read}; what is not part of that is left out", AcmWarning, stacklevel=3)
+        warnings.warn(f"{name} is read as {read}; its other parts are left out", AcmWarning, stacklevel=3)
     kind = family.model_type
     home = transformers if hasattr(transformers, read) else import_module(f"transformers.models.{kind}.modeling_{kind}")
     model_class: type[PreTrainedModel] = getattr(home, read)
@@ -58,11 +102,45 @@ def model_class_of(config: dict[str, Any], family: ModelFamily) -> type[PreTrain
 
 
 def construction_options(expected: Collection[str], found: Collection[str]) -> dict[str, Any]:
-    """Arguments for a model's class beside the config, so that a base model saved without its pooler has none.
+    """Arguments for a model's class besides the config: a base model saved without its pooler is built without one.
 
     Args:
-        expected: Names of the tensors of a model made without options.
-        found: Names in the weights file.
+        expected: Names of the tensors of a model built without options.
+        found: Names of the tensors in the weights.
     """
     poolers = {name for name in expected if name.startswith("pooler.")}
     return {"add_pooling_layer": False} if poolers and not poolers & set(found) else {}
+
+
+def check_fields(config: dict[str, Any]) -> None:
+    """Check that counts are at least 1 and activations known; transformers' own errors would not name the field.
+
+    Raises:
+        CheckpointError: A value is impossible; the message has the field and the value.
+    """
+    for field in _COUNTS:
+        value = config.get(field)
+        if any(isinstance(item, int) and item < 1 for item in (value if isinstance(value, list) else [value])):
+            raise CheckpointError(
+                f"config.json has {field} = {value!r}, expected at least 1", f"correct {field} in config.json"
+            )
+    for field in _ACTIVATIONS:
+        activation = config.get(field)
+        if isinstance(activation, str) and activation not in ACT2FN:
+            raise CheckpointError(
+                f"config.json has {field} = {activation!r}, which is not a known activation",
+                f"choose one of {', '.join(sorted(ACT2FN))}",
+            )
+
+
+def check_layer_count(config: dict[str, Any], family: ModelFamily, num_tensors: int) -> None:
+    """Check the number of transformer layers before any is built.
+
+    Raises:
+        CheckpointError: It is below 1, or above the number of tensors in the weights.
+    """
+    count = config.get(family.num_layers)
+    if isinstance(count, int) and not 1 <= count <= num_tensors:
+        raise CheckpointError(
+            f"the config has {family.num_layers} = {count}, but the weights hold {num_tensors} tensors", _CORRECT
+        )

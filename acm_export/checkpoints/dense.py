@@ -1,4 +1,4 @@
-"""Dense folders: read through transformers, after the names and shapes of the weights have been compared."""
+"""Read dense folders through transformers, after the names and shapes of their weights have been checked."""
 
 from __future__ import annotations
 
@@ -9,30 +9,37 @@ import torch
 
 from acm_export.base.errors import CheckpointError
 from acm_export.checkpoints.architecture import construction_options
-from acm_export.checkpoints.shapes import Shapes, compare_shapes
+from acm_export.checkpoints.weights import Shapes, compare_shapes
 
 if TYPE_CHECKING:
     from pathlib import Path
 
     from transformers import PretrainedConfig, PreTrainedModel
 
+    from acm_export.checkpoints.weights import Weights
     from acm_export.surgery import ModelFamily
 
 
 def load_dense(
-    weights: Path, model_class: type[PreTrainedModel], config: PretrainedConfig, family: ModelFamily, shapes: Shapes
+    weights: Weights, model_class: type[PreTrainedModel], config: PretrainedConfig, family: ModelFamily
 ) -> PreTrainedModel:
-    """Read a model that transformers saved, where every tensor has its place and every place its tensor.
+    """Read a model that transformers saved; names and shapes of its tensors must match the config.
 
-    Heads that the architecture does not have may be in the file: a base model is read out of a model with a head, and
-    Whisper's encoder out of the whole. A base model without a pooler is built without one.
+    The weights may hold heads that the architecture does not have: a base model is read from a model with a head, and
+    Whisper's encoder from the whole model. A base model without a pooler is built without one.
+
+    Args:
+        weights: Weights of the folder.
+        model_class: Class to build.
+        config: Config of the folder.
+        family: Family of the model.
 
     Raises:
-        CheckpointError: The config describes no model, or one with other names or shapes than the weights.
+        CheckpointError: The config does not describe a model, or one with other names or shapes than the weights.
     """
     expected = _expected_shapes(model_class, config, {})
     prefix = f"{model_class.base_model_prefix}."
-    found = _module_names(shapes, family, expected, prefix)
+    found = _module_names(weights.shapes, family, expected, prefix)
     options = construction_options(expected, found)
     expected = _expected_shapes(model_class, config, options) if options else expected
     unused = {n for n in found.keys() - expected.keys() if n.removeprefix(prefix).startswith(family.optional)}
@@ -40,12 +47,12 @@ def load_dense(
     compare_shapes(
         {name: shape for name, shape in expected.items() if name not in lacking},
         {name: shape for name, shape in found.items() if name not in unused},
-        weights,
+        weights.path,
     )
-    if family.read_as:  # transformers knows the names of whole models only
+    if family.read_as:  # transformers only knows the names of whole models
         options["key_mapping"] = dict(family.stored_names)
-    model = _from_pretrained(weights.parent, model_class, config, options, lacking)
-    for name in lacking:  # loading is to give the same model every time
+    model = _from_pretrained(weights.path.parent, model_class, config, options, lacking)
+    for name in lacking:  # so that every load gives the same model
         torch.nn.init.zeros_(model.get_parameter(name))
     return model
 
@@ -62,7 +69,7 @@ def _expected_shapes(model_class: type[PreTrainedModel], config: PretrainedConfi
 
 
 def _module_names(shapes: Shapes, family: ModelFamily, expected: Shapes, prefix: str) -> Shapes:
-    """The shapes under the names of the modules, with the base model's prefix where the architecture has it."""
+    """Shapes by the names of the modules, with the base model's prefix where the architecture has it."""
     renamed: Shapes = {}
     for stored, shape in shapes.items():
         name = stored
@@ -71,7 +78,9 @@ def _module_names(shapes: Shapes, family: ModelFamily, expected: Shapes, prefix:
         choices = (name, f"{prefix}{name}", name.removeprefix(prefix))
         place = next((choice for choice in choices if choice in expected), name)
         if place in renamed:
-            raise CheckpointError(f"the weights hold {place} under two names, one of them {stored}", "keep one of them")
+            raise CheckpointError(
+                f"the weights hold {place} under two names, one of them {stored}", "remove one of them"
+            )
         renamed[place] = shape
     return renamed
 

@@ -20,8 +20,8 @@ from acm_export.base.errors import CheckpointError, UsageError
 from acm_export.base.files import check_input
 from acm_export.checkpoints.acm_inference import MinLearners, group_acm_layers, infer_learners
 from acm_export.checkpoints.folder import build_model
-from acm_export.checkpoints.health import warn_about_values
 from acm_export.checkpoints.unpickle import load_state
+from acm_export.checkpoints.weights import warn_about_values
 from acm_export.surgery import FAMILIES
 
 if TYPE_CHECKING:
@@ -60,13 +60,13 @@ _MODULES = {
 
 
 @dataclass(frozen=True)
-class Converted:
-    """A converted model and what was inferred on the way.
+class ConvertedModel:
+    """A converted model, and what was inferred from its weights.
 
     Args:
         model: ``ViTForImageClassification``, in evaluation mode.
         num_learners: N, or None for a dense model.
-        inferred: One line for each fact that was not given, for the user to check.
+        inferred: One line for each fact that was inferred, for the user to check.
     """
 
     model: PreTrainedModel
@@ -80,26 +80,26 @@ def convert_reference(
     num_heads: int | None = None,
     num_learners: int | None = None,
     min_learners: MinLearners | None = None,
-) -> Converted:
+) -> ConvertedModel:
     """Turn a file of the authors' code into a Hugging Face Vision Transformer.
 
     Args:
-        path: A ``.pth`` file as that code saves it, or its ``model_state`` as ``.safetensors``.
-        num_heads: Attention heads; not in the weights. May be left out where the file's config records it.
-        num_learners: N; by default b2 tells it, or the widest gate where no layer has b2.
-        min_learners: Learners that always run, by a part of the layer name (``{"q_proj": 1}``); by default the
-            difference between N and the gate's width tells it.
+        path: ``.pth`` file as that code saves it, or its ``model_state`` as ``.safetensors``.
+        num_heads: Attention heads, which the weights do not tell; optional where the file's config records them.
+        num_learners: N; by default inferred from b2, or from the widest gate where no layer has b2.
+        min_learners: Learners that always run, by a part of the layer name (``{"q_proj": 1}``); by default inferred
+            from N and the width of the gate.
 
     Returns:
         The model, dense or with ACM layers.
 
     Raises:
-        CheckpointError: The file cannot be read safely, or contradicts itself or the flags.
-        UsageError: A flag has a value that no file could agree with, or that does not fit this one.
+        CheckpointError: The file cannot be read safely, or contradicts itself or the options.
+        UsageError: An option has a value that is impossible, or impossible for this file.
     """
     state, args = _load(path)
     groups, dense = group_acm_layers(state)
-    places, renamed = {name: _rename(name) for name in groups}, _rename_dense(dense)  # names before values
+    places, renamed = {name: _rename(name) for name in groups}, _rename_dense(dense)  # names are checked before values
     if strange := [f"{name} ({t.dtype})" for name, t in state.items() if not t.is_floating_point()]:
         raise CheckpointError(
             f"weights must be floating point, but {', '.join(strange[:5])}", "save the weights before quantizing them"
@@ -108,7 +108,7 @@ def convert_reference(
     groups, renamed = {name: _float32(tensors) for name, tensors in groups.items()}, _float32(renamed)
     if not groups and (num_learners is not None or min_learners):
         raise CheckpointError(
-            f"{path} has no ACM layers, but --num-learners or --min-learners was given", "leave these flags out"
+            f"{path} has no ACM layers, but --num-learners or --min-learners was given", "leave out these options"
         )
     layers = infer_learners(groups, num_learners, min_learners or {})
     specs: dict[str, ACMSpec] = {}
@@ -123,7 +123,7 @@ def convert_reference(
     if specs and num_learners is None:
         notes.append(f"N = {counts[0]}, {_learners_note(groups)}")
     notes += sorted({f"min_learners = {s.min_learners} for {_kind(n)}" for n, s in specs.items() if s.min_learners})
-    return Converted(model, counts[0] if counts else None, tuple(notes))
+    return ConvertedModel(model, counts[0] if counts else None, tuple(notes))
 
 
 def _float32(state: State) -> State:
@@ -133,7 +133,7 @@ def _float32(state: State) -> State:
 def _learners_note(groups: dict[str, State]) -> str:
     if any("b2" in tensors for tensors in groups.values()):
         return "from the rows of b2"
-    return "from the widest gate; if learners always run in every layer, give --num-learners and --min-learners"
+    return "from the widest gate; give --num-learners and --min-learners if learners always run in every layer"
 
 
 def _load(path: Path) -> tuple[State, dict[str, Any]]:
@@ -149,10 +149,10 @@ def _load(path: Path) -> tuple[State, dict[str, Any]]:
 
 
 def _rename(name: str) -> str:
-    """A module of a transformer layer in the authors' naming to its Hugging Face name."""
+    """The Hugging Face name of a module of a transformer layer, from its name in the authors' code."""
     match = _LAYER.fullmatch(name)
     if match is None or match[2] not in _MODULES:
-        raise CheckpointError(f"the weights hold {name!r}, which is no part of that code's Vision Transformer", _PARTS)
+        raise CheckpointError(f"the weights hold {name!r}, which is not part of that code's Vision Transformer", _PARTS)
     return f"vit.layers.{match[1]}.{_MODULES[match[2]]}"
 
 
@@ -200,7 +200,7 @@ def _heads(given: int | None, args: dict[str, Any], model_dim: int) -> tuple[int
     if given is not None and isinstance(recorded, int) and given != recorded:
         raise CheckpointError(
             f"--num-heads is {given}, but the file records num_heads = {recorded}",
-            f"leave --num-heads out, or give {recorded}",
+            f"leave out --num-heads, or give {recorded}",
         )
     if given is not None and (given < 1 or model_dim % given):
         raise UsageError(

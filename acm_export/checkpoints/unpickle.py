@@ -1,8 +1,8 @@
 """Read the tensors of a PyTorch checkpoint without running anything that the file names.
 
 The authors' files hold a config object of another library beside the weights, so that PyTorch's weights-only loading
-refuses them. Here every name in the pickle becomes an inert placeholder, except those from which tensors are made,
-and these are answered by our own code. Nothing named in the file is imported or called.
+refuses them. Here every name in the pickle becomes an inert placeholder, except those that build tensors, for which
+our own code stands in. Nothing named in the file is imported or called.
 """
 
 from __future__ import annotations
@@ -43,10 +43,10 @@ def load_state(path: Path) -> tuple[dict[str, torch.Tensor], dict[str, Any]]:
     """Read ``model_state`` and the plain values of ``args`` of a file that the authors' code saved.
 
     Args:
-        path: A zip file as ``torch.save`` writes it.
+        path: Zip file as ``torch.save`` writes it.
 
     Returns:
-        The tensors by name, and the numbers and strings of the file's config object, nested as they were.
+        Tensors by name, and the numbers and strings of the file's config object, nested as in the file.
 
     Raises:
         UsageError: There is no such file.
@@ -92,7 +92,7 @@ def load_state(path: Path) -> tuple[dict[str, torch.Tensor], dict[str, Any]]:
 
 
 def _check_sharing(tensors: Iterable[torch.Tensor], path: Path) -> None:
-    """Refuse many tensors over few storages: converting them would take memory that the file does not have."""
+    """Refuse many tensors over few storages, whose conversion would take far more memory than the file has bytes."""
     total = 0
     storages: dict[int, int] = {}
     for tensor in tensors:
@@ -112,7 +112,7 @@ def _abridged(names: Iterable[Any]) -> str:
 
 
 def _unreadable_hint(path: Path) -> str:
-    """What to do about a file that does not open as a zip file; the beginning of the file tells."""
+    """What to do about a file that is not a readable zip file, from its first bytes."""
     if path.is_dir():
         return f"{path} is a folder; give the .pth file, or pass a checkpoint folder straight to acm-export export"
     try:
@@ -134,7 +134,7 @@ def _resave_hint() -> str:
 
 
 class _Placeholder:
-    """Stands for an object whose class is named in the file; keeps the state it was pickled with, does nothing."""
+    """Stands for an object whose class is named in the file; keeps its pickled state and does nothing."""
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:
         self.state: Any = args or kwargs
@@ -166,7 +166,7 @@ class _StorageType:
 
 
 class _TensorMaker:
-    """Answers the file's calls of PyTorch's tensor constructors."""
+    """Stands in for PyTorch's tensor constructors."""
 
     __slots__ = ()
 
@@ -202,7 +202,7 @@ class _Unpickler(pickle._Unpickler):  # noqa: SLF001
     stack: list[Any]
 
     def load_build(self) -> None:
-        """Give placeholders their state, and nothing else: a state could overwrite a tensor's or our own."""
+        """Set the state of placeholders only: a state could overwrite that of a tensor or of our own objects."""
         state = self.stack.pop()
         if isinstance(self.stack[-1], _Placeholder):
             self.stack[-1].state = state

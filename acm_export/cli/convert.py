@@ -25,11 +25,13 @@ def _min_learners(_context: click.Context, _parameter: click.Parameter, value: s
 @click.argument("reference", type=click.Path(path_type=Path))
 @click.option("-o", "--output", type=click.Path(path_type=Path), required=True, help="Checkpoint folder to make.")
 @click.option("--num-heads", type=int, help="Attention heads; needed unless the file records them.")
-@click.option("--num-learners", type=int, help="N; by default b2 or the widest gate tells it.")
+@click.option("--num-learners", type=int, help="Learners per layer (N); by default inferred from the weights.")
 @click.option(
-    "--min-learners", callback=_min_learners, metavar="NAME=K,...",
-    help="Learners that always run, by part of a layer's name, as in q_proj=1; by default the gates tell it.",
-)  # fmt: skip
+    "--min-learners",
+    callback=_min_learners,
+    metavar="NAME=K,...",
+    help="Learners that always run, by a part of a layer's name, as in q_proj=1; by default inferred from the gates.",
+)
 @verb
 def convert(
     reference: Path,
@@ -41,31 +43,20 @@ def convert(
 ) -> None:
     """Turn REFERENCE, a .pth file of the ACM authors' code, into a Hugging Face checkpoint folder.
 
-    Nothing that the file names is imported or run. Its model_state as .safetensors is read too.
+    Nothing that the file names is imported or run. A .safetensors file of its model_state is read too.
 
     \b
     Example:
       acm-export convert acm_vit_b.pth --num-heads 12 -o acm-vit-b
     """
     need_export_packages()
-    from acm_export.base.files import sha256_of
-    from acm_export.checkpoints import convert_reference, save_checkpoint
-    from acm_export.modules import acm_layers
+    from acm_export.checkpoints import convert as api
 
-    converted = convert_reference(reference, num_heads=num_heads, num_learners=num_learners, min_learners=min_learners)
-    source = {
-        "format": "adaptive_computation_modules",
-        "file": reference.name,
-        "sha256": sha256_of(reference),
-    }
-    save_checkpoint(converted.model, output, source=source)
-    layers = dict(acm_layers(converted.model))
+    result = api(reference, output, num_heads=num_heads, num_learners=num_learners, min_learners=min_learners)
     if as_json:
-        write_json(
-            {"output": str(output), "num_layers": len(layers), "num_learners": converted.num_learners,
-             "inferred": list(converted.inferred), "source": source}
-        )  # fmt: skip
+        write_json(result.to_json())
         return
-    click.echo(f"{output}: {len(layers)} ACM layers" if layers else f"{output}: a dense model, no ACM layers")
-    for line in converted.inferred:
+    kind = f"{result.num_layers} ACM layers" if result.num_layers else "a dense model, 0 ACM layers"
+    click.echo(f"{result.output}: {kind}")
+    for line in result.inferred:
         click.echo(f"  inferred: {line}")

@@ -1,246 +1,173 @@
-"""From a dense checkpoint and data to an ACM checkpoint: plan, three phases, curve, folder."""
+"""``acmize``: turn a pre-trained transformer into an ACM model. What the phases do: docs/acmize.md."""
 
 from __future__ import annotations
 
-import copy
-import resource
-from dataclasses import dataclass
 from functools import partial
-from typing import TYPE_CHECKING, Any
+from pathlib import Path
+from typing import TYPE_CHECKING
 
-import torch
-from accelerate import Accelerator
-from accelerate.utils import DataLoaderConfiguration, DistributedDataParallelKwargs
-
-from acm_export.base.errors import UsageError
-from acm_export.checkpoints import save_checkpoint
-from acm_export.data.collate import LABELS, model_inputs
-from acm_export.data.samples import digest
-from acm_export.data.speech import read_vocabulary
-from acm_export.distillation.card import model_card
-from acm_export.distillation.dial import Dial
-from acm_export.distillation.evaluate import Curve, Evaluation
-from acm_export.distillation.initialise import learners_from_ffn, learners_from_linear
-from acm_export.distillation.layerwise import GatesPhase, LearnersPhase
-from acm_export.distillation.order import StepOrder, mixed
-from acm_export.distillation.plan import AcmizePlan, make_plan
-from acm_export.distillation.prepare import (
-    CARD,
-    Few,
-    check_loss,
-    check_model,
-    check_output,
-    check_samples,
-    collate_for,
-    in_order,
-)
-from acm_export.distillation.provenance import provenance
-from acm_export.distillation.record import Recorder
-from acm_export.distillation.settings import ANY_BUDGET, TEACHER, AcmizeSettings
-from acm_export.distillation.state import State, fingerprint, load_state, remove_state
-from acm_export.distillation.statistics import error_weights, gather_statistics
-from acm_export.distillation.tasks import task_for
-from acm_export.distillation.train import Silent, Speed, Trainer
-from acm_export.distillation.whole import WholePhase
-from acm_export.modules import acm_layers
-from acm_export.surgery import install_acm_layers
+from acm_export.base.files import check_apart
+from acm_export.base.optional import EXPORT, require
+from acm_export.base.progress import Silent
+from acm_export.distillation.settings import ANY_BUDGET, AcmizeSettings
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Iterator
-    from pathlib import Path
+    from os import PathLike
 
-    from transformers import PreTrainedModel
-
+    from acm_export.base.progress import Progress
     from acm_export.checkpoints import Checkpoint
     from acm_export.data.samples import Samples
-    from acm_export.distillation.tasks import AnyTask
-    from acm_export.distillation.train import Progress
-
-_STATISTICS_BATCHES = 16
-_THRESHOLD_SAMPLES = 256
-
-
-@dataclass(frozen=True)
-class Acmized:
-    """What came of a run.
-
-    Args:
-        output: The checkpoint folder.
-        plan: What was replaced.
-        curve: Quality against budget on held-out data.
-        history: Losses of the three phases on their way.
-        tokens_per_second: Through ACM layers, in this process, since the run was started or went on; None where no
-            step was left to do.
-        peak_memory: Of this process, bytes.
-        resumed: Phase and step that the run went on from, or None.
-        processes: That trained.
-        is_main_process: Whether this process is the one that wrote the output.
-    """
-
-    output: Path
-    plan: AcmizePlan
-    curve: Curve
-    history: tuple[dict[str, Any], ...]
-    tokens_per_second: float | None
-    peak_memory: int
-    resumed: tuple[int, int] | None
-    processes: int = 1
-    is_main_process: bool = True
+    from acm_export.distillation.plan import AcmizePlan
+    from acm_export.distillation.result import AcmizeResult
 
 
 def acmize(
-    teacher: Checkpoint,
-    samples: Samples,
-    held_out: Samples,
-    settings: AcmizeSettings,
-    output: Path,
-    progress: Progress,
+    model: str | PathLike[str],
+    data: str | PathLike[str],
+    output: str | PathLike[str],
     *,
+    eval_data: str | PathLike[str] | None = None,
+    processor: str | PathLike[str] | None = None,
+    task: str | None = None,
+    sites: str = "ffn",
+    learners: int = 4,
+    flops_factor: float = 1.0,
+    min_learners: int | None = None,
+    recipe: str = ANY_BUDGET,
+    budget: float | None = None,
+    init: str | None = None,
+    steps: tuple[int, int, int] = (1000, 500, 2000),
+    batch: int = 32,
+    lr: tuple[float, float, float] = (1e-3, 1e-3, 1e-4),
+    seed: int = 0,
+    mixed_precision: str = "no",
+    checkpoint_every: int = 200,
     restart: bool = False,
-) -> Acmized:
-    """Turn a dense transformer into an ACM model.
+    progress: Progress | None = None,
+) -> AcmizeResult:
+    """Replace parts of a dense transformer by ACM layers, and train them by the paper's three phases.
 
-    A run that was killed goes on where its last state was saved, and ends with the same weights.
+    An interrupted run resumes when it is called again with the same arguments, and ends with the same weights.
 
     Args:
-        teacher: Dense at the sites to be replaced.
-        samples: To train with.
-        held_out: To measure the curve on.
-        settings: Of the run.
-        output: Folder to make; replaced where it holds nothing but an earlier checkpoint.
-        progress: Is told of every step.
-        restart: Forget an unfinished run.
+        model: Dense checkpoint folder.
+        data: Training data: an ``.npz`` file, a folder of images or sounds, or ``module:function``.
+        output: Checkpoint folder to make; replaced where it holds nothing but an earlier result.
+        eval_data: Data for the quality curve; by default every tenth sample of ``data`` is held out.
+        processor: Folder or file with the settings of the image processor, where ``model`` has none.
+        task: ``classification``, ``ctc``, ``distil`` (no labels), or ``module:function``, a loss; by default the task
+            of the architecture.
+        sites: Modules to replace: ``ffn``, ``qkvo``, ``q_proj``, or patterns, separated by commas.
+        learners: N, learners per layer.
+        flops_factor: FLOPs of all learners ÷ those of the modules that they replace.
+        min_learners: Learners that always run; by default 0 under a residual connection and 1 elsewhere.
+        recipe: ``any-budget`` trains one model for all thresholds; ``paper`` one for ``budget``, as published.
+        budget: β that the recipe ``paper`` aims at.
+        init: Initial learners: ``teacher`` (its own neurons) or ``random``; by default ``teacher`` for ``any-budget``
+            and ``random`` for ``paper``.
+        steps: Steps of the three phases: learners, gates, whole model; 0 skips a phase.
+        batch: Samples per step, over all processes together.
+        lr: Peak learning rates of the three phases.
+        seed: Seed of all random numbers.
+        mixed_precision: ``no``, ``fp16`` or ``bf16``.
+        checkpoint_every: Steps between saved states, from which an interrupted run resumes.
+        restart: Discard the state of an unfinished run.
+        progress: Receives stages and steps; silent by default.
 
     Returns:
-        What was written and how good it is.
+        The plan, the quality curve and the losses of the run.
 
     Raises:
         UsageError: Data or settings do not fit the model.
-        DistillationError: Training broke down, or an unfinished run is another one.
+        CheckpointError: The model cannot be read or has ACM layers already.
+        DistillationError: The loss is not finite any more, or the unfinished run has other settings.
         OutputError: The output cannot be written.
+        MissingDependencyError: A package of the extras ``export`` or ``train`` is not installed.
     """
-    check_output(output)
-    plan = make_plan(teacher.model, teacher.family, settings)
-    task = task_for(teacher.model, teacher.family, settings.task, read_vocabulary(teacher.path))
-    collate = collate_for(teacher, task)
-    check_model(teacher.model)
-    check_samples(samples, collate, task, teacher)
-    check_samples(held_out, collate, task, teacher)
-    accelerator = _accelerator(settings, len(samples))
-    if not accelerator.is_main_process:
-        progress = Silent()
-    data = digest(samples, (*collate.names, LABELS))
-    identity = fingerprint(settings, teacher.sha256, data, accelerator.num_processes)
-    if restart and accelerator.is_main_process:
-        remove_state(output)
-    accelerator.wait_for_everyone()
-    dtype = next(teacher.model.parameters()).dtype
-    dense = teacher.model.float().to(accelerator.device).eval()
-    dense.requires_grad_(requires_grad=False)
-    check_loss(dense, samples, collate, task)
-    torch.manual_seed(settings.seed)
-    student = copy.deepcopy(dense)
-    install_acm_layers(student, teacher.family, plan.specs)
-    student.to(accelerator.device)
-    speed = Speed()
-    trainer = Trainer(accelerator, settings, samples, collate, student, output, progress, speed)
-    state = load_state(output, identity)
-    accelerator.wait_for_everyone()  # before the first one writes a new state
-    resumed = None if state is None else (state.phase, state.step)
-    if state is None:
-        state = _begin(trainer, teacher, dense, plan, identity)
-    else:
-        student.load_state_dict(state.student)
-    _train(trainer, teacher, dense, plan, task, state)
-    progress.stage("measuring the curve", None)
-    evaluation = Evaluation(student, dense, teacher.family, task, plan.costs)
-    some = samples if len(samples) <= _THRESHOLD_SAMPLES else Few(samples, _THRESHOLD_SAMPLES)
-    feed = partial(in_order, collate=collate, size=settings.batch, device=accelerator.device, progress=progress)
-    curve = evaluation.curve(partial(feed, some), partial(feed, held_out), len(held_out))
-    student.to(dtype)
-    if accelerator.is_main_process:
-        source = provenance(teacher, settings, task, samples, data, curve, state, accelerator.num_processes)
-        card = model_card(output.name, teacher.path.name, plan, settings, curve, samples.name, held_out.name, data)
-        save_checkpoint(student, output, source=source, processor_from=teacher.path, texts={CARD: card})
-        remove_state(output)
-    accelerator.wait_for_everyone()
-    rate = speed.tokens / speed.seconds if speed.seconds else None
-    peak = _peak_memory(accelerator.device)
-    history, processes = tuple(state.history), accelerator.num_processes
-    return Acmized(output, plan, curve, history, rate, peak, resumed, processes, accelerator.is_main_process)
+    settings = AcmizeSettings(
+        sites=sites,
+        num_learners=learners,
+        flops_factor=flops_factor,
+        min_learners=min_learners,
+        recipe=recipe,
+        init=init,
+        budget=budget,
+        steps=steps,
+        batch=batch,
+        learning_rates=lr,
+        task=task,
+        seed=seed,
+        checkpoint_every=checkpoint_every,
+        mixed_precision=mixed_precision,
+    )
+    folder, target = Path(model), Path(output)
+    check_apart((folder, *(Path(p) for p in (processor, data, eval_data) if p is not None)), {"-o": target})
+    if target.is_symlink() or not target.name:
+        target = target.resolve()
+    require(*EXPORT, "accelerate")
+    from acm_export.checkpoints import load_checkpoint
+    from acm_export.distillation.run import run_distillation
+
+    teacher = load_checkpoint(folder)
+    samples, held_out = _open_data(teacher, data, eval_data, processor, task)
+    return run_distillation(teacher, samples, held_out, settings, target, progress or Silent(), restart=restart)
 
 
-def _accelerator(settings: AcmizeSettings, samples: int) -> Accelerator:
-    """Of this process; the batches are divided among all.
+def plan_acmize(
+    model: str | PathLike[str],
+    *,
+    sites: str = "ffn",
+    learners: int = 4,
+    flops_factor: float = 1.0,
+    min_learners: int | None = None,
+    recipe: str = ANY_BUDGET,
+    budget: float | None = None,
+    init: str | None = None,
+) -> AcmizePlan:
+    """Find the sites, sizes, parameters and FLOPs of a run without training: ``acmize --dry-run``.
+
+    Args:
+        model: Dense checkpoint folder.
+        sites: As for :func:`acmize`.
+        learners: As for :func:`acmize`.
+        flops_factor: As for :func:`acmize`.
+        min_learners: As for :func:`acmize`.
+        recipe: As for :func:`acmize`.
+        budget: As for :func:`acmize`.
+        init: As for :func:`acmize`.
 
     Raises:
-        UsageError: They cannot be.
+        UsageError: The settings do not fit the model.
+        CheckpointError: The model cannot be read or has ACM layers already.
     """
-    accelerator = Accelerator(
-        mixed_precision=settings.mixed_precision,
-        dataloader_config=DataLoaderConfiguration(split_batches=True),
-        kwargs_handlers=[DistributedDataParallelKwargs(find_unused_parameters=True)],
+    settings = AcmizeSettings(sites, learners, flops_factor, min_learners, recipe, init, budget)
+    require(*EXPORT)
+    from acm_export.checkpoints import load_checkpoint
+    from acm_export.distillation.plan import make_plan
+
+    teacher = load_checkpoint(Path(model))
+    return make_plan(teacher.model, teacher.family, settings)
+
+
+def _open_data(
+    teacher: Checkpoint,
+    data: str | PathLike[str],
+    eval_data: str | PathLike[str] | None,
+    processor: str | PathLike[str] | None,
+    task: str | None,
+) -> tuple[Samples, Samples]:
+    """Samples to train with, and samples that are held out."""
+    from acm_export.data.samples import open_samples, split
+    from acm_export.data.speech import read_vocabulary
+    from acm_export.distillation.tasks import task_for
+
+    imitates = task_for(teacher.model, teacher.family, task, read_vocabulary(teacher.path)).name == "distil"
+    read = partial(
+        open_samples,
+        model_folder=teacher.path,
+        processor=None if processor is None else Path(processor),
+        inputs=[spec.name for spec in teacher.family.inputs(teacher.model.config)],
+        transcribed=not imitates,
     )
-    batch = min(settings.batch, samples)
-    if batch % accelerator.num_processes:
-        raise UsageError(
-            f"a batch of {batch} samples cannot be divided among {accelerator.num_processes} processes",
-            "choose another --batch",
-        )
-    return accelerator
-
-
-def _begin(trainer: Trainer, teacher: Checkpoint, dense: PreTrainedModel, plan: AcmizePlan, identity: str) -> State:
-    """Learners before any training, and what is known about the teacher; the same in every process."""
-    settings, samples = trainer.settings, trainer.samples
-    trainer.progress.stage("looking at the teacher", _STATISTICS_BATCHES)
-    sites = tuple(item.site for item in plan.replacements)
-    steps = StepOrder(len(samples), settings.batch, mixed(settings.seed, 0), 0, _STATISTICS_BATCHES)
-    torch.manual_seed(mixed(settings.seed, 0))
-    found = gather_statistics(dense, teacher.family, sites, _feed(trainer, steps))
-    if settings.origin == TEACHER:
-        for (_, layer), site in zip(_in_order_of(trainer.student, plan), sites, strict=True):
-            modules: Any = [dense.get_submodule(name) for name in site.modules]
-            if len(modules) > 1:
-                learners_from_ffn(layer, modules[0], modules[-1], found[site.place])
-            else:
-                learners_from_linear(layer, modules[0], found[site.place])
-    state = State(identity, {place: s.output_variance for place, s in found.items()}, error_weights(found))
-    trainer.save(state)
-    return state
-
-
-def _feed(trainer: Trainer, steps: StepOrder) -> Iterator[dict[str, torch.Tensor]]:
-    for indices in steps:
-        batch = trainer.collate([trainer.samples[i] for i in indices])
-        trainer.progress.batch()
-        yield {name: value.to(trainer.accelerator.device) for name, value in model_inputs(batch).items()}
-
-
-def _in_order_of(student: Any, plan: AcmizePlan) -> Iterable[tuple[str, Any]]:
-    layers = dict(acm_layers(student))
-    return [(item.site.place, layers[item.site.place]) for item in plan.replacements]
-
-
-def _train(
-    trainer: Trainer, teacher: Checkpoint, dense: PreTrainedModel, plan: AcmizePlan, task: AnyTask, state: State
-) -> None:
-    any_budget = trainer.settings.recipe == ANY_BUDGET
-    layers = dict(_in_order_of(trainer.student, plan))
-    sites = [item.site for item in plan.replacements]
-    recorder = Recorder(dense, teacher.family, sites)
-    with recorder:
-        if state.phase == 1:
-            trainer.run(LearnersPhase(layers, state.variances, recorder), 1, state)
-        if state.phase == 2:
-            trainer.run(GatesPhase(layers, recorder, state.weights if any_budget else None, plan.costs), 2, state)
-    if state.phase == 3:
-        student: Any = trainer.student
-        whole = WholePhase(student, dense, teacher.family, task, plan.costs, trainer.settings.budget, Dial(state.dial))
-        trainer.run(whole, 3, state)
-
-
-def _peak_memory(device: torch.device) -> int:
-    if device.type == "cuda":
-        return int(torch.cuda.max_memory_allocated(device))
-    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
+    samples = read(str(data), option="--data")
+    return split(samples) if eval_data is None else (samples, read(str(eval_data), option="--eval-data"))

@@ -1,26 +1,29 @@
-"""The task of speech recognisers that put one label or none on each frame."""
+"""Connectionist temporal classification: the task of speech recognisers that label each frame."""
 
 from __future__ import annotations
 
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch.nn import functional as F  # noqa: N812
 
 from acm_export.base.errors import UsageError
 from acm_export.data.collate import LABELS, NO_LABEL
-from acm_export.distillation.divergence import divergence
+from acm_export.distillation.losses import divergence
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
 
 Arrays = dict[str, torch.Tensor]
 
 
 class CTC:
-    """A sequence of labels per sample, shorter than the model's frames.
+    """A task with a sequence of labels per sample, shorter than the model's frames.
 
     Args:
-        blank: The label between labels, also the padding of labels.
+        blank: Blank label, which separates repeated labels.
         vocabulary: Number of labels.
-        space: The label between words; None where the labels themselves are compared.
+        space: Label between words, for the word error rate; None for the label error rate.
     """
 
     name, needs_labels = "ctc", True
@@ -30,7 +33,7 @@ class CTC:
         self.quality_name = "1 - label error rate" if space is None else "1 - word error rate"
 
     def loss(self, output: Any, batch: Arrays, teacher: Any, valid: torch.Tensor | None) -> torch.Tensor:
-        """CTC, a mean over labels; and half of it the divergence from the teacher's frames where there is one."""
+        """CTC loss, averaged over labels; with a teacher, the mean of that and the divergence from its frames."""
         logits, labels = output.logits.float(), batch[LABELS]
         kept = labels >= 0
         loss = F.ctc_loss(
@@ -40,44 +43,53 @@ class CTC:
         return loss if teacher is None else 0.5 * (loss + divergence(output.logits, teacher.logits, valid))
 
     def quality(self, output: Any, batch: Arrays, teacher: Any, valid: torch.Tensor | None) -> tuple[float, float]:  # noqa: ARG002
-        """Of the greedy transcript."""
+        """Correct words or labels of the greedy transcript, and their number."""
         errors = total = 0
         for best, length, labels in zip(
             output.logits.argmax(-1), _lengths(output.logits, valid), batch[LABELS], strict=True
         ):
-            said = [int(v) for v in best[: int(length)].unique_consecutive() if int(v) != self._blank]
-            meant = [int(v) for v in labels if int(v) >= 0]
-            errors += edit_distance(self._words(said), self._words(meant))
-            total += len(self._words(meant))
+            found = [int(v) for v in best[: int(length)].unique_consecutive() if int(v) != self._blank]
+            expected = [int(v) for v in labels if int(v) >= 0]
+            errors += edit_distance(self._words(found), self._words(expected))
+            total += len(self._words(expected))
         return float(total - errors), float(total)
 
     def check(self, batch: Arrays) -> None:
-        """Raise where a label is none of the model's."""
+        """Check that every label is in the model's vocabulary.
+
+        Raises:
+            UsageError: A label is out of range, or the labels are not one sequence per sample.
+        """
         labels = batch[LABELS]
         if labels.ndim != 2 or labels.is_floating_point():
-            raise UsageError(f"labels are {labels.dtype} {list(labels.shape)}; a sequence per sample is expected")
+            raise UsageError(f"labels are {labels.dtype} {list(labels.shape)}; expected one sequence per sample")
         bad = labels[((labels < 0) & (labels != NO_LABEL)) | (labels >= self._vocabulary)]
         if len(bad):
-            raise UsageError(f"label {int(bad[0])} is out of range; the model knows {self._vocabulary}, from 0")
+            raise UsageError(f"label {int(bad[0])} is out of range; the model has {self._vocabulary} labels, from 0")
         if bool((labels == self._blank).any()):
             raise UsageError(
-                f"label {self._blank} is the blank of the model (pad_token_id), which no transcript has",
+                f"label {self._blank} is the blank of the model (pad_token_id), which a transcript cannot contain",
                 f"pad labels with {NO_LABEL}",
             )
 
     def check_length(self, labels: torch.Tensor, frames: int) -> None:
-        """Raise where a transcript ``[letters]`` needs more frames than the sound has, one more for each repetition."""
+        """Check that a transcript ``[letters]`` fits into the frames of its sound; a repeated letter needs one more.
+
+        Raises:
+            UsageError: The sound has too few frames.
+        """
         kept = labels[labels >= 0]
         needed = len(kept) + int((kept[1:] == kept[:-1]).sum())
         if needed > frames:
             raise UsageError(
-                f"a transcript of {len(kept)} letters needs {needed} frames of the model, its sound has {frames}",
+                f"a transcript of {len(kept)} letters needs {needed} frames of the model, but its sound has {frames}",
                 "leave such samples out",
             )
 
-    def _words(self, labels: list[int]) -> list[Any]:
+    def _words(self, labels: list[int]) -> list[tuple[int, ...]]:
+        """Words as tuples of labels; where there is no space, each label is a word."""
         if self._space is None:
-            return list(labels)
+            return [(label,) for label in labels]
         words: list[list[int]] = [[]]
         for label in labels:
             if label == self._space:
@@ -87,7 +99,7 @@ class CTC:
         return [tuple(word) for word in words if word]
 
 
-def edit_distance(left: list[Any], right: list[Any]) -> int:
+def edit_distance(left: Sequence[object], right: Sequence[object]) -> int:
     """Insertions, deletions and substitutions from one sequence to the other."""
     row = list(range(len(right) + 1))
     for i, item in enumerate(left, 1):

@@ -1,22 +1,23 @@
-"""How good a model is at each budget, on the operator that will run, with one threshold for all layers."""
+"""Quality at each budget, on the operator that will run, with one threshold for all layers."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import torch
 
 from acm_export.data.collate import model_inputs
-from acm_export.distillation.dial import Dial, thresholds_of
 from acm_export.distillation.gated import gated
-from acm_export.distillation.record import Masks
+from acm_export.distillation.record import PaddingListener
+from acm_export.distillation.threshold_table import ThresholdTable, thresholds_by_share
 from acm_export.modules import acm_layers
 from acm_export.modules.gated_learners import margins
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable
+    from collections.abc import Callable, Iterable, Iterator
 
     from transformers import PreTrainedModel
 
@@ -27,20 +28,21 @@ if TYPE_CHECKING:
 Arrays = dict[str, torch.Tensor]
 Thresholds = list[float] | Mapping[str, list[float]]
 BUDGETS = (1.0, 0.75, 0.6, 0.5, 0.4, 0.25)
-_ROUNDS, _CLOSE = 8, 0.003
-"""Passes to look for a threshold in, and how near to its budget is near enough."""
+_ROUNDS, _TOLERANCE = 8, 0.003
+"""Most passes in the search for a threshold, and the difference from the budget at which it ends."""
 
 
 @dataclass(frozen=True)
-class Point:
-    """One setting of a model.
+class CurvePoint:
+    """Quality at one setting of a model.
 
     Args:
-        budget: β, measured.
-        quality: Of the task, larger is better.
-        threshold: Of all layers; None where every token runs ``count`` learners, or as near to it as a layer allows.
-        count: k.
-        requested: β that the threshold was made for on the training data.
+        budget: Measured β.
+        quality: Quality of the task; larger is better.
+        threshold: Threshold of all layers; None where every token runs ``count`` learners, or as near to that as a
+            layer allows.
+        count: Learner count k of every token.
+        requested: β that the threshold was chosen for, on the training data.
     """
 
     budget: float
@@ -56,49 +58,54 @@ class Curve:
 
     Args:
         quality_name: What is measured.
-        samples: That it was measured on.
+        samples: Number of held-out samples.
         dense: Quality of the teacher.
-        thresholds: One model, one threshold for all layers, from β = 1 down.
-        same_count: Every token the same learner count, from N down.
+        thresholds: Points with one threshold for all layers, from β = 1 down.
+        same_count: Points with the same learner count for every token, from N down.
     """
 
     quality_name: str
     samples: int
     dense: float
-    thresholds: tuple[Point, ...]
-    same_count: tuple[Point, ...]
+    thresholds: tuple[CurvePoint, ...]
+    same_count: tuple[CurvePoint, ...]
 
 
-class _Counting:
-    """Runs layers as the operator does and counts what ran."""
+class _CountingRunner:
+    """Runs layers as the operator does and counts the executed learners."""
 
-    def __init__(self, masks: Masks, costs: Mapping[str, float]) -> None:
-        self._masks, self._costs = masks, costs
-        self.executed = self.everything = 0.0
+    def __init__(self, padding: PaddingListener, costs: Mapping[str, float]) -> None:
+        self._padding, self._costs = padding, costs
+        self._executed = self._total = 0.0
         self.margins: dict[str, list[torch.Tensor]] = {}
 
+    @property
+    def budget(self) -> float:
+        """β of everything that ran."""
+        return self._executed / self._total
+
     def run(self, name: str, layer: ACMLayer, x: torch.Tensor) -> torch.Tensor:
-        """The forward of one layer."""
+        """The forward pass of one layer."""
         z = layer.gate(x)
-        valid = self._masks.tokens
-        known = z if valid is None or valid.shape != z.shape[:-1] else z[valid]
+        valid = self._padding.valid
         y, counts = layer.run(x, z)
-        counted = counts if known is z else counts[valid]
-        self.executed += self._costs[name] * float(counted.sum())
-        self.everything += self._costs[name] * layer.spec.num_learners * counted.numel()
-        self.margins.setdefault(name, []).append(margins(known).reshape(-1, known.shape[-1] - 1))
+        if valid is not None and valid.shape == z.shape[:-1]:
+            z, counts = z[valid], counts[valid]
+        self._executed += self._costs[name] * float(counts.sum())
+        self._total += self._costs[name] * layer.spec.num_learners * counts.numel()
+        self.margins.setdefault(name, []).append(margins(z).reshape(-1, z.shape[-1] - 1))
         return y
 
 
 class Evaluation:
-    """Measures a student and its teacher.
+    """Measures the quality of a student and its teacher.
 
     Args:
-        student: With ACM layers.
-        teacher: Dense.
-        family: Of both.
-        task: What quality is.
-        costs: By place, FLOPs of a learner ÷ their mean.
+        student: Model with ACM layers.
+        teacher: Dense model.
+        family: Family of both.
+        task: Task that defines the quality.
+        costs: FLOPs of one learner by place ÷ their mean.
     """
 
     def __init__(
@@ -110,96 +117,106 @@ class Evaluation:
         costs: Mapping[str, float],
     ) -> None:
         self._student, self._teacher, self._family, self._task, self._costs = student, teacher, family, task, costs
-        self._dial: Dial | None = None
+        self._table: ThresholdTable | None = None
 
     def curve(
         self, training: Callable[[], Iterable[Arrays]], held_out: Callable[[], Iterable[Arrays]], samples: int
     ) -> Curve:
-        """Thresholds from training data, quality on held-out data.
+        """Find thresholds on training data and measure quality on held-out data.
 
         Args:
-            training: Gives the batches that thresholds are found on.
-            held_out: Gives the batches that count.
-            samples: In the latter.
+            training: Gives the batches that thresholds are chosen on.
+            held_out: Gives the batches that quality is measured on.
+            samples: Number of held-out samples.
         """
         points = []
         for budget in BUDGETS:
             threshold = float("-inf") if budget == 1.0 else self.threshold_for(budget, training)
             measured, quality = self.at([threshold], held_out)
-            points.append(Point(measured, quality, threshold, None, budget))
+            points.append(CurvePoint(measured, quality, threshold, None, budget))
         most = max(layer.spec.num_learners for _, layer in acm_layers(self._student))
-        least = min(layer.spec.min_learners for _, layer in acm_layers(self._student))
+        fewest = min(layer.spec.min_learners for _, layer in acm_layers(self._student))
         same = []
-        for count in range(most, least - 1, -1):
+        for count in range(most, fewest - 1, -1):
             measured, quality = self.at(same_count(count, most), held_out)
-            same.append(Point(measured, quality, None, count))
-        return Curve(self._task.quality_name, samples, self._dense(held_out), tuple(points), tuple(same))
+            same.append(CurvePoint(measured, quality, None, count))
+        return Curve(self._task.quality_name, samples, self._dense_quality(held_out), tuple(points), tuple(same))
 
     def at(self, thresholds: Thresholds, batches: Callable[[], Iterable[Arrays]]) -> tuple[float, float]:
-        """β and quality with these thresholds of learners 1, 2, ..., of all layers or of each by its name.
+        """β and quality at these thresholds.
 
-        The last one is that of all further learners.
+        Args:
+            thresholds: Thresholds of learners 1, 2, ..., for all layers or by the layer's name; the last one is used
+                for all further learners.
+            batches: Gives the batches to measure on.
         """
-        run, quality, weight = self._pass(thresholds, batches, with_quality=True)
-        return run.executed / run.everything, quality / max(weight, 1e-12)
+        run, quality = self._run(thresholds, batches, with_quality=True)
+        return run.budget, quality
 
     def threshold_for(self, budget: float, batches: Callable[[], Iterable[Arrays]]) -> float:
         """The threshold of all layers that gives a budget.
 
-        From the margins that a pass with the trained thresholds shows, corrected by what later passes execute.
+        It starts from the margins of a pass with the trained thresholds and is corrected by the measured β of more
+        passes.
         """
-        if self._dial is None:
-            run, _, _ = self._pass([0.0], batches, with_quality=False)
-            self._dial = Dial(
-                thresholds_of({name: torch.cat(parts) for name, parts in run.margins.items()}, self._costs)
+        if self._table is None:
+            run, _ = self._run([0.0], batches, with_quality=False)
+            self._table = ThresholdTable(
+                thresholds_by_share({name: torch.cat(parts) for name, parts in run.margins.items()}, self._costs)
             )
         low, high, share, threshold = 0.0, 1.0, budget, 0.0
         for _ in range(_ROUNDS):
-            threshold = float(self._dial.at(torch.tensor(share)))
-            run, _, _ = self._pass([threshold], batches, with_quality=False)
-            off = run.executed / run.everything - budget
-            if abs(off) < _CLOSE:
+            threshold = float(self._table.at(torch.tensor(share)))
+            run, _ = self._run([threshold], batches, with_quality=False)
+            excess = run.budget - budget
+            if abs(excess) < _TOLERANCE:
                 break
-            low, high = (share, high) if off < 0 else (low, share)
-            share = share - off if low < share - off < high else (low + high) / 2
+            low, high = (share, high) if excess < 0 else (low, share)
+            share = share - excess if low < share - excess < high else (low + high) / 2
         return threshold
 
     @torch.no_grad()
-    def _pass(
+    def _run(
         self, thresholds: Thresholds, batches: Callable[[], Iterable[Arrays]], *, with_quality: bool
-    ) -> tuple[_Counting, float, float]:
+    ) -> tuple[_CountingRunner, float]:
         quality = weight = 0.0
+        with (
+            self._temporary_thresholds(thresholds),
+            PaddingListener(self._student, self._family) as padding,
+            gated(self._student, _CountingRunner(padding, self._costs)) as runner,
+        ):
+            for batch in batches():
+                output = self._student(**model_inputs(batch))
+                if with_quality:
+                    teacher = None if self._task.needs_labels else self._teacher(**model_inputs(batch))
+                    part, of = self._task.quality(output, batch, teacher, padding.valid)
+                    quality, weight = quality + part, weight + of
+        return runner, quality / max(weight, 1e-12)
+
+    @contextmanager
+    def _temporary_thresholds(self, thresholds: Thresholds) -> Iterator[None]:
         before = {name: layer.thresholds.clone() for name, layer in acm_layers(self._student)}
         for name, layer in acm_layers(self._student):
             given = thresholds[name] if isinstance(thresholds, Mapping) else thresholds
             values = [given[min(n, len(given) - 1)] for n in range(layer.spec.num_learners)]
             layer.thresholds.copy_(layer.thresholds.new_tensor(values))
         try:
-            with Masks(self._student, self._family) as masks:
-                counting: Any = _Counting(masks, self._costs)
-                with gated(self._student, counting):
-                    for batch in batches():
-                        output = self._student(**model_inputs(batch))
-                        if with_quality:
-                            teacher = None if self._task.needs_labels else self._teacher(**model_inputs(batch))
-                            part, of = self._task.quality(output, batch, teacher, masks.tokens)
-                            quality, weight = quality + part, weight + of
+            yield
         finally:
             for name, layer in acm_layers(self._student):
                 layer.thresholds.copy_(before[name])
-        return counting, quality, weight
 
     @torch.no_grad()
-    def _dense(self, batches: Callable[[], Iterable[Arrays]]) -> float:
+    def _dense_quality(self, batches: Callable[[], Iterable[Arrays]]) -> float:
         quality = weight = 0.0
-        with Masks(self._teacher, self._family) as masks:
+        with PaddingListener(self._teacher, self._family) as padding:
             for batch in batches():
                 output = self._teacher(**model_inputs(batch))
-                part, of = self._task.quality(output, batch, output, masks.tokens)
+                part, of = self._task.quality(output, batch, output, padding.valid)
                 quality, weight = quality + part, weight + of
         return quality / max(weight, 1e-12)
 
 
 def same_count(count: int, most: int) -> list[float]:
-    """Thresholds with which every token runs so many learners, out of ``most``."""
+    """Thresholds at which every token runs ``count`` learners out of ``most``."""
     return [float("-inf") if learner < count else float("inf") for learner in range(most)]

@@ -1,4 +1,4 @@
-"""Learners made of the teacher's own weights: the most important directions first."""
+"""Initialise learners from the teacher's own weights, the most important directions first."""
 
 from __future__ import annotations
 
@@ -13,41 +13,41 @@ if TYPE_CHECKING:
 
 
 def learners_from_ffn(layer: ACMLayer, up: nn.Linear, down: nn.Linear, statistics: SiteStatistics) -> None:
-    """Deal the hidden neurons of an FFN out to the learners, the most important ones to learner 1.
+    """Distribute the hidden neurons of an FFN over the learners, the most important ones to learner 1.
 
-    Importance is the root mean square of the neuron's activation × the norm of its output weights. A prefix has the
-    mean contribution of the learners that it lacks in its bias. Where learners have at least as many hidden units as
-    the FFN together and its activation, all of them compute what it computes.
+    Importance is the root mean square of the neuron's activation × the norm of its output weights. The bias of a prefix
+    holds the mean contribution of the learners that it leaves out. Learners that together have at least as many hidden
+    units as the FFN, and its activation, compute the same as the FFN when all of them run.
 
     Args:
-        layer: Is changed in place.
-        up: Of the teacher, ``[width, D]``.
-        down: Of the teacher, ``[D, width]``.
-        statistics: Of the site.
+        layer: Layer to initialise, changed in place.
+        up: Up projection of the teacher, weight ``[width, D]``.
+        down: Down projection of the teacher, weight ``[D, width]``.
+        statistics: Statistics of the site.
     """
     spec = layer.spec
     importance = statistics.hidden_square.sqrt() * down.weight.detach().double().norm(dim=0).cpu()
     order = importance.argsort(descending=True, stable=True)[: spec.num_learners * spec.hidden_dim]
     kept = order.to(up.weight.device)
     with torch.no_grad():
-        layer.w2.zero_()  # of hidden units beyond the teacher's
+        layer.w2.zero_()  # hidden units beyond the teacher's contribute nothing
         layer.w1[:, : len(kept)] = up.weight[kept].T
         layer.b1[: len(kept)] = 0.0 if up.bias is None else up.bias[kept]
         layer.w2[: len(kept)] = down.weight[:, kept].T
         contributions = statistics.hidden_mean.unsqueeze(1) * down.weight.detach().T.double().cpu()
-        everything = contributions.sum(0) + (0.0 if down.bias is None else down.bias.detach().double().cpu())
-        _set_biases(layer, everything, contributions[order])
+        mean_output = contributions.sum(0) + (0.0 if down.bias is None else down.bias.detach().double().cpu())
+        _set_biases(layer, mean_output, contributions[order])
 
 
 def learners_from_linear(layer: ACMLayer, linear: nn.Linear, statistics: SiteStatistics) -> None:
     """Give the learners of a projection the principal directions of its outputs, those of most variance to learner 1.
 
-    Among linear maps through so few hidden units, none has a smaller mean squared error on the recorded tokens.
+    No other linear map with as few hidden units has a smaller mean squared error on the recorded tokens.
 
     Args:
-        layer: Without an activation; is changed in place.
-        linear: Of the teacher.
-        statistics: Of the site.
+        layer: Layer to initialise, without an activation, changed in place.
+        linear: Projection of the teacher.
+        statistics: Statistics of the site.
     """
     spec = layer.spec
     _, vectors = torch.linalg.eigh(statistics.output_covariance)
@@ -64,11 +64,11 @@ def learners_from_linear(layer: ACMLayer, linear: nn.Linear, statistics: SiteSta
 
 
 def _set_biases(layer: ACMLayer, mean_output: torch.Tensor, contributions: torch.Tensor) -> None:
-    """Make every prefix right on average.
+    """Set the biases so that the mean output of every prefix is that of the teacher.
 
     Args:
-        layer: Is changed in place.
-        mean_output: Of the teacher's site ``[D]``.
+        layer: Layer to change in place.
+        mean_output: Mean output of the teacher's site ``[D]``.
         contributions: Mean contribution of each hidden unit of the learners ``[units, D]``.
     """
     h = layer.spec.hidden_dim

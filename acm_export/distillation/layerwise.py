@@ -1,122 +1,134 @@
-"""The losses of phases 1 and 2, which train every layer by itself on what the teacher's site sees."""
+"""Phases 1 and 2: each ACM layer is trained separately, on what the teacher's site sees (arXiv 2312.10193, Method)."""
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, cast
 
 import torch
 from torch import nn
 from torch.nn import functional as F  # noqa: N812
 
 from acm_export.data.collate import model_inputs
-from acm_export.distillation.choices import logits_at
-from acm_export.distillation.dial import Dial, thresholds_of
-from acm_export.distillation.labels import gains, priced_labels, relative_labels, squared_errors
-from acm_export.distillation.loss import Arrays, Loss
-from acm_export.distillation.prefixes import prefix_outputs
+from acm_export.distillation.choices import logits_at, prefix_outputs
+from acm_export.distillation.phase import Arrays, ParameterGroup, Phase, StepLoss
+from acm_export.distillation.threshold_table import ThresholdTable, thresholds_by_share
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
+    from collections.abc import Iterator, Mapping
 
-    from acm_export.distillation.record import Recorder, Seen
+    from acm_export.distillation.record import SiteRecorder, SiteTensors
     from acm_export.modules import ACMLayer
 
+IMPROVEMENT = 1.2
+"""One more learner is worth running where it divides the error by at least this (arXiv 2312.10193, Method)."""
 
-class Layers(nn.Module):
-    """ACM layers by place; names of modules have no dots."""
 
-    def __init__(self, layers: Mapping[str, ACMLayer]) -> None:
+class _LayerwisePhase(Phase):
+    """ACM layers by place, and the teacher that they imitate; a module's name cannot hold the dots of a place."""
+
+    def __init__(self, layers: Mapping[str, ACMLayer], recorder: SiteRecorder) -> None:
         super().__init__()
-        self.places = tuple(layers)
-        self.layers = nn.ModuleList(layers.values())
+        self._places, self._recorder = tuple(layers), recorder
+        self._layers = nn.ModuleList(layers.values())
 
-    def items(self) -> Any:
+    def items(self) -> Iterator[tuple[str, ACMLayer]]:
         """Pairs of place and layer."""
-        return zip(self.places, self.layers, strict=True)
+        return zip(self._places, cast("list[ACMLayer]", list(self._layers)), strict=True)
+
+    def teacher_tensors(self, inputs: Arrays) -> list[SiteTensors]:
+        """Inputs and outputs of the teacher's sites, in the order of the layers, without gradients."""
+        with torch.no_grad():
+            _, tensors = self._recorder.run(model_inputs(inputs))
+        return [tensors[place] for place in self._places]
 
 
-class LearnersPhase(Layers):
-    """Phase 1: every prefix of learners imitates the site that it replaces (arXiv 2312.10193, Method).
+class LearnersPhase(_LayerwisePhase):
+    """Phase 1: every prefix of learners imitates the site that the layer replaces.
 
     Args:
-        layers: By place.
-        variances: By place, of the teacher's outputs: errors are measured in them.
-        recorder: Of the teacher.
+        layers: ACM layers by place.
+        variances: Variance of the teacher's outputs by place, the unit of the errors.
+        recorder: Recorder of the teacher's sites.
     """
 
-    def __init__(self, layers: Mapping[str, ACMLayer], variances: Mapping[str, float], recorder: Recorder) -> None:
-        super().__init__(layers)
-        self._variances, self._seen = variances, _Teacher(recorder)
+    number = 1
 
-    def trained(self) -> list[tuple[list[nn.Parameter], float]]:
+    def __init__(self, layers: Mapping[str, ACMLayer], variances: Mapping[str, float], recorder: SiteRecorder) -> None:
+        super().__init__(layers, recorder)
+        self._variances = variances
+
+    def parameter_groups(self) -> list[ParameterGroup]:
         """Weights and biases of the learners."""
-        return [([p for _, layer in self.items() for p in (layer.w1, layer.b1, layer.w2, layer.b2)], 1.0)]
+        return [ParameterGroup([p for _, layer in self.items() for p in (layer.w1, layer.b1, layer.w2, layer.b2)], 1.0)]
 
-    def forward(self, inputs: Arrays) -> Loss:
-        """Mean over prefixes of the squared error, in variances of the output, averaged over the sites."""
-        losses, seen = {}, self._seen(inputs, self.places)
-        for (place, layer), found in zip(self.items(), seen, strict=True):
-            errors = squared_errors(prefix_outputs(layer, found.x), found.o)
+    def forward(self, inputs: Arrays) -> StepLoss:
+        """Squared error ÷ variance of the output, averaged over prefixes, tokens and sites."""
+        losses, tensors = {}, self.teacher_tensors(inputs)
+        for (place, layer), site in zip(self.items(), tensors, strict=True):
+            errors = squared_errors(prefix_outputs(layer, site.x), site.output)
             losses[place] = errors.float().mean() / max(self._variances[place], 1e-12)
-        return Loss(torch.stack(list(losses.values())).mean(), losses, len(seen[0].x), losses)
+        return StepLoss(torch.stack(list(losses.values())).mean(), losses, len(tensors[0].x), losses)
 
 
-class GatesPhase(Layers):
+class GatesPhase(_LayerwisePhase):
     """Phase 2: gates learn from the errors of the prefixes.
 
-    The paper's labels ask for the first learner whose successor improves little. For any budget, each token has a price
-    of a learner drawn from what learners are worth in the batch, the gate is to choose the cheapest prefix at that
-    price, and the logarithm of the price is the threshold: so margins come to mean the same in every layer.
+    The paper's labels ask for the first learner whose successor improves little. For a model that serves every budget,
+    each token gets a price per learner, sampled from what learners are worth in the batch; the gate is to choose the
+    cheapest prefix at that price, and the logarithm of the price is the threshold. So margins get the same meaning in
+    every layer.
 
     Args:
-        layers: By place.
-        recorder: Of the teacher.
-        weights: By place, of squared errors; None for the paper's labels.
-        costs: By place, FLOPs of a learner ÷ their mean.
+        layers: ACM layers by place.
+        recorder: Recorder of the teacher's sites.
+        weights: Weights of the squared errors by place; None for the paper's labels.
+        costs: FLOPs of one learner by place ÷ their mean.
     """
+
+    number = 2
 
     def __init__(
         self,
         layers: Mapping[str, ACMLayer],
-        recorder: Recorder,
+        recorder: SiteRecorder,
         weights: Mapping[str, float] | None,
         costs: Mapping[str, float],
     ) -> None:
-        super().__init__(layers)
-        self._seen, self._weights, self._costs = _Teacher(recorder), weights, costs
+        super().__init__(layers, recorder)
+        self._weights, self._costs = weights, costs
 
-    def trained(self) -> list[tuple[list[nn.Parameter], float]]:
+    def parameter_groups(self) -> list[ParameterGroup]:
         """Weights and biases of the gates."""
-        return [([p for _, layer in self.items() for p in layer.gate.parameters()], 1.0)]
+        return [ParameterGroup([p for _, layer in self.items() for p in layer.gate.parameters()], 1.0)]
 
-    def forward(self, inputs: Arrays) -> Loss:
-        """Mean cross-entropy over the sites."""
-        seen = self._seen(inputs, self.places)
+    def forward(self, inputs: Arrays) -> StepLoss:
+        """Cross-entropy, averaged over tokens and sites."""
+        tensors = self.teacher_tensors(inputs)
         with torch.no_grad():
             errors = {
-                place: squared_errors(prefix_outputs(layer, found.x).float(), found.o.float())
-                for (place, layer), found in zip(self.items(), seen, strict=True)
+                place: squared_errors(prefix_outputs(layer, site.x).float(), site.output.float())
+                for (place, layer), site in zip(self.items(), tensors, strict=True)
             }
         logits = {}
-        for (place, layer), found in zip(self.items(), seen, strict=True):
-            with torch.autocast(found.x.device.type, enabled=False):
-                logits[place] = layer.gate(found.x)
-        losses = self._priced(logits, errors) if self._weights else self._relative(logits, errors)
+        for (place, layer), site in zip(self.items(), tensors, strict=True):
+            with torch.autocast(site.x.device.type, enabled=False):
+                logits[place] = layer.gate(site.x)
+        losses = self._priced(logits, errors, self._weights) if self._weights else self._relative(logits, errors)
         checks = {place: errors[place].sum() + z.detach().sum() for place, z in logits.items()}
-        return Loss(torch.stack(list(losses.values())).mean(), checks, len(seen[0].x), losses)
+        return StepLoss(torch.stack(list(losses.values())).mean(), checks, len(tensors[0].x), losses)
 
-    def _relative(self, logits: Arrays, errors: Arrays) -> Arrays:
+    @staticmethod
+    def _relative(logits: Arrays, errors: Arrays) -> Arrays:
         return {place: F.cross_entropy(z, relative_labels(errors[place].sqrt())) for place, z in logits.items()}
 
-    def _priced(self, logits: Arrays, errors: Arrays) -> Arrays:
-        weights: Any = self._weights
-        worth = {
-            place: gains(value * weights[place] / self._costs[place]).clamp(min=1e-9) for place, value in errors.items()
+    def _priced(self, logits: Arrays, errors: Arrays, weights: Mapping[str, float]) -> Arrays:
+        log_worth = {
+            place: learner_worths(value * weights[place] / self._costs[place]).clamp(min=1e-9).log()
+            for place, value in errors.items()
         }
-        log_worth = {place: value.log() for place, value in worth.items()}
-        table = thresholds_of(log_worth, self._costs)
-        middle = table[len(table) // 2]  # becomes threshold 0: trained gates run about half of the learners
-        prices = Dial(table - middle)
+        table = thresholds_by_share(log_worth, self._costs)
+        middle = table[len(table) // 2]  # becomes threshold 0, at which trained gates run about half of the learners
+        prices = ThresholdTable(table - middle)
         losses = {}
         for place, z in logits.items():
             price = prices.at(torch.rand(len(z), device=z.device))
@@ -124,13 +136,50 @@ class GatesPhase(Layers):
         return losses
 
 
-class _Teacher:
-    """What the teacher's sites see, without gradients."""
+def squared_errors(prefixes: torch.Tensor, target: torch.Tensor) -> torch.Tensor:
+    """Squared distances ``[tokens, C]`` of prefix outputs ``[tokens, C, D]`` from the target ``[tokens, D]``."""
+    return (prefixes - target.unsqueeze(1)).square().sum(-1)
 
-    def __init__(self, recorder: Recorder) -> None:
-        self._recorder = recorder
 
-    def __call__(self, inputs: Arrays, places: tuple[str, ...]) -> list[Seen]:
-        with torch.no_grad():
-            _, seen = self._recorder.run(model_inputs(inputs))
-        return [seen[place] for place in places]
+def relative_labels(errors: torch.Tensor, factor: float = IMPROVEMENT) -> torch.Tensor:
+    """The paper's labels: the first choice after which one more learner improves by less than the factor.
+
+    Args:
+        errors: Distances d(n) ``[tokens, C]``, not squared.
+        factor: Least d(n) / d(n + 1) at which a learner is worth running.
+
+    Returns:
+        Indices of choices ``[tokens]``; the last one where every learner is worth running.
+    """
+    enough = errors[:, :-1] < factor * errors[:, 1:]
+    last = enough.new_ones((len(errors), 1))
+    return torch.cat((enough, last), 1).int().argmax(1)
+
+
+def learner_worths(squared: torch.Tensor) -> torch.Tensor:
+    """How much each learner reduces the error: slopes of the convex hull of squared errors ``[tokens, C]``.
+
+    Returns:
+        ``[tokens, C - 1]``, never increasing along a token. At a price between two slopes, running the learners above
+        the price minimises error + price × learners.
+    """
+    choices = squared.shape[1]
+    slopes = torch.full((len(squared), choices - 1), float("-inf"), device=squared.device, dtype=squared.dtype)
+    for n in range(choices - 1):  # learner n + 1: the best of all chords that start before it and end at or after it
+        starts, ends = torch.arange(n + 1, device=squared.device), torch.arange(n + 1, choices, device=squared.device)
+        chords = (squared[:, starts, None] - squared[:, None, ends]) / (ends[None, :] - starts[:, None])
+        slopes[:, n] = chords.amax(2).amin(1)
+    return slopes
+
+
+def priced_labels(worths: torch.Tensor, price: torch.Tensor) -> torch.Tensor:
+    """The choice that minimises error + price × learners.
+
+    Args:
+        worths: Result of :func:`learner_worths`, ``[tokens, C - 1]``.
+        price: Price of a learner ``[tokens]``.
+
+    Returns:
+        Indices of choices ``[tokens]``.
+    """
+    return (worths > price.unsqueeze(1)).sum(1)

@@ -1,4 +1,4 @@
-"""What will be replaced by what, and what that costs; nothing is trained."""
+"""The plan of a run: which sites become which ACM layers, and what that costs. Nothing is trained."""
 
 from __future__ import annotations
 
@@ -47,10 +47,10 @@ class AcmizePlan:
     """All replacements in one model.
 
     Args:
-        replacements: In the order of the model.
-        parameters: Of the dense model, and of the one with ACM layers.
-        flops: Of one example input through each of them, all learners running.
-        tokens: Shape of the example inputs, by name.
+        replacements: Replacements in the order of the model.
+        parameters: Number of parameters of the dense model, and of the one with ACM layers.
+        flops: FLOPs of one example input through each of them, with all learners running.
+        tokens: Shapes of the example inputs by name.
     """
 
     replacements: tuple[Replacement, ...]
@@ -60,12 +60,12 @@ class AcmizePlan:
 
     @property
     def specs(self) -> dict[str, ACMSpec]:
-        """By place."""
+        """Descriptions of the ACM layers by place."""
         return {item.site.place: item.spec for item in self.replacements}
 
     @property
     def costs(self) -> dict[str, float]:
-        """For each place the FLOPs of one learner, as a multiple of their mean over all places."""
+        """FLOPs of one learner by place ÷ their mean over all places."""
         flops = {item.site.place: learner_flops(item.spec) for item in self.replacements}
         mean = sum(flops.values()) / len(flops)
         return {place: value / mean for place, value in flops.items()}
@@ -74,36 +74,36 @@ class AcmizePlan:
 def replacements_for(model: PreTrainedModel, family: ModelFamily, settings: AcmizeSettings) -> tuple[Replacement, ...]:
     """The sites that the settings select, and the ACM layers that fit them.
 
-    Learners that begin as a part of a linear map have no activation.
+    Learners that are initialised from a linear map have no activation.
 
     Raises:
-        UsageError: A pattern selects nothing, learners would have no hidden unit, or none is left to the gate.
+        UsageError: A pattern selects nothing, learners would have no hidden unit, or all learners always run.
         CheckpointError: A selected site cannot be replaced.
     """
     items = []
     for site in select_sites(model, family, settings.sites):
-        least = settings.min_learners if settings.min_learners is not None else int(not site.under_residual)
-        if least >= settings.num_learners:
+        always = settings.min_learners if settings.min_learners is not None else int(not site.under_residual)
+        if always >= settings.num_learners:
             raise UsageError(
-                f"{site.place}: {least} of {settings.num_learners} learners always run, which leaves its gate nothing "
+                f"{site.place}: {always} of {settings.num_learners} learners always run, which leaves its gate nothing "
                 "to decide",
-                "take more learners, or fewer that always run",
+                "give more --learners, or fewer --min-learners",
             )
-        spec = spec_for(site, settings.num_learners, settings.flops_factor, least)
+        spec = spec_for(site, settings.num_learners, settings.flops_factor, always)
         linear = settings.origin == TEACHER and len(site.modules) == 1
         items.append(Replacement(site, replace(spec, activation="identity") if linear else spec))
     return tuple(items)
 
 
 def make_plan(model: PreTrainedModel, family: ModelFamily, settings: AcmizeSettings) -> AcmizePlan:
-    """Find sites, sizes, parameters and FLOPs, from one pass over an example input without any computation.
+    """Find sites, sizes, parameters and FLOPs, from one pass of an example input on the device ``meta``.
 
     Raises:
-        UsageError: A pattern selects nothing, learners would have no hidden unit, or none is left to the gate.
+        UsageError: A pattern selects nothing, learners would have no hidden unit, or all learners always run.
         CheckpointError: A selected site cannot be replaced, or the model has ACM layers.
     """
     if (acm := next(acm_layers(model), None)) is not None:
-        raise CheckpointError(f"at {acm[0]} there is an ACM layer already", "take the dense model that it came from")
+        raise CheckpointError(f"{acm[0]} is an ACM layer already", "give the dense model that this one was made from")
     items = replacements_for(model, family, settings)
     lengths = {"batch": 1, **family.lengths(model.config)}
     shapes = {

@@ -1,60 +1,123 @@
-"""Where the weights of an ACM model came from, for its config.json."""
+"""How an ACM model was made: a section for its config.json, and MODEL_CARD.md."""
 
 from __future__ import annotations
 
 import math
-from dataclasses import asdict
+from dataclasses import asdict, dataclass
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from acm_export.checkpoints import Checkpoint
-    from acm_export.data.samples import Samples
-    from acm_export.distillation.evaluate import Curve
+    from collections.abc import Iterator
+
+    from acm_export.distillation.evaluate import Curve, CurvePoint
+    from acm_export.distillation.plan import AcmizePlan
     from acm_export.distillation.settings import AcmizeSettings
-    from acm_export.distillation.state import State
-    from acm_export.distillation.tasks import AnyTask
+
+CARD = "MODEL_CARD.md"
 
 
-def provenance(
-    teacher: Checkpoint,
-    settings: AcmizeSettings,
-    task: AnyTask,
-    samples: Samples,
-    data: str,
-    curve: Curve,
-    state: State,
-    processes: int,
-) -> dict[str, Any]:
-    """What the ``acm`` section of config.json says about where the weights came from.
+@dataclass(frozen=True)
+class Provenance:
+    """Everything that the result's folder says about how it was made.
 
     Args:
-        teacher: The dense model.
-        settings: Of the run.
-        task: Of phase 3.
-        samples: That were trained on.
-        data: Their digest.
-        curve: Quality on held-out data.
-        state: Of the run, at its end.
-        processes: That trained.
-
-    Returns:
-        Ready for JSON.
+        teacher: Name of the dense model's folder.
+        teacher_sha256: Digest of the teacher's weights.
+        plan: Sites and sizes of the ACM layers.
+        settings: Settings of the run.
+        task: Name of the task of phase 3.
+        data: Name of the training data.
+        samples: Number of training samples.
+        data_sha256: Digest of the training data.
+        held_out: Name of the held-out data.
+        curve: Quality on the held-out data.
+        history: Losses during the three phases.
+        processes: Number of processes that trained.
     """
-    return {
-        "format": "acmize",
-        "teacher": {"name": teacher.path.name, "sha256": teacher.sha256},
-        "settings": asdict(settings) | {"init": settings.origin, "task": task.name},
-        "data": {"name": samples.name, "samples": len(samples), "sha256": data},
-        "processes": processes,
-        "history": state.history,
-        "curve": _finite(asdict(curve)),
-    }
+
+    teacher: str
+    teacher_sha256: str
+    plan: AcmizePlan
+    settings: AcmizeSettings
+    task: str
+    data: str
+    samples: int
+    data_sha256: str
+    held_out: str
+    curve: Curve
+    history: list[dict[str, Any]]
+    processes: int
+
+    def to_json(self) -> dict[str, Any]:
+        """The ``source`` of the ``acm`` section of config.json."""
+        return {
+            "format": "acmize",
+            "teacher": {"name": self.teacher, "sha256": self.teacher_sha256},
+            "settings": asdict(self.settings) | {"init": self.settings.origin, "task": self.task},
+            "data": {"name": self.data, "samples": self.samples, "sha256": self.data_sha256},
+            "processes": self.processes,
+            "history": self.history,
+            "curve": _finite(asdict(self.curve)),
+        }
+
+    def model_card(self, name: str) -> str:
+        """The model card in Markdown.
+
+        Args:
+            name: Name of the result's folder.
+        """
+        return "\n".join(_card(name, self)) + "\n"
 
 
 def _finite(value: Any) -> Any:
-    """JSON has no infinity and no NaN: text in their place."""
+    """A JSON value with text in place of infinity and NaN, which JSON does not have."""
     if isinstance(value, dict):
         return {key: _finite(item) for key, item in value.items()}
     if isinstance(value, (list, tuple)):
         return [_finite(item) for item in value]
     return str(value) if isinstance(value, float) and not math.isfinite(value) else value
+
+
+def _card(name: str, source: Provenance) -> Iterator[str]:
+    plan, settings, curve = source.plan, source.settings, source.curve
+    dense, acm = plan.flops
+    yield f"# {name}"
+    yield ""
+    yield f"`{source.teacher}` with Adaptive Computation Modules (arXiv 2312.10193) at {len(plan.replacements)} sites"
+    yield f"(`{settings.sites}`), N = {plan.replacements[0].spec.num_learners} learners each, made by"
+    yield "`acm-export acmize`."
+    yield ""
+    yield "| | dense | with ACM layers, all learners |"
+    yield "| --- | --- | --- |"
+    yield f"| parameters | {plan.parameters[0]:,} | {plan.parameters[1]:,} |"
+    yield f"| FLOPs of {_shapes(plan)} | {dense.total:,} | {acm.total:,} |"
+    yield ""
+    yield f"## {curve.quality_name} by budget"
+    yield ""
+    yield f"Measured on {curve.samples} samples of {source.held_out} that were not used for training."
+    yield f"The dense model has {curve.dense:.4f}. β is the executed share of the learners' FLOPs."
+    yield ""
+    yield f"| setting | β | {curve.quality_name} | FLOPs ÷ dense |"
+    yield "| --- | --- | --- | --- |"
+    for point in curve.thresholds:
+        yield _row(f"threshold {point.threshold:.3g}", point, acm.at(point.budget) / dense.total)
+    for point in curve.same_count:
+        yield _row(f"{point.count} learners for every token", point, acm.at(point.budget) / dense.total)
+    yield ""
+    yield "Each threshold is shared by all layers; `acm-export calibrate` finds better ones per layer."
+    yield ""
+    yield "## How it was made"
+    yield ""
+    yield f"- recipe `{settings.recipe}`" + (f", budget {settings.budget:g}" if settings.budget is not None else "")
+    yield f"- learners initialised from: {settings.origin}; steps {', '.join(map(str, settings.steps))}"
+    yield f"- batch size {settings.batch}; learning rates {', '.join(f'{rate:g}' for rate in settings.learning_rates)}"
+    yield f"- seed {settings.seed}"
+    yield f"- data: {source.data}, SHA-256 {source.data_sha256}"
+
+
+def _row(title: str, point: CurvePoint, flops: float) -> str:
+    return f"| {title} | {point.budget:.3f} | {point.quality:.4f} | {flops:.3f} |"
+
+
+def _shapes(plan: AcmizePlan) -> str:
+    return ", ".join(f"{name} {'×'.join(map(str, shape))}" for name, shape in plan.tokens.items())

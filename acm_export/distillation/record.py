@@ -1,11 +1,11 @@
-"""What goes into and comes out of every site of the teacher, from one pass for all of them; padding is left out."""
+"""Record the inputs and outputs of all sites of the teacher in one forward pass, without padding."""
 
 from __future__ import annotations
 
 import inspect
 from contextlib import ExitStack
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Protocol
 
 import torch
 
@@ -20,31 +20,31 @@ if TYPE_CHECKING:
 
 
 @dataclass(frozen=True)
-class Seen:
-    """Of one site, tokens of the whole batch.
+class SiteTensors:
+    """What one site reads and computes, for the tokens of the whole batch.
 
     Args:
         x: Inputs ``[tokens, D]``.
-        o: Outputs ``[tokens, D]``.
-        hidden: Hidden values of an FFN ``[tokens, width]``; for a projection the same as ``x``.
+        output: Outputs ``[tokens, D]``.
+        hidden: Hidden values of an FFN ``[tokens, width]``; the same as ``x`` for a projection.
     """
 
     x: torch.Tensor
-    o: torch.Tensor
+    output: torch.Tensor
     hidden: torch.Tensor
 
 
-class Masks:
-    """Listens which tokens a model takes for padding.
+class PaddingListener:
+    """Finds out which tokens a model treats as padding, from the mask that its encoder receives.
 
     Args:
-        model: Whose passes are listened to.
-        family: Of the model.
+        model: Model whose forward passes are watched.
+        family: Family of the model.
     """
 
     def __init__(self, model: PreTrainedModel, family: ModelFamily) -> None:
-        self.tokens: torch.Tensor | None = None
-        """``[batch, tokens]``, True for tokens that are none; None where the last pass had no mask."""
+        self.valid: torch.Tensor | None = None
+        """``[batch, tokens]`` of the last pass, False for padding; None where it had no mask."""
         self._model, self._module = model, _masked_module(model, family)
 
     def __enter__(self) -> Self:
@@ -60,42 +60,43 @@ class Masks:
     def __exit__(self, *_: object) -> None:
         self._stack.close()
 
-    def _clear(self, *_: Any) -> None:
-        self.tokens = None
+    def _clear(self, *_: object) -> None:
+        self.valid = None
 
     def _listen(self, _module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
-        mask = self._parameters.bind_partial(*args, **kwargs).arguments.get("attention_mask")
+        arguments = self._parameters.bind_partial(*args, **kwargs).arguments
+        mask = arguments.get("attention_mask")
         if mask is None:
-            mask = self._parameters.bind_partial(*args, **kwargs).arguments.get("kwargs", {}).get("attention_mask")
-        self.tokens = mask.bool() if isinstance(mask, torch.Tensor) and mask.ndim == 2 else None
+            mask = arguments.get("kwargs", {}).get("attention_mask")
+        self.valid = mask.bool() if isinstance(mask, torch.Tensor) and mask.ndim == 2 else None
 
 
-class Recorder:
+class SiteRecorder:
     """Records the sites of a teacher.
 
     Args:
-        model: The dense teacher.
-        family: Of the model.
-        sites: To record.
-        listen_gradients: Add zeros to every output whose gradient is what the output's would be.
+        model: Dense teacher.
+        family: Family of the model.
+        sites: Sites to record.
+        record_gradients: Add zeros to every output, whose gradient equals that of the output.
     """
 
     def __init__(
-        self, model: PreTrainedModel, family: ModelFamily, sites: Sequence[Site], *, listen_gradients: bool = False
+        self, model: PreTrainedModel, family: ModelFamily, sites: Sequence[Site], *, record_gradients: bool = False
     ) -> None:
-        self._model, self._sites, self._listen_gradients = model, sites, listen_gradients
-        self._masks = Masks(model, family)
-        self._taken: dict[str, dict[str, torch.Tensor]] = {}
+        self._model, self._sites, self._record_gradients = model, sites, record_gradients
+        self._padding = PaddingListener(model, family)
+        self._recorded: dict[str, dict[str, torch.Tensor]] = {}
 
     def __enter__(self) -> Self:
         self._stack = ExitStack()
-        self._stack.enter_context(self._masks)
+        self._stack.enter_context(self._padding)
         for site in self._sites:
             first, last = (self._model.get_submodule(name) for name in (site.modules[0], site.modules[-1]))
             for handle in (
-                first.register_forward_pre_hook(self._hook(site.place, "x")),
-                last.register_forward_pre_hook(self._hook(site.place, "hidden")),
-                last.register_forward_hook(self._output(site.place)),
+                first.register_forward_pre_hook(self._input_hook(site.place, "x")),
+                last.register_forward_pre_hook(self._input_hook(site.place, "hidden")),
+                last.register_forward_hook(self._output_hook(site.place)),
             ):
                 self._stack.callback(handle.remove)
         return self
@@ -103,48 +104,66 @@ class Recorder:
     def __exit__(self, *_: object) -> None:
         self._stack.close()
 
-    def run(self, inputs: Mapping[str, torch.Tensor]) -> tuple[Any, dict[str, Seen]]:
-        """One pass of the teacher.
+    def run(self, inputs: Mapping[str, torch.Tensor]) -> tuple[Any, dict[str, SiteTensors]]:
+        """Run one forward pass of the teacher.
 
         Args:
-            inputs: By the names of its ``forward``'s parameters.
+            inputs: Inputs by the names of its ``forward``'s parameters.
 
         Returns:
-            Its output, and what every site saw.
+            The teacher's output, and the tensors of every site by place.
         """
-        self._taken = {site.place: {} for site in self._sites}
+        self._recorded = {site.place: {} for site in self._sites}
         output = self._model(**inputs)
-        seen = {
-            place: Seen(*(self._tokens(tensors[part]) for part in ("x", "o", "hidden")))
-            for place, tensors in self._taken.items()
+        tensors = {
+            place: SiteTensors(*(self._tokens(parts[part]) for part in ("x", "output", "hidden")))
+            for place, parts in self._recorded.items()
         }
-        return output, seen
+        return output, tensors
 
     def gradients(self) -> dict[str, torch.Tensor]:
-        """After ``backward``: for each site the gradient at its output, ``[tokens, D]``."""
-        return {place: self._tokens(tensors["zeros"].grad) for place, tensors in self._taken.items()}  # type: ignore[arg-type]
+        """Gradients at the outputs of the sites ``[tokens, D]`` by place, after ``backward``.
+
+        Raises:
+            RuntimeError: ``backward`` did not reach a site.
+        """
+        found = {}
+        for place, parts in self._recorded.items():
+            gradient = parts["zeros"].grad
+            if gradient is None:
+                raise RuntimeError(f"{place} has no gradient; call backward() on the output first")
+            found[place] = self._tokens(gradient)
+        return found
 
     def _tokens(self, value: torch.Tensor) -> torch.Tensor:
-        mask = self._masks.tokens
-        if mask is None or mask.shape != value.shape[:-1]:
+        valid = self._padding.valid
+        if valid is None or valid.shape != value.shape[:-1]:
             return value.reshape(-1, value.shape[-1])
-        return value[mask]
+        return value[valid]
 
-    def _hook(self, place: str, part: str) -> Any:
-        def take(_module: nn.Module, args: tuple[torch.Tensor, ...]) -> None:
-            self._taken[place][part] = args[0].detach()
+    def _input_hook(self, place: str, part: str) -> _InputHook:
+        def record(_module: nn.Module, args: tuple[torch.Tensor, ...]) -> None:
+            self._recorded[place][part] = args[0].detach()
 
-        return take
+        return record
 
-    def _output(self, place: str) -> Any:
-        def take(_module: nn.Module, _args: Any, output: torch.Tensor) -> torch.Tensor | None:
-            self._taken[place]["o"] = output.detach()
-            if not self._listen_gradients:
+    def _output_hook(self, place: str) -> _OutputHook:
+        def record(_module: nn.Module, _args: object, output: torch.Tensor) -> torch.Tensor | None:
+            self._recorded[place]["output"] = output.detach()
+            if not self._record_gradients:
                 return None
-            self._taken[place]["zeros"] = torch.zeros_like(output, requires_grad=True)
-            return output + self._taken[place]["zeros"]
+            self._recorded[place]["zeros"] = torch.zeros_like(output, requires_grad=True)
+            return output + self._recorded[place]["zeros"]
 
-        return take
+        return record
+
+
+class _InputHook(Protocol):
+    def __call__(self, module: nn.Module, args: tuple[torch.Tensor, ...], /) -> None: ...
+
+
+class _OutputHook(Protocol):
+    def __call__(self, module: nn.Module, args: object, output: torch.Tensor, /) -> torch.Tensor | None: ...
 
 
 def _masked_module(model: PreTrainedModel, family: ModelFamily) -> nn.Module | None:

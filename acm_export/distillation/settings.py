@@ -1,4 +1,4 @@
-"""What a user may choose about a distillation."""
+"""Settings of a distillation run."""
 
 from __future__ import annotations
 
@@ -12,22 +12,22 @@ TEACHER, RANDOM = "teacher", "random"
 
 @dataclass(frozen=True)
 class AcmizeSettings:
-    """Everything that, with the teacher and the data, determines the result.
+    """Everything that determines the result, besides the teacher and the data.
 
     Args:
-        sites: As :func:`acm_export.surgery.select_sites` takes it.
-        num_learners: N.
+        sites: Modules to replace, in the syntax of :func:`acm_export.surgery.select_sites`.
+        num_learners: N, learners per layer.
         flops_factor: FLOPs of all learners ÷ those of the dense modules.
         min_learners: Learners that always run; None for 0 under a residual connection and 1 elsewhere.
-        recipe: ``any-budget`` makes one model for all thresholds; ``paper`` one for ``budget``, as published.
-        init: Where learners come from: ``teacher`` (its own neurons) or ``random``; None for what the recipe has.
-        budget: β that ``paper`` aims at.
-        steps: Of the three phases; 0 leaves a phase out.
-        batch: Samples of a step, over all processes together.
-        learning_rates: Of the three phases.
-        task: ``classification``, ``ctc``, ``distil``, or ``module:function``; None for what the architecture is for.
-        seed: Of all randomness.
-        checkpoint_every: Steps between the states that a killed run goes on from.
+        recipe: ``any-budget`` trains one model for all thresholds; ``paper`` one for ``budget``, as published.
+        init: Initial learners: ``teacher`` (its own neurons) or ``random``; None for the recipe's default.
+        budget: β that the recipe ``paper`` aims at.
+        steps: Steps of the three phases; 0 skips a phase.
+        batch: Samples per step, over all processes together.
+        learning_rates: Peak learning rates of the three phases.
+        task: ``classification``, ``ctc``, ``distil``, or ``module:function``; None for the architecture's own task.
+        seed: Seed of all random numbers.
+        checkpoint_every: Steps between saved states, from which an interrupted run resumes.
         mixed_precision: ``no``, ``fp16`` or ``bf16``.
 
     Raises:
@@ -53,24 +53,24 @@ class AcmizeSettings:
         if self.recipe not in (ANY_BUDGET, PAPER):
             raise UsageError(f"the recipe is {self.recipe!r}; it must be {ANY_BUDGET} or {PAPER}")
         if self.init not in (None, TEACHER, RANDOM):
-            raise UsageError(f"the learners' origin is {self.init!r}; it must be {TEACHER} or {RANDOM}")
+            raise UsageError(f"init is {self.init!r}; it must be {TEACHER} or {RANDOM}")
         if self.recipe == PAPER and self.budget is None:
-            raise UsageError(f"the recipe {PAPER} makes a model for one budget", "say which with --budget")
+            raise UsageError(f"the recipe {PAPER} trains a model for one budget", "choose it, as in --budget 0.5")
         if self.recipe != PAPER and self.budget is not None:
             raise UsageError(
-                f"the recipe is {self.recipe!r} and the budget {self.budget}",
-                f"a budget belongs to the recipe {PAPER}; a model of the other one serves all budgets",
+                f"a budget of {self.budget} was given with the recipe {self.recipe}, which serves every budget",
+                f"leave out --budget, or add --recipe {PAPER} for a model of one budget",
             )
         if self.budget is not None and not 0 < self.budget <= 1:
             raise UsageError(f"the budget is {self.budget}; it must be above 0 and at most 1")
         if len(self.steps) != 3 or min(self.steps) < 0:
-            raise UsageError(f"the steps are {self.steps}; expected three whole numbers, 0 to leave a phase out")
+            raise UsageError(f"the steps are {self.steps}; expected three whole numbers, 0 to skip a phase")
         if len(self.learning_rates) != 3 or not all(0 < rate < 1 for rate in self.learning_rates):
             raise UsageError(f"the learning rates are {self.learning_rates}; expected three numbers between 0 and 1")
         if self.batch < 1 or self.checkpoint_every < 1:
-            raise UsageError(f"batch {self.batch} and checkpoint_every {self.checkpoint_every} must be at least 1")
+            raise UsageError(f"batch {self.batch} and checkpoint_every {self.checkpoint_every} must both be at least 1")
 
     @property
     def origin(self) -> str:
-        """Where learners come from."""
+        """Where the initial learners come from: ``teacher`` or ``random``."""
         return self.init or (TEACHER if self.recipe == ANY_BUDGET else RANDOM)

@@ -1,4 +1,4 @@
-"""What a killed run goes on from: one file beside the output, replaced whole."""
+"""The state from which an interrupted run resumes: one file beside the output, replaced atomically."""
 
 from __future__ import annotations
 
@@ -20,27 +20,27 @@ if TYPE_CHECKING:
 
 _FILE = "state.pt"
 _STAGING = f"{_FILE}.tmp"
-_FREE = ("learning_rates", "checkpoint_every")
-"""Settings that may change between the parts of a run: after a loss that is not finite, a lower rate goes on."""
+_MAY_CHANGE = ("learning_rates", "checkpoint_every")
+"""Settings that may change when a run resumes: a lower learning rate helps after a loss that is not finite."""
 
-_RESTART = "give the same settings and data, or begin anew with --restart"
+_RESTART = "give the same settings and data, or start over with --restart"
 
 
 @dataclass
 class State:
-    """Where a run is. Random numbers need no state: those of a step follow from the seed and the step.
+    """Position and tensors of a run. Random numbers need no state: those of a step depend on the seed and the step.
 
     Args:
-        fingerprint: Of settings, teacher and data.
-        variances: By place, of the teacher's outputs.
-        weights: By place, of squared errors.
-        phase: 1 to 3; 4 when all are done.
+        fingerprint: Digest of settings, teacher and data.
+        variances: Variance of the teacher's outputs by place.
+        weights: Weights of the squared errors by place.
+        phase: 1 to 3; 4 when all phases are done.
         step: Steps of the phase that are done.
         student: Tensors of the model by name.
-        optimizer: Its state; empty at the beginning of a phase.
-        scaler: Of fp16 gradients; empty without.
-        dial: From shares to thresholds, or None.
-        history: For each phase the losses on its way.
+        optimizer: State of the optimizer; empty at the start of a phase.
+        scaler: State of the fp16 gradient scaler; empty without one.
+        thresholds: Table from shares to thresholds, or None.
+        history: Losses during the phases.
     """
 
     fingerprint: str
@@ -51,26 +51,33 @@ class State:
     student: dict[str, torch.Tensor] = field(default_factory=dict)
     optimizer: dict[str, Any] = field(default_factory=dict)
     scaler: dict[str, Any] = field(default_factory=dict)
-    dial: torch.Tensor | None = None
+    thresholds: torch.Tensor | None = None
     history: list[dict[str, Any]] = field(default_factory=list)
 
 
 def fingerprint(settings: AcmizeSettings, teacher: str, data: str, processes: int) -> str:
-    """Hex SHA-256 of all that determines a result."""
-    fixed = {name: value for name, value in asdict(settings).items() if name not in _FREE}
+    """Hex SHA-256 of everything that determines a result.
+
+    Args:
+        settings: Settings of the run.
+        teacher: Digest of the teacher's weights.
+        data: Digest of the training data.
+        processes: Number of processes.
+    """
+    fixed = {name: value for name, value in asdict(settings).items() if name not in _MAY_CHANGE}
     return hashlib.sha256(json.dumps([fixed, teacher, data, processes], sort_keys=True).encode()).hexdigest()
 
 
 def partial_folder(output: Path) -> Path:
-    """Where the state of an unfinished run is kept."""
+    """The folder that holds the state of an unfinished run."""
     return output.with_name(output.name + ".partial")
 
 
 def save_state(state: State, output: Path) -> None:
-    """Write the state, whole or not at all.
+    """Replace the saved state atomically.
 
     Raises:
-        OutputError: It cannot be written; the one before is untouched.
+        OutputError: The state cannot be written; the previous one is untouched.
     """
     folder = partial_folder(output)
     target, staging = folder / _FILE, folder / _STAGING
@@ -82,14 +89,18 @@ def save_state(state: State, output: Path) -> None:
             os.fsync(handle.fileno())
         staging.replace(target)
     except (OSError, RuntimeError) as error:  # PyTorch's writer turns a full disk into a RuntimeError
-        raise OutputError(f"cannot write {target}: {error}", "free some space; the same command goes on") from error
+        raise OutputError(f"cannot write {target}: {error}", "free some space; the same command resumes") from error
 
 
 def load_state(output: Path, expected: str) -> State | None:
     """The state of an unfinished run, or None where there is none.
 
+    Args:
+        output: Output folder of the run.
+        expected: Fingerprint of the run.
+
     Raises:
-        DistillationError: It cannot be read, or is of a run with other settings, model or data.
+        DistillationError: The state cannot be read, or belongs to a run with other settings, model or data.
     """
     path = partial_folder(output) / _FILE
     if not path.is_file():
@@ -97,19 +108,21 @@ def load_state(output: Path, expected: str) -> State | None:
     try:
         state = State(**torch.load(path, map_location="cpu", weights_only=True))
     except (OSError, RuntimeError, EOFError, TypeError, ValueError, pickle.UnpicklingError) as error:
-        raise DistillationError(f"{path} cannot be read: {error}", "begin anew with --restart") from error
+        raise DistillationError(f"{path} cannot be read: {error}", "start over with --restart") from error
     if state.fingerprint != expected:
-        raise DistillationError(f"{path} is of a run with other settings, model, data or number of processes", _RESTART)
+        raise DistillationError(
+            f"{path} belongs to a run with other settings, model, data or number of processes", _RESTART
+        )
     return state
 
 
 def has_state(output: Path) -> bool:
-    """Whether there is something to go on from."""
+    """Whether an unfinished run can be resumed."""
     return (partial_folder(output) / _FILE).is_file()
 
 
 def foreign_files(output: Path) -> list[str]:
-    """Names of what lies where the state is to be kept and is none of it."""
+    """Names of files at the place of the state that are not part of it."""
     folder = partial_folder(output)
     if folder.exists() and not folder.is_dir():
         return [folder.name]
@@ -117,7 +130,7 @@ def foreign_files(output: Path) -> list[str]:
 
 
 def remove_state(output: Path) -> None:
-    """Forget an unfinished run; what else lies beside its state stays.
+    """Remove the state of an unfinished run; other files beside it stay.
 
     Raises:
         OutputError: The state cannot be removed.

@@ -1,33 +1,34 @@
-"""What has to be known about a teacher's sites before learners can be made of them."""
+"""Statistics of a teacher's sites, from which learners are initialised and errors are weighted."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import torch
 
-from acm_export.distillation.record import Recorder
+from acm_export.distillation.record import SiteRecorder
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping
 
     from transformers import PreTrainedModel
 
+    from acm_export.distillation.record import SiteTensors
     from acm_export.surgery import ModelFamily, Site
 
 
 @dataclass(frozen=True)
 class SiteStatistics:
-    """Of one site, over tokens that are no padding; float64.
+    """Statistics of one site over all tokens without padding; float64.
 
     Args:
-        hidden_mean: Of the hidden values of an FFN ``[width]``.
-        hidden_square: Mean of their squares ``[width]``.
-        output_mean: ``[D]``.
-        output_covariance: ``[D, D]``.
-        sensitivity: Mean square of the gradient of a random direction of the model's output at the site's output: the
-            squared error that the model's output has for a squared error of 1 at the site.
+        hidden_mean: Mean of the hidden values of an FFN ``[width]``.
+        hidden_square: Mean square of the hidden values ``[width]``.
+        output_mean: Mean output ``[D]``.
+        output_covariance: Covariance of the outputs ``[D, D]``.
+        sensitivity: Mean square of the gradient of a random direction of the model's output with respect to the site's
+            output: the squared error of the model's output per squared error of 1 at the site.
     """
 
     hidden_mean: torch.Tensor
@@ -58,24 +59,24 @@ def gather_statistics(
     """Run some batches forward and backward through the teacher.
 
     Args:
-        model: The teacher, on the device of the batches.
-        family: Of the model.
-        sites: To look at.
-        batches: Inputs by name; at least one. Random directions come from torch's generator.
+        model: Teacher, on the device of the batches.
+        family: Family of the model.
+        sites: Sites to measure.
+        batches: Inputs by name; at least one batch. Random directions come from torch's generator.
 
     Returns:
-        By place.
+        Statistics by place.
     """
     sums = {site.place: _Sums(site.widths[-1][0], site.model_dim) for site in sites}
     fields = family.outputs[type(model).__name__]
-    with Recorder(model, family, sites, listen_gradients=True) as recorder:
+    with SiteRecorder(model, family, sites, record_gradients=True) as recorder:
         for inputs in batches:
-            output, seen = recorder.run(inputs)
-            sum(_random_direction(output[name]) for name in fields).backward()  # type: ignore[union-attr]
+            output, tensors = recorder.run(inputs)
+            torch.stack([_random_direction(output[name]) for name in fields]).sum().backward()
             gradients = recorder.gradients()
             model.zero_grad(set_to_none=True)
             for place, total in sums.items():
-                _add(total, seen[place].hidden, seen[place].o, gradients[place])
+                _add(total, tensors[place], gradients[place])
     return {place: _finish(total) for place, total in sums.items()}
 
 
@@ -83,8 +84,8 @@ def _random_direction(value: torch.Tensor) -> torch.Tensor:
     return (value.float() * torch.randn_like(value, dtype=torch.float32)).sum() / len(value)
 
 
-def _add(total: _Sums, hidden: torch.Tensor, output: torch.Tensor, gradient: torch.Tensor) -> None:
-    h, o = hidden.detach().double().cpu(), output.double().cpu()
+def _add(total: _Sums, tensors: SiteTensors, gradient: torch.Tensor) -> None:
+    h, o = tensors.hidden.detach().double().cpu(), tensors.output.double().cpu()
     total.tokens += len(o)
     total.hidden += h.sum(0)
     total.squares += h.square().sum(0)
@@ -96,15 +97,15 @@ def _add(total: _Sums, hidden: torch.Tensor, output: torch.Tensor, gradient: tor
 def _finish(total: _Sums) -> SiteStatistics:
     n = max(total.tokens, 1)
     mean = total.output / n
-    covariance: Any = total.products / n - torch.outer(mean, mean)
+    covariance = total.products / n - torch.outer(mean, mean)
     return SiteStatistics(total.hidden / n, total.squares / n, mean, covariance, total.gradient / n)
 
 
 def error_weights(statistics: Mapping[str, SiteStatistics]) -> dict[str, float]:
-    """For each place, by what its squared errors are multiplied so that those of all places can be compared.
+    """Weights by place that make the squared errors of all places comparable.
 
-    1 is what the model's output suffers, on average over the places, when a site gives its mean output in the place of
-    its outputs.
+    A weighted error of 1 does as much harm to the model's output as replacing a site's outputs by their mean does, on
+    average over the places.
     """
     harm = {place: found.sensitivity * found.output_variance for place, found in statistics.items()}
     unit = max(sum(harm.values()) / len(harm), torch.finfo(torch.float32).tiny)

@@ -1,8 +1,8 @@
-"""What a model is for: the loss of phase 3, and how good its outputs are.
+"""Tasks: the loss of phase 3 and the quality of a model's outputs.
 
-Every task has the same methods: ``loss`` of the student's ``output``, the ``batch`` (inputs and labels), the
-``teacher``'s output (None where only labels are to be used) and ``valid`` (``[batch, tokens]``, False for padding);
-``quality``, larger is better, of the same, as sum and weight; ``check`` of a batch before any training.
+Every task has the same methods. ``loss`` takes the student's ``output``, the ``batch`` (inputs and labels), the
+``teacher``'s output (None where only labels are used) and ``valid`` (``[batch, tokens]``, False for padding).
+``quality`` takes the same and returns a sum and its weight; larger is better. ``check`` checks a batch before training.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ from acm_export.base.errors import UsageError
 from acm_export.data.collate import LABELS
 from acm_export.data.user_function import failed, import_function
 from acm_export.distillation.ctc import CTC
-from acm_export.distillation.divergence import divergence
+from acm_export.distillation.losses import divergence
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
@@ -29,10 +29,10 @@ Arrays = dict[str, torch.Tensor]
 
 
 class Classification:
-    """One label per sample; with a teacher, its distribution is imitated too.
+    """One label per sample; where there is a teacher, its distribution is imitated too.
 
     Args:
-        num_labels: Of the model.
+        num_labels: Number of the model's classes.
     """
 
     name, quality_name, needs_labels = "classification", "accuracy", True
@@ -41,31 +41,35 @@ class Classification:
         self._num_labels = num_labels
 
     def loss(self, output: Any, batch: Arrays, teacher: Any, valid: torch.Tensor | None) -> torch.Tensor:  # noqa: ARG002
-        """Cross-entropy, and half of it the divergence from the teacher where there is one."""
+        """Cross-entropy; with a teacher, the mean of that and the divergence from its logits."""
         loss = F.cross_entropy(output.logits.float(), batch[LABELS])
         return loss if teacher is None else 0.5 * (loss + divergence(output.logits, teacher.logits))
 
     def quality(self, output: Any, batch: Arrays, teacher: Any, valid: torch.Tensor | None) -> tuple[float, float]:  # noqa: ARG002
-        """Correct samples."""
+        """Number of correct samples, and of samples."""
         return float((output.logits.argmax(-1) == batch[LABELS]).sum()), float(len(output.logits))
 
     def check(self, batch: Arrays) -> None:
-        """Raise where a label is none of the model's."""
+        """Check that every label is one of the model's classes.
+
+        Raises:
+            UsageError: A label is out of range, or the labels are not one class per sample.
+        """
         labels = batch[LABELS]
         if labels.ndim != 1 or labels.is_floating_point():
-            raise UsageError(f"labels are {labels.dtype} {list(labels.shape)}; a class per sample is expected")
+            raise UsageError(f"labels are {labels.dtype} {list(labels.shape)}; expected one class per sample")
         if len(bad := labels[(labels < 0) | (labels >= self._num_labels)]):
             raise UsageError(
-                f"label {int(bad[0])} is out of range; the model knows {self._num_labels} classes, from 0",
-                "the numbers of the labels must be those that the model was trained with",
+                f"label {int(bad[0])} is out of range; the model has {self._num_labels} classes, from 0",
+                "number the labels as in the training of the model",
             )
 
 
-class Distil:
-    """No labels: the teacher's outputs are all there is to imitate.
+class Imitation:
+    """Imitate the teacher's outputs, without labels.
 
     Args:
-        fields: Of the output.
+        fields: Fields of the output to imitate.
     """
 
     name, needs_labels = "distil", False
@@ -76,7 +80,7 @@ class Distil:
         self.quality_name = "cosine to the teacher" if self._features else "agreement with the teacher"
 
     def loss(self, output: Any, batch: Arrays, teacher: Any, valid: torch.Tensor | None) -> torch.Tensor:  # noqa: ARG002
-        """For features, one minus the cosine of each token and of their mean; else the divergence of distributions."""
+        """For features, 1 - cosine of each token and of their mean; otherwise the divergence of the logits."""
         if not self._features:
             return torch.stack([divergence(output[name], teacher[name], valid) for name in self._fields]).mean()
         ours, theirs = output.last_hidden_state.float(), teacher.last_hidden_state.float()
@@ -86,7 +90,7 @@ class Distil:
         return (tokens * weights).sum() / weights.sum() + pooled
 
     def quality(self, output: Any, batch: Arrays, teacher: Any, valid: torch.Tensor | None) -> tuple[float, float]:  # noqa: ARG002
-        """Of the mean over tokens, or of the most likely classes."""
+        """For features, the cosine of the mean over tokens; otherwise how many argmax are equal."""
         if self._features:
             ours, theirs = output.last_hidden_state.float(), teacher.last_hidden_state.float()
             weights = ours.new_ones(ours.shape[:2]) if valid is None else valid.to(ours)
@@ -98,17 +102,17 @@ class Distil:
         return float(sum(value.sum() for value in same)), float(sum(value.numel() for value in same))
 
     def check(self, batch: Arrays) -> None:
-        """Nothing can be wrong with labels that are not looked at."""
+        """Labels are not used, so nothing is checked."""
 
 
 class UserLoss:
-    """A function of the user's: ``loss(output, batch, teacher_output) -> scalar tensor``.
+    """A loss of the user's own: ``loss(output, batch, teacher_output) -> scalar tensor``.
 
     Args:
         text: ``module:function``.
 
     Raises:
-        UsageError: It cannot be imported.
+        UsageError: The function cannot be imported.
     """
 
     needs_labels = False
@@ -119,10 +123,10 @@ class UserLoss:
         self._function: Callable[..., Any] = import_function(text, "--task")
 
     def loss(self, output: Any, batch: Arrays, teacher: Any, valid: torch.Tensor | None) -> torch.Tensor:  # noqa: ARG002
-        """What the function returns.
+        """The loss that the function returns.
 
         Raises:
-            UsageError: It fails, or returns no scalar tensor.
+            UsageError: The function fails, or does not return a scalar tensor.
         """
         try:
             value = self._function(output, batch, teacher)
@@ -134,28 +138,28 @@ class UserLoss:
         return value
 
     def quality(self, output: Any, batch: Arrays, teacher: Any, valid: torch.Tensor | None) -> tuple[float, float]:
-        """The loss with its sign turned, weighted by samples."""
+        """The negative loss, weighted by samples."""
         size = len(next(iter(batch.values())))
         return -size * float(self.loss(output, batch, teacher, valid)), float(size)
 
     def check(self, batch: Arrays) -> None:
-        """The function itself decides what is right."""
+        """The function checks its own labels."""
 
 
-AnyTask = Classification | CTC | Distil | UserLoss
+AnyTask = Classification | CTC | Imitation | UserLoss
 
 
 def task_for(model: PreTrainedModel, family: ModelFamily, text: str | None, vocabulary: Mapping[str, int]) -> AnyTask:
-    """The task that a user names, or the one that the architecture is for.
+    """The task with a name, or by default the one that the architecture was made for.
 
     Args:
-        model: The teacher.
-        family: Of the model.
-        text: ``classification``, ``ctc``, ``distil``, ``module:function``, or None.
-        vocabulary: Of a speech model's labels; may be empty.
+        model: Teacher.
+        family: Family of the model.
+        text: ``classification``, ``ctc``, ``distil``, ``module:function``, or None for the default.
+        vocabulary: Labels of a speech model by text; may be empty.
 
     Raises:
-        UsageError: The task is unknown, or not one of this architecture.
+        UsageError: The task is unknown, or the architecture has no such task.
     """
     architecture = type(model).__name__
     possible = ["distil"]
@@ -167,13 +171,15 @@ def task_for(model: PreTrainedModel, family: ModelFamily, text: str | None, voca
     if ":" in name:
         return UserLoss(name)
     if name not in possible:
-        raise UsageError(f"{name!r} is no task of {architecture}; it has {', '.join(possible)}, or module:function")
+        raise UsageError(
+            f"{name!r} is not a task of {architecture}", f"choose {', '.join(possible)} or module:function"
+        )
     if name == "classification":
         return Classification(model.config.num_labels)
     if name == "ctc":
         space = vocabulary.get("|", vocabulary.get(" "))
         return CTC(int(model.config.pad_token_id or 0), model.config.vocab_size, space)
-    return Distil(family.outputs[architecture])
+    return Imitation(family.outputs[architecture])
 
 
 def _pool(tokens: torch.Tensor, weights: torch.Tensor) -> torch.Tensor:

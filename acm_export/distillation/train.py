@@ -1,4 +1,4 @@
-"""The loop that every phase runs in; devices, processes and precision are accelerate's."""
+"""The training loop of every phase; accelerate handles devices, processes and precision."""
 
 from __future__ import annotations
 
@@ -6,13 +6,15 @@ import logging
 import math
 import time
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, Protocol
+from functools import partial
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch.utils.data import DataLoader
 
 from acm_export.base.errors import DistillationError
-from acm_export.distillation.order import StepOrder, mixed
+from acm_export.distillation.batches import StepOrder, mix_seeds
+from acm_export.distillation.phase import PHASE_TITLES
 from acm_export.distillation.state import has_state, partial_folder, save_state
 
 if TYPE_CHECKING:
@@ -21,61 +23,45 @@ if TYPE_CHECKING:
     from accelerate import Accelerator
     from torch import nn
 
+    from acm_export.base.progress import Progress
     from acm_export.data.collate import Collate
     from acm_export.data.samples import Samples
-    from acm_export.distillation.layerwise import GatesPhase, LearnersPhase
-    from acm_export.distillation.loss import Loss
+    from acm_export.distillation.phase import Phase, StepLoss
     from acm_export.distillation.settings import AcmizeSettings
     from acm_export.distillation.state import State
-    from acm_export.distillation.whole import WholePhase
 
 _LOG = logging.getLogger("acm_export")
-_POINTS = 20
-_CLIP = 1.0
-TITLES = ("learners", "gates", "whole model")
-
-
-class Progress(Protocol):
-    """Is told of stages and steps."""
-
-    def stage(self, title: str, batches: int | None) -> None:
-        """A stage begins; it will take so many steps."""
-
-    def batch(self, note: str = "") -> None:
-        """One more step is done."""
-
-
-class Silent:
-    """Tells nobody: what the progress of all processes but one is."""
-
-    def stage(self, title: str, batches: int | None) -> None:
-        """Nothing."""
-
-    def batch(self, note: str = "") -> None:
-        """Nothing."""
+_HISTORY_POINTS = 20
+_MAX_GRADIENT_NORM = 1.0
 
 
 @dataclass
-class Speed:
-    """What a run cost so far, this process alone."""
+class Throughput:
+    """Tokens through ACM layers and seconds of training so far, in this process."""
 
     tokens: int = 0
     seconds: float = 0.0
 
+    @property
+    def tokens_per_second(self) -> float | None:
+        """None before the first step."""
+        return self.tokens / self.seconds if self.seconds else None
 
-@dataclass(frozen=True)
+
+@dataclass
 class Trainer:
     """Everything that the phases share.
 
     Args:
         accelerator: Devices and processes.
-        settings: Of the run.
-        samples: To train with.
-        collate: From samples to a batch.
-        student: Whose tensors are saved.
-        output: Beside which the state is kept.
-        progress: Is told of every step.
-        speed: Is added to.
+        settings: Settings of the run.
+        samples: Training samples.
+        collate: Makes a batch of samples.
+        student: Model whose tensors are saved.
+        output: Output folder, beside which the state is kept.
+        progress: Receives every step.
+        throughput: Counts tokens and seconds.
+        saved: Phase and step of the state that was saved last, or None.
     """
 
     accelerator: Accelerator
@@ -85,107 +71,135 @@ class Trainer:
     student: nn.Module
     output: Path
     progress: Progress
-    speed: Speed
+    throughput: Throughput
+    saved: tuple[int, int] | None = None
 
-    def batches(self, phase: int, first: int, last: int) -> Any:
-        """The steps' batches, the part of this process of each, on its device."""
-        steps = StepOrder(len(self.samples), self.settings.batch, mixed(self.settings.seed, phase), first, last)
-        loader: Any = DataLoader(self.samples, batch_sampler=steps, collate_fn=self.collate)  # type: ignore[arg-type]
-        return self.accelerator.prepare(loader)
+    def run(self, phase: Phase, state: State) -> None:
+        """Train a phase to its end.
+
+        Args:
+            phase: Loss and parameters of the phase.
+            state: State of the run, in this phase; at the start of the next phase afterwards.
+
+        Raises:
+            DistillationError: The loss or a weight is not finite any more; the last saved state is kept.
+        """
+        if state.step < self.settings.steps[phase.number - 1]:
+            self._train(phase, state)
+        self._collect_student(state)
+        state.phase, state.step, state.optimizer, state.scaler = phase.number + 1, 0, {}, {}
+        self._write(state)
 
     def save(self, state: State) -> None:
-        """Let a killed run go on from here."""
+        """Save the state, so that an interrupted run resumes here.
+
+        Raises:
+            DistillationError: A weight is not finite; the last saved state is kept.
+        """
+        self._collect_student(state)
+        self._write(state)
+
+    def _collect_student(self, state: State) -> None:
         if self.accelerator.is_main_process:
             state.student = {name: tensor.detach().cpu() for name, tensor in self.student.state_dict().items()}
             broken = [name for name, tensor in state.student.items() if not bool(tensor.isfinite().all())]
             if broken:
-                raise self._broken(state.phase, state.step, f"in {broken[0]}")
+                raise self._not_finite(state.phase, state.step, f"in {broken[0]}")
+
+    def _write(self, state: State) -> None:
+        if self.accelerator.is_main_process:
             save_state(state, self.output)
+        self.saved = state.phase, state.step
         self.accelerator.wait_for_everyone()
 
-    def run(self, phase: LearnersPhase | GatesPhase | WholePhase, number: int, state: State) -> None:
-        """Train a phase from where it stands to its end.
-
-        Args:
-            phase: Its losses and what they train.
-            number: 1 to 3.
-            state: Of the run; ends at the beginning of the next phase.
-
-        Raises:
-            DistillationError: The loss is not finite any more; the state that was saved last is kept.
-        """
-        last, rate = self.settings.steps[number - 1], self.settings.learning_rates[number - 1]
-        if state.step < last:
-            self._train(phase, number, last, rate, state)
-        state.phase, state.step, state.optimizer, state.scaler = number + 1, 0, {}, {}
-        self.save(state)
-
-    def _train(self, phase: Any, number: int, last: int, rate: float, state: State) -> None:
-        for parameter in self.student.parameters():
-            parameter.requires_grad = False
-        groups = [{"params": part, "factor": factor} for part, factor in phase.trained() if part]
-        parameters = [parameter for group in groups for parameter in group["params"]]
-        for parameter in parameters:
-            parameter.requires_grad_()
-        optimizer: Any = torch.optim.AdamW(groups, lr=rate, weight_decay=0.0)
+    def _train(self, phase: Phase, state: State) -> None:
+        last, rate = self.settings.steps[phase.number - 1], self.settings.learning_rates[phase.number - 1]
+        optimizer, parameters = self._optimizer(phase, rate)
         module, optimizer = self.accelerator.prepare(phase, optimizer)
+        scaler: Any = self.accelerator.scaler  # accelerate does not annotate it
         if state.optimizer:
             optimizer.load_state_dict(state.optimizer)
-        scaler: Any = self.accelerator.scaler
         if scaler is not None and state.scaler:
             scaler.load_state_dict(state.scaler)
-        self.progress.stage(f"phase {number} of 3: {TITLES[number - 1]}", last - state.step)
-        begun = time.perf_counter()
-        for batch in self.batches(number, state.step, last):
-            torch.manual_seed(mixed(self.settings.seed, number, state.step, self.accelerator.process_index))
+        self.progress.stage(self._stage_title(phase, state), last - state.step)
+        started = time.perf_counter()
+        for batch in self._batches(phase, state.step, last):
+            torch.manual_seed(mix_seeds(self.settings.seed, phase.number, state.step, self.accelerator.process_index))
             for group in optimizer.param_groups:
-                group["lr"] = group["factor"] * rate * schedule(state.step, last)
+                group["lr"] = group["rate_factor"] * rate * schedule(state.step, last)
             loss = module(batch)
-            self._check(loss, number, state.step)
+            self._check_finite(loss, phase, state.step)
             self.accelerator.backward(loss.value)
-            self.accelerator.clip_grad_norm_(parameters, _CLIP)
+            self.accelerator.clip_grad_norm_(parameters, _MAX_GRADIENT_NORM)
             optimizer.step()
             optimizer.zero_grad()
-            if number == 3 and phase.found is not None:
-                phase.dial.update(self.accelerator.reduce(phase.found, "mean"))
-                state.dial = phase.dial.thresholds.cpu()
+            phase.after_step(state, partial(self.accelerator.reduce, reduction="mean"))
             state.step += 1
-            self._tell(loss, number, last, state)
+            self._log_step(loss, phase, state)
             if state.step % self.settings.checkpoint_every == 0 and state.step < last:
                 state.optimizer = optimizer.state_dict()
                 state.scaler = {} if scaler is None else scaler.state_dict()
                 self.save(state)
-        self.speed.seconds += time.perf_counter() - begun
+        self.throughput.seconds += time.perf_counter() - started
         self.accelerator.free_memory()
 
-    def _tell(self, loss: Loss, number: int, last: int, state: State) -> None:
-        self.speed.tokens += loss.tokens
+    def _optimizer(self, phase: Phase, rate: float) -> tuple[torch.optim.Optimizer, list[nn.Parameter]]:
+        """An optimizer of the phase's parameters, which alone get gradients."""
+        for parameter in self.student.parameters():
+            parameter.requires_grad = False
+        groups = [group for group in phase.parameter_groups() if group.parameters]
+        parameters = [parameter for group in groups for parameter in group.parameters]
+        for parameter in parameters:
+            parameter.requires_grad_()
+        optimizer = torch.optim.AdamW(
+            [{"params": group.parameters, "rate_factor": group.rate_factor} for group in groups],
+            lr=rate,
+            weight_decay=0.0,
+        )
+        return optimizer, parameters
+
+    def _batches(self, phase: Phase, first: int, last: int) -> Any:  # accelerate does not annotate what it prepares
+        """Batches of the steps, this process's part of each, on its device."""
+        seed = mix_seeds(self.settings.seed, phase.number)
+        steps = StepOrder(len(self.samples), self.settings.batch, seed, first, last)
+        loader: Any = DataLoader(self.samples, batch_sampler=steps, collate_fn=self.collate)  # type: ignore[arg-type]
+        return self.accelerator.prepare(loader)
+
+    def _stage_title(self, phase: Phase, state: State) -> str:
+        left = sum(self.settings.steps[phase.number - 1 :]) - state.step
+        return f"phase {phase.number} of {len(PHASE_TITLES)}: {phase.title} ({left:,} steps left in all phases)"
+
+    def _log_step(self, loss: StepLoss, phase: Phase, state: State) -> None:
+        self.throughput.tokens += loss.tokens
+        last = self.settings.steps[phase.number - 1]
         value = float(loss.value.detach())
         budget = None if loss.budget is None else float(loss.budget)
         note = f"loss {value:.4g}" + ("" if budget is None else f", β {budget:.2f}")
         self.progress.batch(note)
-        if state.step % max(last // _POINTS, 1) == 0 or state.step == last:
-            state.history.append({"phase": number, "step": state.step, "loss": value, "budget": budget})
+        if state.step % max(last // _HISTORY_POINTS, 1) == 0 or state.step == last:
+            state.history.append({"phase": phase.number, "step": state.step, "loss": value, "budget": budget})
             if self.accelerator.is_main_process:
-                _LOG.info("phase %d, step %d of %d: %s", number, state.step, last, note)
+                _LOG.info("phase %d, step %d of %d: %s", phase.number, state.step, last, note)
 
-    def _check(self, loss: Loss, number: int, step: int) -> None:
-        values: Any = self.accelerator.gather(loss.everything().unsqueeze(0))
-        if bool(values.isfinite().all()):
-            return
-        layer = loss.broken_layer()
-        raise self._broken(number, step + 1, f"in {layer}" if layer else "behind the last ACM layer")
+    def _check_finite(self, loss: StepLoss, phase: Phase, step: int) -> None:
+        values = self.accelerator.gather(loss.finite_checks().unsqueeze(0))
+        if not bool(values.isfinite().all()):
+            layer = loss.broken_layer()
+            raise self._not_finite(phase.number, step + 1, f"in {layer}" if layer else "behind the last ACM layer")
 
-    def _broken(self, number: int, step: int, where: str) -> DistillationError:
-        title = TITLES[min(number, len(TITLES)) - 1]
-        kept = f"the last good state is in {partial_folder(self.output)}; the same command with a lower --lr goes on"
+    def _not_finite(self, phase: int, step: int, where: str) -> DistillationError:
+        hint = "no step was completed: check the model and the data"
+        if has_state(self.output):
+            hint = (
+                f"the last good state is in {partial_folder(self.output)}; "
+                "the same command with a lower --lr resumes from there"
+            )
         return DistillationError(
-            f"phase {number} ({title}) is not finite any more at step {step}, first {where}",
-            f"{kept} from there" if has_state(self.output) else "no step was taken: look at the model and the data",
+            f"NaN or infinity in phase {phase} ({PHASE_TITLES[phase - 1]}) at step {step}, first {where}", hint
         )
 
 
 def schedule(step: int, steps: int) -> float:
-    """Learning rate ÷ its largest: up over a tenth of the steps (100 at most), then down along a cosine."""
+    """Learning rate ÷ its peak: up over a tenth of the steps (100 at most), then down along a cosine."""
     warm_up = max(min(100, steps // 10), 1)
     return min((step + 1) / warm_up, 1.0) * 0.5 * (1 + math.cos(math.pi * step / steps))

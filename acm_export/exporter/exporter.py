@@ -20,7 +20,7 @@ from acm_export.exporter.measure import run_one_sample
 from acm_export.exporter.tracing import trace
 from acm_export.modules import ACMLayer, acm_layers
 from acm_export.modules.evaluating import evaluating
-from acm_export.modules.wrapper import PREFIX, Alone, ExampleInputs, Exportable, as_dtype, name_inputs
+from acm_export.modules.wrapper import PREFIX, ExampleInputs, Exportable, SingleLayer, as_dtype, name_inputs
 from acm_export.onnx_file.embedding import write_embedded
 from acm_export.onnx_file.lowering import OPSET as TENSORRT_8_OPSET
 from acm_export.onnx_file.manifest import LayerEntry, Manifest, Setting, Source, write_manifest
@@ -80,6 +80,12 @@ def export_checkpoint(checkpoint: Checkpoint, path: Path, **options: Any) -> Exp
         What was written.
     """
     model = checkpoint.model
+    if next(acm_layers(model), None) is None:
+        _log.info(
+            "%s has 0 ACM layers; to make it adaptive: acm-export acmize %s --data D -o DIR",
+            checkpoint.path.name,
+            checkpoint.path,
+        )
     return export(
         model, example_inputs(model, checkpoint.family), path,
         output_fields=checkpoint.family.outputs[type(model).__name__],
@@ -134,7 +140,7 @@ def export(
     traced_opset = check_options(dtype, target, opset)
     check_atol(atol)
     if isinstance(module, ACMLayer):
-        module = Alone(module)
+        module = SingleLayer(module)
     inputs = name_inputs(module, example_inputs)
     with staging_folder(path) as staging, evaluating(module), torch.no_grad():
         original = Exportable(as_dtype(module, torch.float32), list(inputs), torch.float32, output_fields).eval()

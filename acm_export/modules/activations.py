@@ -22,5 +22,5 @@ _FUNCTIONS: dict[str, Callable[[torch.Tensor], torch.Tensor]] = {
 
 
 def activation_fn(name: str) -> Callable[[torch.Tensor], torch.Tensor]:
-    """The PyTorch function of one of :data:`acm_export.op.ACTIVATIONS`."""
+    """The PyTorch function of an activation of :data:`acm_export.op.signature.ACTIVATIONS`."""
     return _FUNCTIONS[name]

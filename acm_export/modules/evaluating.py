@@ -1,4 +1,4 @@
-"""A module in evaluation mode for a while."""
+"""A context manager for evaluation mode."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ if TYPE_CHECKING:
 
 @contextmanager
 def evaluating(module: nn.Module) -> Iterator[None]:
-    """While the block runs, nothing drops anything; afterwards each part is in the mode that it was in."""
+    """Put a module in evaluation mode until the block ends; then every part gets its previous mode back."""
     training = {name for name, child in module.named_modules() if child.training}
     module.eval()
     try:

@@ -11,13 +11,13 @@ if TYPE_CHECKING:
 
 
 def keeping_float32(fn: Callable[[torch.Tensor], torch.Tensor]) -> Callable[[torch.Tensor], torch.Tensor]:
-    """Wrap what ``Module.to``/``half``/``cuda`` applies to a tensor: devices change, float32 values do not.
+    """Wrap the function that ``Module.to``/``half``/``cuda`` applies: float32 tensors change device but not dtype.
 
     Args:
-        fn: The function that ``torch.nn.Module._apply`` was given.
+        fn: Function given to ``torch.nn.Module._apply``.
 
     Returns:
-        A function that moves a float32 tensor where ``fn`` moves it, without rounding it.
+        A function that moves a float32 tensor to the device that ``fn`` moves it to, without rounding it.
     """
 
     def apply(tensor: torch.Tensor) -> torch.Tensor:

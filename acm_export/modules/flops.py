@@ -1,8 +1,8 @@
 """FLOPs of transformers with ACM layers: pure arithmetic, one multiply-add counted as 2, matrix products only.
 
-The convention is that of ``torch.utils.flop_counter``: biases, activations, norms, softmax and the order of tokens
-count nothing. The only place where FLOPs are computed; what a forward pass runs is found in
-acm_export/surgery/accounting.py and acm_export/exporter/measure.py.
+The convention is that of ``torch.utils.flop_counter``: biases, activations, norms, softmax and the sorting of tokens
+are not counted. All FLOPs are computed here; acm_export/surgery/accounting.py and acm_export/exporter/measure.py find
+out what a forward pass runs.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ def linear_flops(in_features: int, out_features: int) -> int:
 
 
 def convolution_flops(in_channels: int, out_channels: int, kernel: Sequence[int], groups: int = 1) -> int:
-    """FLOPs per position of the output of one convolution; padding is counted as if it were data."""
+    """FLOPs per position of the output of one convolution; padding counts as data."""
     return 2 * (in_channels // groups) * out_channels * prod(kernel)
 
 
@@ -47,8 +47,8 @@ def attention_core_flops(keys: int, width: int) -> int:
     """FLOPs per token of scores and mixing, 4·keys·width; grows with the length of the sequence.
 
     Args:
-        keys: Tokens that each token attends to, masked ones too.
-        width: Of all heads together.
+        keys: Tokens that each token attends to, including masked ones.
+        width: Width of all heads together.
     """
     return 2 * linear_flops(keys, width)
 
@@ -65,14 +65,14 @@ def gate_share(spec: ACMSpec, dense_flops: int) -> float:
 
 @dataclass(frozen=True)
 class ModelFlops:
-    """FLOPs of one forward pass, by what does them.
+    """FLOPs of one forward pass, by part of the model.
 
     Args:
-        learners: All learners of all ACM layers.
-        gates: Of all ACM layers.
-        dense_sites: Dense modules in places that an ACM layer could take.
-        attention_core: Scores and mixing.
-        rest: Embedding, convolutions, heads.
+        learners: FLOPs of all learners of all ACM layers.
+        gates: FLOPs of the gates of all ACM layers.
+        dense_sites: FLOPs of dense modules that an ACM layer could replace.
+        attention_core: FLOPs of attention scores and mixing.
+        rest: FLOPs of embedding, convolutions and heads.
     """
 
     learners: int
@@ -83,9 +83,9 @@ class ModelFlops:
 
     @property
     def total(self) -> int:
-        """Of the whole pass with all learners."""
+        """FLOPs of the whole pass with all learners."""
         return self.learners + self.gates + self.dense_sites + self.attention_core + self.rest
 
     def at(self, budget: float) -> float:
-        """Of the whole pass when the share ``budget`` of the learners' FLOPs is executed."""
+        """FLOPs of the whole pass when the share ``budget`` of the learners' FLOPs is executed."""
         return self.total - self.learners + budget * self.learners

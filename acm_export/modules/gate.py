@@ -19,13 +19,13 @@ if TYPE_CHECKING:
 class Gate(nn.Module):
     """One or several linear maps, with or without an activation between them; always float32.
 
-    The decision which learners run must not depend on the dtype of the model, and a gate is about 1% of its FLOPs:
-    parameters stay float32 through ``.half()`` and ``.to(dtype)``, and inputs are cast up. For inference in half
-    precision on an NVIDIA GPU, a gate of one linear map is one kernel that reads x once (modules/gate_logits.py).
+    Which learners run must not depend on the dtype of the model, and a gate is about 1% of its FLOPs: parameters stay
+    float32 through ``.half()`` and ``.to(dtype)``, and inputs are cast to float32. For inference in half precision on
+    an NVIDIA GPU, a gate of one linear map is one kernel that reads x once (modules/gate_logits.py).
 
     Args:
         dims: Input width, hidden widths, number of choices: ``(D, ..., C)``.
-        activation: Applied between the linear maps; ``identity`` for none.
+        activation: Activation between the linear maps; ``identity`` for none.
     """
 
     def __init__(self, dims: Sequence[int], activation: str = "identity") -> None:

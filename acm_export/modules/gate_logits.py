@@ -1,7 +1,7 @@
 """``acm::gate_logits``: the gate of one linear map as one PyTorch op, which reads x in half precision.
 
 On NVIDIA GPUs it runs the kernel of acm_export.plugins.kernels.gate; elsewhere it casts x and applies the linear map.
-It has no gradient: :class:`acm_export.modules.Gate` uses it for inference alone, and never while it is exported.
+It has no gradient: :class:`acm_export.modules.Gate` uses it for inference only, and never during an export.
 """
 
 from __future__ import annotations
@@ -31,7 +31,7 @@ def gate_logits(x: torch.Tensor, weight: torch.Tensor, bias: torch.Tensor) -> to
         Gate logits ``[..., C]``, float32. Products and sums are float32 and on a GPU in a fixed order.
 
     Raises:
-        OpError: Shapes, dtypes or devices that do not fit together, with both values.
+        OpError: Shapes, dtypes or devices do not fit together; the message has both values.
     """
     _check(x, weight, bias)
     return functional.linear(x.float(), weight, bias)
@@ -55,7 +55,7 @@ def _(x_shape: torch.Size, weight_shape: torch.Size, *_shapes: Any, **_arguments
 
 
 def run_kernel(x: torch.Tensor, weight: torch.Tensor, bias: torch.Tensor) -> torch.Tensor:
-    """Run the kernel: on a GPU, or interpreted on a CPU (``TRITON_INTERPRET=1``). Arguments are taken as checked."""
+    """Run the kernel on a GPU, or interpreted on a CPU (``TRITON_INTERPRET=1``). Arguments are not checked."""
     logits = torch.empty((*x.shape[:-1], len(bias)), dtype=torch.float32, device=x.device)
     if logits.numel():
         require("triton")
@@ -71,7 +71,7 @@ def _check(x: torch.Tensor, weight: torch.Tensor, bias: torch.Tensor) -> None:
         raise OpError(f"x is {x.dtype}, expected one of {', '.join(map(str, DTYPES))}")
     for name, tensor in (("weight", weight), ("bias", bias)):
         if tensor.dtype != torch.float32:
-            raise OpError(f"{name} is {tensor.dtype}; it is torch.float32 for every dtype of x")
+            raise OpError(f"{name} is {tensor.dtype}; expected torch.float32 for every dtype of x")
         if tensor.device != x.device:
             raise OpError(f"{name} is on {tensor.device} but x is on {x.device}")
     if weight.dim() != 2 or bias.shape != weight.shape[:1]:

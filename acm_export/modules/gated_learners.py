@@ -51,8 +51,8 @@ def gated_learners(
         ``"tf32"``.
 
     Raises:
-        OpError: Shapes, dtypes or attributes that docs/op.md does not allow, with both values.
-        KernelError: The GPU is older than sm_80, or not one that the kernels know.
+        OpError: Shapes, dtypes or attributes are not those of docs/op.md; the message has both values.
+        KernelError: The GPU is older than sm_80, or unknown to the kernels.
     """
     _check((x, gate_logits, thresholds, w1, b1, w2, b2), Signature(num_learners, min_learners, activation))
     counts = learner_counts(gate_logits, thresholds, min_learners)
@@ -144,4 +144,4 @@ def _check(tensors: tuple[torch.Tensor, ...], signature: Signature) -> None:
         raise OpError(f"{elsewhere[0]} is on {named[elsewhere[0]].device} but x is on {named['x'].device}")
     for name in ("gate_logits", "thresholds"):
         if named[name].dtype != torch.float32:
-            raise OpError(f"{name} is {named[name].dtype}; it is torch.float32 for every dtype of x")
+            raise OpError(f"{name} is {named[name].dtype}; expected torch.float32 for every dtype of x")

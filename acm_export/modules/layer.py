@@ -24,16 +24,16 @@ _MAX_SIZE = 1 << 24
 
 @dataclass(frozen=True)
 class ACMSpec:
-    """Everything that fixes the shapes and the arithmetic of one ACM layer.
+    """The shapes and the arithmetic of one ACM layer.
 
     Args:
         model_dim: D, the width of a token.
-        num_learners: N.
+        num_learners: N, the number of learners.
         hidden_dim: h, the hidden width of one learner.
         min_learners: Learners that always run.
-        activation: Of the hidden values.
-        gate_hidden: Widths between the linear maps of the gate; empty for a single one.
-        gate_activation: Between the linear maps of the gate.
+        activation: Activation of the learners.
+        gate_hidden: Hidden widths of the gate; empty for a gate of one linear map.
+        gate_activation: Activation between the linear maps of the gate.
 
     Raises:
         OpError: A value is out of range.
@@ -57,7 +57,7 @@ class ACMSpec:
         }
         for name, values in sizes.items():
             if not all(isinstance(value, int) and 1 <= value <= _MAX_SIZE for value in values):
-                raise OpError(f"{name} is {getattr(self, name)}; sizes are whole numbers from 1 to {_MAX_SIZE}")
+                raise OpError(f"{name} is {getattr(self, name)}; expected whole numbers from 1 to {_MAX_SIZE}")
         if self.gate_activation not in ACTIVATIONS:
             raise OpError(f"gate_activation is {self.gate_activation!r}; it must be one of {', '.join(ACTIVATIONS)}")
 
@@ -73,15 +73,15 @@ class ACMSpec:
 
 
 class ACMLayer(nn.Module):
-    """Sum of the first k learners of each token, k decided by the gate (arXiv 2312.10193; docs/op.md).
+    """For each token the sum of its first k learners, with k chosen by the gate (arXiv 2312.10193; docs/op.md).
 
     Maps tokens ``[..., D]`` to ``[..., D]``. ``thresholds`` (float32 ``[N]``, zeros: the trained argmax) may be changed
-    in place at any time; it and the gate stay float32 whatever the layer's dtype. ``valid`` (bool ``[...]``, None for
-    all) tells tokens from padding, which runs ``min_learners``; the model sets it during its forward pass
-    (acm_export/surgery/padding.py).
+    in place at any time; the thresholds and the gate stay float32 whatever the layer's dtype. ``valid`` (bool
+    ``[...]``, None for no padding) is False for padding, which runs ``min_learners``; the model sets it during its
+    forward pass (acm_export/surgery/padding.py).
 
     Args:
-        spec: Sizes, activation and gate.
+        spec: Sizes, activation and gate of the layer.
     """
 
     thresholds: torch.Tensor
@@ -102,14 +102,14 @@ class ACMLayer(nn.Module):
         nn.init.normal_(self.w2, std=h**-0.5)
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
-        """Tokens ``[..., D]`` of the layer's dtype to ``[..., D]``."""
+        """Map tokens ``[..., D]`` of the layer's dtype to ``[..., D]``."""
         return self.run(x, self.gate_logits(x))[0]
 
     def gate_logits(self, x: torch.Tensor) -> torch.Tensor:
-        """What the gate says of tokens ``[..., D]``: ``[..., C]``, float32.
+        """Gate logits of tokens ``[..., D]``: ``[..., C]``, float32.
 
-        Of padding: 0 for the fewest learners and -inf for any other choice, so that its margins are below every
-        threshold, -inf too.
+        Padding gets 0 for the fewest learners and -inf for any other choice, so that its margins are not above any
+        threshold, not even -inf.
         """
         z: torch.Tensor = self.gate(x)
         if self.valid is None:
@@ -118,7 +118,7 @@ class ACMLayer(nn.Module):
         return torch.where(self.valid.unsqueeze(-1), z, fewest)
 
     def run(self, x: torch.Tensor, gate_logits: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
-        """Y ``[..., D]`` and learner counts ``[...]`` (int32) for gate logits ``[..., C]`` given from outside."""
+        """Y ``[..., D]`` and learner counts ``[...]`` (int32) for tokens ``[..., D]`` and gate logits ``[..., C]``."""
         spec = self.spec
         y, counts = gated_learners(
             x, gate_logits, self.thresholds, self.w1, self.b1, self.w2, self.b2,
@@ -127,11 +127,11 @@ class ACMLayer(nn.Module):
         return y, counts
 
     def dense(self) -> nn.Module:
-        """The layer with all learners and no gate, as Linear-activation-Linear over the same weights."""
+        """The layer with all learners and no gate: Linear, activation, Linear over the same weights."""
         return _DenseMLP(self)
 
     def extra_repr(self) -> str:
-        """Shown by ``print(model)``."""
+        """Sizes of the layer, for ``print(model)``."""
         spec = self.spec
         return f"D={spec.model_dim}, N={spec.num_learners}, h={spec.hidden_dim}, min_learners={spec.min_learners}"
 

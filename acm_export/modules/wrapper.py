@@ -1,21 +1,20 @@
-"""The model as the exported file presents it: tensors in, tensors out, float32 at both ends."""
+"""The module that is exported: tensors in, tensors out, float32 at both ends."""
 
 from __future__ import annotations
 
 import copy
 import inspect
 from collections.abc import Mapping, Sequence
-from typing import Any
 
 import torch
 from torch import nn
+from torch.nn.utils import parametrize
 
 from acm_export.base.errors import ExportError
 from acm_export.modules import ACMLayer, acm_layers
-from acm_export.modules.parametrizations import fold_parametrizations
 
 PREFIX = "module."
-"""Stands before the names of parameters in the wrapper's state."""
+"""Prefix of the names of parameters in the wrapper's state."""
 
 ExampleInputs = Mapping[str, torch.Tensor] | Sequence[torch.Tensor] | torch.Tensor
 
@@ -23,14 +22,14 @@ ExampleInputs = Mapping[str, torch.Tensor] | Sequence[torch.Tensor] | torch.Tens
 class Exportable(nn.Module):
     """Calls a module with named inputs, casts floating inputs to its dtype and its outputs to float32.
 
-    Every file takes and gives float32, whatever its weights: numpy has no bfloat16, one feed serves every dtype, and
-    the casts cost nothing beside the model.
+    Inputs and outputs of every file are float32, whatever its weights: numpy has no bfloat16, one feed serves every
+    dtype, and the cost of the casts is negligible.
 
     Args:
         module: Any module with ACM layers.
         input_names: Parameters of its ``forward``, in the order of the inputs.
-        dtype: Of its weights.
-        fields: Fields of the output to return; None for every tensor of it.
+        dtype: Dtype of its weights.
+        fields: Fields of the output to return; None for all its tensors.
     """
 
     def __init__(
@@ -45,25 +44,25 @@ class Exportable(nn.Module):
         self._input_names, self._dtype, self._fields = tuple(input_names), dtype, fields
 
     def forward(self, *inputs: torch.Tensor) -> tuple[torch.Tensor, ...]:
-        """Tensors in the order of the input names to a tuple of tensors."""
+        """Run the module on tensors in the order of the input names."""
         given: list[torch.Tensor] = list(inputs)
         results = []
         for value in self.outputs(*inputs).values():
             result = value.float() if value.is_floating_point() else value
-            # The exporter names tensors: one that is an input, a weight or two outputs would lose a name.
+            # The exporter names tensors; a tensor that is also an input, a weight or another output would lose a name.
             named = isinstance(result, nn.Parameter) or any(value is other or result is other for other in given)
             results.append(result.clone() if named else result)
             given += [value, result]
         return tuple(results)
 
     def outputs(self, *inputs: torch.Tensor) -> dict[str, torch.Tensor]:
-        """What the module returns for the same inputs: tensors by name, in the module's dtype.
+        """The module's outputs for the same inputs: tensors by name, in the module's dtype.
 
         Raises:
-            ExportError: It returned something other than tensors.
+            ExportError: The module returned something other than tensors.
         """
         cast = [v.to(self._dtype) if v.is_floating_point() else v for v in inputs]
-        outputs: Any = self.module(**dict(zip(self._input_names, cast, strict=True)))
+        outputs: object = self.module(**dict(zip(self._input_names, cast, strict=True)))
         if isinstance(outputs, torch.Tensor):
             return {"output": outputs}
         if isinstance(outputs, Mapping):
@@ -76,13 +75,13 @@ class Exportable(nn.Module):
         )
 
     def in_dtype(self, dtype: torch.dtype) -> Exportable:
-        """The same with another dtype inside, without parametrizations; copied only where something changes."""
+        """This module with another dtype inside, without parametrizations; copied only where something changes."""
         module = as_dtype(fold_parametrizations(self.module), dtype)
         return Exportable(module, self._input_names, dtype, self._fields).eval()
 
 
-class Alone(nn.Module):
-    """Gives a layer that is exported by itself a name, as it has in any module."""
+class SingleLayer(nn.Module):
+    """Holds a layer that is exported by itself, so that it has a name."""
 
     def __init__(self, layer: ACMLayer) -> None:
         super().__init__()
@@ -94,7 +93,7 @@ class Alone(nn.Module):
 
 
 def as_dtype(module: nn.Module, dtype: torch.dtype) -> nn.Module:
-    """The module itself where nothing would change, else a converted copy; gates and thresholds stay float32."""
+    """The module itself where nothing would change, otherwise a converted copy; gates and thresholds stay float32."""
     layers = [layer for _, layer in acm_layers(module)]
     float32 = {id(t) for layer in layers for t in (layer.thresholds, *layer.gate.parameters())}
     tensors = [t for t in (*module.parameters(), *module.buffers()) if t.is_floating_point() and id(t) not in float32]
@@ -103,11 +102,46 @@ def as_dtype(module: nn.Module, dtype: torch.dtype) -> nn.Module:
     return copy.deepcopy(module).to(dtype)
 
 
+def fold_parametrizations(module: nn.Module) -> nn.Module:
+    """Compute weights once that PyTorch computes from others in every pass, such as those under weight norm.
+
+    Fold before any conversion to half precision: the norm of a large weight must be computed in float32.
+
+    Returns:
+        The module itself where nothing is parametrized, otherwise a copy that shares all other weights.
+    """
+    found = [(name, part) for name, part in module.named_modules() if parametrize.is_parametrized(part)]
+    if not found:
+        return module
+    if found[0][0] == "":
+        return _plain(module)
+    shared = copy.deepcopy(module, {id(tensor): tensor for tensor in (*module.parameters(), *module.buffers())})
+    for name, part in found:
+        shared.set_submodule(name, _plain(part))
+    return shared
+
+
+def _plain(module: nn.Module) -> nn.Module:
+    """The same layer of its original class, with the parametrized tensors as parameters.
+
+    ``parametrize.remove_parametrizations`` would change the class that the original and its copies share.
+    """
+    original: type[nn.Module] = type(module).__bases__[0]  # PyTorch puts a class of its own on top
+    plain = original.__new__(original)
+    vars(plain).update({name: copy.copy(value) for name, value in vars(module).items()})
+    names = list(module.parametrizations)  # type: ignore[arg-type]
+    del plain._modules["parametrizations"]  # noqa: SLF001
+    for name in names:
+        value: torch.Tensor = getattr(module, name)
+        plain.register_parameter(name, nn.Parameter(value.detach(), requires_grad=value.requires_grad))
+    return plain
+
+
 def name_inputs(module: nn.Module, example_inputs: ExampleInputs) -> dict[str, torch.Tensor]:
     """Example inputs by the names of ``forward``'s parameters.
 
     Raises:
-        ExportError: They do not fit its signature, or are not tensors with a batch dimension.
+        ExportError: The inputs do not fit the signature, or are not tensors with a batch dimension.
     """
     parameters = [
         p.name
@@ -126,5 +160,6 @@ def name_inputs(module: nn.Module, example_inputs: ExampleInputs) -> dict[str, t
         named = dict(zip(parameters, example_inputs, strict=False))
     for name, value in named.items():
         if not isinstance(value, torch.Tensor) or value.ndim == 0:
-            raise ExportError(f"example input {name} is no tensor with a batch dimension, but {type(value).__name__}")
+            found = "a scalar" if isinstance(value, torch.Tensor) else type(value).__name__
+            raise ExportError(f"example input {name} is {found}; expected a tensor with a batch dimension")
     return named

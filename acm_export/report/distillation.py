@@ -1,4 +1,4 @@
-"""The plan and the result of a distillation as tables, and as JSON."""
+"""The plan and the result of ``acmize`` as tables and as JSON."""
 
 from __future__ import annotations
 
@@ -8,63 +8,66 @@ from typing import TYPE_CHECKING, Any
 
 from rich.table import Table
 
-from acm_export.distillation.state import partial_folder
+from acm_export.distillation.phase import describe_step
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
-    from acm_export.distillation.acmize import Acmized
     from acm_export.distillation.plan import AcmizePlan
+    from acm_export.distillation.result import AcmizeResult
 
 
 def plan_table(plan: AcmizePlan) -> Table:
-    """One row for each site."""
+    """The plan, one row per site."""
     table = Table(title=f"{len(plan.replacements)} sites", title_justify="left")
     table.add_column("site")
     for column in ("kind", "D", "N", "h", "min", "learners ÷ dense", "gate ÷ dense"):
         table.add_column(column, justify="right")
     for item in plan.replacements:
         spec = item.spec
-        table.add_row(
-            item.site.place, item.site.kind, str(spec.model_dim), str(spec.num_learners), str(spec.hidden_dim),
-            str(spec.min_learners), f"{item.learners_share:.3f}", f"{item.gate_share:.3f}",
-        )  # fmt: skip
+        sizes = (spec.model_dim, spec.num_learners, spec.hidden_dim, spec.min_learners)
+        shares = (item.learners_share, item.gate_share)
+        table.add_row(item.site.place, item.site.kind, *map(str, sizes), *(f"{share:.3f}" for share in shares))
     return table
 
 
 def describe_plan(plan: AcmizePlan) -> Iterator[str]:
-    """Lines below the table."""
-    (parameters, more), (dense, acm) = plan.parameters, plan.flops
+    """Lines below the plan's table: parameters and FLOPs."""
+    (dense_size, acm_size), (dense, acm) = plan.parameters, plan.flops
     shapes = ", ".join(f"{name} {list(shape)}" for name, shape in plan.tokens.items())
-    yield f"parameters: {parameters:,} dense, {more:,} with ACM layers"
+    yield f"parameters: {dense_size:,} dense, {acm_size:,} with ACM layers"
     yield f"FLOPs of {shapes}: {dense.total:,} dense, {acm.total:,} with all learners"
     for budget in (0.75, 0.5, 0.25):
-        yield f"  at β {budget:g}: {acm.at(budget):,.0f}, {acm.at(budget) / dense.total:.3f} of dense"
+        yield f"  at β {budget:g}: {acm.at(budget):,.0f}, {acm.at(budget) / dense.total:.3f} × dense"
 
 
 def plan_json(plan: AcmizePlan) -> dict[str, Any]:
-    """Everything that the table shows."""
+    """The plan as JSON."""
+    sites = [
+        {"site": item.site.place, "kind": item.site.kind}
+        | asdict(item.spec)
+        | {"learners_share": item.learners_share, "gate_share": item.gate_share}
+        for item in plan.replacements
+    ]
     return {
-        "sites": [
-            {"site": item.site.place, "kind": item.site.kind, **asdict(item.spec),
-             "learners_share": item.learners_share, "gate_share": item.gate_share}
-            for item in plan.replacements
-        ],
+        "sites": sites,
         "parameters": {"dense": plan.parameters[0], "acm": plan.parameters[1]},
         "flops": {"dense": asdict(plan.flops[0]), "acm": asdict(plan.flops[1])},
         "inputs": {name: list(shape) for name, shape in plan.tokens.items()},
-    }  # fmt: skip
+    }
 
 
-def result_table(result: Acmized) -> Table:
-    """One row for each threshold, and for each count that every token runs."""
+def result_table(result: AcmizeResult) -> Table:
+    """The quality curve, one row per threshold and per learner count."""
     curve = result.curve
     table = Table(title=f"{result.output.name}, {curve.samples} held-out samples", title_justify="left")
     for column in ("setting", "β", curve.quality_name, "FLOPs ÷ dense"):
         table.add_column(column, justify="right")
     dense, acm = result.plan.flops
     for point in (*curve.thresholds, *curve.same_count):
-        setting = f"τ = {point.threshold:.3g}" if point.threshold is not None else f"every token {point.count}"
+        setting = (
+            f"τ = {point.threshold:.3g}" if point.threshold is not None else f"{point.count} learners for every token"
+        )
         share = acm.at(point.budget) / dense.total
         table.add_row(setting, f"{point.budget:.3f}", f"{point.quality:.4f}", f"{share:.3f}")
     table.add_section()
@@ -72,18 +75,17 @@ def result_table(result: Acmized) -> Table:
     return table
 
 
-def describe_result(result: Acmized) -> Iterator[str]:
-    """Lines below the table."""
+def describe_result(result: AcmizeResult) -> Iterator[str]:
+    """Lines below the result's table: resumption, speed, memory, and the next command."""
     if result.resumed is not None:
-        phase, step = result.resumed
-        yield f"went on from phase {phase}, step {step}, of {partial_folder(result.output)}"
+        yield f"resumed at {describe_step(*result.resumed)}"
     speed = "" if result.tokens_per_second is None else f"{result.tokens_per_second:,.0f} tokens/s; "
     yield f"{speed}peak memory {result.peak_memory / 2**20:,.0f} MiB"
     yield f"written: {result.output}; next: acm-export export {result.output} -o {result.output.name}.onnx"
 
 
-def result_json(result: Acmized) -> dict[str, Any]:
-    """Everything that the tables show; thresholds of -inf, where all learners run, and NaN are null."""
+def result_json(result: AcmizeResult) -> dict[str, Any]:
+    """The result as JSON; thresholds of -inf, where all learners run, and NaN become null."""
     curve = asdict(result.curve)
     curve["dense"] = _number(curve["dense"])
     for point in (*curve["thresholds"], *curve["same_count"]):

@@ -1,4 +1,4 @@
-"""Where ACM layers sit in a transformer, how large they are, and putting them there."""
+"""Surgery: where ACM layers go in a transformer, how large they are, and how they are installed."""
 
 from acm_export.surgery.accounting import model_flops
 from acm_export.surgery.families import FAMILIES, family_of

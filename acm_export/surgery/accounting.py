@@ -1,4 +1,4 @@
-"""FLOPs of a model of a supported family, by what does them, from one pass and the shapes that it shows."""
+"""FLOPs of a model of a supported family, by part, from the shapes in one forward pass."""
 
 from __future__ import annotations
 
@@ -32,16 +32,16 @@ _COUNTED = (nn.Linear, nn.Conv1d, nn.Conv2d)
 
 
 def model_flops(model: PreTrainedModel, family: ModelFamily, inputs: Mapping[str, torch.Tensor]) -> ModelFlops:
-    """Count what one pass over some inputs costs, padding included, with all learners running.
+    """Count the FLOPs of one forward pass, including padding, with all learners running.
 
     Args:
-        model: Dense or with ACM layers; runs once, in evaluation mode and without gradients.
-        family: Of the model.
-        inputs: By the names of its ``forward``'s parameters. On the device ``meta``, with the model there too, nothing
-            is computed; transformers looks into masks, so there must be none among them then.
+        model: Dense model or model with ACM layers; runs once, in evaluation mode and without gradients.
+        family: Family of the model.
+        inputs: Inputs by the names of ``forward``'s parameters. With model and inputs on the device ``meta``, nothing
+            is computed; there must be no masks then, because transformers reads their values.
 
     Returns:
-        For a dense model, the total is what ``torch.utils.flop_counter`` finds where attention is not fused.
+        FLOPs by part. The total of a dense model is what ``torch.utils.flop_counter`` finds without fused attention.
     """
     counter = _Counter(model, family)
     with ExitStack() as stack, torch.no_grad(), evaluating(model):
@@ -62,14 +62,14 @@ class _Counter:
 
     @staticmethod
     def counted_modules(model: nn.Module) -> Iterator[tuple[str, nn.Module]]:
-        """ACM layers, linear maps and convolutions; what is inside an ACM layer is counted with it."""
+        """ACM layers, linear maps and convolutions; modules inside an ACM layer are counted with the layer."""
         inside = {id(part) for module in model.modules() if isinstance(module, ACMLayer) for part in module.modules()}
         for name, module in model.named_modules():
             if isinstance(module, ACMLayer) or (isinstance(module, _COUNTED) and id(module) not in inside):
                 yield name, module
 
     def add(self, name: str, module: nn.Module, _inputs: Any, output: torch.Tensor) -> None:
-        """Add what one call of a module costs."""
+        """Add the FLOPs of one call of a module."""
         if isinstance(module, ACMLayer):
             tokens = output[..., 0].numel()
             self.found["learners"] += tokens * module.spec.num_learners * learner_flops(module.spec)

@@ -1,4 +1,4 @@
-"""Random inputs of the shapes that a family takes."""
+"""Random example inputs for a model of a family."""
 
 from __future__ import annotations
 
@@ -20,13 +20,14 @@ def example_inputs(
     """Random inputs by name: standard normal floats, integers below their bound, and masks.
 
     Args:
-        model: Whose config fixes the shapes.
-        family: Of the model.
-        batch: Samples.
-        seed: Of the values.
+        model: Model whose config determines the shapes.
+        family: Family of the model.
+        batch: Number of samples.
+        seed: Seed of the values.
 
     Returns:
-        The first sample has no padding, the later ones more and more; values at padding are as random as elsewhere.
+        Inputs by name. The first sample has no padding, later ones have more and more; values at padding are random
+        too.
     """
     generator = torch.Generator().manual_seed(seed)
     lengths = {"batch": batch, **family.lengths(model.config)}
@@ -34,7 +35,7 @@ def example_inputs(
 
 
 def dynamic_axes(model: PreTrainedModel, family: ModelFamily) -> dict[str, dict[int, str]]:
-    """For each input the names of its dynamic axes."""
+    """Names of the dynamic axes by input and axis."""
     return {
         spec.name: {axis: dim for axis, dim in enumerate(spec.shape) if isinstance(dim, str)}
         for spec in family.inputs(model.config)

@@ -1,7 +1,7 @@
-"""The transformers that are supported: one table entry for each family.
+"""The supported transformers: one table entry per family.
 
-To add one, describe where its sites sit in the installed ``transformers`` (docs/families.md), add the entry to
-:data:`FAMILIES`, and a small configuration of it to ``tests/support/tiny_families.py``.
+To add a family, describe where its sites are in the installed ``transformers`` (docs/families.md), add the entry to
+:data:`FAMILIES`, and a small configuration to ``tests/support/tiny_families.py``.
 """
 
 from __future__ import annotations
@@ -9,8 +9,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 from acm_export.base.errors import CheckpointError
-from acm_export.surgery.family import FFNSite, InputSpec, ModelFamily
-from acm_export.surgery.gated_ffn import gated_ffn
+from acm_export.surgery.family import FFNSite, InputSpec, ModelFamily, gated_ffn
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping
@@ -31,7 +30,7 @@ def _text(config: Any) -> tuple[InputSpec, ...]:
 
 
 def _audio(config: Any) -> tuple[InputSpec, ...]:
-    """Samples, and a mask where the model was trained with one: its feature encoder then normalises each position."""
+    """Samples, and a mask where the model was trained with one: where its feature encoder uses layer norm."""
     values = InputSpec("input_values", ("batch", "samples"))
     if config.feat_extract_norm != "layer":
         return (values,)
@@ -39,7 +38,7 @@ def _audio(config: Any) -> tuple[InputSpec, ...]:
 
 
 def _spectrograms(config: Any) -> tuple[InputSpec, ...]:
-    """Whisper's encoder takes one length: two frames for each position, after the stride of its second convolution."""
+    """Whisper's encoder takes one length: two frames per position, as its second convolution has stride 2."""
     return (InputSpec("input_features", ("batch", config.num_mel_bins, 2 * config.max_source_positions)),)
 
 
@@ -60,7 +59,7 @@ def _audio_bounds(config: Any) -> Mapping[str, tuple[int, int | None]]:
 
 
 def _samples(config: Any, tokens: int) -> int:
-    """As few as the convolutions turn into so many tokens."""
+    """The fewest samples that the convolutions turn into this many tokens."""
     samples = tokens
     for kernel, stride in zip(reversed(config.conv_kernel), reversed(config.conv_stride), strict=True):
         samples = (samples - 1) * stride + kernel
@@ -77,7 +76,7 @@ def _audio_tokens(config: Any, samples: int) -> int:
 
 
 def _vision(model_type: str, class_prefix: str) -> ModelFamily:
-    """ViT and its twins: pre-norm layers, fc1 and fc2 in a module of their own."""
+    """ViT and DeiT: pre-norm layers, with fc1 and fc2 in one module."""
     return ModelFamily(
         model_type=model_type,
         outputs={f"{class_prefix}ForImageClassification": ("logits",), f"{class_prefix}Model": ("last_hidden_state",)},
@@ -176,24 +175,24 @@ FAMILIES: Mapping[str, ModelFamily] = {
 
 
 def family_of(model_type: str, module_names: Iterable[str] = ()) -> ModelFamily:
-    """Look a family up by the ``model_type`` of its config.
+    """The family of a ``model_type``.
 
     Args:
-        model_type: As in ``config.json``.
-        module_names: Of the model's modules or weights, where they are known: they tell why a family is not supported.
+        model_type: Model type, as in ``config.json``.
+        module_names: Names of the model's modules or weights, if known; they may explain why it is not supported.
 
     Raises:
-        CheckpointError: The family is unknown; the message lists what is supported.
+        CheckpointError: The family is not supported; the message lists those that are.
     """
     if model_type in FAMILIES:
         return FAMILIES[model_type]
     if site := gated_ffn(module_names):
         raise CheckpointError(
             f"model_type {model_type!r} is not supported yet: its {site} is a gated feed-forward network (SwiGLU), "
-            f"which an ACM layer cannot take the place of",
+            f"which an ACM layer cannot replace",
             f"supported: {', '.join(sorted(FAMILIES))}",
         )
     raise CheckpointError(
         f"model_type {model_type!r} is not supported; supported: {', '.join(sorted(FAMILIES))}",
-        "a family is one table entry: see docs/families.md, and acm_export/surgery/families.py",
+        "to add a family, write one table entry: docs/families.md, acm_export/surgery/families.py",
     )

@@ -1,23 +1,29 @@
-"""What is to be known about a family of transformers to put ACM layers into it, run it and export it."""
+"""The description of a family of transformers: where ACM layers go, and how to run and export a model."""
 
 from __future__ import annotations
 
+import re
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Mapping
+    from collections.abc import Callable, Iterable, Mapping
+
+# The second projection as Llama, Gemma, Phi-3, DINOv2 (modules; files) and T5 v1.1 of transformers name it.
+_GATED = re.compile(
+    r"^(?P<site>.*\b(?:mlp|feed_forward|ffn|DenseReluDense))\.(?:gate_proj|gate_up_proj|weights_in|wi_1)\b"
+)
 
 
 @dataclass(frozen=True)
 class FFNSite:
-    """A feed-forward network as a triple inside one transformer layer, paths relative to that layer.
+    """A feed-forward network inside one transformer layer, as paths relative to that layer.
 
     Args:
-        place: The module that the ACM layer takes the place of.
+        place: Module that the ACM layer replaces.
         up: Up projection.
-        activation: Between the projections.
-        down: Down projection. Of the three, those outside ``place`` become ``nn.Identity``.
+        activation: Activation between the projections.
+        down: Down projection. Those of the three that lie outside ``place`` become ``nn.Identity``.
     """
 
     place: str
@@ -32,9 +38,9 @@ class InputSpec:
 
     Args:
         name: Parameter of the model's ``forward``.
-        shape: Names for dynamic dimensions.
-        dtype: Of numpy.
-        below: Bound of the values of an integer input; those of ``attention_mask`` are ones, then zeros.
+        shape: Shape, with names for dynamic dimensions.
+        dtype: Name of the numpy dtype.
+        below: Exclusive upper bound of an integer input; None for floats.
     """
 
     name: str
@@ -49,22 +55,22 @@ class ModelFamily:
 
     Args:
         model_type: As in ``config.json``.
-        outputs: For each supported architecture the fields of its output that an export returns.
+        outputs: For each supported architecture, the fields of its output that an export returns.
         layers: Path of the list of transformer layers, relative to the base model.
-        num_layers: Name of the config entry that counts them.
-        ffn: The feed-forward site.
+        num_layers: Config entry with the number of transformer layers.
+        ffn: Feed-forward site.
         projections: Paths of the attention projections by their short name (q_proj, k_proj, v_proj, o_proj).
-        inputs: From the config to the inputs of a forward pass.
-        stored_names: Patterns in the names that transformers writes, and what the modules are called in their place.
-        optional: Beginnings of names, without the base model's, that a file may hold although the architecture does not
+        inputs: Maps a config to the inputs of a forward pass.
+        stored_names: Patterns in the names that transformers writes, and the module names that replace them.
+        optional: Prefixes of names, relative to the base model, that a file may hold although the architecture does not
             have them: heads, and buffers of older versions.
-        lengths: From the config to a length for each dynamic dimension but the batch, for example inputs.
-        bounds: From the config to the least and the greatest length of a dynamic dimension, where there are such.
-        tokens: From the config and a dynamic length of the input to the tokens that come of it, where these differ.
+        lengths: Maps a config to the length of each dynamic dimension except the batch, for example inputs.
+        bounds: Maps a config to the smallest and largest length of its bounded dynamic dimensions.
+        tokens: Maps a config and a dynamic length of the input to the number of tokens, where they differ.
         masked: Path, relative to the base model, of the module whose ``forward`` takes an ``attention_mask`` of shape
-            [batch, tokens]; empty for the base model itself, None where no mask reaches it.
-        read_as: Architectures that are read as another, which is a part of them.
-        training_only: Names, without the base model's, of parameters that a file may lack, for only training uses them.
+            [batch, tokens]; empty for the base model itself, None where no module takes one.
+        read_as: Architectures of which only a part is read, and the architecture of that part.
+        training_only: Names, relative to the base model, of parameters that only training uses and a file may lack.
     """
 
     model_type: str
@@ -84,10 +90,21 @@ class ModelFamily:
     training_only: tuple[str, ...] = ()
 
     def base_path(self, model: Any) -> str:
-        """What stands before the names of the base model's modules in ``model``: ``"vit."``, or nothing."""
+        """Prefix of the names of the base model's modules in ``model``: ``"vit."``, or nothing."""
         prefix = model.base_model_prefix
         return f"{prefix}." if hasattr(model, prefix) else ""
 
     def layer_path(self, model: Any, index: int) -> str:
         """Qualified name of transformer layer ``index`` in ``model`` (the base model or a model with a head)."""
         return f"{self.base_path(model)}{self.layers}.{index}"
+
+
+def gated_ffn(names: Iterable[str]) -> str | None:
+    """Name of the first gated feed-forward network (SwiGLU) among modules or weights, or None.
+
+    Its hidden values are multiplied by a second up projection, which ACM layers do not have.
+
+    Args:
+        names: Names of the modules or weights.
+    """
+    return next((found["site"] for found in map(_GATED.match, names) if found), None)

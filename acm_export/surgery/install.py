@@ -1,4 +1,4 @@
-"""Put ACM layers into the places of a model's dense modules."""
+"""Replace dense modules of a model by ACM layers."""
 
 from __future__ import annotations
 
@@ -23,12 +23,12 @@ if TYPE_CHECKING:
 def install_acm_layers(model: PreTrainedModel, family: ModelFamily, specs: Mapping[str, ACMSpec]) -> None:
     """Replace dense modules by untrained ACM layers, in place.
 
-    Where the model takes a padding mask, its padding tokens run ``min_learners`` from then on.
+    Where the model takes a padding mask, its padding tokens run ``min_learners``.
 
     Args:
-        model: A model of ``family``.
-        family: Where the sites sit.
-        specs: For each qualified module name the ACM layer that takes its place.
+        model: Model of ``family``, changed in place.
+        family: Family of the model.
+        specs: Descriptions of the ACM layers by the qualified name of the module that each replaces.
 
     Raises:
         CheckpointError: A name is not a site of the model, or a width contradicts the modules at that site.
@@ -57,7 +57,7 @@ def install_acm_layers(model: PreTrainedModel, family: ModelFamily, specs: Mappi
 
 
 def keep_ffns_whole(model: PreTrainedModel) -> None:
-    """Undo ``chunk_size_feed_forward``: chunks of tokens save memory, change no result, and would not fit the mask."""
+    """Undo ``chunk_size_feed_forward``: chunks of tokens save memory but would not fit the padding mask."""
     for module in model.modules():
         if hasattr(module, "chunk_size_feed_forward"):
             module.chunk_size_feed_forward = 0

@@ -1,4 +1,4 @@
-"""Tell ACM layers which tokens are padding, which then run ``min_learners``."""
+"""Mark padding for the ACM layers of a model, so that padding tokens run ``min_learners``."""
 
 from __future__ import annotations
 
@@ -18,14 +18,14 @@ MASK = "attention_mask"
 
 
 def mark_padding(model: PreTrainedModel, family: ModelFamily) -> None:
-    """Let the ACM layers of a model know, in every forward pass, which tokens its attention mask calls padding.
+    """Give the attention mask of every forward pass to the ACM layers of a model.
 
-    Does nothing where no mask of the shape of the tokens reaches the model's modules. Copies and exports of the model
-    do the same; calling it again changes nothing.
+    Does nothing where no module of the model takes a mask of the shape of the tokens. Copies and exports of the model
+    keep this behaviour; a second call changes nothing.
 
     Args:
-        model: Its ACM layers are in place.
-        family: Of the model.
+        model: Model whose ACM layers are installed.
+        family: Family of the model.
     """
     if family.masked is None:
         return
@@ -37,7 +37,7 @@ def mark_padding(model: PreTrainedModel, family: ModelFamily) -> None:
 
 
 class _Mark:
-    """Gives the mask to every ACM layer below the module. A class, not a closure: it is copied with the module."""
+    """Gives the mask to every ACM layer below the module. A class, because a closure would not be copied with it."""
 
     def __call__(self, module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
         bound = inspect.signature(module.forward).bind_partial(*args, **kwargs)

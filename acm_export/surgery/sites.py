@@ -1,4 +1,4 @@
-"""Which dense modules of a model an ACM layer can take the place of."""
+"""Sites: the dense modules of a model that an ACM layer can replace."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from transformers import activations
 from acm_export.base.errors import CheckpointError, UsageError
 from acm_export.modules import ACMLayer
 from acm_export.modules.flops import site_flops
-from acm_export.surgery.gated_ffn import gated_ffn
+from acm_export.surgery.family import gated_ffn
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel
@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 
 FFN = "ffn"
 QKVO = "qkvo"
-_OVER_RESIDUAL = (FFN, "o_proj")
+_UNDER_RESIDUAL = (FFN, "o_proj")
 
 _ACTIVATIONS: dict[str, tuple[type[nn.Module], ...]] = {
     "gelu": (activations.GELUActivation,),
@@ -34,15 +34,15 @@ _ACTIVATIONS: dict[str, tuple[type[nn.Module], ...]] = {
 
 @dataclass(frozen=True)
 class Site:
-    """Dense modules whose work one ACM layer can do.
+    """Dense modules that one ACM layer can replace.
 
     Args:
-        place: Qualified name of the module that the ACM layer takes the place of.
+        place: Qualified name of the module that becomes the ACM layer.
         kind: ``ffn``, or the short name of a projection: q_proj, k_proj, v_proj, o_proj.
-        modules: Names of the dense modules, the one that reads the input first: up, activation, down, or one linear.
-        widths: (in, out) of the linear maps.
-        activation: The operator's name of the activation between them; None for a projection, and where the operator
-            has none like it.
+        modules: Names of the dense modules in the order of computation: up, activation, down; or one linear.
+        widths: Input and output widths of the linear maps.
+        activation: The operator's name for the activation; None for a projection, and for an activation that the
+            operator does not have.
     """
 
     place: str
@@ -53,38 +53,38 @@ class Site:
 
     @property
     def model_dim(self) -> int:
-        """D, the width that goes in and comes out."""
+        """D, the width of input and output."""
         return self.widths[0][0]
 
     @property
     def flops(self) -> int:
-        """Per token of the dense modules."""
+        """FLOPs per token of the dense modules."""
         return site_flops(self.widths)
 
     @property
     def under_residual(self) -> bool:
-        """Whether what the site computes is added to what went in, so that a token may do without."""
-        return self.kind in _OVER_RESIDUAL
+        """Whether the site's output is added to a residual stream, so that a token can skip the site."""
+        return self.kind in _UNDER_RESIDUAL
 
 
 def find_sites(model: PreTrainedModel, family: ModelFamily) -> dict[str, tuple[str, ...]]:
-    """For each place of an ACM layer the dense modules that it does the work of, the one it reads from first."""
+    """Dense modules by place, in the order of computation."""
     return {place: names for place, (_, names) in _places(model, family).items()}
 
 
 def select_sites(model: PreTrainedModel, family: ModelFamily, sites: str = FFN) -> tuple[Site, ...]:
-    """The sites that a user asks for, in the order in which they stand in the model.
+    """The sites that a user selects, in the order of the model.
 
     Args:
-        model: Dense at the sites that are selected.
-        family: Of the model.
+        model: Model that is dense at the selected sites.
+        family: Family of the model.
         sites: Separated by commas: ``ffn``; ``qkvo`` for all four projections; the short name of one, as ``q_proj``;
             or a pattern over the names of places, as ``*.layers.[0-5].mlp``.
 
     Raises:
-        UsageError: A part selects nothing; the message lists what there is.
-        CheckpointError: At a selected place there is an ACM layer, a gated FFN, or a linear map whose output is not as
-            wide as its input.
+        UsageError: A part selects nothing; the message lists the available sites.
+        CheckpointError: A selected place holds an ACM layer, a gated FFN, or a linear map whose output is not as wide
+            as its input.
     """
     places = _places(model, family)
     selected: set[str] = set()
@@ -94,20 +94,20 @@ def select_sites(model: PreTrainedModel, family: ModelFamily, sites: str = FFN) 
             kinds = (FFN, QKVO, *family.projections)
             shown = repr(part) if part else f"the empty part of {sites!r}"
             raise UsageError(
-                f"{shown} selects no site of this {type(model).__name__}; there are {', '.join(kinds)}",
-                f"or a pattern over the places: {abridged(list(places))}",
+                f"{shown} selects no site of this {type(model).__name__}; available: {', '.join(kinds)}",
+                f"choose one of these, or a pattern that matches one of {abridged(list(places))}",
             )
         selected |= matching
     return tuple(_site(model, place, kind, names) for place, (kind, names) in places.items() if place in selected)
 
 
 def abridged(names: list[str]) -> str:
-    """The first names, and how many there are."""
+    """The first six names, and the number of all names."""
     return ", ".join(names[:6]) + (f", ... ({len(names)} in all)" if len(names) > 6 else "")
 
 
 def _places(model: PreTrainedModel, family: ModelFamily) -> dict[str, tuple[str, tuple[str, ...]]]:
-    """For each place its kind and the names of its dense modules."""
+    """Kind and names of the dense modules by place."""
     places: dict[str, tuple[str, tuple[str, ...]]] = {}
     for index in range(getattr(model.config, family.num_layers)):
         layer, ffn = family.layer_path(model, index), family.ffn
@@ -124,9 +124,7 @@ def _matches(part: str, place: str, kind: str) -> bool:
 
 def _site(model: PreTrainedModel, place: str, kind: str, names: tuple[str, ...]) -> Site:
     if isinstance(model.get_submodule(place), ACMLayer):
-        raise CheckpointError(
-            f"at {place} there is an ACM layer already", "select other sites, or take the dense model"
-        )
+        raise CheckpointError(f"{place} is an ACM layer already", "select other sites, or give the dense model")
     try:
         modules = [model.get_submodule(name) for name in names]
     except AttributeError as error:
@@ -137,10 +135,12 @@ def _site(model: PreTrainedModel, place: str, kind: str, names: tuple[str, ...])
     linears = [module for module in modules if isinstance(module, nn.Linear)]
     widths = tuple((linear.in_features, linear.out_features) for linear in linears)
     if len(linears) != (2 if kind == FFN else 1):
-        raise CheckpointError(f"{place} is {', '.join(type(module).__name__ for module in modules)}, no linear maps")
+        kinds = ", ".join(type(module).__name__ for module in modules)
+        raise CheckpointError(f"{place} is made of {kinds}; expected linear maps", "select other sites")
     if widths[0][0] != widths[-1][1]:
         raise CheckpointError(
-            f"{place} maps width {widths[0][0]} to {widths[-1][1]}; an ACM layer keeps the width", "select other sites"
+            f"{place} maps width {widths[0][0]} to {widths[-1][1]}; an ACM layer needs equal widths",
+            "select other sites",
         )
     return Site(place, kind, names, widths, _activation(modules[1]) if kind == FFN else None)
 

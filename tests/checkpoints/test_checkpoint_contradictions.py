@@ -114,7 +114,7 @@ def test_a_newer_schema_is_refused_with_both_numbers(folder: Path) -> None:
 
 
 @pytest.mark.parametrize("content", [b"", b"{", b"[]", b"3", b"\xff\xfe", b"[" * 100_000, b'{"a": ' * 100_000])
-def test_a_config_that_is_no_object_is_refused(content: bytes, folder: Path) -> None:
+def test_a_config_that_is_not_an_object_is_refused(content: bytes, folder: Path) -> None:
     (folder / "config.json").write_bytes(content)
     with pytest.raises(CheckpointError):
         load_checkpoint(folder)
@@ -171,7 +171,7 @@ def test_tensors_of_a_dtype_that_the_layer_cannot_use_are_refused(name: str, dty
         load_checkpoint(folder)
 
 
-def test_values_that_are_not_finite_are_a_warning_and_infinite_thresholds_are_none(folder: Path) -> None:
+def test_weights_that_are_not_finite_give_a_warning_but_infinite_thresholds_do_not(folder: Path) -> None:
     edit_weights(folder, **{"vit.layers.0.mlp.thresholds": torch.tensor([0.0, 0.0, float("inf"), float("-inf")])})
     load_checkpoint(folder)
     edit_weights(folder, **{"classifier.bias": torch.full((5,), float("nan"))})

@@ -27,7 +27,7 @@ def folder(tmp_path: Path) -> Path:
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float16, torch.bfloat16])
-def test_a_model_comes_back_bit_for_bit(dtype: torch.dtype, tmp_path: Path) -> None:
+def test_a_model_loads_bit_for_bit_as_saved(dtype: torch.dtype, tmp_path: Path) -> None:
     model = tiny_vit().to(dtype)
     for _, layer in acm_layers(model):
         layer.thresholds.uniform_(-1, 1)
@@ -53,7 +53,7 @@ def test_saving_what_was_loaded_gives_the_same_files(folder: Path, tmp_path: Pat
     assert load_checkpoint(tmp_path / "again").sha256 == checkpoint.sha256
 
 
-def test_the_config_says_what_the_layers_are(folder: Path) -> None:
+def test_the_config_describes_the_layers(folder: Path) -> None:
     config = json.loads((folder / "config.json").read_text())
     assert (config["model_type"], config["architectures"]) == ("vit", ["ViTForImageClassification"])
     assert config["acm"]["schema"] == 1
@@ -106,7 +106,7 @@ def test_heads_that_the_architecture_does_not_have_are_left_out(names: str, tmp_
     assert torch.equal(base(images).last_hidden_state, model.vit(images).last_hidden_state)
 
 
-def test_an_acm_base_model_without_a_head_comes_back(tmp_path: Path) -> None:
+def test_an_acm_base_model_without_a_head_loads_as_saved(tmp_path: Path) -> None:
     model = transformers.ViTModel(tiny_vit({}).config).eval()
     specs = {name.removeprefix("vit."): spec for name, spec in VIT_SPECS.items()}
     install_acm_layers(model, FAMILIES["vit"], specs)
@@ -117,7 +117,7 @@ def test_an_acm_base_model_without_a_head_comes_back(tmp_path: Path) -> None:
     assert torch.equal(loaded(images).last_hidden_state, model(images).last_hidden_state)
 
 
-def test_preprocessor_files_travel_with_the_model(tmp_path: Path) -> None:
+def test_preprocessor_files_are_copied_with_the_model(tmp_path: Path) -> None:
     (tmp_path / "preprocessor_config.json").write_text("{}")
     (tmp_path / "pytorch_model.bin").write_text("x")
     save_checkpoint(tiny_vit(), tmp_path / "model", source={}, processor_from=tmp_path)
@@ -143,7 +143,7 @@ def test_a_folder_with_other_files_is_refused_and_left_alone(folder: Path) -> No
     assert [p.name for p in folder.parent.iterdir()] == ["model"]
 
 
-def test_outputs_that_cannot_be_are_refused(folder: Path, tmp_path: Path) -> None:
+def test_impossible_outputs_are_refused(folder: Path, tmp_path: Path) -> None:
     (tmp_path / "file").write_text("x")
     (tmp_path / "link").symlink_to(folder)
     for target, said in [("missing/model", "missing"), ("file", "file"), ("link", "link"), ("file/model", "file")]:

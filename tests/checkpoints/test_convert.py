@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from typing import TYPE_CHECKING, Any
 
 import pytest
@@ -11,25 +12,26 @@ from reference_vit import HEADS, acm_layer, acm_state, dense_state, with_acm
 from safetensors.torch import save_file
 
 from acm_export.base.errors import CheckpointError
-from acm_export.checkpoints import convert_reference
+from acm_export.checkpoints import convert as convert_to_folder
+from acm_export.checkpoints import convert_reference, load_checkpoint
 from acm_export.modules import acm_layers
 
 if TYPE_CHECKING:
     from pathlib import Path
 
-    from acm_export.checkpoints.reference import Converted
+    from acm_export.checkpoints.reference import ConvertedModel
 
 MINIMUM = {"q_proj": 1, "o_proj": 1}
 MLP0, Q0 = "encoder.layers.encoder_layer_0.mlp", "encoder.layers.encoder_layer_0.self_attention.q_proj"
 INF = float("inf")
 
 
-def convert(folder: Path, state: vit.State, args: Any = None, **options: Any) -> Converted:
+def convert(folder: Path, state: vit.State, args: Any = None, **options: Any) -> ConvertedModel:
     torch.save({"args": args, "final_score": 0.9, "model_state": state, "model_flops": 1}, folder / "reference.pth")
     return convert_reference(folder / "reference.pth", **({"num_heads": HEADS} | options))
 
 
-def logits(converted: Converted, images: torch.Tensor, threshold: float = 0.0) -> torch.Tensor:
+def logits(converted: ConvertedModel, images: torch.Tensor, threshold: float = 0.0) -> torch.Tensor:
     for _, layer in acm_layers(converted.model):
         layer.thresholds.fill_(threshold)
     with torch.no_grad():
@@ -87,7 +89,7 @@ def test_b2_becomes_its_running_sum_and_missing_biases_zero(tmp_path: Path) -> N
     assert torch.equal(layers["vit.layers.1.mlp"].b2, torch.zeros(5, 12))
 
 
-def test_everything_that_the_weights_tell_is_inferred(tmp_path: Path) -> None:
+def test_everything_in_the_weights_is_inferred(tmp_path: Path) -> None:
     converted = convert(tmp_path, acm_state())
     specs = {name: layer.spec for name, layer in acm_layers(converted.model)}
     assert converted.num_learners == 4
@@ -113,7 +115,9 @@ def test_flags_that_agree_with_the_weights_are_accepted(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("options", [{}, {"num_learners": 4}, {"min_learners": {"q_proj": 1}}])
-def test_b2_tells_n_where_every_gate_skips_the_first_learners(options: dict[str, Any], tmp_path: Path) -> None:
+def test_n_is_inferred_from_b2_where_every_gate_skips_the_first_learners(
+    options: dict[str, Any], tmp_path: Path
+) -> None:
     state, images = with_acm(dense_state(), Q0, acm_layer(h=6, minimum=1)), torch.randn(2, 1, 8, 8)
     converted = convert(tmp_path, state, **options)
     assert converted.num_learners == 4
@@ -166,3 +170,15 @@ def test_the_number_of_heads_is_taken_from_the_file_where_it_is_recorded(tmp_pat
     with pytest.raises(CheckpointError) as refused:
         convert(tmp_path, dense_state(), num_heads=None)
     assert "--num-heads" in str(refused.value.hint)
+
+
+def test_convert_writes_a_folder_and_says_what_it_inferred(tmp_path: Path) -> None:
+    torch.save({"args": None, "model_state": with_acm(dense_state(), MLP0, acm_layer())}, tmp_path / "reference.pth")
+    result = convert_to_folder(str(tmp_path / "reference.pth"), tmp_path / "out", num_heads=HEADS)
+    checkpoint = load_checkpoint(tmp_path / "out")
+    assert len(dict(acm_layers(checkpoint.model))) == result.num_layers == 1
+    assert checkpoint.source == result.source
+    content = json.loads(json.dumps(result.to_json()))
+    assert content["output"] == str(tmp_path / "out")
+    assert content["num_learners"] == result.num_learners
+    assert content["inferred"] == list(result.inferred)

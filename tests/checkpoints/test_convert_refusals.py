@@ -15,12 +15,12 @@ from acm_export.checkpoints import convert_reference
 if TYPE_CHECKING:
     from pathlib import Path
 
-    from acm_export.checkpoints.reference import Converted
+    from acm_export.checkpoints.reference import ConvertedModel
 
 MLP0 = "encoder.layers.encoder_layer_0.mlp"
 
 
-def convert(folder: Path, state: vit.State, args: Any = None, **options: Any) -> Converted:
+def convert(folder: Path, state: vit.State, args: Any = None, **options: Any) -> ConvertedModel:
     torch.save({"args": args, "final_score": 0.9, "model_state": state, "model_flops": 1}, folder / "reference.pth")
     return convert_reference(folder / "reference.pth", **({"num_heads": HEADS} | options))
 
@@ -70,15 +70,13 @@ def test_without_b2_the_gates_contradict_the_flags(options: dict[str, Any], said
     ("options", "said"),
     [({"num_learners": 0}, "N = 0"), ({"num_learners": -1}, "N = -1"), ({"min_learners": {"k_proj": 1}}, "k_proj")],
 )
-def test_flags_that_no_weights_could_agree_with_are_usage_errors(
-    options: dict[str, Any], said: str, tmp_path: Path
-) -> None:
+def test_impossible_options_are_usage_errors(options: dict[str, Any], said: str, tmp_path: Path) -> None:
     with pytest.raises(UsageError, match=said) as refused:
         convert(tmp_path, acm_state(), **options)
     assert refused.value.hint
 
 
-def test_layers_whose_b2_mean_another_n_are_refused_with_both(tmp_path: Path) -> None:
+def test_layers_whose_b2_give_different_n_are_refused_with_both(tmp_path: Path) -> None:
     state = with_acm(acm_state(), MLP0, acm_layer(n=3))
     with pytest.raises(CheckpointError, match=r"N = \d, but .* N = \d"):
         convert(tmp_path, state)
@@ -141,13 +139,13 @@ def test_a_layer_without_a_gate_or_a_missing_transformer_layer_is_named(tmp_path
         "encoder.layers.encoder_layer_x.ln_1.weight", "w1", "model.class_token",
     ],
 )  # fmt: skip
-def test_tensors_that_are_no_part_of_that_model_are_refused(name: str, tmp_path: Path) -> None:
+def test_tensors_that_are_not_part_of_that_model_are_refused(name: str, tmp_path: Path) -> None:
     with pytest.raises(CheckpointError) as refused:
         convert(tmp_path, acm_state() | {name: torch.ones(3)})
     assert refused.value.hint
 
 
-def test_a_gate_with_something_between_its_maps_is_refused(tmp_path: Path) -> None:
+def test_a_gate_with_modules_between_its_maps_is_refused(tmp_path: Path) -> None:
     state = with_acm(dense_state(), MLP0, acm_layer(gate=(7,)))
     state = {k.replace("net.1.", "net.2."): v for k, v in state.items()}  # net.1 would be an activation
     with pytest.raises(CheckpointError, match=r"gate|net"):

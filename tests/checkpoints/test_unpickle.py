@@ -30,7 +30,7 @@ STATE = {"a.weight": torch.arange(6.0).reshape(2, 3), "a.bias": torch.ones(2)}
         torch.uint8, torch.bool,
     ],
 )  # fmt: skip
-def test_tensors_of_every_dtype_come_back_bit_for_bit(dtype: torch.dtype, tmp_path: Path) -> None:
+def test_tensors_of_every_dtype_load_bit_for_bit(dtype: torch.dtype, tmp_path: Path) -> None:
     values = (torch.randn(3, 4) * 10).to(dtype)
     state, args = load_state(saved(tmp_path, {"model_state": {"w": values}}))
     assert args == {}
@@ -166,7 +166,7 @@ def test_other_content_is_refused_and_named(content: Any, said: str, tmp_path: P
         load_state(saved(tmp_path, content))
 
 
-def test_a_bare_state_dict_is_refused_in_few_words_with_the_way_to_pass_it(tmp_path: Path) -> None:
+def test_a_bare_state_dict_is_refused_with_the_way_to_pass_it(tmp_path: Path) -> None:
     with pytest.raises(CheckpointError, match=r"found: w0, w1, w2, w3, w4 and 45 more$") as refused:
         load_state(saved(tmp_path, {f"w{index}": torch.ones(1) for index in range(50)}))
     assert ".safetensors" in str(refused.value.hint)

@@ -1,4 +1,4 @@
-"""The pure parts of distillation, each against a dumb loop or its definition."""
+"""The arithmetic of distillation, compared with plain loops or definitions."""
 
 from __future__ import annotations
 
@@ -12,13 +12,12 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from tiny_models import randomize
 
-from acm_export.distillation.budgets import negative_entropy, negative_spread, sample_budgets
-from acm_export.distillation.choices import logits_at, straight_through
+from acm_export.distillation.batches import StepOrder
+from acm_export.distillation.choices import chosen_output, learners_run, logits_at, prefix_outputs, straight_through
 from acm_export.distillation.ctc import edit_distance
-from acm_export.distillation.dial import KNOTS, Dial, thresholds_of
-from acm_export.distillation.labels import gains, priced_labels, relative_labels, squared_errors
-from acm_export.distillation.order import StepOrder
-from acm_export.distillation.prefixes import chosen_output, learners_run, prefix_outputs
+from acm_export.distillation.layerwise import learner_worths, priced_labels, relative_labels, squared_errors
+from acm_export.distillation.losses import negative_entropy, negative_spread, sample_budgets
+from acm_export.distillation.threshold_table import KNOTS, ThresholdTable, thresholds_by_share
 from acm_export.modules import ACMLayer, ACMSpec
 from acm_export.modules.gated_learners import learner_counts
 
@@ -33,7 +32,7 @@ def layer(min_learners: int = 0, activation: str = "gelu") -> ACMLayer:
 
 @pytest.mark.parametrize("least", [0, 1, 3])
 @pytest.mark.parametrize("activation", ["gelu", "relu", "identity"])
-def test_prefixes_are_what_a_loop_over_learners_sums(least: int, activation: str) -> None:
+def test_prefix_outputs_match_a_loop_over_learners(least: int, activation: str) -> None:
     acm, x = layer(least, activation), torch.randn(7, 6)
     act = {"gelu": torch.nn.functional.gelu, "relu": torch.relu, "identity": lambda v: v}[activation]
     with torch.no_grad():
@@ -48,7 +47,7 @@ def test_prefixes_are_what_a_loop_over_learners_sums(least: int, activation: str
 
 
 @pytest.mark.parametrize("least", [0, 1])
-def test_every_prefix_is_what_the_operator_computes(least: int) -> None:
+def test_prefix_outputs_match_the_operator(least: int) -> None:
     acm, x = layer(least), torch.randn(5, 6)
     with torch.no_grad():
         found = prefix_outputs(acm, x)
@@ -90,26 +89,26 @@ def _relative_label(errors: list[float], factor: float) -> int:
 
 
 @given(st.lists(st.lists(st.floats(0.01, 100), min_size=4, max_size=4), min_size=1, max_size=5))
-def test_relative_labels_are_what_the_definition_says(rows: list[list[float]]) -> None:
+def test_relative_labels_match_their_definition(rows: list[list[float]]) -> None:
     errors = torch.tensor(rows, dtype=torch.float64)
     assert relative_labels(errors).tolist() == [_relative_label(row, 1.2) for row in rows]
 
 
-def test_the_first_choice_and_the_last_are_legal_labels() -> None:
+def test_the_first_and_the_last_choice_can_be_labels() -> None:
     assert relative_labels(torch.tensor([[1.0, 1.0, 0.1], [9.0, 3.0, 1.0], [9.0, 3.0, 3.0]])).tolist() == [0, 2, 1]
 
 
 @given(st.lists(st.floats(0, 50), min_size=2, max_size=6), st.floats(0.01, 60))
 def test_priced_labels_minimise_error_plus_price(row: list[float], price: float) -> None:
     errors = torch.tensor([row], dtype=torch.float64)
-    label = int(priced_labels(gains(errors), torch.tensor([price], dtype=torch.float64)))
+    label = int(priced_labels(learner_worths(errors), torch.tensor([price], dtype=torch.float64)))
     costs = [error + price * n for n, error in enumerate(row)]
     assert costs[label] == pytest.approx(min(costs), abs=1e-9)
 
 
 @given(st.lists(st.floats(0, 50), min_size=2, max_size=6))
-def test_what_learners_are_worth_never_increases(row: list[float]) -> None:
-    worth = gains(torch.tensor([row], dtype=torch.float64))[0]
+def test_worths_of_learners_never_increase(row: list[float]) -> None:
+    worth = learner_worths(torch.tensor([row], dtype=torch.float64))[0]
     assert bool((worth.diff() <= 1e-9).all())
     assert float(worth.sum()) == pytest.approx(row[0] - row[-1], abs=1e-9)
 
@@ -152,21 +151,21 @@ def test_drawn_choices_are_as_frequent_as_their_probabilities() -> None:
 def test_the_dial_finds_the_threshold_that_a_share_exceeds(share: float) -> None:
     margins = {"a": torch.randn(1000, 3), "b": 5 + torch.randn(2000, 2)}
     costs = {"a": 2.0, "b": 0.5}
-    dial = Dial()
-    dial.update(thresholds_of(margins, costs))
-    threshold = float(dial.at(torch.tensor(share)))
+    table = ThresholdTable()
+    table.update(thresholds_by_share(margins, costs))
+    threshold = float(table.at(torch.tensor(share)))
     exceeding = sum(costs[name] * float((value > threshold).sum()) for name, value in margins.items())
     everything = sum(costs[name] * value.numel() for name, value in margins.items())
     assert exceeding / everything == pytest.approx(share, abs=0.02)
 
 
 def test_the_dial_falls_and_moves_slowly() -> None:
-    dial = Dial()
-    assert dial.at(torch.tensor([0.3])).tolist() == [0.0]
-    dial.update(torch.linspace(10, 0, KNOTS))
-    assert dial.at(torch.tensor([0.0, 0.25, 1.0])).tolist() == [10.0, 7.5, 0.0]
-    dial.update(torch.zeros(KNOTS))
-    assert float(dial.at(torch.tensor(0.0))) == pytest.approx(9.0)
+    table = ThresholdTable()
+    assert table.at(torch.tensor([0.3])).tolist() == [0.0]
+    table.update(torch.linspace(10, 0, KNOTS))
+    assert table.at(torch.tensor([0.0, 0.25, 1.0])).tolist() == [10.0, 7.5, 0.0]
+    table.update(torch.zeros(KNOTS))
+    assert float(table.at(torch.tensor(0.0))) == pytest.approx(9.0)
 
 
 def test_sample_budgets_weigh_layers_by_cost_and_leave_padding_out() -> None:
@@ -210,6 +209,6 @@ def test_edit_distance(left: str, right: str, distance: int) -> None:
 
 
 def test_gains_of_errors_that_fall_evenly() -> None:
-    assert gains(torch.tensor([[9.0, 6.0, 3.0]]))[0].tolist() == [3.0, 3.0]
-    assert gains(torch.tensor([[9.0, 9.0, 1.0]]))[0].tolist() == [4.0, 4.0]  # no use in stopping halfway
-    assert math.isclose(float(gains(torch.tensor([[1.0, 2.0]]))[0, 0]), -1.0)
+    assert learner_worths(torch.tensor([[9.0, 6.0, 3.0]]))[0].tolist() == [3.0, 3.0]
+    assert learner_worths(torch.tensor([[9.0, 9.0, 1.0]]))[0].tolist() == [4.0, 4.0]  # no use in stopping halfway
+    assert math.isclose(float(learner_worths(torch.tensor([[1.0, 2.0]]))[0, 0]), -1.0)

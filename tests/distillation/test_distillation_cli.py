@@ -1,4 +1,4 @@
-"""``acmize`` as a user calls it, and what the rest of the line makes of the result."""
+"""``acmize`` on the command line, and the other verbs on its result."""
 
 from __future__ import annotations
 
@@ -60,7 +60,7 @@ def test_a_dry_run_prints_sites_sizes_and_flops_and_writes_nothing(folder: Path)
     assert sorted(folder.iterdir()) == before
 
 
-def test_the_result_goes_on_along_the_line(folder: Path, tmp_path: Path) -> None:
+def test_the_result_can_be_exported_verified_and_calibrated(folder: Path, tmp_path: Path) -> None:
     made, file = tmp_path / "acm", tmp_path / "acm.onnx"
     result = run(folder / "dense", "--data", folder / "data.npz", "-o", made, "--sites", "ffn,qkvo", *QUICK, "--json")
     assert result.exit_code == 0, result.stderr
@@ -148,7 +148,7 @@ def test_speech_in_folders(tmp_path: Path) -> None:
     assert (tmp_path / "acm" / "vocab.json").read_text() == LETTERS
 
 
-def test_speech_without_transcripts_is_imitated(tmp_path: Path) -> None:
+def test_speech_without_transcripts_imitates_the_teacher(tmp_path: Path) -> None:
     dense_model("wav2vec2, XLS-R").save_pretrained(tmp_path / "dense")
     (tmp_path / "speech").mkdir()
     for i in range(12):
@@ -158,7 +158,7 @@ def test_speech_without_transcripts_is_imitated(tmp_path: Path) -> None:
     assert json.loads(result.stdout)["curve"]["quality_name"] == "cosine to the teacher"
 
 
-def test_a_loss_of_the_users(folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_loss_of_the_users_own(folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     (tmp_path / "mine_loss.py").write_text(
         "def loss(output, batch, teacher):\n    return (output.logits - teacher.logits).square().mean()\n"
     )
@@ -180,24 +180,24 @@ def test_a_loss_of_the_users(folder: Path, tmp_path: Path, monkeypatch: pytest.M
         (("--flops-factor", "0.01"), 2, "hidden units each"),
         (("--learners", "2", "--min-learners", "2"), 2, "leaves its gate nothing to decide"),
         (("--learners", "1", "--sites", "q_proj"), 2, "leaves its gate nothing to decide"),
-        (("--recipe", "paper"), 2, "say which with --budget"),
+        (("--recipe", "paper"), 2, "as in --budget 0.5"),
         (("--steps", "nan,2,2"), 2, "whole numbers"),
         (("--steps", "inf,2,2"), 2, "whole numbers"),
         (("--learners", "4", "--min-learners", "5"), 2, "leaves its gate nothing to decide"),
         (("--sites", "ffn,"), 2, "empty part"),
         (("--seed", "99999999999999999999999"), 2, "--seed"),
-        (("--budget", "0.5"), 2, "a budget belongs to the recipe"),
+        (("--budget", "0.5"), 2, "a budget of 0.5 was given with the recipe any-budget"),
         (("--recipe", "paper", "--budget", "1.5"), 2, "it must be above 0 and at most 1"),
         (("--steps", "1,2"), 2, "three"),
         (("--steps", "1,2,-3"), 2, "whole numbers"),
         (("--steps", "1,2,x"), 2, "no number"),
         (("--lr", "1,2,3"), 2, "learning rates"),
-        (("--task", "ctc"), 2, "no task of ViTForImageClassification"),
+        (("--task", "ctc"), 2, "not a task of ViTForImageClassification"),
         (("--task", "nowhere:loss"), 2, "cannot import nowhere:loss"),
         (("--eval-data", "missing.npz"), 2, "missing.npz"),
     ],
 )
-def test_what_does_not_fit_is_said_before_any_training(
+def test_wrong_options_are_refused_before_any_training(
     folder: Path, tmp_path: Path, options: tuple[str, ...], code: int, message: str
 ) -> None:
     result = run(folder / "dense", "--data", folder / "data.npz", "-o", tmp_path / "acm", *options)
@@ -206,11 +206,11 @@ def test_what_does_not_fit_is_said_before_any_training(
     assert list(tmp_path.iterdir()) == []
 
 
-def test_an_acm_model_is_no_teacher(folder: Path, tmp_path: Path) -> None:
+def test_an_acm_model_is_refused_as_teacher(folder: Path, tmp_path: Path) -> None:
     assert run(folder / "dense", "--data", folder / "data.npz", "-o", tmp_path / "acm", *QUICK).exit_code == 0
     again = run(tmp_path / "acm", "--data", folder / "data.npz", "-o", tmp_path / "again")
     assert again.exit_code == 1
-    assert "ACM layer already" in again.stderr
+    assert "is an ACM layer already" in again.stderr
 
 
 def test_a_gated_ffn_is_not_supported_yet(folder: Path, tmp_path: Path) -> None:
@@ -224,7 +224,7 @@ def test_a_gated_ffn_is_not_supported_yet(folder: Path, tmp_path: Path) -> None:
     assert "mlp" in result.stderr
 
 
-def test_without_accelerate_the_line_that_installs_it_is_shown(
+def test_without_accelerate_the_command_that_installs_it_is_shown(
     folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setitem(sys.modules, "accelerate", None)
@@ -247,7 +247,7 @@ def one_thread() -> dict[str, str]:
 
 
 @pytest.mark.slow
-def test_a_process_that_was_killed_goes_on_with_the_same_result(folder: Path, tmp_path: Path) -> None:
+def test_a_killed_process_resumes_and_ends_with_the_same_result(folder: Path, tmp_path: Path) -> None:
     start = [sys.executable, "-m", "acm_export"]
     with subprocess.Popen(
         [*start, *command(folder, tmp_path / "acm")], stderr=subprocess.PIPE, env=one_thread()

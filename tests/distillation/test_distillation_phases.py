@@ -1,4 +1,4 @@
-"""The three losses: what they are and whom their gradients reach."""
+"""The losses of the three phases, and the parameters that their gradients reach."""
 
 from __future__ import annotations
 
@@ -12,12 +12,12 @@ from tiny_families import dense_model, family
 from tiny_models import randomize
 from torch.nn import functional as F  # noqa: N812
 
-from acm_export.distillation.dial import Dial
 from acm_export.distillation.gated import GatedPass, gated
 from acm_export.distillation.layerwise import GatesPhase, LearnersPhase
-from acm_export.distillation.record import Masks, Recorder
-from acm_export.distillation.tasks import Classification, Distil
-from acm_export.distillation.whole import WholePhase
+from acm_export.distillation.record import PaddingListener, SiteRecorder
+from acm_export.distillation.tasks import Classification, Imitation
+from acm_export.distillation.threshold_table import ThresholdTable
+from acm_export.distillation.whole_phase import WholePhase
 from acm_export.modules import acm_layers
 from acm_export.surgery import install_acm_layers, select_sites, spec_for
 
@@ -54,13 +54,14 @@ def test_phase_1_is_the_mean_over_prefixes_of_the_squared_error(pair: Any) -> No
     teacher, student, sites = pair
     layers = dict(acm_layers(student))
     variances = {site.place: 0.5 + i for i, site in enumerate(sites)}
-    with Recorder(teacher, family(teacher), sites) as recorder:
+    with SiteRecorder(teacher, family(teacher), sites) as recorder:
         phase = LearnersPhase({site.place: layers[site.place] for site in sites}, variances, recorder)
         loss = phase(INPUTS)
         _, seen = recorder.run(IMAGES)
     for site in sites:
         errors = [
-            (y - seen[site.place].o).square().sum(-1).mean() for y in _prefixes(layers[site.place], seen[site.place].x)
+            (y - seen[site.place].output).square().sum(-1).mean()
+            for y in _prefixes(layers[site.place], seen[site.place].x)
         ]
         assert len(errors) == (4 if site.under_residual else 3)  # no learner at all is a choice under a residual
         expected = torch.stack(errors).mean() / variances[site.place]
@@ -72,10 +73,10 @@ def test_phase_1_is_the_mean_over_prefixes_of_the_squared_error(pair: Any) -> No
 def test_phase_1_trains_learners_and_no_gate(pair: Any) -> None:
     teacher, student, sites = pair
     layers = dict(acm_layers(student))
-    with Recorder(teacher, family(teacher), sites) as recorder:
+    with SiteRecorder(teacher, family(teacher), sites) as recorder:
         phase = LearnersPhase(layers, {site.place: 1.0 for site in sites}, recorder)
         phase(INPUTS).value.backward()
-    trained = {id(p) for part, _ in phase.trained() for p in part}
+    trained = {id(p) for part, _ in phase.parameter_groups() for p in part}
     for layer in layers.values():
         for name, parameter in layer.named_parameters():
             assert (id(parameter) in trained) == (not name.startswith("gate."))
@@ -91,7 +92,7 @@ def test_phase_2_trains_gates_and_no_learner(pair: Any, weighted: bool) -> None:
     teacher, student, sites = pair
     layers = dict(acm_layers(student))
     ones = {site.place: 1.0 for site in sites}
-    with Recorder(teacher, family(teacher), sites) as recorder:
+    with SiteRecorder(teacher, family(teacher), sites) as recorder:
         phase = GatesPhase(layers, recorder, ones if weighted else None, ones)
         phase(INPUTS).value.backward()
     for layer in layers.values():
@@ -102,12 +103,12 @@ def test_phase_2_trains_gates_and_no_learner(pair: Any, weighted: bool) -> None:
 def test_phase_2_of_the_paper_is_the_cross_entropy_with_its_labels(pair: Any) -> None:
     teacher, student, sites = pair
     layers = dict(acm_layers(student))
-    with Recorder(teacher, family(teacher), sites) as recorder:
+    with SiteRecorder(teacher, family(teacher), sites) as recorder:
         phase = GatesPhase(layers, recorder, None, {site.place: 1.0 for site in sites})
         loss = phase(INPUTS)
         _, seen = recorder.run(IMAGES)
     for site in sites:
-        x, o = seen[site.place].x, seen[site.place].o
+        x, o = seen[site.place].x, seen[site.place].output
         distances = torch.stack([(y - o).norm(dim=-1) for y in _prefixes(layers[site.place], x)], 1)
         labels = []
         for row in distances.tolist():
@@ -117,14 +118,14 @@ def test_phase_2_of_the_paper_is_the_cross_entropy_with_its_labels(pair: Any) ->
         torch.testing.assert_close(loss.by_layer[site.place], expected)
 
 
-def test_gates_learn_what_learners_are_worth(pair: Any) -> None:
+def test_phase_2_lowers_its_loss(pair: Any) -> None:
     teacher, student, sites = pair
     layers = dict(acm_layers(student))
     ones = {site.place: 1.0 for site in sites}
     torch.manual_seed(0)
-    with Recorder(teacher, family(teacher), sites) as recorder:
+    with SiteRecorder(teacher, family(teacher), sites) as recorder:
         phase = GatesPhase(layers, recorder, ones, ones)
-        optimizer = torch.optim.Adam(phase.trained()[0][0], lr=1e-2)
+        optimizer = torch.optim.Adam(phase.parameter_groups()[0][0], lr=1e-2)
         losses = []
         for _ in range(150):
             loss = phase(INPUTS).value
@@ -138,9 +139,9 @@ def test_gates_learn_what_learners_are_worth(pair: Any) -> None:
 @pytest.mark.parametrize("budget", [None, 0.4])
 def test_phase_3_reaches_every_gate_and_learner_through_the_task_alone(pair: Any, budget: float | None) -> None:
     teacher, student, sites = pair
-    with Masks(student, family(teacher)) as masks:
+    with PaddingListener(student, family(teacher)) as padding:
         thresholds = None if budget else torch.zeros(4)
-        with gated(student, GatedPass(masks, thresholds)) as run:
+        with gated(student, GatedPass(padding, thresholds)) as run:
             F.cross_entropy(student(**IMAGES).logits, INPUTS["labels"]).backward()
     assert set(run.choices) == {site.place for site in sites}
     for _, layer in acm_layers(student):
@@ -150,31 +151,31 @@ def test_phase_3_reaches_every_gate_and_learner_through_the_task_alone(pair: Any
 
 def test_a_gated_pass_without_noise_is_what_the_operator_computes(pair: Any) -> None:
     _, student, _ = pair
-    with torch.no_grad(), Masks(student, family(student)) as masks:
+    with torch.no_grad(), PaddingListener(student, family(student)) as padding:
         expected = student(**IMAGES).logits
         for thresholds in (None, torch.zeros(4)):
-            with gated(student, GatedPass(masks, thresholds, noise=False)):
+            with gated(student, GatedPass(padding, thresholds, noise=False)):
                 torch.testing.assert_close(student(**IMAGES).logits, expected, rtol=1e-4, atol=1e-5)
         for _, layer in acm_layers(student):
             layer.thresholds.fill_(1.5)
         raised = student(**IMAGES).logits
-        with gated(student, GatedPass(masks, torch.full((4,), 1.5), noise=False)):
+        with gated(student, GatedPass(padding, torch.full((4,), 1.5), noise=False)):
             torch.testing.assert_close(student(**IMAGES).logits, raised, rtol=1e-4, atol=1e-5)
         assert not torch.allclose(raised, expected)
 
 
-def test_samples_of_a_batch_have_thresholds_of_their_own(pair: Any) -> None:
+def test_each_sample_of_a_batch_has_its_own_threshold(pair: Any) -> None:
     _, student, _ = pair
-    with torch.no_grad(), Masks(student, family(student)) as masks:
+    with torch.no_grad(), PaddingListener(student, family(student)) as padding:
         thresholds = torch.tensor([-1e9, -1e9, 1e9, 1e9])
-        with gated(student, GatedPass(masks, thresholds, noise=False)) as run:
+        with gated(student, GatedPass(padding, thresholds, noise=False)) as run:
             student(**IMAGES)
     for choice in run.choices.values():
         assert bool((choice[:2].argmax(-1) == choice.shape[-1] - 1).all())
         assert bool((choice[2:].argmax(-1) == 0).all())
 
 
-def test_padding_runs_the_least_learners_and_counts_for_no_budget() -> None:
+def test_padding_runs_the_fewest_learners_and_does_not_count_in_the_budget() -> None:
     torch.manual_seed(0)
     teacher = dense_model("bert")
     student = copy.deepcopy(teacher)
@@ -182,7 +183,10 @@ def test_padding_runs_the_least_learners_and_counts_for_no_budget() -> None:
     install_acm_layers(student, family(teacher), {site.place: spec_for(site, 3) for site in sites})
     mask = torch.tensor([[1, 1, 1, 0], [1, 0, 0, 0]])
     inputs = {"input_ids": torch.tensor([[1, 2, 3, 0], [4, 0, 0, 0]]), "attention_mask": mask}
-    with Masks(student, family(student)) as masks, gated(student, GatedPass(masks, torch.full((2,), -1e9))) as run:
+    with (
+        PaddingListener(student, family(student)) as padding,
+        gated(student, GatedPass(padding, torch.full((2,), -1e9))) as run,
+    ):
         student(**inputs)
     for choice in run.choices.values():
         assert bool((choice.argmax(-1)[mask == 0] == 0).all())
@@ -193,11 +197,11 @@ def test_padding_runs_the_least_learners_and_counts_for_no_budget() -> None:
 def test_phase_3_of_the_paper_adds_its_three_terms(pair: Any) -> None:
     teacher, student, sites = pair
     costs = {site.place: 1.0 + i for i, site in enumerate(sites)}
-    phase = WholePhase(student, teacher, family(teacher), Classification(5), costs, 0.4, Dial())
+    phase = WholePhase(student, teacher, family(teacher), Classification(5), costs, 0.4, ThresholdTable())
     torch.manual_seed(7)
     loss = phase(INPUTS)
     torch.manual_seed(7)
-    with Masks(student, family(teacher)) as masks, gated(student, GatedPass(masks, None)) as run:
+    with PaddingListener(student, family(teacher)) as padding, gated(student, GatedPass(padding, None)) as run:
         task = F.cross_entropy(student(**IMAGES).logits, INPUTS["labels"])
     executed, everything = torch.zeros(4), 0.0
     entropies = []
@@ -214,26 +218,26 @@ def test_phase_3_of_the_paper_adds_its_three_terms(pair: Any) -> None:
     torch.testing.assert_close(loss.budget, budgets.mean())
 
 
-class RecordedDial(Dial):
-    """Keeps what it was asked, and answers with thresholds that rise as the shares fall."""
+class RecordingTable(ThresholdTable):
+    """Keeps the shares that it was called with; its thresholds rise as the shares fall."""
 
-    asked: torch.Tensor
+    shares: torch.Tensor
 
     def at(self, shares: torch.Tensor) -> torch.Tensor:
-        self.asked = shares
+        self.shares = shares
         return 0.5 - shares
 
 
-def test_phase_3_for_every_budget_makes_the_choices_of_the_operator_at_budgets_drawn_evenly(pair: Any) -> None:
+def test_phase_3_for_every_budget_makes_the_choices_of_the_operator_at_evenly_spread_budgets(pair: Any) -> None:
     teacher, student, sites = pair
     costs = {site.place: 1.0 for site in sites}
-    dial, task = RecordedDial(), Classification(5)
-    phase = WholePhase(student, teacher, family(teacher), task, costs, None, dial)
+    table, task = RecordingTable(), Classification(5)
+    phase = WholePhase(student, teacher, family(teacher), task, costs, None, table)
     loss = phase(INPUTS)
-    quarters = ((dial.asked - 0.1) / 0.9 * 4).floor().int()
+    quarters = ((table.shares - 0.1) / 0.9 * 4).floor().int()
     assert sorted(quarters.tolist()) == [0, 1, 2, 3]
     outputs, executed, most, least = [], 0.0, 0, 0
-    for index, share in enumerate(dial.asked):  # a sample at a time, through the operator itself
+    for index, share in enumerate(table.shares):  # a sample at a time, through the operator itself
         for _, layer in acm_layers(student):
             layer.thresholds.fill_(float(0.5 - share))
         ran: dict[str, torch.Tensor] = {}
@@ -252,17 +256,17 @@ def test_phase_3_for_every_budget_makes_the_choices_of_the_operator_at_budgets_d
     budget, floor = executed / 4 / most, least / most
     output = SimpleNamespace(logits=torch.cat(outputs))
     expected = task.loss(output, INPUTS, teacher(**IMAGES), None)
-    expected = expected + (budget - floor - (1 - floor) * dial.asked.mean()) ** 2
+    expected = expected + (budget - floor - (1 - floor) * table.shares.mean()) ** 2
     torch.testing.assert_close(loss.budget, torch.tensor(budget))
     torch.testing.assert_close(loss.value, expected, rtol=1e-4, atol=1e-5)
 
 
-def test_gates_learn_faster_than_the_rest_for_one_budget_alone(pair: Any) -> None:
+def test_gates_learn_faster_than_the_rest_only_for_one_budget(pair: Any) -> None:
     teacher, student, _ = pair
     factors = {}
     for budget in (None, 0.4):
-        phase = WholePhase(student, teacher, family(teacher), Classification(5), {}, budget, Dial())
-        (_, rest), (gates, factor) = phase.trained()
+        phase = WholePhase(student, teacher, family(teacher), Classification(5), {}, budget, ThresholdTable())
+        (_, rest), (gates, factor) = phase.parameter_groups()
         assert {id(p) for p in gates} == {id(p) for _, layer in acm_layers(student) for p in layer.gate.parameters()}
         factors[budget] = factor / rest
     assert factors[None] == 1
@@ -274,13 +278,13 @@ def test_a_layer_that_is_not_finite_is_named(pair: Any) -> None:
     with torch.no_grad():
         student.get_submodule(sites[1].place).w2[0, 0] = float("nan")
     costs = {site.place: 1.0 for site in sites}
-    loss = WholePhase(student, teacher, family(teacher), Classification(5), costs, None, Dial())(INPUTS)
-    assert not bool(loss.everything().isfinite().all())
+    loss = WholePhase(student, teacher, family(teacher), Classification(5), costs, None, ThresholdTable())(INPUTS)
+    assert not bool(loss.finite_checks().isfinite().all())
     assert loss.broken_layer() == sites[1].place
 
 
-def test_distillation_alone_needs_no_labels(pair: Any) -> None:
+def test_imitation_needs_no_labels(pair: Any) -> None:
     teacher, student, sites = pair
     costs = {site.place: 1.0 for site in sites}
-    loss = WholePhase(student, teacher, family(teacher), Distil(("logits",)), costs, None, Dial())(IMAGES)
+    loss = WholePhase(student, teacher, family(teacher), Imitation(("logits",)), costs, None, ThresholdTable())(IMAGES)
     assert float(loss.value.detach()) > 0

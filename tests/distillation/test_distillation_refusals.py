@@ -1,4 +1,4 @@
-"""What ``acmize`` refuses before any training, and what it never replaces."""
+"""Models, data and output folders that ``acmize`` refuses before any training."""
 
 from __future__ import annotations
 
@@ -53,7 +53,7 @@ def test_neither_the_teacher_nor_another_dense_model_is_replaced(
     assert digests(folder / name) == before
 
 
-def test_an_earlier_result_is_replaced_also_through_a_link(folder: Path) -> None:
+def test_an_earlier_result_is_replaced_through_a_symbolic_link(folder: Path) -> None:
     for options in ((), ("--seed", "1")):
         result = run(folder / "dense", "--data", folder / "data.npz", "-o", folder / "acm", *options)
         assert result.exit_code == 0, result.stderr
@@ -65,7 +65,7 @@ def test_an_earlier_result_is_replaced_also_through_a_link(folder: Path) -> None
     assert digests(folder / "acm") != before
 
 
-def test_the_folder_that_one_stands_in_can_be_the_output(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_current_folder_can_be_the_output(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     (folder / "here").mkdir()
     monkeypatch.chdir(folder / "here")
     result = run(folder / "dense", "--data", folder / "data.npz", "-o", ".")
@@ -74,7 +74,7 @@ def test_the_folder_that_one_stands_in_can_be_the_output(folder: Path, monkeypat
 
 
 @pytest.mark.parametrize("restart", [(), ("--restart",)])
-def test_files_of_others_beside_the_state_are_never_removed(folder: Path, restart: tuple[str, ...]) -> None:
+def test_other_files_beside_the_state_are_never_removed(folder: Path, restart: tuple[str, ...]) -> None:
     thesis = partial_folder(folder / "acm") / "thesis.txt"
     thesis.parent.mkdir()
     thesis.write_text("x")
@@ -107,7 +107,7 @@ IMAGE = {"pixel_values": np.full((1, 8, 8), np.nan), "labels": 1}
         ("vit", IMAGE, IMAGE, "NaN or infinity"),
     ],
 )
-def test_samples_that_do_not_fit_are_named_before_any_training(
+def test_samples_that_do_not_fit_are_refused_before_any_training(
     monkeypatch: pytest.MonkeyPatch,
     tmp_path: Path,
     name: str,
@@ -123,7 +123,7 @@ def test_samples_that_do_not_fit_are_named_before_any_training(
     assert [path.name for path in tmp_path.iterdir()] == ["dense"]
 
 
-def test_a_transcript_may_need_all_frames(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+def test_a_transcript_may_use_all_frames(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     dense_model("wav2vec2 ctc, XLS-R").save_pretrained(tmp_path / "dense")
     module(monkeypatch, make=lambda: [SOUND | {"labels": [1, 2, 3, 4, 5]}] * 11)  # 60 samples are 5 frames
     result = run(tmp_path / "dense", "--data", "mine_for_tests:make", "-o", tmp_path / "acm")
@@ -141,12 +141,12 @@ def test_sounds_of_different_lengths_need_a_mask(monkeypatch: pytest.MonkeyPatch
     assert CliRunner().invoke(main, ["acmize", *map(str, args), *QUICK[:-1], "1", "--restart"]).exit_code == 0
 
 
-def test_a_mask_counts_where_only_some_samples_have_one() -> None:
+def test_a_mask_is_used_where_only_some_samples_have_one() -> None:
     batch = collate()([{"input_ids": [1, 2, 3], "attention_mask": [1, 0, 0]}, {"input_ids": [4, 5]}])
     assert batch["attention_mask"].tolist() == [[1, 0, 0], [1, 1, 0]]
 
 
-def test_a_teacher_that_is_not_finite_is_named(folder: Path) -> None:
+def test_a_teacher_with_infinite_weights_is_refused(folder: Path) -> None:
     path = folder / "dense" / "model.safetensors"
     tensors = load_file(path)
     name = next(key for key in tensors if key.endswith("intermediate.dense.weight"))
@@ -158,12 +158,12 @@ def test_a_teacher_that_is_not_finite_is_named(folder: Path) -> None:
     assert "--lr" not in result.stderr
 
 
-def test_an_acm_model_is_no_teacher_for_other_sites(folder: Path) -> None:
+def test_an_acm_model_is_refused_as_teacher_for_other_sites(folder: Path) -> None:
     data = folder / "data.npz"
     assert run(folder / "dense", "--data", data, "-o", folder / "acm").exit_code == 0
     result = run(folder / "acm", "--data", data, "-o", folder / "again", "--sites", "qkvo")
     assert result.exit_code == 1
-    assert "ACM layer already" in result.stderr
+    assert "is an ACM layer already" in result.stderr
 
 
 def _boom(_output: Any, _batch: Any, _teacher: Any) -> Any:
@@ -179,7 +179,7 @@ def _boom(_output: Any, _batch: Any, _teacher: Any) -> Any:
         (lambda _output, _batch, _teacher: torch.tensor(1.0), "does not depend on the model's output"),
     ],
 )
-def test_losses_of_the_users_are_tried_before_any_training(
+def test_a_loss_of_the_users_own_is_tried_before_any_training(
     monkeypatch: pytest.MonkeyPatch, folder: Path, loss: Callable[..., Any], message: str
 ) -> None:
     module(monkeypatch, loss=loss)
@@ -189,7 +189,7 @@ def test_losses_of_the_users_are_tried_before_any_training(
     assert not partial_folder(folder / "acm").exists()
 
 
-def test_a_quality_that_is_no_number_is_null(monkeypatch: pytest.MonkeyPatch, folder: Path) -> None:
+def test_a_quality_of_nan_is_null_in_json(monkeypatch: pytest.MonkeyPatch, folder: Path) -> None:
     def loss(output: Any, _batch: Any, _teacher: Any) -> torch.Tensor:
         value: torch.Tensor = output.logits.square().mean()
         return value if torch.is_grad_enabled() else value * float("nan")

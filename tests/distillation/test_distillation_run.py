@@ -1,8 +1,9 @@
-"""The three phases from a dense folder to an ACM folder: the result, seeds, kills, and what goes wrong."""
+"""A run from a dense folder to an ACM folder: result, seeds, interruptions and failures."""
 
 from __future__ import annotations
 
 import json
+import logging
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
@@ -15,7 +16,7 @@ from acm_export.base.errors import DistillationError, OutputError, UsageError
 from acm_export.checkpoints import load_checkpoint
 from acm_export.data.samples import open_samples, split
 from acm_export.distillation import train
-from acm_export.distillation.acmize import Acmized, acmize
+from acm_export.distillation.run import run_distillation
 from acm_export.distillation.settings import AcmizeSettings
 from acm_export.distillation.state import partial_folder
 from acm_export.modules import acm_layers
@@ -23,26 +24,31 @@ from acm_export.modules import acm_layers
 if TYPE_CHECKING:
     from pathlib import Path
 
+    from acm_export.checkpoints import Checkpoint
+    from acm_export.data.samples import Samples
+    from acm_export.distillation.result import AcmizeResult
+
 SETTINGS = AcmizeSettings(num_learners=3, steps=(5, 4, 6), batch=8, checkpoint_every=2)
 
 
 class Killed(BaseException):
-    """In the place of a signal that cannot be caught."""
+    """Stands for a signal that cannot be caught."""
 
 
-class Silent:
-    """Counts steps, and may die at one of them."""
+class StepCounter:
+    """Counts training steps, and dies at one of them if told to."""
 
-    def __init__(self, dies_at: int = -1) -> None:
-        self.steps, self.stages, self._dies_at = 0, [], dies_at
+    def __init__(self, dies_at: int = -1, dies_of: type[BaseException] = Killed) -> None:
+        self._steps, self._dies_at, self._dies_of = 0, dies_at, dies_of
+        self.stages: list[tuple[str, int | None]] = []
 
-    def stage(self, title: str, batches: int | None) -> None:  # noqa: ARG002
-        self.stages.append(title)
+    def stage(self, title: str, batches: int | None) -> None:
+        self.stages.append((title, batches))
 
     def batch(self, note: str = "") -> None:
-        self.steps += "loss" in note
-        if self.steps == self._dies_at:
-            raise Killed
+        self._steps += "loss" in note
+        if self._steps == self._dies_at:
+            raise self._dies_of
 
 
 def vit(folder: Path) -> Path:
@@ -54,11 +60,19 @@ def vit(folder: Path) -> Path:
 
 
 def run(
-    folder: Path, settings: AcmizeSettings = SETTINGS, name: str = "out", dies_at: int = -1, **options: Any
-) -> Acmized:
+    folder: Path,
+    settings: AcmizeSettings = SETTINGS,
+    name: str = "out",
+    dies_at: int = -1,
+    dies_of: type[BaseException] = Killed,
+    **options: Any,
+) -> AcmizeResult:
+    return run_distillation(*opened(folder), settings, folder / name, StepCounter(dies_at, dies_of), **options)
+
+
+def opened(folder: Path) -> tuple[Checkpoint, Samples, Samples]:
     samples, held_out = split(open_samples(str(folder / "data.npz"), folder))
-    teacher = load_checkpoint(folder / "dense")
-    return acmize(teacher, samples, held_out, settings, folder / name, Silent(dies_at), **options)
+    return load_checkpoint(folder / "dense"), samples, held_out
 
 
 def weights(folder: Path) -> dict[str, torch.Tensor]:
@@ -80,7 +94,7 @@ def folder(tmp_path: Path) -> Path:
     return vit(tmp_path)
 
 
-def test_a_dense_folder_becomes_an_acm_folder_that_says_how(folder: Path) -> None:
+def test_a_dense_folder_becomes_an_acm_folder_with_its_provenance(folder: Path) -> None:
     result = run(folder, replace(SETTINGS, sites="ffn,qkvo"))
     checkpoint = load_checkpoint(folder / "out")
     layers = dict(acm_layers(checkpoint.model))
@@ -101,7 +115,7 @@ def test_a_dense_folder_becomes_an_acm_folder_that_says_how(folder: Path) -> Non
     assert result.tokens_per_second is not None
 
 
-def test_training_changes_gates_learners_and_the_rest_and_makes_phase_1_better(folder: Path) -> None:
+def test_training_changes_every_part_and_lowers_the_loss_of_phase_1(folder: Path) -> None:
     before = run(folder, replace(SETTINGS, steps=(0, 0, 0), init="random"), "before")
     after = run(folder, replace(SETTINGS, steps=(80, 10, 10), init="random"), "after")
     a, b = weights(folder / "before"), weights(folder / "after")
@@ -112,7 +126,7 @@ def test_training_changes_gates_learners_and_the_rest_and_makes_phase_1_better(f
     assert before.history == ()
 
 
-def test_without_steps_all_learners_are_the_teacher(folder: Path) -> None:
+def test_without_steps_all_learners_compute_what_the_teacher_computes(folder: Path) -> None:
     run(folder, replace(SETTINGS, steps=(0, 0, 0), num_learners=4))
     teacher, student = load_checkpoint(folder / "dense").model, load_checkpoint(folder / "out").model
     for _, layer in acm_layers(student):
@@ -123,7 +137,9 @@ def test_without_steps_all_learners_are_the_teacher(folder: Path) -> None:
 
 
 @pytest.mark.parametrize("recipe", [{}, {"recipe": "paper", "budget": 0.5}])
-def test_the_same_command_gives_the_same_weights_and_another_seed_others(folder: Path, recipe: dict[str, Any]) -> None:
+def test_the_same_settings_give_the_same_weights_and_another_seed_does_not(
+    folder: Path, recipe: dict[str, Any]
+) -> None:
     settings = replace(SETTINGS, **recipe)
     run(folder, settings, "a")
     run(folder, settings, "b")
@@ -133,7 +149,7 @@ def test_the_same_command_gives_the_same_weights_and_another_seed_others(folder:
 
 
 @pytest.mark.parametrize("dies_at", [1, 5, 7, 10, 15])
-def test_a_killed_run_ends_with_the_same_weights(folder: Path, dies_at: int) -> None:
+def test_a_resumed_run_ends_with_the_same_weights(folder: Path, dies_at: int) -> None:
     whole = run(folder, name="whole")
     with pytest.raises(Killed):
         run(folder, dies_at=dies_at)
@@ -144,7 +160,9 @@ def test_a_killed_run_ends_with_the_same_weights(folder: Path, dies_at: int) -> 
     assert result.history == whole.history
 
 
-def test_a_kill_while_the_state_is_written_keeps_the_one_before(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_kill_during_the_write_of_a_state_keeps_the_previous_one(
+    folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     run(folder, name="whole")
     save, calls = torch.save, []
 
@@ -163,7 +181,7 @@ def test_a_kill_while_the_state_is_written_keeps_the_one_before(folder: Path, mo
     assert same(folder / "whole", folder / "out")
 
 
-def test_a_kill_while_the_curve_is_measured_costs_no_training(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_kill_during_the_quality_measurement_loses_no_training(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     def dying(*_: Any) -> None:
         raise Killed
 
@@ -176,7 +194,55 @@ def test_a_kill_while_the_curve_is_measured_costs_no_training(folder: Path, monk
     assert result.tokens_per_second is None
 
 
-def test_a_run_with_other_settings_does_not_go_on(folder: Path) -> None:
+def test_a_resumed_run_logs_where_it_resumes(folder: Path, caplog: pytest.LogCaptureFixture) -> None:
+    caplog.set_level(logging.INFO, "acm_export")
+    with pytest.raises(Killed):
+        run(folder, dies_at=8)  # step 3 of phase 2; every second step is saved
+    assert "resum" not in caplog.text
+    run(folder)
+    assert "resuming at step 2 of phase 2 (gates)" in caplog.messages
+
+
+@pytest.mark.parametrize(
+    ("dies_at", "message"),
+    [
+        (0, "interrupted before a state was saved; the same command starts from the beginning"),
+        (1, "interrupted; the same command resumes at step 0 of phase 1 (learners)"),
+        (8, "interrupted; the same command resumes at step 2 of phase 2 (gates)"),
+    ],
+)
+def test_an_interrupt_says_where_the_same_command_resumes(
+    folder: Path, caplog: pytest.LogCaptureFixture, dies_at: int, message: str
+) -> None:
+    caplog.set_level(logging.INFO, "acm_export")
+    with pytest.raises(KeyboardInterrupt):
+        run(folder, dies_at=dies_at, dies_of=KeyboardInterrupt)
+    assert message in caplog.messages
+
+
+def test_an_interrupt_during_the_quality_measurement_says_so(
+    folder: Path, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def interrupted(*_: Any) -> None:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr("acm_export.distillation.evaluate.Evaluation.curve", interrupted)
+    with pytest.raises(KeyboardInterrupt):
+        run(folder)
+    assert "interrupted; the same command resumes at the quality measurement after phase 3" in caplog.messages
+
+
+def test_stages_have_totals_and_say_what_is_left(folder: Path) -> None:
+    progress = StepCounter()
+    run_distillation(*opened(folder), SETTINGS, folder / "out", progress)
+    assert progress.stages[1:4] == [
+        ("phase 1 of 3: learners (15 steps left in all phases)", 5),
+        ("phase 2 of 3: gates (10 steps left in all phases)", 4),
+        ("phase 3 of 3: whole model (6 steps left in all phases)", 6),
+    ]
+
+
+def test_a_run_with_other_settings_does_not_resume(folder: Path) -> None:
     with pytest.raises(Killed):
         run(folder, dies_at=6)
     with pytest.raises(DistillationError, match="other settings") as caught:
@@ -185,7 +251,7 @@ def test_a_run_with_other_settings_does_not_go_on(folder: Path) -> None:
     assert run(folder, replace(SETTINGS, seed=5), restart=True).resumed is None
 
 
-def test_a_broken_state_is_named(folder: Path) -> None:
+def test_a_broken_state_file_is_named(folder: Path) -> None:
     with pytest.raises(Killed):
         run(folder, dies_at=6)
     path = partial_folder(folder / "out") / "state.pt"
@@ -195,22 +261,20 @@ def test_a_broken_state_is_named(folder: Path) -> None:
 
 
 @pytest.mark.parametrize("phase", [1, 2, 3])
-def test_a_loss_that_is_not_finite_names_phase_step_and_layer(
-    folder: Path, monkeypatch: pytest.MonkeyPatch, phase: int
-) -> None:
+def test_nan_is_reported_with_phase_step_and_layer(folder: Path, monkeypatch: pytest.MonkeyPatch, phase: int) -> None:
     step = {1: 4, 2: 2, 3: 4}[phase]
-    tell = train.Trainer._tell
+    log_step = train.Trainer._log_step
 
-    def poison(self: Any, loss: Any, number: int, last: int, state: Any) -> None:
-        tell(self, loss, number, last, state)
-        if (number, state.step) == (phase, step - 1):
+    def poison(self: Any, loss: Any, trained: Any, state: Any) -> None:
+        log_step(self, loss, trained, state)
+        if (trained.number, state.step) == (phase, step - 1):
             with torch.no_grad():
                 layer = dict(acm_layers(self.student))["vit.layers.1.mlp"]
                 layer.w2.fill_(float("nan"))
                 layer.gate.linears[0].weight.fill_(float("nan"))
 
     with monkeypatch.context() as patch:
-        patch.setattr(train.Trainer, "_tell", poison)
+        patch.setattr(train.Trainer, "_log_step", poison)
         with pytest.raises(DistillationError) as caught:
             run(folder)
     assert f"phase {phase}" in str(caught.value)
@@ -222,31 +286,30 @@ def test_a_loss_that_is_not_finite_names_phase_step_and_layer(
     assert all(bool(tensor.isfinite().all()) for tensor in weights(folder / "out").values())
 
 
-def test_a_state_that_is_not_finite_is_not_kept(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    tell = train.Trainer._tell
+def test_a_state_with_nan_is_not_saved(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    log_step = train.Trainer._log_step
 
-    def poison(self: Any, loss: Any, number: int, last: int, state: Any) -> None:
-        tell(self, loss, number, last, state)
-        if (number, state.step) == (3, 4):  # saved after this step
+    def poison(self: Any, loss: Any, trained: Any, state: Any) -> None:
+        log_step(self, loss, trained, state)
+        if (trained.number, state.step) == (3, 4):  # saved after this step
             with torch.no_grad():
                 self.student.classifier.weight[0, 0] = float("nan")
 
     with monkeypatch.context() as patch:
-        patch.setattr(train.Trainer, "_tell", poison)
+        patch.setattr(train.Trainer, "_log_step", poison)
         with pytest.raises(DistillationError, match=r"step 4, first in classifier\.weight"):
             run(folder)
     assert run(folder).resumed == (3, 2)
 
 
-def test_an_earlier_result_is_replaced_and_other_files_are_not(folder: Path) -> None:
+def test_an_earlier_result_is_replaced_but_not_other_files(folder: Path) -> None:
     quick = replace(SETTINGS, steps=(1, 0, 0))
     run(folder, quick)
     run(folder, replace(quick, seed=1))
     (folder / "out" / "mine.txt").write_text("mine")
-    progress = Silent()
-    samples, held_out = split(open_samples(str(folder / "data.npz"), folder))
+    progress = StepCounter()
     with pytest.raises(OutputError, match=r"mine\.txt"):
-        acmize(load_checkpoint(folder / "dense"), samples, held_out, quick, folder / "out", progress)
+        run_distillation(*opened(folder), quick, folder / "out", progress)
     assert progress.stages == []
 
 
@@ -255,7 +318,7 @@ def test_an_earlier_result_is_replaced_and_other_files_are_not(folder: Path) -> 
     [
         (np.full(40, 5), "label 5 is out of range"),
         (np.full(40, -1), "label -1"),
-        (np.zeros((40, 2), int), "a class per"),
+        (np.zeros((40, 2), int), "one class per"),
     ],
 )
 def test_labels_are_checked_before_any_training(folder: Path, labels: Any, message: str) -> None:
@@ -273,7 +336,7 @@ def test_one_bad_label_among_many_is_found(folder: Path) -> None:
         run(folder)
 
 
-def test_data_without_labels_need_another_task(folder: Path) -> None:
+def test_data_without_labels_need_the_task_distil(folder: Path) -> None:
     np.savez(folder / "data.npz", pixel_values=np.zeros((40, 1, 8, 8), np.float32))
     with pytest.raises(UsageError, match="no labels") as caught:
         run(folder)
@@ -282,7 +345,7 @@ def test_data_without_labels_need_another_task(folder: Path) -> None:
     assert result.curve.quality_name == "agreement with the teacher"
 
 
-def test_a_batch_larger_than_the_data_takes_all(folder: Path) -> None:
+def test_a_batch_larger_than_the_data_uses_all_samples(folder: Path) -> None:
     assert run(folder, replace(SETTINGS, batch=500, steps=(2, 2, 2))).tokens_per_second is not None
 
 

@@ -1,4 +1,4 @@
-"""What a teacher's sites see, and learners made of its weights."""
+"""Recorded tensors of a teacher's sites, and learners initialised from its weights."""
 
 from __future__ import annotations
 
@@ -10,9 +10,9 @@ import torch
 from tiny_families import dense_model, family
 from torch.nn import functional as F  # noqa: N812
 
+from acm_export.distillation.choices import prefix_outputs
 from acm_export.distillation.initialise import learners_from_ffn, learners_from_linear
-from acm_export.distillation.prefixes import prefix_outputs
-from acm_export.distillation.record import Masks, Recorder
+from acm_export.distillation.record import PaddingListener, SiteRecorder
 from acm_export.distillation.statistics import error_weights, gather_statistics
 from acm_export.modules import ACMLayer, ACMSpec
 from acm_export.surgery import select_sites
@@ -42,20 +42,20 @@ def _dense(model: Any, names: tuple[str, ...], x: torch.Tensor) -> torch.Tensor:
 def test_one_pass_records_inputs_and_outputs_of_all_sites(name: str) -> None:
     model = dense_model(name)
     sites = select_sites(model, family(model), "ffn,qkvo")
-    with torch.no_grad(), Recorder(model, family(model), sites) as recorder:
+    with torch.no_grad(), SiteRecorder(model, family(model), sites) as recorder:
         _, seen = recorder.run(INPUTS[name])
         assert set(seen) == {site.place for site in sites}
         for site in sites:
-            torch.testing.assert_close(_dense(model, site.modules, seen[site.place].x), seen[site.place].o)
+            torch.testing.assert_close(_dense(model, site.modules, seen[site.place].x), seen[site.place].output)
             if site.kind == "ffn":
                 down = model.get_submodule(site.modules[-1])
-                torch.testing.assert_close(down(seen[site.place].hidden), seen[site.place].o)
+                torch.testing.assert_close(down(seen[site.place].hidden), seen[site.place].output)
 
 
 def test_padding_is_left_out() -> None:
     model = dense_model("bert")
     sites = select_sites(model, family(model), "ffn")
-    with torch.no_grad(), Recorder(model, family(model), sites) as recorder:
+    with torch.no_grad(), SiteRecorder(model, family(model), sites) as recorder:
         _, seen = recorder.run(INPUTS["bert"])
         assert [len(found.x) for found in seen.values()] == [6 + 4 + 1] * len(sites)
         alone = {key: value[1:2, :4] for key, value in INPUTS["bert"].items()}
@@ -64,22 +64,22 @@ def test_padding_is_left_out() -> None:
         torch.testing.assert_close(seen[site.place].x[6:10], expected[site.place].x, rtol=1e-4, atol=1e-5)
 
 
-def test_masks_are_those_of_the_tokens_not_of_the_sound() -> None:
+def test_the_padding_mask_is_that_of_the_tokens_not_of_the_sound() -> None:
     model = dense_model("wav2vec2 ctc, XLS-R")
-    with torch.no_grad(), Masks(model, family(model)) as masks:
+    with torch.no_grad(), PaddingListener(model, family(model)) as padding:
         logits = model(**INPUTS["wav2vec2 ctc, XLS-R"]).logits
-        assert masks.tokens is not None
-        assert masks.tokens.shape == logits.shape[:2]
-        counts = masks.tokens.sum(1).tolist()
+        assert padding.valid is not None
+        assert padding.valid.shape == logits.shape[:2]
+        counts = padding.valid.sum(1).tolist()
         assert counts[0] == logits.shape[1]
         assert counts[0] > counts[1] > counts[2] > 0
         model(INPUTS["wav2vec2 ctc, XLS-R"]["input_values"])
-        assert masks.tokens is None
+        assert padding.valid is None
 
 
-def test_hooks_are_gone_afterwards() -> None:
+def test_hooks_are_removed_afterwards() -> None:
     model = dense_model("vit")
-    with Recorder(model, family(model), select_sites(model, family(model), "ffn,qkvo")) as recorder:
+    with SiteRecorder(model, family(model), select_sites(model, family(model), "ffn,qkvo")) as recorder:
         recorder.run(INPUTS["vit"])
     assert not any(module._forward_hooks or module._forward_pre_hooks for module in model.modules())
 
@@ -88,7 +88,7 @@ def test_recording_gradients_changes_no_output() -> None:
     model = dense_model("vit").requires_grad_(requires_grad=False)
     expected = model(**INPUTS["vit"]).logits
     sites = select_sites(model, family(model), "ffn")
-    with Recorder(model, family(model), sites, listen_gradients=True) as recorder:
+    with SiteRecorder(model, family(model), sites, record_gradients=True) as recorder:
         output, _ = recorder.run(INPUTS["vit"])
         output.logits.sum().backward()
         gradients = recorder.gradients()
@@ -97,7 +97,7 @@ def test_recording_gradients_changes_no_output() -> None:
 
 
 @pytest.mark.parametrize("name", ["vit", "bert", "whisper"])
-def test_all_learners_from_an_ffn_are_the_teacher(name: str) -> None:
+def test_all_learners_initialised_from_an_ffn_compute_what_it_computes(name: str) -> None:
     model = dense_model(name)
     site = select_sites(model, family(model), "ffn")[0]
     found = gather_statistics(model, family(model), (site,), [INPUTS[name]])[site.place]
@@ -115,10 +115,10 @@ def test_all_learners_from_an_ffn_are_the_teacher(name: str) -> None:
         )  # fmt: skip
 
 
-def test_neurons_are_dealt_out_by_importance_and_prefixes_are_right_on_average() -> None:
+def test_neurons_are_distributed_by_importance_and_prefixes_have_the_mean_output_of_the_teacher() -> None:
     model = dense_model("vit")
     site = select_sites(model, family(model), "ffn")[0]
-    with torch.no_grad(), Recorder(model, family(model), (site,)) as recorder:
+    with torch.no_grad(), SiteRecorder(model, family(model), (site,)) as recorder:
         seen = recorder.run(INPUTS["vit"])[1][site.place]
     found = gather_statistics(model, family(model), (site,), [INPUTS["vit"]])[site.place]
     layer = ACMLayer(ACMSpec(12, 4, 6))
@@ -129,10 +129,10 @@ def test_neurons_are_dealt_out_by_importance_and_prefixes_are_right_on_average()
         importance = hidden.square().mean(0).sqrt() * layer.w2.norm(dim=1)
         assert bool((importance.diff() <= 1e-5).all())
         for prefix in prefix_outputs(layer, seen.x).unbind(1):
-            torch.testing.assert_close(prefix.mean(0), seen.o.mean(0), rtol=1e-4, atol=1e-4)
+            torch.testing.assert_close(prefix.mean(0), seen.output.mean(0), rtol=1e-4, atol=1e-4)
 
 
-def test_more_hidden_units_than_the_teacher_has_do_nothing_at_first() -> None:
+def test_hidden_units_beyond_the_teachers_start_at_zero() -> None:
     model = dense_model("vit")
     site = select_sites(model, family(model), "ffn")[0]
     found = gather_statistics(model, family(model), (site,), [INPUTS["vit"]])[site.place]
@@ -146,22 +146,22 @@ def test_more_hidden_units_than_the_teacher_has_do_nothing_at_first() -> None:
         )
 
 
-def test_learners_of_a_projection_begin_at_the_best_linear_map_of_their_rank() -> None:
+def test_learners_of_a_projection_start_as_the_best_linear_map_of_their_rank() -> None:
     torch.manual_seed(0)
     model = dense_model("vit")
     site = next(s for s in select_sites(model, family(model), "qkvo") if s.kind == "q_proj")
     inputs = {"pixel_values": torch.randn(40, 1, 8, 8)}
-    with torch.no_grad(), Recorder(model, family(model), (site,)) as recorder:
+    with torch.no_grad(), SiteRecorder(model, family(model), (site,)) as recorder:
         seen = recorder.run(inputs)[1][site.place]
     found = gather_statistics(model, family(model), (site,), [inputs])[site.place]
     layer = ACMLayer(ACMSpec(12, 3, 2, 1, "identity"))
     learners_from_linear(layer, model.get_submodule(site.place), found)
-    centred = (seen.o - seen.o.mean(0)).double()
+    centred = (seen.output - seen.output.mean(0)).double()
     values = torch.linalg.svdvals(centred).square()
     with torch.no_grad():
         prefixes = prefix_outputs(layer, seen.x)
     for index, rank in enumerate((2, 4, 6)):
-        error = float((prefixes[:, index] - seen.o).square().sum())
+        error = float((prefixes[:, index] - seen.output).square().sum())
         assert error == pytest.approx(float(values[rank:].sum()), rel=1e-3)
 
 

@@ -1,4 +1,4 @@
-"""What tasks make of outputs and labels, and what they refuse."""
+"""The loss, the quality and the checks of each task."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from tiny_families import dense_model
 from torch.nn import functional as F  # noqa: N812
 
 from acm_export.base.errors import UsageError
-from acm_export.distillation.tasks import CTC, Classification, Distil, UserLoss, task_for
+from acm_export.distillation.tasks import CTC, Classification, Imitation, UserLoss, task_for
 from acm_export.surgery import FAMILIES
 
 
@@ -65,7 +65,7 @@ def test_word_errors_of_the_greedy_transcript() -> None:
 
 
 def test_features_are_compared_by_cosine_without_padding() -> None:
-    task = Distil(("last_hidden_state",))
+    task = Imitation(("last_hidden_state",))
     a, b = torch.randn(2, 4, 6), torch.randn(2, 4, 6)
     valid = torch.tensor([[True, True, False, False], [True] * 4])
     moved = a.clone()
@@ -84,12 +84,12 @@ def test_features_are_compared_by_cosine_without_padding() -> None:
 @pytest.mark.parametrize(
     ("task", "labels", "message"),
     [
-        (Classification(3), torch.tensor([0, 3]), "label 3 is out of range; the model knows 3"),
+        (Classification(3), torch.tensor([0, 3]), "label 3 is out of range; the model has 3"),
         (Classification(3), torch.tensor([0, -100]), "label -100"),
-        (Classification(3), torch.tensor([0.5]), "a class per sample"),
+        (Classification(3), torch.tensor([0.5]), "one class per sample"),
         (CTC(0, 6), torch.tensor([[1, 6]]), "label 6"),
         (CTC(0, 6), torch.tensor([[1, -1]]), "label -1"),
-        (CTC(0, 6), torch.tensor([1, 2]), "a sequence per sample"),
+        (CTC(0, 6), torch.tensor([1, 2]), "one sequence per sample"),
     ],
 )
 def test_labels_out_of_range_are_named(task: Any, labels: torch.Tensor, message: str) -> None:
@@ -105,7 +105,7 @@ def test_architectures_have_their_tasks(monkeypatch: pytest.MonkeyPatch) -> None
         family = FAMILIES[model.config.model_type]
         assert task_for(model, family, None, {}).name == task
         assert task_for(model, family, "distil", {}).name == "distil"
-    with pytest.raises(UsageError, match="'ctc' is no task of ViTForImageClassification"):
+    with pytest.raises(UsageError, match="'ctc' is not a task of ViTForImageClassification"):
         task_for(dense_model("vit"), FAMILIES["vit"], "ctc", {})
     mine = task_for(dense_model("vit"), FAMILIES["vit"], "mine_for_tests:loss", {})
     assert mine.quality(None, {"x": torch.zeros(3)}, None, None) == (-6.0, 3.0)

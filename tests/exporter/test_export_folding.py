@@ -14,7 +14,7 @@ from torch import nn
 from torch.nn.utils import parametrizations, parametrize
 
 from acm_export.exporter import export
-from acm_export.modules.parametrizations import fold_parametrizations
+from acm_export.modules.wrapper import fold_parametrizations
 
 if TYPE_CHECKING:
     from pathlib import Path

@@ -55,7 +55,7 @@ def random_layer(**changes: Any) -> ACMLayer:
     st.sampled_from([0.0, 0.5, INF, -INF]), st.sampled_from([0.0, NAN, INF, -INF]),
 )  # fmt: skip
 @settings(max_examples=150)
-def test_the_op_computes_what_the_loop_computes(
+def test_the_op_matches_the_loop(
     dtype: str, n: int, minimum: int, activation: str, leading: tuple[int, ...], seed: int, tau: float, logit: float
 ) -> None:
     signature, rng = Signature(n, min(minimum, n), activation), np.random.default_rng(seed)
@@ -141,7 +141,7 @@ def test_thresholds_and_gate_are_float32_under_another_default_dtype() -> None:
 
 
 @pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16])
-def test_the_gate_scores_in_float32_what_the_layer_is_given(dtype: torch.dtype) -> None:
+def test_the_gate_computes_in_float32_for_inputs_of_any_dtype(dtype: torch.dtype) -> None:
     layer = random_layer()
     x = torch.randn(4, 6).to(dtype)
     expected = layer.gate(x.float())
@@ -222,7 +222,7 @@ def test_weights_of_learners_that_do_not_run_are_not_touched(minimum: int) -> No
         ("w2", lambda t: t.T, r"5.*9"),
     ],
 )
-def test_what_contradicts_is_refused_with_both_values(name: str, change: Any, said: str) -> None:
+def test_contradictory_tensors_are_refused_with_both_values(name: str, change: Any, said: str) -> None:
     signature = Signature(3, 0, "gelu")
     feeds = random_inputs(np.random.default_rng(0), (4,), 5, 3, signature)
     tensors = dict(zip(INPUTS, to_torch(feeds, torch.float32), strict=True))

@@ -36,7 +36,7 @@ def counted(module: nn.Module, *inputs: torch.Tensor, **named: torch.Tensor) -> 
     return int(counter.get_total_flops())
 
 
-def test_each_part_is_what_the_counter_finds() -> None:
+def test_each_part_matches_the_flop_counter() -> None:
     tokens = torch.randn(5, 12)
     assert counted(nn.Linear(12, 7), tokens) == 5 * linear_flops(12, 7)
     spec = ACMSpec(12, 3, 4, gate_hidden=(8, 6), gate_activation="relu")
@@ -52,7 +52,7 @@ def test_each_part_is_what_the_counter_finds() -> None:
 
 
 @pytest.mark.parametrize("name", MAKE)
-def test_a_dense_model_costs_what_the_counter_finds(name: str) -> None:
+def test_the_flops_of_a_dense_model_match_the_flop_counter(name: str) -> None:
     model = dense_model(name)
     inputs = example_inputs(model, family(model), batch=3)
     flops = model_flops(model, family(model), inputs)
@@ -62,7 +62,7 @@ def test_a_dense_model_costs_what_the_counter_finds(name: str) -> None:
 
 
 @pytest.mark.parametrize("name", MAKE)
-def test_acm_layers_change_what_they_replace_and_nothing_else(name: str) -> None:
+def test_acm_layers_change_only_the_flops_of_what_they_replace(name: str) -> None:
     dense, acm = dense_model(name), acm_model(name)
     inputs = example_inputs(dense, family(dense), batch=2)
     before, after = (model_flops(model, family(model), inputs) for model in (dense, acm))
@@ -140,12 +140,12 @@ def test_the_activation_is_the_sites_where_the_operator_has_it() -> None:
 
 
 @pytest.mark.parametrize("factor", [0.0, -1.0, float("inf"), float("nan")])
-def test_a_factor_that_is_none_is_refused(factor: float) -> None:
+def test_an_impossible_factor_is_refused(factor: float) -> None:
     with pytest.raises(UsageError, match="FLOPs factor"):
         spec_for(ffn(64, 256), 4, factor)
 
 
-def test_no_learners_are_refused() -> None:
+def test_zero_learners_are_refused() -> None:
     with pytest.raises(OpError, match="num_learners is 0"):
         spec_for(ffn(64, 256), 0)
 

@@ -54,7 +54,7 @@ def test_dense_folders_of_transformers_are_read(name: str, tmp_path: Path) -> No
 
 
 @pytest.mark.parametrize("name", MAKE)
-def test_acm_models_come_back_bit_for_bit(name: str, tmp_path: Path) -> None:
+def test_acm_models_load_bit_for_bit_as_saved(name: str, tmp_path: Path) -> None:
     model = acm_model(name, "ffn,qkvo")
     save_checkpoint(model, tmp_path / "acm", source={})
     loaded = load_checkpoint(tmp_path / "acm").model
@@ -79,7 +79,7 @@ def exported(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFa
     return checkpoint.model, result, folder
 
 
-def test_the_file_says_what_the_model_costs(exported: Any) -> None:
+def test_the_file_records_the_flops_of_the_model(exported: Any) -> None:
     model, result, _ = exported
     one = {name: value[:1] for name, value in example_inputs(model, family(model)).items()}
     manifest, flops = result.manifest, model_flops(model, family(model), one)
@@ -110,7 +110,7 @@ def test_the_graph_has_no_shape_that_depends_on_values(exported: Any) -> None:
     assert "ReduceL2" not in kinds  # weight norm is folded
 
 
-def test_a_file_is_verified_on_data_of_any_width_of_numbers(exported: Any) -> None:
+def test_a_file_is_verified_on_data_of_any_dtype_width(exported: Any) -> None:
     model, result, folder = exported
     inputs = {name: value.numpy() for name, value in example_inputs(model, family(model), seed=2).items()}
     narrow = {name: v.astype(np.int32 if v.dtype.kind == "i" else np.float64) for name, v in inputs.items()}
@@ -123,7 +123,7 @@ def test_a_file_is_verified_on_data_of_any_width_of_numbers(exported: Any) -> No
         verify_file(result.path, load_checkpoint(folder / "acm"), data=folder / "wrong.npz")
 
 
-def test_the_file_is_calibrated_to_budgets_over_tokens_that_are_no_padding(exported: Any) -> None:
+def test_the_file_is_calibrated_to_budgets_without_padding(exported: Any) -> None:
     model, result, folder = exported
     data = {name: value.numpy() for name, value in example_inputs(model, family(model), batch=48, seed=4).items()}
     np.savez(folder / "c.npz", **data)
@@ -139,7 +139,7 @@ def test_the_file_is_calibrated_to_budgets_over_tokens_that_are_no_padding(expor
 
 
 @pytest.mark.parametrize("architecture", ["WhisperModel", "WhisperForConditionalGeneration"])
-def test_whispers_encoder_is_read_out_of_the_whole_model(architecture: str, tmp_path: Path) -> None:
+def test_whispers_encoder_is_read_from_the_whole_model(architecture: str, tmp_path: Path) -> None:
     whole = getattr(transformers, architecture)(whisper_config()).eval()
     whole.save_pretrained(tmp_path / "dense")
     with pytest.warns(AcmWarning, match=f"{architecture} is read as WhisperEncoder"):
@@ -156,7 +156,7 @@ def test_whispers_encoder_is_read_out_of_the_whole_model(architecture: str, tmp_
         ("wav2vec2", "Wav2Vec2ForPreTraining", "wav2vec2"),
     ],
 )
-def test_base_models_are_read_out_of_pre_trained_ones(name: str, architecture: str, part: str, tmp_path: Path) -> None:
+def test_base_models_are_read_from_pre_trained_ones(name: str, architecture: str, part: str, tmp_path: Path) -> None:
     whole = getattr(transformers, architecture)(dense_model(name).config).eval()
     whole.save_pretrained(tmp_path / "dense")
     with pytest.warns(AcmWarning, match=f"{architecture} is read as"):
@@ -179,7 +179,7 @@ def test_a_parameter_that_only_training_uses_may_be_missing(name: str, tmp_path:
 
 
 @pytest.mark.parametrize("name", ["bert", "deit base"])
-def test_an_acm_model_without_a_pooler_comes_back(name: str, tmp_path: Path) -> None:
+def test_an_acm_model_without_a_pooler_loads_as_saved(name: str, tmp_path: Path) -> None:
     base = type(dense_model(name))(dense_model(name).config, add_pooling_layer=False).eval()
     specs = {site.place: spec_for(site, 4) for site in select_sites(base, family(base))}
     install_acm_layers(base, family(base), specs)
@@ -223,7 +223,7 @@ def test_heads_that_are_not_supported_are_refused(tmp_path: Path) -> None:
         load_checkpoint(tmp_path / "bert")
 
 
-def test_a_gated_ffn_is_named_and_an_unknown_family_lists_what_is_supported(tmp_path: Path) -> None:
+def test_a_gated_ffn_is_named_and_an_unknown_family_lists_the_supported_ones(tmp_path: Path) -> None:
     sizes = {"hidden_size": 12, "num_hidden_layers": 1, "num_attention_heads": 3, "intermediate_size": 24}
     llama = transformers.LlamaConfig(**sizes, vocab_size=20)
     transformers.LlamaForCausalLM(llama).save_pretrained(tmp_path / "llama")

@@ -77,7 +77,7 @@ def test_padding_runs_the_fewest_learners_in_the_file_at_every_threshold(case: t
                 assert (count[valid] == layer.num_learners).all()
 
 
-def test_pytorch_counts_what_the_file_counts(case: tuple[Any, Path]) -> None:
+def test_pytorch_and_the_file_count_the_same_learners(case: tuple[Any, Path]) -> None:
     model, path = case
     inputs = padded(model)
     seen = {}
@@ -97,7 +97,7 @@ def test_pytorch_counts_what_the_file_counts(case: tuple[Any, Path]) -> None:
         assert (count.numpy() == ran[f"counts/{name}"]).all()
 
 
-def test_a_sample_gives_the_same_alone_and_padded(case: tuple[Any, Path]) -> None:
+def test_a_sample_has_the_same_output_alone_and_padded(case: tuple[Any, Path]) -> None:
     model, path = case
     inputs = padded(model)
     together = run(path, **inputs)["logits"]
@@ -128,7 +128,7 @@ def test_calibration_leaves_padding_out(case: tuple[Any, Path]) -> None:
     assert {token_count(layer) for layer in summaries} == {valid}
 
 
-def test_the_mask_is_forgotten_when_the_pass_ends() -> None:
+def test_the_mask_is_removed_after_the_pass() -> None:
     model = acm_model("bert")
     inputs = padded(model)
     layers = [layer for _, layer in acm_layers(model)]
@@ -166,7 +166,7 @@ def test_a_mask_without_padding_changes_nothing() -> None:
             assert torch.allclose(masked, model(input_ids=ids)[0], atol=1e-6)
 
 
-def test_verification_counts_no_padding(case: tuple[Any, Path]) -> None:
+def test_verification_does_not_count_padding(case: tuple[Any, Path]) -> None:
     model, path = case
     inputs = padded(model)
     report = verify_model(path, Exportable(model, list(inputs), torch.float32, ("logits",)), inputs)

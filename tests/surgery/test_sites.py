@@ -1,4 +1,4 @@
-"""Which modules an ACM layer can take the place of, and what users may call them."""
+"""The sites that an ACM layer can replace, and the names that select them."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ def test_every_layer_of_every_family_has_an_ffn_and_four_projections(name: str) 
         assert [(s.kind, s.widths) for s in select_sites(model, family(model), kind)] == [(kind, ((12, 12),))] * 2
 
 
-def test_parts_add_up_in_the_order_of_the_model() -> None:
+def test_selections_are_combined_in_the_order_of_the_model() -> None:
     model = dense_model("vit")
     assert places(model, "q_proj, ffn") == [
         "vit.layers.0.mlp", "vit.layers.0.attention.q_proj", "vit.layers.1.mlp", "vit.layers.1.attention.q_proj",
@@ -43,9 +43,9 @@ def test_parts_add_up_in_the_order_of_the_model() -> None:
 
 
 @pytest.mark.parametrize("part", ["mlp", "ffn,", "q", "*.layers.7.*", "embeddings"])
-def test_what_selects_nothing_is_answered_with_what_there_is(part: str) -> None:
+def test_a_selection_of_nothing_lists_the_available_sites(part: str) -> None:
     model = dense_model("vit")
-    with pytest.raises(UsageError, match="there are ffn, qkvo, q_proj, k_proj, v_proj, o_proj") as refusal:
+    with pytest.raises(UsageError, match="available: ffn, qkvo, q_proj, k_proj, v_proj, o_proj") as refusal:
         select_sites(model, family(model), part)
     assert "vit.layers.0.mlp" in str(refusal.value.hint)
     assert "10 in all" in str(refusal.value.hint)
@@ -66,7 +66,7 @@ def test_the_activation_is_the_operators_or_none() -> None:
 
 
 @pytest.mark.parametrize("name", MAKE)
-def test_an_acm_layer_does_the_work_of_all_the_modules_at_its_site(name: str) -> None:
+def test_an_acm_layer_replaces_all_the_modules_at_its_site(name: str) -> None:
     """Learners made of the dense weights: with all of them running, the model is what it was."""
     dense, model = dense_model(name), dense_model(name)
     model.load_state_dict(dense.state_dict())
@@ -87,8 +87,8 @@ def test_an_acm_layer_does_the_work_of_all_the_modules_at_its_site(name: str) ->
         assert torch.allclose(model(**inputs)[0], dense(**inputs)[0], atol=1e-5)
 
 
-def test_a_place_that_is_taken_or_unfit_is_named() -> None:
-    with pytest.raises(CheckpointError, match=r"at encoder\.layer\.0\.intermediate there is an ACM layer"):
+def test_a_place_that_cannot_be_replaced_is_named() -> None:
+    with pytest.raises(CheckpointError, match=r"encoder\.layer\.0\.intermediate is an ACM layer already"):
         places(acm_model("bert"), "ffn")
     model = dense_model("bert")
     model.encoder.layer[1].attention.self.query = nn.Linear(12, 6)
@@ -97,7 +97,7 @@ def test_a_place_that_is_taken_or_unfit_is_named() -> None:
     with pytest.raises(CheckpointError, match="12 at its input and 6 at its output"):
         install_acm_layers(model, family(model), {"encoder.layer.1.attention.self.query": ACMSpec(12, 4, 2)})
     model.encoder.layer[0].intermediate.dense = ACMLayer(ACMSpec(12, 4, 2))
-    with pytest.raises(CheckpointError, match=r"layer\.0\.intermediate is ACMLayer, .*no linear maps"):
+    with pytest.raises(CheckpointError, match=r"layer\.0\.intermediate is made of ACMLayer, .*expected linear maps"):
         places(model, "ffn")
 
 

@@ -16,7 +16,7 @@ from acm_export.base.errors import OutputError
 from acm_export.checkpoints import save_checkpoint
 from acm_export.cli import main
 from acm_export.exporter import export
-from acm_export.modules.wrapper import Alone, Exportable
+from acm_export.modules.wrapper import Exportable, SingleLayer
 from acm_export.runtimes import runnable
 from acm_export.verification.compare import verify_model
 from acm_export.verification.report import VerificationError
@@ -92,7 +92,7 @@ def test_a_full_folder_for_scratch_is_named(tmp_path: Path, monkeypatch: pytest.
     scratch = tmp_path / "scratch"
     scratch.mkdir()
     monkeypatch.setattr("tempfile.tempdir", str(scratch))
-    model = Exportable(Alone(layer), ["x"], torch.float32)
+    model = Exportable(SingleLayer(layer), ["x"], torch.float32)
     with pytest.raises(OutputError, match=str(scratch)) as refused:
         verify_model(tmp_path / "m.onnx", model, {"x": x})
     assert "TMPDIR" in str(refused.value.hint)

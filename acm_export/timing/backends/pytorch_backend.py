@@ -8,9 +8,8 @@ import numpy as np
 import torch
 
 from acm_export.base.errors import UsageError
-from acm_export.base.files import sha256_of
 from acm_export.checkpoints import load_checkpoint
-from acm_export.checkpoints.folder import WEIGHTS
+from acm_export.checkpoints.weights import find_weights
 from acm_export.data.batches import GraphInput
 from acm_export.modules import acm_layers
 from acm_export.modules.wrapper import Exportable
@@ -78,8 +77,8 @@ class PytorchBackend:
         return _inputs(load_checkpoint(path))
 
     def baseline_digest(self, path: Path) -> str:
-        """SHA-256 of the weights."""
-        return sha256_of(path / WEIGHTS)
+        """SHA-256 of its weights."""
+        return find_weights(path).sha256()
 
     def load_baseline(self, path: Path) -> PytorchModel:
         """Load any checkpoint, in the dtype of the file."""

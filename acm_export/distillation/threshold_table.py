@@ -13,14 +13,15 @@ KNOTS = 65
 _KEEP = 0.9
 
 
-class Dial:
-    """A table from shares to thresholds, kept up with the margins of recent batches.
+class ThresholdTable:
+    """A table from shares to thresholds: a moving average over the margins of recent batches.
 
-    The share is of the learners that gates decide about, weighted by FLOPs: 0 when only ``min_learners`` run, 1 when
-    all do.
+    A share is the part of the learners' FLOPs that the gates decide about: 0 when only ``min_learners`` run, 1 when all
+    learners do.
 
     Args:
-        thresholds: At shares 0, 1/64, ... 1: ``[KNOTS]``, float32, falling. None before the first update.
+        thresholds: Thresholds at the shares 0, 1/64, ... 1: ``[KNOTS]``, float32, decreasing. None before the first
+            update.
     """
 
     def __init__(self, thresholds: torch.Tensor | None = None) -> None:
@@ -32,21 +33,21 @@ class Dial:
         self.thresholds = found if before is None else _KEEP * before.to(found) + (1 - _KEEP) * found
 
     def at(self, shares: torch.Tensor) -> torch.Tensor:
-        """Thresholds for shares between 0 and 1, of the same shape."""
+        """Thresholds for shares between 0 and 1, of the same shape; 0 before the first update."""
         if self.thresholds is None:
             return torch.zeros_like(shares)
         table = self.thresholds.to(shares)
-        place = shares.clamp(0, 1) * (KNOTS - 1)
-        left = place.floor().long().clamp(max=KNOTS - 2)
-        return torch.lerp(table[left], table[left + 1], place - left)
+        position = shares.clamp(0, 1) * (KNOTS - 1)
+        left = position.floor().long().clamp(max=KNOTS - 2)
+        return torch.lerp(table[left], table[left + 1], position - left)
 
 
-def thresholds_of(margins: Mapping[str, torch.Tensor], costs: Mapping[str, float]) -> torch.Tensor:
-    """For each knot of the dial the threshold that as large a share of learners exceeds.
+def thresholds_by_share(margins: Mapping[str, torch.Tensor], costs: Mapping[str, float]) -> torch.Tensor:
+    """For each knot of the table, the threshold that this share of the learners exceeds.
 
     Args:
-        margins: By layer, ``[tokens, C - 1]``.
-        costs: By layer, FLOPs of a learner in any unit.
+        margins: Margins by layer, ``[tokens, C - 1]``.
+        costs: FLOPs of one learner by layer, in any unit.
 
     Returns:
         ``[KNOTS]``, float32.
@@ -57,5 +58,5 @@ def thresholds_of(margins: Mapping[str, torch.Tensor], costs: Mapping[str, float
     )
     order = values.argsort(descending=True)
     reached = weights[order].cumsum(0) / weights.sum()
-    places = torch.searchsorted(reached, torch.linspace(0, 1, KNOTS, device=values.device)).clamp(max=len(values) - 1)
-    return values[order][places].float()
+    indices = torch.searchsorted(reached, torch.linspace(0, 1, KNOTS, device=values.device)).clamp(max=len(values) - 1)
+    return values[order][indices].float()

@@ -1,0 +1,50 @@
+"""The result of a run."""
+
+from __future__ import annotations
+
+import resource
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+import torch
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+    from acm_export.distillation.evaluate import Curve
+    from acm_export.distillation.plan import AcmizePlan
+
+
+@dataclass(frozen=True)
+class AcmizeResult:
+    """Result of a run.
+
+    Args:
+        output: Checkpoint folder.
+        plan: Sites and sizes of the ACM layers.
+        curve: Quality against budget on held-out data.
+        history: Losses during the three phases.
+        tokens_per_second: Tokens through ACM layers per second, in this process, since the run was started or resumed;
+            None where no step was left.
+        peak_memory: Peak memory of this process, bytes.
+        resumed: Phase and step that the run resumed at, or None.
+        processes: Number of processes that trained.
+        is_main_process: Whether this process wrote the output.
+    """
+
+    output: Path
+    plan: AcmizePlan
+    curve: Curve
+    history: tuple[dict[str, Any], ...]
+    tokens_per_second: float | None
+    peak_memory: int
+    resumed: tuple[int, int] | None
+    processes: int = 1
+    is_main_process: bool = True
+
+
+def peak_memory(device: torch.device) -> int:
+    """Peak memory of this process so far in bytes: of the GPU, or else of the host."""
+    if device.type == "cuda":
+        return int(torch.cuda.max_memory_allocated(device))
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024

@@ -1,0 +1,274 @@
+"""A distillation run: plan, three phases, quality curve, checkpoint folder."""
+
+from __future__ import annotations
+
+import copy
+import logging
+from dataclasses import dataclass
+from functools import partial
+from typing import TYPE_CHECKING, cast
+
+import torch
+from accelerate import Accelerator
+from accelerate.utils import DataLoaderConfiguration, DistributedDataParallelKwargs
+
+from acm_export.base import interrupts
+from acm_export.base.errors import UsageError
+from acm_export.base.progress import Silent
+from acm_export.checkpoints import save_checkpoint
+from acm_export.data.collate import LABELS, model_inputs
+from acm_export.data.samples import digest
+from acm_export.data.speech import read_vocabulary
+from acm_export.distillation.batches import EvenSubset, StepOrder, batches_in_order, collate_for, mix_seeds
+from acm_export.distillation.checks import check_loss, check_model, check_output, check_samples
+from acm_export.distillation.evaluate import Evaluation
+from acm_export.distillation.initialise import learners_from_ffn, learners_from_linear
+from acm_export.distillation.layerwise import GatesPhase, LearnersPhase
+from acm_export.distillation.phase import describe_step
+from acm_export.distillation.plan import make_plan
+from acm_export.distillation.provenance import CARD, Provenance
+from acm_export.distillation.record import SiteRecorder
+from acm_export.distillation.result import AcmizeResult, peak_memory
+from acm_export.distillation.settings import ANY_BUDGET, TEACHER, AcmizeSettings
+from acm_export.distillation.state import State, fingerprint, load_state, remove_state
+from acm_export.distillation.statistics import error_weights, gather_statistics
+from acm_export.distillation.tasks import task_for
+from acm_export.distillation.threshold_table import ThresholdTable
+from acm_export.distillation.train import Throughput, Trainer
+from acm_export.distillation.whole_phase import WholePhase
+from acm_export.modules import acm_layers
+from acm_export.surgery import install_acm_layers
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+    from pathlib import Path
+
+    from torch import nn
+    from transformers import PreTrainedModel
+
+    from acm_export.base.progress import Progress
+    from acm_export.checkpoints import Checkpoint
+    from acm_export.data.samples import Samples
+    from acm_export.distillation.evaluate import Curve
+    from acm_export.distillation.plan import AcmizePlan
+    from acm_export.distillation.tasks import AnyTask
+    from acm_export.modules import ACMLayer
+
+_LOG = logging.getLogger("acm_export")
+_STATISTICS_BATCHES = 16
+_THRESHOLD_SAMPLES = 256
+
+
+def run_distillation(
+    teacher: Checkpoint,
+    samples: Samples,
+    held_out: Samples,
+    settings: AcmizeSettings,
+    output: Path,
+    progress: Progress,
+    *,
+    restart: bool = False,
+) -> AcmizeResult:
+    """Turn a dense transformer into an ACM model.
+
+    An interrupted run resumes from its last saved state, and ends with the same weights.
+
+    Args:
+        teacher: Dense model; converted to float32 in place.
+        samples: Training samples.
+        held_out: Samples that the curve is measured on.
+        settings: Settings of the run.
+        output: Folder to make; replaced where it holds nothing but an earlier result.
+        progress: Receives every step.
+        restart: Discard an unfinished run.
+
+    Raises:
+        UsageError: Data or settings do not fit the model.
+        CheckpointError: The teacher has ACM layers already, or weights that are not finite.
+        DistillationError: The loss is not finite any more, or the unfinished run has other settings.
+        OutputError: The output cannot be written.
+    """
+    check_output(output)
+    plan = make_plan(teacher.model, teacher.family, settings)
+    task = task_for(teacher.model, teacher.family, settings.task, read_vocabulary(teacher.path))
+    collate = collate_for(teacher, task)
+    check_model(teacher.model)
+    check_samples(samples, collate, task, teacher)
+    check_samples(held_out, collate, task, teacher)
+    accelerator = _accelerator(settings, len(samples))
+    if not accelerator.is_main_process:
+        progress = Silent()
+    data_sha256 = digest(samples, (*collate.names, LABELS))
+    if restart and accelerator.is_main_process:
+        remove_state(output)
+    accelerator.wait_for_everyone()
+    dtype = next(teacher.model.parameters()).dtype
+    dense = teacher.model.float().to(accelerator.device).eval()
+    dense.requires_grad_(requires_grad=False)
+    check_loss(dense, samples, collate, task)
+    student = _untrained_student(teacher, dense, plan, settings.seed).to(accelerator.device)
+    trainer = Trainer(accelerator, settings, samples, collate, student, output, progress, Throughput())
+    run = _Run(teacher, dense, student, plan, task, trainer)
+    identity = fingerprint(settings, teacher.sha256, data_sha256, accelerator.num_processes)
+    try:
+        state = run.resume(identity)
+        resumed = trainer.saved
+        if state is None:
+            state = run.start(identity)
+        run.train(state)
+        curve = run.measure(held_out)
+    except BaseException as error:
+        if accelerator.is_main_process and (interrupts.asked() or isinstance(error, KeyboardInterrupt)):
+            _log_interrupt(trainer.saved)
+        raise
+    student.to(dtype)
+    if accelerator.is_main_process:
+        source = Provenance(
+            teacher=teacher.path.name,
+            teacher_sha256=teacher.sha256,
+            plan=plan,
+            settings=settings,
+            task=task.name,
+            data=samples.name,
+            samples=len(samples),
+            data_sha256=data_sha256,
+            held_out=held_out.name,
+            curve=curve,
+            history=state.history,
+            processes=accelerator.num_processes,
+        )
+        texts = {CARD: source.model_card(output.name)}
+        save_checkpoint(student, output, source=source.to_json(), processor_from=teacher.path, texts=texts)
+        remove_state(output)
+    accelerator.wait_for_everyone()
+    return AcmizeResult(
+        output=output,
+        plan=plan,
+        curve=curve,
+        history=tuple(state.history),
+        tokens_per_second=trainer.throughput.tokens_per_second,
+        peak_memory=peak_memory(accelerator.device),
+        resumed=resumed,
+        processes=accelerator.num_processes,
+        is_main_process=accelerator.is_main_process,
+    )
+
+
+@dataclass(frozen=True)
+class _Run:
+    """The models of a run, and what is done with them."""
+
+    teacher: Checkpoint
+    dense: PreTrainedModel
+    student: PreTrainedModel
+    plan: AcmizePlan
+    task: AnyTask
+    trainer: Trainer
+
+    def resume(self, identity: str) -> State | None:
+        """The state of an unfinished run, with its weights in the student; None where there is none."""
+        state = load_state(self.trainer.output, identity)
+        self.trainer.accelerator.wait_for_everyone()  # before the main process writes a new state
+        if state is not None:
+            self.student.load_state_dict(state.student)
+            self.trainer.saved = state.phase, state.step
+            if self.trainer.accelerator.is_main_process:
+                _LOG.info("resuming at %s", describe_step(state.phase, state.step))
+        return state
+
+    def start(self, identity: str) -> State:
+        """Initialise the learners and gather statistics of the teacher; the same in every process."""
+        settings, samples = self.trainer.settings, self.trainer.samples
+        self.trainer.progress.stage("gathering statistics of the teacher", _STATISTICS_BATCHES)
+        sites = tuple(item.site for item in self.plan.replacements)
+        steps = StepOrder(len(samples), settings.batch, mix_seeds(settings.seed, 0), 0, _STATISTICS_BATCHES)
+        torch.manual_seed(mix_seeds(settings.seed, 0))
+        found = gather_statistics(self.dense, self.teacher.family, sites, self._inputs(steps))
+        if settings.origin == TEACHER:
+            layers = self._layers()
+            for site in sites:
+                linears = [cast("nn.Linear", self.dense.get_submodule(name)) for name in site.modules]
+                if len(linears) > 1:
+                    learners_from_ffn(layers[site.place], linears[0], linears[-1], found[site.place])
+                else:
+                    learners_from_linear(layers[site.place], linears[0], found[site.place])
+        variances = {place: statistics.output_variance for place, statistics in found.items()}
+        state = State(identity, variances, error_weights(found))
+        self.trainer.save(state)
+        return state
+
+    def train(self, state: State) -> None:
+        """Run the phases that are left."""
+        settings, family, costs = self.trainer.settings, self.teacher.family, self.plan.costs
+        sites = [item.site for item in self.plan.replacements]
+        with SiteRecorder(self.dense, family, sites) as recorder:
+            if state.phase == LearnersPhase.number:
+                self.trainer.run(LearnersPhase(self._layers(), state.variances, recorder), state)
+            if state.phase == GatesPhase.number:
+                weights = state.weights if settings.recipe == ANY_BUDGET else None
+                self.trainer.run(GatesPhase(self._layers(), recorder, weights, costs), state)
+        if state.phase == WholePhase.number:
+            table = ThresholdTable(state.thresholds)
+            phase = WholePhase(self.student, self.dense, family, self.task, costs, settings.budget, table)
+            self.trainer.run(phase, state)
+
+    def measure(self, held_out: Samples) -> Curve:
+        """Quality against budget."""
+        trainer, samples = self.trainer, self.trainer.samples
+        trainer.progress.stage("measuring quality at each budget", None)
+        evaluation = Evaluation(self.student, self.dense, self.teacher.family, self.task, self.plan.costs)
+        few = samples if len(samples) <= _THRESHOLD_SAMPLES else EvenSubset(samples, _THRESHOLD_SAMPLES)
+        batches = partial(
+            batches_in_order,
+            collate=trainer.collate,
+            size=trainer.settings.batch,
+            device=trainer.accelerator.device,
+            progress=trainer.progress,
+        )
+        return evaluation.curve(partial(batches, few), partial(batches, held_out), len(held_out))
+
+    def _inputs(self, steps: StepOrder) -> Iterator[dict[str, torch.Tensor]]:
+        trainer = self.trainer
+        for indices in steps:
+            batch = trainer.collate([trainer.samples[i] for i in indices])
+            trainer.progress.batch()
+            yield {name: value.to(trainer.accelerator.device) for name, value in model_inputs(batch).items()}
+
+    def _layers(self) -> dict[str, ACMLayer]:
+        """ACM layers of the student by place, in the order of the plan."""
+        layers = dict(acm_layers(self.student))
+        return {item.site.place: layers[item.site.place] for item in self.plan.replacements}
+
+
+def _untrained_student(teacher: Checkpoint, dense: PreTrainedModel, plan: AcmizePlan, seed: int) -> PreTrainedModel:
+    torch.manual_seed(seed)
+    student = copy.deepcopy(dense)
+    install_acm_layers(student, teacher.family, plan.specs)
+    return student
+
+
+def _accelerator(settings: AcmizeSettings, samples: int) -> Accelerator:
+    """The accelerator of this process; batches are divided among all processes.
+
+    Raises:
+        UsageError: A batch cannot be divided evenly.
+    """
+    accelerator = Accelerator(
+        mixed_precision=settings.mixed_precision,
+        dataloader_config=DataLoaderConfiguration(split_batches=True),
+        kwargs_handlers=[DistributedDataParallelKwargs(find_unused_parameters=True)],
+    )
+    batch = min(settings.batch, samples)
+    if batch % accelerator.num_processes:
+        raise UsageError(
+            f"a batch of {batch} samples cannot be divided among {accelerator.num_processes} processes",
+            f"choose a --batch that is a multiple of {accelerator.num_processes}",
+        )
+    return accelerator
+
+
+def _log_interrupt(saved: tuple[int, int] | None) -> None:
+    if saved is None:
+        _LOG.warning("interrupted before a state was saved; the same command starts from the beginning")
+    else:
+        _LOG.warning("interrupted; the same command resumes at %s", describe_step(*saved))
