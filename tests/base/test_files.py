@@ -86,7 +86,7 @@ def test_whatever_ends_the_work_the_old_file_survives_and_nothing_is_left(error:
     assert names(tmp_path) == ["model.onnx"]
     if is_full:
         assert "no space left" in str(raised.value)
-        assert "untouched" in str(raised.value.hint)
+        assert "is unchanged" in str(raised.value.hint)
 
 
 @pytest.mark.parametrize("step", ["fsync", "replace"])
@@ -215,9 +215,9 @@ def test_the_digest_is_sha256(tmp_path: Path) -> None:
 def test_outputs_are_kept_apart_from_inputs_and_one_another(tmp_path: Path) -> None:
     model, out = tmp_path / "m", tmp_path / "o"
     check_apart([model, None], {"-o": out, "--plot": None})
-    with pytest.raises(UsageError, match=r"-o .* is read here"):
+    with pytest.raises(UsageError, match=r"-o .* is also an input"):
         check_apart([model], {"-o": tmp_path / "." / "m"})
-    with pytest.raises(UsageError, match="--plot and -o name one file"):
+    with pytest.raises(UsageError, match="--plot and -o are the same file"):
         check_apart([], {"-o": out, "--plot": out})
 
 
