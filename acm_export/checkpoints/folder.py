@@ -22,13 +22,15 @@ from safetensors.torch import save_file
 from transformers.initialization import no_init_weights
 
 from acm_export.base.errors import AcmError, CheckpointError, OutputError
-from acm_export.base.files import move_folder_into_place, sha256_of, staging_folder
+from acm_export.base.file_kinds import FileKind, file_kind
+from acm_export.base.files import check_input, move_folder_into_place, sha256_of, staging_folder
 from acm_export.checkpoints.architecture import construction_options, model_class_of, parse_config
 from acm_export.checkpoints.config_fields import check_fields
 from acm_export.checkpoints.dense import load_dense
 from acm_export.checkpoints.health import warn_about_values
 from acm_export.checkpoints.shapes import compare_shapes
 from acm_export.modules import ACMSpec, acm_layers
+from acm_export.op.precision import PRECISIONS
 from acm_export.surgery import ModelFamily, family_of, install_acm_layers, keep_ffns_whole
 
 if TYPE_CHECKING:
@@ -40,7 +42,7 @@ SCHEMA = 1
 _CORRECT = "correct the value in config.json"
 WEIGHTS = "model.safetensors"
 _MAX_CONFIG_BYTES = 16 << 20
-_WEIGHT_DTYPES = ("F32", "F16", "BF16")
+_WEIGHT_DTYPES = tuple(precision.safetensors_name for precision in PRECISIONS.values())
 PROCESSOR_FILES = (
     "preprocessor_config.json", "processor_config.json", "tokenizer.json", "tokenizer_config.json",
     "special_tokens_map.json", "added_tokens.json", "vocab.json", "vocab.txt", "merges.txt", "normalizer.json",
@@ -151,8 +153,12 @@ def load_checkpoint(folder: Path) -> Checkpoint:
 def _read_config(folder: Path) -> dict[str, Any]:
     path = folder / "config.json"
     if not folder.is_dir():
-        hint = "for a file of the ACM authors' code: acm-export convert FILE --num-heads H -o DIR"
-        raise CheckpointError(f"there is no checkpoint folder {folder}", hint if folder.is_file() else None)
+        check_input(folder, "folder", "give a checkpoint folder, which holds config.json and model.safetensors")
+        kind = file_kind(folder) or FileKind("a file")
+        raise CheckpointError(
+            f"{folder} is {kind.description}, not a checkpoint folder",
+            kind.hint or "for a file of the ACM authors' code: acm-export convert FILE --num-heads H -o DIR",
+        )
     if not path.is_file():
         raise CheckpointError(f"{folder} has no config.json", "give the folder that holds config.json")
     if path.stat().st_size > _MAX_CONFIG_BYTES:

@@ -14,7 +14,7 @@ from tiny_models import tiny_vit
 
 from acm_export.exporter import export
 from acm_export.modules import ACMSpec
-from acm_export.onnx_file.inspection import summarize
+from acm_export.onnx_file.inspection import inspect
 from acm_export.onnx_file.model_file import read_model
 from acm_export.onnx_file.overloads import serialize
 
@@ -66,4 +66,4 @@ def test_a_runtime_that_knows_overloads_gets_the_model_itself(path: Path, runtim
 
 def test_inspect_says_which_runtime_a_file_with_several_bodies_needs(path: Path) -> None:
     several = len(read_model(path).functions) > 1
-    assert ("1.27 or later" in summarize(path).runs_on) == several
+    assert ("1.27 or later" in inspect(path).runs_on) == several

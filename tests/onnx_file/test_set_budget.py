@@ -14,7 +14,7 @@ from acm_export.base.errors import ModelFileError, UsageError
 from acm_export.checkpoints import load_checkpoint
 from acm_export.cli import main
 from acm_export.demo.digits import ACM
-from acm_export.exporter import export_checkpoint
+from acm_export.exporter import export
 from acm_export.onnx_file.manifest import LayerEntry, Setting, read_manifest
 from acm_export.onnx_file.model_file import read_model
 from acm_export.onnx_file.set_budget import set_budget
@@ -27,7 +27,7 @@ LAYER = LayerEntry("l", 8, 4, 2, 1, "gelu", 64, 8, 1)
 @pytest.fixture(scope="module")
 def original(tmp_path_factory: pytest.TempPathFactory) -> Path:
     path = tmp_path_factory.mktemp("budget") / "m.onnx"
-    export_checkpoint(load_checkpoint(ACM), path, verify=False, with_counts=True)
+    export(load_checkpoint(ACM), output=path, verify=False, with_counts=True)
     return path
 
 
@@ -92,7 +92,7 @@ def test_without_output_the_file_itself_changes_and_with_output_it_does_not(mode
 def test_external_weights_are_shared_and_not_read(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("acm_export.exporter.exporter.EXTERNAL_ABOVE", 0)
     path = tmp_path / "m.onnx"
-    exported = export_checkpoint(load_checkpoint(ACM), path, verify=False)
+    exported = export(load_checkpoint(ACM), output=path, verify=False)
     assert exported.data_path is not None
     exported.data_path.chmod(0o000)
     opened = []
@@ -115,7 +115,7 @@ def test_settings_that_no_file_can_follow_are_refused(model: Path) -> None:
     with pytest.raises(UsageError, match="no layer has more than 4"):
         set_budget(model, max_learners=5)
     for threshold, stored in ((1e39, "inf"), (-1e39, "-inf"), (1e-50, "0")):
-        with pytest.raises(UsageError, match=f"which float32 holds as {stored}$"):
+        with pytest.raises(UsageError, match=f"which float32 stores as {stored}$"):
             set_budget(model, threshold=threshold)
     with pytest.raises(UsageError, match="nothing to set"):
         set_budget(model)
@@ -136,4 +136,4 @@ def test_a_graph_that_contradicts_its_manifest_is_refused(model: Path) -> None:
 
 def test_the_help_says_what_becomes_of_the_data_file() -> None:
     text = " ".join(CliRunner().invoke(main, ["set-budget", "--help"]).stdout.split())
-    assert "the data file there is the same one as here (a hard link) where the file system can" in text
+    assert "the data file there is a hard link to this one if the file system supports it" in text

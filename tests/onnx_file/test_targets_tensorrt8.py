@@ -16,10 +16,9 @@ from torch import nn
 from acm_export.base.errors import ExportError, UsageError
 from acm_export.checkpoints import load_checkpoint
 from acm_export.demo.digits import ACM
-from acm_export.exporter import ExportResult, export_checkpoint, exporter
-from acm_export.exporter import export as export_module
+from acm_export.exporter import ExportResult, export, exporter
 from acm_export.modules import ACMLayer, ACMSpec
-from acm_export.onnx_file.inspection import summarize
+from acm_export.onnx_file.inspection import inspect
 from acm_export.onnx_file.lowering.operators import PARSED
 from acm_export.onnx_file.manifest import read_manifest, write_manifest
 from acm_export.onnx_file.targets import TARGETS, retarget
@@ -54,11 +53,11 @@ def export_of(name: str, path: Path, **options: Any) -> tuple[ExportResult, dict
     """An export and inputs for it."""
     torch.manual_seed(0)
     if name == "digits":
-        return export_checkpoint(load_checkpoint(ACM), path, **options), {"pixel_values": torch.randn(3, 3, 32, 32)}
+        return export(load_checkpoint(ACM), output=path, **options), {"pixel_values": torch.randn(3, 3, 32, 32)}
     if name == "vit":
-        result = export_module(tiny_vit(), {"pixel_values": images(2)}, path, output_fields=("logits",), **options)
+        result = export(tiny_vit(), {"pixel_values": images(2)}, path, output_fields=("logits",), **options)
         return result, {"pixel_values": images(3)}
-    return export_module(Mixed(), torch.randn(2, 4, 8), path, **options), {"x": torch.randn(3, 4, 8)}
+    return export(Mixed(), torch.randn(2, 4, 8), path, **options), {"x": torch.randn(3, 4, 8)}
 
 
 @pytest.fixture(scope="module", params=[f"{m}-{d}" for m in ("digits", "vit", "mixed") for d in ("fp32", "fp16")])
@@ -187,7 +186,7 @@ def test_large_weights_stay_in_a_file_beside_it(tmp_path: Path, monkeypatch: pyt
 
 def test_inspection_says_what_runs_it(tmp_path: Path) -> None:
     result, _ = export_of("mixed", tmp_path / "m.onnx", target="tensorrt-8", verify=False)
-    assert summarize(result.path).runs_on == "TensorRT 8.5 and 8.6"
+    assert inspect(result.path).runs_on == "TensorRT 8.5 and 8.6"
 
 
 @pytest.mark.parametrize(
@@ -200,7 +199,7 @@ def test_inspection_says_what_runs_it(tmp_path: Path) -> None:
 )
 def test_options_that_do_not_fit_are_refused(options: dict[str, Any], said: str, tmp_path: Path) -> None:
     with pytest.raises(UsageError, match=said):
-        export_module(nn.Linear(6, 6), torch.randn(2, 6), tmp_path / "m.onnx", target="tensorrt-8", **options)
+        export(nn.Linear(6, 6), torch.randn(2, 6), tmp_path / "m.onnx", target="tensorrt-8", **options)
     assert names(tmp_path) == []
 
 
@@ -220,5 +219,5 @@ def test_a_bfloat16_file_cannot_become_one(tmp_path: Path) -> None:
 
 def test_a_model_that_cannot_be_expressed_leaves_no_file(tmp_path: Path) -> None:
     with pytest.raises(ExportError, match=r"Mish .*tensorrt-8"):
-        export_module(nn.Sequential(nn.Mish()), torch.randn(2, 6), tmp_path / "m.onnx", target="tensorrt-8")
+        export(nn.Sequential(nn.Mish()), torch.randn(2, 6), tmp_path / "m.onnx", target="tensorrt-8")
     assert names(tmp_path) == []

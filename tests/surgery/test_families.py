@@ -17,7 +17,7 @@ from acm_export.base.errors import AcmWarning, CheckpointError, UsageError
 from acm_export.calibration.calibrate import Options, calibrate
 from acm_export.checkpoints import load_checkpoint, save_checkpoint
 from acm_export.data.sources import NpzFile
-from acm_export.exporter import example_inputs, export_checkpoint
+from acm_export.exporter import example_inputs, export
 from acm_export.modules import acm_layers
 from acm_export.onnx_file.inspection import stored_thresholds
 from acm_export.onnx_file.model_file import read_model
@@ -75,7 +75,7 @@ def exported(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFa
     folder = tmp_path_factory.mktemp("family")
     save_checkpoint(acm_model(request.param), folder / "acm", source={})
     checkpoint = load_checkpoint(folder / "acm")
-    result = export_checkpoint(checkpoint, folder / "m.onnx", with_counts=True)  # verifies
+    result = export(checkpoint, output=folder / "m.onnx", with_counts=True)  # verifies
     return checkpoint.model, result, folder
 
 

@@ -82,9 +82,9 @@ def test_what_does_not_fit_is_said_before_anything_is_timed(folder: Path, monkey
         ((m, "--runtime", "pytorch"), 2, "runs the checkpoint of the file"),
         ((m, "--checkpoint", folder / "acm"), 2, "--checkpoint means nothing with the runtime onnxruntime"),
         ((m, *pytorch[:-1], folder / "again"), 2, f"have {digest}"),
-        ((m, *pytorch[:-1], folder / "none"), 1, "there is no checkpoint folder"),
-        ((m, *pytorch, "--baseline", folder / "none"), 1, "there is no checkpoint folder"),
-        ((m, *pytorch, "--baseline", m), 1, "there is no checkpoint folder"),
+        ((m, *pytorch[:-1], folder / "none"), 2, "there is no folder"),
+        ((m, *pytorch, "--baseline", folder / "none"), 2, "there is no folder"),
+        ((m, *pytorch, "--baseline", m), 1, "is an ONNX file, not a checkpoint folder"),
         ((m, *pytorch, "--cuda-graph"), 2, "pytorch does not launch CUDA graphs here"),
     )
     for args, code, reason in cases:

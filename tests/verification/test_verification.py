@@ -15,7 +15,7 @@ from torch import nn
 
 from acm_export.base.errors import AcmError, AcmWarning
 from acm_export.checkpoints import load_checkpoint, save_checkpoint
-from acm_export.exporter import export, export_checkpoint
+from acm_export.exporter import export
 from acm_export.modules import ACMLayer, ACMSpec, acm_layers
 from acm_export.modules.wrapper import Exportable
 from acm_export.verification.compare import verify_model
@@ -224,7 +224,7 @@ def test_a_model_of_another_make_is_refused(change: str, tmp_path: Path) -> None
 def test_a_file_is_held_against_its_checkpoint_and_no_other(tmp_path: Path) -> None:
     save_checkpoint(tiny_vit(), tmp_path / "mine", source={})
     checkpoint = load_checkpoint(tmp_path / "mine")
-    export_checkpoint(checkpoint, tmp_path / "m.onnx", verify=False)
+    export(checkpoint, output=tmp_path / "m.onnx", verify=False)
     assert verify_file(tmp_path / "m.onnx", checkpoint).passed
     specs = {"vit.layers.0.mlp": ACMSpec(12, 4, 6)}
     save_checkpoint(tiny_vit(specs), tmp_path / "other_layers", source={})
