@@ -16,12 +16,16 @@ from tiny_models import tiny_vit
 from acm_export.base.errors import OutputError, UsageError
 from acm_export.base.files import (
     check_apart,
+    check_input,
+    check_writable,
     move_folder_into_place,
     move_into_place,
     move_together_into_place,
     sha256_of,
     staging_folder,
+    write_text,
 )
+from acm_export.base.paths import check_suffix
 from acm_export.checkpoints import save_checkpoint
 from acm_export.onnx_file.model_file import write_model
 
@@ -67,6 +71,61 @@ def test_a_new_file_has_the_permissions_of_the_process(tmp_path: Path) -> None:
     finally:
         os.umask(before)
     assert stat.S_IMODE((tmp_path / "m").stat().st_mode) == 0o640
+
+
+def replace(target: Path, content: bytes = b"new") -> None:
+    with staging_folder(target) as staging:
+        (staging / "part").write_bytes(content)
+        move_into_place(staging / "part", target)
+
+
+@pytest.mark.parametrize("mode", [0o600, 0o644, 0o755])
+def test_a_replaced_file_keeps_its_permissions(mode: int, tmp_path: Path) -> None:
+    target = tmp_path / "m"
+    target.write_bytes(b"old")
+    target.chmod(mode)
+    replace(target)
+    assert (target.read_bytes(), stat.S_IMODE(target.stat().st_mode)) == (b"new", mode)
+
+
+@pytest.mark.parametrize("exists", [True, False])
+def test_a_write_goes_through_a_symbolic_link(exists: bool, tmp_path: Path) -> None:
+    for name in ("real", "links"):
+        (tmp_path / name).mkdir()
+    real, link = tmp_path / "real" / "m", tmp_path / "links" / "m"
+    if exists:
+        real.write_bytes(b"old")
+    link.symlink_to(Path("..") / "real" / "m")
+    replace(link)
+    assert link.is_symlink()
+    assert real.read_bytes() == b"new"
+    assert names(tmp_path / "links") == names(tmp_path / "real") == ["m"]
+
+
+def test_a_read_only_file_is_refused_before_the_work(tmp_path: Path) -> None:
+    target, link = tmp_path / "m", tmp_path / "link"
+    target.write_bytes(b"old")
+    target.chmod(0o444)
+    link.symlink_to(target)
+    for path in (target, link):
+        for write in (lambda p: write_text("new", p), check_writable):
+            with pytest.raises(OutputError, match="is read-only") as refused:
+                write(path)
+            assert f"chmod u+w {path}" in str(refused.value.hint)
+    assert tree(tmp_path) == {"m": b"old", "link": b"old"}
+
+
+def test_a_missing_input_is_a_usage_error(tmp_path: Path) -> None:
+    check_input(tmp_path, "folder")
+    with pytest.raises(UsageError, match=f"there is no file {tmp_path / 'm'}") as refused:
+        check_input(tmp_path / "m", hint="write it")
+    assert (refused.value.exit_code, refused.value.hint) == (2, "write it")
+
+
+def test_the_suffix_of_an_output_says_what_it_holds() -> None:
+    check_suffix(Path("m.onnx"), (".onnx",))
+    with pytest.raises(UsageError, match=r"--report is r\.pdf; it must end in \.html or \.htm"):
+        check_suffix(Path("r.pdf"), (".html", ".htm"), "--report")
 
 
 @pytest.mark.parametrize(

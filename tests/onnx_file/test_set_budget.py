@@ -3,14 +3,17 @@
 from __future__ import annotations
 
 import shutil
+import stat
 from pathlib import Path
 
 import numpy as np
 import onnx
 import pytest
+import torch
 from click.testing import CliRunner
+from torch import nn
 
-from acm_export.base.errors import ModelFileError, UsageError
+from acm_export.base.errors import ModelFileError, OutputError, UsageError
 from acm_export.checkpoints import load_checkpoint
 from acm_export.cli import main
 from acm_export.demo.digits import ACM
@@ -104,6 +107,47 @@ def test_external_weights_are_shared_and_not_read(tmp_path: Path, monkeypatch: p
     assert not opened
     exported.data_path.chmod(0o600)
     assert CpuSession(read_model(tmp_path / "sub" / "m.onnx"), tmp_path / "sub").input_names == ["pixel_values"]
+
+
+def test_a_linked_data_file_keeps_its_permissions(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("acm_export.exporter.exporter.EXTERNAL_ABOVE", 0)
+    exported = export(load_checkpoint(ACM), output=tmp_path / "m.onnx", verify=False)
+    assert exported.data_path is not None
+    exported.data_path.chmod(0o440)
+    (tmp_path / "sub").mkdir()
+    set_budget(tmp_path / "m.onnx", threshold=2.0, output=tmp_path / "sub" / "m.onnx")
+    set_budget(tmp_path / "m.onnx", threshold=2.0)
+    assert stat.S_IMODE(exported.data_path.stat().st_mode) == 0o440
+    assert (tmp_path / "sub" / exported.data_path.name).samefile(exported.data_path)
+
+
+def test_a_file_that_is_changed_in_place_keeps_its_mode_and_its_link(model: Path, tmp_path: Path) -> None:
+    model.chmod(0o640)
+    (tmp_path / "links").mkdir()
+    link = tmp_path / "links" / "m.onnx"
+    link.symlink_to(model)
+    set_budget(str(link), max_learners=2)
+    assert link.is_symlink()
+    assert stat.S_IMODE(model.stat().st_mode) == 0o640
+    assert read_manifest(read_model(model), model).setting.max_learners == 2
+
+
+def test_a_read_only_file_is_not_changed(model: Path, tmp_path: Path) -> None:
+    before = model.read_bytes()
+    model.chmod(0o444)
+    with pytest.raises(OutputError, match="is read-only") as refused:
+        set_budget(model, max_learners=2)
+    assert "-o" in str(refused.value.hint)
+    assert model.read_bytes() == before
+    set_budget(model, max_learners=2, output=tmp_path / "other.onnx")
+
+
+def test_a_file_without_acm_layers_has_no_budget(tmp_path: Path) -> None:
+    export(nn.Linear(4, 4), torch.randn(2, 4), tmp_path / "dense.onnx")
+    for change in ({"trained": True}, {"max_learners": 1}, {"threshold": 1.0}, {"budget": 0.5}):
+        with pytest.raises(ModelFileError, match="has 0 ACM layers") as refused:
+            set_budget(tmp_path / "dense.onnx", **change)  # type: ignore[arg-type]
+        assert "acm-export acmize" in str(refused.value.hint)
 
 
 def test_settings_that_no_file_can_follow_are_refused(model: Path) -> None:
