@@ -23,6 +23,9 @@ from acm_export.base.errors import OutputError, UsageError
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator, Mapping, Sequence
 
+StrPath = str | os.PathLike[str]
+"""A path as the public functions accept it."""
+
 _CHUNK = 1 << 22
 _log = logging.getLogger(__name__)
 _WRITE_BITS = stat.S_IWUSR | stat.S_IWGRP | stat.S_IWOTH
@@ -44,6 +47,25 @@ def check_input(path: Path, what: str = "file", hint: str | None = None) -> None
     if not os.access(path, os.R_OK):
         raise UsageError(f"cannot read {path}: permission denied")
     _log.debug("reading %s%s", path, f" ({path.stat().st_size:,} bytes)" if path.is_file() else "")
+
+
+def check_suffix(target: Path, suffixes: Sequence[str], option: str = "-o", hint: str | None = None) -> None:
+    """Check that the name of an output has the suffix of what is written.
+
+    Args:
+        target: Path of the output.
+        suffixes: Accepted suffixes, each with its dot.
+        option: Command-line option that sets the path, for errors.
+        hint: What to do instead; by default the name with the first suffix.
+
+    Raises:
+        UsageError: The name has another suffix.
+    """
+    if target.suffix.lower() not in suffixes:
+        raise UsageError(
+            f"{option} is {target.name}; it must end in {' or '.join(suffixes)}",
+            hint or f"for example: {option} {target.with_suffix(suffixes[0])}",
+        )
 
 
 def check_writable(target: Path, option: str = "-o") -> None:

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
+from acm_export.base.files import check_suffix
 from acm_export.base.optional import require
-from acm_export.base.paths import check_suffix
 
 if TYPE_CHECKING:
     from pathlib import Path

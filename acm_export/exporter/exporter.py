@@ -37,7 +37,7 @@ if TYPE_CHECKING:
 
     from torch import nn
 
-    from acm_export.base.paths import StrPath
+    from acm_export.base.files import StrPath
     from acm_export.checkpoints import Checkpoint
     from acm_export.modules.wrapper import ExampleInputs
 

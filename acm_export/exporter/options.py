@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from acm_export.base.errors import ExportError, UsageError
-from acm_export.base.paths import check_suffix
+from acm_export.base.files import check_suffix
 from acm_export.onnx_file.lowering import OPSET as TENSORRT_8_OPSET
 from acm_export.onnx_file.targets import TARGETS
 from acm_export.op.precision import PRECISIONS

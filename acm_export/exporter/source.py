@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 
     import torch
 
-    from acm_export.base.paths import StrPath
+    from acm_export.base.files import StrPath
 
 Axes = dict[str, dict[int, str]]
 """Names of the dynamic axes of each input."""

@@ -22,7 +22,7 @@ if TYPE_CHECKING:
     import onnx
     from numpy.typing import NDArray
 
-    from acm_export.base.paths import StrPath
+    from acm_export.base.files import StrPath
 
 
 @dataclass(frozen=True)

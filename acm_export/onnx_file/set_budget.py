@@ -15,7 +15,7 @@ from acm_export.onnx_file.model_file import read_model, write_model
 from acm_export.onnx_file.thresholds import check_setting, write_thresholds
 
 if TYPE_CHECKING:
-    from acm_export.base.paths import StrPath
+    from acm_export.base.files import StrPath
 
 
 def set_budget(

@@ -22,7 +22,7 @@ from acm_export.verification.compare import verify_model
 from acm_export.verification.report import check_atol
 
 if TYPE_CHECKING:
-    from acm_export.base.paths import StrPath
+    from acm_export.base.files import StrPath
     from acm_export.surgery import InputSpec
     from acm_export.verification.report import VerificationReport
 

@@ -17,6 +17,7 @@ from acm_export.base.errors import OutputError, UsageError
 from acm_export.base.files import (
     check_apart,
     check_input,
+    check_suffix,
     check_writable,
     move_folder_into_place,
     move_into_place,
@@ -25,7 +26,6 @@ from acm_export.base.files import (
     staging_folder,
     write_text,
 )
-from acm_export.base.paths import check_suffix
 from acm_export.checkpoints import save_checkpoint
 from acm_export.onnx_file.model_file import write_model
 

@@ -44,28 +44,25 @@ def test_what_is_not_an_onnx_file_is_described(verb: str, tmp_path: Path) -> Non
         result = run(verb, path, *VERBS[verb])
         assert result.exit_code == 1
         assert f"{path} {words}" in result.stderr
-        assert f"hint: {hint}" in result.stderr or hint in result.stderr
+        assert hint in result.stderr
         assert "unexpected" not in result.stderr
 
 
-@pytest.mark.parametrize("verb", ["export", "verify"])
-def test_what_is_not_a_checkpoint_folder_is_described(verb: str, tmp_path: Path) -> None:
-    (tmp_path / "r.json").write_text("{}")
-    (tmp_path / "folder").mkdir()
-    for name, code, words in (
+@pytest.mark.parametrize(
+    ("name", "code", "words"),
+    [
         ("none", 2, "there is no folder"),
         ("r.json", 1, "is a JSON document, not a checkpoint folder"),
         ("folder", 1, "has no config.json"),
-    ):
-        path = tmp_path / name
-        if verb == "export":
-            result = run("export", path, "-o", tmp_path / "m.onnx")
-            assert result.exit_code == code
-            assert words in result.stderr
-            assert not (tmp_path / "m.onnx").exists()
-        else:
-            model = tmp_path / "missing.onnx"
-            assert run("verify", model, "--checkpoint", path).exit_code == 2
+    ],
+)
+def test_what_is_not_a_checkpoint_folder_is_described(name: str, code: int, words: str, tmp_path: Path) -> None:
+    (tmp_path / "r.json").write_text("{}")
+    (tmp_path / "folder").mkdir()
+    result = run("export", tmp_path / name, "-o", tmp_path / "m.onnx")
+    assert result.exit_code == code
+    assert words in result.stderr
+    assert not (tmp_path / "m.onnx").exists()
 
 
 def test_an_export_to_another_suffix_is_refused(tmp_path: Path) -> None:

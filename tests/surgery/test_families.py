@@ -24,7 +24,7 @@ from acm_export.onnx_file.model_file import read_model
 from acm_export.onnx_file.set_budget import set_budget
 from acm_export.runtimes.session import TappedSession
 from acm_export.surgery import install_acm_layers, model_flops, select_sites, spec_for
-from acm_export.verification.file import verify_file
+from acm_export.verification.file import verify
 from acm_export.verification.measurement import Tally
 
 if TYPE_CHECKING:
@@ -115,12 +115,12 @@ def test_a_file_is_verified_on_data_of_any_width_of_numbers(exported: Any) -> No
     inputs = {name: value.numpy() for name, value in example_inputs(model, family(model), seed=2).items()}
     narrow = {name: v.astype(np.int32 if v.dtype.kind == "i" else np.float64) for name, v in inputs.items()}
     np.savez(folder / "d.npz", **narrow)
-    assert verify_file(result.path, load_checkpoint(folder / "acm"), data=folder / "d.npz").passed
+    assert verify(result.path, load_checkpoint(folder / "acm"), data=folder / "d.npz").passed
     np.savez(
         folder / "wrong.npz", **{n: v.astype(np.float32 if v.dtype.kind == "i" else int) for n, v in inputs.items()}
     )
     with pytest.raises(UsageError, match="the model takes"):
-        verify_file(result.path, load_checkpoint(folder / "acm"), data=folder / "wrong.npz")
+        verify(result.path, load_checkpoint(folder / "acm"), data=folder / "wrong.npz")
 
 
 def test_the_file_is_calibrated_to_budgets_over_tokens_that_are_no_padding(exported: Any) -> None:

@@ -19,7 +19,7 @@ from acm_export.exporter import export
 from acm_export.modules import ACMLayer, ACMSpec, acm_layers
 from acm_export.modules.wrapper import Exportable
 from acm_export.verification.compare import verify_model
-from acm_export.verification.file import verify_file
+from acm_export.verification.file import verify
 from acm_export.verification.report import VerificationError
 
 if TYPE_CHECKING:
@@ -225,18 +225,18 @@ def test_a_file_is_held_against_its_checkpoint_and_no_other(tmp_path: Path) -> N
     save_checkpoint(tiny_vit(), tmp_path / "mine", source={})
     checkpoint = load_checkpoint(tmp_path / "mine")
     export(checkpoint, output=tmp_path / "m.onnx", verify=False)
-    assert verify_file(tmp_path / "m.onnx", checkpoint).passed
+    assert verify(tmp_path / "m.onnx", checkpoint).passed
     specs = {"vit.layers.0.mlp": ACMSpec(12, 4, 6)}
     save_checkpoint(tiny_vit(specs), tmp_path / "other_layers", source={})
     with (
         pytest.warns(AcmWarning, match="differ"),
         pytest.raises(VerificationError, match=r"vit\.layers\.1\.mlp|vit\.layers\.1\.attention") as refused,
     ):
-        verify_file(tmp_path / "m.onnx", load_checkpoint(tmp_path / "other_layers"))
+        verify(tmp_path / "m.onnx", load_checkpoint(tmp_path / "other_layers"))
     assert "checkpoint" in str(refused.value.hint)
     save_checkpoint(tiny_vit(), tmp_path / "other_weights", source={})
     with pytest.warns(AcmWarning, match="differ"):
-        assert not verify_file(tmp_path / "m.onnx", load_checkpoint(tmp_path / "other_weights")).passed
+        assert not verify(tmp_path / "m.onnx", load_checkpoint(tmp_path / "other_weights")).passed
 
 
 @pytest.mark.parametrize("dtype", ["fp16", "bf16"])
