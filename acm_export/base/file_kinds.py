@@ -12,7 +12,7 @@ if TYPE_CHECKING:
 
 _HEAD_BYTES = 1 << 12
 _MAX_JSON_BYTES = 64 << 20
-_ONNX_FIELDS = b"\x12\x1a\x22\x2a\x32\x3a\x42\x72\xa2\xca"
+_ONNX_FIELDS = b"\x12\x1a\x22\x28\x32\x3a\x42\x72\xa2\xca\xd2"
 """First bytes of the tags that may follow ``ir_version`` in a ``ModelProto``."""
 
 _WEIGHTS = ("model.safetensors", "model.safetensors.index.json", "pytorch_model.bin", "pytorch_model.bin.index.json")

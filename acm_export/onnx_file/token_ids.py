@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from onnx import TensorProto
 
@@ -11,8 +11,9 @@ from acm_export.base.errors import UsageError
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
-    import numpy as np
     import onnx
+
+    from acm_export.data.batches import Arrays
 
 _INTEGERS = (TensorProto.INT32, TensorProto.INT64)
 _KEEP_VALUES = ("Cast", "Expand", "Flatten", "Identity", "Reshape", "Squeeze", "Transpose", "Unsqueeze")
@@ -41,7 +42,7 @@ def embedding_sizes(model: onnx.ModelProto) -> dict[str, int]:
     return sizes
 
 
-def check_token_ids(sizes: Mapping[str, int], feeds: Mapping[str, np.ndarray[Any, Any]]) -> None:
+def check_token_ids(sizes: Mapping[str, int], feeds: Arrays) -> None:
     """Check that every id selects a row of its embedding.
 
     Args:

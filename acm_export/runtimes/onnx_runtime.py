@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from acm_export.base.errors import MissingDependencyError, ModelFileError, UsageError, first_line
 from acm_export.base.optional import require
@@ -14,8 +14,9 @@ if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
     from pathlib import Path
 
-    import numpy as np
     import onnx
+
+    from acm_export.data.batches import Arrays
 
 _ERRORS_ONLY = 3
 _COPIES_WEIGHTS = ("ConstantFolding", "FuseFp16InitializerToFp32NodeTransformer")
@@ -82,9 +83,7 @@ class Session:
         self.input_names: list[str] = [value.name for value in self._session.get_inputs()]
         self.output_names: list[str] = [value.name for value in self._session.get_outputs()]
 
-    def run(
-        self, feeds: Mapping[str, np.ndarray[Any, Any]], outputs: Sequence[str] | None = None
-    ) -> dict[str, np.ndarray[Any, Any]]:
+    def run(self, feeds: Arrays, outputs: Sequence[str] | None = None) -> Arrays:
         """Run once.
 
         Args:
@@ -129,7 +128,7 @@ class TensorrtSession(Session):
     device = "TensorRT"
 
 
-def _describe(feeds: Mapping[str, np.ndarray[Any, Any]]) -> str:
+def _describe(feeds: Arrays) -> str:
     """Dtype, shape and range of each input, without the thresholds that the tool feeds."""
     shown = {n: a for n, a in feeds.items() if not n.endswith(".thresholds")}
     ranges = {n: f" from {a.min():g} to {a.max():g}" if a.size else "" for n, a in shown.items()}

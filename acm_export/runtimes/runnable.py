@@ -24,7 +24,7 @@ if TYPE_CHECKING:
     from acm_export.onnx_file.manifest import Manifest
 
 
-_TWIN = "float32-twin"
+_FLOAT32_DATA = "float32-weights"
 _SMALL = 1024
 
 
@@ -96,24 +96,24 @@ def open_runnable(
     """
     if manifest.dtype != "bf16" or session is not CpuSession:
         return session(copy, folder, lean=lean), ()
-    with TemporaryDirectory(prefix="acm-export-", dir=scratch) as twin:
+    with TemporaryDirectory(prefix="acm-export-", dir=scratch) as float32_folder:
         try:
-            float32_twin(copy, folder, Path(twin))
+            convert_to_float32(copy, folder, Path(float32_folder))
         except OSError as error:
             if error.errno not in (errno.ENOSPC, errno.EDQUOT):
                 raise
-            where = Path(twin).parent
+            where = Path(float32_folder).parent
             raise OutputError(
                 f"no space left in {where} for a float32 copy of the bf16 weights",
                 "free some space there" + ("" if scratch else ", or set TMPDIR to another folder"),
             ) from error
-        opened = session(copy, Path(twin), lean=lean)
+        opened = session(copy, Path(float32_folder), lean=lean)
     return opened, (
         "ONNX Runtime's CPU provider does not support bf16: the file was run in float32, with its rounded weights",
     )
 
 
-def float32_twin(model: onnx.ModelProto, folder: Path, scratch: Path) -> None:
+def convert_to_float32(model: onnx.ModelProto, folder: Path, scratch: Path) -> None:
     """Convert a bf16 model to float32 with the same, rounded weights, in place.
 
     Args:
@@ -131,7 +131,7 @@ def float32_twin(model: onnx.ModelProto, folder: Path, scratch: Path) -> None:
                 attribute.t.CopyFrom(numpy_helper.from_array(values))
             if node.op_type == "Cast" and attribute.name == "to" and attribute.i == TensorProto.BFLOAT16:
                 attribute.i = TensorProto.FLOAT
-    with (scratch / _TWIN).open("wb") as data:
+    with (scratch / _FLOAT32_DATA).open("wb") as data:
         for tensor in model.graph.initializer:
             _move_out(tensor, folder, data)
 
@@ -146,5 +146,5 @@ def _move_out(tensor: TensorProto, folder: Path, data: BinaryIO) -> None:
         return
     offset = data.tell()
     data.write(tensor.raw_data)
-    set_external_data(tensor, _TWIN, offset=offset, length=values.nbytes)
+    set_external_data(tensor, _FLOAT32_DATA, offset=offset, length=values.nbytes)
     tensor.ClearField("raw_data")

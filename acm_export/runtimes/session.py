@@ -59,8 +59,8 @@ class TappedSession:
         self.outputs = [value.name for value in model.graph.output if not value.name.startswith("counts/")]
         copy, self.notes = runnable_copy(model, self.manifest)
         self._logits = tap_gate_logits(copy)
-        self._session, twin_notes = open_runnable(copy, self.manifest, path.parent, session=runtime)
-        self.notes += twin_notes
+        self._session, session_notes = open_runnable(copy, self.manifest, path.parent, session=runtime)
+        self.notes += session_notes
         self.name = self._session.name
 
     def run(self, feeds: Arrays, thresholds: NDArray[np.float32]) -> tuple[Arrays, list[NDArray[np.int32]]]:

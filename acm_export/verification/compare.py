@@ -42,11 +42,10 @@ if TYPE_CHECKING:
     import onnx
     from numpy.typing import NDArray
 
+    from acm_export.data.batches import Arrays
     from acm_export.modules import ACMSpec
     from acm_export.modules.wrapper import Exportable
     from acm_export.runtimes.onnx_runtime import Session
-
-Arrays = dict[str, np.ndarray[Any, Any]]
 
 _EXAMPLES = 20
 """Largest number of disagreements that a report lists for a layer."""
@@ -88,8 +87,8 @@ def verify_model(
     settings = _current_setting(proto, manifest, path.parent)
     sizes = embedding_sizes(proto)
     copy, notes = runnable_copy(proto, manifest)
-    session, twin_notes = open_runnable(copy, manifest, path.parent, lean=True, scratch=scratch)
-    notes += twin_notes
+    session, session_notes = open_runnable(copy, manifest, path.parent, lean=True, scratch=scratch)
+    notes += session_notes
     del proto, copy
     overridable = {layer.thresholds for layer in manifest.layers}
     expected = [name for name in session.input_names if name not in overridable]
@@ -220,7 +219,7 @@ def _error(output: np.ndarray[Any, Any], reference: np.ndarray[Any, Any]) -> NDA
         return np.where(same, 0.0, np.abs(output.astype(np.float64) - reference.astype(np.float64)))
 
 
-def executed_budget(layers: tuple[LayerEntry, ...], counts: Mapping[str, np.ndarray[Any, Any]]) -> float:
+def executed_budget(layers: tuple[LayerEntry, ...], counts: Arrays) -> float:
     """β: executed ÷ all learner FLOPs, over the tokens of all layers; 1 without ACM layers."""
     return budget_of(layers, [np.bincount(counts[e.name].ravel(), minlength=1).tolist() for e in layers])
 

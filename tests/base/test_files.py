@@ -1,4 +1,4 @@
-"""Outputs appear whole or not at all."""
+"""Outputs appear complete or not at all, and a replaced file keeps its permissions and links."""
 
 from __future__ import annotations
 
@@ -49,7 +49,7 @@ def fail_with(error: BaseException) -> Any:
 
 
 @pytest.mark.parametrize("old", [None, b"old"])
-def test_a_file_is_replaced_whole(old: bytes | None, tmp_path: Path) -> None:
+def test_a_file_is_replaced_atomically(old: bytes | None, tmp_path: Path) -> None:
     target = tmp_path / "model.onnx"
     if old is not None:
         target.write_bytes(old)
@@ -134,7 +134,7 @@ def test_the_suffix_of_an_output_says_what_it_holds() -> None:
     + [KeyboardInterrupt(), RuntimeError("broken"), MemoryError(), SystemExit(1), OSError(errno.EACCES, "denied")],
     ids=repr,
 )
-def test_whatever_ends_the_work_the_old_file_survives_and_nothing_is_left(error: BaseException, tmp_path: Path) -> None:
+def test_any_failure_leaves_the_old_file_and_no_temporary_files(error: BaseException, tmp_path: Path) -> None:
     target = tmp_path / "model.onnx"
     target.write_bytes(b"old")
     is_full = isinstance(error, OSError) and error.errno in FULL
@@ -173,7 +173,7 @@ def test_a_missing_or_unusable_parent_is_refused(tmp_path: Path, monkeypatch: py
         pass
 
 
-def test_a_folder_in_the_place_of_a_file_is_refused(tmp_path: Path) -> None:
+def test_a_folder_at_the_target_of_a_file_is_refused(tmp_path: Path) -> None:
     (tmp_path / "m.onnx").mkdir()
     with pytest.raises(OutputError, match="is a folder"), staging_folder(tmp_path / "m.onnx") as staging:  # noqa: PT012
         (staging / "part").write_bytes(b"new")
@@ -212,7 +212,7 @@ def test_a_failure_between_the_renames_of_a_folder_leaves_the_old_one(
     assert tree(tmp_path) == {"model/config.json": b"old"}
 
 
-def test_a_failure_while_the_retired_folder_is_removed_leaves_the_new_one_whole(
+def test_a_failure_while_the_old_folder_is_removed_leaves_the_new_one_complete(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     target = tmp_path / "model"
@@ -258,7 +258,7 @@ def test_a_disk_that_fills_up_while_weights_are_written_is_an_output_error(acm: 
     assert names(tmp_path) == []
 
 
-def test_an_onnx_file_is_not_torn_by_a_full_disk(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_full_disk_leaves_the_old_onnx_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     (tmp_path / "m.onnx").write_bytes(b"old")
     monkeypatch.setattr(onnx, "save", fail_with(OSError(errno.ENOSPC, "full")))
     with pytest.raises(OutputError, match="no space left"):
@@ -271,7 +271,7 @@ def test_the_digest_is_sha256(tmp_path: Path) -> None:
     assert sha256_of(tmp_path / "f") == "ba7816bf8f01cfea414140de5dae2223b00361a396177a9cb410ff61f20015ad"
 
 
-def test_outputs_are_kept_apart_from_inputs_and_one_another(tmp_path: Path) -> None:
+def test_outputs_must_differ_from_inputs_and_from_each_other(tmp_path: Path) -> None:
     model, out = tmp_path / "m", tmp_path / "o"
     check_apart([model, None], {"-o": out, "--plot": None})
     with pytest.raises(UsageError, match=r"-o .* is also an input"):

@@ -1,4 +1,4 @@
-"""What may be exported: a checkpoint folder, a checkpoint, or a module with example inputs."""
+"""Sources of an export: a checkpoint folder, a checkpoint, or a module with example inputs."""
 
 from __future__ import annotations
 

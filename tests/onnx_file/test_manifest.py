@@ -1,4 +1,4 @@
-"""What a file says about itself is checked before it is used: manifest, thresholds, external data."""
+"""The manifest, thresholds and external data of a file are checked before use."""
 
 from __future__ import annotations
 
@@ -177,7 +177,7 @@ def in_sparse_initializer(model: onnx.ModelProto, tensor: TensorProto) -> None:
 
 
 @pytest.mark.parametrize("place", [in_attribute, in_list, in_subgraph, in_function, in_sparse_initializer])
-def test_external_data_are_checked_wherever_a_tensor_stands(
+def test_external_data_is_checked_for_every_tensor(
     exported: Path, tmp_path: Path, place: Callable[[onnx.ModelProto, TensorProto], None]
 ) -> None:
     (tmp_path / "in").mkdir()

@@ -1,4 +1,4 @@
-"""Files whose layers have several bodies: for an ONNX Runtime that knows overloads, and for one that does not."""
+"""Files with several function bodies, for versions of ONNX Runtime with and without overloads."""
 
 from __future__ import annotations
 
@@ -37,7 +37,7 @@ def outputs(content: bytes) -> list[np.ndarray[Any, Any]]:
     return session(content).run(None, {"pixel_values": images(3).numpy()})
 
 
-def test_an_old_runtime_gets_bodies_with_names_of_their_own_and_computes_the_same(path: Path) -> None:
+def test_an_old_runtime_gets_uniquely_named_bodies_and_computes_the_same(path: Path) -> None:
     model = read_model(path)
     renamed = onnx.load_from_string(serialize(model, OLD))
     keys = [(f.domain, f.name) for f in renamed.functions]
@@ -52,7 +52,7 @@ def test_an_old_runtime_gets_bodies_with_names_of_their_own_and_computes_the_sam
         np.testing.assert_array_equal(ours, theirs)
 
 
-def test_the_model_stays_as_it_is(path: Path) -> None:
+def test_serialising_does_not_change_the_model(path: Path) -> None:
     model = read_model(path)
     before = copy.deepcopy(model)
     serialize(model, OLD)

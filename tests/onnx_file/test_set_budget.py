@@ -1,4 +1,4 @@
-"""The dials of an exported file."""
+"""Budgets, thresholds and bounds that set_budget writes into a file."""
 
 from __future__ import annotations
 
@@ -70,7 +70,7 @@ def test_a_bound_holds_for_every_token_and_can_be_raised_again(model: Path) -> N
     assert (counts(model) == before).all()
 
 
-def test_trained_goes_back_to_the_same_bytes_of_thresholds(model: Path) -> None:
+def test_trained_restores_the_same_bytes(model: Path) -> None:
     before = model.read_bytes()
     set_budget(model, threshold=1.5, max_learners=3)
     assert read_manifest(read_model(model), model).setting == Setting(1.5, 3)
@@ -78,7 +78,7 @@ def test_trained_goes_back_to_the_same_bytes_of_thresholds(model: Path) -> None:
     assert onnx.load(model) == onnx.load_from_string(before)
 
 
-def test_what_is_not_given_keeps_its_value(model: Path) -> None:
+def test_options_that_are_not_given_keep_their_value(model: Path) -> None:
     set_budget(model, max_learners=3)
     assert set_budget(model, threshold=0.5).setting == Setting(0.5, 3)
     assert set_budget(model, trained=True, max_learners=2).setting == Setting(0.0, 2)
@@ -150,7 +150,7 @@ def test_a_file_without_acm_layers_has_no_budget(tmp_path: Path) -> None:
         assert "acm-export acmize" in str(refused.value.hint)
 
 
-def test_settings_that_no_file_can_follow_are_refused(model: Path) -> None:
+def test_impossible_settings_are_refused(model: Path) -> None:
     before = model.read_bytes()
     with pytest.raises(UsageError, match="always runs 1"):
         set_budget(model, max_learners=0)
@@ -178,6 +178,6 @@ def test_a_graph_that_contradicts_its_manifest_is_refused(model: Path) -> None:
         set_budget(model, threshold=1.0)
 
 
-def test_the_help_says_what_becomes_of_the_data_file() -> None:
+def test_the_help_explains_the_data_file() -> None:
     text = " ".join(CliRunner().invoke(main, ["set-budget", "--help"]).stdout.split())
     assert "the data file there is a hard link to this one if the file system supports it" in text

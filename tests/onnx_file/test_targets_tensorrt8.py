@@ -1,4 +1,4 @@
-"""The target tensorrt-8 on whole models: what the file holds, what it computes, and the way to it and back."""
+"""The target tensorrt-8 on whole models: contents, results, and rewriting to it and back."""
 
 from __future__ import annotations
 
@@ -102,7 +102,7 @@ def test_each_operator_is_decomposed_once_and_nothing_else_changes(pair: Any) ->
     assert after == expected
 
 
-def test_the_file_holds_what_the_parser_takes_and_no_more(pair: Any) -> None:
+def test_the_file_holds_only_operators_that_the_parser_supports(pair: Any) -> None:
     _, portable, lowered, _ = pair
     model = onnx.load(lowered.path)
     onnx.checker.check_model(model, full_check=True)
@@ -149,7 +149,7 @@ def test_a_rewrite_of_the_portable_file_is_the_export(pair: Any) -> None:
 
 
 @pytest.mark.parametrize("opset", [18, 19, 21, 22])
-def test_files_of_every_opset_can_become_one(opset: int, tmp_path: Path) -> None:
+def test_files_of_every_opset_can_be_lowered(opset: int, tmp_path: Path) -> None:
     result, inputs = export_of("mixed", tmp_path / "m.onnx", opset=opset, verify=False)
     model = retargeted(onnx.load(result.path), "tensorrt-8")
     onnx.checker.check_model(model, full_check=True)
@@ -161,7 +161,7 @@ def test_files_of_every_opset_can_become_one(opset: int, tmp_path: Path) -> None
 
 
 @pytest.mark.parametrize("target", TARGETS)
-def test_it_can_become_a_file_for_every_target(target: str, tmp_path: Path) -> None:
+def test_it_can_be_rewritten_for_every_target(target: str, tmp_path: Path) -> None:
     result, _ = export_of("vit", tmp_path / "m.onnx", target="tensorrt-8", verify=False)
     original = onnx.load(result.path)
     model = retargeted(original, target)
@@ -208,7 +208,7 @@ def test_the_opset_may_be_given(tmp_path: Path) -> None:
     assert export_of("mixed", tmp_path / "m.onnx", verify=False, **options)[0].manifest.opset == 17
 
 
-def test_a_bfloat16_file_cannot_become_one(tmp_path: Path) -> None:
+def test_a_bf16_file_cannot_be_lowered(tmp_path: Path) -> None:
     result, _ = export_of("mixed", tmp_path / "m.onnx", dtype="bf16", verify=False)
     model = onnx.load(result.path)
     before = model.SerializeToString(deterministic=True)
@@ -217,7 +217,7 @@ def test_a_bfloat16_file_cannot_become_one(tmp_path: Path) -> None:
     assert model.SerializeToString(deterministic=True) == before
 
 
-def test_a_model_that_cannot_be_expressed_leaves_no_file(tmp_path: Path) -> None:
+def test_an_unsupported_model_leaves_no_file(tmp_path: Path) -> None:
     with pytest.raises(ExportError, match=r"Mish .*tensorrt-8"):
         export(nn.Sequential(nn.Mish()), torch.randn(2, 6), tmp_path / "m.onnx", target="tensorrt-8")
     assert names(tmp_path) == []

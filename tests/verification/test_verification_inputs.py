@@ -1,4 +1,4 @@
-"""Inputs that a model does not run on are named, with what it expects."""
+"""Inputs that the model cannot run on are refused by name."""
 
 from __future__ import annotations
 
