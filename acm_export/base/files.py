@@ -114,6 +114,8 @@ def staging_folder(target: Path, option: str = "-o") -> Iterator[Path]:
     Raises:
         OutputError: The target is read-only, its folder not writable, or the disk full; the target is unchanged.
     """
+    if target.exists() and not target.is_file() and not target.is_dir():
+        raise OutputError(f"{target} is a device or pipe, which a rename would replace", f"name a file with {option}")
     parent = link_target(target).parent
     if not parent.is_dir():
         raise OutputError(f"the output folder {parent} does not exist", f"create it, or choose another with {option}")

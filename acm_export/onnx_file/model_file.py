@@ -55,7 +55,7 @@ def read_model(path: Path) -> onnx.ModelProto:
             "weights of that size belong in a file beside the model; export it again",
         )
     try:
-        model = onnx.load(path, load_external_data=False)
+        model = onnx.load(path, format="protobuf", load_external_data=False)
     except (DecodeError, ValueError) as error:
         raise ModelFileError(f"{path} is not an ONNX file: {error}", _DAMAGED) from error
     if not model.ir_version or not model.graph.node:
