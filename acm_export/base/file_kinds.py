@@ -71,6 +71,8 @@ def file_kind(path: Path) -> FileKind | None:
     """
     if path.is_dir():
         return _folder_kind(path)
+    if not path.is_file():
+        return FileKind("a device or pipe")
     with path.open("rb") as file:
         head = file.read(_HEAD_BYTES)
     if not head:

@@ -75,7 +75,7 @@ class Session:
             raise ModelFileError(f"ONNX Runtime {runtime.__version__} cannot load the model: {error}") from error
         if self.providers[0] not in self._session.get_providers():  # falls back without an error
             raise MissingDependencyError(
-                f"ONNX Runtime {runtime.__version__} cannot start its {self.providers[0]}",
+                f"ONNX Runtime {runtime.__version__} could not start its {self.providers[0]}",
                 "install the CUDA and cuDNN that it was built for; its message above names the missing library",
             )
         self._embedding_sizes = embedding_sizes(model)

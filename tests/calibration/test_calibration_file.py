@@ -86,7 +86,7 @@ def test_twice_gives_the_same_bytes_and_the_second_says_what_it_replaces(
 ) -> None:
     with caplog.at_level("INFO", "acm_export"):
         again = calibrated(result.path, folder / "d.npz", folder / "again.onnx", BUDGETS)
-    assert "replaces an earlier table" in caplog.text
+    assert "replacing the previous budget table" in caplog.text
     assert again.path.read_bytes() == result.path.read_bytes()
 
 
@@ -146,9 +146,9 @@ def test_the_default_of_the_input_is_the_trained_budget_and_can_be_set(
     assert all((bounded[name] == same[name]).all() for name in bounded)
     full = run(path, budget=np.array(1, np.float32))
     assert max(counts.max() for name, counts in full.items() if name.startswith("counts/")) == 3
-    with pytest.raises(UsageError, match="computes its thresholds from its input budget"):
+    with pytest.raises(UsageError, match="computes its thresholds from its budget input"):
         set_budget(path, threshold=0.5)
-    with pytest.warns(AcmWarning, match="near what was trained, not to the bit"):
+    with pytest.warns(AcmWarning, match="close to the trained ones but not identical"):
         set_budget(path, trained=True)
     assert path.read_bytes() == with_input.read_bytes()
 

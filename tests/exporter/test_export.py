@@ -172,4 +172,4 @@ def test_a_bf16_file_is_verified_in_float32_and_says_so(exported: tuple[Any, Exp
     report = exported[1].report
     assert report is not None
     assert report.passed
-    assert any("float32 twin" in note for note in report.notes)
+    assert any("run in float32" in note for note in report.notes)
