@@ -46,10 +46,10 @@ if _TYPE_CHECKING:
     from acm_export.engine.engine import build_engine
     from acm_export.exporter import export
     from acm_export.modules import ACMLayer, ACMSpec
-    from acm_export.onnx_file.inspection import summarize as inspect
+    from acm_export.onnx_file.inspection import inspect
     from acm_export.onnx_file.set_budget import set_budget
     from acm_export.timing.latency import latency
-    from acm_export.verification.file import verify_file as verify
+    from acm_export.verification.file import verify
     from acm_export.verification.report import VerificationError
 
 _ERRORS = "acm_export.base.errors"
@@ -57,8 +57,8 @@ _WHERE = {
     "acmize": "acm_export.distillation.acmize",
     "convert": "acm_export.checkpoints:convert_reference",
     "export": "acm_export.exporter",
-    "verify": "acm_export.verification.file:verify_file",
-    "inspect": "acm_export.onnx_file.inspection:summarize",
+    "verify": "acm_export.verification.file",
+    "inspect": "acm_export.onnx_file.inspection",
     "calibrate": "acm_export.calibration.calibrate",
     "set_budget": "acm_export.onnx_file.set_budget",
     "build_engine": "acm_export.engine.engine",

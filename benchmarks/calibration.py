@@ -32,7 +32,7 @@ from acm_export.checkpoints import load_checkpoint
 from acm_export.data.batches import CalibrationData
 from acm_export.data.sources import NpzFile
 from acm_export.demo.digits import ACM, load_all_images
-from acm_export.exporter import export_checkpoint
+from acm_export.exporter import export
 from acm_export.onnx_file import budget_input
 from acm_export.onnx_file.manifest import Setting
 from acm_export.onnx_file.model_file import read_model
@@ -65,7 +65,7 @@ def quality(calibrated: Calibrated, evaluator: Evaluator) -> list[dict[str, Any]
 def digits(folder: Path, *, quick: bool) -> dict[str, Any]:
     """Cross-validation on the embedded model."""
     path = folder / "digits.onnx"
-    export_checkpoint(load_checkpoint(ACM), path, verify=False)
+    export(load_checkpoint(ACM), output=path, verify=False)
     images, labels = load_all_images()
     if quick:
         images, labels = images[:100], labels[:100]

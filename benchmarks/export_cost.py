@@ -2,7 +2,7 @@
 
 What: ViT-B/16, ViT-L/16 and ViT-H/16 shapes (the last one over 2 GiB) with ACM layers in place of their MLPs, N = 4,
 h = ffn / 4, random float32 weights, saved as checkpoint folders. Measured is what ``acm-export export`` does:
-``load_checkpoint`` and ``export_checkpoint``, with verification and without.
+``load_checkpoint`` and ``export``, with verification and without.
 
 How: every case runs in a process of its own, made from a small one, so that its resident peak (``getrusage``) is its
 own. Seconds are split into imports, load, and export with its verification. Memory is reported twice: the whole peak ÷
@@ -82,14 +82,14 @@ def measure(folder: Path, *, verify: bool) -> dict[str, Any]:
     """In a process of its own: load and export once."""
     times = [time.perf_counter()]
     from acm_export.checkpoints import load_checkpoint
-    from acm_export.exporter import export_checkpoint
+    from acm_export.exporter import export
 
     times.append(time.perf_counter())
     after_imports = peak_rss()
     checkpoint = load_checkpoint(folder / "checkpoint")
     times.append(time.perf_counter())
     after_load = peak_rss()
-    result = export_checkpoint(checkpoint, folder / "model.onnx", verify=verify)
+    result = export(checkpoint, output=folder / "model.onnx", verify=verify)
     times.append(time.perf_counter())
     peak = peak_rss()
     tensors = checkpoint.model.state_dict().values()

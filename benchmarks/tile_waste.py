@@ -54,14 +54,14 @@ def real_counts() -> NDArray[np.int32]:
     """Counts of every token of every FFN of the embedded model on its test images, at τ = 0."""
     from acm_export.checkpoints import load_checkpoint
     from acm_export.demo.digits import ACM, load_test_images
-    from acm_export.exporter import export_checkpoint
+    from acm_export.exporter import export
     from acm_export.onnx_file.model_file import read_model
     from acm_export.runtimes.onnx_runtime import CpuSession
 
     images, _ = load_test_images()
     with TemporaryDirectory() as folder:
         path = Path(folder) / "digits.onnx"
-        result = export_checkpoint(load_checkpoint(ACM), path, with_counts=True, verify=False)
+        result = export(load_checkpoint(ACM), output=path, with_counts=True, verify=False)
         session = CpuSession(read_model(path), path.parent)
         outputs = session.run({"pixel_values": images})
     chosen = [e.name for e in result.manifest.layers if e.activation == "gelu"]

@@ -17,7 +17,7 @@ from acm_export.calibration.calibrate import Options, calibrate
 from acm_export.checkpoints import load_checkpoint
 from acm_export.data.sources import NpzFile
 from acm_export.demo.digits import ACM, DATA, load_all_images
-from acm_export.exporter import export_checkpoint
+from acm_export.exporter import export
 
 BUDGETS = (0.25, 0.3, 0.4, 0.5, 0.75, 1.0)
 
@@ -25,7 +25,7 @@ BUDGETS = (0.25, 0.3, 0.4, 0.5, 0.75, 1.0)
 def main(folder: Path) -> None:
     """Write ``calibrated.onnx`` and ``test.npz`` into the folder and print the accuracy at each budget."""
     save_images(folder)
-    exported = export_checkpoint(load_checkpoint(ACM), folder / "digits.onnx")  # raises where PyTorch says otherwise
+    exported = export(load_checkpoint(ACM), output=folder / "digits.onnx")  # raises where PyTorch says otherwise
     if exported.report is not None:
         worst = max(setting.relative for setting in exported.report.settings)
         print(f"digits.onnx: largest error against PyTorch {worst:.1e} of the largest output")

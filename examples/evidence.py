@@ -12,7 +12,7 @@ import numpy as np
 
 from acm_export.calibration.calibrate import Options, calibrate
 from acm_export.checkpoints import load_checkpoint
-from acm_export.exporter import export_checkpoint
+from acm_export.exporter import export
 from acm_export.runtimes.session import TappedSession
 from acm_export.verification.measurement import Tally
 
@@ -115,7 +115,7 @@ class OneFile:
         self, checkpoint: Path, data: Batches, budgets: Sequence[float], folder: Path, options: Options
     ) -> None:
         path = folder / f"{checkpoint.name}.onnx"
-        export_checkpoint(load_checkpoint(checkpoint), path)
+        export(load_checkpoint(checkpoint), output=path)
         calibrated = calibrate(path, data, budgets, folder / f"{checkpoint.name}-calibrated.onnx", options)
         if calibrated.manifest.calibration is None:
             raise ValueError(f"{path} was not calibrated")

@@ -1,1 +1,1 @@
-"""What everything stands on: errors, atomic files, JSON fields, optional imports, interrupts, progress."""
+"""What every package builds on: errors, files and their kinds, JSON fields, optional imports, interrupts, progress."""

@@ -1,14 +1,14 @@
-"""The exceptions of acm-export: one tree, one subclass for each stop of the line."""
+"""The exceptions of acm-export: one base class, one subclass per stage from checkpoint to device."""
 
 from __future__ import annotations
 
 
 class AcmError(Exception):
-    """Something the user can act on.
+    """Base class of every error that a user can act on.
 
     Args:
-        message: What is wrong, with both the value found and the value expected.
-        hint: What to do about it.
+        message: What is wrong: the value found and the value expected.
+        hint: What to do next.
     """
 
     exit_code = 1
@@ -19,41 +19,41 @@ class AcmError(Exception):
 
 
 class UsageError(AcmError):
-    """The call itself contradicts what it is applied to."""
+    """The arguments are wrong, contradict each other, or do not fit the input. Exit code 2."""
 
     exit_code = 2
 
 
 class MissingDependencyError(AcmError):
-    """An optional package is needed and not installed."""
+    """An optional package is required but not installed."""
 
 
 class OpError(AcmError, ValueError):
-    """Inputs or attributes that GatedLearners does not accept (docs/op.md)."""
+    """Inputs or attributes are not valid for GatedLearners (docs/op.md)."""
 
 
 class CheckpointError(AcmError):
-    """A checkpoint cannot be read, or contradicts itself or the flags it is read with."""
+    """A checkpoint cannot be read, or contradicts itself or the given options."""
 
 
 class DistillationError(AcmError):
-    """A model cannot be turned into an ACM model: training broke down, or its saved state is of another run."""
+    """A model cannot be converted to an ACM model: training diverged, or the saved state belongs to another run."""
 
 
 class ExportError(AcmError):
-    """A model cannot be turned into the ONNX graph that was asked for."""
+    """A model cannot be exported to the requested ONNX graph."""
 
 
 class ModelFileError(AcmError):
-    """An ONNX file is broken, unsafe, or not one of ours."""
+    """An ONNX file is broken, unsafe, or was not written by acm-export."""
 
 
 class CalibrationError(AcmError):
-    """Thresholds for a budget cannot be found: the data or the gates do not allow it."""
+    """No thresholds reach the requested budget with this data and these gates."""
 
 
 class KernelError(AcmError):
-    """The GPU kernels do not serve this device or problem, or their compiled pack is broken or stale."""
+    """The GPU kernels do not support this device or problem, or the compiled kernel pack is broken or stale."""
 
 
 class PluginError(AcmError):
@@ -61,29 +61,29 @@ class PluginError(AcmError):
 
 
 class EngineError(AcmError):
-    """A TensorRT engine cannot be built, or not be used here."""
+    """A TensorRT engine cannot be built or cannot run on this machine."""
 
 
 class CudaError(EngineError):
-    """The CUDA driver is missing, too old, or refuses something."""
+    """The CUDA driver is missing, too old, or returned an error."""
 
 
 class MachineError(AcmError):
-    """This machine lacks what the goal asked for needs."""
+    """This machine lacks something that the requested goal requires."""
 
 
 class LatencyError(AcmError):
-    """A time cannot be measured, or does not hold what was asserted of it."""
+    """Latency cannot be measured, or exceeds an asserted limit."""
 
 
 class OutputError(AcmError):
-    """A result cannot be written. What stood at the destination before is untouched."""
+    """A result cannot be written; the file that was at the destination is unchanged."""
 
 
 class AcmWarning(UserWarning):
-    """Something a user should know although the work goes on."""
+    """Something the user should know; the work continues."""
 
 
 def first_line(error: BaseException) -> str:
-    """What another library's error says, without what follows."""
+    """The first line of another library's error message."""
     return (str(error).strip().splitlines() or ["no message"])[0]

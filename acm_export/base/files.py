@@ -1,4 +1,8 @@
-"""Inputs that must exist, and outputs that appear whole or not at all."""
+"""Inputs that must exist, and outputs that appear complete or not at all.
+
+A write replaces its target atomically. It writes through a symbolic link, keeps the permission bits of the file that it
+replaces, and refuses a read-only file (no write bit set), for root as well.
+"""
 
 from __future__ import annotations
 
@@ -7,6 +11,7 @@ import hashlib
 import logging
 import os
 import shutil
+import stat
 import tempfile
 from contextlib import contextmanager
 from pathlib import Path
@@ -18,35 +23,60 @@ from acm_export.base.errors import OutputError, UsageError
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator, Mapping, Sequence
 
+StrPath = str | os.PathLike[str]
+"""A path as the public functions accept it."""
+
 _CHUNK = 1 << 22
 _log = logging.getLogger(__name__)
+_WRITE_BITS = stat.S_IWUSR | stat.S_IWGRP | stat.S_IWOTH
 
 
 def check_input(path: Path, what: str = "file", hint: str | None = None) -> None:
-    """Refuse an input that does not exist, with the same sentence everywhere.
+    """Check that an input exists and may be read.
 
     Args:
         path: Path of the input.
         what: What it should be: ``file``, ``folder`` or ``file or folder``.
-        hint: What to do about it.
+        hint: What to do if it is missing.
 
     Raises:
-        UsageError: There is nothing at ``path``.
+        UsageError: There is nothing at ``path``, or no permission to read it.
     """
     if not path.exists():
         raise UsageError(f"there is no {what} {path}", hint)
+    if not os.access(path, os.R_OK):
+        raise UsageError(f"cannot read {path}: permission denied")
     _log.debug("reading %s%s", path, f" ({path.stat().st_size:,} bytes)" if path.is_file() else "")
 
 
-def check_writable(target: Path, option: str = "-o") -> None:
-    """Find out before long work whether its result can be written.
+def check_suffix(target: Path, suffixes: Sequence[str], option: str = "-o", hint: str | None = None) -> None:
+    """Check that the name of an output has the suffix of what is written.
 
     Args:
-        target: The file or folder that will be replaced.
-        option: That names it, for errors.
+        target: Path of the output.
+        suffixes: Accepted suffixes, each with its dot.
+        option: Command-line option that sets the path, for errors.
+        hint: What to do instead; by default the name with the first suffix.
 
     Raises:
-        OutputError: It cannot.
+        UsageError: The name has another suffix.
+    """
+    if target.suffix.lower() not in suffixes:
+        raise UsageError(
+            f"{option} is {target.name}; it must end in {' or '.join(suffixes)}",
+            hint or f"for example: {option} {target.with_suffix(suffixes[0])}",
+        )
+
+
+def check_writable(target: Path, option: str = "-o") -> None:
+    """Check before long work that its result can be written.
+
+    Args:
+        target: File that will be written.
+        option: Command-line option that sets the path, for errors.
+
+    Raises:
+        OutputError: The path is a folder, the file is read-only, or its folder cannot be written.
     """
     if target.is_dir():
         raise OutputError(f"{target} is a folder", f"name a file with {option}")
@@ -55,10 +85,15 @@ def check_writable(target: Path, option: str = "-o") -> None:
 
 
 def write_text(text: str, target: Path, option: str = "-o") -> None:
-    """Write a text file whole or not at all.
+    """Write a text file atomically.
+
+    Args:
+        text: Content of the file.
+        target: Path of the file.
+        option: Command-line option that sets the path, for errors.
 
     Raises:
-        OutputError: It cannot be written; what was there is untouched.
+        OutputError: The file cannot be written; an existing file is unchanged.
     """
     with staging_folder(target, option) as staging:
         (staging / target.name).write_text(text, encoding="utf-8")
@@ -67,20 +102,24 @@ def write_text(text: str, target: Path, option: str = "-o") -> None:
 
 @contextmanager
 def staging_folder(target: Path, option: str = "-o") -> Iterator[Path]:
-    """A temporary folder beside ``target``, on the same file system, removed however the block ends.
+    """A temporary folder on the file system of the target, removed when the block ends.
 
     Args:
-        target: The file or folder that will be replaced; its parent must exist and be writable.
-        option: That names it, for errors.
+        target: File or folder that will be replaced; its parent must exist and be writable.
+        option: Command-line option that sets the path, for errors.
+
+    Yields:
+        The temporary folder.
 
     Raises:
-        OutputError: The folder cannot be made or written, or the disk is full; the target is untouched.
+        OutputError: The target is read-only, its folder not writable, or the disk full; the target is unchanged.
     """
     if target.exists() and not target.is_file() and not target.is_dir():
         raise OutputError(f"{target} is a device or pipe, which a rename would replace", f"name a file with {option}")
-    parent = target.absolute().parent
+    parent = link_target(target).parent
     if not parent.is_dir():
         raise OutputError(f"the output folder {parent} does not exist", f"create it, or choose another with {option}")
+    _check_not_read_only(target, option)
     try:
         staging = Path(tempfile.mkdtemp(prefix=f".{target.name}.", suffix=".tmp", dir=parent))
     except OSError as error:
@@ -92,7 +131,7 @@ def staging_folder(target: Path, option: str = "-o") -> Iterator[Path]:
     except OSError as error:
         if _is_full(error, parent):
             reason = f"no space left while writing {target}"
-            raise OutputError(reason, f"free some space; what was at {target.name} is untouched") from error
+            raise OutputError(reason, f"free some disk space; {target.name} is unchanged") from error
         if error.filename is not None and str(staging) in str(error.filename):
             raise OutputError(f"cannot write {target}: {error.strerror}") from error
         raise
@@ -100,41 +139,55 @@ def staging_folder(target: Path, option: str = "-o") -> Iterator[Path]:
         shutil.rmtree(staging, ignore_errors=True)
 
 
+def link_target(path: Path) -> Path:
+    """The absolute path of the file that a write replaces: where a symbolic link points, else the path itself."""
+    return path.resolve() if path.is_symlink() else path.absolute()
+
+
 def move_into_place(source: Path, target: Path) -> None:
-    """Sync ``source`` to disk and rename it over ``target`` (same file system; atomic for files)."""
+    """Sync ``source`` to disk and rename it over ``target`` (same file system; atomic for files).
+
+    Args:
+        source: File to move.
+        target: Path to replace.
+
+    Raises:
+        OutputError: The target is a folder or read-only; nothing was changed.
+    """
     move_together_into_place([(source, target)])
 
 
 def move_together_into_place(pairs: Sequence[tuple[Path, Path]]) -> None:
-    """Move files that belong together: an interrupt comes before all of them or after.
+    """Move files that belong together: an interrupt takes effect before the first move or after the last.
 
     Args:
-        pairs: Source and target, on one file system.
+        pairs: Source and target of each file, on one file system.
 
     Raises:
-        OutputError: A target is a folder; nothing was changed.
+        OutputError: A target is a folder or read-only; nothing was changed.
     """
     interrupts.check()
     for source, target in pairs:
         if target.is_dir():
             raise OutputError(f"{target} is a folder", "name a file with -o")
-        with source.open("rb") as handle:
-            os.fsync(handle.fileno())
-        source.chmod(0o666 & ~_umask())
+        _check_not_read_only(target, "-o")
+        _sync(source)
+        source.chmod(_mode_for(target))
     for source, target in pairs:
-        source.replace(target)
-        _sync_folder(target.absolute().parent)
+        final = link_target(target)
+        source.replace(final)
+        _sync_folder(final.parent)
 
 
 def check_apart(inputs: Iterable[Path | None], outputs: Mapping[str, Path | None]) -> None:
-    """Refuse outputs that would replace what is read, or one another.
+    """Check that no output replaces an input or another output.
 
     Args:
-        inputs: Files and folders that are read; None is left out.
-        outputs: By the option that names them; None is left out.
+        inputs: Files and folders that are read; None entries are ignored.
+        outputs: Path of each output, by the option that sets it; None entries are ignored.
 
     Raises:
-        UsageError: Two are the same file.
+        UsageError: Two paths are the same file.
     """
     read = {path.resolve() for path in inputs if path is not None}
     written: dict[Path, str] = {}
@@ -142,19 +195,25 @@ def check_apart(inputs: Iterable[Path | None], outputs: Mapping[str, Path | None
         if path is None:
             continue
         if path.resolve() in read:
-            raise UsageError(f"{option} {path} is read here, and would be replaced", "write to another file")
+            raise UsageError(f"{option} {path} is also an input and would be replaced", "write to another file")
         if path.resolve() in written:
-            raise UsageError(f"{option} and {written[path.resolve()]} name one file, {path}", "name two")
+            raise UsageError(
+                f"{option} and {written[path.resolve()]} are the same file, {path}", "give them different names"
+            )
         written[path.resolve()] = option
 
 
 def move_folder_into_place(source: Path, target: Path) -> None:
     """Sync the files of ``source`` and rename it to ``target``.
 
-    An existing target is replaced only where every file in it is one that is being replaced.
+    An existing target is replaced only if ``source`` has a file of the same name for each of its files.
+
+    Args:
+        source: Folder to move.
+        target: Path to replace.
 
     Raises:
-        OutputError: The target holds something else; nothing was changed.
+        OutputError: The target is not a folder or holds other files; nothing was changed.
     """
     interrupts.check()
     if target.is_symlink() or (target.exists() and not target.is_dir()):
@@ -164,8 +223,7 @@ def move_folder_into_place(source: Path, target: Path) -> None:
         raise OutputError(f"{target} holds other files: {', '.join(foreign[:5])}", "choose another folder with -o")
     for path in source.rglob("*"):
         if path.is_file():
-            with path.open("rb") as handle:
-                os.fsync(handle.fileno())
+            _sync(path)
     source.chmod(0o777 & ~_umask())
     if target.exists():
         retired = source.with_name(source.name + ".old")
@@ -182,12 +240,25 @@ def move_folder_into_place(source: Path, target: Path) -> None:
 
 
 def sha256_of(path: Path) -> str:
-    """Hex SHA-256 of a file, read in pieces."""
+    """Hex SHA-256 of a file, read in chunks."""
     digest = hashlib.sha256()
     with path.open("rb") as handle:
         while chunk := handle.read(_CHUNK):
             digest.update(chunk)
     return digest.hexdigest()
+
+
+def _check_not_read_only(target: Path, option: str) -> None:
+    """Refuse an existing file without write permission; root could replace it, but its owner protected it."""
+    if not target.is_file():
+        return
+    if not target.stat().st_mode & _WRITE_BITS or not os.access(target, os.W_OK):
+        raise OutputError(f"{target} is read-only", f"choose another file with {option}, or: chmod u+w {target}")
+
+
+def _mode_for(target: Path) -> int:
+    """Permission bits of a file that replaces ``target``: those of the existing file, else the process default."""
+    return stat.S_IMODE(target.stat().st_mode) if target.is_file() else 0o666 & ~_umask()
 
 
 def _is_full(error: OSError, folder: Path) -> bool:
@@ -201,6 +272,11 @@ def _umask() -> int:
     mask = os.umask(0)
     os.umask(mask)
     return mask
+
+
+def _sync(path: Path) -> None:
+    with path.open("rb") as handle:
+        os.fsync(handle.fileno())
 
 
 def _sync_folder(folder: Path) -> None:

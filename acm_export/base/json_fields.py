@@ -1,4 +1,4 @@
-"""Fields of a JSON document, held against what they must be before anything uses them."""
+"""Validate the fields of a JSON document before anything uses them."""
 
 from __future__ import annotations
 
@@ -12,31 +12,34 @@ if TYPE_CHECKING:
 
 _MAX_WHOLE = 2**63 - 1
 _SHOWN = 60
-"""Characters of a wrong value that an error shows."""
+"""Characters of an invalid value that an error shows."""
 
 
 class BrokenFieldError(Exception):
-    """Names the field, what it holds, and what it must hold."""
+    """A field is missing, unknown or invalid; the message names the field, its value and the expected value."""
 
 
 @dataclass(frozen=True)
 class Kind:
-    """What a field must hold, in words and as a test."""
+    """What a field must hold: a description for errors, and a predicate."""
 
     words: str
     holds: Callable[[Any], bool]
 
 
 def checked(content: Any, kinds: Mapping[str, Kind], where: str) -> dict[str, Any]:
-    """The content, once it has exactly the fields of ``kinds`` and each holds what it must.
+    """Check that an object has exactly the expected fields with valid values.
 
     Args:
-        content: From ``json.loads``.
-        kinds: By the name of the field.
-        where: Leads to the content, as in ``layers[0].``.
+        content: Value from ``json.loads``.
+        kinds: Expected kind of each field, by name.
+        where: Prefix that locates the object in the document, for example ``layers[0].``.
+
+    Returns:
+        The object.
 
     Raises:
-        BrokenFieldError: It does not.
+        BrokenFieldError: The value is not an object, or a field is missing, unknown or invalid.
     """
     if not isinstance(content, dict):
         raise BrokenFieldError(f"{where.rstrip('.')} is {_short(content)}; it must be an object")
@@ -60,17 +63,17 @@ def _is_number(value: Any) -> bool:
 
 TEXT = Kind("text", lambda v: isinstance(v, str))
 TEXT_OR_NULL = Kind("text or null", lambda v: v is None or isinstance(v, str))
-WHOLE = Kind("a whole number from 0", lambda v: type(v) is int and 0 <= v <= _MAX_WHOLE)
-WHOLE_OR_NULL = Kind("a whole number from 0 or null", lambda v: v is None or WHOLE.holds(v))
-POSITIVE = Kind("a whole number from 1", lambda v: type(v) is int and 1 <= v <= _MAX_WHOLE)
+WHOLE = Kind("an integer >= 0", lambda v: type(v) is int and 0 <= v <= _MAX_WHOLE)
+WHOLE_OR_NULL = Kind("an integer >= 0, or null", lambda v: v is None or WHOLE.holds(v))
+POSITIVE = Kind("an integer >= 1", lambda v: type(v) is int and 1 <= v <= _MAX_WHOLE)
 NUMBER = Kind("a number", _is_number)
 NUMBER_OR_NULL = Kind("a number or null", lambda v: v is None or _is_number(v))
 SHARE = Kind("a number from 0 to 1", lambda v: _is_number(v) and 0 <= v <= 1)
-SHARE_OR_NULL = Kind("a number from 0 to 1 or null", lambda v: v is None or SHARE.holds(v))
+SHARE_OR_NULL = Kind("a number from 0 to 1, or null", lambda v: v is None or SHARE.holds(v))
 BOOL = Kind("true or false", lambda v: isinstance(v, bool))
 OBJECT = Kind("an object", lambda v: isinstance(v, dict))
 OBJECT_OR_NULL = Kind("an object or null", lambda v: v is None or isinstance(v, dict))
 LIST = Kind("a list", lambda v: isinstance(v, list))
 NUMBERS = Kind("a list of numbers", lambda v: isinstance(v, list) and all(map(_is_number, v)))
 ROWS = Kind("a list of lists of numbers", lambda v: isinstance(v, list) and all(map(NUMBERS.holds, v)))
-SHAPE = Kind("a list of whole numbers from 0", lambda v: isinstance(v, list) and all(map(WHOLE.holds, v)))
+SHAPE = Kind("a list of integers >= 0", lambda v: isinstance(v, list) and all(map(WHOLE.holds, v)))

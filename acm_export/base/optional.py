@@ -1,4 +1,4 @@
-"""Optional packages: checked here, with the line that installs them when they are missing."""
+"""Optional packages: imported here, with the install command in the error when one is missing."""
 
 from __future__ import annotations
 
@@ -11,23 +11,23 @@ if TYPE_CHECKING:
     from types import ModuleType
 
 EXPORT = ("torch", "transformers", "safetensors", "onnxscript")
-"""What reads checkpoints and exports; parts of acm_export that need these import them directly."""
+"""Required to read checkpoints and to export; modules that need these packages import them directly."""
 
 _EXTRAS = {**dict.fromkeys(EXPORT, "export"), "onnxruntime": "cpu", "sklearn": "demo", "triton": "gpu"}
 _EXTRAS |= dict.fromkeys(("matplotlib", "PIL"), "report") | dict.fromkeys(("accelerate", "soundfile"), "train")
 
 
 def require(*names: str) -> ModuleType:
-    """Import optional packages before the parts of acm_export that are built on them.
+    """Import optional packages, before importing the modules of acm_export that use them.
 
     Args:
-        names: Import names.
+        names: Import names of the packages.
 
     Returns:
-        The last of the packages.
+        The last package.
 
     Raises:
-        MissingDependencyError: One is not installed; the hint has the command that installs it.
+        MissingDependencyError: A package is not installed; the hint is the install command.
     """
     return [_import(name) for name in names][-1]
 

@@ -1,4 +1,4 @@
-"""Time two callables side by side on a machine that others use too."""
+"""Compare the run times of two callables on a machine that other processes use too."""
 
 from __future__ import annotations
 
@@ -10,13 +10,13 @@ if TYPE_CHECKING:
     from collections.abc import Callable
 
 _SETTLE_SECONDS = 0.03
-"""ONNX Runtime's threads spin on for some milliseconds after a run and would take cores from another session."""
+"""ONNX Runtime's threads keep spinning for some milliseconds after a run and would take cores from another session."""
 
 _WARM_UP = 2
 
 
 def block_seconds(run: Callable[[], object], runs: int) -> float:
-    """Median seconds of ``runs`` runs back to back, after a pause and two runs that are not counted."""
+    """Median seconds of ``runs`` back-to-back runs, after a pause and two warm-up runs."""
     time.sleep(_SETTLE_SECONDS)
     for _ in range(_WARM_UP):
         run()
@@ -29,7 +29,14 @@ def block_seconds(run: Callable[[], object], runs: int) -> float:
 
 
 def paired_ratios(run: Callable[[], object], baseline: Callable[[], object], *, pairs: int, runs: int) -> list[float]:
-    """Time ÷ baseline time, ``pairs`` times: each the mean of the baseline's blocks before and after."""
+    """Ratios of run time to baseline time; each baseline is the mean of the blocks before and after the run.
+
+    Args:
+        run: The callable to time.
+        baseline: The callable to compare with.
+        pairs: Number of ratios.
+        runs: Runs per block.
+    """
     ratios = []
     before = block_seconds(baseline, runs)
     for _ in range(pairs):

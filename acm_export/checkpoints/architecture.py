@@ -12,6 +12,8 @@ import transformers
 from transformers.activations import ACT2FN
 
 from acm_export.base.errors import AcmWarning, CheckpointError
+from acm_export.base.file_kinds import FileKind, file_kind
+from acm_export.base.files import check_input
 
 if TYPE_CHECKING:
     from collections.abc import Collection
@@ -43,7 +45,8 @@ def read_config_json(folder: Path) -> dict[str, Any]:
     path = folder / "config.json"
     if not folder.is_dir():
         check_input(folder, "folder", _missing_folder_hint(folder))
-        raise CheckpointError(f"{folder} is a file, not a checkpoint folder", _CONVERT)
+        kind = file_kind(folder) or FileKind("a file")
+        raise CheckpointError(f"{folder} is {kind.description}, not a checkpoint folder", kind.hint or _CONVERT)
     if not path.is_file():
         raise CheckpointError(f"{folder} has no config.json", "give the folder that holds config.json")
     if path.stat().st_size > _MAX_CONFIG_BYTES:

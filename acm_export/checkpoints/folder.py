@@ -34,6 +34,7 @@ from acm_export.checkpoints.architecture import (
 from acm_export.checkpoints.dense import load_dense
 from acm_export.checkpoints.weights import INDEX, WEIGHTS, compare_shapes, find_weights, warn_about_values
 from acm_export.modules import ACMSpec, acm_layers
+from acm_export.op.precision import PRECISIONS
 from acm_export.surgery import ModelFamily, family_of, install_acm_layers, keep_ffns_whole
 
 if TYPE_CHECKING:
@@ -45,7 +46,7 @@ if TYPE_CHECKING:
     from acm_export.checkpoints.weights import Weights
 
 SCHEMA = 1
-_WEIGHT_DTYPES = ("F32", "F16", "BF16")
+_WEIGHT_DTYPES = tuple(precision.safetensors_name for precision in PRECISIONS.values())
 PROCESSOR_FILES = (
     "preprocessor_config.json", "processor_config.json", "tokenizer.json", "tokenizer_config.json",
     "special_tokens_map.json", "added_tokens.json", "vocab.json", "vocab.txt", "merges.txt", "normalizer.json",

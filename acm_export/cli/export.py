@@ -8,33 +8,31 @@ from typing import TYPE_CHECKING
 import click
 
 from acm_export.cli.common import need_export_packages, verb, write_json, write_table
-from acm_export.verification.report import VerificationError
+from acm_export.op.precision import PRECISIONS
 
 if TYPE_CHECKING:
-    from acm_export.exporter import ExportResult
     from acm_export.verification.report import VerificationReport
 
-# Not taken from the modules that define them: importing those would take seconds for every --help.
-_DTYPES = ("fp32", "fp16", "bf16")
+# Not taken from onnx_file.targets, whose import takes too long for --help.
 _TARGETS = ("portable", "tensorrt", "tensorrt-8", "ort-tensorrt")
 
 
 @click.command(short_help="Export a checkpoint to a verified ONNX file.")
 @click.argument("checkpoint", type=click.Path(path_type=Path))
-@click.option("-o", "--output", type=click.Path(path_type=Path, dir_okay=False), required=True, help="ONNX file.")
+@click.option("-o", "--output", type=click.Path(path_type=Path), required=True, help="ONNX file to write.")
 @click.option(
     "--dtype",
-    type=click.Choice(_DTYPES),
+    type=click.Choice(tuple(PRECISIONS)),
     default="fp32",
     show_default=True,
-    help="Of weights; gates stay fp32.",
+    help="Precision of the weights; gates stay fp32.",
 )
 @click.option(
     "--target",
     type=click.Choice(_TARGETS),
     default="portable",
     show_default=True,
-    help="What will run the file.",
+    help="Runtime that the file is for.",
 )
 @click.option("--opset", type=click.IntRange(17, 22), help="ONNX operator set. [default: 20; 17 for tensorrt-8]")
 @click.option("--with-counts", is_flag=True, help="Add the learner counts of each layer as outputs counts/<layer>.")
@@ -52,10 +50,10 @@ def export(
     no_verify: bool,
     as_json: bool,
 ) -> None:
-    """Export CHECKPOINT, a folder with config.json and model.safetensors, with a dynamic batch and length.
+    """Export CHECKPOINT, a folder with config.json and model.safetensors, with dynamic batch size and length.
 
-    Inputs and outputs are float32 in every file. Unless --no-verify is given the file is compared with the
-    checkpoint at three budgets, and is not written where they disagree.
+    Inputs and outputs are float32 in every file. Unless --no-verify is given, the file is compared with the
+    checkpoint at three budgets, and is not written if they disagree.
 
     \b
     Targets:
@@ -69,47 +67,38 @@ def export(
       acm-export export acm-vit-b -o acm-vit-b.onnx --dtype fp16
     """
     need_export_packages()
-    from acm_export.checkpoints import load_checkpoint
-    from acm_export.exporter import check_options, export_checkpoint
-    from acm_export.verification.report import check_atol
+    from acm_export.exporter import export as export_model
+    from acm_export.verification.report import VerificationError
 
-    check_options(dtype, target, opset)
-    check_atol(atol)
-    loaded = load_checkpoint(checkpoint)
     try:
-        result = export_checkpoint(
-            loaded, output, dtype=dtype, target=target, opset=opset, with_counts=with_counts,
-            verify=not no_verify, atol=atol,
-        )  # fmt: skip
+        result = export_model(
+            checkpoint,
+            output=output,
+            dtype=dtype,
+            target=target,
+            opset=opset,
+            with_counts=with_counts,
+            verify=not no_verify,
+            atol=atol,
+        )
     except VerificationError as error:
-        if error.report:
-            _show_failed(error.report, as_json)
+        if error.report and as_json:
+            write_json({"output": None, "verification": error.report.to_json()})
+        elif error.report:
+            _show(error.report)
         raise
     if as_json:
-        write_json(
-            {"output": str(result.path), "data": str(result.data_path) if result.data_path else None,
-             "bytes": _size(result), "manifest": result.manifest.to_json(),
-             "verification": result.report.to_json() if result.report else None}
-        )  # fmt: skip
+        write_json(result.to_json())
         return
     if result.report:
         _show(result.report)
-    layers, megabytes = len(result.manifest.layers), _size(result) / 1e6
-    click.echo(f"{result.path}: {layers} ACM layers, {dtype}, target {target}, {megabytes:.1f} MB")
-
-
-def _show_failed(report: VerificationReport, as_json: bool) -> None:
-    if as_json:
-        write_json({"output": None, "verification": report.to_json()})
-    else:
-        _show(report)
+    layers = len(result.manifest.layers)
+    click.echo(f"{result.path}: {layers} ACM layers, {dtype}, target {target}, {result.size / 1e6:.1f} MB")
+    if not layers:
+        click.echo(f"0 ACM layers; to make it adaptive: acm-export acmize {checkpoint} --data ... -o ...")
 
 
 def _show(report: VerificationReport) -> None:
     from acm_export.report.verification import verification_table
 
     write_table(verification_table(report), *report.notes)
-
-
-def _size(result: ExportResult) -> int:
-    return sum(path.stat().st_size for path in (result.path, result.data_path) if path)

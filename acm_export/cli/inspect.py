@@ -9,7 +9,7 @@ import click
 from acm_export.cli.common import verb, write_json, write_table
 
 
-@click.command(short_help="Show what an exported file holds and what runs it.")
+@click.command(short_help="Show what an exported file contains and what runs it.")
 @click.argument("model", type=click.Path(path_type=Path))
 @verb
 def inspect(model: Path, as_json: bool) -> None:
@@ -19,10 +19,10 @@ def inspect(model: Path, as_json: bool) -> None:
     Example:
       acm-export inspect acm-vit-b.onnx
     """
-    from acm_export.onnx_file.inspection import summarize
+    from acm_export.onnx_file.inspection import inspect as inspect_file
     from acm_export.report.inspection import describe, layer_table
 
-    summary = summarize(model)
+    summary = inspect_file(model)
     if as_json:
         write_json(summary.to_json())
         return

@@ -16,15 +16,15 @@ from acm_export.cli.common import verb, write_json
     "-o",
     "--output",
     type=click.Path(path_type=Path, dir_okay=False),
-    help="Write here instead of into MODEL itself.",
+    help="File to write. [default: MODEL itself]",
 )
 @click.option(
     "--threshold",
     type=float,
-    help="One τ for every gated learner; 0 is as trained, larger is cheaper, inf allowed.",
+    help="τ of every gated learner; 0 is as trained, larger is cheaper, inf is allowed.",
 )
-@click.option("--max-learners", type=click.IntRange(0), help="No token runs more learners than this.")
-@click.option("--trained", is_flag=True, help="Go back to τ = 0 without a bound.")
+@click.option("--max-learners", type=click.IntRange(0), help="Upper bound on the learners of a token.")
+@click.option("--trained", is_flag=True, help="Return to τ = 0 without a bound.")
 @verb
 def set_budget(
     model: Path,
@@ -35,11 +35,11 @@ def set_budget(
     trained: bool,
     as_json: bool,
 ) -> None:
-    """Rewrite the thresholds of MODEL, in place unless -o is given; what is not named keeps its value.
+    """Rewrite the thresholds of MODEL, in place unless -o is given. Options that are not given keep their value.
 
-    Weights outside the file are not read. With -o into another folder, the data file there is the same one as here (a
-    hard link) where the file system can, and a copy elsewhere. BUDGET, the share of learner FLOPs, needs a calibrated
-    file; in a portable file with a budget input it is the default.
+    Weights outside the file are not read. With -o in another folder, the data file there is a hard link to this one
+    if the file system supports it, and otherwise a copy. BUDGET, the share of the learner FLOPs, needs a calibrated
+    file; in a portable file with a budget input it becomes the default.
 
     \b
     Examples:
@@ -48,11 +48,11 @@ def set_budget(
       acm-export set-budget acm-vit-b.onnx --max-learners 2
       acm-export set-budget acm-vit-b.onnx --trained
     """
-    from acm_export.onnx_file.set_budget import set_budget as turn
+    from acm_export.onnx_file.set_budget import set_budget as set_file_budget
     from acm_export.report.inspection import describe_setting
 
-    manifest = turn(
-        model, budget=budget, threshold=threshold, max_learners=max_learners, trained=trained, output=output
+    manifest = set_file_budget(
+        model, budget, output=output, threshold=threshold, max_learners=max_learners, trained=trained
     )
     setting = manifest.setting
     if as_json:

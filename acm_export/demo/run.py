@@ -14,7 +14,7 @@ from acm_export.base.timing import paired_ratios
 from acm_export.checkpoints import load_checkpoint
 from acm_export.demo.digits import ACM, DENSE, load_test_images
 from acm_export.demo.ffn import FFNRow, time_ffn
-from acm_export.exporter import ExportResult, export_checkpoint
+from acm_export.exporter import ExportResult, export
 from acm_export.onnx_file.model_file import read_model
 from acm_export.runtimes.onnx_runtime import CpuSession
 from acm_export.runtimes.runnable import runnable_copy
@@ -115,7 +115,7 @@ def run_demo(folder: Path) -> Demo:
     exported = {}
     for checkpoint in (ACM, DENSE):
         _log.info("exporting and verifying %s", checkpoint.name)
-        exported[checkpoint] = export_checkpoint(load_checkpoint(checkpoint), folder / f"{checkpoint.name}.onnx")
+        exported[checkpoint] = export(load_checkpoint(checkpoint), output=folder / f"{checkpoint.name}.onnx")
     acm, dense = _Runner(exported[ACM]), _Runner(exported[DENSE])
     _log.info("running %d images at %d thresholds beside the dense model", len(images), len(THRESHOLDS))
     rows = tuple(_row(tau, acm, dense, images, labels) for tau in THRESHOLDS)

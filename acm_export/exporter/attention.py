@@ -1,8 +1,8 @@
 """Attention as four plain operators while a model is exported.
 
-The attention of transformers that is built for speed in PyTorch (scaled_dot_product_attention) exports with guards
-against fully masked rows, and its eager attention with a mask even where nothing is masked. ONNX Runtime and TensorRT
-fuse MatMul, Div, Softmax, MatMul (ONNX Runtime's attention fusion knows no Mul where there is no mask).
+In transformers, scaled_dot_product_attention exports with guards against fully masked rows, and eager attention exports
+with a mask even if nothing is masked. ONNX Runtime and TensorRT fuse MatMul, Div, Softmax, MatMul (ONNX Runtime's
+attention fusion without a mask does not match a Mul).
 """
 
 from __future__ import annotations
@@ -24,9 +24,11 @@ _NAME = "acm_export_plain"
 
 @contextmanager
 def plain_attention(module: nn.Module) -> Iterator[None]:
-    """Make every transformers model inside ``module`` use plain attention until the block ends."""
+    """While the block runs, every transformers model inside ``module`` uses plain attention."""
     AttentionInterface.register(_NAME, _attend)
-    AttentionMaskInterface.register(_NAME, _mask)  # for an attention without one transformers leaves masks out
+    AttentionMaskInterface.register(
+        _NAME, _mask
+    )  # transformers passes no mask to an attention without a registered mask function
     configs = {id(m.config): m.config for m in module.modules() if isinstance(m, PreTrainedModel)}
     before = {key: config._attn_implementation for key, config in configs.items()}  # noqa: SLF001
     try:
@@ -39,7 +41,7 @@ def plain_attention(module: nn.Module) -> Iterator[None]:
 
 
 def _mask(**arguments: Any) -> torch.Tensor | None:
-    """What is added to the scores, ``(batch, 1, queries, keys)``; None where no token is kept from another."""
+    """Mask added to the scores, ``(batch, 1, queries, keys)``; None if every token attends to every other."""
     unrestricted = arguments["mask_function"] is bidirectional_mask_function and arguments.get("local_size") is None
     if unrestricted and arguments["attention_mask"] is None:
         return None

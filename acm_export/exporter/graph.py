@@ -1,7 +1,7 @@
-"""From PyTorch's raw ONNX graph to the clean one.
+"""Optimize PyTorch's raw ONNX graph, and name the ACM layers in it.
 
-The weights are hidden from the optimizer: it would merge equal tensors (the zero thresholds of all layers, say) under
-one layer's name, and keep a second copy of every transposed matrix in memory.
+The weights are hidden from the optimizer: it would merge equal tensors (for example the zero thresholds of all layers)
+under one layer's name, and keep a second copy of every transposed matrix in memory.
 """
 
 from __future__ import annotations
@@ -28,8 +28,8 @@ def clean(model: ir.Model, layer_names: Sequence[str]) -> None:
     """Optimize and rename a graph, in place.
 
     Args:
-        model: What ``torch.onnx.export`` made without optimization, with GatedLearners nodes.
-        layer_names: Of the ACM layers; each must own exactly one node afterwards.
+        model: Unoptimized result of ``torch.onnx.export``, with GatedLearners nodes.
+        layer_names: Names of the ACM layers, each of which must own exactly one node afterwards.
 
     Raises:
         ExportError: A layer has no node, or several.
@@ -58,7 +58,7 @@ def _hide_weights(graph: ir.Graph) -> dict[str, ir.TensorProtocol]:
 
 
 def _show_weights(graph: ir.Graph, hidden: dict[str, ir.TensorProtocol]) -> None:
-    """Bring the weights back without the prefix, or with it where an input or a node has taken the name."""
+    """Restore the weights without the prefix; it stays if an input or a node already has the name."""
     weights = [value for value in graph.inputs if value.name in hidden]
     for value in weights:
         graph.inputs.remove(value)
@@ -80,7 +80,7 @@ def _free_name(name: str, taken: set[str | None]) -> str:
 
 
 def _fold_transposes(graph: ir.Graph) -> None:
-    """Store transposed weights transposed, under their own name with ``.T``, computed when the file is written."""
+    """Store transposed weights under their name with ``.T``, transposed only when the file is written."""
     for node in list(graph):
         source = node.inputs[0] if node.inputs else None
         if node.op_type != "Transpose" or source is None or source.const_value is None or not source.is_initializer():
@@ -93,8 +93,10 @@ def _fold_transposes(graph: ir.Graph) -> None:
                 lambda tensor=tensor, order=order, name=name: ir.Tensor(  # type: ignore[misc]
                     np.ascontiguousarray(tensor.numpy().transpose(order)), dtype=tensor.dtype, name=name
                 ),
-                dtype=tensor.dtype, shape=shape, name=name,
-            )  # fmt: skip
+                dtype=tensor.dtype,
+                shape=shape,
+                name=name,
+            )
             graph.register_initializer(
                 ir.Value(name=name, shape=shape, type=ir.TensorType(tensor.dtype), const_value=lazy)
             )
@@ -106,7 +108,7 @@ def _fold_transposes(graph: ir.Graph) -> None:
 
 
 def _run_convolutions_in_float32(graph: ir.Graph) -> None:
-    """Put casts around bfloat16 convolutions, which ONNX has from opset 22 on only."""
+    """Put casts around bfloat16 convolutions, which ONNX supports only from opset 22."""
     for node in [n for n in graph if n.op_type == "Conv" and n.outputs[0].dtype == ir.DataType.BFLOAT16]:
         for index, value in enumerate(node.inputs):
             if value is not None:
@@ -137,7 +139,7 @@ def _name_layers(graph: ir.Graph, layer_names: Sequence[str]) -> None:
     for node in graph:
         if (node.domain, node.op_type) != (DOMAIN, NAME):
             continue
-        # Their thresholds tell layers apart: each has its own, while weights may be tied.
+        # Layers are identified by their thresholds, which are never tied, while weights may be.
         thresholds = node.inputs[INPUTS.index("thresholds")]
         layer = str(thresholds.name).removesuffix(".thresholds")  # type: ignore[union-attr]
         node.name = layer
@@ -149,6 +151,6 @@ def _name_layers(graph: ir.Graph, layer_names: Sequence[str]) -> None:
         missing = sorted(set(layer_names) - set(found)) or sorted({n for n in found if found.count(n) > 1})
         raise ExportError(
             f"expected one GatedLearners node for each of {len(layer_names)} ACM layers, found {len(found)}; "
-            f"look at {', '.join(missing[:3])}",
-            "each ACM layer must run exactly once in the forward pass, with thresholds of its own",
+            f"check {', '.join(missing[:3])}",
+            "each ACM layer must run exactly once in the forward pass, with its own thresholds",
         )

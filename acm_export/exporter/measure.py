@@ -1,4 +1,4 @@
-"""What a model does for one sample: tokens through each ACM layer, FLOPs outside learners and gates."""
+"""Measure one sample: tokens through each ACM layer, and FLOPs outside learners and gates."""
 
 from __future__ import annotations
 
@@ -22,12 +22,12 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class Probe:
-    """What one sample showed.
+    """Measurement of one sample.
 
     Args:
-        layers: The ACM layers in the order in which they ran.
-        rest_flops: FLOPs of everything but learners and gates.
-        output_names: Of the tensors that the model returns.
+        layers: ACM layers in execution order.
+        rest_flops: FLOPs outside learners and gates.
+        output_names: Names of the tensors that the model returns.
     """
 
     layers: tuple[LayerEntry, ...]
@@ -36,22 +36,22 @@ class Probe:
 
 
 def run_one_sample(model: Exportable, one_sample: tuple[torch.Tensor, ...]) -> Probe:
-    """Run one sample, counting.
+    """Run one sample and count tokens and FLOPs.
 
     Args:
-        model: The names of its layers are kept as they are.
-        one_sample: Inputs with batch size 1, where they have a batch axis.
+        model: Model to run.
+        one_sample: Inputs, with batch size 1 where they have a batch axis.
 
     Returns:
-        Layers, FLOPs and output names.
+        Layers, with their names in ``model``, FLOPs and output names.
 
     Raises:
-        ExportError: The module does not run, or an ACM layer in it does not.
+        ExportError: The module does not run on the inputs, or the forward pass does not reach an ACM layer.
     """
     tokens: dict[str, int] = {}
     with ExitStack() as stack, torch.no_grad(), FlopCounterMode(display=False) as counter:
         for name, layer in acm_layers(model):
-            stack.enter_context(running(layer, _Count(name, tokens)))
+            stack.enter_context(running(layer, _TokenCounter(name, tokens)))
         try:
             outputs = model.outputs(*one_sample)
         except (RuntimeError, TypeError, ValueError) as error:
@@ -61,14 +61,16 @@ def run_one_sample(model: Exportable, one_sample: tuple[torch.Tensor, ...]) -> P
     layers = dict(acm_layers(model))
     if idle := [name.removeprefix(PREFIX) for name in layers if name not in tokens]:
         raise ExportError(
-            f"ACM layers that the forward pass does not reach: {', '.join(idle[:5])}", "remove them from the module"
+            f"the forward pass does not reach the ACM layers {', '.join(idle[:5])}", "remove them from the module"
         )
     entries = tuple(_entry(name, layers[name], count) for name, count in tokens.items())
     rest = counter.get_total_flops() - sum(e.gate_flops * e.tokens for e in entries)
     return Probe(entries, rest, list(outputs))
 
 
-class _Count:
+class _TokenCounter:
+    """Counts the tokens that reach a layer."""
+
     def __init__(self, name: str, tokens: dict[str, int]) -> None:
         self._name, self._tokens = name, tokens
 
@@ -80,6 +82,13 @@ class _Count:
 def _entry(name: str, layer: ACMLayer, tokens: int) -> LayerEntry:
     spec = layer.spec
     return LayerEntry(
-        name, spec.model_dim, spec.num_learners, spec.hidden_dim, spec.min_learners, spec.activation,
-        learner_flops(spec), gate_flops(spec), tokens,
-    )  # fmt: skip
+        name,
+        spec.model_dim,
+        spec.num_learners,
+        spec.hidden_dim,
+        spec.min_learners,
+        spec.activation,
+        learner_flops(spec),
+        gate_flops(spec),
+        tokens,
+    )

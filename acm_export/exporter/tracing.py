@@ -1,4 +1,4 @@
-"""From a torch module to PyTorch's raw ONNX graph."""
+"""Trace a PyTorch module into PyTorch's raw ONNX graph."""
 
 from __future__ import annotations
 
@@ -32,11 +32,14 @@ def trace(
     """Trace a model into PyTorch's raw ONNX graph.
 
     Args:
-        model: In the dtype of the file.
-        inputs: By name, in order.
-        output_names: In order.
-        axes: For each input the names of its dynamic axes.
+        model: Model in the precision of the file.
+        inputs: Inputs by name, in order.
+        output_names: Names of the outputs, in order.
+        axes: Names of the dynamic axes of each input.
         opset: Version of the default ONNX operator set.
+
+    Returns:
+        The unoptimized graph.
 
     Raises:
         ExportError: PyTorch cannot export the model.
@@ -49,10 +52,17 @@ def trace(
             warnings.simplefilter("ignore", DeprecationWarning)
             warnings.filterwarnings("ignore", "# The axis name", UserWarning)  # several inputs share an axis
             program = torch.onnx.export(
-                model, tuple(inputs.values()), dynamo=True, optimize=False, verbose=False, opset_version=opset,
-                dynamic_shapes=(shapes,), input_names=list(inputs), output_names=output_names,
+                model,
+                tuple(inputs.values()),
+                dynamo=True,
+                optimize=False,
+                verbose=False,
+                opset_version=opset,
+                dynamic_shapes=(shapes,),
+                input_names=list(inputs),
+                output_names=output_names,
                 custom_translation_table=translation_table(opset),
-            )  # fmt: skip
+            )
     except (torch.onnx.OnnxExporterError, RuntimeError) as error:
         reason = str(error.__cause__ or error).strip().splitlines()[0]
         raise ExportError(f"PyTorch cannot export this module: {reason}") from error
@@ -63,13 +73,13 @@ def trace(
     return model_ir
 
 
-_TALKATIVE = ("torch.onnx._internal.exporter._registration", "onnx_ir._convenience")
-"""They remark on packages that are not installed, and on scalars that the exporter fills masks with."""
+_NOISY_LOGGERS = ("torch.onnx._internal.exporter._registration", "onnx_ir._convenience")
+"""They warn about packages that are not installed, and about scalars that the exporter fills masks with."""
 
 
 @contextmanager
 def _quiet_exporter() -> Iterator[None]:
-    levels = {logger: logger.level for logger in map(logging.getLogger, _TALKATIVE)}
+    levels = {logger: logger.level for logger in map(logging.getLogger, _NOISY_LOGGERS)}
     for logger in levels:
         logger.setLevel(logging.ERROR)
     try:

@@ -1,4 +1,4 @@
-"""How ``torch.onnx.export`` translates the ops that its own library would take apart."""
+"""Translations for ``torch.onnx.export`` of ops that its own library would decompose."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ def translation_table(opset: int) -> dict[Callable[..., Any], Callable[..., Any]
         opset: Version of the default ONNX operator set; Gelu is a single operator from 20 on.
 
     Returns:
-        From torch ops to functions of onnxscript, as ``torch.onnx.export`` takes them.
+        The onnxscript function of each torch op, as ``torch.onnx.export`` expects them.
     """
     register()
     table: dict[Callable[..., Any], Callable[..., Any]] = {
@@ -37,19 +37,27 @@ def translation_table(opset: int) -> dict[Callable[..., Any], Callable[..., Any]
     return table
 
 
+# The arguments are onnxscript's symbolic values; it has no public type for them, hence Any.
 def _gated_learners(
-    x: Any, gate_logits: Any, thresholds: Any, w1: Any, b1: Any, w2: Any, b2: Any,
-    num_learners: int, min_learners: int, activation: str,
-) -> Any:  # fmt: skip
-    op = onnxscript.values.Opset(DOMAIN, VERSION)
-    return op.GatedLearners(
-        x, gate_logits, thresholds, w1, b1, w2, b2,
-        num_learners=num_learners, min_learners=min_learners, activation=activation,
-    )  # fmt: skip
+    x: Any,
+    gate_logits: Any,
+    thresholds: Any,
+    w1: Any,
+    b1: Any,
+    w2: Any,
+    b2: Any,
+    num_learners: int,
+    min_learners: int,
+    activation: str,
+) -> Any:
+    attributes = {"num_learners": num_learners, "min_learners": min_learners, "activation": activation}
+    return onnxscript.values.Opset(DOMAIN, VERSION).GatedLearners(
+        x, gate_logits, thresholds, w1, b1, w2, b2, **attributes
+    )
 
 
 def _index_put(self: Any, indices: Any, values: Any, accumulate: bool = False) -> Any:
-    """``self[mask] = scalar`` as Where; PyTorch's own translation makes shapes that depend on the mask's values."""
+    """``self[mask] = scalar`` as Where; PyTorch's own translation has shapes that depend on the values of the mask."""
     mask: Any = indices[0] if len(indices) == 1 else None
     elementwise = mask is not None and mask.dtype == ir.DataType.BOOL and len(mask.shape) == len(self.shape)
     if not elementwise or accumulate or len(values.shape):

@@ -12,10 +12,12 @@ import torch
 from acm_export.base.errors import OpError
 from acm_export.base.optional import require
 from acm_export.modules.activations import activation_fn
+from acm_export.op.precision import PRECISIONS
 from acm_export.op.schema import infer_shapes
 from acm_export.op.signature import INPUTS, Signature
 
-DTYPES = (torch.float32, torch.float16, torch.bfloat16)
+TORCH_DTYPES: dict[str, torch.dtype] = {p.name: getattr(torch, p.torch_name) for p in PRECISIONS.values()}
+"""The dtype of each precision, by the name of the precision."""
 
 
 @torch.library.custom_op("acm::gated_learners", mutates_args=())
@@ -135,8 +137,8 @@ def _check(tensors: tuple[torch.Tensor, ...], signature: Signature) -> None:
     infer_shapes([list(tensor.shape) for tensor in tensors], signature)
     named = dict(zip(INPUTS, tensors, strict=True))
     dtype = named["x"].dtype
-    if dtype not in DTYPES:
-        raise OpError(f"x is {dtype}, expected one of {', '.join(map(str, DTYPES))}")
+    if dtype not in TORCH_DTYPES.values():
+        raise OpError(f"x is {dtype}, expected one of {', '.join(map(str, TORCH_DTYPES.values()))}")
     for name in ("w1", "b1", "w2", "b2"):
         if named[name].dtype != dtype:
             raise OpError(f"{name} is {named[name].dtype} but x is {dtype}; they must be equal")

@@ -1,1 +1,1 @@
-"""An ONNX file and what it says of itself: manifest, budget table, thresholds, targets."""
+"""An ONNX file and what it says about itself: manifest, budget table, thresholds, budget input, targets, lowering."""

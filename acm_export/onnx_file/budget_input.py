@@ -1,8 +1,8 @@
-"""The budget as a graph input: the calibrated table, interpolated in standard operators.
+"""The budget as a graph input: the budget table, interpolated in standard operators.
 
-The interpolation is that of ``budget_table``, operation for operation: hat functions of the knots, from
-``Sub``, ``Div``, ``Min`` and ``Max``; their products with the rows of the table, summed; a bound added; cut into the
-thresholds of each layer. Every operator is in opset 13. It costs one pass over a few thousand numbers.
+The graph repeats the interpolation of ``budget_table`` operation by operation: hat functions of the knots from ``Sub``,
+``Div``, ``Min`` and ``Max``; their products with the rows of the table, summed; the bound added; the result split into
+the thresholds of each layer. Every operator is in opset 13. The cost is one pass over a few thousand numbers.
 """
 
 from __future__ import annotations
@@ -33,14 +33,14 @@ _BOUND = f"{_PREFIX}bound"
 
 
 def attach(model: onnx.ModelProto, manifest: Manifest) -> None:
-    """Let a graph compute its thresholds from an input ``budget``, float32 scalar, in place.
+    """Make a graph compute its thresholds from an input ``budget``, a float32 scalar, in place.
 
     Args:
-        model: Has the initializers ``<layer>.thresholds``; they go.
-        manifest: Calibrated; its setting gives the default budget, which ``portable`` files have, and the bound.
+        model: Model with the initializers ``<layer>.thresholds``, which are removed.
+        manifest: Manifest with a calibration. Its setting gives the bound and, in ``portable`` files, the default.
 
     Raises:
-        ModelFileError: The model has a value of the input's name already.
+        ModelFileError: The model already has a value named ``budget``, or is not calibrated.
     """
     calibration, layers = manifest.calibration, manifest.layers
     if calibration is None:
@@ -59,22 +59,22 @@ def attach(model: onnx.ModelProto, manifest: Manifest) -> None:
 
 
 def check_free(model: onnx.ModelProto) -> None:
-    """Refuse a model that has a value of the input's name.
+    """Check that no value of the model is named like the input.
 
     Raises:
-        ModelFileError: It has.
+        ModelFileError: The model already has a value named ``budget``.
     """
     values = [*model.graph.input, *model.graph.initializer]
     if INPUT in {value.name for value in values} | {name for node in model.graph.node for name in node.output}:
-        raise ModelFileError(f"the model has a value named {INPUT} already", "calibrate it without --budget-input")
+        raise ModelFileError(f"the model already has a value named {INPUT}", "calibrate it without --budget-input")
 
 
 def detach(model: onnx.ModelProto, thresholds: Mapping[str, NDArray[np.float32]]) -> None:
     """Undo :func:`attach`, in place.
 
     Args:
-        model: A model with a budget input.
-        thresholds: For each layer, float32 ``[N]``: the initializers that the layers get back.
+        model: Model with a budget input.
+        thresholds: Values of the new initializers, float32 ``[N]``, by layer.
     """
     nodes = [node for node in model.graph.node if not node.name.startswith(_PREFIX)]
     del model.graph.node[:]
@@ -90,9 +90,9 @@ def detach(model: onnx.ModelProto, thresholds: Mapping[str, NDArray[np.float32]]
 
 
 def fit_target(model: onnx.ModelProto, manifest: Manifest) -> None:
-    """Give the input its default in ``portable`` files, and none in others, in place.
+    """Set the default of the budget input in ``portable`` files, and remove it in others, in place.
 
-    TensorRT's parser turns a graph input that has an initializer into a constant.
+    TensorRT's parser turns a graph input with an initializer into a constant.
     """
     if not manifest.budget_input:
         return
@@ -103,24 +103,24 @@ def fit_target(model: onnx.ModelProto, manifest: Manifest) -> None:
 
 
 def set_bound(model: onnx.ModelProto, manifest: Manifest) -> None:
-    """Write the bound on learners of the manifest's setting, in place."""
+    """Write the learner bound of the manifest's setting, in place."""
     _remove_initializers(model, {_BOUND})
     model.graph.initializer.append(numpy_helper.from_array(_bound(manifest), _BOUND))
 
 
 def contradiction(model: onnx.ModelProto, manifest: Manifest, folder: Path) -> str | None:
-    """What of the budget input is not as the manifest says, or None.
+    """How the budget input differs from the manifest, or None.
 
     Args:
-        model: With a budget input.
-        manifest: Its manifest.
-        folder: Where external data lie; another tool may have moved small tensors there.
+        model: Model with a budget input.
+        manifest: Manifest of the model.
+        folder: Folder of the external data; another tool may have moved small tensors there.
     """
     tensors = {tensor.name: tensor for tensor in model.graph.initializer}
     if INPUT not in {value.name for value in model.graph.input}:
         return f"the graph input {INPUT} is missing"
     if (INPUT in tensors) != (manifest.target == "portable"):
-        return f"{INPUT} has {'a' if INPUT in tensors else 'no'} default, in a file for {manifest.target}"
+        return f"{INPUT} has {'a' if INPUT in tensors else 'no'} default in a file for the target {manifest.target}"
     computed = {name for node in model.graph.node if node.name.startswith(_PREFIX) for name in node.output}
     for layer in manifest.layers:
         if layer.thresholds not in computed:
@@ -136,7 +136,7 @@ def contradiction(model: onnx.ModelProto, manifest: Manifest, folder: Path) -> s
 
 
 def table_constants(table: BudgetTable, manifest: Manifest) -> dict[str, NDArray[Any]]:
-    """The constants of the interpolation, by name."""
+    """Constants of the interpolation, by name."""
     knots = np.array(table.budgets, np.float32)
     below, above = neighbours(knots)
     rows = [np.array(table.thresholds[layer.name], np.float32) for layer in manifest.layers]

@@ -1,8 +1,8 @@
-"""The table that calibration leaves in the manifest: from a budget to the thresholds of every layer.
+"""The budget table that calibration stores in the manifest: from a budget to the thresholds of every layer.
 
-Thresholds are interpolated linearly between knots, and clamped outside, in float32 and in the order of operations of
-:func:`interpolate`. The graph of a file with a budget input (``budget_input.py``) does the same operations, so
-both give the same bits in ONNX Runtime.
+Thresholds are interpolated linearly between knots and clamped outside, in float32 and in the order of operations of
+:func:`interpolate`. The graph of a file with a budget input (``budget_input.py``) performs the same operations, so both
+give the same bits in ONNX Runtime.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ from acm_export.base.json_fields import (
     WHOLE,
     BrokenFieldError,
     checked,
-)  # fmt: skip
+)
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -41,11 +41,11 @@ class BudgetTable:
     """Knots from the smallest reachable budget to 1.
 
     Args:
-        budgets: β of each knot as measured, ascending, K of them.
-        thresholds: For each layer K rows of N finite thresholds; no entry increases from one knot to the next.
+        budgets: Measured β of each of the K knots, ascending.
+        thresholds: K rows of N finite thresholds for each layer; no entry increases from one knot to the next.
 
     Raises:
-        ValueError: The numbers contradict this.
+        ValueError: The budgets or thresholds violate these conditions.
     """
 
     budgets: tuple[float, ...]
@@ -65,16 +65,16 @@ class BudgetTable:
 
     @property
     def smallest(self) -> float:
-        """The smallest budget that the table reaches."""
+        """Smallest budget of the table."""
         return self.budgets[0]
 
     @property
     def largest(self) -> float:
-        """The largest."""
+        """Largest budget of the table."""
         return self.budgets[-1]
 
     def clamped(self, budget: float) -> float:
-        """The budget that the table serves for a request: itself, or the nearest end."""
+        """The budget, or the nearest end of the table's range."""
         return min(max(budget, self.smallest), self.largest)
 
     def at(self, budget: float) -> dict[str, NDArray[np.float32]]:
@@ -87,11 +87,11 @@ def hat_weights(budget: float, knots: NDArray[np.float32]) -> NDArray[np.float32
     """Weights of the knots for a budget: the hat functions of piecewise linear interpolation.
 
     Args:
-        budget: Any number; outside of the knots the nearest end has weight 1.
-        knots: Ascending, float32 ``[K]``.
+        budget: Any number; outside the range of the knots the nearest end has weight 1.
+        knots: Budgets of the knots, float32 ``[K]``, ascending.
 
     Returns:
-        float32 ``[K]``, at most two of them above 0; exactly one, and exactly 1, on a knot.
+        float32 ``[K]``, at most two of them above 0; on a knot exactly one, which is exactly 1.
     """
     below, above = neighbours(knots)
     b = np.minimum(np.maximum(np.float32(budget), knots[0]), knots[-1])
@@ -99,7 +99,7 @@ def hat_weights(budget: float, knots: NDArray[np.float32]) -> NDArray[np.float32
 
 
 def neighbours(knots: NDArray[np.float32]) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
-    """The knot before and the knot after each; the ends get one at a distance of 1."""
+    """The knots before and after each knot; the ends get a neighbour at distance 1."""
     one = np.float32(1)
     return np.concatenate([[knots[0] - one], knots[:-1]]), np.concatenate([knots[1:], [knots[-1] + one]])
 
@@ -107,19 +107,19 @@ def neighbours(knots: NDArray[np.float32]) -> tuple[NDArray[np.float32], NDArray
 def interpolate(weights: NDArray[np.float32], rows: NDArray[np.float32]) -> NDArray[np.float32]:
     """Weighted sum over knots: weights ``[K]``, rows ``[K, N]`` to ``[N]``.
 
-    At most two terms are not 0, so the sum has one rounding, in whichever order it is taken.
+    At most two terms are nonzero, so the sum is rounded once, whatever its order.
     """
     return np.asarray((weights[:, None] * rows).sum(0, dtype=np.float32))
 
 
 @dataclass(frozen=True)
 class KnotRecord:
-    """What was measured at one knot, on the calibration data.
+    """Measurement of one knot on the calibration data.
 
     Args:
-        budget: β.
-        divergence: From the output with all learners; :attr:`Calibration.divergence` says in what.
-        accuracy: Share of samples classified rightly, where the data have labels.
+        budget: Measured β.
+        divergence: Divergence from the output with all learners, in the measure :attr:`Calibration.divergence`.
+        accuracy: Share of correctly classified samples, if the data has labels.
     """
 
     budget: float
@@ -129,13 +129,13 @@ class KnotRecord:
 
 @dataclass(frozen=True)
 class RequestRecord:
-    """A budget that was asked for, and what the table gives for it.
+    """A requested budget, and the budget that the table's thresholds give.
 
     Args:
-        requested: β.
+        requested: Requested β.
         calibration: β measured on the calibration data.
-        held_out: β measured on held-out data, or None where there are none.
-        standard_error: Of ``held_out``, from the scatter between samples.
+        held_out: β measured on held-out data, or None without such data.
+        standard_error: Standard error of ``held_out``, from the variance between samples.
     """
 
     requested: float
@@ -149,16 +149,16 @@ class Calibration:
     """How a file was calibrated.
 
     Args:
-        solver: sensitivity or uniform.
-        table: From budgets to thresholds.
-        trained_budget: β₀, measured with τ = 0.
-        data_sha256: Of the arrays that were fed.
-        samples: That the table was made from.
-        held_out_samples: That it was checked on.
-        tokens: That reached ACM layers in the calibration samples, padding left out.
-        divergence: What the divergence of a knot is measured in.
-        knots: In the order of the table.
-        requests: Ascending.
+        solver: Name of the solver: sensitivity or uniform.
+        table: Budget table.
+        trained_budget: β measured at τ = 0.
+        data_sha256: SHA-256 of the arrays that were fed.
+        samples: Number of samples that the table was fitted on.
+        held_out_samples: Number of samples that it was checked on.
+        tokens: Number of tokens that reached ACM layers in the calibration samples, without padding.
+        divergence: Measure of the divergence of a knot.
+        knots: Measurements of the knots, in the order of the table.
+        requests: Requested budgets, ascending.
         budget_input: Whether the graph takes ``budget`` as an input.
     """
 
@@ -176,10 +176,10 @@ class Calibration:
 
     @classmethod
     def parse(cls, content: dict[str, Any]) -> Calibration:
-        """From the manifest's JSON.
+        """Parse the manifest's JSON object.
 
         Raises:
-            BrokenFieldError: A field is missing or holds something else, or the table is none.
+            BrokenFieldError: A field is missing or invalid, or the table violates its conditions.
         """
         fields = checked(content, _CALIBRATION, "calibration.")
         table = checked(fields["table"], _TABLE, "calibration.table.")
@@ -205,7 +205,15 @@ _TABLE = {"budgets": NUMBERS, "thresholds": OBJECT}
 _KNOT = {"budget": SHARE, "divergence": NUMBER, "accuracy": SHARE_OR_NULL}
 _REQUEST = {"requested": SHARE, "calibration": SHARE, "held_out": SHARE_OR_NULL, "standard_error": NUMBER_OR_NULL}
 _CALIBRATION = {
-    "solver": TEXT, "table": OBJECT, "trained_budget": SHARE, "data_sha256": TEXT, "samples": WHOLE,
-    "held_out_samples": WHOLE, "tokens": WHOLE, "divergence": TEXT, "knots": LIST, "requests": LIST,
+    "solver": TEXT,
+    "table": OBJECT,
+    "trained_budget": SHARE,
+    "data_sha256": TEXT,
+    "samples": WHOLE,
+    "held_out_samples": WHOLE,
+    "tokens": WHOLE,
+    "divergence": TEXT,
+    "knots": LIST,
+    "requests": LIST,
     "budget_input": BOOL,
-}  # fmt: skip
+}  # fmt: skip  (a table)

@@ -1,7 +1,7 @@
 """Write a model and its external data as one file, one tensor at a time.
 
-Protobuf's own serialisation holds the weights twice more in memory. An ONNX file is the encoded ``ModelProto``; its
-graph is one length-prefixed field, and so is each initializer in it, so all lengths are known before any weight is
+Protobuf's own serialisation needs two more copies of the weights in memory. An ONNX file is the encoded ``ModelProto``;
+its graph is one length-prefixed field, and so is each initializer in it, so all lengths are known before any weight is
 copied (https://protobuf.dev/programming-guides/encoding/).
 """
 
@@ -21,12 +21,12 @@ _CHUNK = 1 << 22
 
 
 def write_embedded(model: ModelProto, folder: Path, target: Path) -> None:
-    """Write ``model`` with all its weights inside.
+    """Write a model with all its weights inside.
 
     Args:
-        model: Its external data lie in ``folder``; is not changed.
-        folder: Of the external data.
-        target: The file to write; together under 2 GiB.
+        model: Model with external data; not changed.
+        folder: Folder of the external data.
+        target: Path of the file to write, under 2 GiB in total.
 
     Raises:
         OSError: A file cannot be read or written.
@@ -52,13 +52,13 @@ def write_embedded(model: ModelProto, folder: Path, target: Path) -> None:
 
 
 def _header(tensor: TensorProto) -> bytes:
-    """The encoded tensor without its data."""
+    """Encoding of the tensor without its data."""
     header = TensorProto(name=tensor.name, data_type=tensor.data_type, dims=tensor.dims)
     return bytes(header.SerializeToString())
 
 
 def _initializer_size(header: bytes, length: int) -> int:
-    """Bytes of one initializer in the graph: key, length, header, and the raw data with their key and length."""
+    """Bytes of one initializer in the graph: key, length, header, and the raw data with its key and length."""
     body = len(header) + len(_key(TensorProto.RAW_DATA_FIELD_NUMBER) + _varint(length)) + length
     return len(_key(GraphProto.INITIALIZER_FIELD_NUMBER) + _varint(body)) + body
 

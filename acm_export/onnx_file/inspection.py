@@ -1,8 +1,9 @@
-"""What an exported file holds: manifest and graph, held against each other."""
+"""Summarise an exported file, and check its graph and thresholds against its manifest."""
 
 from __future__ import annotations
 
 from dataclasses import asdict, dataclass
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -18,24 +19,24 @@ from acm_export.onnx_file.thresholds import setting_thresholds
 from acm_export.op.signature import INPUTS
 
 if TYPE_CHECKING:
-    from pathlib import Path
-
     import onnx
     from numpy.typing import NDArray
+
+    from acm_export.base.files import StrPath
 
 
 @dataclass(frozen=True)
 class FileSummary:
-    """An exported file.
+    """Summary of an exported file.
 
     Args:
-        manifest: What it says about itself.
-        inputs: Shapes by name, with names for dynamic dimensions.
-        outputs: Likewise.
-        thresholds: Of each layer, as they stand in the file.
-        data_files: External data, relative to the file's folder.
-        num_nodes: Nodes of the main graph.
-        runs_on: What runs the file.
+        manifest: Manifest of the file.
+        inputs: Shape of each input, with names for dynamic dimensions.
+        outputs: Shape of each output, with names for dynamic dimensions.
+        thresholds: Thresholds stored in the file, by layer.
+        data_files: External data files, relative to the file's folder.
+        num_nodes: Number of nodes in the main graph.
+        runs_on: Runtimes that run the file.
     """
 
     manifest: Manifest
@@ -47,7 +48,7 @@ class FileSummary:
     runs_on: str
 
     def to_json(self) -> dict[str, Any]:
-        """For ``--json``; infinite thresholds are written as strings."""
+        """The object that ``inspect --json`` prints; infinite thresholds become strings."""
         content = asdict(self)
         content["manifest"] = self.manifest.to_json()
         content["thresholds"] = {k: [finite_or_text(v) for v in values] for k, values in self.thresholds.items()}
@@ -55,45 +56,79 @@ class FileSummary:
 
 
 def finite_or_text(value: float) -> float | str:
-    """A JSON value for a number that may be infinite."""
+    """JSON value of a number that may be infinite."""
     return value if abs(value) < float("inf") else str(value)
 
 
-def summarize(path: Path) -> FileSummary:
-    """Read and check an exported file; weights are not read where they lie outside the file.
+def inspect(model: StrPath) -> FileSummary:
+    """Read and check an exported file; external weights are not read.
+
+    Args:
+        model: Path of an exported file, for any target.
+
+    Returns:
+        Summary of the file.
 
     Raises:
-        ModelFileError: The file is broken, not ours, or its graph or thresholds contradict its manifest.
+        UsageError: There is no such file.
+        ModelFileError: The file is broken or was not written by acm-export, or its graph or thresholds contradict its
+            manifest.
     """
-    model = read_model(path)
-    manifest = read_manifest(model, path)
-    check_graph(model, manifest, path)
-    check_thresholds(model, manifest, path)
-    tensors = {tensor.name: tensor for tensor in model.graph.initializer}
+    path = Path(model)
+    proto = read_model(path)
+    manifest = read_manifest(proto, path)
+    check_graph(proto, manifest, path)
+    check_thresholds(proto, manifest, path)
+    tensors = {tensor.name: tensor for tensor in proto.graph.initializer}
     return FileSummary(
         manifest,
-        {v.name: _shape(v) for v in model.graph.input if v.name not in tensors or v.name == budget_input.INPUT},
-        {value.name: _shape(value) for value in model.graph.output},
-        {name: values.tolist() for name, values in stored_thresholds(model, manifest, path.parent).items()},
-        data_files(model),
-        len(model.graph.node),
-        _runs_on(model, manifest),
+        {v.name: _shape(v) for v in proto.graph.input if v.name not in tensors or v.name == budget_input.INPUT},
+        {value.name: _shape(value) for value in proto.graph.output},
+        {name: values.tolist() for name, values in stored_thresholds(proto, manifest, path.parent).items()},
+        data_files(proto),
+        len(proto.graph.node),
+        _runs_on(proto, manifest),
     )
 
 
-def check_graph(model: onnx.ModelProto, manifest: Manifest, path: Path) -> None:
-    """Hold the graph against the manifest.
+def check_has_layers(manifest: Manifest, path: Path) -> None:
+    """Refuse a file of a dense model, which has no budget.
+
+    Args:
+        manifest: Manifest of the file.
+        path: Path of the file, for errors.
 
     Raises:
-        ModelFileError: A layer has no node of its own, other attributes, or no thresholds.
+        ModelFileError: The file has no ACM layers.
+    """
+    if not manifest.layers:
+        raise ModelFileError(
+            f"{path} has 0 ACM layers, so it has no budget",
+            "make the checkpoint adaptive first: acm-export acmize MODEL --data ... -o DIR, then export DIR",
+        )
+
+
+def check_graph(model: onnx.ModelProto, manifest: Manifest, path: Path) -> None:
+    """Check the graph against the manifest.
+
+    Args:
+        model: Model of the file.
+        manifest: Manifest of the file.
+        path: Path of the file, for errors.
+
+    Raises:
+        ModelFileError: A layer has no node, a node with other attributes, or no thresholds.
     """
     if manifest.target not in TARGETS:
-        raise ModelFileError(f"{path} is for the target {manifest.target!r}, which this version does not know")
+        raise ModelFileError(
+            f"{path} is for the target {manifest.target!r}; this version knows {', '.join(TARGETS)}",
+            "update acm-export",
+        )
     nodes = [node.name for node in gated_learners_nodes(model)]
     names = [layer.name for layer in manifest.layers]
     if sorted(nodes) != sorted(names):
         raise ModelFileError(
-            f"{path} has {len(nodes)} GatedLearners nodes, its manifest names {len(names)} layers, and they differ",
+            f"the GatedLearners nodes of {path} ({len(nodes)}) are not the layers of its manifest ({len(names)})",
             "another tool changed the file; export it again",
         )
     tensors = {tensor.name: tensor for tensor in model.graph.initializer}
@@ -103,7 +138,7 @@ def check_graph(model: onnx.ModelProto, manifest: Manifest, path: Path) -> None:
         attributes = {a.name: a.s.decode(errors="replace") if a.s else a.i for a in node.attribute}
         expected = vars(layer.signature)
         if {key: attributes.get(key) for key in expected} != expected or len(node.input) != len(INPUTS):
-            raise ModelFileError(f"{path}: the node {node.name} contradicts the manifest, which says {expected}")
+            raise ModelFileError(f"{path}: node {node.name} contradicts the manifest, which says {expected}")
         if manifest.budget_input:
             continue
         tensor = tensors.get(layer.thresholds)
@@ -111,9 +146,9 @@ def check_graph(model: onnx.ModelProto, manifest: Manifest, path: Path) -> None:
             raise ModelFileError(
                 f"{path}: the initializer {layer.thresholds} (float32 [{layer.num_learners}]) is missing"
             )
-        if (held := _held_bytes(tensor, path)) != 4 * layer.num_learners:
+        if (held := _data_bytes(tensor, path)) != 4 * layer.num_learners:
             raise ModelFileError(
-                f"{path}: {layer.thresholds} holds {held} bytes, float32 [{layer.num_learners}] takes "
+                f"{path}: {layer.thresholds} has {held} bytes; float32 [{layer.num_learners}] needs "
                 f"{4 * layer.num_learners}",
                 "another tool changed the file; export it again",
             )
@@ -122,7 +157,7 @@ def check_graph(model: onnx.ModelProto, manifest: Manifest, path: Path) -> None:
 
 
 def stored_thresholds(model: onnx.ModelProto, manifest: Manifest, folder: Path) -> dict[str, NDArray[np.float32]]:
-    """Thresholds float32 ``[N]`` of each layer as they stand in the file; with a budget input, at its default."""
+    """Thresholds float32 ``[N]`` stored in the file, by layer; those of the default budget if it has a budget input."""
     if manifest.budget_input:
         return setting_thresholds(manifest)
     tensors = {tensor.name: tensor for tensor in model.graph.initializer}
@@ -130,10 +165,15 @@ def stored_thresholds(model: onnx.ModelProto, manifest: Manifest, folder: Path) 
 
 
 def check_thresholds(model: onnx.ModelProto, manifest: Manifest, path: Path) -> None:
-    """Hold the thresholds against the setting that the manifest records.
+    """Check the thresholds against the setting that the manifest records.
+
+    Args:
+        model: Model of the file.
+        manifest: Manifest of the file.
+        path: Path of the file, for errors.
 
     Raises:
-        ModelFileError: Another tool changed them.
+        ModelFileError: The thresholds are not those of the setting: another tool changed them.
     """
     if manifest.setting.threshold is None and manifest.setting.budget is None:
         return
@@ -152,11 +192,11 @@ def _runs_on(model: onnx.ModelProto, manifest: Manifest) -> str:
     if not has_overloads(model):
         return runtime
     first = ".".join(map(str, FIRST))
-    return f"{runtime}, {first} or later (older ones run layers that differ in N, min or activation with one body)"
+    return f"{runtime}, {first} or later (older versions run layers that differ in N, min or activation with one body)"
 
 
-def _held_bytes(tensor: TensorProto, path: Path) -> int:
-    """Bytes of a float32 tensor's data, wherever they lie."""
+def _data_bytes(tensor: TensorProto, path: Path) -> int:
+    """Size of a float32 tensor's data, inside or outside the file."""
     if tensor.data_location == TensorProto.EXTERNAL:
         return external_range(tensor, path.parent)[2]
     return len(tensor.raw_data) or 4 * len(tensor.float_data)

@@ -1,6 +1,6 @@
-"""The manifest: what an exported file says about itself, in ``metadata_props["acm"]``.
+"""The manifest: the description that an exported file carries in ``metadata_props["acm"]``.
 
-Everything downstream of the export reads the manifest; nothing guesses from node names.
+Everything after the export reads the manifest; nothing infers it from node names.
 """
 
 from __future__ import annotations
@@ -26,8 +26,9 @@ from acm_export.base.json_fields import (
     BrokenFieldError,
     Kind,
     checked,
-)  # fmt: skip
+)
 from acm_export.onnx_file.budget_table import Calibration
+from acm_export.op.precision import PRECISIONS
 from acm_export.op.signature import Signature
 
 if TYPE_CHECKING:
@@ -35,27 +36,25 @@ if TYPE_CHECKING:
 
 KEY = "acm"
 SCHEMA = 2
-"""2 added the calibration and ``setting.budget``; files of schema 1 are read, and written anew as 2."""
-
-DTYPES = ("fp32", "fp16", "bf16")
+"""Schema 2 added the calibration and ``setting.budget``. Schema 1 is still read, and rewritten as 2."""
 
 _CHANGED = "another tool changed the file; export it again"
 
 
 @dataclass(frozen=True)
 class LayerEntry:
-    """One ACM layer of the file. Its node bears its name; its thresholds are the value ``NAME.thresholds``.
+    """One ACM layer of the file. Its node has its name; its thresholds are the value ``NAME.thresholds``.
 
-    That is an initializer, or computed in the graph of a file with a budget input.
+    That value is an initializer, or is computed in the graph if the file has a budget input.
 
     Args:
-        name: Qualified module name in the model that was exported.
-        model_dim: D.
-        num_learners: N.
-        hidden_dim: h.
-        min_learners: Learners that always run.
-        activation: Of the hidden values.
-        learner_flops: FLOPs per token of one learner (2 for a multiply-add).
+        name: Qualified module name in the exported model.
+        model_dim: Model dimension D.
+        num_learners: Number of learners N.
+        hidden_dim: Hidden width h of one learner.
+        min_learners: Number of learners that always run.
+        activation: Activation of the hidden values.
+        learner_flops: FLOPs per token of one learner (2 per multiply-add).
         gate_flops: FLOPs per token of the gate.
         tokens: Tokens that reach the layer for one sample of the example inputs.
     """
@@ -72,18 +71,18 @@ class LayerEntry:
 
     @property
     def signature(self) -> Signature:
-        """The attributes of the layer's node."""
+        """Attributes of the layer's node."""
         return Signature(self.num_learners, self.min_learners, self.activation)
 
     @property
     def thresholds(self) -> str:
-        """Name of the value with the layer's thresholds."""
+        """Name of the value that holds the layer's thresholds."""
         return f"{self.name}.thresholds"
 
 
 @dataclass(frozen=True)
 class Source:
-    """Where the weights came from: the checkpoint's name and the SHA-256 of its weights file, where there is one."""
+    """Where the weights came from: name of the checkpoint, and SHA-256 of its weights file if it has one."""
 
     name: str
     sha256: str | None = None
@@ -91,13 +90,13 @@ class Source:
 
 @dataclass(frozen=True)
 class Setting:
-    """Where the dial stands: a threshold for all layers or a budget, and a bound on the learners of every token.
+    """How much of its learners a file runs: one threshold or a budget, and a bound on the learners per token.
 
     Args:
-        threshold: τ; 0 is the trained argmax; None where a budget is set, or where the model came with a threshold for
-            each learner.
-        max_learners: No token runs more, or None for no bound.
-        budget: β whose thresholds the calibration's table gives, or None.
+        threshold: τ of all layers; 0 is the trained argmax. None if a budget is set, or if the model came with one
+            threshold per learner.
+        max_learners: Upper bound on the learners of a token, or None.
+        budget: β, for which the budget table gives the thresholds, or None.
     """
 
     threshold: float | None = 0.0
@@ -111,19 +110,19 @@ class Setting:
 
 @dataclass(frozen=True)
 class Manifest:
-    """What the file holds.
+    """Description of an exported file.
 
     Args:
-        source: The checkpoint.
-        dtype: fp32, fp16 or bf16.
-        target: What the file was written for.
+        source: Checkpoint that the file was exported from.
+        dtype: Precision of the weights: fp32, fp16 or bf16.
+        target: Target that the file was written for.
         opset: Version of the default ONNX operator set.
-        layers: The ACM layers in the order in which they run.
-        rest_flops: FLOPs of one sample outside learners and gates (2 for a multiply-add, matrix products only).
-        example_inputs: Shapes, of one sample, that ``rest_flops`` and ``tokens`` refer to.
-        setting: Where the dial stands.
-        producer: Name and version of what wrote the file.
-        calibration: The table from budgets to thresholds, once the file is calibrated.
+        layers: ACM layers in execution order.
+        rest_flops: FLOPs of one sample outside learners and gates (2 per multiply-add, matrix products only).
+        example_inputs: Input shapes of the one sample that ``rest_flops`` and ``tokens`` refer to.
+        setting: Current setting of the thresholds.
+        producer: Name and version of the program that wrote the file.
+        calibration: Budget table and how it was measured, if the file is calibrated.
         schema: Version of this document.
     """
 
@@ -140,7 +139,7 @@ class Manifest:
     schema: int = SCHEMA
 
     def to_json(self) -> dict[str, Any]:
-        """The document; an infinite threshold is written as text, which JSON has no number for."""
+        """The manifest as a JSON object; an infinite threshold becomes a string, because JSON has no infinity."""
         content = asdict(self)
         if self.setting.threshold is not None and not math.isfinite(self.setting.threshold):
             content["setting"]["threshold"] = str(self.setting.threshold)
@@ -152,32 +151,32 @@ class Manifest:
         return self.calibration is not None and self.calibration.budget_input
 
     def replaced(self, **changes: Any) -> Manifest:
-        """A copy with some values changed."""
+        """A copy with some fields changed."""
         return replace(self, **changes)
 
     def model_flops(self, budget: float) -> float:
-        """FLOPs of one sample of the example's size when the share ``budget`` of learner FLOPs is executed."""
+        """FLOPs of one sample of the example's size at a budget β."""
         return self.fixed_flops + budget * self.all_learners_flops
 
     @property
     def fixed_flops(self) -> int:
-        """FLOPs of one sample of the example's size outside learners: gates and everything else."""
+        """FLOPs of one sample of the example's size outside the learners."""
         return self.rest_flops + sum(e.tokens * e.gate_flops for e in self.layers)
 
     @property
     def all_learners_flops(self) -> int:
-        """FLOPs of all learners for one sample of the example's size."""
+        """FLOPs of one sample of the example's size in the learners, if all run."""
         return sum(e.tokens * e.num_learners * e.learner_flops for e in self.layers)
 
     @property
     def least_budget(self) -> float:
-        """The share of learner FLOPs that always runs, at any threshold; 0 without layers."""
+        """Smallest possible budget: that of the learners that always run; 0 without ACM layers."""
         always = sum(e.tokens * e.min_learners * e.learner_flops for e in self.layers)
         return always / max(1, self.all_learners_flops)
 
 
 def write_manifest(model: onnx.ModelProto, manifest: Manifest) -> None:
-    """Put the manifest into a model, in the place of an earlier one."""
+    """Store the manifest in a model, replacing an existing one."""
     kept = [(p.key, p.value) for p in model.metadata_props if p.key != KEY]
     del model.metadata_props[:]
     for key, value in [*kept, (KEY, json.dumps(manifest.to_json(), sort_keys=True, allow_nan=False))]:
@@ -188,16 +187,17 @@ def read_manifest(model: onnx.ModelProto, path: object) -> Manifest:
     """Read the manifest of a model.
 
     Args:
-        model: The model; weights need not be loaded.
-        path: Named in errors.
+        model: Model whose weights need not be loaded.
+        path: Path of the file, for errors.
 
     Raises:
-        ModelFileError: There is none, it is broken, or a newer version of acm-export wrote it.
+        ModelFileError: The model has no manifest, or it is broken or has a newer schema.
     """
     text = next((p.value for p in model.metadata_props if p.key == KEY), None)
     if text is None:
         raise ModelFileError(
-            f"{path} has no acm-export manifest", "export it with: acm-export export CHECKPOINT -o M.onnx"
+            f"{path} has no acm-export manifest: another tool wrote this ONNX file",
+            "export the checkpoint with: acm-export export CHECKPOINT -o M.onnx",
         )
     try:
         content = json.loads(text)
@@ -207,14 +207,14 @@ def read_manifest(model: onnx.ModelProto, path: object) -> Manifest:
 
 
 def parse_manifest(content: Any, path: object) -> Manifest:
-    """The manifest that :meth:`Manifest.to_json` made.
+    """Parse the JSON object that :meth:`Manifest.to_json` returns.
 
     Args:
-        content: From JSON.
-        path: Named in errors.
+        content: Value from ``json.loads``.
+        path: Path of the file, for errors.
 
     Raises:
-        ModelFileError: It is broken, or a newer version of acm-export wrote it.
+        ModelFileError: The manifest is broken or has a newer schema.
     """
     if not isinstance(content, dict) or not WHOLE.holds(content.get("schema")):
         raise ModelFileError(f"the manifest of {path} has no schema version", _CHANGED)
@@ -238,14 +238,29 @@ _SOURCE = {"name": TEXT, "sha256": TEXT_OR_NULL}
 _SETTING = {"threshold": Kind('a number, "inf", "-inf" or null', _is_threshold), "max_learners": WHOLE_OR_NULL}
 _SETTING_2 = _SETTING | {"budget": SHARE_OR_NULL}
 _LAYER = {
-    "name": TEXT, "model_dim": POSITIVE, "num_learners": POSITIVE, "hidden_dim": POSITIVE, "min_learners": WHOLE,
-    "activation": TEXT, "learner_flops": POSITIVE, "gate_flops": WHOLE, "tokens": WHOLE,
-}  # fmt: skip
+    "name": TEXT,
+    "model_dim": POSITIVE,
+    "num_learners": POSITIVE,
+    "hidden_dim": POSITIVE,
+    "min_learners": WHOLE,
+    "activation": TEXT,
+    "learner_flops": POSITIVE,
+    "gate_flops": WHOLE,
+    "tokens": WHOLE,
+}  # fmt: skip  (a table)
+_DTYPE = Kind(f"one of {', '.join(PRECISIONS)}", lambda v: isinstance(v, str) and v in PRECISIONS)
 _MANIFEST = {
-    "source": OBJECT, "dtype": Kind(f"one of {', '.join(DTYPES)}", lambda v: v in DTYPES), "target": TEXT,
-    "opset": POSITIVE, "layers": LIST, "rest_flops": WHOLE, "example_inputs": OBJECT, "setting": OBJECT,
-    "producer": TEXT, "schema": WHOLE,
-}  # fmt: skip
+    "source": OBJECT,
+    "dtype": _DTYPE,
+    "target": TEXT,
+    "opset": POSITIVE,
+    "layers": LIST,
+    "rest_flops": WHOLE,
+    "example_inputs": OBJECT,
+    "setting": OBJECT,
+    "producer": TEXT,
+    "schema": WHOLE,
+}  # fmt: skip  (a table)
 _MANIFEST_2 = _MANIFEST | {"calibration": OBJECT_OR_NULL}
 
 
@@ -284,7 +299,7 @@ def _check_calibration(manifest: Manifest) -> None:
             raise BrokenFieldError(f"setting.budget is {budget}, but there is no calibration")
         return
     if manifest.budget_input and budget is None:
-        raise BrokenFieldError("setting.budget is null, but the graph takes a budget and needs a default")
+        raise BrokenFieldError("setting.budget is null, but the graph has a budget input and needs a default")
     rows = {name: len(rows[0]) for name, rows in manifest.calibration.table.thresholds.items()}
     layers = {layer.name: layer.num_learners for layer in manifest.layers}
     if rows != layers:

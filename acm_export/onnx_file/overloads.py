@@ -1,4 +1,4 @@
-"""Models whose bodies differ by overload, for an ONNX Runtime that looks bodies up by name alone."""
+"""Function bodies that differ by overload, for versions of ONNX Runtime that look functions up by name only."""
 
 from __future__ import annotations
 
@@ -11,15 +11,15 @@ if TYPE_CHECKING:
     import onnx
 
 FIRST = (1, 27)
-"""The first ONNX Runtime that knows overloads. Tried: 1.23.2 and 1.26.0 run every node with one of the bodies."""
+"""First ONNX Runtime that supports overloads. Tested: 1.23.2 and 1.26.0 run every node with one of the bodies."""
 
 
 def serialize(model: onnx.ModelProto, runtime: str) -> bytes:
-    """Serialise a model; where the runtime would mix its bodies up, each gets a name of its own.
+    """Serialise a model; for a runtime without overloads, each function body gets a unique name.
 
     Args:
-        model: Is left as it is. Its bodies call no other bodies.
-        runtime: Version of the ONNX Runtime, as it says itself.
+        model: Model whose function bodies do not call each other; not changed.
+        runtime: Version of ONNX Runtime.
     """
     overloaded = [] if knows_overloads(runtime) or not has_overloads(model) else list(_overloaded(model))
     kept = [(_get_name(item), item.overload) for item in overloaded]
@@ -34,12 +34,12 @@ def serialize(model: onnx.ModelProto, runtime: str) -> bytes:
 
 
 def knows_overloads(runtime: str) -> bool:
-    """Whether an ONNX Runtime of this version tells bodies of one name apart."""
+    """Whether this version of ONNX Runtime distinguishes function bodies by overload."""
     return tuple(map(int, re.findall(r"\d+", runtime)[:2])) >= FIRST
 
 
 def has_overloads(model: onnx.ModelProto) -> bool:
-    """Whether the model has two bodies of one name, which only overloads tell apart."""
+    """Whether the model has function bodies of the same name, which differ only by overload."""
     return len({(f.domain, f.name) for f in model.functions}) < len(model.functions)
 
 

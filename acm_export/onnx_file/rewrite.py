@@ -1,4 +1,4 @@
-"""The file that a calibration leaves: the old graph, a new manifest, and the budget input where it was asked for."""
+"""Write a calibrated file: the same graph, a new manifest, and a budget input if requested."""
 
 from __future__ import annotations
 
@@ -18,29 +18,31 @@ _log = logging.getLogger(__name__)
 
 
 def write_calibrated(path: Path, manifest: Manifest, output: Path) -> None:
-    """Write a calibrated file; weights outside the file are not read.
+    """Write a calibrated file; external weights are not read.
 
     Args:
-        path: The file that was calibrated.
-        manifest: Calibrated; its setting says which thresholds the new file has.
-        output: Is replaced whole or not at all.
+        path: Path of the file that was calibrated.
+        manifest: Manifest with the calibration; its setting determines the thresholds of the new file.
+        output: Path of the file to write.
 
     Raises:
-        OutputError: It cannot be written.
+        OutputError: The file cannot be written.
     """
     model = read_model(path)
     before = read_manifest(model, path)
     if before.calibration is not None:
         _log.info(
-            "this replaces an earlier table: %d knots by %s, from %d samples",
-            len(before.calibration.table.budgets), before.calibration.solver, before.calibration.samples,
-        )  # fmt: skip
+            "replacing the previous budget table: %d knots (%s) from %d samples",
+            len(before.calibration.table.budgets),
+            before.calibration.solver,
+            before.calibration.samples,
+        )
     if before.budget_input:
         budget_input.detach(model, stored_thresholds(model, before, path.parent))
     if manifest.budget_input:
         budget_input.attach(model, manifest)
     else:
-        for layer in manifest.layers:  # to the end, where they are after detach() too
+        for layer in manifest.layers:  # to the end, where detach() puts them too
             tensor = next(t for t in model.graph.initializer if t.name == layer.thresholds)
             model.graph.initializer.remove(tensor)
             model.graph.initializer.append(tensor)

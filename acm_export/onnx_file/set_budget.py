@@ -1,68 +1,73 @@
-"""Turn the dials of an exported file: rewrites thresholds, reads no weights that lie outside the file."""
+"""Change how much of its learners a file runs: rewrites thresholds, without reading external weights."""
 
 from __future__ import annotations
 
 import math
 import warnings
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 from acm_export.base.errors import AcmWarning, ModelFileError, UsageError
 from acm_export.onnx_file import budget_input
-from acm_export.onnx_file.inspection import check_graph
+from acm_export.onnx_file.inspection import check_graph, check_has_layers
 from acm_export.onnx_file.manifest import Manifest, Setting, read_manifest, write_manifest
 from acm_export.onnx_file.model_file import read_model, write_model
 from acm_export.onnx_file.thresholds import check_setting, write_thresholds
 
 if TYPE_CHECKING:
-    from pathlib import Path
+    from acm_export.base.files import StrPath
 
 
 def set_budget(
-    path: Path,
-    *,
+    model: StrPath,
     budget: float | None = None,
+    *,
+    output: StrPath | None = None,
     threshold: float | None = None,
     max_learners: int | None = None,
     trained: bool = False,
-    output: Path | None = None,
 ) -> Manifest:
     """Change how much of its learners a file runs.
 
-    What is not given keeps its value; ``trained`` starts from τ = 0 without a bound.
+    Options that are not given keep their value; ``trained`` starts from τ = 0 without a bound.
 
     Args:
-        path: An exported file of any target.
-        budget: β, from the table that calibration writes; outside its range the nearest end, with a warning. In a
-            portable file with a budget input it becomes the default.
-        threshold: τ for every gated learner of every layer; larger is cheaper.
-        max_learners: No token runs more learners than this.
-        trained: Go back to what was trained.
-        output: Where to write; by default the file itself is replaced, whole or not at all.
+        model: Path of an exported file, for any target.
+        budget: β, looked up in the budget table of a calibrated file. A value outside the table's range is clamped,
+            with a warning. In a portable file with a budget input it becomes the default of that input.
+        output: Path of the file to write; by default ``model`` is replaced.
+        threshold: τ of every gated learner of every layer; larger is cheaper.
+        max_learners: Upper bound on the learners of a token.
+        trained: Return to the trained thresholds.
 
     Returns:
-        The new manifest.
+        The manifest of the written file.
 
     Raises:
-        UsageError: Nothing was asked for, or what the file or its layers cannot follow.
-        ModelFileError: The file is not one of ours, or is not calibrated and a budget was asked for.
+        UsageError: There is no such file, no option is given, or options contradict each other or the layers.
+        ModelFileError: The file was not written by acm-export, has no ACM layers, or is not calibrated and a budget is
+            given.
+        OutputError: The file cannot be written, for example because it is read-only.
     """
     if budget is None and threshold is None and max_learners is None and not trained:
         raise UsageError("nothing to set", "give a budget, --threshold, --max-learners or --trained")
     if (budget is not None) + (threshold is not None) + trained > 1:
         raise UsageError("a budget, --threshold and --trained exclude each other", "give one of them")
-    model = read_model(path)
-    manifest = read_manifest(model, path)
-    check_graph(model, manifest, path)
+    path = Path(model)
+    proto = read_model(path)
+    manifest = read_manifest(proto, path)
+    check_graph(proto, manifest, path)
+    check_has_layers(manifest, path)
     setting = _new_setting(manifest, path, budget, threshold, max_learners, trained=trained)
     check_setting(setting, manifest.layers)
     manifest = manifest.replaced(setting=setting)
     if manifest.budget_input:
-        budget_input.set_bound(model, manifest)
-        budget_input.fit_target(model, manifest)
+        budget_input.set_bound(proto, manifest)
+        budget_input.fit_target(proto, manifest)
     else:
-        write_thresholds(model, manifest)
-    write_manifest(model, manifest)
-    write_model(model, output or path, data_from=path.parent)
+        write_thresholds(proto, manifest)
+    write_manifest(proto, manifest)
+    write_model(proto, Path(output or path), data_from=path.parent)
     return manifest
 
 
@@ -79,41 +84,46 @@ def _new_setting(
     bound = max_learners if max_learners is not None or trained else before.max_learners
     if manifest.budget_input and threshold is not None:
         raise UsageError(
-            f"{path} computes its thresholds from its input budget, so no threshold can be set in it",
+            f"{path} computes its thresholds from its budget input, so no threshold can be set",
             "set a budget, or calibrate without --budget-input",
         )
     if manifest.budget_input and trained and manifest.calibration is not None:
         budget = manifest.calibration.trained_budget
         warnings.warn(
-            f"{path.name} computes its thresholds from a budget: {budget:.4g}, which τ = 0 has, comes near what was "
-            "trained, not to the bit",
+            f"{path.name} computes its thresholds from a budget: its default becomes {budget:.4g}, the budget measured "
+            "at τ = 0, whose thresholds are close to the trained ones but not identical",
             AcmWarning,
             stacklevel=3,
         )
     if budget is not None:
-        return Setting(None, bound, _from_table(manifest, path, budget))
+        return Setting(None, bound, _clamped(manifest, path, budget))
     if threshold is not None:
         return Setting(threshold, bound)
     return Setting(0.0, bound) if trained else Setting(before.threshold, bound, before.budget)
 
 
-def _from_table(manifest: Manifest, path: Path, budget: float) -> float:
+def _clamped(manifest: Manifest, path: Path, budget: float) -> float:
+    """The nearest budget in the range of the file's table."""
     if not math.isfinite(budget):
-        raise UsageError(f"the budget is {budget:g}", "give a share of learner FLOPs, from 0 to 1")
+        raise UsageError(f"the budget is {budget:g}", "give a share of the learner FLOPs, from 0 to 1")
     if manifest.calibration is None:
         raise ModelFileError(
             f"{path} is not calibrated: it has no table from budgets to thresholds",
-            "calibrate it with: acm-export calibrate, or set a threshold with --threshold, or bound the learners "
-            "with --max-learners",
+            f"acm-export calibrate {path} --data ... --budgets {budget:g} -o calibrated.onnx, "
+            "or use --threshold or --max-learners",
         )
     if manifest.budget_input and manifest.target != "portable":
         raise UsageError(
-            f"{path} takes its budget with each call, and for the target {manifest.target} has no default",
-            "give the input budget when running it",
+            f"{path} takes its budget with each call and has no default for the target {manifest.target}",
+            "feed the input budget when you run the file",
         )
     table = manifest.calibration.table
     clamped = table.clamped(budget)
     if clamped != budget:
-        reach = f"the table of {path.name} reaches from {table.smallest:.4g} to {table.largest:.4g}"
-        warnings.warn(f"{reach}; {budget:g} becomes {clamped:.4g}", AcmWarning, stacklevel=3)
+        warnings.warn(
+            f"the table of {path.name} covers {table.smallest:.4g} to {table.largest:.4g}; "
+            f"{budget:g} becomes {clamped:.4g}",
+            AcmWarning,
+            stacklevel=4,
+        )
     return clamped

@@ -1,4 +1,4 @@
-"""The targets of an export, and turning a file for one into a file for another: a rewrite of the graph alone."""
+"""The targets of an export, and the rewrite of a file for another target; weights are not touched."""
 
 from __future__ import annotations
 
@@ -31,11 +31,11 @@ TARGETS = {
 }
 ORT_TENSORRT_DOMAIN = "trt.plugins"
 IR_VERSION = 10
-"""Function overloads need it and TensorRT 10.3 still parses it."""
+"""Required by function overloads, and still parsed by TensorRT 10.3."""
 
 
 def gated_learners_nodes(model: onnx.ModelProto) -> Iterator[onnx.NodeProto]:
-    """The GatedLearners nodes of a file for any target."""
+    """The GatedLearners nodes of a file, for any target."""
     for node in model.graph.node:
         if node.op_type == NAME and node.domain in (DOMAIN, ORT_TENSORRT_DOMAIN):
             yield node
@@ -45,16 +45,16 @@ def retarget(model: onnx.ModelProto, manifest: Manifest, target: str) -> Manifes
     """Rewrite a model for a target, in place.
 
     Args:
-        model: A model that acm-export wrote, for any target.
-        manifest: Its manifest.
+        model: Model that acm-export wrote, for any target.
+        manifest: Manifest of the model.
         target: One of :data:`TARGETS`.
 
     Returns:
-        The manifest with the new target. From any to tensorrt-8 the opset becomes 17; it stays 17 on the way back, and
-        what was decomposed stays so.
+        The manifest with the new target. For tensorrt-8 the opset becomes 17; rewriting such a file for another target
+        keeps opset 17 and the decomposed operators.
 
     Raises:
-        ExportError: The model holds something that the target cannot express; it is left as it was.
+        ExportError: The target does not support something in the model; the model is unchanged.
     """
     register()
     if target == "tensorrt-8":
@@ -87,8 +87,8 @@ def retarget(model: onnx.ModelProto, manifest: Manifest, target: str) -> Manifes
 
 def _lowered(model: onnx.ModelProto, manifest: Manifest) -> Manifest:
     if manifest.dtype == "bf16":
-        raise ExportError("the model is bf16, which TensorRT 8 does not have", "export it with --dtype fp16 or fp32")
+        raise ExportError("the model is bf16, which TensorRT 8 does not support", "export it with --dtype fp16 or fp32")
     if foreign := [f.name for f in model.functions if (f.domain, f.name) != (DOMAIN, NAME)]:
-        raise ExportError(f"TensorRT 8 does not parse functions, and the model holds {', '.join(foreign)}")
+        raise ExportError(f"TensorRT 8 does not parse functions, but the model has {', '.join(foreign)}")
     lower(model.graph, manifest.opset)
     return manifest.replaced(opset=TENSORRT_8_OPSET)

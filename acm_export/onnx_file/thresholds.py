@@ -1,4 +1,4 @@
-"""From a setting of the dials to thresholds: pure arithmetic."""
+"""Compute thresholds from a setting, and write them into a model."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 
 
 def setting_thresholds(manifest: Manifest) -> dict[str, NDArray[np.float32]]:
-    """Thresholds float32 ``[N]`` of every layer under the manifest's setting.
+    """Thresholds of every layer for the manifest's setting, float32 ``[N]``.
 
     Raises:
         UsageError: The setting has neither a threshold nor a budget.
@@ -36,11 +36,11 @@ def setting_thresholds(manifest: Manifest) -> dict[str, NDArray[np.float32]]:
 
 
 def thresholds_for(layer: LayerEntry, setting: Setting) -> NDArray[np.float32]:
-    """Thresholds of one layer under a setting with one τ.
+    """Thresholds of one layer for a setting with one τ.
 
     Args:
-        layer: The layer.
-        setting: One τ for all learners; learners beyond ``max_learners`` never run (τ = +inf).
+        layer: ACM layer.
+        setting: Setting with one τ for all learners; learners beyond ``max_learners`` never run (τ = +inf).
 
     Returns:
         float32 ``[N]``.
@@ -49,7 +49,7 @@ def thresholds_for(layer: LayerEntry, setting: Setting) -> NDArray[np.float32]:
         UsageError: The setting has no single threshold.
     """
     if setting.threshold is None:
-        raise UsageError("the file has thresholds of its own for each learner", "give --threshold or --trained as well")
+        raise UsageError("the file has a separate threshold for each learner", "give --threshold or --trained as well")
     thresholds = np.full(layer.num_learners, setting.threshold, np.float32)
     thresholds[bound_of(layer, setting.max_learners) > 0] = np.inf
     return thresholds
@@ -63,7 +63,7 @@ def write_thresholds(model: onnx.ModelProto, manifest: Manifest) -> None:
 
 
 def bound_of(layer: LayerEntry, max_learners: int | None) -> NDArray[np.float32]:
-    """What a bound adds to finite thresholds: 0 for learners that may run, +inf beyond; float32 ``[N]``."""
+    """Values that a bound adds to the thresholds: 0 for learners that may run, +inf beyond; float32 ``[N]``."""
     bound = np.zeros(layer.num_learners, np.float32)
     if max_learners is not None:
         bound[max_learners:] = np.inf
@@ -71,17 +71,21 @@ def bound_of(layer: LayerEntry, max_learners: int | None) -> NDArray[np.float32]
 
 
 def by_layer(layers: Sequence[LayerEntry], flat: NDArray[np.float32]) -> dict[str, NDArray[np.float32]]:
-    """The thresholds ``[N]`` of each layer, out of those of all layers one after the other."""
+    """Split the concatenated thresholds of all layers into ``[N]`` for each layer."""
     ends = np.cumsum([layer.num_learners for layer in layers])
     return {layer.name: part for layer, part in zip(layers, np.split(flat, ends[:-1]), strict=True)}
 
 
 def check_setting(setting: Setting, layers: tuple[LayerEntry, ...]) -> None:
-    """Refuse settings that no layer, or not every layer, can follow.
+    """Check that every layer can follow a setting.
+
+    Args:
+        setting: New setting.
+        layers: ACM layers of the file.
 
     Raises:
-        UsageError: τ is NaN or beyond float32, or the bound lies below what some layer always runs or above what any
-            layer has.
+        UsageError: τ is NaN or out of range for float32, or the bound is below the learners that some layer always
+            runs or above the learners of every layer.
     """
     if setting.threshold is not None:
         _check_threshold(setting.threshold)
@@ -98,16 +102,16 @@ def check_setting(setting: Setting, layers: tuple[LayerEntry, ...]) -> None:
     if setting.max_learners > largest:
         raise UsageError(
             f"--max-learners is {setting.max_learners}, but no layer has more than {largest} learners",
-            f"--max-learners {largest} is no bound",
+            f"--max-learners {largest} lets every learner run",
         )
 
 
 def _check_threshold(threshold: float) -> None:
     if math.isnan(threshold):
-        raise UsageError("the threshold is NaN, which would switch every learner off", "give a number, inf or -inf")
+        raise UsageError("the threshold is NaN, which would turn every learner off", "give a number, inf or -inf")
     with np.errstate(over="ignore", under="ignore"):
         stored = np.float32(threshold)
     if (math.isinf(stored), stored == 0) != (math.isinf(threshold), threshold == 0):
         raise UsageError(
-            f"the threshold is {threshold:g}, which float32 holds as {stored:g}", f"give {stored:g} if that is meant"
+            f"the threshold is {threshold:g}, which float32 stores as {stored:g}", f"give {stored:g} if you mean that"
         )

@@ -1,6 +1,6 @@
 """The operator ``ai.acm::GatedLearners``: identity, semantics, ONNX schema and portable body.
 
-docs/op.md is the normative text. Nothing in this package needs PyTorch or a runtime.
+docs/op.md is normative. Nothing in this package needs PyTorch or a runtime.
 """
 
 from acm_export.op.signature import (

@@ -1,9 +1,9 @@
 """The portable body: GatedLearners as an ONNX function in standard operators.
 
 Tokens are sorted by learner count, descending, so that the tokens of learner n are a prefix. Each learner runs one
-MatMul-activation-MatMul on its prefix, from the last learner to the first; the running sum of the longer prefix
-takes up that of the shorter one. A token leaves the sum with the bias row of its own count. The order is put back
-by a Gather through the inverse permutation. Learners that always run need no routing and run as one dense MLP.
+MatMul-activation-MatMul on its prefix, from the last learner to the first, and adds to the running sum of the shorter
+prefix of the learner after it. The sum of a token starts with the bias row of its own count. A Gather with the inverse
+permutation restores the order. Learners that always run need no routing and run as one dense MLP.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ from acm_export.op.body_activation import activation_statements
 from acm_export.op.signature import DOMAIN, INPUTS, NAME, OUTPUTS, Signature
 
 MIN_OPSET = 17
-"""That of the target tensorrt-8; the body itself needs the ranges of Shape, which came with opset 15."""
+"""Opset of the target tensorrt-8; the body itself needs opset 15, for Shape of a range of axes."""
 
 _REDUCTION_AXES_INPUT_OPSET = 18
 _SPLIT_NUM_OUTPUTS_OPSET = 18
@@ -28,11 +28,11 @@ def portable_body(signature: Signature, opset: int) -> FunctionProto:
     """Build the function that runs one signature on any ONNX Runtime.
 
     Args:
-        signature: N, min_learners and the activation; also names the function's overload.
+        signature: Attributes of the op, which also name the function's overload.
         opset: Version of the default ONNX operator set that the model imports, at least 17.
 
     Returns:
-        A model-local function in the op's own domain and name.
+        A model-local function with the op's domain and name.
 
     Raises:
         OpError: The opset is older than 17.
@@ -102,7 +102,7 @@ def _always_end(signature: Signature) -> list[str]:
 
 
 def _finish_ungated(signature: Signature) -> list[str]:
-    """min_learners = N: nothing to decide."""
+    """For min_learners = N: no routing."""
     return [
         "bias_row = Slice (b2, n, end, zero)",
         f"bias = Cast <to = {TensorProto.FLOAT}> (bias_row)",
@@ -176,7 +176,7 @@ def _sort(signature: Signature, opset: int) -> list[str]:
 
 
 def _weights(signature: Signature, opset: int) -> list[str]:
-    """w1_g, b1_g, w2_g and the bias rows, cut at load time because they are constants."""
+    """w1_g, b1_g, w2_g and the bias rows, which ONNX Runtime splits at load time because they are constants."""
     learners = _gated(signature)
     cuts = [("w1", 1), ("b1", 0), ("w2", 0)]
     statements = []
@@ -216,7 +216,7 @@ def _run(signature: Signature, opset: int) -> list[str]:
 
 
 def _restore(signature: Signature) -> list[str]:
-    """Rows back in the order of the tokens; tokens without a gated learner read the bias row at the end."""
+    """Restore the order of the tokens; tokens without a gated learner read the bias row at the end."""
     statements = [
         "rows_out = Concat <axis = 0> (sum1, bias0)",
         "first = Constant <value_int = 0> ()",
@@ -263,7 +263,7 @@ def _any_row(out: str, rows: str, opset: int) -> str:
 
 
 def _split(prefix: str, numbers: range | list[int], source: str, axis: int, opset: int) -> str:
-    """Equal parts, named by the numbers."""
+    """Split into equal parts, named by the numbers."""
     parts = f", num_outputs = {len(numbers)}" if opset >= _SPLIT_NUM_OUTPUTS_OPSET else ""
     return f"{_names(prefix, numbers)} = Split <axis = {axis}{parts}> ({source})"
 

@@ -6,7 +6,7 @@ _GELU_OPSET = 20
 
 
 def activation_statements(activation: str, v: str, out: str, opset: int) -> list[str]:
-    """Statements of the ONNX text syntax that compute ``out`` from ``v``, for one of the op's activations."""
+    """Statements in the ONNX text syntax that compute ``out`` from ``v`` with one of the op's activations."""
     if activation == "identity":
         return [f"{out} = Identity ({v})"]
     if activation == "relu":
@@ -20,7 +20,7 @@ def activation_statements(activation: str, v: str, out: str, opset: int) -> list
 
 
 def _decomposed_gelu(v: str, out: str, *, tanh: bool) -> list[str]:
-    """Gelu before opset 20, in the form that ONNX Runtime fuses back."""
+    """Gelu before opset 20, in the form that ONNX Runtime fuses."""
     if tanh:
         inner = [
             *_scalar(f"{out}_cubic", 0.044715, v),

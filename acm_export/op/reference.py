@@ -1,4 +1,4 @@
-"""GatedLearners as a loop over tokens in float64: slow, obvious, and what every implementation is held to."""
+"""GatedLearners as a loop over tokens in float64: slow and simple, the reference for every implementation."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ if TYPE_CHECKING:
 
     from acm_export.op.signature import Signature
 
-Array = Any  # any float dtype, ml_dtypes' bfloat16 included
+Array = Any  # an array of any float dtype, including the bfloat16 of ml_dtypes
 
 
 def activate(name: str, v: NDArray[np.float64]) -> NDArray[np.float64]:
@@ -51,7 +51,7 @@ def gated_learners(
         b1: ``[N*h]``.
         w2: ``[N*h, D]``.
         b2: ``[N+1, D]``; row k is the whole output bias of a token with count k.
-        signature: N, min_learners and the activation.
+        signature: Attributes of the op.
 
     Returns:
         y, float64 ``[..., D]``, and counts, int32 ``[...]``.

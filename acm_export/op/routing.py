@@ -1,4 +1,4 @@
-"""From gate logits to learner counts: the routing rule of docs/op.md, in numpy."""
+"""The routing rule of docs/op.md in numpy: from gate logits to learner counts."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ if TYPE_CHECKING:
 
 
 def margins(gate_logits: NDArray[np.float32]) -> NDArray[np.float32]:
-    """How clearly each gated learner is wanted: docs/op.md, "Margins".
+    """Margins of the gated learners: docs/op.md, "Margins".
 
     ``margin[..., g] = max(z[..., g + 1:]) - max(z[..., : g + 1])``, one float32 subtraction, for the learner
     ``min_learners + g + 1``. Margins never increase along the last axis.
@@ -34,12 +34,12 @@ def margins(gate_logits: NDArray[np.float32]) -> NDArray[np.float32]:
 def learner_counts(
     gate_logits: NDArray[np.float32], thresholds: NDArray[np.float32], min_learners: int
 ) -> NDArray[np.int32]:
-    """Learners that run for each token: docs/op.md, "Counts".
+    """Number of learners that run for each token: docs/op.md, "Counts".
 
     Args:
         gate_logits: z, float32 ``[..., C]``.
         thresholds: τ, float32 ``[N]``; the first ``min_learners`` entries are ignored.
-        min_learners: Learners that always run.
+        min_learners: Number of learners that always run.
 
     Returns:
         int32 ``[...]``: ``min_learners`` plus the longest prefix of gated learners whose margin is above τ.

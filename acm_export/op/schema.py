@@ -1,4 +1,4 @@
-"""The ONNX schema of GatedLearners, so that the checker and shape inference know the op."""
+"""The ONNX schema of GatedLearners, for the checker and shape inference."""
 
 from __future__ import annotations
 
@@ -9,6 +9,7 @@ from onnx import TensorProto, TypeProto, defs
 from onnx.defs import OpSchema
 
 from acm_export.base.errors import OpError
+from acm_export.op.precision import FP32, PRECISIONS
 from acm_export.op.signature import DOMAIN, NAME, VERSION, Signature
 
 _INPUT_DOC = {
@@ -26,7 +27,7 @@ Dim = int | str | None
 
 
 def register() -> None:
-    """Register the schema with ``onnx.defs``; does nothing the second time."""
+    """Register the schema with ``onnx.defs``, once."""
     if not defs.has(NAME, max_inclusive_version=VERSION, domain=DOMAIN):
         defs.register_schema(_schema())
 
@@ -39,14 +40,13 @@ def _schema() -> OpSchema:
         VERSION,
         doc="Runs the first k of N learners for each token, k decided by gate logits and thresholds (docs/op.md).",
         inputs=[
-            parameter(name, "tensor(float)" if name in _FLOAT32_INPUTS else "T", doc)
-            for name, doc in _INPUT_DOC.items()
+            parameter(name, FP32.onnx_name if name in _FLOAT32_INPUTS else "T", doc) for name, doc in _INPUT_DOC.items()
         ],
         outputs=[
             parameter("y", "T", "Sum of learners 1..count, shape [..., D]."),
             parameter("counts", "tensor(int32)", "Learners that ran for each token, shape [...]."),
         ],
-        type_constraints=[("T", ["tensor(float)", "tensor(float16)", "tensor(bfloat16)"], "Type of the tokens.")],
+        type_constraints=[("T", [precision.onnx_name for precision in PRECISIONS.values()], "Type of the tokens.")],
         attributes=[
             attribute("num_learners", OpSchema.AttrType.INT, "N, 1..64.", required=True),
             attribute("min_learners", OpSchema.AttrType.INT, "Learners that always run, 0..N.", required=True),
@@ -56,22 +56,24 @@ def _schema() -> OpSchema:
                 "gelu, gelu_tanh, relu, silu or identity.",
                 required=True,
             ),
-            attribute("plugin_version", OpSchema.AttrType.STRING, "For TensorRT; others ignore it.", required=False),
+            attribute("plugin_version", OpSchema.AttrType.STRING, "For TensorRT; ignored elsewhere.", required=False),
             attribute(
                 "plugin_namespace",
                 OpSchema.AttrType.STRING,
-                "For TensorRT; others ignore it.",
+                "For TensorRT; ignored elsewhere.",
                 required=False,
             ),
         ],
     )
-    if hasattr(schema, "set_type_and_shape_inference_function"):  # onnx 1.17, in old Pythons of devices, lacks it
+    if hasattr(
+        schema, "set_type_and_shape_inference_function"
+    ):  # onnx 1.17, used with old Python versions on devices, lacks it
         schema.set_type_and_shape_inference_function(_infer)
     return schema
 
 
-def _infer(ctx: Any) -> None:
-    """Infer y (type and shape of x) and counts (int32, shape of x without D); refuse shapes that disagree."""
+def _infer(ctx: Any) -> None:  # Any: onnx does not export the type of the context
+    """Infer y (type and shape of x) and counts (int32, shape of x without D); refuse shapes that contradict."""
     try:
         signature = Signature(
             ctx.get_attribute("num_learners").i,
@@ -91,11 +93,11 @@ def infer_shapes(shapes: list[list[Dim] | None], signature: Signature) -> list[D
     """Check the seven input shapes against each other and return the leading (token) shape.
 
     Args:
-        shapes: For each input its dimensions (a number, a name, or None where unknown), or None without a rank.
-        signature: N and min_learners.
+        shapes: Dimensions of each input (a number, a name, or None if unknown), or None if its rank is unknown.
+        signature: Attributes of the op.
 
     Returns:
-        The leading dimensions, or None where no input tells.
+        The leading dimensions, or None if no input has a rank.
 
     Raises:
         OpError: Two known values contradict each other; the message has both.
@@ -133,7 +135,7 @@ def infer_shapes(shapes: list[list[Dim] | None], signature: Signature) -> list[D
 
 
 def _agree(what: str, places: list[tuple[str, list[Dim] | None, int]]) -> Dim:
-    """The one value of a dimension that several inputs share; numbers win over names."""
+    """The value of a dimension that several inputs share; numbers take precedence over names."""
     found = [(name, shape[axis]) for name, shape, axis in places if shape is not None and shape[axis] is not None]
     numbers = [(name, dim) for name, dim in found if isinstance(dim, int)]
     for name, dim in numbers[1:]:

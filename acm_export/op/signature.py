@@ -1,4 +1,4 @@
-"""Identity of the operator and the three attributes that fix its shape."""
+"""Identity of the operator, and its three attributes."""
 
 from __future__ import annotations
 
@@ -21,9 +21,9 @@ class Signature:
     """The attributes of one GatedLearners node (docs/op.md, "Attributes").
 
     Args:
-        num_learners: N, the number of learners, 1..64.
-        min_learners: Learners that always run, 0..N.
-        activation: One of :data:`ACTIVATIONS`, applied to the hidden values of a learner.
+        num_learners: Number of learners N, 1..64.
+        min_learners: Number of learners that always run, 0..N.
+        activation: Activation of the hidden values, one of :data:`ACTIVATIONS`.
 
     Raises:
         OpError: An attribute is out of range.
@@ -36,23 +36,23 @@ class Signature:
     def __post_init__(self) -> None:
         for name in ("num_learners", "min_learners"):
             if not isinstance(getattr(self, name), int):
-                raise OpError(f"{name} is {getattr(self, name)!r}; it must be a whole number")
+                raise OpError(f"{name} is {getattr(self, name)!r}; it must be an integer")
         if not 1 <= self.num_learners <= MAX_LEARNERS:
-            raise OpError(f"num_learners is {self.num_learners}; it must lie in 1..{MAX_LEARNERS}")
+            raise OpError(f"num_learners is {self.num_learners}; it must be in 1..{MAX_LEARNERS}")
         if not 0 <= self.min_learners <= self.num_learners:
             raise OpError(
                 f"min_learners is {self.min_learners}; with num_learners = {self.num_learners} "
-                f"it must lie in 0..{self.num_learners}"
+                f"it must be in 0..{self.num_learners}"
             )
         if self.activation not in ACTIVATIONS:
             raise OpError(f"activation is {self.activation!r}; it must be one of {', '.join(ACTIVATIONS)}")
 
     @property
     def num_choices(self) -> int:
-        """C, the gate logits per token: one for each learner count min_learners..N."""
+        """Number of gate logits per token C: one for each learner count min_learners..N."""
         return self.num_learners - self.min_learners + 1
 
     @property
     def overload(self) -> str:
-        """Name that tells this signature's portable body from the others in one ONNX file."""
+        """Name of this signature's portable body, unique among the signatures of an ONNX file."""
         return f"n{self.num_learners}_min{self.min_learners}_{self.activation}"

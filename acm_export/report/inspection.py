@@ -1,4 +1,4 @@
-"""An exported file as text and a table."""
+"""Describe an exported file as text and a table."""
 
 from __future__ import annotations
 
@@ -15,26 +15,29 @@ if TYPE_CHECKING:
 
 
 def describe(summary: FileSummary) -> Iterator[str]:
-    """Lines about the whole file."""
+    """Lines that describe the whole file."""
     manifest = summary.manifest
     digest = f", weights sha256 {manifest.source.sha256[:12]}..." if manifest.source.sha256 else ""
     yield f"source    {manifest.source.name}{digest}"
     yield f"written   by {manifest.producer}, {manifest.dtype}, opset {manifest.opset}, {summary.num_nodes} nodes"
-    yield f"target    {manifest.target}: for {summary.runs_on}"
+    yield f"target    {manifest.target}: runs on {summary.runs_on}"
     for title, values in (("inputs", summary.inputs), ("outputs", summary.outputs)):
         yield f"{title:<9} " + ", ".join(f"{name} {shape}" for name, shape in values.items())
     for name in summary.data_files:
         yield f"data      {name}"
     shape = ", ".join(f"{name} {dims}" for name, dims in manifest.example_inputs.items())
     most, least = (f"{manifest.model_flops(budget) / 1e6:.4g} M" for budget in (1, manifest.least_budget))
-    fewest = "those that always run" if manifest.least_budget else "none"
+    if not manifest.layers:
+        yield f"FLOPs     {most} ({shape})"
+        yield "layers    0 ACM layers: a dense model, which has no budget"
+        return
+    fewest = "only those that always run" if manifest.least_budget else "none"
     yield f"FLOPs     {most} with all learners, {least} with {fewest} ({shape})"
-    if manifest.layers:
-        yield f"dial      {describe_setting(manifest.setting)}"
-        yield f"budgets   {_describe_table(manifest.calibration)}"
+    yield f"setting   {describe_setting(manifest.setting)}"
+    yield f"budgets   {_describe_table(manifest.calibration)}"
     if manifest.budget_input:
         default = f"default {manifest.setting.budget:.4g}" if manifest.target == "portable" else "no default"
-        yield f"input     budget: every call chooses its budget; {default}"
+        yield f"input     budget: each call sets its own budget; {default}"
 
 
 def _describe_table(calibration: Calibration | None) -> str:
@@ -44,17 +47,17 @@ def _describe_table(calibration: Calibration | None) -> str:
     error = max((abs(r.held_out - r.requested) for r in calibration.requests if r.held_out is not None), default=None)
     held = f", off by at most {error:.3f} on held-out data" if error is not None else ""
     return (
-        f"{table.smallest:.4g} to {table.largest:.4g} in {len(table.budgets)} knots by {calibration.solver}, from "
-        f"{calibration.samples} samples{held}; τ = 0 has {calibration.trained_budget:.4g}"
+        f"{table.smallest:.4g} to {table.largest:.4g} in {len(table.budgets)} knots ({calibration.solver}), from "
+        f"{calibration.samples} samples{held}; τ = 0 gives {calibration.trained_budget:.4g}"
     )
 
 
 def describe_setting(setting: Setting) -> str:
-    """The dial in words."""
+    """A setting in words."""
     if setting.budget is not None:
         threshold = f"budget {setting.budget:.4g}"
     else:
-        threshold = "a τ for each learner" if setting.threshold is None else f"τ = {setting.threshold:g}"
+        threshold = "one τ per learner" if setting.threshold is None else f"τ = {setting.threshold:g}"
     bound = f", at most {setting.max_learners} learners" if setting.max_learners is not None else ""
     return threshold + bound + (" (as trained)" if setting.threshold == 0 and not bound else "")
 
@@ -71,7 +74,10 @@ def layer_table(summary: FileSummary) -> Table:
     for e in summary.manifest.layers:
         share = e.gate_flops / (e.num_learners * e.learner_flops)
         table.add_row(
-            e.name, str(e.model_dim), str(e.num_learners), str(e.hidden_dim), str(e.min_learners), e.activation,
-            f"{share:.1%}", " ".join(f"{v:.3g}" for v in summary.thresholds[e.name]),
-        )  # fmt: skip
+            e.name,
+            *map(str, (e.model_dim, e.num_learners, e.hidden_dim, e.min_learners)),
+            e.activation,
+            f"{share:.1%}",
+            " ".join(f"{v:.3g}" for v in summary.thresholds[e.name]),
+        )
     return table

@@ -1,4 +1,4 @@
-"""A verification as a table."""
+"""Show a verification as a table."""
 
 from __future__ import annotations
 
@@ -12,8 +12,8 @@ if TYPE_CHECKING:
 
 
 def verification_table(report: VerificationReport) -> Table:
-    """One row for each setting, and one for each layer that routed tokens differently there."""
-    table = Table(title=f"{report.runtime} against PyTorch, {report.dtype}", title_justify="left")
+    """One row for each setting, followed by one for each of its layers with routing disagreements."""
+    table = Table(title=f"{report.runtime} compared with PyTorch, {report.dtype}", title_justify="left")
     table.add_column("setting")
     for column in ("β", "max error", "mean error", "relative", "tolerance", "routed differently"):
         table.add_column(column, justify="right")
@@ -22,16 +22,21 @@ def verification_table(report: VerificationReport) -> Table:
         differing = [layer for layer in setting.layers if layer.disagreements]
         count = sum(layer.disagreements for layer in differing)
         table.add_row(
-            setting.name, f"{setting.budget:.3f}", f"{setting.max_abs:.2e}", f"{setting.mean_abs:.2e}",
-            f"{setting.relative:.1e}", f"{report.tolerance(setting):.1e}", f"{count} of {tokens}",
-        )  # fmt: skip
+            setting.name,
+            f"{setting.budget:.3f}",
+            f"{setting.max_abs:.2e}",
+            f"{setting.mean_abs:.2e}",
+            f"{setting.relative:.1e}",
+            f"{report.tolerance(setting):.1e}",
+            f"{count} of {tokens}",
+        )
         for layer in differing:
-            table.add_row(f"  {layer.name}", f"{layer.mean_share:.3f}", "", "", "", "", _where(layer))
+            table.add_row(f"  {layer.name}", f"{layer.mean_share:.3f}", "", "", "", "", _disagreements(layer))
     return table
 
 
-def _where(layer: LayerRouting) -> str:
-    """How many tokens, how far from their thresholds, and the range of the margins that are listed."""
+def _disagreements(layer: LayerRouting) -> str:
+    """Number of tokens, their distance from the thresholds, and the range of the listed margins."""
     text = f"{layer.disagreements}, margin within {layer.farthest:.1e} of τ"
     margins = sorted(example.margin for example in layer.examples if not math.isnan(example.margin))
     if not margins:

@@ -1,1 +1,1 @@
-"""What runs exported files."""
+"""Run ONNX files: ONNX Runtime sessions, and the CUDA driver."""

@@ -1,42 +1,44 @@
-"""ONNX Runtime on the CPU and on NVIDIA GPUs."""
+"""ONNX Runtime sessions on the CPU and on NVIDIA GPUs."""
 
 from __future__ import annotations
 
 import logging
 import os
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
-from acm_export.base.errors import MissingDependencyError, ModelFileError
+from acm_export.base.errors import MissingDependencyError, ModelFileError, UsageError, first_line
 from acm_export.base.optional import require
 from acm_export.onnx_file.overloads import serialize
+from acm_export.onnx_file.token_ids import check_token_ids, embedding_sizes
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
     from pathlib import Path
 
-    import numpy as np
     import onnx
+
+    from acm_export.data.batches import Arrays
 
 _ERRORS_ONLY = 3
 _COPIES_WEIGHTS = ("ConstantFolding", "FuseFp16InitializerToFp32NodeTransformer")
-"""Optimisers that leave a second copy. The latter, without the former, crashes up to 1.27 on fp16 files (tried: 1.23.2,
-1.26.0, 1.27.0; not 1.30.0)."""
+"""Optimizers that make a second copy of the weights. The latter, without the former, crashes on fp16 files up to 1.27
+(tested: 1.23.2, 1.26.0, 1.27.0 crash, 1.30.0 does not)."""
 
 _log = logging.getLogger(__name__)
 
 
 class Session:
-    """An ONNX Runtime session for a model held in memory; see the classes below.
+    """An ONNX Runtime session for a model in memory; the subclasses set the execution providers.
 
     Args:
-        model: Its external data, if any, lie in ``folder``.
-        folder: Where the model came from.
-        threads: Of one operator; 0 for one per core.
-        lean: Make no second copy of the weights, prepacked or cut, at the price of speed.
-        provider_options: Of the first execution provider, by the names that ONNX Runtime documents.
+        model: Model whose external data, if any, is in ``folder``.
+        folder: Folder of the model.
+        threads: Threads of one operator; 0 for one per core.
+        lean: Make no second copy of the weights, prepacked or split, at the cost of speed.
+        provider_options: Options of the first execution provider, as ONNX Runtime documents them.
 
     Raises:
-        MissingDependencyError: ONNX Runtime is not installed, or not with the execution provider.
+        MissingDependencyError: ONNX Runtime is not installed, or lacks the execution provider.
         ModelFileError: ONNX Runtime refuses the model.
     """
 
@@ -72,21 +74,20 @@ class Session:
             self._session = runtime.InferenceSession(
                 content, options, providers=providers, disabled_optimizers=disabled
             )
-        except Exception as error:  # its own types, with no common base but Exception
+        except Exception as error:  # ONNX Runtime's types have no other common base
             raise ModelFileError(f"ONNX Runtime {runtime.__version__} cannot load the model: {error}") from error
-        if self.providers[0] not in self._session.get_providers():  # it falls back without an error
+        if self.providers[0] not in self._session.get_providers():  # falls back without an error
             raise MissingDependencyError(
                 f"ONNX Runtime {runtime.__version__} could not start its {self.providers[0]}",
-                "CUDA and cuDNN must be those that this build of ONNX Runtime wants; it said above what it misses",
+                "install the CUDA and cuDNN that it was built for; its message above names the missing library",
             )
+        self._embedding_sizes = embedding_sizes(model)
         self.name = f"ONNX Runtime {runtime.__version__} ({self.device})"
         _log.debug("%s runs the model from %s", self.name, folder)
         self.input_names: list[str] = [value.name for value in self._session.get_inputs()]
         self.output_names: list[str] = [value.name for value in self._session.get_outputs()]
 
-    def run(
-        self, feeds: Mapping[str, np.ndarray[Any, Any]], outputs: Sequence[str] | None = None
-    ) -> dict[str, np.ndarray[Any, Any]]:
+    def run(self, feeds: Arrays, outputs: Sequence[str] | None = None) -> Arrays:
         """Run once.
 
         Args:
@@ -95,27 +96,44 @@ class Session:
 
         Returns:
             Arrays by output name.
+
+        Raises:
+            UsageError: The model does not run on these inputs.
         """
         names = list(outputs) if outputs is not None else self.output_names
-        return dict(zip(names, self._session.run(names, dict(feeds)), strict=True))
+        try:
+            return dict(zip(names, self._session.run(names, dict(feeds)), strict=True))
+        except Exception as error:  # ONNX Runtime's types have no other common base
+            check_token_ids(self._embedding_sizes, feeds)
+            raise UsageError(
+                f"the model does not run on the data: {first_line(error)}",
+                f"the inputs were {_describe(feeds)}; --debug shows the traceback",
+            ) from error
 
 
 class CpuSession(Session):
-    """On the CPU."""
+    """Runs on the CPU."""
 
     providers = ("CPUExecutionProvider",)
     device = "CPU"
 
 
 class CudaSession(Session):
-    """On an NVIDIA GPU, what it cannot run on the CPU."""
+    """Runs on an NVIDIA GPU; operators that CUDA does not support run on the CPU."""
 
     providers = ("CUDAExecutionProvider", "CPUExecutionProvider")
     device = "CUDA"
 
 
 class TensorrtSession(Session):
-    """On an NVIDIA GPU, through engines that ONNX Runtime builds with TensorRT; what they cannot hold, on CUDA."""
+    """Runs on an NVIDIA GPU in engines that ONNX Runtime builds with TensorRT; other operators run on CUDA."""
 
     providers = ("TensorrtExecutionProvider", "CUDAExecutionProvider", "CPUExecutionProvider")
     device = "TensorRT"
+
+
+def _describe(feeds: Arrays) -> str:
+    """Dtype, shape and range of each input, without the thresholds that the tool feeds."""
+    shown = {n: a for n, a in feeds.items() if not n.endswith(".thresholds")}
+    ranges = {n: f" from {a.min():g} to {a.max():g}" if a.size else "" for n, a in shown.items()}
+    return ", ".join(f"{n} {a.dtype} {list(a.shape)}{ranges[n]}" for n, a in shown.items())

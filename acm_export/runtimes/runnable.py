@@ -1,4 +1,4 @@
-"""The copy of a file that verification runs: portable, thresholds as inputs, counts as outputs."""
+"""A runnable copy of a file: portable, with thresholds as inputs and learner counts as outputs."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ if TYPE_CHECKING:
     from acm_export.onnx_file.manifest import Manifest
 
 
-_TWIN = "float32-twin"
+_FLOAT32_DATA = "float32-weights"
 _SMALL = 1024
 
 
@@ -32,19 +32,19 @@ def runnable_copy(model: onnx.ModelProto, manifest: Manifest) -> tuple[onnx.Mode
     """Prepare a file of any target for ONNX Runtime's CPU provider.
 
     Args:
-        model: The file as read; is changed.
-        manifest: Its manifest.
+        model: Model of the file, changed in place.
+        manifest: Manifest of the file.
 
     Returns:
-        The model with the portable body, each layer's thresholds overridable as inputs and its counts as the output
-        ``counts/<layer>``; and notes on what differs from the file.
+        The model with the portable body, with the thresholds of each layer as an optional input and its learner counts
+        as the output ``counts/<layer>``; and notes on how it differs from the file.
     """
     notes: tuple[str, ...] = ()
     if manifest.budget_input:
-        notes = ("the file computes its thresholds from a budget; they were given to it instead",)
+        notes = ("the file computes its thresholds from a budget; here they were fed as inputs",)
         budget_input.detach(model, stored_thresholds(model, manifest, Path()))
     if manifest.target != "portable":
-        notes += (f"the file is for the target {manifest.target}; its op ran with the portable body",)
+        notes += (f"the file is for the target {manifest.target}; its op was run with the portable body",)
         retarget(model, manifest.replaced(calibration=None), "portable")
     thresholds_as_inputs(model, manifest)
     counts_as_outputs(model)
@@ -52,7 +52,7 @@ def runnable_copy(model: onnx.ModelProto, manifest: Manifest) -> tuple[onnx.Mode
 
 
 def counts_as_outputs(model: onnx.ModelProto) -> None:
-    """Make the learner counts of each layer the output ``counts/<layer>``, in place."""
+    """Add the learner counts of each layer as an output ``counts/<layer>``, in place."""
     outputs = {value.name for value in model.graph.output}
     for node in gated_learners_nodes(model):
         if node.output[1] not in outputs:
@@ -60,7 +60,7 @@ def counts_as_outputs(model: onnx.ModelProto) -> None:
 
 
 def thresholds_as_inputs(model: onnx.ModelProto, manifest: Manifest) -> None:
-    """Let calls override the thresholds of each layer, which must be initializers, in place."""
+    """Make the thresholds of each layer, which must be initializers, optional inputs, in place."""
     inputs = {value.name for value in model.graph.input}
     for layer in manifest.layers:
         if layer.thresholds not in inputs:
@@ -77,47 +77,49 @@ def open_runnable(
     lean: bool = False,
     scratch: Path | None = None,
 ) -> tuple[Session, tuple[str, ...]]:
-    """Load a runnable copy; a bfloat16 one as its float32 twin on the CPU, which has no bfloat16.
+    """Load a runnable copy; on the CPU, whose provider lacks bfloat16, a bf16 model is converted to float32.
 
     Args:
-        copy: From :func:`runnable_copy`.
-        manifest: Of the file.
-        folder: Where its external data lie.
-        session: What runs it.
-        lean: As of :class:`acm_export.runtimes.onnx_runtime.Session`.
-        scratch: Folder for the float32 weights of a bfloat16 file; by default the system's.
+        copy: Model from :func:`runnable_copy`.
+        manifest: Manifest of the file.
+        folder: Folder of the external data.
+        session: Session class that runs the model.
+        lean: As for :class:`acm_export.runtimes.onnx_runtime.Session`.
+        scratch: Folder for the float32 weights of a bf16 file; by default the system's temporary folder.
 
     Returns:
-        The session, and notes on what differs from the file.
+        The session, and notes on how it differs from the file.
 
     Raises:
         OutputError: The scratch folder is full.
-        ModelFileError: ONNX Runtime refuses the model.
+        ModelFileError: ONNX Runtime cannot load the model.
     """
     if manifest.dtype != "bf16" or session is not CpuSession:
         return session(copy, folder, lean=lean), ()
-    with TemporaryDirectory(prefix="acm-export-", dir=scratch) as twin:
+    with TemporaryDirectory(prefix="acm-export-", dir=scratch) as float32_folder:
         try:
-            float32_twin(copy, folder, Path(twin))
+            convert_to_float32(copy, folder, Path(float32_folder))
         except OSError as error:
             if error.errno not in (errno.ENOSPC, errno.EDQUOT):
                 raise
-            where = Path(twin).parent
+            where = Path(float32_folder).parent
             raise OutputError(
-                f"no space left in {where} for the float32 weights that stand in for bfloat16",
-                "free some space there" + ("" if scratch else ", or name another folder in TMPDIR"),
+                f"no space left in {where} for a float32 copy of the bf16 weights",
+                "free some space there" + ("" if scratch else ", or set TMPDIR to another folder"),
             ) from error
-        opened = session(copy, Path(twin), lean=lean)
-    return opened, ("ONNX Runtime's CPU provider has no bfloat16: the float32 twin of the file was checked",)
+        opened = session(copy, Path(float32_folder), lean=lean)
+    return opened, (
+        "ONNX Runtime's CPU provider does not support bf16: the file was run in float32, with its rounded weights",
+    )
 
 
-def float32_twin(model: onnx.ModelProto, folder: Path, scratch: Path) -> None:
-    """Turn a bfloat16 model into float32 with the same, rounded weights, in place.
+def convert_to_float32(model: onnx.ModelProto, folder: Path, scratch: Path) -> None:
+    """Convert a bf16 model to float32 with the same, rounded weights, in place.
 
     Args:
-        model: The model.
-        folder: Where its external data lie.
-        scratch: Where the float32 weights are written, one tensor after the other, as the new external data.
+        model: Model to convert.
+        folder: Folder of its external data.
+        scratch: Folder for the float32 weights, written one tensor after the other as the new external data.
     """
     for value in (*model.graph.input, *model.graph.output, *model.graph.value_info):
         if value.type.tensor_type.elem_type == TensorProto.BFLOAT16:
@@ -129,13 +131,13 @@ def float32_twin(model: onnx.ModelProto, folder: Path, scratch: Path) -> None:
                 attribute.t.CopyFrom(numpy_helper.from_array(values))
             if node.op_type == "Cast" and attribute.name == "to" and attribute.i == TensorProto.BFLOAT16:
                 attribute.i = TensorProto.FLOAT
-    with (scratch / _TWIN).open("wb") as data:
+    with (scratch / _FLOAT32_DATA).open("wb") as data:
         for tensor in model.graph.initializer:
             _move_out(tensor, folder, data)
 
 
 def _move_out(tensor: TensorProto, folder: Path, data: BinaryIO) -> None:
-    """Append a tensor to the twin's data, in float32 where it was bfloat16; small ones stay where they are."""
+    """Append a tensor to the external data, in float32 if it was bfloat16; small tensors stay in the model."""
     values = numpy_helper.to_array(tensor, str(folder))
     if tensor.data_type == TensorProto.BFLOAT16:
         values = values.astype(np.float32)
@@ -144,5 +146,5 @@ def _move_out(tensor: TensorProto, folder: Path, data: BinaryIO) -> None:
         return
     offset = data.tell()
     data.write(tensor.raw_data)
-    set_external_data(tensor, _TWIN, offset=offset, length=values.nbytes)
+    set_external_data(tensor, _FLOAT32_DATA, offset=offset, length=values.nbytes)
     tensor.ClearField("raw_data")

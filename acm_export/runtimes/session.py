@@ -1,16 +1,16 @@
-"""An exported file as calibration runs it: thresholds go in with every call, gate logits and counts come out."""
+"""Run an exported file with thresholds as inputs, and with gate logits and learner counts as outputs."""
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from onnx import TensorProto, helper
 
-from acm_export.base.errors import ModelFileError, UsageError, first_line
+from acm_export.base.errors import ModelFileError
 from acm_export.data.batches import GraphInput, graph_inputs
 from acm_export.data.token_masks import MASK, TokenMasks
 from acm_export.onnx_file.budget_input import INPUT
-from acm_export.onnx_file.inspection import check_graph
+from acm_export.onnx_file.inspection import check_graph, check_has_layers
 from acm_export.onnx_file.manifest import Manifest, read_manifest
 from acm_export.onnx_file.model_file import read_model
 from acm_export.onnx_file.targets import gated_learners_nodes
@@ -22,6 +22,7 @@ if TYPE_CHECKING:
     from pathlib import Path
 
     import numpy as np
+    import onnx
     from numpy.typing import NDArray
 
     from acm_export.data.batches import Arrays
@@ -31,11 +32,11 @@ class TappedSession:
     """One session for every setting of the thresholds.
 
     Args:
-        path: An exported file of any target.
-        runtime: The session class that runs it.
+        path: Path of an exported file, for any target.
+        runtime: Session class that runs the file.
 
     Raises:
-        ModelFileError: The file is broken, not ours, or has no ACM layer.
+        ModelFileError: The file is broken, was not written by acm-export, or has no gated learners.
     """
 
     def __init__(self, path: Path, runtime: type[Session] = CpuSession) -> None:
@@ -43,29 +44,31 @@ class TappedSession:
         self.manifest: Manifest = read_manifest(model, path)
         check_graph(model, self.manifest, path)
         self.layers = self.manifest.layers
+        check_has_layers(self.manifest, path)
         if not any(layer.num_learners > layer.min_learners for layer in self.layers):
-            raise ModelFileError(f"{path} has no gated learners: there is nothing to calibrate")
+            raise ModelFileError(f"{path} has no gated learners: every learner always runs, so its budget is always 1")
         held = {tensor.name for tensor in model.graph.initializer}
         held |= {INPUT} if self.manifest.budget_input else set()
         names = tuple(value.name for value in model.graph.input if value.name not in held)
         self.inputs: tuple[GraphInput, ...] = graph_inputs(model, names)
         if scalars := [value.name for value in self.inputs if not value.shape]:
             raise ModelFileError(
-                f"{path} takes the scalar {scalars[0]}: calibration feeds samples, one after the other"
+                f"{path} has the scalar input {scalars[0]}; every input needs a batch axis",
+                "export the model without it, or as an input with a batch axis",
             )
         self.outputs = [value.name for value in model.graph.output if not value.name.startswith("counts/")]
         copy, self.notes = runnable_copy(model, self.manifest)
         self._logits = tap_gate_logits(copy)
-        self._session, twin_notes = open_runnable(copy, self.manifest, path.parent, session=runtime)
-        self.notes += twin_notes
+        self._session, session_notes = open_runnable(copy, self.manifest, path.parent, session=runtime)
+        self.notes += session_notes
         self.name = self._session.name
 
     def run(self, feeds: Arrays, thresholds: NDArray[np.float32]) -> tuple[Arrays, list[NDArray[np.int32]]]:
         """Run once.
 
         Args:
-            feeds: The model's inputs.
-            thresholds: Of all layers, one after the other.
+            feeds: Inputs of the model.
+            thresholds: Thresholds of all layers, concatenated.
 
         Returns:
             The model's outputs, and the learner counts of each layer.
@@ -77,7 +80,7 @@ class TappedSession:
     def run_with_masks(
         self, feeds: Arrays, thresholds: NDArray[np.float32]
     ) -> tuple[Arrays, list[NDArray[np.int32]], TokenMasks]:
-        """Run once; returns the model's outputs, the learner counts of each layer, and what is padding."""
+        """Run once; returns the model's outputs, the learner counts of each layer, and the token masks."""
         if MASK not in feeds:
             return *self.run(feeds, thresholds), TokenMasks({})
         counts = [f"counts/{layer.name}" for layer in self.layers]
@@ -89,31 +92,23 @@ class TappedSession:
     def run_with_logits(
         self, feeds: Arrays, thresholds: NDArray[np.float32]
     ) -> tuple[Arrays, list[NDArray[np.float32]]]:
-        """Run once; returns the model's outputs, and the gate logits ``[..., C]`` of each layer."""
+        """Run once; returns the model's outputs and the gate logits ``[..., C]`` of each layer."""
         logits = [self._logits[layer.name] for layer in self.layers]
         ran = self._run(feeds, thresholds, logits)
         return {name: ran[name] for name in self.outputs}, [ran[name] for name in logits]
 
     @property
     def num_thresholds(self) -> int:
-        """Learners of all layers together."""
+        """Number of learners of all layers together."""
         return sum(layer.num_learners for layer in self.layers)
 
     def _run(self, feeds: Arrays, thresholds: NDArray[np.float32], more: list[str]) -> Arrays:
-        dials = {f"{name}.thresholds": part for name, part in by_layer(self.layers, thresholds).items()}
-        try:
-            return self._session.run(feeds | dials, [*self.outputs, *more])
-        except Exception as error:  # ONNX Runtime's own types, with no common base but Exception
-            given = {n: f"{n} {a.dtype} {list(a.shape)}" for n, a in feeds.items()}
-            ranges = (f"{given[n]} from {a.min():g} to {a.max():g}" if a.size else given[n] for n, a in feeds.items())
-            raise UsageError(
-                f"the model does not run on the data: {first_line(error)}",
-                f"it was given {', '.join(ranges)}; --debug shows everything",
-            ) from error
+        values = {f"{name}.thresholds": part for name, part in by_layer(self.layers, thresholds).items()}
+        return self._session.run(feeds | values, [*self.outputs, *more])
 
 
-def tap_gate_logits(model: Any) -> dict[str, str]:
-    """Make the gate logits of each layer an output; returns their names by layer."""
+def tap_gate_logits(model: onnx.ModelProto) -> dict[str, str]:
+    """Add the gate logits of each layer as an output; returns the names of these outputs, by layer."""
     names = {node.name: node.input[1] for node in gated_learners_nodes(model)}
     known = {value.name for value in model.graph.output}
     model.graph.output.extend(

@@ -1,1 +1,1 @@
-"""Does the file compute what the model computes?"""
+"""Check that an ONNX file computes what its PyTorch model computes."""

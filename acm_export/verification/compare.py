@@ -1,9 +1,9 @@
-"""Compare an ONNX file with the PyTorch model it came from.
+"""Compare an ONNX file with the PyTorch model it was exported from.
 
-Two runtimes round differently, so a token whose margin lies next to its threshold may be routed differently, and from
-there on all values of its sample differ. So the file runs first and its learner counts are replayed in PyTorch: both
-sides then do the same work, what remains is numeric error, and the choices that PyTorch's gates would have made under
-the same inputs are compared apart.
+Two runtimes round differently, so a token whose margin is close to its threshold may be routed differently, and from
+then on all values of its sample differ. Therefore the file runs first and its learner counts are replayed in PyTorch.
+Both sides then do the same work and the remaining difference is numeric error; the counts that PyTorch's gates would
+have chosen for the same inputs are compared separately.
 """
 
 from __future__ import annotations
@@ -14,11 +14,13 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import torch
 
+from acm_export.base.errors import UsageError, first_line
 from acm_export.data.token_masks import TokenMasks
 from acm_export.modules import acm_layers
 from acm_export.onnx_file.inspection import check_graph, check_thresholds, stored_thresholds
 from acm_export.onnx_file.manifest import LayerEntry, Manifest, read_manifest
 from acm_export.onnx_file.model_file import read_model
+from acm_export.onnx_file.token_ids import check_token_ids, embedding_sizes
 from acm_export.op.routing import learner_counts, margins
 from acm_export.runtimes.runnable import open_runnable, runnable_copy
 from acm_export.verification.measurement import budget_of
@@ -40,13 +42,13 @@ if TYPE_CHECKING:
     import onnx
     from numpy.typing import NDArray
 
+    from acm_export.data.batches import Arrays
+    from acm_export.modules import ACMSpec
     from acm_export.modules.wrapper import Exportable
     from acm_export.runtimes.onnx_runtime import Session
 
-Arrays = dict[str, np.ndarray[Any, Any]]
-
 _EXAMPLES = 20
-"""Disagreements of a layer that a report lists, at most."""
+"""Largest number of disagreements that a report lists for a layer."""
 
 
 def verify_model(
@@ -60,19 +62,19 @@ def verify_model(
     """Run a file and its model at three budgets and compare outputs and routing.
 
     Args:
-        path: The ONNX file.
-        model: The model in float32, as it presents itself to the outside.
-        inputs: By name, the leading axis of each is the batch.
-        atol: Largest absolute error that is accepted; by default relative to the outputs (report.py).
-        scratch: Folder for the float32 weights of a bfloat16 file while it is checked; by default the system's.
+        path: Path of the ONNX file.
+        model: Model in float32.
+        inputs: Inputs by name; the leading axis of each is the batch.
+        atol: Largest accepted absolute error; by default relative to the outputs (report.py).
+        scratch: Folder for the float32 weights of a bf16 file; by default the system's temporary folder.
 
     Returns:
-        Errors and routing disagreements; it does not raise where they are too large.
+        Errors and routing disagreements, whether or not they are within tolerance.
 
     Raises:
-        VerificationError: File and model have other layers or inputs.
-        ModelFileError: The file cannot be read or run.
-        UsageError: ``atol`` is negative or no number.
+        VerificationError: The layers or inputs of file and model differ.
+        ModelFileError: The file cannot be read or loaded.
+        UsageError: ``atol`` is negative or NaN, or the model does not run on the inputs.
         OutputError: The scratch folder is full.
     """
     check_atol(atol)
@@ -82,35 +84,50 @@ def verify_model(
     check_thresholds(proto, manifest, path)
     module = model.module
     _check_layers(manifest.layers, {name: layer.spec for name, layer in acm_layers(module)})
-    settings = _as_set(proto, manifest, path.parent)
+    settings = _current_setting(proto, manifest, path.parent)
+    sizes = embedding_sizes(proto)
     copy, notes = runnable_copy(proto, manifest)
-    session, twin_notes = open_runnable(copy, manifest, path.parent, lean=True, scratch=scratch)
-    notes += twin_notes
+    session, session_notes = open_runnable(copy, manifest, path.parent, lean=True, scratch=scratch)
+    notes += session_notes
     del proto, copy
     overridable = {layer.thresholds for layer in manifest.layers}
     expected = [name for name in session.input_names if name not in overridable]
     if sorted(expected) != sorted(inputs):
-        raise VerificationError(f"the file takes {', '.join(expected)}, the data give {', '.join(inputs)}")
+        raise VerificationError(f"the inputs of the file are {', '.join(expected)}; the data has {', '.join(inputs)}")
     feeds = {name: np.ascontiguousarray(value.numpy()) for name, value in inputs.items()}
+    check_token_ids(sizes, feeds)
     with torch.no_grad():
         with replaying(module, None) as own:
-            outputs = model(*inputs.values())
+            outputs = _run(model, inputs)
         observed = {name: margins(logits) for name, logits in own.gate_logits.items()}
         settings += choose_settings(manifest.layers, observed)
         results = [_compare(session, feeds, model, inputs, manifest.layers, setting, atol) for setting in settings]
     if undefined := sum(int((~torch.isfinite(output)).sum()) for output in outputs):
         total = sum(output.numel() for output in outputs)
-        notes = (*notes, f"the model itself gives NaN or infinity in {undefined} of {total} values")
+        notes = (*notes, f"the PyTorch model itself returns NaN or infinity in {undefined} of {total} values")
+    if not manifest.layers:
+        notes = (*notes, "0 ACM layers: the file is dense, so only its outputs were compared")
     return VerificationReport(tuple(results), manifest.dtype, atol, session.name, notes)
 
 
-def _as_set(proto: onnx.ModelProto, manifest: Manifest, folder: Path) -> list[ThresholdSetting]:
-    """The thresholds that stand in the file, where they are not the trained ones."""
+def _run(model: Exportable, inputs: Mapping[str, torch.Tensor]) -> tuple[torch.Tensor, ...]:
+    try:
+        outputs: tuple[torch.Tensor, ...] = model(*inputs.values())
+    except (IndexError, RuntimeError, ValueError) as error:
+        shapes = ", ".join(f"{name} {list(value.shape)}" for name, value in inputs.items())
+        raise UsageError(
+            f"the PyTorch model does not run on the data: {first_line(error)}", f"the inputs were {shapes}"
+        ) from error
+    return outputs
+
+
+def _current_setting(proto: onnx.ModelProto, manifest: Manifest, folder: Path) -> list[ThresholdSetting]:
+    """The thresholds stored in the file, unless they are the trained ones."""
     stored = stored_thresholds(proto, manifest, folder)
     return [ThresholdSetting("as the file is set", stored)] if any(t.any() for t in stored.values()) else []
 
 
-def _check_layers(entries: tuple[LayerEntry, ...], specs: Mapping[str, Any]) -> None:
+def _check_layers(entries: tuple[LayerEntry, ...], specs: Mapping[str, ACMSpec]) -> None:
     in_file = {e.name: (e.model_dim, e.num_learners, e.hidden_dim, e.min_learners, e.activation) for e in entries}
     in_model = {
         name: (s.model_dim, s.num_learners, s.hidden_dim, s.min_learners, s.activation) for name, s in specs.items()
@@ -148,15 +165,20 @@ def _compare(
     outputs = [ran[name] for name in session.output_names if not name.startswith("counts/")]
     if [o.shape for o in outputs] != [r.shape for r in reference]:
         raise VerificationError(
-            f"the file's outputs have shapes {[o.shape for o in outputs]}, the model's {[r.shape for r in reference]}"
+            f"the file's outputs have shapes {[o.shape for o in outputs]}, those of the model "
+            f"{[r.shape for r in reference]}"
         )
     worst = max((_errors(o, r) for o, r in zip(outputs, reference, strict=True)), key=lambda e: e.rank(atol))
     logits = {name: replay.gate_logits[name].reshape(*values.shape, -1) for name, values in counts.items()}
     counted = _without_padding(counts, TokenMasks.of_batch(feeds, logits.values()))
     return SettingResult(
-        setting.name, executed_budget(layers, counted), worst.largest, worst.mean, worst.scale,
+        setting.name,
+        executed_budget(layers, counted),
+        worst.largest,
+        worst.mean,
+        worst.scale,
         tuple(_routing(e, counts[e.name], replay.gate_logits[e.name], setting.thresholds[e.name]) for e in layers),
-    )  # fmt: skip
+    )
 
 
 def _without_padding(counts: Arrays, masks: TokenMasks) -> Arrays:
@@ -166,14 +188,20 @@ def _without_padding(counts: Arrays, masks: TokenMasks) -> Arrays:
 
 @dataclass(frozen=True)
 class _Errors:
-    """Of one output: largest and mean absolute error, and the largest absolute value of the reference."""
+    """Errors of one output.
+
+    Args:
+        largest: Largest absolute error.
+        mean: Mean absolute error.
+        scale: Largest absolute value of the reference.
+    """
 
     largest: float
     mean: float
     scale: float
 
     def rank(self, atol: float | None) -> float:
-        """What the worst output is chosen by; NaN is worst."""
+        """Sort key that selects the worst output; NaN is worst."""
         error = self.largest if atol is not None or not self.scale else self.largest / self.scale
         return float("inf") if np.isnan(error) else error
 
@@ -185,14 +213,14 @@ def _errors(output: np.ndarray[Any, Any], reference: np.ndarray[Any, Any]) -> _E
 
 
 def _error(output: np.ndarray[Any, Any], reference: np.ndarray[Any, Any]) -> NDArray[np.float64]:
-    """Absolute error; values that are the same infinity or both NaN agree."""
+    """Absolute error; equal infinities and pairs of NaN agree."""
     same = (output == reference) | (np.isnan(output) & np.isnan(reference))
     with np.errstate(invalid="ignore"):
         return np.where(same, 0.0, np.abs(output.astype(np.float64) - reference.astype(np.float64)))
 
 
-def executed_budget(layers: tuple[LayerEntry, ...], counts: Mapping[str, np.ndarray[Any, Any]]) -> float:
-    """β: executed ÷ all learner FLOPs over the tokens of all layers; 1 without ACM layers."""
+def executed_budget(layers: tuple[LayerEntry, ...], counts: Arrays) -> float:
+    """β: executed ÷ all learner FLOPs, over the tokens of all layers; 1 without ACM layers."""
     return budget_of(layers, [np.bincount(counts[e.name].ravel(), minlength=1).tolist() for e in layers])
 
 
@@ -205,7 +233,7 @@ def _routing(
     ran, own = counts.ravel(), learner_counts(gate_logits, thresholds, entry.min_learners)
     margin = margins(gate_logits)
     differ = np.flatnonzero(ran != own)
-    at = np.minimum(ran, own)[differ] - entry.min_learners  # the first learner that the two decided differently
+    at = np.minimum(ran, own)[differ] - entry.min_learners  # the first learner on which the two disagree
     decided, against = margin[differ, at], thresholds[entry.min_learners :][at]
     with np.errstate(invalid="ignore"):
         distance = np.nan_to_num(np.abs(decided - against), nan=np.inf, posinf=np.inf)
@@ -215,7 +243,11 @@ def _routing(
     )
     finite = margin[np.isfinite(margin)]
     return LayerRouting(
-        entry.name, ran.size, int(differ.size), float(distance.max(initial=0)),
-        float(finite.std()) if finite.size else 0.0, float(ran.mean()) / entry.num_learners if ran.size else 0.0,
+        entry.name,
+        ran.size,
+        int(differ.size),
+        float(distance.max(initial=0)),
+        float(finite.std()) if finite.size else 0.0,
+        float(ran.mean()) / entry.num_learners if ran.size else 0.0,
         examples,
-    )  # fmt: skip
+    )

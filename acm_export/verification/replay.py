@@ -1,4 +1,4 @@
-"""Run the PyTorch model with learner counts given from outside, and watch what its own gates would have chosen."""
+"""Run the PyTorch model with given learner counts, and record what its own gates would have chosen."""
 
 from __future__ import annotations
 
@@ -21,27 +21,27 @@ if TYPE_CHECKING:
 
 @dataclass
 class Replay:
-    """Gate logits ``[tokens, C]`` of each layer, float32, as the model computed them under the counts it was given."""
+    """Gate logits ``[tokens, C]`` of each layer, float32, computed while the given counts ran."""
 
     gate_logits: dict[str, np.ndarray[Any, Any]] = field(default_factory=dict)
 
 
 @contextmanager
 def replaying(module: nn.Module, counts: Mapping[str, np.ndarray[Any, Any]] | None) -> Iterator[Replay]:
-    """While the block runs, ACM layers run the counts they are given, or by their own gates at τ = 0.
+    """While the block runs, ACM layers run the given counts, or follow their own gates at τ = 0.
 
     Args:
-        module: Holds the ACM layers.
-        counts: int32, by layer name, of the shape of the layer's tokens; None for the model's own choice.
+        module: Module with ACM layers.
+        counts: Learner counts of each layer, int32, in the shape of the layer's tokens; None to follow the gates.
 
     Yields:
-        What the gates said.
+        The gate logits, filled in as the model runs.
     """
     replay = Replay()
     with ExitStack() as stack:
         for name, layer in acm_layers(module):
             forced = None if counts is None else torch.from_numpy(counts[name])
-            stack.enter_context(running(layer, _Pin(replay, name, layer, forced)))
+            stack.enter_context(running(layer, _FixedCounts(replay, name, layer, forced)))
             stack.callback(_restore_thresholds(layer))
             layer.thresholds = torch.zeros_like(layer.thresholds)
         yield replay
@@ -49,9 +49,13 @@ def replaying(module: nn.Module, counts: Mapping[str, np.ndarray[Any, Any]] | No
 
 @contextmanager
 def running(layer: ACMLayer, watch: Callable[[torch.Tensor, torch.Tensor], torch.Tensor]) -> Iterator[None]:
-    """While the block runs, the layer runs on what ``watch`` makes of its tokens and gate logits.
+    """While the block runs, the layer uses the gate logits that ``watch`` returns.
 
-    The layer's own ``run`` is wrapped, for a hook on its gate would not tell apart layers that share one.
+    This wraps the layer's ``run``, because a hook on a gate cannot distinguish layers that share it.
+
+    Args:
+        layer: ACM layer.
+        watch: Function of the layer's tokens and gate logits that returns gate logits.
     """
     run = layer.run
     vars(layer)["run"] = lambda x, gate_logits: run(x, watch(x, gate_logits))
@@ -61,7 +65,7 @@ def running(layer: ACMLayer, watch: Callable[[torch.Tensor, torch.Tensor], torch
         del vars(layer)["run"]
 
 
-def _restore_thresholds(layer: ACMLayer) -> Any:
+def _restore_thresholds(layer: ACMLayer) -> Callable[[], None]:
     thresholds = layer.thresholds
 
     def restore() -> None:
@@ -70,7 +74,9 @@ def _restore_thresholds(layer: ACMLayer) -> Any:
     return restore
 
 
-class _Pin:
+class _FixedCounts:
+    """Records gate logits, and replaces them with logits that select the given counts."""
+
     def __init__(self, replay: Replay, name: str, layer: ACMLayer, forced: torch.Tensor | None) -> None:
         self._replay, self._name, self._layer, self._forced = replay, name, layer, forced
 

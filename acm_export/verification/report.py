@@ -1,4 +1,4 @@
-"""What a verification found, and whether that is good enough."""
+"""The report of a verification: errors, routing disagreements and tolerances."""
 
 from __future__ import annotations
 
@@ -9,33 +9,33 @@ from typing import Any
 from acm_export.base.errors import AcmError, UsageError
 
 OUTPUT_TOLERANCE = {"fp32": 1e-4, "fp16": 2e-2, "bf16": 1e-1}
-"""Largest error of an output, relative to its largest value in the reference. On the embedded model the errors are
-5e-7, 9e-4 and 5e-3 (the demonstration and ``export --dtype`` print them); deeper models add up more, hence the room."""
+"""Accepted error of an output, relative to the largest value of the reference. On the embedded model the errors are
+5e-7, 9e-4 and 5e-3 (``demo`` and ``export --dtype`` print them); deeper models accumulate more."""
 
 MARGIN_TOLERANCE = {"fp32": 1e-3, "fp16": 1e-1, "bf16": 5e-1}
-"""How far from its threshold a margin may lie where two runtimes route a token differently, relative to the spread of
-the layer's margins. Further away it is a defect of routing, not of rounding."""
+"""Accepted distance between a margin and its threshold where two runtimes route a token differently, relative to the
+standard deviation of the layer's margins. A larger distance is a routing defect rather than a rounding error."""
 
 
 def check_atol(atol: float | None) -> None:
-    """Hold an absolute tolerance against what one can be.
+    """Check an absolute tolerance.
 
     Raises:
-        UsageError: It is negative or no number.
+        UsageError: The tolerance is negative or NaN.
     """
     if atol is not None and not atol >= 0:
-        raise UsageError(f"atol is {atol}; it must be a number from 0")
+        raise UsageError(f"atol is {atol}; it must be a number >= 0")
 
 
 @dataclass(frozen=True)
 class Disagreement:
-    """A token that two runtimes routed differently, at the first learner that they decided differently.
+    """A token that two runtimes routed differently, with the first learner on which they disagree.
 
     Args:
-        margin: Of that learner, as PyTorch computed it.
-        threshold: That the margin is held against.
-        file_count: Learners that the file ran.
-        model_count: Learners that PyTorch's gate would have run.
+        margin: Margin of that learner in PyTorch.
+        threshold: Threshold of that learner.
+        file_count: Number of learners that the file ran.
+        model_count: Number of learners that PyTorch's gate would have run.
     """
 
     margin: float
@@ -46,16 +46,16 @@ class Disagreement:
 
 @dataclass(frozen=True)
 class LayerRouting:
-    """Where two runtimes routed tokens of one layer differently, at one setting.
+    """Routing disagreements in one layer, at one setting.
 
     Args:
-        name: Of the layer.
-        tokens: Tokens compared.
-        disagreements: Tokens with another learner count.
-        farthest: Largest distance between margin and threshold among them (0 where there are none).
-        spread: Standard deviation of the layer's finite margins, which ``farthest`` is held against.
+        name: Name of the layer.
+        tokens: Number of compared tokens.
+        disagreements: Number of tokens whose learner counts differ.
+        farthest: Largest distance between margin and threshold among the disagreements; 0 without any.
+        spread: Standard deviation of the layer's finite margins, the scale for ``farthest``.
         mean_share: Mean of count / N.
-        examples: The disagreements farthest from their thresholds, farthest first; not all where they are many.
+        examples: Disagreements farthest from their thresholds, farthest first; limited in number.
     """
 
     name: str
@@ -69,15 +69,15 @@ class LayerRouting:
 
 @dataclass(frozen=True)
 class SettingResult:
-    """Errors at one setting of the thresholds; both sides ran the same learners, those that the file chose.
+    """Errors at one setting of the thresholds; both sides ran the learners that the file chose.
 
     Args:
-        name: The setting, readable.
-        budget: β, executed ÷ all learner FLOPs over tokens that are no padding, as the file ran.
+        name: Description of the setting.
+        budget: β in the file: executed ÷ all learner FLOPs over tokens that are not padding.
         max_abs: Largest absolute error of any output value.
         mean_abs: Mean absolute error.
         scale: Largest absolute value of the reference.
-        layers: Routing, by layer.
+        layers: Routing disagreements of each layer.
     """
 
     name: str
@@ -95,14 +95,14 @@ class SettingResult:
 
 @dataclass(frozen=True)
 class VerificationReport:
-    """The outcome of a verification.
+    """The result of a verification.
 
     Args:
         settings: One result for each setting of the thresholds.
-        dtype: Of the file.
-        atol: Absolute tolerance where the user gave one.
-        runtime: What ran the file.
-        notes: What a reader must know, such as a stand-in for a dtype that the runtime lacks.
+        dtype: Precision of the file.
+        atol: Absolute tolerance, if one was given.
+        runtime: Runtime that ran the file.
+        notes: How the comparison differs from running the file as it is, for example in another dtype.
     """
 
     settings: tuple[SettingResult, ...]
@@ -112,12 +112,12 @@ class VerificationReport:
     notes: tuple[str, ...] = ()
 
     def tolerance(self, setting: SettingResult) -> float:
-        """Largest absolute error that is accepted at a setting."""
+        """Largest accepted absolute error at a setting."""
         return self.atol if self.atol is not None else OUTPUT_TOLERANCE[self.dtype] * setting.scale
 
     @property
     def failure(self) -> str | None:
-        """What does not hold, in one sentence with both values; None where everything holds."""
+        """The first error outside its tolerance, as a sentence; None if there is none."""
         for setting in self.settings:
             tolerance = self.tolerance(setting)
             if not setting.max_abs <= tolerance:
@@ -134,11 +134,11 @@ class VerificationReport:
 
     @property
     def passed(self) -> bool:
-        """Whether every error lies within its tolerance."""
+        """Whether every error is within its tolerance."""
         return self.failure is None
 
     def to_json(self) -> dict[str, Any]:
-        """For ``--json``; values that are not finite become null."""
+        """The object that ``verify --json`` prints; values that are not finite become null."""
         return {
             "passed": self.passed,
             "failure": self.failure,
@@ -176,8 +176,8 @@ class VerificationError(AcmError):
 
     Args:
         message: What is wrong.
-        hint: What to do about it.
-        report: What the verification found, where it came to its end.
+        hint: What to do next.
+        report: Report of the verification, if it was completed.
     """
 
     def __init__(self, message: str, hint: str | None = None, report: VerificationReport | None = None) -> None:

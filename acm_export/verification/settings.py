@@ -1,4 +1,4 @@
-"""Which thresholds to verify at: the trained ones, and two that give clearly other budgets."""
+"""The thresholds to verify at: the trained ones, and two with clearly different budgets."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ _SHARES = (0.2, 0.5, 0.8)
 
 @dataclass(frozen=True)
 class ThresholdSetting:
-    """Thresholds ``[N]``, float32, for each layer, and a name for people."""
+    """Thresholds of each layer, float32 ``[N]``, and a readable name."""
 
     name: str
     thresholds: Mapping[str, NDArray[np.float32]]
@@ -31,12 +31,12 @@ def choose_settings(
     """Pick three settings with different budgets.
 
     Args:
-        layers: The ACM layers.
-        margins: For each layer ``[tokens, C - 1]``, as observed at τ = 0.
+        layers: ACM layers.
+        margins: Margins of each layer at τ = 0, ``[tokens, C - 1]``.
 
     Returns:
-        τ = 0, and two thresholds at quantiles of the observed margins, those farthest from the trained share. Where the
-        margins do not vary, every token the same number of learners.
+        τ = 0, and two thresholds at quantiles of the margins, those farthest from the trained share. If the margins do
+        not vary, settings that give every token the same number of learners.
     """
     settings = [uniform("τ = 0", 0.0, layers)]
     gated = [margins[layer.name].ravel() for layer in layers if layer.num_learners > layer.min_learners]
@@ -59,6 +59,6 @@ def uniform(name: str, tau: float, layers: tuple[LayerEntry, ...]) -> ThresholdS
 
 
 def same_count(k: int, layers: tuple[LayerEntry, ...]) -> ThresholdSetting:
-    """Every token runs k learners, or as near to it as its layer allows."""
+    """Every token runs k learners, or as close to k as its layer allows."""
     thresholds = {e.name: np.where(np.arange(e.num_learners) < k, -np.inf, np.inf).astype(np.float32) for e in layers}
     return ThresholdSetting(f"k = {k} for every token", thresholds)

@@ -1,4 +1,4 @@
-"""Outputs appear whole or not at all."""
+"""Outputs appear complete or not at all, and a replaced file keeps its permissions and links."""
 
 from __future__ import annotations
 
@@ -16,11 +16,15 @@ from tiny_models import tiny_vit
 from acm_export.base.errors import OutputError, UsageError
 from acm_export.base.files import (
     check_apart,
+    check_input,
+    check_suffix,
+    check_writable,
     move_folder_into_place,
     move_into_place,
     move_together_into_place,
     sha256_of,
     staging_folder,
+    write_text,
 )
 from acm_export.checkpoints import save_checkpoint
 from acm_export.onnx_file.model_file import write_model
@@ -45,7 +49,7 @@ def fail_with(error: BaseException) -> Any:
 
 
 @pytest.mark.parametrize("old", [None, b"old"])
-def test_a_file_is_replaced_whole(old: bytes | None, tmp_path: Path) -> None:
+def test_a_file_is_replaced_atomically(old: bytes | None, tmp_path: Path) -> None:
     target = tmp_path / "model.onnx"
     if old is not None:
         target.write_bytes(old)
@@ -69,13 +73,68 @@ def test_a_new_file_has_the_permissions_of_the_process(tmp_path: Path) -> None:
     assert stat.S_IMODE((tmp_path / "m").stat().st_mode) == 0o640
 
 
+def replace(target: Path, content: bytes = b"new") -> None:
+    with staging_folder(target) as staging:
+        (staging / "part").write_bytes(content)
+        move_into_place(staging / "part", target)
+
+
+@pytest.mark.parametrize("mode", [0o600, 0o644, 0o755])
+def test_a_replaced_file_keeps_its_permissions(mode: int, tmp_path: Path) -> None:
+    target = tmp_path / "m"
+    target.write_bytes(b"old")
+    target.chmod(mode)
+    replace(target)
+    assert (target.read_bytes(), stat.S_IMODE(target.stat().st_mode)) == (b"new", mode)
+
+
+@pytest.mark.parametrize("exists", [True, False])
+def test_a_write_goes_through_a_symbolic_link(exists: bool, tmp_path: Path) -> None:
+    for name in ("real", "links"):
+        (tmp_path / name).mkdir()
+    real, link = tmp_path / "real" / "m", tmp_path / "links" / "m"
+    if exists:
+        real.write_bytes(b"old")
+    link.symlink_to(Path("..") / "real" / "m")
+    replace(link)
+    assert link.is_symlink()
+    assert real.read_bytes() == b"new"
+    assert names(tmp_path / "links") == names(tmp_path / "real") == ["m"]
+
+
+def test_a_read_only_file_is_refused_before_the_work(tmp_path: Path) -> None:
+    target, link = tmp_path / "m", tmp_path / "link"
+    target.write_bytes(b"old")
+    target.chmod(0o444)
+    link.symlink_to(target)
+    for path in (target, link):
+        for write in (lambda p: write_text("new", p), check_writable):
+            with pytest.raises(OutputError, match="is read-only") as refused:
+                write(path)
+            assert f"chmod u+w {path}" in str(refused.value.hint)
+    assert tree(tmp_path) == {"m": b"old", "link": b"old"}
+
+
+def test_a_missing_input_is_a_usage_error(tmp_path: Path) -> None:
+    check_input(tmp_path, "folder")
+    with pytest.raises(UsageError, match=f"there is no file {tmp_path / 'm'}") as refused:
+        check_input(tmp_path / "m", hint="write it")
+    assert (refused.value.exit_code, refused.value.hint) == (2, "write it")
+
+
+def test_the_suffix_of_an_output_says_what_it_holds() -> None:
+    check_suffix(Path("m.onnx"), (".onnx",))
+    with pytest.raises(UsageError, match=r"--report is r\.pdf; it must end in \.html or \.htm"):
+        check_suffix(Path("r.pdf"), (".html", ".htm"), "--report")
+
+
 @pytest.mark.parametrize(
     "error",
     [OSError(code, os.strerror(code)) for code in FULL]
     + [KeyboardInterrupt(), RuntimeError("broken"), MemoryError(), SystemExit(1), OSError(errno.EACCES, "denied")],
     ids=repr,
 )
-def test_whatever_ends_the_work_the_old_file_survives_and_nothing_is_left(error: BaseException, tmp_path: Path) -> None:
+def test_any_failure_leaves_the_old_file_and_no_temporary_files(error: BaseException, tmp_path: Path) -> None:
     target = tmp_path / "model.onnx"
     target.write_bytes(b"old")
     is_full = isinstance(error, OSError) and error.errno in FULL
@@ -86,7 +145,7 @@ def test_whatever_ends_the_work_the_old_file_survives_and_nothing_is_left(error:
     assert names(tmp_path) == ["model.onnx"]
     if is_full:
         assert "no space left" in str(raised.value)
-        assert "untouched" in str(raised.value.hint)
+        assert "is unchanged" in str(raised.value.hint)
 
 
 @pytest.mark.parametrize("step", ["fsync", "replace"])
@@ -114,7 +173,7 @@ def test_a_missing_or_unusable_parent_is_refused(tmp_path: Path, monkeypatch: py
         pass
 
 
-def test_a_folder_in_the_place_of_a_file_is_refused(tmp_path: Path) -> None:
+def test_a_folder_at_the_target_of_a_file_is_refused(tmp_path: Path) -> None:
     (tmp_path / "m.onnx").mkdir()
     with pytest.raises(OutputError, match="is a folder"), staging_folder(tmp_path / "m.onnx") as staging:  # noqa: PT012
         (staging / "part").write_bytes(b"new")
@@ -153,7 +212,7 @@ def test_a_failure_between_the_renames_of_a_folder_leaves_the_old_one(
     assert tree(tmp_path) == {"model/config.json": b"old"}
 
 
-def test_a_failure_while_the_retired_folder_is_removed_leaves_the_new_one_whole(
+def test_a_failure_while_the_old_folder_is_removed_leaves_the_new_one_complete(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     target = tmp_path / "model"
@@ -199,7 +258,7 @@ def test_a_disk_that_fills_up_while_weights_are_written_is_an_output_error(acm: 
     assert names(tmp_path) == []
 
 
-def test_an_onnx_file_is_not_torn_by_a_full_disk(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_full_disk_leaves_the_old_onnx_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     (tmp_path / "m.onnx").write_bytes(b"old")
     monkeypatch.setattr(onnx, "save", fail_with(OSError(errno.ENOSPC, "full")))
     with pytest.raises(OutputError, match="no space left"):
@@ -212,12 +271,12 @@ def test_the_digest_is_sha256(tmp_path: Path) -> None:
     assert sha256_of(tmp_path / "f") == "ba7816bf8f01cfea414140de5dae2223b00361a396177a9cb410ff61f20015ad"
 
 
-def test_outputs_are_kept_apart_from_inputs_and_one_another(tmp_path: Path) -> None:
+def test_outputs_must_differ_from_inputs_and_from_each_other(tmp_path: Path) -> None:
     model, out = tmp_path / "m", tmp_path / "o"
     check_apart([model, None], {"-o": out, "--plot": None})
-    with pytest.raises(UsageError, match=r"-o .* is read here"):
+    with pytest.raises(UsageError, match=r"-o .* is also an input"):
         check_apart([model], {"-o": tmp_path / "." / "m"})
-    with pytest.raises(UsageError, match="--plot and -o name one file"):
+    with pytest.raises(UsageError, match="--plot and -o are the same file"):
         check_apart([], {"-o": out, "--plot": out})
 
 

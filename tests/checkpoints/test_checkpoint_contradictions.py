@@ -11,7 +11,7 @@ import torch
 from safetensors.torch import load_file, save_file
 from tiny_models import tiny_vit
 
-from acm_export.base.errors import AcmWarning, CheckpointError
+from acm_export.base.errors import AcmWarning, CheckpointError, UsageError
 from acm_export.checkpoints import load_checkpoint, save_checkpoint
 
 if TYPE_CHECKING:
@@ -193,7 +193,7 @@ def test_truncated_missing_and_hostile_weights_are_refused(folder: Path, tmp_pat
     (folder / "config.json").unlink()
     with pytest.raises(CheckpointError, match=r"no config\.json"):
         load_checkpoint(folder)
-    with pytest.raises(CheckpointError, match="no checkpoint folder"):
+    with pytest.raises(UsageError, match="there is no folder"):
         load_checkpoint(tmp_path / "missing")
     (tmp_path / "model.pth").write_bytes(b"x")
     with pytest.raises(CheckpointError) as refused:

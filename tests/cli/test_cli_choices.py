@@ -9,19 +9,21 @@ import pytest
 from click.testing import CliRunner
 
 from acm_export.cli import main
-from acm_export.cli.export import _DTYPES, _TARGETS, export
+from acm_export.cli.export import _TARGETS, export
 from acm_export.demo.digits import ACM
-from acm_export.exporter import DTYPES
-from acm_export.exporter.exporter import MAX_OPSET
+from acm_export.exporter.options import MAX_OPSET
 from acm_export.onnx_file.lowering import OPSET as TENSORRT_8_OPSET
 from acm_export.onnx_file.targets import TARGETS
+from acm_export.op.precision import PRECISIONS
 
 if TYPE_CHECKING:
     from pathlib import Path
 
 
 def test_export_offers_every_dtype_and_target() -> None:
-    assert tuple(DTYPES) == _DTYPES
+    (option,) = [parameter for parameter in export.params if parameter.name == "dtype"]
+    assert isinstance(option.type, click.Choice)
+    assert tuple(option.type.choices) == tuple(PRECISIONS)
     assert tuple(TARGETS) == _TARGETS
 
 

@@ -40,7 +40,7 @@ def digests(folder: Path) -> dict[str, str]:
 
 
 @pytest.mark.parametrize(
-    ("name", "code", "message"), [("dense", 2, "is read here"), ("other", 1, "holds no ACM model")]
+    ("name", "code", "message"), [("dense", 2, "is also an input"), ("other", 1, "holds no ACM model")]
 )
 def test_neither_the_teacher_nor_another_dense_model_is_replaced(
     folder: Path, name: str, code: int, message: str

@@ -33,8 +33,8 @@ from acm_export.engine.settings import (
     set_precision,
     set_tactic_sources,
 )
-from acm_export.exporter import export_checkpoint
-from acm_export.onnx_file.inspection import summarize
+from acm_export.exporter import export
+from acm_export.onnx_file.inspection import inspect
 from acm_export.plugins.tensorrt.headers import TensorRTHeaders
 
 if TYPE_CHECKING:
@@ -47,7 +47,7 @@ HERE = Platform("10.3.0", "Orin", "sm_87")
 @pytest.fixture(scope="module")
 def model(tmp_path_factory: pytest.TempPathFactory) -> Path:
     path = tmp_path_factory.mktemp("engine") / "m.onnx"
-    export_checkpoint(load_checkpoint(ACM), path, verify=False)
+    export(load_checkpoint(ACM), output=path, verify=False)
     return path
 
 
@@ -242,7 +242,7 @@ def test_the_file_for_trtexec(model: Path, tmp_path: Path, monkeypatch: pytest.M
         ("tensorrt-8", True, False),
         ("tensorrt", False, True),
     }
-    summary = summarize(saved)
+    summary = inspect(saved)
     assert summary.manifest.target == "tensorrt"
     assert sum(name.startswith("counts/") for name in summary.outputs) == len(summary.manifest.layers)
     refused = CliRunner().invoke(main, [*arguments, str(model)])

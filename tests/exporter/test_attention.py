@@ -10,7 +10,7 @@ import torch
 
 from acm_export.checkpoints import load_checkpoint
 from acm_export.demo.digits import DENSE
-from acm_export.exporter import export_checkpoint
+from acm_export.exporter import export
 from acm_export.exporter.attention import plain_attention
 
 if TYPE_CHECKING:
@@ -20,7 +20,7 @@ optimizer = pytest.importorskip("onnxruntime.transformers.optimizer", reason="ON
 
 
 def test_onnx_runtime_fuses_every_attention_and_ffn_of_the_dense_model(tmp_path: Path) -> None:
-    export_checkpoint(load_checkpoint(DENSE), tmp_path / "m.onnx", verify=False)
+    export(load_checkpoint(DENSE), output=tmp_path / "m.onnx", verify=False)
     fused = optimizer.optimize_model(
         str(tmp_path / "m.onnx"), model_type="vit", num_heads=4, hidden_size=48, opt_level=0
     )

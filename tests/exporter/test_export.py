@@ -97,7 +97,7 @@ def test_the_graph_is_clean(exported: tuple[Any, ExportResult]) -> None:
         assert all(n.op_type in ("Cast", "MatMul", "Gemm") for n in readers)
 
 
-def test_version_opset_body_and_interface_are_as_asked(exported: tuple[Any, ExportResult]) -> None:
+def test_version_opset_body_and_interface_are_as_requested(exported: tuple[Any, ExportResult]) -> None:
     _, result = exported
     model, manifest = onnx.load(result.path), result.manifest
     portable = manifest.target == "portable"
@@ -168,8 +168,8 @@ def test_a_half_precision_file_computes_what_the_model_in_half_precision_does(
 
 
 @pytest.mark.parametrize("exported", ["bf16"], indirect=True)
-def test_a_bfloat16_file_is_verified_as_its_float32_twin_and_says_so(exported: tuple[Any, ExportResult]) -> None:
+def test_a_bf16_file_is_verified_in_float32_and_says_so(exported: tuple[Any, ExportResult]) -> None:
     report = exported[1].report
     assert report is not None
     assert report.passed
-    assert any("float32 twin" in note for note in report.notes)
+    assert any("run in float32" in note for note in report.notes)

@@ -1,4 +1,4 @@
-"""What an export computes once instead of in every pass, and masks that fill elements."""
+"""Constants that an export folds, and masks that fill elements."""
 
 from __future__ import annotations
 
@@ -88,7 +88,7 @@ class Filled(nn.Module):
 
 
 @pytest.mark.parametrize(("kind", "plain"), [("elements", True), ("rows", False), ("index", False)])
-def test_values_are_put_where_a_mask_or_an_index_says(kind: str, plain: bool, tmp_path: Path) -> None:
+def test_index_put_takes_a_mask_or_an_index(kind: str, plain: bool, tmp_path: Path) -> None:
     module, x, rows = Filled(kind), torch.randn(6, 4), torch.tensor([1.0, -1, 2, 0, 3, -2])
     export(module, {"x": x, "rows": rows}, tmp_path / "m.onnx")
     for count in (6, 3):

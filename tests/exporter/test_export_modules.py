@@ -27,7 +27,7 @@ if TYPE_CHECKING:
     from pathlib import Path
 
 
-def test_a_module_that_is_not_of_transformers(tmp_path: Path) -> None:
+def test_a_module_that_is_not_from_transformers(tmp_path: Path) -> None:
     model = TwoBranches()
     for _, layer in acm_layers(model):
         layer.thresholds.fill_(0.3)
@@ -62,7 +62,7 @@ def test_the_setting_in_the_manifest_is_that_of_the_thresholds_in_the_file(tmp_p
 
 
 @pytest.mark.parametrize("batch", [1, 2])
-def test_a_layer_alone_is_a_module_too(batch: int, tmp_path: Path) -> None:
+def test_a_single_layer_can_be_exported(batch: int, tmp_path: Path) -> None:
     layer, x = ACMLayer(ACMSpec(6, 3, 5)), torch.randn(batch, 4, 6)
     result = export_module(layer, x, tmp_path / "m.onnx")
     assert len(result.manifest.layers) == 1
@@ -162,7 +162,7 @@ def wrong_body(signature: Signature, opset: int) -> onnx.FunctionProto:
 @pytest.mark.parametrize("old", [None, b"old"])
 @pytest.mark.parametrize("external", [False, True])
 @pytest.mark.parametrize("failure", ["wrong", "interrupt"])
-def test_a_file_that_fails_verification_is_not_left(
+def test_a_file_that_fails_verification_is_not_written(
     old: bytes | None, external: bool, failure: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     def interrupt(*_: Any, **__: Any) -> None:
@@ -235,7 +235,7 @@ class Text(nn.Module):
         (nn.Linear(6, 6), torch.randn(2, 5), {}, AcmError, None),
     ],
 )  # fmt: skip
-def test_what_cannot_be_exported_is_refused_and_leaves_nothing(
+def test_unsupported_modules_are_refused_and_leave_no_file(
     model: nn.Module, inputs: Any, options: dict[str, Any], error: Any, said: str | None, tmp_path: Path
 ) -> None:
     with pytest.raises(error, match=said):

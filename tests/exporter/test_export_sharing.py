@@ -1,4 +1,4 @@
-"""Exports of modules that share tensors, inputs without a batch axis, names that meet, outputs that are inputs."""
+"""Exports of modules that share tensors, inputs without a batch axis, name clashes, outputs that are inputs."""
 
 from __future__ import annotations
 
@@ -71,7 +71,7 @@ class Positions(nn.Module):
         return torch.as_tensor(self.acm(x + torch.tanh(at)))
 
 
-def test_an_axis_0_that_another_input_has_further_back_is_no_batch(tmp_path: Path) -> None:
+def test_axis_0_is_not_the_batch_if_it_is_a_later_axis_of_another_input(tmp_path: Path) -> None:
     inputs = [torch.randn(2, 5, 6), torch.randn(5, 6)]
     shapes = {"x": {0: "batch", 1: "t"}, "at": {0: "t"}}
     result = export(Positions(), inputs, tmp_path / "m.onnx", dynamic_shapes=shapes)
@@ -106,7 +106,7 @@ def test_layers_may_share_gates_and_weights(shared: tuple[str, ...], dtype: str,
             np.testing.assert_array_equal(ran[f"counts/{name}"], counts)
 
 
-def test_layers_with_one_tensor_of_thresholds_are_refused_for_that(tmp_path: Path) -> None:
+def test_layers_that_share_thresholds_are_refused(tmp_path: Path) -> None:
     model = TwoLayers()
     model.b.thresholds = model.a.thresholds
     with pytest.raises(ExportError) as refused:
@@ -129,7 +129,7 @@ class Meeting(nn.Module):
 
 
 @pytest.mark.parametrize("target", ["portable", "tensorrt"])
-def test_parameters_with_the_names_of_values_keep_names_of_their_own(target: str, tmp_path: Path) -> None:
+def test_parameters_named_like_values_get_unique_names(target: str, tmp_path: Path) -> None:
     model = Meeting()
     result = export(model, torch.randn(2, 6), tmp_path / "m.onnx", target=target, verify=False)
     proto = onnx.load(result.path)

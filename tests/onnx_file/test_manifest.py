@@ -1,4 +1,4 @@
-"""What a file says about itself is checked before it is used: manifest, thresholds, external data."""
+"""The manifest, thresholds and external data of a file are checked before use."""
 
 from __future__ import annotations
 
@@ -15,10 +15,9 @@ from acm_export.base.errors import ModelFileError
 from acm_export.checkpoints import load_checkpoint
 from acm_export.cli import main
 from acm_export.demo.digits import ACM
-from acm_export.exporter import export_checkpoint
-from acm_export.exporter.exporter import DTYPES as EXPORTED_DTYPES
-from acm_export.onnx_file.inspection import summarize
-from acm_export.onnx_file.manifest import DTYPES, read_manifest
+from acm_export.exporter import export
+from acm_export.onnx_file.inspection import inspect
+from acm_export.onnx_file.manifest import read_manifest
 from acm_export.onnx_file.model_file import data_files, read_model
 from acm_export.report.inspection import describe
 
@@ -33,7 +32,7 @@ W1_BYTES = 4 * 48 * 4 * 24
 @pytest.fixture(scope="module")
 def exported(tmp_path_factory: pytest.TempPathFactory) -> Path:
     path = tmp_path_factory.mktemp("manifest") / "digits.onnx"
-    export_checkpoint(load_checkpoint(ACM), path, verify=False)
+    export(load_checkpoint(ACM), output=path, verify=False)
     return path
 
 
@@ -55,23 +54,23 @@ def put(*path: str | int, value: Any) -> Callable[[dict[str, Any]], None]:
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        (put("layers", 2, "learner_flops", value="a"), 'layers[2].learner_flops is "a"; it must be a whole number'),
-        (put("layers", 0, "learner_flops", value=0), "layers[0].learner_flops is 0; it must be a whole number from 1"),
-        (put("layers", 0, "tokens", value=True), "layers[0].tokens is true; it must be a whole number"),
-        (put("layers", 0, "tokens", value=-1), "layers[0].tokens is -1; it must be a whole number"),
-        (put("layers", 0, "tokens", value=1.5), "layers[0].tokens is 1.5; it must be a whole number"),
+        (put("layers", 2, "learner_flops", value="a"), 'layers[2].learner_flops is "a"; it must be an integer'),
+        (put("layers", 0, "learner_flops", value=0), "layers[0].learner_flops is 0; it must be an integer >= 1"),
+        (put("layers", 0, "tokens", value=True), "layers[0].tokens is true; it must be an integer"),
+        (put("layers", 0, "tokens", value=-1), "layers[0].tokens is -1; it must be an integer"),
+        (put("layers", 0, "tokens", value=1.5), "layers[0].tokens is 1.5; it must be an integer"),
         (put("layers", 0, "name", value=None), "layers[0].name is null; it must be text"),
-        (put("layers", 0, "num_learners", value=65), "num_learners is 65; it must lie in 1..64"),
+        (put("layers", 0, "num_learners", value=65), "num_learners is 65; it must be in 1..64"),
         (put("layers", 0, "activation", value="tanh"), "activation is 'tanh'; it must be one of gelu"),
         (put("layers", 0, value=5), "layers[0] is 5; it must be an object"),
         (put("layers", value={}), "layers is {}; it must be a list"),
         (put("example_inputs", value=5), "example_inputs is 5; it must be an object"),
         (put("example_inputs", "pixel_values", value=3), "example_inputs.pixel_values is 3; it must be a list"),
         (put("example_inputs", "pixel_values", value=["a"]), 'example_inputs.pixel_values is ["a"]; it must be a list'),
-        (put("rest_flops", value=float("nan")), "rest_flops is NaN; it must be a whole number"),
-        (put("rest_flops", value=10**400), "...; it must be a whole number"),
+        (put("rest_flops", value=float("nan")), "rest_flops is NaN; it must be an integer"),
+        (put("rest_flops", value=10**400), "...; it must be an integer"),
         (put("dtype", value="fp8"), 'dtype is "fp8"; it must be one of fp32, fp16, bf16'),
-        (put("opset", value="x"), 'opset is "x"; it must be a whole number'),
+        (put("opset", value="x"), 'opset is "x"; it must be an integer'),
         (put("target", value=[]), "target is []; it must be text"),
         (put("source", value=None), "source is null; it must be an object"),
         (put("source", "sha256", value=7), "source.sha256 is 7; it must be text or null"),
@@ -79,7 +78,7 @@ def put(*path: str | int, value: Any) -> Callable[[dict[str, Any]], None]:
         (put("setting", "threshold", value=float("nan")), "setting.threshold is NaN; it must be a number"),
         (put("setting", "threshold", value=False), "setting.threshold is false; it must be a number"),
         (put("setting", "threshold", value=10**400), "setting.threshold is 1000"),
-        (put("setting", "max_learners", value="2"), 'setting.max_learners is "2"; it must be a whole number'),
+        (put("setting", "max_learners", value="2"), 'setting.max_learners is "2"; it must be an integer'),
         (put("setting", "other", value=1), "setting.other is not a field of this schema"),
         (lambda content: content.pop("producer") and None, "producer is missing"),
         (put("schema", value=True), "has no schema version"),
@@ -121,10 +120,6 @@ def test_every_setting_that_can_be_written_is_read(exported: Path, tmp_path: Pat
     assert setting.threshold == (None if threshold is None else float(threshold))
 
 
-def test_the_dtypes_of_manifests_are_those_of_exports() -> None:
-    assert set(DTYPES) == set(EXPORTED_DTYPES)
-
-
 def nan(tensor: TensorProto) -> None:
     tensor.CopyFrom(numpy_helper.from_array(np.full(4, np.nan, np.float32), tensor.name))
 
@@ -141,9 +136,9 @@ def none_at_all(tensor: TensorProto) -> None:
     ("change", "message"),
     [
         (nan, "[nan, nan, nan, nan], but the manifest says [0.0, 0.0, 0.0, 0.0]"),
-        (short, "holds 7 bytes, float32 [4] takes 16"),
-        (none_at_all, "holds 0 bytes, float32 [4] takes 16"),
-        (lambda tensor: point_at(tensor, "other.bin"), "holds 0 bytes, float32 [4] takes 16"),
+        (short, "has 7 bytes; float32 [4] needs 16"),
+        (none_at_all, "has 0 bytes; float32 [4] needs 16"),
+        (lambda tensor: point_at(tensor, "other.bin"), "has 0 bytes; float32 [4] needs 16"),
     ],
 )
 def test_inspect_refuses_thresholds_that_contradict_the_manifest(
@@ -182,7 +177,7 @@ def in_sparse_initializer(model: onnx.ModelProto, tensor: TensorProto) -> None:
 
 
 @pytest.mark.parametrize("place", [in_attribute, in_list, in_subgraph, in_function, in_sparse_initializer])
-def test_external_data_are_checked_wherever_a_tensor_stands(
+def test_external_data_is_checked_for_every_tensor(
     exported: Path, tmp_path: Path, place: Callable[[onnx.ModelProto, TensorProto], None]
 ) -> None:
     (tmp_path / "in").mkdir()
@@ -238,11 +233,11 @@ def test_locations_that_name_no_file_are_refused(exported: Path, tmp_path: Path,
 
 
 def test_inspect_counts_the_learners_that_always_run(exported: Path) -> None:
-    summary = summarize(exported)
+    summary = inspect(exported)
     manifest = summary.manifest
     always = sum(e.tokens * e.learner_flops for e in manifest.layers if e.min_learners == 1)
     gates = sum(e.tokens * e.gate_flops for e in manifest.layers)
-    expected = f"{(manifest.rest_flops + gates + always) / 1e6:.4g} M with those that always run"
+    expected = f"{(manifest.rest_flops + gates + always) / 1e6:.4g} M with only those that always run"
     assert always
     assert any(expected in line for line in describe(summary))
 

@@ -1,4 +1,4 @@
-"""Files whose layers have several bodies: for an ONNX Runtime that knows overloads, and for one that does not."""
+"""Files with several function bodies, for versions of ONNX Runtime with and without overloads."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from tiny_models import tiny_vit
 
 from acm_export.exporter import export
 from acm_export.modules import ACMSpec
-from acm_export.onnx_file.inspection import summarize
+from acm_export.onnx_file.inspection import inspect
 from acm_export.onnx_file.model_file import read_model
 from acm_export.onnx_file.overloads import serialize
 
@@ -37,7 +37,7 @@ def outputs(content: bytes) -> list[np.ndarray[Any, Any]]:
     return session(content).run(None, {"pixel_values": images(3).numpy()})
 
 
-def test_an_old_runtime_gets_bodies_with_names_of_their_own_and_computes_the_same(path: Path) -> None:
+def test_an_old_runtime_gets_uniquely_named_bodies_and_computes_the_same(path: Path) -> None:
     model = read_model(path)
     renamed = onnx.load_from_string(serialize(model, OLD))
     keys = [(f.domain, f.name) for f in renamed.functions]
@@ -52,7 +52,7 @@ def test_an_old_runtime_gets_bodies_with_names_of_their_own_and_computes_the_sam
         np.testing.assert_array_equal(ours, theirs)
 
 
-def test_the_model_stays_as_it_is(path: Path) -> None:
+def test_serialising_does_not_change_the_model(path: Path) -> None:
     model = read_model(path)
     before = copy.deepcopy(model)
     serialize(model, OLD)
@@ -66,4 +66,4 @@ def test_a_runtime_that_knows_overloads_gets_the_model_itself(path: Path, runtim
 
 def test_inspect_says_which_runtime_a_file_with_several_bodies_needs(path: Path) -> None:
     several = len(read_model(path).functions) > 1
-    assert ("1.27 or later" in summarize(path).runs_on) == several
+    assert ("1.27 or later" in inspect(path).runs_on) == several

@@ -1,4 +1,4 @@
-"""The target tensorrt-8 on whole models: what the file holds, what it computes, and the way to it and back."""
+"""The target tensorrt-8 on whole models: contents, results, and rewriting to it and back."""
 
 from __future__ import annotations
 
@@ -16,10 +16,9 @@ from torch import nn
 from acm_export.base.errors import ExportError, UsageError
 from acm_export.checkpoints import load_checkpoint
 from acm_export.demo.digits import ACM
-from acm_export.exporter import ExportResult, export_checkpoint, exporter
-from acm_export.exporter import export as export_module
+from acm_export.exporter import ExportResult, export, exporter
 from acm_export.modules import ACMLayer, ACMSpec
-from acm_export.onnx_file.inspection import summarize
+from acm_export.onnx_file.inspection import inspect
 from acm_export.onnx_file.lowering.operators import PARSED
 from acm_export.onnx_file.manifest import read_manifest, write_manifest
 from acm_export.onnx_file.targets import TARGETS, retarget
@@ -54,11 +53,11 @@ def export_of(name: str, path: Path, **options: Any) -> tuple[ExportResult, dict
     """An export and inputs for it."""
     torch.manual_seed(0)
     if name == "digits":
-        return export_checkpoint(load_checkpoint(ACM), path, **options), {"pixel_values": torch.randn(3, 3, 32, 32)}
+        return export(load_checkpoint(ACM), output=path, **options), {"pixel_values": torch.randn(3, 3, 32, 32)}
     if name == "vit":
-        result = export_module(tiny_vit(), {"pixel_values": images(2)}, path, output_fields=("logits",), **options)
+        result = export(tiny_vit(), {"pixel_values": images(2)}, path, output_fields=("logits",), **options)
         return result, {"pixel_values": images(3)}
-    return export_module(Mixed(), torch.randn(2, 4, 8), path, **options), {"x": torch.randn(3, 4, 8)}
+    return export(Mixed(), torch.randn(2, 4, 8), path, **options), {"x": torch.randn(3, 4, 8)}
 
 
 @pytest.fixture(scope="module", params=[f"{m}-{d}" for m in ("digits", "vit", "mixed") for d in ("fp32", "fp16")])
@@ -103,7 +102,7 @@ def test_each_operator_is_decomposed_once_and_nothing_else_changes(pair: Any) ->
     assert after == expected
 
 
-def test_the_file_holds_what_the_parser_takes_and_no_more(pair: Any) -> None:
+def test_the_file_holds_only_operators_that_the_parser_supports(pair: Any) -> None:
     _, portable, lowered, _ = pair
     model = onnx.load(lowered.path)
     onnx.checker.check_model(model, full_check=True)
@@ -150,7 +149,7 @@ def test_a_rewrite_of_the_portable_file_is_the_export(pair: Any) -> None:
 
 
 @pytest.mark.parametrize("opset", [18, 19, 21, 22])
-def test_files_of_every_opset_can_become_one(opset: int, tmp_path: Path) -> None:
+def test_files_of_every_opset_can_be_lowered(opset: int, tmp_path: Path) -> None:
     result, inputs = export_of("mixed", tmp_path / "m.onnx", opset=opset, verify=False)
     model = retargeted(onnx.load(result.path), "tensorrt-8")
     onnx.checker.check_model(model, full_check=True)
@@ -162,7 +161,7 @@ def test_files_of_every_opset_can_become_one(opset: int, tmp_path: Path) -> None
 
 
 @pytest.mark.parametrize("target", TARGETS)
-def test_it_can_become_a_file_for_every_target(target: str, tmp_path: Path) -> None:
+def test_it_can_be_rewritten_for_every_target(target: str, tmp_path: Path) -> None:
     result, _ = export_of("vit", tmp_path / "m.onnx", target="tensorrt-8", verify=False)
     original = onnx.load(result.path)
     model = retargeted(original, target)
@@ -187,7 +186,7 @@ def test_large_weights_stay_in_a_file_beside_it(tmp_path: Path, monkeypatch: pyt
 
 def test_inspection_says_what_runs_it(tmp_path: Path) -> None:
     result, _ = export_of("mixed", tmp_path / "m.onnx", target="tensorrt-8", verify=False)
-    assert summarize(result.path).runs_on == "TensorRT 8.5 and 8.6"
+    assert inspect(result.path).runs_on == "TensorRT 8.5 and 8.6"
 
 
 @pytest.mark.parametrize(
@@ -200,7 +199,7 @@ def test_inspection_says_what_runs_it(tmp_path: Path) -> None:
 )
 def test_options_that_do_not_fit_are_refused(options: dict[str, Any], said: str, tmp_path: Path) -> None:
     with pytest.raises(UsageError, match=said):
-        export_module(nn.Linear(6, 6), torch.randn(2, 6), tmp_path / "m.onnx", target="tensorrt-8", **options)
+        export(nn.Linear(6, 6), torch.randn(2, 6), tmp_path / "m.onnx", target="tensorrt-8", **options)
     assert names(tmp_path) == []
 
 
@@ -209,7 +208,7 @@ def test_the_opset_may_be_given(tmp_path: Path) -> None:
     assert export_of("mixed", tmp_path / "m.onnx", verify=False, **options)[0].manifest.opset == 17
 
 
-def test_a_bfloat16_file_cannot_become_one(tmp_path: Path) -> None:
+def test_a_bf16_file_cannot_be_lowered(tmp_path: Path) -> None:
     result, _ = export_of("mixed", tmp_path / "m.onnx", dtype="bf16", verify=False)
     model = onnx.load(result.path)
     before = model.SerializeToString(deterministic=True)
@@ -218,7 +217,7 @@ def test_a_bfloat16_file_cannot_become_one(tmp_path: Path) -> None:
     assert model.SerializeToString(deterministic=True) == before
 
 
-def test_a_model_that_cannot_be_expressed_leaves_no_file(tmp_path: Path) -> None:
+def test_an_unsupported_model_leaves_no_file(tmp_path: Path) -> None:
     with pytest.raises(ExportError, match=r"Mish .*tensorrt-8"):
-        export_module(nn.Sequential(nn.Mish()), torch.randn(2, 6), tmp_path / "m.onnx", target="tensorrt-8")
+        export(nn.Sequential(nn.Mish()), torch.randn(2, 6), tmp_path / "m.onnx", target="tensorrt-8")
     assert names(tmp_path) == []

@@ -1,4 +1,4 @@
-"""What the ONNX checker and shape inference know about the op."""
+"""The op in the ONNX checker and in shape inference."""
 
 from __future__ import annotations
 
@@ -78,7 +78,7 @@ def test_y_has_the_type_and_shape_of_x_and_counts_are_int32_without_d(element: i
         ({"x": [2, 3, 4, D], "gate_logits": [2, 3, 4, N - MIN + 1]}, [2, 3, 4]),
     ],
 )
-def test_what_one_input_leaves_open_another_fills_in(shapes: dict[str, Any], tokens: list[Any]) -> None:
+def test_dimensions_unknown_in_one_input_are_taken_from_another(shapes: dict[str, Any], tokens: list[Any]) -> None:
     assert inferred(op_model(shapes)) == {
         "y": (TensorProto.FLOAT, [*tokens, D]),
         "counts": (TensorProto.INT32, tokens),
@@ -115,7 +115,7 @@ CONTRADICTIONS: list[tuple[dict[str, Any], tuple[str, ...]]] = [
 
 
 @pytest.mark.parametrize(("shapes", "said"), CONTRADICTIONS)
-def test_shapes_that_contradict_are_refused_with_both_values(shapes: dict[str, Any], said: tuple[str, ...]) -> None:
+def test_contradictory_shapes_are_refused_with_both_values(shapes: dict[str, Any], said: tuple[str, ...]) -> None:
     with pytest.raises(OpError) as refused:
         infer_shapes(list((SHAPES | shapes).values()), Signature(N, MIN, "gelu"))
     with pytest.raises(onnx.shape_inference.InferenceError) as inferring:
@@ -133,7 +133,7 @@ def check(model: onnx.ModelProto) -> None:
 
 
 @pytest.mark.parametrize(("shapes", "said"), CONTRADICTIONS[:4])
-def test_the_full_checker_refuses_them_too(shapes: dict[str, Any], said: tuple[str, ...]) -> None:
+def test_the_full_checker_refuses_contradictory_shapes(shapes: dict[str, Any], said: tuple[str, ...]) -> None:
     with pytest.raises(onnx.shape_inference.InferenceError, match=said[0]):
         check(op_model(shapes))
 
@@ -169,7 +169,7 @@ def test_unknown_attributes_are_refused_and_the_plugin_fields_are_not() -> None:
 @pytest.mark.parametrize(
     "types", [{"element": TensorProto.DOUBLE}, {"gate": TensorProto.FLOAT16}, {"element": TensorProto.INT32}]
 )
-def test_types_the_op_does_not_take_are_refused(types: dict[str, int]) -> None:
+def test_unsupported_types_are_refused(types: dict[str, int]) -> None:
     with pytest.raises(onnx.shape_inference.InferenceError, match=r"(?i)type"):
         inferred(op_model(**types))
 

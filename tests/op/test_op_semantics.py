@@ -1,4 +1,4 @@
-"""The routing rule, in numpy and in PyTorch, held against a formula written out here."""
+"""The routing rule in numpy and in PyTorch, compared with a formula written out here."""
 
 from __future__ import annotations
 
@@ -108,7 +108,7 @@ def test_infinite_thresholds_run_nothing_or_everything(case: Any) -> None:
 
 
 @given(routings(FINITE, FINITE), st.integers(1, 64), st.integers(0, 64))
-def test_learners_behind_a_gap_do_not_run(case: Any, gap: int, bound: int) -> None:
+def test_learners_after_a_gap_do_not_run(case: Any, gap: int, bound: int) -> None:
     logits, thresholds, minimum = case
     gap = min(max(gap, minimum + 1), len(thresholds) + 1)  # number of the learner that never runs
     thresholds[: gap - 1], thresholds[gap - 1 :] = -INF, -INF

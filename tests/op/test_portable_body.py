@@ -1,4 +1,4 @@
-"""The portable body in ONNX Runtime, held against the float64 loop."""
+"""The portable body in ONNX Runtime, compared with the float64 loop."""
 
 from __future__ import annotations
 
@@ -85,7 +85,7 @@ def test_all_tokens_with_one_count(count: int, dtype: Any) -> None:
 
 
 @given(st.lists(st.integers(0, 3), max_size=12), st.integers(0, 3))
-def test_tokens_come_back_in_their_own_order(wanted: list[int], minimum: int) -> None:
+def test_tokens_keep_their_order(wanted: list[int], minimum: int) -> None:
     signature = Signature(3, minimum, "identity")
     feeds = random_inputs(np.random.default_rng(2), (len(wanted),), 3, 2, signature)
     feeds["gate_logits"] = logits_of(np.maximum(wanted, minimum), signature).reshape(len(wanted), signature.num_choices)
@@ -153,7 +153,7 @@ def _shapes(types: list[dict[str, list[int]]]) -> list[list[int]]:
     return [shape for entry in types for shape in entry.values()]
 
 
-def test_several_signatures_live_in_one_file() -> None:
+def test_one_file_may_have_several_signatures() -> None:
     signatures = [Signature(3, 0, "gelu"), Signature(3, 1, "gelu"), Signature(3, 0, "relu"), Signature(2, 2, "silu")]
     inputs, outputs, weights, nodes, feeds = [], [], [], [], {}
     for index, signature in enumerate(signatures):

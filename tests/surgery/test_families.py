@@ -17,14 +17,14 @@ from acm_export.base.errors import AcmWarning, CheckpointError, UsageError
 from acm_export.calibration.calibrate import Options, calibrate
 from acm_export.checkpoints import load_checkpoint, save_checkpoint
 from acm_export.data.sources import NpzFile
-from acm_export.exporter import example_inputs, export_checkpoint
+from acm_export.exporter import example_inputs, export
 from acm_export.modules import acm_layers
 from acm_export.onnx_file.inspection import stored_thresholds
 from acm_export.onnx_file.model_file import read_model
 from acm_export.onnx_file.set_budget import set_budget
 from acm_export.runtimes.session import TappedSession
 from acm_export.surgery import install_acm_layers, model_flops, select_sites, spec_for
-from acm_export.verification.file import verify_file
+from acm_export.verification.file import verify
 from acm_export.verification.measurement import Tally
 
 if TYPE_CHECKING:
@@ -75,7 +75,7 @@ def exported(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFa
     folder = tmp_path_factory.mktemp("family")
     save_checkpoint(acm_model(request.param), folder / "acm", source={})
     checkpoint = load_checkpoint(folder / "acm")
-    result = export_checkpoint(checkpoint, folder / "m.onnx", with_counts=True)  # verifies
+    result = export(checkpoint, output=folder / "m.onnx", with_counts=True)  # verifies
     return checkpoint.model, result, folder
 
 
@@ -115,12 +115,12 @@ def test_a_file_is_verified_on_data_of_any_dtype_width(exported: Any) -> None:
     inputs = {name: value.numpy() for name, value in example_inputs(model, family(model), seed=2).items()}
     narrow = {name: v.astype(np.int32 if v.dtype.kind == "i" else np.float64) for name, v in inputs.items()}
     np.savez(folder / "d.npz", **narrow)
-    assert verify_file(result.path, load_checkpoint(folder / "acm"), data=folder / "d.npz").passed
+    assert verify(result.path, load_checkpoint(folder / "acm"), data=folder / "d.npz").passed
     np.savez(
         folder / "wrong.npz", **{n: v.astype(np.float32 if v.dtype.kind == "i" else int) for n, v in inputs.items()}
     )
     with pytest.raises(UsageError, match="the model takes"):
-        verify_file(result.path, load_checkpoint(folder / "acm"), data=folder / "wrong.npz")
+        verify(result.path, load_checkpoint(folder / "acm"), data=folder / "wrong.npz")
 
 
 def test_the_file_is_calibrated_to_budgets_without_padding(exported: Any) -> None:

@@ -236,7 +236,7 @@ def test_inputs_are_never_replaced(folder: Path, tmp_path: Path) -> None:
     ):
         refused = run("latency", *arguments, "--runs", "1")
         assert refused.exit_code == 2
-        assert "would be replaced" in refused.stderr or "name one file" in refused.stderr
+        assert "would be replaced" in refused.stderr or "are the same file" in refused.stderr
     assert (data.read_bytes(), passport.read_text()) == (before, "{}")
 
 

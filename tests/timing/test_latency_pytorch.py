@@ -99,7 +99,7 @@ def test_wrong_options_are_refused_before_anything_is_timed(folder: Path, monkey
         ((m, *pytorch[:-1], folder / "again"), 2, f"have {digest}"),
         ((m, *pytorch[:-1], folder / "none"), 2, "there is no folder"),
         ((m, *pytorch, "--baseline", folder / "none"), 2, "there is no folder"),
-        ((m, *pytorch, "--baseline", m), 1, "expected a checkpoint folder"),
+        ((m, *pytorch, "--baseline", m), 1, "is an ONNX file, not a checkpoint folder"),
         ((m, *pytorch, "--cuda-graph"), 2, "pytorch cannot launch CUDA graphs here"),
     )
     for args, code, reason in cases:

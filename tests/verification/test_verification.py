@@ -1,4 +1,4 @@
-"""Verification of files: what is right passes, what is wrong is caught."""
+"""Verification of files: correct files pass, and tampered ones are caught."""
 
 from __future__ import annotations
 
@@ -15,11 +15,11 @@ from torch import nn
 
 from acm_export.base.errors import AcmError, AcmWarning
 from acm_export.checkpoints import load_checkpoint, save_checkpoint
-from acm_export.exporter import export, export_checkpoint
+from acm_export.exporter import export
 from acm_export.modules import ACMLayer, ACMSpec, acm_layers
 from acm_export.modules.wrapper import Exportable
 from acm_export.verification.compare import verify_model
-from acm_export.verification.file import verify_file
+from acm_export.verification.file import verify
 from acm_export.verification.report import VerificationError
 
 if TYPE_CHECKING:
@@ -129,16 +129,14 @@ def test_an_untouched_file_passes_at_three_budgets(target: str, tmp_path: Path) 
         (drop_last_learner, "off by"),
     ],
 )
-def test_a_file_that_was_tampered_with_is_caught(
-    change: Callable[[onnx.ModelProto], None], said: str, tmp_path: Path
-) -> None:
+def test_a_tampered_file_is_caught(change: Callable[[onnx.ModelProto], None], said: str, tmp_path: Path) -> None:
     report = Model(tmp_path).tamper(change)
     assert not report.passed
     assert said in str(report.failure)
 
 
 @pytest.mark.parametrize("offset", [1, -1, 100])
-def test_counts_that_are_not_what_ran_are_caught(offset: int, tmp_path: Path) -> None:
+def test_wrong_counts_are_caught(offset: int, tmp_path: Path) -> None:
     model = Model(tmp_path, with_counts=True)
     try:
         report = model.tamper(wrong_counts(offset))
@@ -148,7 +146,7 @@ def test_counts_that_are_not_what_ran_are_caught(offset: int, tmp_path: Path) ->
 
 
 @pytest.mark.parametrize("change", [lambda t: t - 1, lambda t: t + np.float32(INF), lambda t: t * np.float32(NAN)])
-def test_thresholds_that_are_not_those_of_the_manifest_are_caught(change: Any, tmp_path: Path) -> None:
+def test_thresholds_that_contradict_the_manifest_are_caught(change: Any, tmp_path: Path) -> None:
     model = Model(tmp_path)
     try:
         report = model.tamper(change_weight("0.thresholds", change))
@@ -184,7 +182,7 @@ def test_a_model_whose_outputs_are_nan_on_both_sides_agrees(tmp_path: Path) -> N
     assert not verify_model(model.path, model.exportable, model.inputs).passed
 
 
-def test_values_that_the_model_itself_leaves_undefined_are_counted(tmp_path: Path) -> None:
+def test_nan_outputs_of_the_model_itself_are_counted(tmp_path: Path) -> None:
     module, inputs = nn.Sequential(ACMLayer(ACMSpec(6, 3, 20)), nn.Linear(6, 4)).eval(), {"input": torch.randn(2, 6)}
     with torch.no_grad():
         module[1].bias[1] = NAN
@@ -207,7 +205,7 @@ def test_a_disagreement_next_to_the_threshold_is_tolerated_and_reported(tmp_path
 
 
 @pytest.mark.parametrize("change", ["layers", "inputs", "outputs"])
-def test_a_model_of_another_make_is_refused(change: str, tmp_path: Path) -> None:
+def test_a_model_with_other_layers_inputs_or_outputs_is_refused(change: str, tmp_path: Path) -> None:
     model = Model(tmp_path)
     inputs = model.inputs
     if change == "layers":
@@ -221,22 +219,22 @@ def test_a_model_of_another_make_is_refused(change: str, tmp_path: Path) -> None
     assert {"layers": "(6, 4, 15, 0, 'gelu')", "inputs": "other", "outputs": "5"}[change] in str(refused.value)
 
 
-def test_a_file_is_held_against_its_checkpoint_and_no_other(tmp_path: Path) -> None:
+def test_a_file_is_compared_with_its_own_checkpoint(tmp_path: Path) -> None:
     save_checkpoint(tiny_vit(), tmp_path / "mine", source={})
     checkpoint = load_checkpoint(tmp_path / "mine")
-    export_checkpoint(checkpoint, tmp_path / "m.onnx", verify=False)
-    assert verify_file(tmp_path / "m.onnx", checkpoint).passed
+    export(checkpoint, output=tmp_path / "m.onnx", verify=False)
+    assert verify(tmp_path / "m.onnx", checkpoint).passed
     specs = {"vit.layers.0.mlp": ACMSpec(12, 4, 6)}
     save_checkpoint(tiny_vit(specs), tmp_path / "other_layers", source={})
     with (
         pytest.warns(AcmWarning, match="differ"),
         pytest.raises(VerificationError, match=r"vit\.layers\.1\.mlp|vit\.layers\.1\.attention") as refused,
     ):
-        verify_file(tmp_path / "m.onnx", load_checkpoint(tmp_path / "other_layers"))
+        verify(tmp_path / "m.onnx", load_checkpoint(tmp_path / "other_layers"))
     assert "checkpoint" in str(refused.value.hint)
     save_checkpoint(tiny_vit(), tmp_path / "other_weights", source={})
     with pytest.warns(AcmWarning, match="differ"):
-        assert not verify_file(tmp_path / "m.onnx", load_checkpoint(tmp_path / "other_weights")).passed
+        assert not verify(tmp_path / "m.onnx", load_checkpoint(tmp_path / "other_weights")).passed
 
 
 @pytest.mark.parametrize("dtype", ["fp16", "bf16"])

@@ -1,4 +1,4 @@
-"""What ``export`` and ``verify`` say where a verification fails, or cannot be done."""
+"""What ``export`` and ``verify`` report if a verification fails or is not possible."""
 
 from __future__ import annotations
 
@@ -52,7 +52,7 @@ def test_an_export_that_fails_its_verification_shows_what_was_found(
 
 
 @pytest.mark.parametrize("value", ["nan", "-1"])
-def test_a_tolerance_that_is_none_ends_with_2(value: str, checkpoint: Path, tmp_path: Path) -> None:
+def test_an_invalid_tolerance_is_a_usage_error(value: str, checkpoint: Path, tmp_path: Path) -> None:
     exported = CliRunner().invoke(main, ["export", str(checkpoint), "-o", str(tmp_path / "m.onnx"), "--atol", value])
     verified = CliRunner().invoke(main, ["verify", "m.onnx", "--checkpoint", str(checkpoint), "--atol", value])
     assert (exported.exit_code, verified.exit_code) == (2, 2)
@@ -66,29 +66,27 @@ def test_the_report_of_a_failed_verification_comes_with_the_error(tmp_path: Path
     assert str(failed.value.report.failure) in str(failed.value)
 
 
-def test_a_bfloat16_export_needs_no_space_but_beside_its_output(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_bf16_export_needs_disk_space_only_beside_its_output(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     seen = []
-    twin = runnable.float32_twin
+    convert = runnable.convert_to_float32
 
     def watch(model: Any, folder: Path, scratch: Path) -> None:
         seen.append(scratch)
-        twin(model, folder, scratch)
+        convert(model, folder, scratch)
 
-    monkeypatch.setattr(runnable, "float32_twin", watch)
+    monkeypatch.setattr(runnable, "convert_to_float32", watch)
     export(acm(), torch.randn(2, 6), tmp_path / "m.onnx", dtype="bf16")
     assert [folder.parents[1] for folder in seen] == [tmp_path]
     assert names(tmp_path) == ["m.onnx"]
 
 
-def test_a_full_folder_for_scratch_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_full_scratch_folder_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     def full(*_: Any) -> None:
         raise OSError(errno.ENOSPC, "No space left on device")
 
     layer, x = acm(), torch.randn(2, 6)
     export(layer, x, tmp_path / "m.onnx", dtype="bf16")
-    monkeypatch.setattr(runnable, "float32_twin", full)
+    monkeypatch.setattr(runnable, "convert_to_float32", full)
     scratch = tmp_path / "scratch"
     scratch.mkdir()
     monkeypatch.setattr("tempfile.tempdir", str(scratch))

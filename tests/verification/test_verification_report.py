@@ -1,4 +1,4 @@
-"""The arithmetic of a verification, on scripted values."""
+"""The arithmetic of a verification, on given values."""
 
 from __future__ import annotations
 
@@ -39,7 +39,7 @@ def report_of(*settings: SettingResult, dtype: str = "fp32", atol: float | None 
 
 
 @pytest.mark.parametrize("dtype", ["fp32", "fp16", "bf16"])
-def test_an_error_is_held_against_the_largest_value_of_the_reference(dtype: str) -> None:
+def test_an_error_is_relative_to_the_largest_value_of_the_reference(dtype: str) -> None:
     tolerance = OUTPUT_TOLERANCE[dtype]
     assert report_of(scripted(tolerance * 5, 5), dtype=dtype).passed
     failing = report_of(scripted(0.0), scripted(tolerance * 5.1, 5), dtype=dtype)
@@ -48,7 +48,7 @@ def test_an_error_is_held_against_the_largest_value_of_the_reference(dtype: str)
     assert f"{tolerance * 5:.3g}" in str(failing.failure)
 
 
-def test_an_absolute_tolerance_takes_the_place_of_the_relative_one() -> None:
+def test_an_absolute_tolerance_replaces_the_relative_one() -> None:
     assert report_of(scripted(0.5, 1000), atol=0.5).passed
     assert not report_of(scripted(0.5, 1e9), atol=0.4).passed
     assert not report_of(scripted(1e-9, 1), atol=0.0).passed
@@ -56,7 +56,7 @@ def test_an_absolute_tolerance_takes_the_place_of_the_relative_one() -> None:
 
 
 @pytest.mark.parametrize("error", [NAN, INF])
-def test_an_error_that_is_no_number_fails_and_is_null_in_json(error: float) -> None:
+def test_a_nan_error_fails_and_is_null_in_json(error: float) -> None:
     report = report_of(scripted(error), atol=1e9)
     assert not report.passed
     assert report.to_json()["settings"][0]["max_abs_error"] is None
@@ -69,7 +69,7 @@ def test_a_reference_of_zeros_allows_no_error() -> None:
 
 
 @pytest.mark.parametrize("dtype", ["fp32", "fp16", "bf16"])
-def test_routing_may_differ_next_to_the_threshold_and_not_far_from_it(dtype: str) -> None:
+def test_routing_may_differ_only_close_to_the_threshold(dtype: str) -> None:
     allowed = MARGIN_TOLERANCE[dtype] * 2.0
     near = LayerRouting("vit.mlp", 100, 3, allowed * 0.99, 2.0, 0.5)
     far = LayerRouting("vit.mlp", 100, 3, allowed * 1.01, 2.0, 0.5)
@@ -123,7 +123,7 @@ def test_the_table_says_at_which_margins_tokens_were_routed_differently(
 
 
 @pytest.mark.parametrize("atol", [NAN, -1.0, -INF])
-def test_a_tolerance_that_is_none_is_refused_as_a_mistake_of_the_call(atol: float) -> None:
+def test_an_invalid_tolerance_is_refused(atol: float) -> None:
     with pytest.raises(UsageError, match="atol is") as refused:
         check_atol(atol)
     assert refused.value.exit_code == 2
@@ -156,7 +156,7 @@ def test_the_budget_weighs_layers_by_the_flops_of_their_learners() -> None:
         ([0], [[0, 0, INF, 0]], 1, INF),
     ],
 )
-def test_a_disagreement_has_the_margin_of_the_first_learner_decided_differently(
+def test_a_disagreement_has_the_margin_of_the_first_learner_that_differs(
     ran: list[int], logits: list[list[float]], disagreements: int, farthest: float
 ) -> None:
     routing = _routing(ENTRY, np.array(ran, np.int32), np.array(logits, np.float32), np.zeros(3, np.float32))
@@ -205,7 +205,7 @@ def test_three_settings_give_clearly_different_budgets(seed: int, shift: float, 
 
 
 @pytest.mark.parametrize("kind", ["ties", "one token", "nan", "infinite", "none"])
-def test_margins_that_tell_nothing_still_give_settings_that_run_nothing_and_everything(kind: str) -> None:
+def test_uninformative_margins_give_settings_that_run_nothing_and_everything(kind: str) -> None:
     logits = {
         "ties": np.zeros((5, 4)), "one token": np.array([[0.0, 0, 0, 1]]), "nan": np.full((5, 4), NAN),
         "infinite": np.array([[INF, 0, 0, 0], [0, 0, 0, INF]]), "none": np.zeros((0, 4)),

@@ -1,7 +1,7 @@
-"""Rewriting a graph for a parser that knows fewer operators: opset 17 as TensorRT 8.5 parses it.
+"""Rewrite a graph for a parser with fewer operators: opset 17 as TensorRT 8.5 parses it.
 
-One rule per file. A rule takes a node and the graph it stands in, and gives the nodes that take its place, with the
-same outputs. What no rule can express is refused with the operator's name.
+One rule per file. A rule takes a node and its graph, and returns the nodes that replace it, with the same outputs. An
+operator that no rule can express is refused by name.
 """
 
 from acm_export.onnx_file.lowering.lower import lower

@@ -1,4 +1,4 @@
-"""Cast without ``saturate`` (opset 19), which is about 8-bit floating point alone."""
+"""Cast without ``saturate`` (opset 19), which only affects 8-bit floating point."""
 
 from __future__ import annotations
 
@@ -10,6 +10,6 @@ if TYPE_CHECKING:
     from onnx import NodeProto
 
 
-def cast(node: NodeProto, graph: Graph) -> list[NodeProto]:  # noqa: ARG001  every rule has this form
-    """The same cast; types that the parser lacks are refused elsewhere (operators.py)."""
+def cast(node: NodeProto, graph: Graph) -> list[NodeProto]:  # noqa: ARG001  every rule has this signature
+    """The same cast; types that the parser does not support are refused by operators.py."""
     return [without(node, "saturate")]

@@ -1,4 +1,4 @@
-"""Constant with a tensor: TensorRT 8's parser reads ``value_int`` as 0 and ``value_ints`` as nothing."""
+"""Constant as a tensor: TensorRT 8's parser reads ``value_int`` as 0 and ignores ``value_ints``."""
 
 from __future__ import annotations
 
@@ -21,5 +21,5 @@ def constant(node: NodeProto, graph: Graph) -> list[NodeProto]:
     if name == "value":
         return [node]
     if name not in _DTYPES:
-        raise refusal(node, f"it is given as {name}")
+        raise refusal(node, f"its value is in the attribute {name}")
     return Steps(node, graph).finish("Constant", value=numpy_helper.from_array(np.array(value, _DTYPES[name])))

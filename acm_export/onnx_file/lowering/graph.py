@@ -1,4 +1,4 @@
-"""What a rewrite rule may ask of the graph, and what it may add."""
+"""The view of a graph that rewrite rules use, and the nodes and constants that they add."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ TARGET = "tensorrt-8"
 
 
 def refusal(node: NodeProto, reason: str) -> ExportError:
-    """The error that says which node cannot be written for the target, and why."""
+    """An error that names the node that the target does not support, and the reason."""
     return ExportError(
         f"{node.op_type} ({node.name or node.output[0]}) cannot be written for the target {TARGET}: {reason}",
         "change the model, or use the target tensorrt with TensorRT 10.3 or later",
@@ -30,7 +30,7 @@ class Graph:
     """Types and constants of a graph, and the constants that rules add; the graph itself is not changed.
 
     Args:
-        graph: With a value_info for every value, as acm-export writes it; weights need not be loaded.
+        graph: Graph with a value_info for every value, as acm-export writes it; weights need not be loaded.
     """
 
     def __init__(self, graph: GraphProto) -> None:
@@ -49,31 +49,31 @@ class Graph:
         self._names: dict[tuple[str, tuple[int, ...], bytes], str] = {}
 
     def element_type(self, node: NodeProto, name: str) -> int:
-        """Element type of a value that ``node`` reads, as in ``TensorProto.DataType``."""
+        """Element type of an input of ``node``, as in ``TensorProto.DataType``."""
         if name in self._initializers:
             return int(self._initializers[name].data_type)
         if name in self._values and (element := self._values[name].type.tensor_type.elem_type):
             return int(element)
-        raise refusal(node, f"the file does not say the type of {name}")
+        raise refusal(node, f"the file does not have the type of {name}")
 
     def shape(self, node: NodeProto, name: str) -> list[int | None]:
-        """Sizes of a value that ``node`` reads; None where a size is known only when the model runs."""
+        """Shape of an input of ``node``; None for dimensions that are known only at run time."""
         if name in self._initializers:
             return list(self._initializers[name].dims)
         if name in self._values and self._values[name].type.tensor_type.HasField("shape"):
             dims = self._values[name].type.tensor_type.shape.dim
             return [dim.dim_value if dim.HasField("dim_value") else None for dim in dims]
-        raise refusal(node, f"the file does not say the shape of {name}")
+        raise refusal(node, f"the file does not have the shape of {name}")
 
     def known(self, name: str) -> NDArray[Any] | None:
-        """The value of a constant that lies in the file itself; None for everything else."""
+        """Value of a constant that is stored in the file itself; None for anything else."""
         tensor = self._initializers.get(name) or self._constants.get(name)
         if tensor is None or tensor.data_location == TensorProto.EXTERNAL:
             return None
         return numpy_helper.to_array(tensor)
 
     def constant(self, value: NDArray[Any]) -> str:
-        """Name of an initializer with this value; equal ones are added once."""
+        """Name of an initializer with this value; equal values share one."""
         key = (value.dtype.str, value.shape, value.tobytes())
         if key not in self._names:
             self._names[key] = self.fresh(f"lowered_{len(self._names)}")
@@ -85,11 +85,11 @@ class Graph:
         return self.constant(np.array(values, np.int64))
 
     def scalar(self, value: float, element_type: int) -> str:
-        """Name of an initializer ``[]`` of a floating-point type."""
+        """Name of a scalar initializer of a floating-point type."""
         return self.constant(np.array(value, helper.tensor_dtype_to_np_dtype(element_type)))
 
     def fresh(self, name: str) -> str:
-        """``name``, or with a number behind it where the graph has that name already."""
+        """``name``, with a number appended if the graph already uses it."""
         unique, number = name, 1
         while unique in self._taken:
             unique, number = f"{name}_{number}", number + 1
@@ -98,11 +98,11 @@ class Graph:
 
 
 class Steps:
-    """The nodes that take the place of one node, from first to last.
+    """The nodes that replace one node, in order.
 
     Args:
-        node: The node; new values and nodes are named after its first output.
-        graph: Where it stands.
+        node: Node to replace; new values and nodes are named after its first output.
+        graph: Graph of the node.
     """
 
     def __init__(self, node: NodeProto, graph: Graph) -> None:
@@ -110,13 +110,13 @@ class Steps:
         self._node, self._graph = node, graph
 
     def add(self, op_type: str, *inputs: str, **attributes: Any) -> str:
-        """Append a node with one output of a new name, which is returned."""
+        """Append a node with one new output; returns the name of the output."""
         output = self._graph.fresh(f"{self._node.output[0]}/{op_type}")
         self.nodes.append(helper.make_node(op_type, inputs, [output], name=output, **attributes))
         return output
 
     def finish(self, op_type: str, *inputs: str, **attributes: Any) -> list[NodeProto]:
-        """Append the node with the outputs and the name of the original; returns all nodes."""
+        """Append the last node, with the outputs and name of the original; returns all nodes."""
         node = helper.make_node(op_type, inputs, self._node.output, name=self._node.name, **attributes)
         self.nodes.append(node)
         return self.nodes
@@ -128,7 +128,7 @@ def attributes_of(node: NodeProto) -> dict[str, Any]:
 
 
 def without(node: NodeProto, *names: str) -> NodeProto:
-    """A copy of a node that lacks some attributes."""
+    """A copy of a node without the named attributes."""
     copy = type(node)()
     copy.CopyFrom(node)
     del copy.attribute[:]

@@ -1,4 +1,4 @@
-"""LayerNormalization from means, in the two stages of its definition.
+"""LayerNormalization from ReduceMean, in the two stages of its definition.
 
 https://onnx.ai/onnx/operators/onnx__LayerNormalization.html: the first stage runs in the type ``stash_type``.
 """
@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 def layer_normalization(node: NodeProto, graph: Graph) -> list[NodeProto]:
     """Means and the division in ``stash_type`` between explicit casts, scale and bias in the type of x.
 
-    In float16 the sum of squares overflows, which is why the casts stay in the graph.
+    In float16 the sum of squares overflows, so the casts stay in the graph.
     """
     if any(node.output[1:]):
         raise refusal(node, "its outputs Mean and InvStdDev are used")

@@ -1,4 +1,4 @@
-"""All rules over one model."""
+"""Apply all rules to a graph."""
 
 from __future__ import annotations
 
@@ -26,27 +26,40 @@ DECOMPOSITIONS: dict[str, Callable[[NodeProto, Graph], list[NodeProto]]] = {
     "Gelu": gelu,
     "LayerNormalization": layer_normalization,
 }
-"""For operators that the parser does not have."""
+"""Rules for operators that the parser does not support."""
 
 RULES: dict[str, Callable[[NodeProto, Graph], list[NodeProto]]] = {
-    "Cast": cast, "Constant": constant, "Pad": pad, "Reshape": reshape, "Shape": shape, "Split": split,
-    "ScatterElements": scatter, "ScatterND": scatter,
-    "ReduceL1": reduction, "ReduceL2": reduction, "ReduceLogSum": reduction, "ReduceLogSumExp": reduction,
-    "ReduceMax": reduction, "ReduceMean": reduction, "ReduceMin": reduction, "ReduceProd": reduction,
-    "ReduceSum": reduction, "ReduceSumSquare": reduction,
-}  # fmt: skip
-"""For operators that it has in another form."""
+    "Cast": cast,
+    "Constant": constant,
+    "Pad": pad,
+    "Reshape": reshape,
+    "Shape": shape,
+    "Split": split,
+    "ScatterElements": scatter,
+    "ScatterND": scatter,
+    "ReduceL1": reduction,
+    "ReduceL2": reduction,
+    "ReduceLogSum": reduction,
+    "ReduceLogSumExp": reduction,
+    "ReduceMax": reduction,
+    "ReduceMean": reduction,
+    "ReduceMin": reduction,
+    "ReduceProd": reduction,
+    "ReduceSum": reduction,
+    "ReduceSumSquare": reduction,
+}  # fmt: skip  (a table)
+"""Rules for operators that it supports in another form."""
 
 
 def lower(graph: GraphProto, opset: int) -> None:
-    """Rewrite a graph in what TensorRT 8.5 parses, in place; it is left as it was where that cannot be done.
+    """Rewrite a graph in the operators that TensorRT 8.5 parses, in place.
 
     Args:
-        graph: With a value_info for every value, as acm-export writes it; weights need not be loaded.
-        opset: Version of the default operator set that it is written in, 17 to 22.
+        graph: Graph with a value_info for every value, as acm-export writes it; weights need not be loaded.
+        opset: Version of the graph's default operator set, 17 to 22.
 
     Raises:
-        ExportError: An operator or a type has no counterpart there; it is named.
+        ExportError: TensorRT 8.5 has no equivalent of an operator or a type; the graph is unchanged.
     """
     check_types(graph)
     view, nodes = Graph(graph), []

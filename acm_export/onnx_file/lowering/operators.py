@@ -1,7 +1,7 @@
-"""What the ONNX parser of TensorRT 8.5 takes.
+"""Operators and types that the ONNX parser of TensorRT 8.5 supports.
 
 From docs/operators.md, builtin_op_importers.cpp and onnx2trt_utils.cpp of onnx-tensorrt, branch 8.5-GA. The parser of
-8.6 takes the same and some more.
+8.6 supports the same and some more.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 
 OPSET = 17
 IR_VERSION = 8
-"""Of the ONNX release that TensorRT 8.5's parser was built with."""
+"""IR version of the ONNX release that TensorRT 8.5's parser was built with."""
 
 _PARSED = """
 Abs Acos Acosh Add And ArgMax ArgMin Asin Asinh Atan Atanh AveragePool BatchNormalization Cast Ceil Celu Clip Concat
@@ -34,44 +34,50 @@ ScatterND Selu Shape Shrink Sigmoid Sign Sin Sinh Size Slice Softmax Softplus So
 Sub Sum Tan Tanh ThresholdedRelu Tile TopK Transpose Trilu Unsqueeze Where Xor
 """
 PARSED = frozenset(_PARSED.split())
-"""Operators of the default domain that the parser has, but for If, Loop and Scan, which hold graphs of their own."""
+"""Operators of the default domain that the parser supports, except If, Loop and Scan, which contain graphs."""
 
 CHANGED = frozenset({"AveragePool", "DequantizeLinear", "GridSample", "LpPool", "QuantizeLinear", "Resize"})
-"""Those that got other attributes or inputs after opset 17 and have no rule. The rest got more types at most."""
+"""Operators whose attributes or inputs changed after opset 17 and that have no rule. Others gained types at most."""
 
 ELEMENT_TYPES = frozenset(
     {
-        TensorProto.FLOAT, TensorProto.FLOAT16, TensorProto.DOUBLE, TensorProto.BOOL,
-        TensorProto.INT8, TensorProto.UINT8, TensorProto.INT32, TensorProto.INT64,
+        TensorProto.FLOAT,
+        TensorProto.FLOAT16,
+        TensorProto.DOUBLE,
+        TensorProto.BOOL,
+        TensorProto.INT8,
+        TensorProto.UINT8,
+        TensorProto.INT32,
+        TensorProto.INT64,
     }
-)  # fmt: skip
-"""Of these DOUBLE is parsed as FLOAT and INT64 as INT32."""
+)  # fmt: skip  (a table)
+"""The parser reads DOUBLE as FLOAT and INT64 as INT32."""
 
 
 def check_operator(node: NodeProto, opset: int) -> None:
-    """Hold a node that has no decomposition against what the parser takes.
+    """Check that the parser supports a node that has no decomposition.
 
     Args:
-        node: Of the main graph.
-        opset: Version of the default operator set that the node is written in.
+        node: Node of the main graph.
+        opset: Version of the graph's default operator set.
 
     Raises:
-        ExportError: The parser has no such operator, or it is not the one of opset 17.
+        ExportError: The parser does not support the operator, or the operator changed after opset 17.
     """
     if node.op_type == NAME:
         return
     if node.domain not in ("", "ai.onnx") or node.op_type not in PARSED:
-        raise refusal(node, "the ONNX parser of TensorRT 8.5 has no such operator")
+        raise refusal(node, "the ONNX parser of TensorRT 8.5 does not support this operator")
     since = defs.get_schema(node.op_type, opset, "").since_version
     if node.op_type in CHANGED and since > OPSET:
         raise refusal(node, f"the operator changed after opset {OPSET}, in opset {since}")
 
 
 def check_form(node: NodeProto) -> None:
-    """Hold a rewritten node against the attributes and inputs of opset 17.
+    """Check a rewritten node against the attributes and inputs of opset 17.
 
     Raises:
-        ExportError: It uses something newer.
+        ExportError: The node uses a newer attribute, input or type.
     """
     if node.op_type == NAME:
         return
@@ -84,10 +90,10 @@ def check_form(node: NodeProto) -> None:
 
 
 def check_types(graph: GraphProto) -> None:
-    """Hold the element types of a graph against those that the parser takes.
+    """Check that the parser supports the element types of a graph.
 
     Raises:
-        ExportError: A value has another, which is named.
+        ExportError: A value has an unsupported type.
     """
     values = (*graph.input, *graph.output, *graph.value_info)
     types = [(value.name, value.type.tensor_type.elem_type) for value in values]
@@ -95,7 +101,6 @@ def check_types(graph: GraphProto) -> None:
     for name, element in types:
         if element and element not in ELEMENT_TYPES:
             raise ExportError(
-                f"{name} has the type {TensorProto.DataType.Name(element)}, which TensorRT 8 does not have: "
-                f"the target {TARGET} cannot hold it",
+                f"{name} has the type {TensorProto.DataType.Name(element)}, which the target {TARGET} does not support",
                 "export the model in fp32 or fp16",
             )

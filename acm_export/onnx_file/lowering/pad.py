@@ -1,4 +1,4 @@
-"""Pad without what opsets 18 and 19 added: chosen axes and wrapping around."""
+"""Pad without the additions of opsets 18 and 19: selected axes and the mode wrap."""
 
 from __future__ import annotations
 
@@ -10,10 +10,10 @@ if TYPE_CHECKING:
     from onnx import NodeProto
 
 
-def pad(node: NodeProto, graph: Graph) -> list[NodeProto]:  # noqa: ARG001  every rule has this form
-    """The node as it is, or a refusal."""
+def pad(node: NodeProto, graph: Graph) -> list[NodeProto]:  # noqa: ARG001  every rule has this signature
+    """The node unchanged; refuses the additions."""
     if any(node.input[3:]):
-        raise refusal(node, "it pads chosen axes, which came with opset 18")
+        raise refusal(node, "it pads selected axes, which needs opset 18")
     if (mode := attributes_of(node).get("mode", b"constant")) == b"wrap":
-        raise refusal(node, f"the mode {mode.decode()} came with opset 19")
+        raise refusal(node, f"the mode {mode.decode()} needs opset 19")
     return [node]

@@ -15,7 +15,7 @@ _AXES_STAY_AN_INPUT = "ReduceSum"
 
 
 def reduction(node: NodeProto, graph: Graph) -> list[NodeProto]:
-    """The same reduction over constant axes; an Identity where ``noop_with_empty_axes`` says so.
+    """The same reduction over constant axes; an Identity if ``noop_with_empty_axes`` applies.
 
     TensorRT 8.5's parser ignores ``noop_with_empty_axes``.
     """
@@ -32,10 +32,10 @@ def reduction(node: NodeProto, graph: Graph) -> list[NodeProto]:
 
 
 def _axes(node: NodeProto, graph: Graph) -> list[int]:
-    """Of the input; empty where it is missing or holds none."""
+    """Axes of the second input; empty if it is missing or empty."""
     if len(node.input) < 2 or not node.input[1]:
         return []
     axes = graph.known(node.input[1])
     if axes is None:
-        raise refusal(node, "its axes are computed, or lie in another file")
+        raise refusal(node, "its axes are computed, or stored in another file")
     return [int(axis) for axis in axes]

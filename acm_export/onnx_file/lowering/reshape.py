@@ -1,4 +1,4 @@
-"""Reshape without ``allowzero`` wherever it has no effect."""
+"""Reshape without ``allowzero`` if it has no effect."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ if TYPE_CHECKING:
 
 
 def reshape(node: NodeProto, graph: Graph) -> list[NodeProto]:
-    """The attribute stays only where a computed or zero size needs it, and TensorRT 8.5's parser reads it there."""
+    """Keep the attribute only if a computed or zero size needs it; TensorRT 8.5's parser supports it."""
     sizes = graph.known(node.input[1])
     if attributes_of(node).get("allowzero", 0) and (sizes is None or 0 in sizes):
         return [node]

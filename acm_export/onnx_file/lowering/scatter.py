@@ -10,8 +10,8 @@ if TYPE_CHECKING:
     from onnx import NodeProto
 
 
-def scatter(node: NodeProto, graph: Graph) -> list[NodeProto]:  # noqa: ARG001  every rule has this form
-    """The node as it is, or a refusal."""
+def scatter(node: NodeProto, graph: Graph) -> list[NodeProto]:  # noqa: ARG001  every rule has this signature
+    """The node unchanged; refuses a reduction."""
     if (kind := attributes_of(node).get("reduction", b"none")) != b"none":
         raise refusal(node, f"the parser of TensorRT 8 ignores its reduction {kind.decode()}")
     return [node]

@@ -1,4 +1,4 @@
-"""Shape of a range of axes: TensorRT 8's parser ignores ``start`` and ``end`` and gives all axes."""
+"""Shape of a range of axes: TensorRT 8's parser ignores ``start`` and ``end`` and returns all axes."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ _TO_THE_END = np.iinfo(np.int32).max
 
 
 def shape(node: NodeProto, graph: Graph) -> list[NodeProto]:
-    """Shape without attributes, and a Slice of it where they say so."""
+    """Shape without attributes, followed by a Slice if a range is selected."""
     attributes = attributes_of(node)
     start, end = attributes.get("start", 0), attributes.get("end", _TO_THE_END)
     if (start, end) == (0, _TO_THE_END):

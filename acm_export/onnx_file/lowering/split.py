@@ -11,14 +11,14 @@ if TYPE_CHECKING:
 
 
 def split(node: NodeProto, graph: Graph) -> list[NodeProto]:
-    """The sizes written out: all the same but for the last, which is smaller where the axis does not divide."""
+    """Explicit sizes: all equal except the last, which is smaller if the axis is not divisible."""
     attributes = attributes_of(node)
     if "num_outputs" not in attributes:
         return [node]
     axis, parts = attributes.get("axis", 0), attributes["num_outputs"]
     size = graph.shape(node, node.input[0])[axis]
     if size is None:
-        raise refusal(node, f"it cuts axis {axis}, whose size is not fixed, in {parts} parts")
+        raise refusal(node, f"it splits axis {axis}, whose size is dynamic, into {parts} parts")
     part = -(-size // parts)
     sizes = graph.indices(*[part] * (parts - 1), size - part * (parts - 1))
     return Steps(node, graph).finish("Split", node.input[0], sizes, axis=axis)

@@ -12,6 +12,7 @@ from acm_export.checkpoints import load_checkpoint
 from acm_export.checkpoints.weights import find_weights
 from acm_export.data.batches import GraphInput
 from acm_export.modules import acm_layers
+from acm_export.modules.gated_learners import TORCH_DTYPES
 from acm_export.modules.wrapper import Exportable
 from acm_export.runtimes.session import TappedSession
 from acm_export.timing import environment
@@ -27,8 +28,6 @@ if TYPE_CHECKING:
     from acm_export.onnx_file.manifest import Manifest
     from acm_export.timing.backends.backend import TimedFile
     from acm_export.timing.environment import Device
-
-_DTYPES = {"fp32": torch.float32, "fp16": torch.float16, "bf16": torch.bfloat16}
 
 
 class PytorchBackend:
@@ -53,7 +52,7 @@ class PytorchBackend:
         """
         file = read_onnx(path)
         _check_same(load_checkpoint(self._folder), file.manifest, path)
-        self._dtype = _DTYPES[file.manifest.dtype]
+        self._dtype = TORCH_DTYPES[file.manifest.dtype]
         return file
 
     def info(self) -> RuntimeInfo:

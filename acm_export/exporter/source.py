@@ -1,0 +1,94 @@
+"""What is exported: a module, the inputs to trace it with, and where it came from."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from torch import nn
+
+from acm_export.base.errors import UsageError
+from acm_export.checkpoints import Checkpoint, load_checkpoint
+from acm_export.modules import ACMLayer
+from acm_export.modules.wrapper import ExampleInputs, SingleLayer, name_inputs
+from acm_export.onnx_file.manifest import Source
+from acm_export.surgery.examples import dynamic_axes
+from acm_export.surgery.examples import example_inputs as random_inputs
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping, Sequence
+
+    import torch
+
+    from acm_export.base.files import StrPath
+
+Axes = dict[str, dict[int, str]]
+"""Names of the dynamic axes of each input."""
+
+
+@dataclass(frozen=True)
+class ExportSource:
+    """A module and everything that tracing it needs.
+
+    Args:
+        module: Module to export.
+        inputs: Example inputs, by name.
+        axes: Names of the dynamic axes of each input.
+        output_fields: Fields of the module's output to return, or None for all its tensors.
+        origin: Source that the manifest records.
+    """
+
+    module: nn.Module
+    inputs: dict[str, torch.Tensor]
+    axes: Axes
+    output_fields: Sequence[str] | None
+    origin: Source
+
+
+def resolve_source(
+    source: nn.Module | Checkpoint | StrPath,
+    example_inputs: ExampleInputs | None,
+    dynamic_shapes: Mapping[str, Mapping[int, str]] | None,
+    output_fields: Sequence[str] | None,
+) -> ExportSource:
+    """Fill in what is not given: from the family of a checkpoint, or with the defaults for a module.
+
+    Args:
+        source: Module, checkpoint or checkpoint folder.
+        example_inputs: Inputs to trace with; required for a module.
+        dynamic_shapes: Names of the dynamic axes of each input, or None.
+        output_fields: Fields of the output to return, or None.
+
+    Returns:
+        The module with its inputs, axes and output fields.
+
+    Raises:
+        UsageError: A module is given without example inputs, or there is no such folder.
+        CheckpointError: The checkpoint cannot be read.
+        ExportError: The inputs do not fit the module.
+    """
+    if isinstance(source, nn.Module):
+        if example_inputs is None:
+            raise UsageError(
+                f"exporting a {type(source).__name__} needs example inputs",
+                "give a tensor, a sequence of tensors or a mapping by the names of forward's parameters",
+            )
+        module: nn.Module = SingleLayer(source) if isinstance(source, ACMLayer) else source
+        origin = Source(type(source).__name__)
+    else:
+        checkpoint = source if isinstance(source, Checkpoint) else load_checkpoint(Path(source))
+        model, family = checkpoint.model, checkpoint.family
+        module, origin = model, Source(checkpoint.path.name, checkpoint.sha256)
+        if example_inputs is None:
+            example_inputs = random_inputs(model, family)
+        if dynamic_shapes is None:
+            dynamic_shapes = dynamic_axes(model, family)
+        if output_fields is None:
+            output_fields = family.outputs[type(model).__name__]
+    inputs = name_inputs(module, example_inputs)
+    if dynamic_shapes is None:
+        axes = {name: {0: "batch"} for name in inputs}
+    else:
+        axes = {name: dict(named) for name, named in dynamic_shapes.items()}
+    return ExportSource(module, inputs, axes, output_fields, origin)
