@@ -1,4 +1,4 @@
-"""What examples 05 to 07 share: one calibrated file with its settings, its rivals, and paired differences."""
+"""Shared by examples 05 to 07: one calibrated file, its settings and rivals, and paired differences."""
 
 from __future__ import annotations
 
@@ -36,8 +36,8 @@ class InMemory:
     """Samples as ``acmize`` takes them.
 
     Args:
-        name: For people.
-        items: Mappings of arrays, without a batch dimension.
+        name: Name of the data in messages.
+        items: Samples: mappings of arrays without a batch dimension.
     """
 
     def __init__(self, name: str, items: Sequence[dict[str, Any]]) -> None:
@@ -54,37 +54,37 @@ class Batches:
     """Batches as ``calibrate`` takes them; they keep their sizes.
 
     Args:
-        name: For people.
-        content: What the model takes, and ``labels`` where there are classes.
+        name: Name of the data in messages.
+        content: Batches of the model's inputs, with ``labels`` where there are classes.
     """
 
     def __init__(self, name: str, content: Sequence[Feeds]) -> None:
         self.name, self.content = name, content
 
     def batches(self, size: int, names: Collection[str]) -> Iterator[Feeds]:  # noqa: ARG002
-        """Each batch, without what is of no use."""
+        """Yield the named arrays of each batch."""
         for batch in self.content:
             yield {name: array for name, array in batch.items() if name in names}
 
 
 class Stages:
-    """Prints which stage a distillation has come to, and nothing of its single steps."""
+    """Prints each stage of a distillation, but not its steps."""
 
     def stage(self, title: str, batches: int | None) -> None:
-        """Print it."""
+        """Print the stage."""
         print(f"  {title}" + (f", {batches} steps" if batches else ""), flush=True)
 
     def batch(self, note: str = "") -> None:
-        """Say nothing."""
+        """Do nothing."""
 
 
 @dataclass(frozen=True)
 class Setting:
-    """Thresholds that a share of the samples runs under.
+    """Thresholds for a share of the samples.
 
     Args:
-        weight: The share.
-        thresholds: Of all layers, one after the other.
+        weight: Share of the samples.
+        thresholds: Thresholds of all layers, concatenated.
     """
 
     weight: float
@@ -93,7 +93,7 @@ class Setting:
 
 @dataclass(frozen=True)
 class Difference:
-    """Mean of paired differences with its 95% interval (normal)."""
+    """Mean of paired differences with its normal 95% interval."""
 
     mean: float
     low: float
@@ -104,11 +104,11 @@ class OneFile:
     """A checkpoint, exported once and calibrated: every budget comes from the same file.
 
     Args:
-        checkpoint: Folder with ACM layers.
-        data: To calibrate on.
-        budgets: That the table must meet; others are interpolated.
-        folder: For the files.
-        options: Of the calibration.
+        checkpoint: Folder of a checkpoint with ACM layers.
+        data: Data to calibrate on.
+        budgets: Budgets that the table must meet; others are interpolated.
+        folder: Folder to write the files into.
+        options: Options of the calibration.
     """
 
     def __init__(
@@ -123,17 +123,17 @@ class OneFile:
         self.session = TappedSession(path)
 
     def at(self, budget: float) -> tuple[Setting, ...]:
-        """The calibrated thresholds."""
+        """Return the calibrated thresholds."""
         return (Setting(1.0, np.concatenate(list(self._table.at(budget).values()))),)
 
     def trained(self) -> tuple[Setting, ...]:
-        """The choices as the gates were trained."""
+        """Return the thresholds that the gates were trained with."""
         return (Setting(1.0, np.zeros(self.session.num_thresholds, np.float32)),)
 
     def same_count(self, budget: float) -> tuple[Setting, ...]:
-        """Every token the same k in each layer, whatever the gates say.
+        """Return thresholds that give every token of a layer the same k, independent of the gates.
 
-        Between two whole counts the first layers run one learner more; what is left is a mixture of two such settings.
+        Between two whole counts the first layers run one more learner; the remainder is a mixture of two such settings.
         """
         return between(self.session.layers, budget)
 
@@ -143,12 +143,12 @@ class OneFile:
         """Measure a mixture of settings.
 
         Args:
-            settings: Their weights add up to 1.
-            batches: Of unseen data.
-            quality: From a batch and the model's outputs to values ``[samples, ...]``.
+            settings: Settings whose weights add up to 1.
+            batches: Batches of unseen data.
+            quality: Function from a batch and the model's outputs to values ``[samples, ...]``.
 
         Returns:
-            β as it was executed, and the expected values of every sample.
+            The executed β, and the expected values of every sample.
         """
         budget, total = 0.0, np.zeros(())
         for setting in settings:
@@ -165,7 +165,7 @@ class OneFile:
 
 
 def between(layers: Sequence[LayerEntry], budget: float) -> tuple[Setting, ...]:
-    """The two settings with the same k everywhere whose budgets enclose one, and their weights."""
+    """Return the two same-k settings whose budgets enclose ``budget``, and their weights."""
     most = max(layer.num_learners for layer in layers)
     steps = [[k + (index < more) for index in range(len(layers))] for k in range(most) for more in range(len(layers))]
     steps.append([most] * len(layers))
@@ -192,7 +192,7 @@ def _fixed(layers: Sequence[LayerEntry], counts: Sequence[int]) -> Array:
 
 
 def paired(ours: Array, theirs: Array) -> Difference:
-    """Of values of the same samples, ``[samples]``."""
+    """Compare values of the same samples, ``[samples]``."""
     difference = np.asarray(ours, np.float64) - theirs
     half = 1.96 * float(difference.std(ddof=1)) / math.sqrt(len(difference))
     mean = float(difference.mean())
