@@ -12,10 +12,8 @@ from crafted_onnx import external, point_at, with_manifest, with_tensor
 from onnx import AttributeProto, TensorProto, helper, numpy_helper
 
 from acm_export.base.errors import ModelFileError
-from acm_export.checkpoints import load_checkpoint
 from acm_export.cli import main
 from acm_export.demo.digits import ACM
-from acm_export.exporter import export_checkpoint
 from acm_export.exporter.exporter import DTYPES as EXPORTED_DTYPES
 from acm_export.onnx_file.inspection import summarize
 from acm_export.onnx_file.manifest import DTYPES, read_manifest
@@ -31,10 +29,8 @@ W1_BYTES = 4 * 48 * 4 * 24
 
 
 @pytest.fixture(scope="module")
-def exported(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    path = tmp_path_factory.mktemp("manifest") / "digits.onnx"
-    export_checkpoint(load_checkpoint(ACM), path, verify=False)
-    return path
+def exported(digits_file: Path) -> Path:
+    return digits_file
 
 
 def run(*args: object) -> Result:
