@@ -1,4 +1,4 @@
-"""Shared by all tests: quiet libraries, profiles of hypothesis, and models that are exported once per run."""
+"""Shared by all tests: quiet libraries, hypothesis profiles, and models that are exported once per run."""
 
 from __future__ import annotations
 
@@ -11,16 +11,14 @@ from typing import TYPE_CHECKING
 import pytest
 import torch
 import transformers
-from hypothesis import settings
+from property_tests import register_profiles
 from shared_files import shared_folder
 from tiny_models import tiny_vit
 
 if TYPE_CHECKING:
     from pathlib import Path
 
-settings.register_profile("full", deadline=None, max_examples=60, print_blob=True)
-settings.register_profile("quick", settings.get_profile("full"), max_examples=20)
-settings.load_profile("full")  # --hypothesis-profile=quick: of `make test`
+register_profiles()
 transformers.utils.logging.disable_progress_bar()
 transformers.utils.logging.set_verbosity_error()
 

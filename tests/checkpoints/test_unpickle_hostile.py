@@ -11,8 +11,9 @@ from typing import Any
 import pytest
 import torch
 from crafted_files import Call, Storage, load_crafted, pickled, saved, tensor, within, zip_of
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
+from property_tests import examples
 
 from acm_export.base.errors import CheckpointError
 from acm_export.checkpoints.unpickle import load_state
@@ -148,7 +149,7 @@ def test_a_broken_pickle_in_a_whole_zip_is_refused(content: bytes, tmp_path: Pat
 
 
 @given(data=st.data())
-@settings(max_examples=300)
+@examples(300)
 def test_whatever_bytes_change_in_the_pickle_it_is_read_or_refused(
     data: st.DataObject, tmp_path_factory: pytest.TempPathFactory
 ) -> None:

@@ -8,11 +8,12 @@ from typing import Any
 import ml_dtypes
 import numpy as np
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 from kernel_processes import interpreted
 from kernel_runs import operator
 from op_model import assert_matches_loop, logits_of, random_inputs
+from property_tests import examples
 
 from acm_export.op import ACTIVATIONS, Signature
 from acm_export.plugins.kernels.grids import even
@@ -54,7 +55,7 @@ def cases(draw: st.DrawFn) -> Any:
 
 
 @given(cases(), st.booleans())
-@settings(max_examples=60)
+@examples(60)
 def test_the_kernels_compute_what_the_loop_computes(case: Any, strided: bool) -> None:
     feeds, signature = case
     y, counts = interpreted(operator, feeds, signature, strided=strided)
@@ -74,7 +75,7 @@ def staircases(draw: st.DrawFn) -> tuple[list[int], int]:
 
 
 @given(staircases(), st.sampled_from([0, 1, 2, 3]), st.sampled_from([(32, 48), (24, 20)]), st.sampled_from(DTYPES))
-@settings(max_examples=36)
+@examples(36)
 def test_totals_at_the_edges_of_tiles(case: Any, split: int, widths: tuple[int, int], dtype: Any) -> None:
     counts, n = case
     signature = Signature(n, 0, "gelu")
