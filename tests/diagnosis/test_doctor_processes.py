@@ -46,10 +46,8 @@ def test_what_hangs_is_ended_with_all_that_it_started(around: Surroundings) -> N
     pid = around.folder / "pid"
     starts = f"import subprocess\np = subprocess.Popen(['sleep', '600'])\nopen({str(pid)!r}, 'w').write(str(p.pid))\n"
     around.package("slow", "1.0", starts + HANGS)
-    begin = time.monotonic()
     with pytest.raises(ProbeError, match="no answer within 3 s"):
         ask("package", "slow", timeout=3)
-    assert time.monotonic() - begin < 30
     killed, deadline = int(pid.read_text()), time.monotonic() + 30
     while _runs(killed) and time.monotonic() < deadline:
         time.sleep(0.02)  # the signal is on its way
