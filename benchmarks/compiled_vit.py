@@ -87,7 +87,7 @@ def row(
 
 @dataclass(frozen=True)
 class Problem:
-    """Something that was not measured, or not as intended, and why."""
+    """A measurement that is missing or not as intended, with the reason."""
 
     batch: int
     step: str
@@ -212,7 +212,7 @@ class ViTBenchmark:
         device: ``cuda``, or ``cpu`` to try the program.
         rounds: Timing rounds of each row.
         deadline: When no further step begins (``time.monotonic()``).
-        save: Is called with everything so far after each step.
+        save: Function called with all results so far after each step.
     """
 
     def __init__(

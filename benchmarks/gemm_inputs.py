@@ -1,4 +1,4 @@
-"""What a design of gemm_designs.py is launched with, and the values that it must compute."""
+"""Launch arguments of the designs in gemm_designs.py, and the values that they must compute."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Hold the verb ``latency`` against a loop that shares no code with it, and against itself.
+"""Compare the verb ``latency`` with a loop that shares no code with it, and with itself.
 
 What: two residual blocks with ACM FFNs, 197 tokens, random weights, all learners running (τ = -1e9). The verb runs as a
 process of its own; beside it a plain loop over ONNX Runtime times the same file, set to the same threshold with

@@ -37,7 +37,7 @@ Arrays = dict[str, np.ndarray[Any, Any]]
 
 @dataclass(frozen=True)
 class Size:
-    """A number of tokens and how it is measured: limit and aim are what time ÷ dense may lie above the share."""
+    """A number of tokens and how it is measured; ``limit`` and ``aim`` bound time ÷ dense minus the share."""
 
     batch: int
     limit: float

@@ -40,11 +40,11 @@ class Comparison:
     """TensorRT against the portable file.
 
     Args:
-        model: Which model.
-        dtype: Of the file.
+        model: Name of the model.
+        dtype: Dtype of the file.
         routed_differently: Share of tokens with another count.
-        error: Of the logits, relative, over samples whose tokens were all routed alike; NaN where there are none.
-        samples: How many of those there are.
+        error: Relative error of the logits over samples whose tokens were all routed alike; NaN where there are none.
+        samples: Number of those samples.
     """
 
     model: str
@@ -65,12 +65,12 @@ def compare(
     """Export one model twice, run both files, compare.
 
     Args:
-        name: Of the model.
-        model: Takes ``pixel_values``, gives ``logits``.
-        images: float32, the batch to run.
-        dtype: Of the files.
+        name: Name of the model.
+        model: Module from ``pixel_values`` to ``logits``.
+        images: Batch to run, float32.
+        dtype: Dtype of the files.
         kit: Folder of TensorRT 8.5.3 with its ``python``.
-        plugin: Library built against its headers.
+        plugin: Plugin library built against its headers.
     """
     import torch
 

@@ -123,7 +123,7 @@ def search(present: Entry, tokens: int, measure: Measure) -> Entry:
     Args:
         present: Entry of the present table.
         tokens: A key of UPS and DOWNS.
-        measure: Is called for every candidate, in order of promise.
+        measure: Function called for every candidate, most promising first.
     """
     works = measure("present", present) is not None
     seen = {present: 1.0} if works else {}

@@ -61,7 +61,7 @@ QUICK = (Size(1, rounds=2, runs=2),)
 
 @dataclass(frozen=True)
 class Row:
-    """One case: β asked for and run, FLOPs ÷ those of the dense model, time, and the part of it outside learners."""
+    """One case: β requested and executed, FLOPs ÷ those of the dense model, time, and its part outside learners."""
 
     batch: int
     share: float
