@@ -102,7 +102,7 @@ def parser(doc: str) -> argparse.ArgumentParser:
     options.add_argument("--device", default=f"cpu-{os.cpu_count()}core", help="folder of the result (%(default)s)")
     options.add_argument("--quick", action="store_true", help="smoke run of a few seconds; its numbers are meaningless")
     options.add_argument(
-        "--output", type=Path, default=default, help="parent of the device folders (benchmarks/results)"
+        "--output", type=Path, default=default, help="folder above DEVICE (benchmarks/results)"
     )
     return options
 

@@ -173,6 +173,7 @@ def test_a_compilation_that_takes_too_long_is_interrupted() -> None:
 ON_A_GPU_ALONE = {"routing", "entries", "energy", "pack"}
 
 
+@pytest.mark.slow
 def test_the_whole_program_runs_and_writes_every_figure(
     bench: kernel_bench.Bench, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -20,8 +20,8 @@ from acm_export.op.reference import gated_learners
 
 VARIANTS = [
     ("float16", 128, "gelu"),
-    ("bfloat16", 128, "silu"),
-    ("float16", 192, "relu"),
+    pytest.param(("bfloat16", 128, "silu"), marks=pytest.mark.slow),
+    pytest.param(("float16", 192, "relu"), marks=pytest.mark.slow),
     ("bfloat16", 192, "gelu_tanh"),
 ]
 
@@ -66,7 +66,7 @@ def test_widths_that_end_within_a_tile_or_a_step(
     check(kernels, random_counts(200, learners), model_dim, hidden_dim, learners)
 
 
-@pytest.mark.parametrize("blocks", [1, 2, 7])
+@pytest.mark.parametrize("blocks", [1, 2, pytest.param(7, marks=pytest.mark.slow)])
 def test_any_number_of_blocks_shares_the_tiles(kernels: Kernels, blocks: int) -> None:
     check(kernels, random_counts(600, 4), 272, 80, 4, blocks=blocks)
 

@@ -86,7 +86,7 @@ def test_totals_at_the_edges_of_tiles(case: Any, split: int, widths: tuple[int, 
     assert_matches_loop(y, found, feeds, signature)
 
 
-@pytest.mark.parametrize("widths", [(256, 256), (144, 80)])
+@pytest.mark.parametrize("widths", [pytest.param((256, 256), marks=pytest.mark.slow), (144, 80)])
 @pytest.mark.parametrize("index", IN_TRITON)
 def test_every_entry_of_the_table(index: int, widths: tuple[int, int]) -> None:
     entry = entries()[index]
@@ -153,7 +153,10 @@ def test_all_tokens_with_one_count(tokens: int, count: int) -> None:
         assert_matches_loop(y, counts, feeds, signature)
 
 
-@pytest.mark.parametrize(("minimum", "most"), [(0, 64), (1, 60), (63, 64), (64, 64)])
+@pytest.mark.parametrize(
+    ("minimum", "most"),
+    [(0, 64), pytest.param(1, 60, marks=pytest.mark.slow), pytest.param(63, 64, marks=pytest.mark.slow), (64, 64)],
+)
 def test_sixty_four_learners(minimum: int, most: int) -> None:
     signature = Signature(64, minimum, "gelu")
     wanted = np.array([64, 0, 63, 1, 17, 32, 64, 2]).clip(minimum, most)

@@ -96,6 +96,7 @@ def test_kernels_do_not_spill_and_fit_the_device(kernels: list[Compiled]) -> Non
         assert result.kernel.shared_bytes <= 227 << 10
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("arch", ["sm_80", "sm_90"])
 def test_routing_does_not_spill_for_any_number_of_choices(arch: str, tmp_path: Path) -> None:
     keys = [(kernel, "", choices, False, "") for choices, _ in plan.ROUTING_BLOCKS for kernel in ROUTING]
