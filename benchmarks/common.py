@@ -101,9 +101,7 @@ def parser(doc: str) -> argparse.ArgumentParser:
     default = Path(__file__).parent / "results"
     options.add_argument("--device", default=f"cpu-{os.cpu_count()}core", help="folder of the result (%(default)s)")
     options.add_argument("--quick", action="store_true", help="smoke run of a few seconds; its numbers are meaningless")
-    options.add_argument(
-        "--output", type=Path, default=default, help="folder above DEVICE (benchmarks/results)"
-    )
+    options.add_argument("--output", type=Path, default=default, help="folder above DEVICE (benchmarks/results)")
     return options
 
 

@@ -73,7 +73,7 @@ def write_files(folder: Path, shape: Shape, samples: int) -> None:
 
 def verb(python: Path, folder: Path, environment: dict[str, str], *arguments: str) -> str:
     """Run a verb in a folder, not in the checkout, which Python would import from; returns its standard output."""
-    command = [str(python), "-m", "acm_export.cli", *arguments]
+    command = [str(python), "-m", "acm_export", *arguments]
     done = subprocess.run(command, cwd=folder, env=environment, check=False, text=True, capture_output=True)
     if done.returncode:
         raise RuntimeError(f"acm-export {arguments[0]}: {done.stderr.strip()[-2000:]}")

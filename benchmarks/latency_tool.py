@@ -91,7 +91,7 @@ def loop_ms(path: Path, inputs: np.ndarray[Any, Any], runs: int) -> float:
 def verb_ms(folder: Path, runs: int) -> float:
     """Median that the verb reports for the routing of the data."""
     command = [
-        sys.executable, "-m", "acm_export.cli", "latency", folder / "m.onnx", "--threshold", ALL_LEARNERS, "--data",
+        sys.executable, "-m", "acm_export", "latency", folder / "m.onnx", "--threshold", ALL_LEARNERS, "--data",
         folder / "d.npz", "--runs", runs, "--json",
     ]  # fmt: skip
     ran = subprocess.run(list(map(str, command)), check=True, stdout=subprocess.PIPE, text=True)

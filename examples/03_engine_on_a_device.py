@@ -47,7 +47,7 @@ def main(folder: Path, *, dry_run: bool) -> int:
 def run(folder: Path, arguments: list[str]) -> int:
     """Print a command as a user would type it, and run it."""
     print("$ acm-export", *arguments, flush=True)
-    return subprocess.run([sys.executable, "-m", "acm_export.cli", *arguments], cwd=folder, check=False).returncode
+    return subprocess.run([sys.executable, "-m", "acm_export", *arguments], cwd=folder, check=False).returncode
 
 
 if __name__ == "__main__":

@@ -30,7 +30,7 @@ def main(folder: Path) -> None:
         if not (folder / name).is_file():
             sys.exit(f"{folder / name} does not exist; run: python examples/02_one_file_for_every_budget.py {folder}")
     if not (folder / "latency.json").is_file():
-        command = [sys.executable, "-m", "acm_export.cli", *MEASURE, "-o", "latency.json"]
+        command = [sys.executable, "-m", "acm_export", *MEASURE, "-o", "latency.json"]
         if subprocess.run(command, cwd=folder, check=False, stdout=subprocess.DEVNULL).returncode:
             sys.exit("the latency of calibrated.onnx was not measured; the error above says why")
     p99 = measured_p99(folder / "latency.json")

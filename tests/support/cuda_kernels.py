@@ -1,4 +1,4 @@
-"""The kernels of plugins/kernels/cuda, compiled for the CPU (tests/cuda_on_cpu) and run on arrays."""
+"""The kernels of plugins/kernels/cuda, compiled for the CPU (tests/support/cuda_on_cpu) and run on arrays."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ from acm_export.plugins.kernels.tiles import Entry, entries
 
 Array = np.ndarray[Any, Any]
 HERE = Path(__file__).parent
-SOURCES = HERE.parent / "plugins" / "kernels" / "cuda"
+SOURCES = HERE.parents[1] / "plugins" / "kernels" / "cuda"
 REPLACED = {"device.cuh", "wgmma.cuh"}
 FLAGS = ("-std=c++20", "-O2", "-shared", "-fPIC", "-pthread", "-Wall", "-Wextra", "-Werror", "-Wno-psabi",
          "-Wno-unknown-pragmas")  # fmt: skip
@@ -30,7 +30,7 @@ DTYPES: dict[str, type[Any]] = {"float16": np.float16, "bfloat16": ml_dtypes.bfl
 
 
 class CTensorMap(ctypes.Structure):
-    """``TensorMap`` of tests/cuda_on_cpu/device.cuh."""
+    """``TensorMap`` of tests/support/cuda_on_cpu/device.cuh."""
 
     _align_ = 64
     _fields_ = (

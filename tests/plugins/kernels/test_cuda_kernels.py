@@ -3,7 +3,7 @@
 Copies complete late and in random order, threads go on late, shared memory starts as NaN, and products read it as late
 as they may, so these tests find wrong indices, missing barriers and fences, and early releases. They do not find what
 only a GPU decides: whether descriptors, tensor maps and fences mean there what the emulation takes them for
-(tests/test_gpu_kernels.py). Blocks run one after another, so they do not compete for tiles.
+(tests/gpu/test_gpu_kernels.py). Blocks run one after another, so they do not compete for tiles.
 """
 
 from __future__ import annotations

@@ -26,7 +26,7 @@ LEADING = st.one_of(st.sampled_from([(), (1,), (1, 1, 1), (70,)]), st.lists(st.i
 WIDTHS = st.one_of(st.integers(1, 40), st.sampled_from([16, 32, 48, 64, 128]))
 
 IN_TRITON = [index for index, entry in enumerate(entries()) if entry.language == "triton"]
-"""Entries of the table that can be interpreted; tests/test_cuda_kernels.py has the others."""
+"""Entries of the table that can be interpreted; test_cuda_kernels.py has the others."""
 
 SMALL_UP, SMALL_DOWN = Tile(32, 16, 16, 4, 2), Tile(16, 16, 16, 4, 2)
 """Tiles of different heights, small enough for the interpreter."""
