@@ -22,7 +22,7 @@ VARIANTS = [
     ("float16", 128, "gelu"),
     pytest.param(("bfloat16", 128, "silu"), marks=pytest.mark.slow),
     pytest.param(("float16", 192, "relu"), marks=pytest.mark.slow),
-    ("bfloat16", 192, "gelu_tanh"),
+    pytest.param(("bfloat16", 192, "gelu_tanh"), marks=pytest.mark.slow),
 ]
 
 
