@@ -48,7 +48,7 @@ FOLDS = 5
 
 
 def quality(calibrated: Calibrated, evaluator: Evaluator) -> list[dict[str, Any]]:
-    """Measure the table and its rivals at the same budgets, on images that neither was made from."""
+    """The table and its rivals at the same budgets, on images that neither was made from."""
     rows = []
     for c in calibrated.comparisons:
         settings = {"table": c.knot.thresholds} | {name: rival.thresholds for name, rival in c.rivals.items()}
@@ -63,7 +63,7 @@ def quality(calibrated: Calibrated, evaluator: Evaluator) -> list[dict[str, Any]
 
 
 def digits(folder: Path, *, quick: bool) -> dict[str, Any]:
-    """Cross-validate on the embedded model."""
+    """Cross-validation on the embedded model."""
     path = folder / "digits.onnx"
     export_checkpoint(load_checkpoint(ACM), path, verify=False)
     images, labels = load_all_images()
@@ -87,7 +87,7 @@ def digits(folder: Path, *, quick: bool) -> dict[str, Any]:
 def through_input(
     calibrated: Calibrated, session: TappedSession, folder: Path, images: np.ndarray[Any, Any]
 ) -> list[dict[str, Any]]:
-    """Measure the same budgets through a file's budget input; β comes from its own counts."""
+    """The same budgets through the input of a file that has one; β from its own counts."""
     record = calibrated.manifest.calibration
     if record is None:
         raise ValueError("not calibrated")
@@ -112,7 +112,7 @@ def through_input(
 
 
 def mean_quality(rows: list[dict[str, Any]]) -> list[dict[str, Any]]:
-    """Average over the folds, weighted by their images."""
+    """Over the folds, weighted by their images."""
     found = []
     for budget in sorted({round(row["budget"], 3) for row in rows}):
         for family in ("table", "uniform", "same count"):
@@ -129,7 +129,7 @@ def mean_quality(rows: list[dict[str, Any]]) -> list[dict[str, Any]]:
 
 
 def memory(folder: Path, path: Path, *, quick: bool) -> list[dict[str, Any]]:
-    """Measure how this process grows while it collects margins from a small and from a large data file."""
+    """Growth of this process while margins are collected, for little and for much data in a file."""
     session = TappedSession(path)
     zero = np.zeros(session.num_thresholds, np.float32)
     images, _ = load_all_images()
@@ -149,7 +149,7 @@ def memory(folder: Path, path: Path, *, quick: bool) -> list[dict[str, Any]]:
 
 
 class _Peak:
-    """Return memory after the first batch, and the largest after any later one."""
+    """Memory after the first batch, and the most after any later one."""
 
     def __init__(self) -> None:
         self._first: int | None = None

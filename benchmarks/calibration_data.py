@@ -1,4 +1,4 @@
-"""Shared by the calibration benchmarks: data in memory, a table measured on unseen data, and its errors."""
+"""What the benchmarks of calibration share: data in memory, a table measured on unseen data, and its errors."""
 
 from __future__ import annotations
 
@@ -27,14 +27,14 @@ class Arrays:
     """Arrays in memory as a source of batches.
 
     Args:
-        arrays: Arrays of equal length, by name.
+        arrays: By name, of one length.
     """
 
     def __init__(self, arrays: dict[str, np.ndarray[Any, Any]]) -> None:
         self.name, self._arrays = "arrays", arrays
 
     def batches(self, size: int, names: Collection[str]) -> Iterator[dict[str, np.ndarray[Any, Any]]]:
-        """Yield batches of ``size`` samples."""
+        """``size`` samples at a time."""
         used = {name: array for name, array in self._arrays.items() if name in names}
         for start in range(0, len(next(iter(used.values()))), size):
             yield {name: array[start : start + size] for name, array in used.items()}
@@ -46,7 +46,7 @@ def labelled(images: np.ndarray[Any, Any], labels: np.ndarray[Any, Any]) -> Arra
 
 
 def unlabelled(images: np.ndarray[Any, Any]) -> Arrays:
-    """Images without classes."""
+    """Images alone."""
     return Arrays({"pixel_values": images})
 
 
@@ -64,7 +64,7 @@ def unseen(session: TappedSession, source: Arrays, batch: int) -> Evaluator:
 
 
 def error_row(budget: float, measured: Measurement, kind: str) -> dict[str, Any]:
-    """Return the error at one budget, and whether it is within the limit."""
+    """Error of one budget, and whether it is within the limit."""
     deviation = 2 * (measured.standard_error or 0.0)
     error = measured.budget - budget
     return {
@@ -75,7 +75,7 @@ def error_row(budget: float, measured: Measurement, kind: str) -> dict[str, Any]
 
 
 def table_errors(calibrated: Calibrated, evaluator: Evaluator) -> list[dict[str, Any]]:
-    """Measure the table at each budget, on images it was not made from."""
+    """The table at each budget, on images it was not made from."""
     record = calibrated.manifest.calibration
     if record is None:
         raise ValueError("not calibrated")
@@ -88,7 +88,7 @@ def table_errors(calibrated: Calibrated, evaluator: Evaluator) -> list[dict[str,
 
 
 def print_errors(rows: list[dict[str, Any]], title: str) -> None:
-    """Print how many budgets are within the limit, and the worst of each kind."""
+    """How many budgets are within the limit, and the worst of each kind."""
     summary = []
     for kind in ("knot", "between", "input"):
         mine = [row for row in rows if row["kind"] == kind]

@@ -80,9 +80,18 @@ def row(
 ) -> Row:
     """Make a row of a timing."""
     return Row(
-        batch, model, share, budget, timing.us, timing.baseline_us, timing.ratio, timing.ratio_q25, timing.ratio_q75,
-        1e6 * batch / timing.us, 1e6 * batch / timing.baseline_us,
-    )  # fmt: skip
+        batch,
+        model,
+        share,
+        budget,
+        timing.us,
+        timing.baseline_us,
+        timing.ratio,
+        timing.ratio_q25,
+        timing.ratio_q75,
+        1e6 * batch / timing.us,
+        1e6 * batch / timing.baseline_us,
+    )
 
 
 @dataclass(frozen=True)

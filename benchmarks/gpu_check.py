@@ -241,9 +241,10 @@ def main() -> None:
             stage, STAGES[stage](options), seconds=options.seconds, log=log, record=record, interruption=interruption
         )
     print_table(
-        "gpu-check", ["step", "state", "seconds", "reason or last line"],
+        "gpu-check",
+        ["step", "state", "seconds", "reason or last line"],
         [[o.name, o.state, f"{o.seconds:.0f}", (o.reason or "".join(o.output[-1:]))[:80]] for o in outcomes],
-    )  # fmt: skip
+    )
     print(f"wrote {result.path}")
     sys.exit(128 + interruption.number if interruption.number else any(o.is_failure for o in outcomes))
 

@@ -61,9 +61,12 @@ def random_vit(shape: Shape, *, acm: bool, seed: int = 0) -> PreTrainedModel:
         seed: Seed of the weights.
     """
     config = ViTConfig(
-        hidden_size=shape.hidden, num_hidden_layers=shape.layers, num_attention_heads=shape.heads,
-        intermediate_size=shape.ffn, num_labels=LABELS,
-    )  # fmt: skip
+        hidden_size=shape.hidden,
+        num_hidden_layers=shape.layers,
+        num_attention_heads=shape.heads,
+        intermediate_size=shape.ffn,
+        num_labels=LABELS,
+    )
     with torch.device("meta"):
         sites = find_sites(ViTForImageClassification(config), FAMILY)
     places = [name for name in sites if name.endswith(f".{FAMILY.ffn.place}")]

@@ -149,10 +149,14 @@ def main() -> None:
     with torch.no_grad():
         chosen, stopped = tune(options, result, trials)
     print_table(
-        "fastest tiles, bf16, D, h, N = 768, 768, 4", ["tokens", "GEMM 1 | GEMM 2 | slices of K", "µs", "÷ present"],
-        [[str(t.tokens), describe(t.entry), f"{t.timing.us:.1f}", f"{t.timing.ratio:.3f}"]
-         for t in trials if t.timing and t.role in ("present", "final")],
-    )  # fmt: skip
+        "fastest tiles, bf16, D, h, N = 768, 768, 4",
+        ["tokens", "GEMM 1 | GEMM 2 | slices of K", "µs", "÷ present"],
+        [
+            [str(t.tokens), describe(t.entry), f"{t.timing.us:.1f}", f"{t.timing.ratio:.3f}"]
+            for t in trials
+            if t.timing and t.role in ("present", "final")
+        ],
+    )
     print(f"{len(chosen)} entries of the table are new; wrote {result.path}")
     if options.install and chosen:
         write_text(_table_path(result).read_text(), _package_table())

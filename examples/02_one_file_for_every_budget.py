@@ -37,7 +37,7 @@ def main(folder: Path) -> None:
         sys.exit(f"ONNX Runtime {onnxruntime.__version__} is too old; run: pip install 'onnxruntime>=1.27'")
     folder.mkdir(parents=True, exist_ok=True)
     save_images(folder)
-    exported = export_checkpoint(load_checkpoint(ACM), folder / "digits.onnx")  # raises where PyTorch disagrees
+    exported = export_checkpoint(load_checkpoint(ACM), folder / "digits.onnx")  # raises where PyTorch says otherwise
     if exported.report is not None:
         worst = max(setting.relative for setting in exported.report.settings)
         print(f"digits.onnx: largest difference from PyTorch is {worst:.1e} of the largest output")

@@ -36,8 +36,8 @@ class InMemory:
     """Samples as ``acmize`` takes them.
 
     Args:
-        name: Name of the data in messages.
-        items: Samples: mappings of arrays without a batch dimension.
+        name: For people.
+        items: Mappings of arrays, without a batch dimension.
     """
 
     def __init__(self, name: str, items: Sequence[dict[str, Any]]) -> None:
@@ -54,15 +54,15 @@ class Batches:
     """Batches as ``calibrate`` takes them; they keep their sizes.
 
     Args:
-        name: Name of the data in messages.
-        content: Batches of the model's inputs, with ``labels`` where there are classes.
+        name: For people.
+        content: What the model takes, and ``labels`` where there are classes.
     """
 
     def __init__(self, name: str, content: Sequence[Feeds]) -> None:
         self.name, self.content = name, content
 
     def batches(self, size: int, names: Collection[str]) -> Iterator[Feeds]:  # noqa: ARG002
-        """Yield the named arrays of each batch."""
+        """Each batch, without what is of no use."""
         for batch in self.content:
             yield {name: array for name, array in batch.items() if name in names}
 
@@ -104,11 +104,11 @@ class OneFile:
     """A checkpoint, exported once and calibrated: every budget comes from the same file.
 
     Args:
-        checkpoint: Folder of a checkpoint with ACM layers.
-        data: Data to calibrate on.
-        budgets: Budgets that the table must meet; others are interpolated.
-        folder: Folder to write the files into.
-        options: Options of the calibration.
+        checkpoint: Folder with ACM layers.
+        data: To calibrate on.
+        budgets: That the table must meet; others are interpolated.
+        folder: For the files.
+        options: Of the calibration.
     """
 
     def __init__(

@@ -9,18 +9,13 @@ from __future__ import annotations
 
 import argparse
 import json
-import sys
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from evidence import Batches, OneFile
-
-try:
-    from matplotlib.figure import Figure
-except ModuleNotFoundError as missing:
-    sys.exit(f"{missing.name} is not installed; run: pip install '.[demo,report]'")
+from matplotlib.figure import Figure
 
 from acm_export.calibration.calibrate import Options
 from acm_export.calibration.examples import AudioExample, ImageExample, find_examples

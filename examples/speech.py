@@ -135,13 +135,30 @@ def word_errors(reference: str, hypothesis: str) -> tuple[int, int]:
 def fresh_model() -> Wav2Vec2ForCTC:
     """Make 4 layers of width 128 on 20 ms frames; the first convolution starts as a bank of band-pass filters."""
     config = Wav2Vec2Config(
-        vocab_size=len(LETTERS), hidden_size=128, num_hidden_layers=4, num_attention_heads=4, intermediate_size=FFN,
-        conv_dim=(128, 128, 128), conv_kernel=KERNELS, conv_stride=STRIDES, conv_bias=True,
-        feat_extract_norm="layer", do_stable_layer_norm=True, num_conv_pos_embeddings=31,
-        num_conv_pos_embedding_groups=8, hidden_dropout=0.0, attention_dropout=0.0, activation_dropout=0.0,
-        feat_proj_dropout=0.0, final_dropout=0.0, layerdrop=0.0, apply_spec_augment=False, pad_token_id=0,
-        ctc_loss_reduction="mean", ctc_zero_infinity=True,
-    )  # fmt: skip
+        vocab_size=len(LETTERS),
+        hidden_size=128,
+        num_hidden_layers=4,
+        num_attention_heads=4,
+        intermediate_size=FFN,
+        conv_dim=(128, 128, 128),
+        conv_kernel=KERNELS,
+        conv_stride=STRIDES,
+        conv_bias=True,
+        feat_extract_norm="layer",
+        do_stable_layer_norm=True,
+        num_conv_pos_embeddings=31,
+        num_conv_pos_embedding_groups=8,
+        hidden_dropout=0.0,
+        attention_dropout=0.0,
+        activation_dropout=0.0,
+        feat_proj_dropout=0.0,
+        final_dropout=0.0,
+        layerdrop=0.0,
+        apply_spec_augment=False,
+        pad_token_id=0,
+        ctc_loss_reduction="mean",
+        ctc_zero_infinity=True,
+    )
     model = Wav2Vec2ForCTC(config)
     first: Any = model.wav2vec2.feature_extractor.conv_layers[0].conv
     mel = torch.linspace(_mel(80.0), _mel(3800.0), 64)

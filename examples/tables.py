@@ -20,9 +20,13 @@ def digits(found: dict[str, Any]) -> Iterator[str]:
         accuracy = {name: f"{100 * row[name]['accuracy']:.1f}" for name in "abcd"}
         differences = [_difference(row[f"a_minus_{name}"]) for name in ("b", "b_at_its_budget", "c")]
         cells = [
-            f"{row['budget']:.2f}", accuracy["a"], f"{accuracy['b']} at {row['b']['measured']:.2f}",
-            accuracy["c"], accuracy["d"], *differences,
-        ]  # fmt: skip
+            f"{row['budget']:.2f}",
+            accuracy["a"],
+            f"{accuracy['b']} at {row['b']['measured']:.2f}",
+            accuracy["c"],
+            accuracy["d"],
+            *differences,
+        ]
         yield f"| {' | '.join(cells)} |"
 
 

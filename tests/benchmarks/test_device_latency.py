@@ -118,8 +118,12 @@ def test_every_row_is_saved_as_it_is_measured() -> None:
     saved: list[int] = []
     measured = benchmark(1000, saved).run((1,))
     assert [(r.model, r.share) for r in measured.rows] == [
-        ("ACM", 0.5), ("ACM", 1.0), ("ACM", 0.25), ("ACM", 0.75), ("dense int8", None),
-    ]  # fmt: skip
+        ("ACM", 0.5),
+        ("ACM", 1.0),
+        ("ACM", 0.25),
+        ("ACM", 0.75),
+        ("dense int8", None),
+    ]
     assert [r.budget for r in measured.rows[:4]] == pytest.approx([0.5, 1.0, 0.25, 0.75], abs=0.03)
     assert not measured.problems
     assert set(saved) == {1, 2, 3, 4, 5}
@@ -130,8 +134,11 @@ def test_after_the_deadline_nothing_begins_and_the_reason_is_kept() -> None:
     measured = benchmark(-1, saved).run((2, 1))
     assert not measured.rows
     assert [(p.batch, p.step) for p in measured.problems] == [
-        (2, "ACM"), (1, "ACM"), (2, "dense int8"), (1, "dense int8"),
-    ]  # fmt: skip
+        (2, "ACM"),
+        (1, "ACM"),
+        (2, "dense int8"),
+        (1, "dense int8"),
+    ]
     assert all("--seconds" in p.reason for p in measured.problems)
     assert len(saved) == 4
 

@@ -169,8 +169,9 @@ def test_steps_of_earlier_calls_are_kept_for_the_same_gpu(gpu_check_run: Check) 
     gpu_check_run(shell("memcheck", "true"), stage="sanitizer")
     gpu_check_run(shell("smoke", "true"), stage="correctness")
     assert {name: step["state"] for name, step in gpu_check_run.steps().items()} == {
-        "smoke": "passed", "memcheck": "passed",
-    }  # fmt: skip
+        "smoke": "passed",
+        "memcheck": "passed",
+    }
     gpu_check_run(shell("figures", "true"), device=H200)
     assert list(gpu_check_run.steps()) == ["figures"]
     gpu_check_run.result.write_text("{")

@@ -29,9 +29,16 @@ class Inputs:
 
 
 def random_inputs(
-    tokens: int, model_dim: int, hidden_dim: int, signature: Signature, dtype: torch.dtype, *, device: str = "cuda",
-    threshold: float = 0.0, seed: int = 0,
-) -> Inputs:  # fmt: skip
+    tokens: int,
+    model_dim: int,
+    hidden_dim: int,
+    signature: Signature,
+    dtype: torch.dtype,
+    *,
+    device: str = "cuda",
+    threshold: float = 0.0,
+    seed: int = 0,
+) -> Inputs:
     """Normal inputs of a size that keeps outputs near 1."""
     generator = torch.Generator(device).manual_seed(seed)
 

@@ -56,10 +56,16 @@ def logits_of(counts: Any, signature: Signature) -> np.ndarray[Any, Any]:
 def op_node(signature: Signature, inputs: tuple[str, ...] = INPUTS, outputs: tuple[str, ...] = ("y", "counts")) -> Any:
     """A GatedLearners node as an export writes it."""
     node = helper.make_node(
-        NAME, list(inputs), list(outputs), domain=DOMAIN, num_learners=signature.num_learners,
-        min_learners=signature.min_learners, activation=signature.activation,
-        plugin_version="1", plugin_namespace="",
-    )  # fmt: skip
+        NAME,
+        list(inputs),
+        list(outputs),
+        domain=DOMAIN,
+        num_learners=signature.num_learners,
+        min_learners=signature.min_learners,
+        activation=signature.activation,
+        plugin_version="1",
+        plugin_namespace="",
+    )
     node.overload = signature.overload
     return node
 

@@ -21,10 +21,21 @@ _AUDIO = {
     "num_conv_pos_embedding_groups": 2, "num_conv_pos_embeddings": 4, "vocab_size": 6,
 }  # fmt: skip
 _WHISPER = {
-    "d_model": 12, "encoder_layers": 2, "encoder_attention_heads": 3, "encoder_ffn_dim": 24, "decoder_layers": 1,
-    "decoder_attention_heads": 3, "decoder_ffn_dim": 24, "num_mel_bins": 8, "max_source_positions": 10,
-    "vocab_size": 20, "pad_token_id": 0, "bos_token_id": 1, "eos_token_id": 2, "decoder_start_token_id": 1,
-}  # fmt: skip
+    "d_model": 12,
+    "encoder_layers": 2,
+    "encoder_attention_heads": 3,
+    "encoder_ffn_dim": 24,
+    "decoder_layers": 1,
+    "decoder_attention_heads": 3,
+    "decoder_ffn_dim": 24,
+    "num_mel_bins": 8,
+    "max_source_positions": 10,
+    "vocab_size": 20,
+    "pad_token_id": 0,
+    "bos_token_id": 1,
+    "eos_token_id": 2,
+    "decoder_start_token_id": 1,
+}
 _BERT = {"vocab_size": 20, "max_position_embeddings": 40}
 
 

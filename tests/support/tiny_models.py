@@ -22,9 +22,15 @@ IMAGES = (1, 8, 8)
 def tiny_vit(specs: dict[str, ACMSpec] | None = None, **config: Any) -> Any:
     """A ViT of width 12 with two layers; three ACM layers unless ``specs`` says otherwise."""
     settings = {
-        "hidden_size": 12, "num_hidden_layers": 2, "num_attention_heads": 3, "intermediate_size": 24, "image_size": 8,
-        "patch_size": 4, "num_channels": 1, "num_labels": 5,
-    }  # fmt: skip
+        "hidden_size": 12,
+        "num_hidden_layers": 2,
+        "num_attention_heads": 3,
+        "intermediate_size": 24,
+        "image_size": 8,
+        "patch_size": 4,
+        "num_channels": 1,
+        "num_labels": 5,
+    }
     model = transformers.ViTForImageClassification(transformers.ViTConfig(**(settings | config)))
     with torch.no_grad():
         for name, parameter in model.named_parameters():
