@@ -1,4 +1,4 @@
-"""The check on a GPU, without one: steps end in time with all their processes, and every result is kept."""
+"""The GPU check, tested without a GPU: steps end in time with all their processes, and every result is kept."""
 
 from __future__ import annotations
 
@@ -38,7 +38,7 @@ def shell(name: str, script: str, **more: Any) -> Step:
 
 
 class Check:
-    """Calls the program as a user does, with stages of this test and a GPU of a given name."""
+    """Runs the program as a user does, with the test's stages and a GPU of a given name."""
 
     def __init__(self, folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
         self.folder, self._monkeypatch = folder / "device", monkeypatch

@@ -1,4 +1,4 @@
-"""The rivals of benchmarks/kernels.py compute what the loop computes, and the program keeps what it measured.
+"""The rivals of benchmarks/kernels.py match the loop, and the program keeps what it measured.
 
 On a CPU, with the host's clock in place of device events: the tests check values and files, not times.
 """
@@ -71,7 +71,7 @@ class Event:
 
 @pytest.fixture
 def bench(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> kernel_bench.Bench:
-    """Of a quick run on the CPU; nothing is compiled."""
+    """A quick run on the CPU; nothing is compiled."""
     monkeypatch.setattr(device_timing, "_capture", Graph)
     monkeypatch.setattr(device_timing, "_SETTLING_MS", 0.0)
     monkeypatch.setattr(torch.cuda, "Event", Event)
@@ -102,7 +102,7 @@ def layer_and_inputs(dtype: torch.dtype, tokens: int = 300) -> tuple[Any, Inputs
 
 @pytest.mark.parametrize("dtype", PRECISE)
 @pytest.mark.parametrize("name", ["masked_loop", "one_product_per_learner", "grouped_products"])
-def test_a_rival_that_skips_computes_what_the_loop_computes(name: str, dtype: torch.dtype) -> None:
+def test_a_rival_that_skips_learners_matches_the_loop(name: str, dtype: torch.dtype) -> None:
     if name == "grouped_products":
         needs_grouped_mm(dtype)
     layer, inputs = layer_and_inputs(dtype)
@@ -255,7 +255,7 @@ def test_a_limit_holds(must: kernel_report.Must, holds: bool) -> None:
 
 
 @pytest.mark.parametrize("packed", [True, False])
-def test_entries_to_compare_are_all_others_that_run_there(monkeypatch: pytest.MonkeyPatch, packed: bool) -> None:
+def test_entries_to_compare_are_all_others_that_can_run(monkeypatch: pytest.MonkeyPatch, packed: bool) -> None:
     launch = kernel_figures.launch
     monkeypatch.setattr(launch, "architecture", lambda _device: "sm_90")
     monkeypatch.setattr(launch, "usable_pack", lambda _device: object() if packed else None)

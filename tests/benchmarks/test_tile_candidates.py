@@ -55,7 +55,7 @@ def test_registers_are_limited_only_where_two_blocks_fit(tokens: int) -> None:
 
 
 @pytest.mark.parametrize("tokens", TOKENS)
-def test_no_slices_are_more_than_a_plan_allows(tokens: int) -> None:
+def test_candidates_have_at_most_the_slices_that_a_plan_allows(tokens: int) -> None:
     assert all(split <= plan.MAX_SPLIT for _, split in DOWNS[tokens])
 
 
@@ -83,7 +83,7 @@ UP, DOWN = Sizes(64, 128, 64, 4, 4), Sizes(128, 128, 64, 4, 3)
 
 
 def cost(entry: Entry) -> float:
-    """Of two kernels whose times add up; these two are the fastest."""
+    """Sum of the times of two kernels; UP and DOWN are the fastest."""
     base = present(25216)
     up = 0.6 if entry.up == UP.of(base.up) else 0.9 if entry.up == base.up else 1.2
     down = 0.7 if entry.down == DOWN.of(base.down) else 0.8 if entry.down.block_m == 64 else 1.1
@@ -97,7 +97,7 @@ def test_the_search_finds_the_fastest_pair_that_fits() -> None:
     assert best.up.block_m % best.down.block_m == 0
 
 
-def test_candidates_that_fail_are_passed_over() -> None:
+def test_candidates_that_fail_are_skipped() -> None:
     best = search(present(25216), 25216, lambda _, e: None if e.up == UP.of(present(25216).up) else cost(e))
     assert best.up == present(25216).up
     assert best.down == DOWN.of(present(25216).down)
@@ -114,7 +114,7 @@ def test_a_gain_that_does_not_repeat_changes_nothing() -> None:
     assert search(before, 197, lambda role, _: ratios.get(role, 0.5)) == before
 
 
-def test_where_the_present_entry_does_not_run_any_that_does_replaces_it() -> None:
+def test_a_present_entry_that_does_not_run_is_replaced_by_one_that_does() -> None:
     before = present(48)
     best = search(before, 48, lambda role, _: None if role == "present" else 1.0)
     assert best != before

@@ -40,7 +40,7 @@ def problem(tokens: int) -> Problem:
     return Problem(tokens, *SIZES, 0, 2)
 
 
-def test_a_new_entry_serves_its_architecture_and_leaves_all_else() -> None:
+def test_a_new_entry_changes_only_its_architecture() -> None:
     before = present(8)
     new = replace(before, down=replace(before.down, block_n=64), reason="Measured.")
     table = tuple(tune_kernels.merged(entries(), {before: new}, "sm_90"))
@@ -52,7 +52,7 @@ def test_a_new_entry_serves_its_architecture_and_leaves_all_else() -> None:
         assert choose(table, "sm_90", problem(tokens)) == present(tokens)
 
 
-def test_the_written_table_reads_as_what_was_written() -> None:
+def test_a_written_table_is_read_back() -> None:
     content = json.loads(resources.files("acm_export.plugins.kernels").joinpath("tiles.json").read_text())
     before = present(25216)
     table = tune_kernels.merged(entries(), {before: replace(before, split=0, reason="Measured.")}, "sm_90")
@@ -78,7 +78,7 @@ def test_the_reason_of_an_entry_is_its_last_measurement() -> None:
 
 
 @pytest.mark.parametrize("tokens", [48, 1000])
-def test_the_values_to_expect_are_those_of_the_layer(tokens: int) -> None:
+def test_expected_values_are_those_of_the_layer(tokens: int) -> None:
     workload = Workload(tokens, "cpu")
     layer, x, logits = workload.calls[0]
     with torch.no_grad():
@@ -99,7 +99,7 @@ def test_few_tokens_rotate_layers_and_many_rotate_inputs() -> None:
 
 
 class _Compiled:
-    """Compilations of which some failed."""
+    """Stands in for compilations, some of which failed."""
 
     def __init__(self, failed: dict[Entry, str]) -> None:
         self.failed = failed
@@ -167,7 +167,7 @@ def test_a_gpu_that_no_longer_works_ends_the_run(monkeypatch: pytest.MonkeyPatch
 def test_a_whole_run_writes_every_time_and_the_table(
     monkeypatch: pytest.MonkeyPatch, result: ResultFile, lost: bool
 ) -> None:
-    """With the op of PyTorch on the CPU in place of the kernels, and a clock by which one candidate is faster."""
+    """PyTorch's op on the CPU replaces the kernels, and on the fake clock one candidate is faster."""
     fast = UPS[8][0].of(present(8).up)
 
     class Clock:
@@ -214,7 +214,7 @@ def _lost() -> None:
 
 @pytest.mark.slow
 @pytest.mark.skipif(torch.cuda.is_available(), reason="compiles everything where a GPU is")
-def test_without_working_processes_launches_compile_for_themselves() -> None:
+def test_launches_compile_where_the_processes_do_not_work() -> None:
     compilations = Compilations({8: present(8)})
     try:
         until = time.monotonic() + 100

@@ -14,12 +14,12 @@ DOCUMENTS = [*ROOT.glob("*.md"), *ROOT.glob("docs/*.md"), *ROOT.glob("benchmarks
 
 
 def prose(document: Path) -> str:
-    """Without fenced code."""
+    """Return the text without fenced code."""
     return re.sub(r"^```.*?^```", "", document.read_text(), flags=re.MULTILINE | re.DOTALL)
 
 
 def anchors(document: Path) -> set[str]:
-    """Of the headings, as GitHub names them."""
+    """Return the anchors of the headings, as GitHub names them."""
     headings = re.findall(r"^#+ (.*)", prose(document), re.MULTILINE)
     return {re.sub(r"[^\w -]", "", heading.lower()).strip().replace(" ", "-") for heading in headings}
 
@@ -32,7 +32,7 @@ def test_relative_links_lead_to_files_and_headings(document: Path) -> None:
         assert not anchor or anchor in anchors(path), f"{target}#{anchor}"
 
 
-def test_the_table_of_jetpacks_is_the_doctors() -> None:
+def test_the_jetpack_table_matches_the_doctor() -> None:
     table = (ROOT / "README.md").read_text().partition("### TensorRT and JetPack")[2]
     rows = re.findall(r"^\| ([\d.]+)([^|(]*)\([^|]*\| ([\d., ]+) \|", table, re.MULTILINE)
     shown = {

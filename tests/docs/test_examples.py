@@ -1,4 +1,4 @@
-"""Every example runs, in the order of their numbers and in one folder, as their README says."""
+"""Every example runs, in the order of the numbers and in one folder, as the README says."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ def run(name: str, *arguments: str | Path) -> subprocess.CompletedProcess[str]:
 
 @pytest.fixture(scope="module")
 def calibrated(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, str]:
-    """The folder that example 02 leaves, and what it printed."""
+    """The folder that example 02 wrote, and its output."""
     if not knows_overloads(onnxruntime.__version__):
         pytest.skip(f"ONNX Runtime {onnxruntime.__version__} does not run the embedded model as it lies in its file")
     folder = tmp_path_factory.mktemp("examples")
@@ -40,14 +40,14 @@ def test_01_runs_fewer_learners_at_the_larger_threshold(tmp_path: Path) -> None:
     assert cheaper < trained
 
 
-def test_02_serves_six_budgets_of_which_larger_ones_are_better(calibrated: tuple[Path, str]) -> None:
+def test_02_serves_six_budgets_and_larger_ones_are_more_accurate(calibrated: tuple[Path, str]) -> None:
     accuracies = dict(re.findall(r"budget ([\d.]+): accuracy ([\d.]+)%", calibrated[1]))
     assert list(accuracies) == ["0.25", "0.30", "0.40", "0.50", "0.75", "1.00"]
     assert float(accuracies["0.25"]) <= float(accuracies["0.30"]) < float(accuracies["0.50"])
     assert float(accuracies["0.50"]) > 90
 
 
-def test_03_says_what_would_be_built(calibrated: tuple[Path, str]) -> None:
+def test_03_prints_the_plan_of_a_dry_run(calibrated: tuple[Path, str]) -> None:
     ran = run("03_engine_on_a_device.py", calibrated[0], "--dry-run")
     assert ran.returncode == 0, ran.stderr
     assert "calibrated.plan: would be built from calibrated.onnx" in ran.stdout
@@ -55,7 +55,7 @@ def test_03_says_what_would_be_built(calibrated: tuple[Path, str]) -> None:
 
 
 @pytest.mark.skipif(find_spec("tensorrt") is not None, reason="this machine has a TensorRT")
-def test_03_refuses_in_clear_words_where_there_is_no_tensorrt(calibrated: tuple[Path, str]) -> None:
+def test_03_says_how_to_install_tensorrt_where_it_is_missing(calibrated: tuple[Path, str]) -> None:
     ran = run("03_engine_on_a_device.py", calibrated[0])
     assert ran.returncode == 1
     assert "no TensorRT" in ran.stdout
@@ -69,7 +69,7 @@ def test_03_names_the_example_that_writes_its_model(tmp_path: Path) -> None:
     assert "02_one_file_for_every_budget.py" in ran.stdout
 
 
-def test_04_serves_every_request_with_a_budget_that_was_measured(calibrated: tuple[Path, str]) -> None:
+def test_04_serves_every_request_at_a_measured_budget(calibrated: tuple[Path, str]) -> None:
     ran = run("04_serve_with_deadlines.py", calibrated[0])
     assert ran.returncode == 0, ran.stderr
     rows = re.findall(r"budget ([\d.]+): p99 [\d.]+ ms, (\d+) served", ran.stdout)

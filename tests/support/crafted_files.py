@@ -1,4 +1,4 @@
-"""PyTorch checkpoints written by hand, for the tests."""
+"""PyTorch checkpoints written by hand."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 
 
 def zip_of(path: Path, content: bytes, storages: dict[str, bytes] | None = None, **entry: Any) -> Path:
-    """A file laid out as ``torch.save`` lays it out, around any pickle."""
+    """Write a file with the layout of ``torch.save`` around any pickle."""
     with zipfile.ZipFile(path, "w") as archive:
         archive.writestr("archive/data.pkl", content, **entry)
         archive.writestr("archive/byteorder", "little")
