@@ -71,8 +71,8 @@ def test_acm_models_come_back_bit_for_bit(name: str, tmp_path: Path) -> None:
         "deit",
         "bert",
         pytest.param("bert sequences", marks=pytest.mark.slow),
-        pytest.param("wav2vec2", marks=pytest.mark.slow),
-        "wav2vec2 ctc, XLS-R",
+        "wav2vec2",
+        pytest.param("wav2vec2 ctc, XLS-R", marks=pytest.mark.slow),
         "whisper",
     ],
 )

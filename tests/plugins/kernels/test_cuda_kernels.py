@@ -66,7 +66,7 @@ def test_widths_that_end_within_a_tile_or_a_step(
     check(kernels, random_counts(200, learners), model_dim, hidden_dim, learners)
 
 
-@pytest.mark.parametrize("blocks", [1, 2, pytest.param(7, marks=pytest.mark.slow)])
+@pytest.mark.parametrize("blocks", [2, *(pytest.param(n, marks=pytest.mark.slow) for n in (1, 7))])
 def test_any_number_of_blocks_shares_the_tiles(kernels: Kernels, blocks: int) -> None:
     check(kernels, random_counts(600, 4), 272, 80, 4, blocks=blocks)
 
@@ -85,6 +85,7 @@ def test_chunks_of_sorted_rows(kernels: Kernels) -> None:
     check(kernels, random_counts(700, 3), 64, 48, 3, chunk=256)
 
 
+@pytest.mark.slow
 def test_results_are_the_same_in_whatever_order_copies_complete(kernels: Kernels) -> None:
     counts = random_counts(400, 3)
     feeds, _ = inputs(kernels, counts, 144, 112, 3)

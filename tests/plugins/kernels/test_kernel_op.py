@@ -155,7 +155,7 @@ def test_all_tokens_with_one_count(tokens: int, count: int) -> None:
 
 @pytest.mark.parametrize(
     ("minimum", "most"),
-    [(0, 64), pytest.param(1, 60, marks=pytest.mark.slow), pytest.param(63, 64, marks=pytest.mark.slow), (64, 64)],
+    [(0, 64), *(pytest.param(*counts, marks=pytest.mark.slow) for counts in ((1, 60), (63, 64), (64, 64)))],
 )
 def test_sixty_four_learners(minimum: int, most: int) -> None:
     signature = Signature(64, minimum, "gelu")
