@@ -32,7 +32,7 @@ def test_relative_links_lead_to_files_and_headings(document: Path) -> None:
         assert not anchor or anchor in anchors(path), f"{target}#{anchor}"
 
 
-def test_the_jetpack_table_matches_the_doctor() -> None:
+def test_the_table_of_jetpacks_is_the_doctors() -> None:
     table = (ROOT / "README.md").read_text().partition("### TensorRT and JetPack")[2]
     rows = re.findall(r"^\| ([\d.]+)([^|(]*)\([^|]*\| ([\d., ]+) \|", table, re.MULTILINE)
     shown = {
