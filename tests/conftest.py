@@ -13,7 +13,6 @@ import torch
 import transformers
 from property_tests import register_profiles
 from shared_files import shared_folder
-from tiny_models import tiny_vit
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -48,6 +47,7 @@ def vit_files(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
     def make(folder: Path) -> None:
         from exported_files import images
+        from tiny_models import tiny_vit
 
         from acm_export.exporter import export
 
