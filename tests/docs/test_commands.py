@@ -92,7 +92,11 @@ def provide(words: list[str], stand_ins: Path, folder: Path) -> None:
             shutil.copytree(stand_ins / "checkpoint", path)
 
 
-@pytest.mark.parametrize("command", QUICK, ids=str)
+@pytest.mark.parametrize(
+    "command",
+    [pytest.param(c, marks=pytest.mark.slow if c.words[0] in ("calibrate", "export") else ()) for c in QUICK],
+    ids=str,
+)
 def test_shown_commands_run(command: Command, stand_ins: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     provide(command.words, stand_ins, tmp_path)
     monkeypatch.chdir(tmp_path)

@@ -68,7 +68,7 @@ def test_acm_models_come_back_bit_for_bit(name: str, tmp_path: Path) -> None:
 @pytest.fixture(
     scope="module",
     params=[
-        "deit",
+        pytest.param("deit", marks=pytest.mark.slow),
         "bert",
         pytest.param("bert sequences", marks=pytest.mark.slow),
         "wav2vec2",
