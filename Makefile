@@ -1,17 +1,23 @@
-# make demo and make test do all set-up on a machine with Python 3.10 or later and a network, and are quick afterwards.
+# make demo and make test set everything up on a machine with Python 3.10 or later and a network, and are quick afterwards.
 
 PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 READY := $(VENV)/.ready-$(shell cksum pyproject.toml constraints.txt | cksum | cut -d' ' -f1)
 
-.PHONY: demo test lint check pack wheel gpu-check benchmarks clean
+JOBS ?= 2
+PYTEST := $(BIN)/python -m pytest -q -n $(JOBS) --dist loadfile
+
+.PHONY: demo test test-slow lint check pack wheel gpu-check benchmarks clean
 
 demo: $(READY)  ## the whole line on the embedded model
 	$(BIN)/acm-export demo -o acm-demo
 
-test: $(READY)  ## the test suite
-	$(BIN)/python -m pytest -q
+test: $(READY)  ## the fast tests, in two processes: JOBS=8 where there are more cores
+	$(PYTEST) -m "not slow" --hypothesis-profile=quick
+
+test-slow: $(READY)  ## the slow tests, and the property tests with all their examples
+	$(PYTEST) -m "slow or hypothesis"
 
 lint: $(READY)  ## formatting, lint rules, order of imports and types
 	$(BIN)/ruff format --check .
@@ -20,7 +26,7 @@ lint: $(READY)  ## formatting, lint rules, order of imports and types
 	$(BIN)/mypy --python-executable $(BIN)/python -p acm_export
 	MYPYPATH=benchmarks $(BIN)/mypy --python-executable $(BIN)/python benchmarks examples/*.py
 
-check: lint test  ## everything that must hold before a commit
+check: lint test test-slow  ## everything that must hold before a commit
 
 pack: $(READY)  ## the GPU kernels, compiled ahead of time for every architecture; needs no GPU, takes minutes
 	$(BIN)/python -m acm_export.plugins.kernels.compile

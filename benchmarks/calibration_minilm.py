@@ -1,4 +1,4 @@
-"""A hard case for calibration: all-MiniLM-L6-v2 cut into learners, with gates that only saw labels.
+"""A hard case for calibration: all-MiniLM-L6-v2 cut into learners, with gates trained on labels only.
 
 Real pre-trained weights (22M parameters). Each FFN becomes four learners made of the teacher's own neurons, the largest
 first, and a gate that is trained on the labels of the paper (arXiv 2312.10193: the smallest count that one more learner
@@ -40,7 +40,7 @@ BUDGETS = (0.3, 0.4, 0.5, 0.6, 0.75, 0.9)
 
 
 class SentenceEmbedding(nn.Module):
-    """Mean over valid tokens, normalised: ``[batch, 384]``."""
+    """Return the normalised mean over valid tokens, ``[batch, 384]``."""
 
     def __init__(self, model: BertModel) -> None:
         super().__init__()
@@ -64,7 +64,7 @@ def load() -> tuple[BertModel, Any]:
 
 
 def sentences(count: int) -> list[str]:
-    """Glosses, a fixed random choice."""
+    """Return a fixed random choice of glosses."""
     if not GLOSSES.is_file():
         raise SystemExit(f"there is no {GLOSSES}; on Debian: apt-get install wordnet-base")
     lines = GLOSSES.read_text(encoding="utf-8").splitlines()

@@ -1,4 +1,4 @@
-"""What the benchmark programs share: options, block-interleaved timing, tables, and results as JSON.
+"""Shared by the benchmark programs: options, block-interleaved timing, tables, and results as JSON.
 
 Timing. Threads of ONNX Runtime spin on for some milliseconds after a run and take the cores of the next session, so
 runs that strictly alternate measure each other. ``base.timing.block_seconds`` therefore measures in blocks: a
@@ -49,8 +49,8 @@ class Timing:
         ratio_q25: Lower quartile of the rounds' ratios.
         ratio_q75: Upper quartile.
         ms: Milliseconds of one run of the case, median over its blocks.
-        baseline_ms: The same of the baseline blocks beside it.
-        rounds: Ratios that were measured.
+        baseline_ms: Milliseconds of one run of the baseline, median over the blocks next to the case's.
+        rounds: Number of ratios measured.
         runs: Counted runs in one block.
     """
 
@@ -69,9 +69,9 @@ def interleaved(
     """Time cases in blocks, each between two blocks of the baseline.
 
     Args:
-        cases: What to time, by any key.
-        baseline: What each case is held against.
-        rounds: How often each case is measured.
+        cases: Functions to time, by any key.
+        baseline: Function that each case is compared with.
+        rounds: Number of measurements of each case.
         runs: Counted runs in one block.
 
     Returns:
@@ -96,12 +96,12 @@ def _summary(measured: np.ndarray[Any, Any], runs: int) -> Timing:
 
 
 def parser(doc: str) -> argparse.ArgumentParser:
-    """The options that every program has; ``doc`` is its module docstring, whose first line describes it."""
+    """Return a parser with the options of every program; the first line of ``doc`` describes the program."""
     options = argparse.ArgumentParser(description=doc.splitlines()[0])
     default = Path(__file__).parent / "results"
     options.add_argument("--device", default=f"cpu-{os.cpu_count()}core", help="folder of the result (%(default)s)")
-    options.add_argument("--quick", action="store_true", help="a smoke run of some seconds; its numbers mean nothing")
-    options.add_argument("--output", type=Path, default=default, help="folder of the devices (benchmarks/results)")
+    options.add_argument("--quick", action="store_true", help="smoke run of a few seconds; its numbers are meaningless")
+    options.add_argument("--output", type=Path, default=default, help="folder above DEVICE (benchmarks/results)")
     return options
 
 
@@ -109,9 +109,9 @@ class ResultFile:
     """The result of one program, on disk whole after every entry, so that an interrupted run keeps what it measured.
 
     Args:
-        name: Of the program; a quick run writes ``NAME-quick.json``, so that it never replaces a measurement.
-        options: As parsed by :func:`parser`.
-        program: That measured, where it is not ``benchmarks/NAME.py``.
+        name: Name of the program; a quick run writes ``NAME-quick.json``, so that it never replaces a measurement.
+        options: Options parsed by :func:`parser`.
+        program: Program that measures, where it is not ``benchmarks/NAME.py``.
     """
 
     def __init__(self, name: str, options: argparse.Namespace, *, program: str | None = None) -> None:
@@ -135,8 +135,8 @@ class ResultFile:
         """Set a top-level key and rewrite the file, whole or not at all.
 
         Args:
-            key: A key that was added before gets the new value.
-            value: Ready for JSON; tuples become lists, NaN and infinities null.
+            key: Key to set; an earlier value is replaced.
+            value: Value for JSON; tuples become lists, NaN and infinities null.
         """
         self.add_all({key: value})
 

@@ -80,14 +80,23 @@ def row(
 ) -> Row:
     """Make a row of a timing."""
     return Row(
-        batch, model, share, budget, timing.us, timing.baseline_us, timing.ratio, timing.ratio_q25, timing.ratio_q75,
-        1e6 * batch / timing.us, 1e6 * batch / timing.baseline_us,
-    )  # fmt: skip
+        batch,
+        model,
+        share,
+        budget,
+        timing.us,
+        timing.baseline_us,
+        timing.ratio,
+        timing.ratio_q25,
+        timing.ratio_q75,
+        1e6 * batch / timing.us,
+        1e6 * batch / timing.baseline_us,
+    )
 
 
 @dataclass(frozen=True)
 class Problem:
-    """Something that was not measured, or not as intended, and why."""
+    """A measurement that is missing or not as intended, with the reason."""
 
     batch: int
     step: str
@@ -212,7 +221,7 @@ class ViTBenchmark:
         device: ``cuda``, or ``cpu`` to try the program.
         rounds: Timing rounds of each row.
         deadline: When no further step begins (``time.monotonic()``).
-        save: Is called with everything so far after each step.
+        save: Function called with all results so far after each step.
     """
 
     def __init__(

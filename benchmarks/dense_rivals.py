@@ -119,18 +119,33 @@ class Quantised(NamedTuple):
     ) -> Quantised:
         hidden = F.gelu(torch.addmm(weights.b1, sample, weights.w1))
         w1, w2 = (_columns(convert(w, scale)) for w, scale in zip((weights.w1, weights.w2), scales, strict=True))
-        return cls(w1, scales[0], weights.b1, w2, scales[1], weights.b2, _largest(sample) / largest,
-                   _largest(hidden) / largest)  # fmt: skip
+        return cls(
+            w1, scales[0], weights.b1, w2, scales[1], weights.b2, _largest(sample) / largest, _largest(hidden) / largest
+        )
 
 
 def float8(x: torch.Tensor, *quantised: torch.Tensor) -> torch.Tensor:
     """Both products in e4m3 with bfloat16 results; the arguments after x are those of :class:`Quantised`."""
     weights, product = Quantised(*quantised), torch._scaled_mm  # noqa: SLF001
-    up = product(_to_float8(x, weights.x_scale), weights.w1, weights.x_scale, weights.w1_scale,
-                 bias=weights.b1, out_dtype=x.dtype, use_fast_accum=True)  # fmt: skip
+    up = product(
+        _to_float8(x, weights.x_scale),
+        weights.w1,
+        weights.x_scale,
+        weights.w1_scale,
+        bias=weights.b1,
+        out_dtype=x.dtype,
+        use_fast_accum=True,
+    )
     hidden = _to_float8(F.gelu(up.float()), weights.hidden_scale)
-    return product(hidden, weights.w2, weights.hidden_scale, weights.w2_scale,
-                   bias=weights.b2, out_dtype=x.dtype, use_fast_accum=True)  # fmt: skip
+    return product(
+        hidden,
+        weights.w2,
+        weights.hidden_scale,
+        weights.w2_scale,
+        bias=weights.b2,
+        out_dtype=x.dtype,
+        use_fast_accum=True,
+    )
 
 
 def int8(x: torch.Tensor, *quantised: torch.Tensor) -> torch.Tensor:

@@ -36,8 +36,8 @@ class DeviceTiming:
 
     Args:
         us: Microseconds of one run, median over the blocks.
-        baseline_us: Of the baseline beside it.
-        ratio: Median over the rounds.
+        baseline_us: Microseconds of one run of the baseline beside it.
+        ratio: Case ÷ baseline, median over the rounds.
         ratio_q25: Lower quartile.
         ratio_q75: Upper quartile.
     """
@@ -89,7 +89,7 @@ def _capture(call: Callable[[], object]) -> torch.cuda.CUDAGraph:
 
 
 def runs_for(rotation: Rotation, milliseconds: float) -> int:
-    """Runs that fill a block of this length, at least 3."""
+    """Return how many runs fill a block of this length, at least 3."""
     rotation.block_us(_WARM_UP_RUNS)
     return max(3, round(milliseconds * 1e3 / rotation.block_us(10)))
 
@@ -100,10 +100,10 @@ def interleaved(
     """Time cases, each block between two blocks of the baseline.
 
     Args:
-        cases: By any key.
-        baseline: What each is held against.
-        rounds: How often each is measured.
-        block_ms: Length of a block.
+        cases: Replays to time, by any key.
+        baseline: Replay that each case is compared with.
+        rounds: Number of measurements of each case.
+        block_ms: Length of a block in milliseconds.
     """
     runs = {key: runs_for(case, block_ms) for key, case in cases.items()}
     baseline_runs = runs_for(baseline, block_ms)
@@ -120,7 +120,7 @@ def interleaved(
 
 
 def median_us(rotation: Rotation, *, rounds: int, block_ms: float = 4.0) -> float:
-    """Microseconds of one run, median over blocks."""
+    """Return microseconds of one run, median over blocks."""
     runs = runs_for(rotation, block_ms)
     return float(np.median([rotation.block_us(runs) for _ in range(rounds)]))
 
@@ -133,7 +133,7 @@ def _summary(pairs: np.ndarray[tuple[int, ...], np.dtype[np.float64]]) -> Device
 
 
 def gpu_options(doc: str) -> argparse.Namespace:
-    """The options of a program that needs a GPU and can use an unpacked TensorRT 8.5.3; ends without a GPU."""
+    """Parse the options of a program that needs a GPU and can use an unpacked TensorRT 8.5.3; exit without a GPU."""
     arguments = parser(doc)
     arguments.add_argument("--tensorrt85", type=Path, help="folder of an unpacked TensorRT 8.5.3 with its python")
     arguments.add_argument("--plugin85", type=Path, help="plugin library built against the headers of 8.5")
@@ -144,7 +144,7 @@ def gpu_options(doc: str) -> argparse.Namespace:
 
 
 def device_facts() -> dict[str, object]:
-    """What the numbers were measured on."""
+    """Describe the machine and the versions that the numbers were measured on."""
     properties = torch.cuda.get_device_properties(0)
     import triton
 

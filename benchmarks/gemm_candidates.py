@@ -144,9 +144,13 @@ class Figures:
         print(f"{row.what}, share {row.share}: {shown}", flush=True)
 
     def measure(
-        self, what: str, share: float | None, calls: Callable[[], Sequence[Callable[[], object]]],
-        flops: float | None = None, error: Callable[[], float] | None = None,
-    ) -> None:  # fmt: skip
+        self,
+        what: str,
+        share: float | None,
+        calls: Callable[[], Sequence[Callable[[], object]]],
+        flops: float | None = None,
+        error: Callable[[], float] | None = None,
+    ) -> None:
         """Check and time calls that take turns in one graph."""
         if time.monotonic() > self._end:
             self.add(Row(what, share, "not run", reason="the time given with --seconds was used up"))
@@ -185,8 +189,13 @@ def measure(figures: Figures, chosen: Sequence[Candidate], share: float, *, quic
         gemm = given.design.startswith(("up", "down"))
         if share == 1 or given.design != "gate":
             turns = REPEATS * [0] if gemm else list(range(SETS))
-            figures.measure(str(given), share, partial(_calls, inputs, given, turns),
-                            inputs.gemm_flops if gemm else None, partial(inputs.error, given))  # fmt: skip
+            figures.measure(
+                str(given),
+                share,
+                partial(_calls, inputs, given, turns),
+                inputs.gemm_flops if gemm else None,
+                partial(inputs.error, given),
+            )
     layer, logits = steered_layer(SIZES, "cuda"), F.one_hot(inputs.counts.long(), inputs.num_choices).float()
     op = [partial(layer.run, x, logits) for x in inputs.x_sets]
     figures.measure("package, op without its gate", share, partial(tuple, op), 2 * inputs.gemm_flops)
@@ -238,9 +247,10 @@ def main() -> None:
         rows = run(options, chosen).rows
     fastest = sorted((row for row in rows if row.us), key=lambda row: (row.what.split(",")[0], row.share, row.us))
     print_table(
-        "figures", ["what", "share", "µs", "TFLOP/s"],
+        "figures",
+        ["what", "share", "µs", "TFLOP/s"],
         [[r.what, f"{r.share}", f"{r.us:.1f}", f"{r.tflops:.0f}" if r.tflops else ""] for r in fastest],
-    )  # fmt: skip
+    )
     sys.exit(any(row.state in ("failed", "hung") for row in rows))
 
 

@@ -1,4 +1,4 @@
-"""What a design of gemm_designs.py is launched with, and the values that it must compute."""
+"""Launch arguments of the designs in gemm_designs.py, and the values that they must compute."""
 
 from __future__ import annotations
 
@@ -79,9 +79,16 @@ class Candidate:
         """Constants of any design, by the name of the argument."""
         m, n, k = self.sizes[:3]
         return {
-            "BLOCK_M": m, "BLOCK_N": n, "BLOCK_K": k, "GROUP": 8, "GELU": self.gelu, "FLATTEN": self.flatten,
-            "HALVES": self.halves, "SPECIALIZED": self.specialized, "DESIGN": self.gate,
-        }  # fmt: skip
+            "BLOCK_M": m,
+            "BLOCK_N": n,
+            "BLOCK_K": k,
+            "GROUP": 8,
+            "GELU": self.gelu,
+            "FLATTEN": self.flatten,
+            "HALVES": self.halves,
+            "SPECIALIZED": self.specialized,
+            "DESIGN": self.gate,
+        }
 
 
 class Inputs:
@@ -119,8 +126,13 @@ class Inputs:
         """Number of tiles of hidden values, then row << 16 | column of each, in groups of eight rows."""
         rows = [-(-int(reach) // block_m) for reach in self.reach[1:]]
         columns = H // block_n
-        tiles = [r << 16 | n * columns + c for n, height in enumerate(rows) for first in range(0, height, 8)
-                 for c in range(columns) for r in range(first, min(first + 8, height))]  # fmt: skip
+        tiles = [
+            r << 16 | n * columns + c
+            for n, height in enumerate(rows)
+            for first in range(0, height, 8)
+            for c in range(columns)
+            for r in range(first, min(first + 8, height))
+        ]
         return torch.tensor([len(tiles), *tiles], dtype=torch.int32, device=self.reach.device)
 
     def call(self, given: Candidate, turn: int = 0) -> Callable[[], object]:

@@ -152,12 +152,12 @@ def run_stage(
     """Run the steps of a stage one after the other and record each.
 
     Args:
-        stage: Its name.
+        stage: Name of the stage.
         steps: Steps, in the order in which they run.
         seconds: Time limit of the whole stage, including the time to stop a step.
-        log: Is replaced.
-        record: Gets every outcome.
-        interruption: Ends the running step; no other is started.
+        log: Log file of the stage; it is replaced.
+        record: Record that receives every outcome.
+        interruption: Interruption that ends the running step and starts no other.
     """
     log.parent.mkdir(parents=True, exist_ok=True)
     log.write_bytes(b"")
@@ -187,7 +187,7 @@ def _unwritten(path: Path | None, began: float) -> str:
 
 
 def device_facts() -> dict[str, Any]:
-    """What the check runs on, asked in a process of its own, so that this one never holds a part of the GPU.
+    """Describe the device from a separate process, so that this one never holds a part of the GPU.
 
     Raises:
         SystemExit: PyTorch sees no GPU.
@@ -241,9 +241,10 @@ def main() -> None:
             stage, STAGES[stage](options), seconds=options.seconds, log=log, record=record, interruption=interruption
         )
     print_table(
-        "gpu-check", ["step", "state", "seconds", "reason or last line"],
+        "gpu-check",
+        ["step", "state", "seconds", "reason or last line"],
         [[o.name, o.state, f"{o.seconds:.0f}", (o.reason or "".join(o.output[-1:]))[:80]] for o in outcomes],
-    )  # fmt: skip
+    )
     print(f"wrote {result.path}")
     sys.exit(128 + interruption.number if interruption.number else any(o.is_failure for o in outcomes))
 

@@ -119,8 +119,9 @@ def check(case: Case, dtype: torch.dtype, device: str = "cuda") -> CaseResult:
         return CaseResult(str(case), name, float(largest_error(y, expected)), tolerance, equal, differ)
     except Exception as error:  # noqa: BLE001  the other cases are worth having
         reason = f"{type(error).__name__}: {error}".splitlines()[0][:300]
-        return CaseResult(str(case), name, float("nan"), tolerance, counts_equal=False, runs_that_differ=None,
-                          reason=reason)  # fmt: skip
+        return CaseResult(
+            str(case), name, float("nan"), tolerance, counts_equal=False, runs_that_differ=None, reason=reason
+        )
 
 
 def main() -> None:

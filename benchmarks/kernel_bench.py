@@ -1,4 +1,4 @@
-"""What all parts of kernels.py share: the setting, layers, the report, the fastest dense MLP and the measured peak."""
+"""Shared by all parts of kernels.py: the setting, layers, the report, the fastest dense MLP and the measured peak."""
 
 from __future__ import annotations
 

@@ -102,9 +102,9 @@ def routing(bench: Bench) -> None:
         space = launch.Space(given.problem, torch.bfloat16, given.tokens[0].device)
         counts = torch.empty(tokens, dtype=torch.int32, device=bench.setting.device)
         thresholds = given.layer.thresholds
-        us = bench.us(Rotation(
-            [partial(launch.route, given.problem, z, thresholds, counts, space) for z in given.logits]
-        ))  # fmt: skip
+        us = bench.us(
+            Rotation([partial(launch.route, given.problem, z, thresholds, counts, space) for z in given.logits])
+        )
         must = Must(us, limit) if limit else None
         bench.report.add(Row("routing", f"routing alone, {tokens} tokens", us, must=must))
 
@@ -140,9 +140,12 @@ def entries_that_run(given: Case) -> list[Entry]:
     return [
         entry if entry.language == "cuda" else replace(entry, max_tokens=None)  # CUDA entries are looked up by position
         for entry in entries()
-        if entry != given.entry and arch in entry.archs and entry.precision == "half"
-        and (packed or entry.language == "triton") and entry.can_run(given.problem, aligned=True)
-    ]  # fmt: skip
+        if entry != given.entry
+        and arch in entry.archs
+        and entry.precision == "half"
+        and (packed or entry.language == "triton")
+        and entry.can_run(given.problem, aligned=True)
+    ]
 
 
 def line(bench: Bench) -> None:

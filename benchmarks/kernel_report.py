@@ -148,10 +148,18 @@ class Report:
     def show(self) -> None:
         """Print a line for each row, then the parts that did not run to their end."""
         print_table(
-            "figures", ["what", "µs", "ratio", "must"],
-            [[r.what, _number(r.us, ".1f"), f"{r.ratio:.3f} ÷ {r.beside}" if r.ratio is not None else "",
-              str(r.must or _reason(r.facts))] for r in self.rows],
-        )  # fmt: skip
+            "figures",
+            ["what", "µs", "ratio", "must"],
+            [
+                [
+                    r.what,
+                    _number(r.us, ".1f"),
+                    f"{r.ratio:.3f} ÷ {r.beside}" if r.ratio is not None else "",
+                    str(r.must or _reason(r.facts)),
+                ]
+                for r in self.rows
+            ],
+        )
         for name, part in self._parts.items():
             if part["state"] != "run":
                 print(f"{name}: {part['state']}: {part['reason']}")

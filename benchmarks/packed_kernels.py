@@ -68,9 +68,12 @@ class PackedKernels:
         """One call for each input set of a case, and the outputs y that they write."""
         spec = given.layer.spec
         shapes = self._plugin_core.Case(
-            leading=(len(given.tokens[0]),), model_dim=spec.model_dim, hidden_dim=spec.hidden_dim,
-            num_learners=spec.num_learners, dtype="bfloat16",
-        )  # fmt: skip
+            leading=(len(given.tokens[0]),),
+            model_dim=spec.model_dim,
+            hidden_dim=spec.hidden_dim,
+            num_learners=spec.num_learners,
+            dtype="bfloat16",
+        )
         layer, tensors = self._core.layer(shapes), shapes.tensors()
         if not layer.prepare(tensors):
             raise RuntimeError(self._core.error)
@@ -80,9 +83,9 @@ class PackedKernels:
 
         def call(inputs: tuple[torch.Tensor, torch.Tensor], y: torch.Tensor, counts: torch.Tensor) -> None:
             weights = given.layer
-            named = dict(zip(
-                INPUTS, (*inputs, weights.thresholds, weights.w1, weights.b1, weights.w2, weights.b2), strict=True
-            )) | {"y": y, "counts": counts, "workspace": workspace}  # fmt: skip
+            named = dict(
+                zip(INPUTS, (*inputs, weights.thresholds, weights.w1, weights.b1, weights.w2, weights.b2), strict=True)
+            ) | {"y": y, "counts": counts, "workspace": workspace}
             stream = torch.cuda.current_stream().cuda_stream if x.is_cuda else 0
             addresses = self._plugin_core.pointers(**{k: t.data_ptr() for k, t in named.items()}, stream=stream)
             if not layer.enqueue(tensors, addresses):

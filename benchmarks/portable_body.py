@@ -37,7 +37,7 @@ Arrays = dict[str, np.ndarray[Any, Any]]
 
 @dataclass(frozen=True)
 class Size:
-    """A number of tokens and how it is measured: limit and aim are what time ÷ dense may lie above the share."""
+    """A number of tokens and how it is measured; ``limit`` and ``aim`` bound time ÷ dense minus the share."""
 
     batch: int
     limit: float
@@ -119,13 +119,19 @@ def main() -> None:
     verdict = {True: "ok", False: "over", None: ""}
     table = [
         (
-            str(r.tokens), f"{r.share:.3f}", f"{r.timing.ratio:.3f}",
-            f"{r.timing.ratio_q25:.3f} - {r.timing.ratio_q75:.3f}", f"{r.timing.ms:.2f}",
-            f"{r.timing.baseline_ms:.2f}", f"{r.limit:.3f}", verdict[r.within_limit],
-            "" if r.aim is None else f"{r.aim:.3f}", verdict[r.within_aim],
+            str(r.tokens),
+            f"{r.share:.3f}",
+            f"{r.timing.ratio:.3f}",
+            f"{r.timing.ratio_q25:.3f} - {r.timing.ratio_q75:.3f}",
+            f"{r.timing.ms:.2f}",
+            f"{r.timing.baseline_ms:.2f}",
+            f"{r.limit:.3f}",
+            verdict[r.within_limit],
+            "" if r.aim is None else f"{r.aim:.3f}",
+            verdict[r.within_aim],
         )
         for r in rows
-    ]  # fmt: skip
+    ]
     print_table(f"Portable body against the dense MLP, {op.name}, {THREADS} threads", columns, table)
     case = asdict(BLOCK) | {"dtype": "fp32", "threads": THREADS}
     write_result("portable_body", {"case": case, "rows": [asdict(row) for row in rows]}, options)

@@ -27,10 +27,10 @@ class Shape:
     """A ViT for images of 224 x 224 in patches of 16 x 16, with 1000 labels.
 
     Args:
-        name: For people.
-        hidden: D.
-        layers: Transformer layers.
-        heads: Of the attention.
+        name: Name of the shape in results.
+        hidden: Width D of a token.
+        layers: Number of transformer layers.
+        heads: Number of attention heads.
         ffn: Hidden width of the MLP, N*h with ACM layers.
     """
 
@@ -42,7 +42,7 @@ class Shape:
 
     @property
     def weights_bytes(self) -> int:
-        """About what the weights take in float32; what is missing is below 2%."""
+        """Bytes of the weights in float32, to within 2%."""
         return 4 * self.layers * (4 * self.hidden**2 + 2 * self.hidden * self.ffn)
 
 
@@ -56,14 +56,17 @@ def random_vit(shape: Shape, *, acm: bool, seed: int = 0) -> PreTrainedModel:
     """Build a model with weights ~ N(0, 0.02²), biases 0 and LayerNorm scales 1, in evaluation mode.
 
     Args:
-        shape: Of the transformer.
+        shape: Shape of the transformer.
         acm: Replace each MLP by an ACM layer with N = 4, h = ffn / 4 and a gate of one linear map.
-        seed: Of the weights.
+        seed: Seed of the weights.
     """
     config = ViTConfig(
-        hidden_size=shape.hidden, num_hidden_layers=shape.layers, num_attention_heads=shape.heads,
-        intermediate_size=shape.ffn, num_labels=LABELS,
-    )  # fmt: skip
+        hidden_size=shape.hidden,
+        num_hidden_layers=shape.layers,
+        num_attention_heads=shape.heads,
+        intermediate_size=shape.ffn,
+        num_labels=LABELS,
+    )
     with torch.device("meta"):
         sites = find_sites(ViTForImageClassification(config), FAMILY)
     places = [name for name in sites if name.endswith(f".{FAMILY.ffn.place}")]

@@ -77,13 +77,15 @@ def rivals_of(given: Case, share: float) -> Iterator[Rival]:
     yield Rival(
         "dense in float8",
         lambda: plain(torch.compile(float8, dynamic=False), Quantised.to_float8(dense_weights, given.tokens[0])),
-        dense_y, _LOW_PRECISION_TOLERANCE,
-    )  # fmt: skip
+        dense_y,
+        _LOW_PRECISION_TOLERANCE,
+    )
     yield Rival(
         "dense in int8",
         lambda: plain(torch.compile(int8, dynamic=False), Quantised.to_int8(dense_weights, given.tokens[0])),
-        dense_y, _LOW_PRECISION_TOLERANCE,
-    )  # fmt: skip
+        dense_y,
+        _LOW_PRECISION_TOLERANCE,
+    )
 
 
 def rivals(bench: Bench) -> None:

@@ -131,9 +131,14 @@ def run(step: Step, stage: str, seconds: float, log: Path, interruption: Interru
         begin = stream.tell()
         try:
             process = subprocess.Popen(
-                command, cwd=ROOT, env=environment, stdin=subprocess.DEVNULL, stdout=stream,
-                stderr=subprocess.STDOUT, start_new_session=True,
-            )  # fmt: skip
+                command,
+                cwd=ROOT,
+                env=environment,
+                stdin=subprocess.DEVNULL,
+                stdout=stream,
+                stderr=subprocess.STDOUT,
+                start_new_session=True,
+            )
         except OSError as error:
             return Outcome(stage, step.name, "failed", f"{step.command[0]} cannot be started: {error.strerror}")
         while process.poll() is None and time.monotonic() < start + seconds and not interruption.number:

@@ -40,11 +40,11 @@ class Comparison:
     """TensorRT against the portable file.
 
     Args:
-        model: Which model.
-        dtype: Of the file.
+        model: Name of the model.
+        dtype: Dtype of the file.
         routed_differently: Share of tokens with another count.
-        error: Of the logits, relative, over samples whose tokens were all routed alike; NaN where there are none.
-        samples: How many of those there are.
+        error: Relative error of the logits over samples whose tokens were all routed alike; NaN where there are none.
+        samples: Number of those samples.
     """
 
     model: str
@@ -65,12 +65,12 @@ def compare(
     """Export one model twice, run both files, compare.
 
     Args:
-        name: Of the model.
-        model: Takes ``pixel_values``, gives ``logits``.
-        images: float32, the batch to run.
-        dtype: Of the files.
+        name: Name of the model.
+        model: Module from ``pixel_values`` to ``logits``.
+        images: Batch to run, float32.
+        dtype: Dtype of the files.
         kit: Folder of TensorRT 8.5.3 with its ``python``.
-        plugin: Library built against its headers.
+        plugin: Plugin library built against its headers.
     """
     import torch
 
@@ -79,9 +79,15 @@ def compare(
         example = {"pixel_values": torch.from_numpy(images[:2])}
         for target in ("portable", "tensorrt-8"):
             export(
-                model, example, folder / f"{target}.onnx", dtype=dtype, target=target, output_fields=["logits"],
-                with_counts=True, verify=False,
-            )  # fmt: skip
+                model,
+                example,
+                folder / f"{target}.onnx",
+                dtype=dtype,
+                target=target,
+                output_fields=["logits"],
+                with_counts=True,
+                verify=False,
+            )
         np.savez(folder / "inputs.npz", pixel_values=images)
         files = [folder / part for part in ("tensorrt-8.onnx", "inputs.npz", "outputs.npz")]
         runner = [
@@ -116,14 +122,17 @@ def main() -> None:
     ]
     results = [
         compare(name, model, images, dtype, given.kit, given.plugin.resolve())
-        for name, model, images in models for dtype in ("fp32", "fp16")
-    ]  # fmt: skip
+        for name, model, images in models
+        for dtype in ("fp32", "fp16")
+    ]
     print_table(
         "TensorRT 8.5.3 with the plugin against the portable file",
         ["model", "dtype", "routed differently", "error", "samples alike", "holds"],
-        [[r.model, r.dtype, f"{r.routed_differently:.1e}", f"{r.error:.1e}", str(r.samples), str(r.passed)]
-         for r in results],
-    )  # fmt: skip
+        [
+            [r.model, r.dtype, f"{r.routed_differently:.1e}", f"{r.error:.1e}", str(r.samples), str(r.passed)]
+            for r in results
+        ],
+    )
     sys.exit(not all(result.passed for result in results))
 
 

@@ -68,7 +68,7 @@ class Driver:
             sys.exit(f"the CUDA driver returned {code}")
 
     def upload(self, array: np.ndarray) -> int:
-        """Copy an array to the device and return where."""
+        """Copy an array to the device and return its address."""
         pointer = ctypes.c_uint64()
         self._check(self.cuda.cuMemAlloc_v2(ctypes.byref(pointer), ctypes.c_size_t(max(array.nbytes, 1))))
         source = array.ctypes.data_as(ctypes.c_void_p)
@@ -83,7 +83,7 @@ class Driver:
 
 
 def main(model: Path, plugin: Path, inputs: Path, outputs: Path) -> None:
-    """Parse, build, run, and write what came out."""
+    """Parse, build, run, and write the outputs."""
     ctypes.CDLL(str(plugin), mode=ctypes.RTLD_GLOBAL)
     creators = [c.name for c in trt.get_plugin_registry().plugin_creator_list]
     if "GatedLearners" not in creators:

@@ -213,7 +213,7 @@ class Tuner:
     """Times the candidates of one token count, one at a time.
 
     Args:
-        result: Gets all trials after each.
+        result: Result file, rewritten after each trial.
         trials: Trials so far; new ones are appended.
         tokens: Token count.
         compilations: Compilations of all candidates.

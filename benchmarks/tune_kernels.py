@@ -41,7 +41,7 @@ def merged(table: Sequence[Entry], chosen: Mapping[Entry, Entry], arch: str) -> 
     """The table with new entries for one architecture.
 
     Args:
-        table: The present one.
+        table: Present table.
         chosen: Present entry to new entry; other architectures keep the present one.
         arch: ``sm_90`` and so on.
     """
@@ -64,12 +64,12 @@ def table_text(content: Mapping[str, Any], table: Sequence[Entry]) -> str:
 
 
 def tune(options: argparse.Namespace, result: ResultFile, trials: list[Trial]) -> tuple[dict[Entry, Entry], list[str]]:
-    """Tune every token count that is asked for; writes the table after each.
+    """Tune every requested token count and write the table after each.
 
     Args:
         options: Parsed command line.
-        result: Gets everything as it is measured.
-        trials: Is added to.
+        result: Result file, rewritten after each measurement.
+        trials: Trials so far; new ones are appended.
 
     Returns:
         Present entry to new entry, where one is faster; and why token counts were given up.
@@ -113,8 +113,8 @@ def reason(entry: Entry, trials: Sequence[Trial], facts: Mapping[str, object]) -
     """The measurement that chose an entry, for the table.
 
     Args:
-        entry: Was measured in the role ``final``.
-        trials: All so far.
+        entry: Entry that was measured in the role ``final``.
+        trials: All trials so far.
         facts: Description of the GPU (device_timing.py, ``device_facts``).
     """
     tokens, timing = next((t.tokens, t.timing) for t in reversed(trials) if t.entry == entry and t.timing)
@@ -149,10 +149,14 @@ def main() -> None:
     with torch.no_grad():
         chosen, stopped = tune(options, result, trials)
     print_table(
-        "fastest tiles, bf16, D, h, N = 768, 768, 4", ["tokens", "GEMM 1 | GEMM 2 | slices of K", "µs", "÷ present"],
-        [[str(t.tokens), describe(t.entry), f"{t.timing.us:.1f}", f"{t.timing.ratio:.3f}"]
-         for t in trials if t.timing and t.role in ("present", "final")],
-    )  # fmt: skip
+        "fastest tiles, bf16, D, h, N = 768, 768, 4",
+        ["tokens", "GEMM 1 | GEMM 2 | slices of K", "µs", "÷ present"],
+        [
+            [str(t.tokens), describe(t.entry), f"{t.timing.us:.1f}", f"{t.timing.ratio:.3f}"]
+            for t in trials
+            if t.timing and t.role in ("present", "final")
+        ],
+    )
     print(f"{len(chosen)} entries of the table are new; wrote {result.path}")
     if options.install and chosen:
         write_text(_table_path(result).read_text(), _package_table())

@@ -61,7 +61,7 @@ QUICK = (Size(1, rounds=2, runs=2),)
 
 @dataclass(frozen=True)
 class Row:
-    """One case: β asked for and run, FLOPs ÷ those of the dense model, time, and the part of it outside learners."""
+    """One case: β requested and executed, FLOPs ÷ those of the dense model, time, and its part outside learners."""
 
     batch: int
     share: float
@@ -124,11 +124,15 @@ def measure(size: Size, model: PreTrainedModel, acm: Runner, dense: Runner) -> l
     dense_flops, rest = dense.manifest.model_flops(1), timings[0.0].ratio
     return [
         Row(
-            size.batch, share, budgets[share], acm.manifest.model_flops(budgets[share]) / dense_flops,
-            timing, rest / timing.ratio,
+            size.batch,
+            share,
+            budgets[share],
+            acm.manifest.model_flops(budgets[share]) / dense_flops,
+            timing,
+            rest / timing.ratio,
         )
         for share, timing in timings.items()
-    ]  # fmt: skip
+    ]
 
 
 def main() -> None:
@@ -152,12 +156,18 @@ def main() -> None:
     columns = ("batch", "share", "β run", "FLOPs ÷ dense", "time ÷ dense", "quartiles", "ms", "dense ms", "rest")
     table = [
         (
-            str(r.batch), f"{r.share:.2f}", f"{r.budget:.3f}", f"{r.flops_ratio:.3f}", f"{r.timing.ratio:.3f}",
-            f"{r.timing.ratio_q25:.3f} - {r.timing.ratio_q75:.3f}", f"{r.timing.ms:.1f}",
-            f"{r.timing.baseline_ms:.1f}", f"{r.rest_part:.1%}",
+            str(r.batch),
+            f"{r.share:.2f}",
+            f"{r.budget:.3f}",
+            f"{r.flops_ratio:.3f}",
+            f"{r.timing.ratio:.3f}",
+            f"{r.timing.ratio_q25:.3f} - {r.timing.ratio_q75:.3f}",
+            f"{r.timing.ms:.1f}",
+            f"{r.timing.baseline_ms:.1f}",
+            f"{r.rest_part:.1%}",
         )
         for r in rows
-    ]  # fmt: skip
+    ]
     print_table(f"{shape.name} against its dense model, {acm.session.name}, {THREADS} threads", columns, table)
     case = {"shape": asdict(shape), "num_learners": NUM_LEARNERS, "dtype": "fp32", "threads": THREADS}
     payload = {"case": case, "largest_relative_error": errors, "rows": [asdict(row) for row in rows]}

@@ -1,8 +1,8 @@
-"""On a machine with TensorRT and a GPU: plugin, engine, and what each budget costs there.
+"""Build plugin and engine on a machine with TensorRT and a GPU, and measure what each budget costs there.
 
-Run: ``python examples/03_engine_on_a_device.py FOLDER [--dry-run]``, where FOLDER has calibrated.onnx and test.npz of
-example 02. PyTorch is not needed. With ``--dry-run`` it says what would be built, and needs neither TensorRT nor a GPU.
-Not yet run beyond --dry-run.
+Run: ``python examples/03_engine_on_a_device.py FOLDER [--dry-run]``, where FOLDER holds calibrated.onnx and test.npz
+from example 02. PyTorch is not needed. ``--dry-run`` prints what would be built and needs neither TensorRT nor a GPU.
+Not yet tested beyond --dry-run.
 """
 
 from __future__ import annotations
@@ -21,16 +21,16 @@ MEASURE = ["latency", ENGINE, "--budgets", "0.25,0.5,1", "--data", "test.npz", "
 
 
 def main(folder: Path, *, dry_run: bool) -> int:
-    """Run the verbs in the folder, one after the other, until one fails; the exit code is that of the last."""
+    """Run the verbs in the folder one after the other and stop at the first that fails; return its exit code."""
     if not (folder / MODEL).is_file():
-        print(f"there is no {folder / MODEL}: run examples/02_one_file_for_every_budget.py {folder} first")
+        print(f"{folder / MODEL} does not exist; run: python examples/02_one_file_for_every_budget.py {folder}")
         return 1
     if dry_run:
         return run(folder, [*BUILD, "--dry-run"])
     if find_spec("tensorrt") is None:
-        print("this Python has no TensorRT; how to install it is said by: acm-export doctor --for tensorrt")
+        print("this Python has no TensorRT; to see how to install it, run: acm-export doctor --for tensorrt")
         return 1
-    steps = (  # the doctor looks at the finished plugin library, too
+    steps = (  # doctor also checks the finished plugin library
         (PLUGIN, "the plugin needs the headers of this machine's TensorRT and a C++ compiler"),
         (CHECK, "engines cannot be built or run here; the table above says what is missing and how to fix it"),
         (BUILD, "TensorRT did not build the engine"),
@@ -45,7 +45,7 @@ def main(folder: Path, *, dry_run: bool) -> int:
 
 
 def run(folder: Path, arguments: list[str]) -> int:
-    """One verb, shown as it would be typed."""
+    """Print a command as a user would type it, and run it."""
     print("$ acm-export", *arguments, flush=True)
     return subprocess.run([sys.executable, "-m", "acm_export", *arguments], cwd=folder, check=False).returncode
 

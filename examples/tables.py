@@ -1,4 +1,4 @@
-"""The tables of docs/acmize.md, from the results of examples 05 to 07: ``python examples/tables.py`` prints them."""
+"""Print the tables of docs/acmize.md from the results of examples 05 to 07: ``python examples/tables.py``."""
 
 from __future__ import annotations
 
@@ -13,21 +13,25 @@ RESULTS = Path(__file__).parent.parent / "benchmarks" / "results" / "cpu-2core"
 
 
 def digits(found: dict[str, Any]) -> Iterator[str]:
-    """Accuracies and paired differences in points."""
+    """Yield accuracies and paired differences in points."""
     yield "| β | (a) one file | (b) each budget, at its β | (c) same count | (d) dense | (a) - (b) | (a) at β of (b) - (b) | (a) - (c) |"  # noqa: E501
     yield "| --- | --- | --- | --- | --- | --- | --- | --- |"
     for row in found["rows"]:
         accuracy = {name: f"{100 * row[name]['accuracy']:.1f}" for name in "abcd"}
         differences = [_difference(row[f"a_minus_{name}"]) for name in ("b", "b_at_its_budget", "c")]
         cells = [
-            f"{row['budget']:.2f}", accuracy["a"], f"{accuracy['b']} at {row['b']['measured']:.2f}",
-            accuracy["c"], accuracy["d"], *differences,
-        ]  # fmt: skip
+            f"{row['budget']:.2f}",
+            accuracy["a"],
+            f"{accuracy['b']} at {row['b']['measured']:.2f}",
+            accuracy["c"],
+            accuracy["d"],
+            *differences,
+        ]
         yield f"| {' | '.join(cells)} |"
 
 
 def sentences(found: dict[str, Any]) -> Iterator[str]:
-    """Cosine and agreement, and their paired differences."""
+    """Yield cosine, agreement and their paired differences."""
     yield "| β | (a) cosine | (c) cosine | difference | (a) neighbour | (c) neighbour | difference in points |"
     yield "| --- | --- | --- | --- | --- | --- | --- |"
     for row in found["rows"]:
@@ -40,7 +44,7 @@ def sentences(found: dict[str, Any]) -> Iterator[str]:
 
 
 def speech(found: dict[str, Any]) -> Iterator[str]:
-    """Word error rates and their paired difference in points."""
+    """Yield word error rates and their paired differences in points."""
     yield "| β | (a) word error rate | (c) word error rate | (a) - (c) in points |"
     yield "| --- | --- | --- | --- |"
     for row in found["rows"]:
@@ -52,7 +56,7 @@ TABLES = {"acmize_digits": digits, "acmize_sentences": sentences, "acmize_speech
 
 
 def lines(name: str) -> list[str]:
-    """A table in Markdown, from the result of that name."""
+    """Return the table of a result in Markdown."""
     return list(TABLES[name](json.loads((RESULTS / f"{name}.json").read_text(encoding="utf-8"))))
 
 

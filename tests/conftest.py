@@ -1,4 +1,4 @@
-"""What all tests share: quiet libraries and one hypothesis profile."""
+"""Shared by all tests: quiet libraries, hypothesis profiles, and models that are exported once per run."""
 
 from __future__ import annotations
 
@@ -6,13 +6,18 @@ import os
 
 os.environ.setdefault("OMP_NUM_THREADS", "1")  # before PyTorch: threads for tiny models wait more than they work
 
+from typing import TYPE_CHECKING
+
 import pytest
 import torch
 import transformers
-from hypothesis import settings
+from property_tests import register_profiles
+from shared_files import shared_folder
 
-settings.register_profile("acm", deadline=None, max_examples=60, print_blob=True)
-settings.load_profile("acm")
+if TYPE_CHECKING:
+    from pathlib import Path
+
+register_profiles()
 transformers.utils.logging.disable_progress_bar()
 transformers.utils.logging.set_verbosity_error()
 
@@ -20,3 +25,33 @@ transformers.utils.logging.set_verbosity_error()
 @pytest.fixture(autouse=True)
 def _same_random_numbers() -> None:
     torch.manual_seed(0)
+
+
+@pytest.fixture(scope="session")
+def digits_file(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The embedded ACM model, exported with default options. Read-only."""
+
+    def make(folder: Path) -> None:
+        from acm_export.demo.digits import ACM
+        from acm_export.exporter import export
+
+        export(ACM, output=folder / "m.onnx", verify=False)
+
+    return shared_folder(tmp_path_factory, "digits", make) / "m.onnx"
+
+
+@pytest.fixture(scope="session")
+def vit_files(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Folder with ``m.onnx``, a :func:`tiny_vit`, and ``dense.onnx``, one without ACM layers. Read-only."""
+
+    def make(folder: Path) -> None:
+        from exported_files import images
+        from tiny_models import tiny_vit
+
+        from acm_export.exporter import export
+
+        torch.manual_seed(0)
+        for name, model in (("m", tiny_vit()), ("dense", tiny_vit({}))):
+            export(model, images(2), folder / f"{name}.onnx", verify=False, output_fields=("logits",))
+
+    return shared_folder(tmp_path_factory, "vit", make)

@@ -1,4 +1,4 @@
-"""The program that times whole ViTs: routing to a share, rows, int8, what fails, and which parts run; without a GPU."""
+"""Timing of whole ViTs, without a GPU: routing to a share, rows, int8, failures, and which parts run."""
 
 from __future__ import annotations
 
@@ -86,7 +86,7 @@ def test_a_row_has_the_rates_of_both_models() -> None:
 
 
 @pytest.mark.parametrize("bias", [True, False])
-def test_an_int8_map_is_close_to_the_map(bias: bool) -> None:
+def test_an_int8_map_is_close_to_the_float_map(bias: bool) -> None:
     linear = torch.nn.Linear(64, 48, bias=bias)
     x = torch.randn(3, 20, 64)
     with torch.no_grad():
@@ -118,20 +118,27 @@ def test_every_row_is_saved_as_it_is_measured() -> None:
     saved: list[int] = []
     measured = benchmark(1000, saved).run((1,))
     assert [(r.model, r.share) for r in measured.rows] == [
-        ("ACM", 0.5), ("ACM", 1.0), ("ACM", 0.25), ("ACM", 0.75), ("dense int8", None),
-    ]  # fmt: skip
+        ("ACM", 0.5),
+        ("ACM", 1.0),
+        ("ACM", 0.25),
+        ("ACM", 0.75),
+        ("dense int8", None),
+    ]
     assert [r.budget for r in measured.rows[:4]] == pytest.approx([0.5, 1.0, 0.25, 0.75], abs=0.03)
     assert not measured.problems
     assert set(saved) == {1, 2, 3, 4, 5}
 
 
-def test_after_the_deadline_nothing_begins_and_the_reason_is_kept() -> None:
+def test_after_the_deadline_nothing_starts_and_the_reason_is_recorded() -> None:
     saved: list[int] = []
     measured = benchmark(-1, saved).run((2, 1))
     assert not measured.rows
     assert [(p.batch, p.step) for p in measured.problems] == [
-        (2, "ACM"), (1, "ACM"), (2, "dense int8"), (1, "dense int8"),
-    ]  # fmt: skip
+        (2, "ACM"),
+        (1, "ACM"),
+        (2, "dense int8"),
+        (1, "dense int8"),
+    ]
     assert all("--seconds" in p.reason for p in measured.problems)
     assert len(saved) == 4
 
@@ -163,7 +170,7 @@ def test_a_step_that_fails_does_not_stop_the_others(monkeypatch: pytest.MonkeyPa
     assert [r.share for r in measured.rows] == [1.0, 0.25, 0.75, None]
 
 
-def test_by_default_pytorch_and_the_runtimes_that_are_here_run() -> None:
+def test_by_default_pytorch_and_the_installed_runtimes_run() -> None:
     neither = {"onnxruntime": "no CUDA provider", "tensorrt85": "not given"}
     assert parts_to_run(None, neither) == ("pytorch",)
     assert parts_to_run(None, neither | {"tensorrt85": ""}) == ("pytorch", "files", "tensorrt85")

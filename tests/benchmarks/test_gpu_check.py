@@ -1,4 +1,4 @@
-"""The check on a GPU, without one: steps end in time with all their processes, and every result is kept."""
+"""The GPU check, tested without a GPU: steps end in time with all their processes, and every result is kept."""
 
 from __future__ import annotations
 
@@ -38,7 +38,7 @@ def shell(name: str, script: str, **more: Any) -> Step:
 
 
 class Check:
-    """Calls the program as a user does, with stages of this test and a GPU of a given name."""
+    """Runs the program as a user does, with the test's stages and a GPU of a given name."""
 
     def __init__(self, folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
         self.folder, self._monkeypatch = folder / "device", monkeypatch
@@ -169,8 +169,9 @@ def test_steps_of_earlier_calls_are_kept_for_the_same_gpu(gpu_check_run: Check) 
     gpu_check_run(shell("memcheck", "true"), stage="sanitizer")
     gpu_check_run(shell("smoke", "true"), stage="correctness")
     assert {name: step["state"] for name, step in gpu_check_run.steps().items()} == {
-        "smoke": "passed", "memcheck": "passed",
-    }  # fmt: skip
+        "smoke": "passed",
+        "memcheck": "passed",
+    }
     gpu_check_run(shell("figures", "true"), device=H200)
     assert list(gpu_check_run.steps()) == ["figures"]
     gpu_check_run.result.write_text("{")

@@ -212,7 +212,7 @@ def test_what_cannot_be_calibrated_is_refused_and_the_old_file_survives(folder: 
     assert output.read_bytes() == b"old"
 
 
-@pytest.mark.parametrize("value", ["constant", "nan"])
+@pytest.mark.parametrize("value", [pytest.param("constant", marks=pytest.mark.slow), "nan"])
 def test_gates_that_say_nothing_are_named(folder: Path, value: str) -> None:
     torch.manual_seed(0)
     model = tiny_vit()

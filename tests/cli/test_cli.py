@@ -27,11 +27,8 @@ def run(*args: object) -> Result:
 
 
 @pytest.fixture(scope="module")
-def exported(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    path = tmp_path_factory.mktemp("cli") / "digits.onnx"
-    result = run("export", ACM, "-o", path)
-    assert result.exit_code == 0, result.stderr
-    return path
+def exported(digits_file: Path) -> Path:
+    return digits_file
 
 
 def test_every_verb_explains_itself_with_an_example() -> None:

@@ -46,10 +46,8 @@ def test_a_process_that_hangs_is_killed_with_its_children(around: Surroundings) 
     pid = around.folder / "pid"
     starts = f"import subprocess\np = subprocess.Popen(['sleep', '600'])\nopen({str(pid)!r}, 'w').write(str(p.pid))\n"
     around.package("slow", "1.0", starts + HANGS)
-    begin = time.monotonic()
     with pytest.raises(ProbeError, match="no result within 3 s"):
         probe("package", "slow", timeout=3)
-    assert time.monotonic() - begin < 30
     killed, deadline = int(pid.read_text()), time.monotonic() + 30
     while _runs(killed) and time.monotonic() < deadline:
         time.sleep(0.02)  # the signal is on its way

@@ -1,4 +1,4 @@
-"""examples/cpp/run_engine.cpp against the headers of every TensorRT that is found."""
+"""examples/cpp/run_engine.cpp, compiled with the headers of every TensorRT found."""
 
 from __future__ import annotations
 
@@ -52,7 +52,7 @@ def test_it_compiles_and_needs_one_symbol_of_tensorrt(headers: TensorRTHeaders, 
 
 @pytest.fixture(scope="session")
 def folder(headers: TensorRTHeaders, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """The program, linked with a TensorRT that sums three pixels of at most four samples, and what to run it on."""
+    """The program, linked with a fake TensorRT that sums three pixels of at most four samples, and its input files."""
     folder = tmp_path_factory.mktemp("run_engine")
     (folder / "stubs.h").write_text(stubs(headers.folder))
     fake = Path(__file__).parents[1] / "support" / "example_fake_tensorrt.cpp"
@@ -82,14 +82,14 @@ def run(folder: Path, *arguments: str, gpu: bool = True) -> subprocess.Completed
         (("plain.plan", "./library.so", "two.f32"), "6 -1 15 -1"),
     ],
 )
-def test_it_feeds_input_and_budget_and_reads_back(folder: Path, arguments: tuple[str, ...], logits: str) -> None:
+def test_it_feeds_input_and_budget_and_prints_the_logits(folder: Path, arguments: tuple[str, ...], logits: str) -> None:
     ran = run(folder, *arguments)
     assert (ran.returncode, ran.stdout, ran.stderr) == (0, f"logits: {logits}\n", "")
 
 
 @each_header_set()
 @pytest.mark.parametrize(
-    ("arguments", "told"),
+    ("arguments", "message"),
     [
         (("budget.plan", "./none.so", "two.f32"), "the plugin library cannot be loaded"),
         (("two.f32", "./library.so", "two.f32"), "the engine is not for this TensorRT, GPU or plugin library"),
@@ -99,16 +99,16 @@ def test_it_feeds_input_and_budget_and_reads_back(folder: Path, arguments: tuple
         ((), "takes MODEL.plan LIBRARY.so INPUT.f32 [BUDGET]"),
     ],
 )
-def test_it_says_what_is_wrong(folder: Path, arguments: tuple[str, ...], told: str) -> None:
+def test_errors_name_the_cause(folder: Path, arguments: tuple[str, ...], message: str) -> None:
     ran = run(folder, *arguments)
-    assert (ran.returncode, ran.stdout, ran.stderr) == (1, "", f"run_engine: {told}\n")
+    assert (ran.returncode, ran.stdout, ran.stderr) == (1, "", f"run_engine: {message}\n")
 
 
 @each_header_set()
-def test_it_says_that_there_is_no_gpu(folder: Path) -> None:
+def test_a_missing_gpu_is_an_error(folder: Path) -> None:
     assert run(folder, "budget.plan", "./library.so", "two.f32", gpu=False).stderr == "run_engine: CUDA finds no GPU\n"
 
 
-def test_the_guide_shows_the_program_as_it_is() -> None:
+def test_the_guide_shows_the_current_program() -> None:
     shown = re.findall(r"```cpp\n(.*?)```", (ROOT / "docs" / "datacenter.md").read_text(), re.DOTALL)
     assert SOURCE.read_text() in shown

@@ -1,4 +1,4 @@
-"""The parts of examples 05 to 07, whose whole runs take too long for a test."""
+"""Parts of examples 05 to 07, whose full runs take too long for a test."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ def example(monkeypatch: pytest.MonkeyPatch) -> Any:
 
 
 def executed(thresholds: np.ndarray[Any, Any]) -> float:
-    """β of tokens with finite margins."""
+    """Return β of tokens with finite margins."""
     parts = np.split(thresholds, np.cumsum([layer.num_learners for layer in LAYERS])[:-1])
     ran = sum(
         layer.learner_flops * max(int((part < 0).sum()), layer.min_learners)
@@ -59,7 +59,7 @@ def test_same_counts_differ_by_one_learner_at_most(example: Any) -> None:
             assert max(counts) - min(counts) <= 1
 
 
-def test_paired_differences_know_that_the_samples_are_the_same(example: Any) -> None:
+def test_paired_differences_use_that_samples_are_shared(example: Any) -> None:
     generator = np.random.default_rng(0)
     theirs = generator.standard_normal(400)
     ours = theirs + 0.1
@@ -77,7 +77,7 @@ def test_word_errors(example: Any, right: str, heard: str, errors: int) -> None:
     assert example("speech").word_errors(right, heard) == (errors, len(right.split()))
 
 
-def test_what_is_spelled_can_be_written_again(example: Any) -> None:
+def test_a_spelled_text_is_decoded_to_itself(example: Any) -> None:
     speech = example("speech")
     labels = speech.spelled("three off")
     frames = np.stack([labels, np.zeros_like(labels)], 1).reshape(-1).repeat(3)  # with blanks, each three frames long
@@ -92,7 +92,7 @@ def test_frames_are_those_of_the_model(example: Any) -> None:
         assert model(torch.randn(1, length)).logits.shape[1] == speech.frames(length)
 
 
-def test_voices_of_the_test_are_not_trained_on(example: Any) -> None:
+def test_test_voices_are_not_in_the_training_data(example: Any) -> None:
     speech = example("speech")
     assert not {name.lower() for name in speech.PEOPLE} & {name.lower() for name in speech.UNSEEN_PEOPLE}
 
@@ -125,7 +125,7 @@ def test_the_dense_rival_has_as_many_flops(example: Any, teacher: Any, budget: f
     assert 2 * ffn >= hidden
 
 
-def test_models_of_the_paper_share_the_phases_that_know_no_budget(example: Any, teacher: Any) -> None:
+def test_the_papers_models_share_the_phases_before_the_budget(example: Any, teacher: Any) -> None:
     digits = example("digits")
     images = next(digits.folds(5))[0]
     settings = AcmizeSettings(recipe="paper", budget=1.0, batch=8, steps=(2, 2, 0))
@@ -138,7 +138,7 @@ def test_models_of_the_paper_share_the_phases_that_know_no_budget(example: Any, 
     assert len(list(acm_layers(one))) == digits.LAYERS
 
 
-def test_curves_become_small_files(example: Any, tmp_path: Path) -> None:
+def test_curves_are_small_files(example: Any, tmp_path: Path) -> None:
     rows = [
         {"a": {"measured": b, "accuracy": 0.9 + b / 20}, "c": {"measured": b, "accuracy": 0.8}} for b in (0.25, 1.0)
     ]
@@ -146,7 +146,7 @@ def test_curves_become_small_files(example: Any, tmp_path: Path) -> None:
     assert 0 < (tmp_path / "curve.png").stat().st_size < 200_000
 
 
-def test_the_tables_of_the_guide_are_those_of_the_results(example: Any) -> None:
+def test_the_guide_has_the_tables_of_the_results(example: Any) -> None:
     tables = example("tables")
     guide = (EXAMPLES.parent / "docs" / "acmize.md").read_text(encoding="utf-8").splitlines()
     shown = [name for name in tables.TABLES if (tables.RESULTS / f"{name}.json").is_file()]

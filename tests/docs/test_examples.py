@@ -1,4 +1,4 @@
-"""Every example runs, in the order of their numbers and in one folder, as their README says."""
+"""Every example runs, in the order of the numbers and in one folder, as the README says."""
 
 from __future__ import annotations
 
@@ -14,7 +14,6 @@ import pytest
 from acm_export.onnx_file.overloads import knows_overloads
 
 EXAMPLES = Path(__file__).parents[2] / "examples"
-pytestmark = pytest.mark.slow
 
 
 def run(name: str, *arguments: str | Path) -> subprocess.CompletedProcess[str]:
@@ -24,7 +23,7 @@ def run(name: str, *arguments: str | Path) -> subprocess.CompletedProcess[str]:
 
 @pytest.fixture(scope="module")
 def calibrated(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, str]:
-    """The folder that example 02 leaves, and what it printed."""
+    """The folder that example 02 wrote, and its output."""
     if not knows_overloads(onnxruntime.__version__):
         pytest.skip(f"ONNX Runtime {onnxruntime.__version__} does not run the embedded model as it lies in its file")
     folder = tmp_path_factory.mktemp("examples")
@@ -33,6 +32,7 @@ def calibrated(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, str]:
     return folder, ran.stdout
 
 
+@pytest.mark.slow
 def test_01_runs_fewer_learners_at_the_larger_threshold(tmp_path: Path) -> None:
     ran = run("01_export_a_module.py", tmp_path)
     assert ran.returncode == 0, ran.stderr
@@ -40,22 +40,25 @@ def test_01_runs_fewer_learners_at_the_larger_threshold(tmp_path: Path) -> None:
     assert cheaper < trained
 
 
-def test_02_serves_six_budgets_of_which_larger_ones_are_better(calibrated: tuple[Path, str]) -> None:
+@pytest.mark.slow
+def test_02_serves_six_budgets_and_larger_ones_are_more_accurate(calibrated: tuple[Path, str]) -> None:
     accuracies = dict(re.findall(r"budget ([\d.]+): accuracy ([\d.]+)%", calibrated[1]))
     assert list(accuracies) == ["0.25", "0.30", "0.40", "0.50", "0.75", "1.00"]
     assert float(accuracies["0.25"]) <= float(accuracies["0.30"]) < float(accuracies["0.50"])
     assert float(accuracies["0.50"]) > 90
 
 
-def test_03_says_what_would_be_built(calibrated: tuple[Path, str]) -> None:
+@pytest.mark.slow
+def test_03_prints_the_plan_of_a_dry_run(calibrated: tuple[Path, str]) -> None:
     ran = run("03_engine_on_a_device.py", calibrated[0], "--dry-run")
     assert ran.returncode == 0, ran.stderr
     assert "calibrated.plan: would be built from calibrated.onnx" in ran.stdout
     assert not (calibrated[0] / "calibrated.plan").exists()
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(find_spec("tensorrt") is not None, reason="this machine has a TensorRT")
-def test_03_refuses_in_clear_words_where_there_is_no_tensorrt(calibrated: tuple[Path, str]) -> None:
+def test_03_says_how_to_install_tensorrt_where_it_is_missing(calibrated: tuple[Path, str]) -> None:
     ran = run("03_engine_on_a_device.py", calibrated[0])
     assert ran.returncode == 1
     assert "no TensorRT" in ran.stdout
@@ -63,13 +66,33 @@ def test_03_refuses_in_clear_words_where_there_is_no_tensorrt(calibrated: tuple[
     assert not ran.stderr
 
 
-def test_03_names_the_example_that_writes_its_model(tmp_path: Path) -> None:
-    ran = run("03_engine_on_a_device.py", tmp_path)
+@pytest.mark.parametrize("name", ["03_engine_on_a_device.py", "04_serve_with_deadlines.py"])
+def test_a_missing_model_is_one_line_that_names_the_example_to_run(name: str, tmp_path: Path) -> None:
+    ran = run(name, tmp_path)
     assert ran.returncode == 1
-    assert "02_one_file_for_every_budget.py" in ran.stdout
+    assert re.fullmatch(r".*calibrated.onnx does not exist; run: .*02_one_file.*\n", ran.stdout + ran.stderr)
 
 
-def test_04_serves_every_request_with_a_budget_that_was_measured(calibrated: tuple[Path, str]) -> None:
+@pytest.mark.parametrize(
+    ("name", "package"),
+    [
+        ("01_export_a_module.py", "torch"),
+        ("02_one_file_for_every_budget.py", "sklearn"),
+        ("04_serve_with_deadlines.py", "onnxruntime"),
+        pytest.param("05_acmize_digits.py", "accelerate", marks=pytest.mark.slow),
+        pytest.param("07_acmize_speech.py", "scipy.signal", marks=pytest.mark.slow),
+    ],
+)
+def test_a_missing_package_is_one_line_that_says_how_to_install_it(name: str, package: str) -> None:
+    program = f"import runpy, sys; sys.path.insert(0, {str(EXAMPLES)!r}); sys.modules[{package!r}] = None"
+    program += f"; runpy.run_path({str(EXAMPLES / name)!r}, run_name='__main__')"
+    ran = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=False, timeout=600)
+    assert ran.returncode == 1
+    assert re.fullmatch(rf"{package} is not installed; run: pip install .*\n", ran.stderr)
+
+
+@pytest.mark.slow
+def test_04_serves_every_request_at_a_measured_budget(calibrated: tuple[Path, str]) -> None:
     ran = run("04_serve_with_deadlines.py", calibrated[0])
     assert ran.returncode == 0, ran.stderr
     rows = re.findall(r"budget ([\d.]+): p99 [\d.]+ ms, (\d+) served", ran.stdout)

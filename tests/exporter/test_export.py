@@ -31,11 +31,12 @@ KINDS = {
     "bf16": {"dtype": "bf16"}, "tensorrt": {"target": "tensorrt"},
     "ort-tensorrt": {"target": "ort-tensorrt", "dtype": "fp16"},
 }  # fmt: skip
+IN_MAKE_TEST = {"opset18", "opset20", "fp16", "bf16", "tensorrt", "ort-tensorrt"}
 ELEMENTS = {"fp32": TensorProto.FLOAT, "fp16": TensorProto.FLOAT16, "bf16": TensorProto.BFLOAT16}
 CACHE: dict[str, tuple[Any, ExportResult]] = {}
 
 
-@pytest.fixture(params=KINDS)
+@pytest.fixture(params=[k if k in IN_MAKE_TEST else pytest.param(k, marks=pytest.mark.slow) for k in KINDS])
 def exported(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> tuple[Any, ExportResult]:
     """A ViT and its export with counts, once for each kind."""
     if request.param not in CACHE:

@@ -87,7 +87,7 @@ def test_one_token_without_a_batch_can_be_exported(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("shared", [("gate",), ("w1",), ("gate", "w1", "b1", "w2", "b2")])
-@pytest.mark.parametrize("dtype", ["fp32", "fp16"])
+@pytest.mark.parametrize("dtype", ["fp32", pytest.param("fp16", marks=pytest.mark.slow)])
 def test_layers_may_share_gates_and_weights(shared: tuple[str, ...], dtype: str, tmp_path: Path) -> None:
     model = TwoLayers()
     for name in shared:
@@ -147,7 +147,9 @@ def test_parameters_named_like_values_get_unique_names(target: str, tmp_path: Pa
         assert export(model, torch.randn(2, 6), tmp_path / "m.onnx").report is not None
 
 
-@pytest.mark.parametrize("dtype", ["fp32", "fp16", "bf16"])
+@pytest.mark.parametrize(
+    "dtype", ["fp32", *(pytest.param(dtype, marks=pytest.mark.slow) for dtype in ("fp16", "bf16"))]
+)
 @pytest.mark.parametrize("outputs", ["yx", "yy", "xyyx", "yw", "n"])
 def test_inputs_and_repeats_among_the_outputs_keep_all_names(outputs: str, dtype: str, tmp_path: Path) -> None:
     model = PassesThrough(outputs)

@@ -9,9 +9,10 @@ import ml_dtypes
 import numpy as np
 import pytest
 import torch
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 from op_model import Feeds, assert_matches_loop, logits_of, random_inputs
+from property_tests import examples
 from torch import nn
 
 from acm_export.base.errors import OpError
@@ -54,7 +55,7 @@ def random_layer(**changes: Any) -> ACMLayer:
     st.lists(st.integers(0, 4), max_size=3).map(tuple), st.integers(0, 2**32),
     st.sampled_from([0.0, 0.5, INF, -INF]), st.sampled_from([0.0, NAN, INF, -INF]),
 )  # fmt: skip
-@settings(max_examples=150)
+@examples(150)
 def test_the_op_matches_the_loop(
     dtype: str, n: int, minimum: int, activation: str, leading: tuple[int, ...], seed: int, tau: float, logit: float
 ) -> None:
@@ -175,7 +176,7 @@ def test_the_dense_counterpart_keeps_the_dtype() -> None:
 
 
 @given(st.integers(0, 2**32))
-@settings(max_examples=20)
+@examples(20)
 def test_a_sample_does_not_depend_on_the_rest_of_its_batch(seed: int) -> None:
     torch.manual_seed(seed)
     layer = random_layer(gate_hidden=(4,))

@@ -12,10 +12,8 @@ from crafted_onnx import external, point_at, with_manifest, with_tensor
 from onnx import AttributeProto, TensorProto, helper, numpy_helper
 
 from acm_export.base.errors import ModelFileError
-from acm_export.checkpoints import load_checkpoint
 from acm_export.cli import main
 from acm_export.demo.digits import ACM
-from acm_export.exporter import export
 from acm_export.onnx_file.inspection import inspect
 from acm_export.onnx_file.manifest import read_manifest
 from acm_export.onnx_file.model_file import data_files, read_model
@@ -30,10 +28,8 @@ W1_BYTES = 4 * 48 * 4 * 24
 
 
 @pytest.fixture(scope="module")
-def exported(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    path = tmp_path_factory.mktemp("manifest") / "digits.onnx"
-    export(load_checkpoint(ACM), output=path, verify=False)
-    return path
+def exported(digits_file: Path) -> Path:
+    return digits_file
 
 
 def run(*args: object) -> Result:

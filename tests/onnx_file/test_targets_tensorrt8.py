@@ -27,6 +27,10 @@ from acm_export.op import DOMAIN, NAME, VERSION
 if TYPE_CHECKING:
     from pathlib import Path
 
+PAIRS = [
+    *("vit-fp16", "mixed-fp32", "mixed-fp16"),
+    *(pytest.param(name, marks=pytest.mark.slow) for name in ("digits-fp32", "digits-fp16", "vit-fp32")),
+]
 NORM = Counter(Add=1, Sub=1, ReduceMean=2, Mul=2, Sqrt=1, Div=1)  # without the Add of a bias
 GELU, GELU_TANH = Counter(Mul=2, Div=1, Erf=1, Add=1), Counter(Mul=6, Tanh=1, Add=2)
 HALF_CASTS, SHAPE_RANGE = Counter(Cast=2), Counter(Slice=1)
@@ -60,7 +64,7 @@ def export_of(name: str, path: Path, **options: Any) -> tuple[ExportResult, dict
     return export(Mixed(), torch.randn(2, 4, 8), path, **options), {"x": torch.randn(3, 4, 8)}
 
 
-@pytest.fixture(scope="module", params=[f"{m}-{d}" for m in ("digits", "vit", "mixed") for d in ("fp32", "fp16")])
+@pytest.fixture(scope="module", params=PAIRS)
 def pair(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Any:
     """A model's portable file and its file for TensorRT 8, and inputs."""
     name, dtype = request.param.split("-")

@@ -9,10 +9,11 @@ from typing import Any
 import numpy as np
 import onnx
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 from onnx import helper, numpy_helper
 from op_model import assert_matches_loop, logits_of, one_node_model, op_node, random_inputs, run_body, session_of
+from property_tests import examples
 
 from acm_export.base.errors import OpError
 from acm_export.op import ACTIVATIONS, DOMAIN, INPUTS, NAME, VERSION, Signature
@@ -44,7 +45,7 @@ def cases(draw: st.DrawFn) -> Any:
 
 
 @given(cases())
-@settings(max_examples=250)
+@examples(250)
 def test_the_body_computes_what_the_loop_computes(case: Any) -> None:
     feeds, signature, opset, constants = case
     y, counts = run_body(feeds, signature, opset, constants=constants)

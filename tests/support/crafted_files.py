@@ -1,43 +1,23 @@
-"""PyTorch checkpoints written by hand, for the tests."""
+"""PyTorch checkpoints written by hand."""
 
 from __future__ import annotations
 
 import collections
 import io
 import pickle
-import signal
 import zipfile
-from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
-import pytest
 import torch
 
 from acm_export.checkpoints.unpickle import load_state
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
     from pathlib import Path
 
 
-@contextmanager
-def within(seconds: float) -> Iterator[None]:
-    """Fail where the block takes longer."""
-
-    def stop(*_: object) -> None:
-        pytest.fail(f"took more than {seconds} s")
-
-    before = signal.signal(signal.SIGALRM, stop)
-    signal.setitimer(signal.ITIMER_REAL, seconds, 0.5)  # again: an exception raised during garbage collection is lost
-    try:
-        yield
-    finally:
-        signal.setitimer(signal.ITIMER_REAL, 0)
-        signal.signal(signal.SIGALRM, before)
-
-
 def zip_of(path: Path, content: bytes, storages: dict[str, bytes] | None = None, **entry: Any) -> Path:
-    """A file laid out as ``torch.save`` lays it out, around any pickle."""
+    """Write a file with the layout of ``torch.save`` around any pickle."""
     with zipfile.ZipFile(path, "w") as archive:
         archive.writestr("archive/data.pkl", content, **entry)
         archive.writestr("archive/byteorder", "little")

@@ -1,4 +1,4 @@
-"""Exported files with something wrong in them, for the tests."""
+"""Exported files with errors in them."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ if TYPE_CHECKING:
 
 
 def with_manifest(source: Path, target: Path, change: Callable[[dict[str, Any]], Any]) -> Path:
-    """A copy of ``source`` whose manifest went through ``change``, in place or by what it returns."""
+    """Copy ``source`` with a manifest that ``change`` edits in place or replaces by its result."""
     model = onnx.load(source)
     entry = next(entry for entry in model.metadata_props if entry.key == KEY)
     content = json.loads(entry.value)
@@ -27,7 +27,7 @@ def with_manifest(source: Path, target: Path, change: Callable[[dict[str, Any]],
 
 
 def with_tensor(source: Path, target: Path, name: str, change: Callable[[TensorProto], object]) -> Path:
-    """A copy of ``source`` whose initializer ``name`` went through ``change``."""
+    """Copy ``source`` with an initializer ``name`` that ``change`` edits."""
     model = onnx.load(source)
     change(next(tensor for tensor in model.graph.initializer if tensor.name == name))
     onnx.save(model, target)
@@ -35,7 +35,7 @@ def with_tensor(source: Path, target: Path, name: str, change: Callable[[TensorP
 
 
 def point_at(tensor: TensorProto, location: str, **entries: object) -> TensorProto:
-    """Turn a tensor into one whose data lie in another file."""
+    """Move the data of a tensor into another file."""
     tensor.ClearField("raw_data")
     tensor.data_location = TensorProto.EXTERNAL
     for key, value in {"location": location, **entries}.items():
@@ -44,5 +44,5 @@ def point_at(tensor: TensorProto, location: str, **entries: object) -> TensorPro
 
 
 def external(location: str, **entries: object) -> TensorProto:
-    """A float32 ``[4]`` tensor whose data lie in another file."""
+    """Make a float32 ``[4]`` tensor with its data in another file."""
     return point_at(TensorProto(name="stray", data_type=TensorProto.FLOAT, dims=[4]), location, **entries)

@@ -1,4 +1,4 @@
-"""The kernels of plugins/kernels/cuda, compiled for the CPU (tests/cuda_on_cpu) and run on arrays."""
+"""The kernels of plugins/kernels/cuda, compiled for the CPU (tests/support/cuda_on_cpu) and run on arrays."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ from acm_export.plugins.kernels.tiles import Entry, entries
 
 Array = np.ndarray[Any, Any]
 HERE = Path(__file__).parent
-SOURCES = HERE.parent / "plugins" / "kernels" / "cuda"
+SOURCES = HERE.parents[1] / "plugins" / "kernels" / "cuda"
 REPLACED = {"device.cuh", "wgmma.cuh"}
 FLAGS = (
     "-std=c++20",
@@ -40,7 +40,7 @@ DTYPES: dict[str, type[Any]] = {"float16": np.float16, "bfloat16": ml_dtypes.bfl
 
 
 class CTensorMap(ctypes.Structure):
-    """``TensorMap`` of tests/cuda_on_cpu/device.cuh."""
+    """``TensorMap`` of tests/support/cuda_on_cpu/device.cuh."""
 
     _align_ = 64
     _fields_ = (
@@ -53,13 +53,13 @@ class CTensorMap(ctypes.Structure):
 
 
 def entry_of(block_n: int) -> Entry:
-    """The table's entry with tiles of this width."""
+    """Return the table's entry with tiles of this width."""
     return next(entry for entry in entries() if entry.language == "cuda" and entry.up.block_n == block_n)
 
 
 @dataclass(frozen=True)
 class Kernels:
-    """Both kernels for one T, one width of a tile and one activation."""
+    """Both kernels for one T, one tile width and one activation."""
 
     library: ctypes.CDLL
     entry: Entry
@@ -69,13 +69,13 @@ class Kernels:
     def run(
         self, feeds: dict[str, Array], counts: Array, *, blocks: int = 3, chunk: int | None = None, seed: int = 0
     ) -> Array:
-        """Y ``[tokens, D]`` for tokens whose counts are given; what is never written is NaN.
+        """Return y ``[tokens, D]`` for tokens with the given counts; values that are never written are NaN.
 
         Args:
-            feeds: x, w1, b1, w2, b2, of this dtype.
-            counts: int32 ``[tokens]``.
-            blocks: Multiprocessors.
-            chunk: Sorted rows of a chunk; by default all.
+            feeds: Arrays x, w1, b1, w2 and b2 of this dtype.
+            counts: Learner counts, int32 ``[tokens]``.
+            blocks: Number of multiprocessors.
+            chunk: Number of sorted rows in a chunk; all by default.
             seed: Seed of the order in which copies complete.
         """
         x, w1, b1, w2, b2 = (np.ascontiguousarray(feeds[name]) for name in ("x", "w1", "b1", "w2", "b2"))
@@ -114,7 +114,7 @@ class Kernels:
 
 
 def address(array: Array) -> c_void_p:
-    """Of the first value."""
+    """Return the address of the first value."""
     return c_void_p(array.ctypes.data)
 
 

@@ -1,4 +1,4 @@
-"""Stand-ins for what the doctor looks at: packages that can be imported, tools on the PATH, a CUDA driver."""
+"""Stand-ins for what the doctor examines: importable packages, tools on the PATH, a CUDA driver."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Running exported files, for the tests."""
+"""Run exported files."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ def names(folder: Path) -> list[str]:
 
 
 def run(path: Path, **feeds: Any) -> dict[str, np.ndarray[Any, Any]]:
-    """The file as it lies there."""
+    """Run the file unchanged; return its outputs by name."""
     opened = session(path)
     names = [output.name for output in opened.get_outputs()]
     feeds = {k: np.asarray(v.numpy()) for k, v in feeds.items()}
@@ -34,7 +34,7 @@ def run(path: Path, **feeds: Any) -> dict[str, np.ndarray[Any, Any]]:
 
 
 def session(model: Path | bytes) -> onnxruntime.InferenceSession:
-    """A file or its content in ONNX Runtime."""
+    """Open a file, or its content, in ONNX Runtime."""
     options = onnxruntime.SessionOptions()
     options.log_severity_level = 3
     if not knows_overloads(onnxruntime.__version__):
@@ -46,7 +46,7 @@ def session(model: Path | bytes) -> onnxruntime.InferenceSession:
 
 
 def torch_counts(model: nn.Module, *inputs: torch.Tensor) -> dict[str, np.ndarray[Any, Any]]:
-    """Learner counts of every ACM layer in one forward pass."""
+    """Return the learner counts of every ACM layer in one forward pass."""
     counts = {}
     handles = [
         layer.register_forward_pre_hook(

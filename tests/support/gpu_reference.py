@@ -1,4 +1,4 @@
-"""What the tests on a GPU share: random inputs of the operator, and its value in float64, learner by learner."""
+"""Shared by the GPU tests: random inputs of the operator, and its value in float64, learner by learner."""
 
 from __future__ import annotations
 
@@ -29,10 +29,17 @@ class Inputs:
 
 
 def random_inputs(
-    tokens: int, model_dim: int, hidden_dim: int, signature: Signature, dtype: torch.dtype, *, device: str = "cuda",
-    threshold: float = 0.0, seed: int = 0,
-) -> Inputs:  # fmt: skip
-    """Normal inputs of a size that keeps outputs near 1."""
+    tokens: int,
+    model_dim: int,
+    hidden_dim: int,
+    signature: Signature,
+    dtype: torch.dtype,
+    *,
+    device: str = "cuda",
+    threshold: float = 0.0,
+    seed: int = 0,
+) -> Inputs:
+    """Draw normal inputs, scaled to keep outputs near 1."""
     generator = torch.Generator(device).manual_seed(seed)
 
     def normal(*shape: int, scale: float = 1.0, dtype: torch.dtype = dtype) -> torch.Tensor:
@@ -49,7 +56,7 @@ def random_inputs(
 
 
 def reference(inputs: Inputs) -> tuple[torch.Tensor, torch.Tensor]:
-    """Y in float64 and counts."""
+    """Return y in float64, and the counts."""
     x, gate_logits, thresholds, w1, b1, w2, b2 = inputs.tensors
     signature = inputs.signature
     counts = torch.from_numpy(
@@ -65,7 +72,7 @@ def reference(inputs: Inputs) -> tuple[torch.Tensor, torch.Tensor]:
 
 
 def largest_error(y: torch.Tensor, expected: torch.Tensor) -> float:
-    """Relative to the largest value; NaN where y has NaN."""
+    """Return the largest error relative to the largest value; NaN if y has NaN."""
     if not y.numel():
         return 0.0
     return float((y.double() - expected).abs().max() / expected.abs().max().clamp(min=1e-9))

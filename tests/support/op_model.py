@@ -1,4 +1,4 @@
-"""One-node models of the operator, for the tests."""
+"""One-node models of the operator."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ def random_inputs(
     signature: Signature,
     dtype: Any = np.float32,
 ) -> Feeds:
-    """Inputs of the op by name: thresholds 0, the rest normal and scaled to keep y near 1."""
+    """Draw inputs of the op by name: thresholds 0, the rest normal and scaled to keep y near 1."""
     n = signature.num_learners
 
     def values(*shape: int) -> np.ndarray[Any, Any]:
@@ -48,24 +48,30 @@ def random_inputs(
 
 
 def logits_of(counts: Any, signature: Signature) -> np.ndarray[Any, Any]:
-    """Gate logits ``[..., C]`` that give exactly these learner counts at threshold 0."""
+    """Return gate logits ``[..., C]`` that give exactly these learner counts at threshold 0."""
     choices = np.arange(signature.num_choices) + signature.min_learners
     return (np.asarray(counts)[..., None] == choices).astype(np.float32)
 
 
 def op_node(signature: Signature, inputs: tuple[str, ...] = INPUTS, outputs: tuple[str, ...] = ("y", "counts")) -> Any:
-    """A GatedLearners node as an export writes it."""
+    """Make a GatedLearners node as an export writes it."""
     node = helper.make_node(
-        NAME, list(inputs), list(outputs), domain=DOMAIN, num_learners=signature.num_learners,
-        min_learners=signature.min_learners, activation=signature.activation,
-        plugin_version="1", plugin_namespace="",
-    )  # fmt: skip
+        NAME,
+        list(inputs),
+        list(outputs),
+        domain=DOMAIN,
+        num_learners=signature.num_learners,
+        min_learners=signature.min_learners,
+        activation=signature.activation,
+        plugin_version="1",
+        plugin_namespace="",
+    )
     node.overload = signature.overload
     return node
 
 
 def one_node_model(feeds: Feeds, signature: Signature, opset: int = 20, *, constants: bool = True) -> onnx.ModelProto:
-    """The op alone, weights as initializers (as exported) or as inputs, with its portable body."""
+    """Make a model of the op alone with its portable body; weights are initializers, as exported, or inputs."""
     register()
     free = ("x", "gate_logits") if constants else INPUTS
     element = helper.np_dtype_to_tensor_dtype(feeds["x"].dtype)
@@ -88,7 +94,7 @@ def one_node_model(feeds: Feeds, signature: Signature, opset: int = 20, *, const
 
 
 def session_of(model: onnx.ModelProto, profile: str | None = None) -> onnxruntime.InferenceSession:
-    """An ONNX Runtime session on one core; ``profile`` is the prefix of the file that its profile goes to."""
+    """Open an ONNX Runtime session on one core; ``profile`` is the prefix of its profile's file."""
     options = onnxruntime.SessionOptions()
     options.intra_op_num_threads = 1
     options.log_severity_level = 3
@@ -101,7 +107,7 @@ def session_of(model: onnx.ModelProto, profile: str | None = None) -> onnxruntim
 def run_body(
     feeds: Feeds, signature: Signature, opset: int = 20, *, constants: bool = True
 ) -> tuple[np.ndarray[Any, Any], np.ndarray[Any, Any]]:
-    """y and counts of the portable body in ONNX Runtime."""
+    """Return y and counts of the portable body in ONNX Runtime."""
     model = one_node_model(feeds, signature, opset, constants=constants)
     given = {value.name: feeds[value.name] for value in model.graph.input}
     y, counts = session_of(model).run(["y", "counts"], given)
@@ -109,7 +115,7 @@ def run_body(
 
 
 def assert_matches_loop(y: Any, counts: Any, feeds: Feeds, signature: Signature, *, dtype: str | None = None) -> None:
-    """Counts are those of the float64 loop, bit for bit, and y is within the tolerance of its dtype."""
+    """Assert that counts equal those of the float64 loop, and that y is within the tolerance of its dtype."""
     expected_y, expected_counts = gated_learners(**feeds, signature=signature)
     assert counts.dtype == np.int32
     assert counts.shape == expected_counts.shape

@@ -1,6 +1,6 @@
 """Walk through a harness library, good calls and bad ones: ``plugin_exercise.py TARGET LIBRARY DRIVER``.
 
-Run by tests/test_plugin_sanitized.py in a process with sanitizers; what calls do is tested elsewhere.
+Run by test_plugin_sanitized.py in a process with sanitizers; what calls do is tested elsewhere.
 """
 
 from __future__ import annotations

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 from types import SimpleNamespace
 from typing import TYPE_CHECKING, Any
 
@@ -11,6 +12,7 @@ from plugin_core import Core, Driver
 from plugin_harness import Harness
 from plugin_launches import Recorder
 from plugin_pack import write_stand_in_pack
+from shared_files import shared_folder
 
 from acm_export.plugins.kernels import launch
 
@@ -29,9 +31,7 @@ def fresh(library: Path) -> Driver:
 
 @pytest.fixture(scope="session")
 def stand_in_pack(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    folder = tmp_path_factory.mktemp("plugin") / "pack"
-    write_stand_in_pack(folder)
-    return folder
+    return shared_folder(tmp_path_factory, "plugin", lambda folder: write_stand_in_pack(folder / "pack")) / "pack"
 
 
 @pytest.fixture(scope="session")
@@ -40,9 +40,15 @@ def stand_in_driver(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture(scope="session")
-def core(stand_in_pack: Path, stand_in_driver: Path, tmp_path_factory: pytest.TempPathFactory) -> Core:
-    library = build("acm_core_harness", tmp_path_factory.mktemp("core"), stand_in_pack)
-    return Core(library, stand_in_driver)
+def core_library(stand_in_pack: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    target = "acm_core_harness"
+    folder = shared_folder(tmp_path_factory, "core", lambda folder: build(target, folder, stand_in_pack))
+    return folder / f"lib{target}.so"
+
+
+@pytest.fixture(scope="session")
+def core(core_library: Path, stand_in_driver: Path) -> Core:
+    return Core(core_library, stand_in_driver)
 
 
 @pytest.fixture
@@ -55,9 +61,14 @@ def driver(core: Core, stand_in_driver: Path) -> Driver:
 @pytest.fixture(scope="session")
 def built(headers: TensorRTHeaders, stand_in_pack: Path, tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
     """The plugin library and its harness, for one set of TensorRT headers."""
-    folder = tmp_path_factory.mktemp(f"trt{headers.version_text}")
     targets = ("acm_plugin_harness", "acm_gated_learners")
-    return {target: build(target, folder, stand_in_pack, headers) for target in targets}
+
+    def make(folder: Path) -> None:
+        for target in targets:
+            build(target, folder, stand_in_pack, headers)
+
+    folder = shared_folder(tmp_path_factory, f"trt{headers.version_text}", make)
+    return {target: folder / f"lib{target}.so" for target in targets}
 
 
 @pytest.fixture(scope="session")
@@ -90,9 +101,10 @@ def cuda_11_library(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture(scope="session")
-def core_for_cuda_11(stand_in_pack: Path, cuda_11_library: Path, tmp_path_factory: pytest.TempPathFactory) -> Core:
-    """A second library: each opens the driver once."""
-    return Core(build("acm_core_harness", tmp_path_factory.mktemp("core_11"), stand_in_pack), cuda_11_library)
+def core_for_cuda_11(core_library: Path, cuda_11_library: Path, tmp_path_factory: pytest.TempPathFactory) -> Core:
+    """A copy of the library: each copy that is loaded opens the driver once."""
+    copy = shutil.copy(core_library, tmp_path_factory.mktemp("core_11") / core_library.name)
+    return Core(copy, cuda_11_library)
 
 
 @pytest.fixture

@@ -12,7 +12,7 @@ TOKENS = (IMAGE // PATCH) ** 2 + 1
 
 
 def dense_state(layers: int = LAYERS) -> State:
-    """A dense model with torchvision's names; projections apart, as that code replaces them."""
+    """Make a dense model with torchvision's names and separate projections, as that code replaces them."""
     d = MODEL_DIM
     state = {
         "class_token": torch.randn(1, 1, d),
@@ -41,7 +41,7 @@ def linear(name: str, inputs: int, outputs: int) -> State:
 def acm_layer(
     n: int = 4, h: int = 6, minimum: int = 0, gate: tuple[int, ...] | None = None, *, b1: bool = True, b2: bool = True
 ) -> State:
-    """Tensors of one ACM layer; ``gate`` has the hidden widths of a gate ``net``, None for a single ``fc``."""
+    """Make the tensors of one ACM layer; ``gate`` lists the hidden widths of a gate ``net``, None means one ``fc``."""
     d = MODEL_DIM
     state = {"w1": torch.randn(d, n * h) / d**0.5, "w2": torch.randn(n * h, d) / h**0.5}
     if b1:
@@ -56,13 +56,13 @@ def acm_layer(
 
 
 def with_acm(state: State, place: str, layer: State) -> State:
-    """The state with an ACM layer in the place of a module, the module's own tensors removed."""
+    """Replace a module's tensors in the state by those of an ACM layer."""
     kept = {k: v for k, v in state.items() if not k.startswith(f"{place}.")}
     return kept | {f"{place}.{k}": v for k, v in layer.items()}
 
 
 def acm_state() -> State:
-    """ACM layers of every variant: with and without b1 and b2, one and several gate maps, min_learners 0 and 1."""
+    """Make ACM layers of every variant: with and without b1 and b2, one and several gate maps, min_learners 0 and 1."""
     state, layer = dense_state(), "encoder.layers.encoder_layer_{}.{}".format
     state = with_acm(state, layer(0, "mlp"), acm_layer())
     state = with_acm(state, layer(0, "self_attention.q_proj"), acm_layer(h=2, minimum=1, b1=False))
@@ -71,7 +71,7 @@ def acm_state() -> State:
 
 
 def fused_projections(state: State) -> State:
-    """Query, key and value in one matrix and the output projection by torchvision's name."""
+    """Merge query, key and value into one matrix, and give the output projection torchvision's name."""
     result = {k: v for k, v in state.items() if ".self_attention." not in k}
     for prefix in {k.rsplit(".", 2)[0] for k in state if ".self_attention." in k}:
         for kind in ("weight", "bias"):

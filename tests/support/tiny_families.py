@@ -1,4 +1,4 @@
-"""A small random model of every architecture that is supported, for the tests."""
+"""A small random model of every supported architecture."""
 
 from __future__ import annotations
 
@@ -21,10 +21,21 @@ _AUDIO = {
     "num_conv_pos_embedding_groups": 2, "num_conv_pos_embeddings": 4, "vocab_size": 6,
 }  # fmt: skip
 _WHISPER = {
-    "d_model": 12, "encoder_layers": 2, "encoder_attention_heads": 3, "encoder_ffn_dim": 24, "decoder_layers": 1,
-    "decoder_attention_heads": 3, "decoder_ffn_dim": 24, "num_mel_bins": 8, "max_source_positions": 10,
-    "vocab_size": 20, "pad_token_id": 0, "bos_token_id": 1, "eos_token_id": 2, "decoder_start_token_id": 1,
-}  # fmt: skip
+    "d_model": 12,
+    "encoder_layers": 2,
+    "encoder_attention_heads": 3,
+    "encoder_ffn_dim": 24,
+    "decoder_layers": 1,
+    "decoder_attention_heads": 3,
+    "decoder_ffn_dim": 24,
+    "num_mel_bins": 8,
+    "max_source_positions": 10,
+    "vocab_size": 20,
+    "pad_token_id": 0,
+    "bos_token_id": 1,
+    "eos_token_id": 2,
+    "decoder_start_token_id": 1,
+}
 _BERT = {"vocab_size": 20, "max_position_embeddings": 40}
 
 
@@ -37,7 +48,7 @@ def _wav2vec2(architecture: str, **settings: Any) -> Any:
 
 
 def whisper_config() -> Any:
-    """Of the encoder and of the models that it is a part of."""
+    """Return the config of the encoder and of the models that contain it."""
     return transformers.WhisperConfig(**_WHISPER)
 
 
@@ -64,12 +75,12 @@ MAKE = {
 
 
 def family(model: Any) -> ModelFamily:
-    """The table entry of a model."""
+    """Return the family of a model."""
     return FAMILIES[model.config.model_type]
 
 
 def dense_model(name: str) -> Any:
-    """Dense, in evaluation mode, with weights that make activations of about 1."""
+    """Make a dense model in evaluation mode with weights that give activations of about 1."""
     model = MAKE[name]().eval()
     with torch.no_grad():
         for key, parameter in model.named_parameters():
@@ -81,7 +92,7 @@ def dense_model(name: str) -> Any:
 
 
 def acm_model(name: str, sites: str = "ffn,o_proj") -> Any:
-    """The same with four learners at some sites, whose gates spread tokens over all counts."""
+    """Make the model with four learners at some sites, whose gates spread tokens over all counts."""
     model = dense_model(name)
     specs = {site.place: spec_for(site, 4) for site in select_sites(model, family(model), sites)}
     install_acm_layers(model, family(model), specs)

@@ -1,4 +1,4 @@
-"""Small models with ACM layers, for the tests."""
+"""Small models with ACM layers."""
 
 from __future__ import annotations
 
@@ -20,11 +20,17 @@ IMAGES = (1, 8, 8)
 
 
 def tiny_vit(specs: dict[str, ACMSpec] | None = None, **config: Any) -> Any:
-    """A ViT of width 12 with two layers; three ACM layers unless ``specs`` says otherwise."""
+    """Make a ViT of width 12 with two layers; it has three ACM layers unless ``specs`` says otherwise."""
     settings = {
-        "hidden_size": 12, "num_hidden_layers": 2, "num_attention_heads": 3, "intermediate_size": 24, "image_size": 8,
-        "patch_size": 4, "num_channels": 1, "num_labels": 5,
-    }  # fmt: skip
+        "hidden_size": 12,
+        "num_hidden_layers": 2,
+        "num_attention_heads": 3,
+        "intermediate_size": 24,
+        "image_size": 8,
+        "patch_size": 4,
+        "num_channels": 1,
+        "num_labels": 5,
+    }
     model = transformers.ViTForImageClassification(transformers.ViTConfig(**(settings | config)))
     with torch.no_grad():
         for name, parameter in model.named_parameters():
@@ -36,7 +42,7 @@ def tiny_vit(specs: dict[str, ACMSpec] | None = None, **config: Any) -> Any:
 
 
 def randomize(model: nn.Module) -> None:
-    """Biases that are not zero, and gates whose margins spread."""
+    """Set non-zero biases, and gates whose margins spread."""
     with torch.no_grad():
         for _, layer in acm_layers(model):
             layer.b1.normal_(std=0.3)
@@ -47,7 +53,7 @@ def randomize(model: nn.Module) -> None:
 
 
 class TwoBranches(nn.Module):
-    """Not of transformers: two ACM layers, the same signature, two inputs and two outputs."""
+    """A module outside transformers: two ACM layers of one signature, two inputs and two outputs."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -62,14 +68,14 @@ class TwoBranches(nn.Module):
 
 
 def acm() -> ACMLayer:
-    """A layer over tokens of width 6."""
+    """Make a layer for tokens of width 6."""
     layer = ACMLayer(ACMSpec(6, 3, 5))
     randomize(layer)
     return layer
 
 
 class TwoLayers(nn.Module):
-    """Two layers, one after the other, whose parts a test may tie."""
+    """Two layers in sequence, whose parts a test may tie."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -81,7 +87,7 @@ class TwoLayers(nn.Module):
 
 
 class MixedInputs(nn.Module):
-    """A batch of samples, and a matrix that is the same for all of them."""
+    """Takes a batch of samples, and a matrix that they share."""
 
     def __init__(self) -> None:
         super().__init__()

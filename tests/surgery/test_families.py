@@ -67,7 +67,14 @@ def test_acm_models_load_bit_for_bit_as_saved(name: str, tmp_path: Path) -> None
 
 @pytest.fixture(
     scope="module",
-    params=["deit", "bert", "bert sequences", "wav2vec2", "wav2vec2 ctc, XLS-R", "whisper"],
+    params=[
+        pytest.param("deit", marks=pytest.mark.slow),
+        "bert",
+        pytest.param("bert sequences", marks=pytest.mark.slow),
+        "wav2vec2",
+        pytest.param("wav2vec2 ctc, XLS-R", marks=pytest.mark.slow),
+        "whisper",
+    ],
 )
 def exported(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Any:
     """A model, its file and the folder that it was read from."""

@@ -45,7 +45,7 @@ def padded(model: Any, batch: int = 4) -> dict[str, torch.Tensor]:
     return example_inputs(model, family(model), batch, seed=3)
 
 
-@pytest.fixture(scope="module", params=NAMES)
+@pytest.fixture(scope="module", params=[NAMES[0], pytest.param(NAMES[1], marks=pytest.mark.slow)])
 def case(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> tuple[Any, Path]:
     """A model whose first layer always runs one learner, and its file with counts."""
     torch.manual_seed(0)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 import subprocess
 import sys
 from typing import TYPE_CHECKING, Any
@@ -36,13 +37,11 @@ def run(*args: object) -> Result:
 
 
 @pytest.fixture(scope="module")
-def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+def folder(tmp_path_factory: pytest.TempPathFactory, vit_files: Path) -> Path:
     folder = tmp_path_factory.mktemp("latency")
     torch.manual_seed(0)
-    vit = tiny_vit()
-    export(vit, images(2), folder / "m.onnx", verify=False, output_fields=("logits",))
-    export(vit, images(2), folder / "tensorrt.onnx", verify=False, output_fields=("logits",), target="tensorrt")
-    export(tiny_vit({}), images(2), folder / "dense.onnx", verify=False, output_fields=("logits",))
+    shutil.copytree(vit_files, folder, dirs_exist_ok=True)
+    export(tiny_vit(), images(2), folder / "tensorrt.onnx", verify=False, output_fields=("logits",), target="tensorrt")
     export(torch.nn.Linear(8, 8), images(2), folder / "other.onnx", verify=False)
     write_images(folder / "d.npz", 40)
     options: dict[str, Any] = {"solver": "uniform"}

@@ -5,6 +5,7 @@ from __future__ import annotations
 import ctypes
 import functools
 import json
+import shutil
 import sys
 from typing import TYPE_CHECKING, Any
 
@@ -16,7 +17,6 @@ from doctor_surroundings import Surroundings
 from engine_fake_tensorrt import fake
 from exported_files import images
 from plugin_build import compile_stand_in_driver, compile_stand_in_plugin
-from tiny_models import tiny_vit
 
 from acm_export.base.errors import CudaError
 from acm_export.base.files import sha256_of
@@ -66,12 +66,9 @@ def furnish(patch: pytest.MonkeyPatch, library: Path, place: Platform = ORIN) ->
 
 
 @pytest.fixture(scope="module")
-def folder(tmp_path_factory: pytest.TempPathFactory, library: Path) -> Path:
+def folder(tmp_path_factory: pytest.TempPathFactory, vit_files: Path, library: Path) -> Path:
     folder = tmp_path_factory.mktemp("engines")
-    torch.manual_seed(0)
-    vit = tiny_vit()
-    export(vit, images(2), folder / "m.onnx", verify=False, output_fields=("logits",))
-    export(tiny_vit({}), images(2), folder / "dense.onnx", verify=False, output_fields=("logits",))
+    shutil.copytree(vit_files, folder, dirs_exist_ok=True)
     export(torch.nn.Linear(8, 8), images(2), folder / "other.onnx", verify=False)
     write_images(folder / "d.npz", 40)
     calibrated(folder / "m.onnx", folder / "d.npz", folder / "b.onnx", (0.5,), solver="uniform", budget_input=True)

@@ -6,15 +6,12 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import pytest
-import torch
 from calibration_files import LAYERS, write_images
 from exported_files import images
-from tiny_models import tiny_vit
 
 from acm_export.base.errors import UsageError
 from acm_export.data.batches import GraphInput
 from acm_export.data.sources import NpzFile
-from acm_export.exporter import export
 from acm_export.runtimes.session import TappedSession
 from acm_export.timing.inputs import MAX_BATCHES, InputBatches, check_batch_sizes, data_batches, random_batches
 from acm_export.timing.routing import (
@@ -37,11 +34,8 @@ IDS = GraphInput("ids", ("batch", "width"), np.dtype(np.int64))
 
 
 @pytest.fixture(scope="module")
-def session(tmp_path_factory: pytest.TempPathFactory) -> TappedSession:
-    path = tmp_path_factory.mktemp("routing") / "m.onnx"
-    torch.manual_seed(0)
-    export(tiny_vit(), images(2), path, verify=False, output_fields=("logits",))
-    return TappedSession(path)
+def session(vit_files: Path) -> TappedSession:
+    return TappedSession(vit_files / "m.onnx")
 
 
 def feeds() -> InputBatches:

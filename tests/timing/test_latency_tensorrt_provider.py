@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 from typing import TYPE_CHECKING, Any
 
 import onnx
@@ -32,15 +33,12 @@ def run(*args: object) -> Result:
 
 
 @pytest.fixture(scope="module")
-def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+def folder(tmp_path_factory: pytest.TempPathFactory, vit_files: Path) -> Path:
     folder = tmp_path_factory.mktemp("provider")
+    shutil.copytree(vit_files, folder, dirs_exist_ok=True)
     torch.manual_seed(0)
-    vit = tiny_vit()
-    export(vit, images(2), folder / "m.onnx", verify=False, output_fields=("logits",))
-    export(
-        vit, images(2), folder / "half.onnx", verify=False, output_fields=("logits",), dtype="fp16", target="tensorrt"
-    )
-    export(tiny_vit({}), images(2), folder / "dense.onnx", verify=False, output_fields=("logits",))
+    options = {"output_fields": ("logits",), "dtype": "fp16", "target": "tensorrt"}
+    export(tiny_vit(), images(2), folder / "half.onnx", verify=False, **options)
     write_images(folder / "d.npz", 20)
     calibrated(folder / "m.onnx", folder / "d.npz", folder / "b.onnx", (0.5,), solver="uniform", budget_input=True)
     compile_stand_in_plugin(folder, "10.3.0").rename(folder / "libacm_gated_learners.so")

@@ -3,7 +3,7 @@
 Copies complete late and in random order, threads go on late, shared memory starts as NaN, and products read it as late
 as they may, so these tests find wrong indices, missing barriers and fences, and early releases. They do not find what
 only a GPU decides: whether descriptors, tensor maps and fences mean there what the emulation takes them for
-(tests/test_gpu_kernels.py). Blocks run one after another, so they do not compete for tiles.
+(tests/gpu/test_gpu_kernels.py). Blocks run one after another, so they do not compete for tiles.
 """
 
 from __future__ import annotations
@@ -20,9 +20,9 @@ from acm_export.op.reference import gated_learners
 
 VARIANTS = [
     ("float16", 128, "gelu"),
-    ("bfloat16", 128, "silu"),
-    ("float16", 192, "relu"),
-    ("bfloat16", 192, "gelu_tanh"),
+    pytest.param(("bfloat16", 128, "silu"), marks=pytest.mark.slow),
+    pytest.param(("float16", 192, "relu"), marks=pytest.mark.slow),
+    pytest.param(("bfloat16", 192, "gelu_tanh"), marks=pytest.mark.slow),
 ]
 
 
@@ -66,7 +66,7 @@ def test_widths_that_end_inside_a_tile_or_a_step(
     check(kernels, random_counts(200, learners), model_dim, hidden_dim, learners)
 
 
-@pytest.mark.parametrize("blocks", [1, 2, 7])
+@pytest.mark.parametrize("blocks", [2, *(pytest.param(n, marks=pytest.mark.slow) for n in (1, 7))])
 def test_any_number_of_blocks_shares_the_tiles(kernels: Kernels, blocks: int) -> None:
     check(kernels, random_counts(600, 4), 272, 80, 4, blocks=blocks)
 
@@ -85,6 +85,7 @@ def test_chunks_of_sorted_rows(kernels: Kernels) -> None:
     check(kernels, random_counts(700, 3), 64, 48, 3, chunk=256)
 
 
+@pytest.mark.slow
 def test_results_are_the_same_in_whatever_order_copies_complete(kernels: Kernels) -> None:
     counts = random_counts(400, 3)
     feeds, _ = inputs(kernels, counts, 144, 112, 3)

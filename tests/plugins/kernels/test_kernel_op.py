@@ -8,11 +8,12 @@ from typing import Any
 import ml_dtypes
 import numpy as np
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 from kernel_processes import interpreted
 from kernel_runs import operator
 from op_model import assert_matches_loop, logits_of, random_inputs
+from property_tests import examples
 
 from acm_export.op import ACTIVATIONS, Signature
 from acm_export.plugins.kernels.grids import even
@@ -25,7 +26,7 @@ LEADING = st.one_of(st.sampled_from([(), (1,), (1, 1, 1), (70,)]), st.lists(st.i
 WIDTHS = st.one_of(st.integers(1, 40), st.sampled_from([16, 32, 48, 64, 128]))
 
 IN_TRITON = [index for index, entry in enumerate(entries()) if entry.language == "triton"]
-"""Entries of the table that can be interpreted; tests/test_cuda_kernels.py has the others."""
+"""Entries of the table that can be interpreted; test_cuda_kernels.py has the others."""
 
 SMALL_UP, SMALL_DOWN = Tile(32, 16, 16, 4, 2), Tile(16, 16, 16, 4, 2)
 """Tiles of different heights, small enough for the interpreter."""
@@ -54,7 +55,7 @@ def cases(draw: st.DrawFn) -> Any:
 
 
 @given(cases(), st.booleans())
-@settings(max_examples=60)
+@examples(60)
 def test_the_kernels_agree_with_the_loop(case: Any, strided: bool) -> None:
     feeds, signature = case
     y, counts = interpreted(operator, feeds, signature, strided=strided)
@@ -74,7 +75,7 @@ def staircases(draw: st.DrawFn) -> tuple[list[int], int]:
 
 
 @given(staircases(), st.sampled_from([0, 1, 2, 3]), st.sampled_from([(32, 48), (24, 20)]), st.sampled_from(DTYPES))
-@settings(max_examples=36)
+@examples(36)
 def test_totals_at_the_edges_of_tiles(case: Any, split: int, widths: tuple[int, int], dtype: Any) -> None:
     counts, n = case
     signature = Signature(n, 0, "gelu")
@@ -85,7 +86,7 @@ def test_totals_at_the_edges_of_tiles(case: Any, split: int, widths: tuple[int, 
     assert_matches_loop(y, found, feeds, signature)
 
 
-@pytest.mark.parametrize("widths", [(256, 256), (144, 80)])
+@pytest.mark.parametrize("widths", [pytest.param((256, 256), marks=pytest.mark.slow), (144, 80)])
 @pytest.mark.parametrize("index", IN_TRITON)
 def test_every_entry_of_the_table(index: int, widths: tuple[int, int]) -> None:
     entry = entries()[index]
@@ -152,7 +153,10 @@ def test_all_tokens_with_one_count(tokens: int, count: int) -> None:
         assert_matches_loop(y, counts, feeds, signature)
 
 
-@pytest.mark.parametrize(("minimum", "most"), [(0, 64), (1, 60), (63, 64), (64, 64)])
+@pytest.mark.parametrize(
+    ("minimum", "most"),
+    [(0, 64), *(pytest.param(*counts, marks=pytest.mark.slow) for counts in ((1, 60), (63, 64), (64, 64)))],
+)
 def test_sixty_four_learners(minimum: int, most: int) -> None:
     signature = Signature(64, minimum, "gelu")
     wanted = np.array([64, 0, 63, 1, 17, 32, 64, 2]).clip(minimum, most)

@@ -6,10 +6,11 @@ from typing import Any
 
 import numpy as np
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 from kernel_processes import interpreted
 from kernel_runs import SMALL_BLOCKS, route
+from property_tests import examples
 
 from acm_export.op.routing import learner_counts
 from acm_export.plugins.kernels.plan import MAX_ROUTING_BLOCKS, ROUTING_BLOCKS
@@ -51,7 +52,7 @@ def routings(draw: st.DrawFn) -> Any:
 
 
 @given(routings(), st.sampled_from([2, 3, MAX_ROUTING_BLOCKS]))
-@settings(max_examples=100)
+@examples(100)
 def test_routing_follows_the_rule(case: Any, max_blocks: int) -> None:
     check(*case, max_blocks=max_blocks)
 

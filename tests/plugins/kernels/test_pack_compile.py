@@ -97,6 +97,7 @@ def test_kernels_do_not_spill_and_fit_the_device(kernels: list[Compiled]) -> Non
         assert result.kernel.shared_bytes <= 227 << 10
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("arch", ["sm_80", "sm_90"])
 def test_routing_does_not_spill_for_any_number_of_choices(arch: str, tmp_path: Path) -> None:
     keys = [(kernel, "", choices, False, "") for choices, _ in plan.ROUTING_BLOCKS for kernel in ROUTING]
@@ -186,6 +187,7 @@ def test_arguments_of_kernels_in_cuda_are_those_of_their_source(kernel: str) -> 
     assert [(name, hopper.kind(name)) for name in hopper.ARGUMENTS[kernel]] == arguments_in_source(kernel)
 
 
+@pytest.mark.slow
 def test_kernels_in_cuda_are_described_as_they_were_compiled(hopper_kernels: list[Compiled]) -> None:
     assert [result.kernel.key for result in hopper_kernels] == HOPPER_KEYS
     for result in hopper_kernels:
@@ -199,6 +201,7 @@ def test_kernels_in_cuda_are_described_as_they_were_compiled(hopper_kernels: lis
         assert result.cubin[ABI_VERSION] == 7, "what drivers of CUDA 12 load"
 
 
+@pytest.mark.slow
 def test_kernels_in_cuda_multiply_with_wgmma_and_keep_their_sums_in_registers(
     hopper_kernels: list[Compiled], tmp_path: Path
 ) -> None:

@@ -1,6 +1,6 @@
 """What the plugin's core launches is what plugins/kernels/launch.py launches: kernels, grids, arguments, in order.
 
-The kernels for Hopper: tests/test_plugin_hopper.py.
+The kernels for Hopper: test_plugin_hopper.py.
 """
 
 from __future__ import annotations
