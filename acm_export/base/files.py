@@ -36,6 +36,23 @@ def check_writable(target: Path, option: str = "-o") -> None:
         pass
 
 
+def check_suffix(target: Path, suffixes: Sequence[str], option: str) -> None:
+    """Refuse an output whose name ends in another format than the one that is written.
+
+    Args:
+        target: Path of the output.
+        suffixes: Accepted endings, such as ``.html``.
+        option: Option that names it, for errors.
+
+    Raises:
+        UsageError: The name has another ending.
+    """
+    if target.suffix.lower() not in suffixes:
+        endings = " or ".join(suffixes)
+        example = target.with_suffix(suffixes[0])
+        raise UsageError(f"{option} is {target.name}, it must end in {endings}", f"for example: {option} {example}")
+
+
 def write_text(text: str, target: Path, option: str = "-o") -> None:
     """Write a text file whole or not at all.
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from functools import partial
 from pathlib import Path
 
 import click
@@ -27,9 +26,9 @@ def _three_whole(context: click.Context, parameter: click.Parameter, value: str)
 
 @click.command(short_help="Turn a pre-trained transformer into an ACM model.")
 @click.argument("model", type=click.Path(path_type=Path))
-@click.option("--data", help="An .npz file, a folder of images or sounds, or MODULE:FUNCTION that returns a dataset.")
+@click.option("--data", help="An .npz file, a folder of images, sounds or a dataset, or MODULE:FUNCTION.")
 @click.option("-o", "--output", type=click.Path(path_type=Path, file_okay=False), help="Checkpoint folder to make.")
-@click.option("--eval-data", help="As --data, for the curve; by default every tenth sample is held out.")
+@click.option("--eval-data", help="As --data, for the curve; by default one sample of five is held out.")
 @click.option("--processor", type=click.Path(path_type=Path), help="Folder with preprocessor_config.json, for images.")
 @click.option("--task", metavar="T", help="classification, ctc, distil (no labels), or MODULE:FUNCTION, a loss.")
 @click.option("--sites", default="ffn", show_default=True, metavar="S,...", help="ffn, qkvo, q_proj, or patterns.")
@@ -127,21 +126,10 @@ def acmize(
             write_table(plan_table(plan), *describe_plan(plan))
         return
     require("accelerate")
-    from acm_export.data.samples import open_samples, split
-    from acm_export.data.speech import read_vocabulary
     from acm_export.distillation.acmize import acmize as run
-    from acm_export.distillation.tasks import task_for
 
-    inputs = [spec.name for spec in teacher.family.inputs(teacher.model.config)]
-    distils = task_for(teacher.model, teacher.family, task, read_vocabulary(model)).name == "distil"
-    opened = partial(open_samples, model_folder=model, processor=processor, inputs=inputs, transcribed=not distils)
-    samples = opened(data, option="--data")
-    if eval_data is None:
-        samples, held_out = split(samples)
-    else:
-        held_out = opened(eval_data, option="--eval-data")
     with progress() as shown:
-        result = run(teacher, samples, held_out, settings, output, shown, restart=restart)
+        result = run(teacher, data, eval_data, settings, output, shown, processor=processor, restart=restart)
     if not result.is_main_process:
         return
     if as_json:

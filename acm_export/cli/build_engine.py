@@ -80,7 +80,7 @@ def build_engine(
       acm-export build-engine m.onnx -o m.plan --dry-run
     """
     from acm_export.base.errors import ExportError, MissingDependencyError
-    from acm_export.data.sources import open_source
+    from acm_export.data.open_data import open_data
     from acm_export.engine.check import EngineCheck
     from acm_export.engine.engine import PluginSource
     from acm_export.engine.engine import build_engine as build
@@ -95,7 +95,9 @@ def build_engine(
     if data is not None and no_check:
         raise click.UsageError("--data is what to compare on, and --no-check leaves the comparison out")
     _check_outputs((model, plugin, None if data is None else Path(data)), output, save_onnx, timing_cache)
-    source = None if data is None else open_source(data, processor, model.absolute().parent)
+    source = None
+    if data is not None:
+        source = partial(open_data, data, model_folder=model.absolute().parent, processor=processor)
     try:
         tensorrt = find_tensorrt()
     except MissingDependencyError:

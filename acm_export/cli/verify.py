@@ -13,8 +13,10 @@ from acm_export.cli.common import need_export_packages, verb, write_json, write_
 @click.argument("model", type=click.Path(path_type=Path))
 @click.option("--checkpoint", type=click.Path(path_type=Path), required=True, help="Folder it was exported from.")
 @click.option(
-    "--data", type=click.Path(path_type=Path), help="Inputs as .npz, arrays named as the inputs; else random."
+    "--data",
+    help="An .npz file, a folder of images, sounds or a dataset, or MODULE:FUNCTION; random inputs by default.",
 )
+@click.option("--processor", type=click.Path(path_type=Path), help="Folder with preprocessor_config.json, for images.")
 @click.option(
     "--samples",
     type=click.IntRange(1),
@@ -27,7 +29,8 @@ from acm_export.cli.common import need_export_packages, verb, write_json, write_
 def verify(
     model: Path,
     checkpoint: Path,
-    data: Path | None,
+    data: str | None,
+    processor: Path | None,
     samples: int,
     atol: float | None,
     as_json: bool,
@@ -48,7 +51,7 @@ def verify(
     from acm_export.verification.report import check_atol
 
     check_atol(atol)
-    report = verify_file(model, load_checkpoint(checkpoint), data=data, samples=samples, atol=atol)
+    report = verify_file(model, load_checkpoint(checkpoint), data=data, processor=processor, samples=samples, atol=atol)
     if as_json:
         write_json(report.to_json())
     else:

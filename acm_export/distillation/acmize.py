@@ -14,10 +14,10 @@ from accelerate.utils import DataLoaderConfiguration, DistributedDataParallelKwa
 
 from acm_export.base.errors import UsageError
 from acm_export.checkpoints import save_checkpoint
-from acm_export.data.collate import LABELS, model_inputs
-from acm_export.data.samples import digest
+from acm_export.data.collate import model_inputs
 from acm_export.data.speech import read_vocabulary
 from acm_export.distillation.card import model_card
+from acm_export.distillation.collate import Collate
 from acm_export.distillation.dial import Dial
 from acm_export.distillation.evaluate import Curve, Evaluation
 from acm_export.distillation.initialise import learners_from_ffn, learners_from_linear
@@ -26,13 +26,11 @@ from acm_export.distillation.order import StepOrder, mixed
 from acm_export.distillation.plan import AcmizePlan, make_plan
 from acm_export.distillation.prepare import (
     CARD,
-    Few,
     check_loss,
     check_model,
     check_output,
-    check_samples,
-    collate_for,
     in_order,
+    open_training_data,
 )
 from acm_export.distillation.provenance import provenance
 from acm_export.distillation.record import Recorder
@@ -46,13 +44,14 @@ from acm_export.modules import acm_layers
 from acm_export.surgery import install_acm_layers
 
 if TYPE_CHECKING:
+    import os
     from collections.abc import Iterable, Iterator
     from pathlib import Path
 
     from transformers import PreTrainedModel
 
     from acm_export.checkpoints import Checkpoint
-    from acm_export.data.samples import Samples
+    from acm_export.data.open_data import Data
     from acm_export.distillation.tasks import AnyTask
     from acm_export.distillation.train import Progress
 
@@ -90,12 +89,13 @@ class Acmized:
 
 def acmize(
     teacher: Checkpoint,
-    samples: Samples,
-    held_out: Samples,
+    data: Data,
+    eval_data: Data | None,
     settings: AcmizeSettings,
     output: Path,
     progress: Progress,
     *,
+    processor: str | os.PathLike[str] | None = None,
     restart: bool = False,
 ) -> Acmized:
     """Turn a dense transformer into an ACM model.
@@ -104,11 +104,12 @@ def acmize(
 
     Args:
         teacher: Dense at the sites to be replaced.
-        samples: To train with.
-        held_out: To measure the curve on.
+        data: Samples to train with, as :func:`acm_export.data.open_data.open_data` takes them.
+        eval_data: Samples to measure the curve on; None to hold out one in five of ``data``.
         settings: Of the run.
         output: Folder to make; replaced where it holds nothing but an earlier checkpoint.
         progress: Is told of every step.
+        processor: Folder or file of the image processor's settings, where they are elsewhere.
         restart: Forget an unfinished run.
 
     Returns:
@@ -122,15 +123,14 @@ def acmize(
     check_output(output)
     plan = make_plan(teacher.model, teacher.family, settings)
     task = task_for(teacher.model, teacher.family, settings.task, read_vocabulary(teacher.path))
-    collate = collate_for(teacher, task)
     check_model(teacher.model)
-    check_samples(samples, collate, task, teacher)
-    check_samples(held_out, collate, task, teacher)
+    samples, held_out = open_training_data(teacher, task, data, eval_data, processor)
+    collate = Collate(samples.inputs, task)
     accelerator = _accelerator(settings, len(samples))
     if not accelerator.is_main_process:
         progress = Silent()
-    data = digest(samples, (*collate.names, LABELS))
-    identity = fingerprint(settings, teacher.sha256, data, accelerator.num_processes)
+    digest = samples.digest()
+    identity = fingerprint(settings, teacher.sha256, digest, accelerator.num_processes)
     if restart and accelerator.is_main_process:
         remove_state(output)
     accelerator.wait_for_everyone()
@@ -154,13 +154,13 @@ def acmize(
     _train(trainer, teacher, dense, plan, task, state)
     progress.stage("measuring the curve", None)
     evaluation = Evaluation(student, dense, teacher.family, task, plan.costs)
-    some = samples if len(samples) <= _THRESHOLD_SAMPLES else Few(samples, _THRESHOLD_SAMPLES)
+    some = samples.spread(_THRESHOLD_SAMPLES)
     feed = partial(in_order, collate=collate, size=settings.batch, device=accelerator.device, progress=progress)
     curve = evaluation.curve(partial(feed, some), partial(feed, held_out), len(held_out))
     student.to(dtype)
     if accelerator.is_main_process:
-        source = provenance(teacher, settings, task, samples, data, curve, state, accelerator.num_processes)
-        card = model_card(output.name, teacher.path.name, plan, settings, curve, samples.name, held_out.name, data)
+        source = provenance(teacher, settings, task, samples, digest, curve, state, accelerator.num_processes)
+        card = model_card(output.name, teacher.path.name, plan, settings, curve, samples.name, held_out.name, digest)
         save_checkpoint(student, output, source=source, processor_from=teacher.path, texts={CARD: card})
         remove_state(output)
     accelerator.wait_for_everyone()

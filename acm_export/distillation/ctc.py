@@ -52,13 +52,17 @@ class CTC:
         return float(total - errors), float(total)
 
     def check(self, batch: Arrays) -> None:
-        """Raise where a label is none of the model's."""
+        """Refuse labels that are not in the model's vocabulary."""
         labels = batch[LABELS]
         if labels.ndim != 2 or labels.is_floating_point():
-            raise UsageError(f"labels are {labels.dtype} {list(labels.shape)}; a sequence per sample is expected")
+            raise UsageError(f"labels are {labels.dtype} {list(labels.shape)}; expected a sequence per sample")
         bad = labels[((labels < 0) & (labels != NO_LABEL)) | (labels >= self._vocabulary)]
         if len(bad):
-            raise UsageError(f"label {int(bad[0])} is out of range; the model knows {self._vocabulary}, from 0")
+            raise UsageError(
+                f"label {int(bad[0])} is out of range: the model has {self._vocabulary} labels, "
+                f"0 to {self._vocabulary - 1}",
+                "number the letters as vocab.json of the model does",
+            )
         if bool((labels == self._blank).any()):
             raise UsageError(
                 f"label {self._blank} is the blank of the model (pad_token_id), which no transcript has",

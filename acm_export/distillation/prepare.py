@@ -3,29 +3,33 @@
 from __future__ import annotations
 
 import json
-from typing import TYPE_CHECKING, Any
+from functools import partial
+from typing import TYPE_CHECKING
 
-import numpy as np
 import torch
 
 from acm_export.base.errors import CheckpointError, OutputError, UsageError
 from acm_export.base.files import staging_folder
 from acm_export.checkpoints.folder import PROCESSOR_FILES
-from acm_export.data.collate import LABELS, Collate, model_inputs
+from acm_export.data.checks import label_rows
+from acm_export.data.collate import LABELS, model_inputs
+from acm_export.data.open_data import open_data
+from acm_export.distillation.collate import Collate
 from acm_export.distillation.ctc import CTC
-from acm_export.distillation.inputs import check_shape, check_values
 from acm_export.distillation.state import foreign_files, partial_folder
 from acm_export.distillation.tasks import UserLoss
 from acm_export.surgery.padding import MASK
 
 if TYPE_CHECKING:
+    import os
     from collections.abc import Iterator
     from pathlib import Path
 
     from transformers import PreTrainedModel
 
     from acm_export.checkpoints import Checkpoint
-    from acm_export.data.samples import Samples
+    from acm_export.data.dataset import Dataset
+    from acm_export.data.open_data import Data
     from acm_export.distillation.tasks import AnyTask
     from acm_export.distillation.train import Progress
 
@@ -64,19 +68,46 @@ def _has_acm_section(path: Path) -> bool:
     return isinstance(content, dict) and isinstance(content.get("acm"), dict)
 
 
-def check_samples(samples: Samples, collate: Collate, task: AnyTask, teacher: Checkpoint) -> None:
-    """Look before any training at 256 samples, spread evenly, and at all labels where they can be had at once.
+def open_training_data(
+    teacher: Checkpoint,
+    task: AnyTask,
+    data: Data,
+    held_out: Data | None = None,
+    processor: str | os.PathLike[str] | None = None,
+) -> tuple[Dataset, Dataset]:
+    """Open samples to train with, and samples that are held out; all checks that need no training are made.
+
+    Args:
+        teacher: The dense model.
+        task: Task of the training; without labels, sounds need no transcripts.
+        data: Samples to train with, as :func:`open_data` takes them.
+        held_out: Samples to measure the curve on; by default one in five of ``data``.
+        processor: Folder or file of the image processor's settings, where they are elsewhere.
 
     Raises:
-        UsageError: They do not fit the model or its task.
+        UsageError: The data cannot be read, or do not fit the model or its task.
     """
-    labels = getattr(samples, "labels", None)
-    if task.needs_labels and isinstance(labels, np.ndarray):
-        task.check({LABELS: torch.from_numpy(labels)})
-    for index in sorted({i * len(samples) // _CHECKED for i in range(_CHECKED)}):
-        batch = collate([samples[index]])
+    inputs = teacher.family.data_inputs(teacher.model.config)
+    opened = partial(
+        open_data, inputs=inputs, model_folder=teacher.path, processor=processor, transcripts=task.needs_labels
+    )
+    samples = opened(data)
+    training, other = samples.split() if held_out is None else (samples, opened(held_out, option="--eval-data"))
+    for part in (training, other):
+        _check_samples(part, Collate(inputs, task), task, teacher)
+    return training, other
+
+
+def _check_samples(samples: Dataset, collate: Collate, task: AnyTask, teacher: Checkpoint) -> None:
+    """Check 256 samples, spread evenly, and all labels where they can be had at once."""
+    labels = samples.labels
+    if task.needs_labels and labels is not None:
+        task.check({LABELS: torch.from_numpy(label_rows(labels, samples.name))})
+    some = samples.spread(_CHECKED)
+    for index in range(len(some)):
+        batch = collate([some[index]])
         if isinstance(task, CTC):
-            frames = int(batch[MASK].sum()) if MASK in batch else batch[collate.names[0]].shape[1]
+            frames = int(batch[MASK].sum()) if MASK in batch else batch[collate.inputs[0].name].shape[1]
             task.check_length(batch[LABELS][0], teacher.family.tokens(teacher.model.config, frames))
 
 
@@ -91,7 +122,7 @@ def check_model(model: PreTrainedModel) -> None:
         raise CheckpointError(f"{broken} of the model holds NaN or infinity", "take a sound copy of it")
 
 
-def check_loss(model: PreTrainedModel, samples: Samples, collate: Collate, task: AnyTask) -> None:
+def check_loss(model: PreTrainedModel, samples: Dataset, collate: Collate, task: AnyTask) -> None:
     """Try a loss of the user's on two samples.
 
     Args:
@@ -119,46 +150,11 @@ def check_loss(model: PreTrainedModel, samples: Samples, collate: Collate, task:
         raise UsageError(f"{task.name} returned a loss that does not depend on the model's output", "use output in it")
 
 
-def collate_for(teacher: Checkpoint, task: AnyTask) -> Collate:
-    """How samples become batches for a model."""
-    config = teacher.model.config
-    inputs, bounds = teacher.family.inputs(config), teacher.family.bounds(config)
-
-    def check(batch: dict[str, torch.Tensor]) -> None:
-        for spec in inputs:
-            if spec.name in batch:
-                check_shape(spec, list(batch[spec.name].shape[1:]), bounds)
-                check_values(spec, batch[spec.name])
-        if task.needs_labels and LABELS not in batch:
-            raise UsageError(
-                f"a sample has no labels, which the task {task.name} needs",
-                "name them labels or label, as numbers; --task distil takes the teacher's outputs in their place",
-            )
-        task.check(batch)
-
-    names = [spec.name for spec in inputs]
-    dtypes = {spec.name: spec.dtype for spec in inputs}
-    return Collate(names, dtypes, takes_mask=MASK in names, check=check)
-
-
 def in_order(
-    samples: Samples, *, collate: Collate, size: int, device: torch.device, progress: Progress
+    samples: Dataset, *, collate: Collate, size: int, device: torch.device, progress: Progress
 ) -> Iterator[dict[str, torch.Tensor]]:
     """All samples, a batch at a time."""
     for start in range(0, len(samples), size):
         batch = collate([samples[i] for i in range(start, min(start + size, len(samples)))])
         progress.batch()
         yield {name: value.to(device) for name, value in batch.items()}
-
-
-class Few:
-    """A few samples, spread evenly."""
-
-    def __init__(self, samples: Samples, count: int) -> None:
-        self.name, self._samples, self._count = samples.name, samples, count
-
-    def __len__(self) -> int:
-        return self._count
-
-    def __getitem__(self, index: int) -> Any:
-        return self._samples[index * len(self._samples) // self._count]

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from acm_export.checkpoints import Checkpoint
-    from acm_export.data.samples import Samples
+    from acm_export.data.dataset import Dataset
     from acm_export.distillation.evaluate import Curve
     from acm_export.distillation.settings import AcmizeSettings
     from acm_export.distillation.state import State
@@ -19,7 +19,7 @@ def provenance(
     teacher: Checkpoint,
     settings: AcmizeSettings,
     task: AnyTask,
-    samples: Samples,
+    samples: Dataset,
     data: str,
     curve: Curve,
     state: State,

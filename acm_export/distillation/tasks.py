@@ -13,6 +13,7 @@ import torch
 from torch.nn import functional as F  # noqa: N812
 
 from acm_export.base.errors import UsageError
+from acm_export.data.checks import check_classes
 from acm_export.data.collate import LABELS
 from acm_export.data.user_function import failed, import_function
 from acm_export.distillation.ctc import CTC
@@ -50,15 +51,11 @@ class Classification:
         return float((output.logits.argmax(-1) == batch[LABELS]).sum()), float(len(output.logits))
 
     def check(self, batch: Arrays) -> None:
-        """Raise where a label is none of the model's."""
+        """Refuse labels that are not a class of the model."""
         labels = batch[LABELS]
         if labels.ndim != 1 or labels.is_floating_point():
-            raise UsageError(f"labels are {labels.dtype} {list(labels.shape)}; a class per sample is expected")
-        if len(bad := labels[(labels < 0) | (labels >= self._num_labels)]):
-            raise UsageError(
-                f"label {int(bad[0])} is out of range; the model knows {self._num_labels} classes, from 0",
-                "the numbers of the labels must be those that the model was trained with",
-            )
+            raise UsageError(f"labels are {labels.dtype} {list(labels.shape)}; expected a class per sample")
+        check_classes(labels.numpy(force=True), self._num_labels)
 
 
 class Distil:

@@ -21,8 +21,8 @@ if TYPE_CHECKING:
     from accelerate import Accelerator
     from torch import nn
 
-    from acm_export.data.collate import Collate
-    from acm_export.data.samples import Samples
+    from acm_export.data.dataset import Dataset
+    from acm_export.distillation.collate import Collate
     from acm_export.distillation.layerwise import GatesPhase, LearnersPhase
     from acm_export.distillation.loss import Loss
     from acm_export.distillation.settings import AcmizeSettings
@@ -80,7 +80,7 @@ class Trainer:
 
     accelerator: Accelerator
     settings: AcmizeSettings
-    samples: Samples
+    samples: Dataset
     collate: Collate
     student: nn.Module
     output: Path

@@ -25,12 +25,13 @@ from acm_export.verification.report import MARGIN_TOLERANCE, OUTPUT_TOLERANCE
 from acm_export.verification.settings import uniform
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Mapping
+    from collections.abc import Callable, Iterator, Mapping
     from pathlib import Path
 
     from numpy.typing import NDArray
 
-    from acm_export.data.batches import Arrays, DataSource
+    from acm_export.data.batches import Arrays, GraphInput
+    from acm_export.data.dataset import Dataset
     from acm_export.engine.prepare import Prepared
     from acm_export.engine.profiles import Profile
     from acm_export.engine.runtime import LoadedEngine
@@ -82,7 +83,7 @@ class EngineCheck:
     Args:
         prepared: What the engine is built from.
         profiles: Of the inputs with a dynamic dimension.
-        source: Real data, or None for random inputs.
+        open_inputs: Opens real data for the inputs of the model; None for random inputs.
 
     Raises:
         MissingDependencyError: ONNX Runtime is not installed.
@@ -90,7 +91,12 @@ class EngineCheck:
         UsageError: The data do not fit the model or the profile.
     """
 
-    def __init__(self, prepared: Prepared, profiles: Mapping[str, Profile], source: DataSource | None = None) -> None:
+    def __init__(
+        self,
+        prepared: Prepared,
+        profiles: Mapping[str, Profile],
+        open_inputs: Callable[[tuple[GraphInput, ...]], Dataset] | None = None,
+    ) -> None:
         self._prepared = prepared
         try:
             self._portable = PortableFile(prepared.source)
@@ -99,7 +105,7 @@ class EngineCheck:
             raise MissingDependencyError(reason, f"{error.hint}; --no-check leaves the comparison out") from error
         added = {INPUT, *(layer.thresholds for layer in prepared.manifest.layers)}
         inputs = graph_inputs(prepared.model, tuple(name for name in prepared.inputs if name not in added))
-        self._batches = batches(inputs, profiles, source)
+        self._batches = batches(inputs, profiles, open_inputs(inputs) if open_inputs else None)
         self._dials = tuple(dials(prepared))
 
     def run(self, engine: LoadedEngine) -> Checked:

@@ -7,26 +7,27 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from acm_export.base.errors import UsageError
-from acm_export.data.batches import check_batch, draw
+from acm_export.data.batches import draw
 from acm_export.engine.profiles import format_shape
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
-    from acm_export.data.batches import Arrays, DataSource, GraphInput
+    from acm_export.data.batches import Arrays, GraphInput
+    from acm_export.data.dataset import Dataset
     from acm_export.engine.profiles import Profile
 
 _SAMPLES = 16
 """Of data, at most: the portable file runs on the CPU, and this is a check and no evaluation."""
 
 
-def batches(inputs: tuple[GraphInput, ...], profiles: Mapping[str, Profile], source: DataSource | None) -> list[Arrays]:
+def batches(inputs: tuple[GraphInput, ...], profiles: Mapping[str, Profile], source: Dataset | None) -> list[Arrays]:
     """What to run: data in batches of the best shape, or random numbers of the smallest and of the best shape.
 
     Args:
         inputs: Without dials.
         profiles: Of those with a dynamic dimension.
-        source: Real data, or None.
+        source: Real data; None for random numbers.
 
     Raises:
         UsageError: The data do not fit the model or the profile.
@@ -43,11 +44,10 @@ def _random(inputs: tuple[GraphInput, ...], profiles: Mapping[str, Profile]) -> 
     ]
 
 
-def _real(inputs: tuple[GraphInput, ...], profiles: Mapping[str, Profile], source: DataSource) -> list[Arrays]:
+def _real(inputs: tuple[GraphInput, ...], profiles: Mapping[str, Profile], source: Dataset) -> list[Arrays]:
     size, taken = _shape(inputs[0], profiles, "optimum")[0], 0
     found: list[Arrays] = []
-    for arrays in source.batches(size, [value.name for value in inputs]):
-        batch = check_batch(arrays, inputs, source.name)
+    for batch in source.batches(size):
         misfit = next((text for value in inputs if (text := _misfit(batch.feeds, value, profiles))), None)
         if misfit and batch.samples == size:
             raise UsageError(f"{source.name} has {misfit}", "--min-shapes and --max-shapes change that")

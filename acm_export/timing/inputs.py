@@ -8,12 +8,13 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from acm_export.base.errors import UsageError
-from acm_export.data.batches import check_batch, draw
+from acm_export.data.batches import draw
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
 
-    from acm_export.data.batches import Arrays, DataSource, GraphInput
+    from acm_export.data.batches import Arrays, GraphInput
+    from acm_export.data.dataset import Dataset
 
 MOST_BATCHES = 8
 """Different batches that runs go through in turn, so that a time is not that of one lucky sample."""
@@ -69,31 +70,23 @@ def random_feeds(inputs: Sequence[GraphInput], example: Mapping[str, list[int]],
     return Feeds(tuple(drawn), None)
 
 
-def data_feeds(source: DataSource, inputs: tuple[GraphInput, ...], batch: int) -> Feeds:
-    """The first samples of data, in whole batches, at most :data:`MOST_BATCHES`.
+def data_feeds(dataset: Dataset, batch: int) -> Feeds:
+    """The first samples of data, in whole batches, at most :data:`MOST_BATCHES`; all are padded to one shape.
+
+    Args:
+        dataset: Samples for the model.
+        batch: Samples of a batch.
 
     Raises:
-        UsageError: The data do not fit the model, have fewer samples than a batch, or their shapes differ.
+        UsageError: The data do not fit the model, have fewer samples than a batch, or samples of different shapes that
+            cannot be padded.
     """
-    rows: list[Arrays] = []
-    for arrays in source.batches(batch, [value.name for value in inputs]):
-        fed = check_batch(arrays, inputs, source.name)
-        rows += [{name: array[i : i + 1] for name, array in fed.feeds.items()} for i in range(fed.samples)]
-        if len(rows) >= batch * MOST_BATCHES:
-            break
-    if len(rows) < batch:
-        raise UsageError(f"{source.name} has {len(rows)} samples, a batch takes {batch}", "give more data")
-    rows = rows[: min(len(rows) // batch, MOST_BATCHES) * batch]
-    for row in rows:
-        for name, array in row.items():
-            if array.shape != rows[0][name].shape:
-                shapes = f"{list(rows[0][name].shape[1:])} and {list(array.shape[1:])}"
-                raise UsageError(
-                    f"{source.name}: samples of {name} have the shapes {shapes}; a time belongs to one shape",
-                    "measure each shape apart",
-                )
-    batches = [rows[start : start + batch] for start in range(0, len(rows), batch)]
-    return Feeds(tuple({n: np.concatenate([r[n] for r in part]) for n in part[0]} for part in batches), source.name)
+    count = min(len(dataset) // batch, MOST_BATCHES)
+    if not count:
+        raise UsageError(f"{dataset.name} has {len(dataset)} samples, a batch takes {batch}", "give more samples")
+    (all_,) = dataset.take(np.arange(count * batch)).batches(count * batch)
+    parts = (all_.rows(slice(start, start + batch)) for start in range(0, count * batch, batch))
+    return Feeds(tuple(part.feeds for part in parts), dataset.name)
 
 
 def _shape(value: GraphInput, example: Mapping[str, list[int]], symbol: int | str, batch: int) -> list[int]:

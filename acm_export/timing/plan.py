@@ -20,7 +20,8 @@ if TYPE_CHECKING:
     from pathlib import Path
 
     from acm_export.base.progress import Progress
-    from acm_export.data.batches import Arrays, DataSource
+    from acm_export.data.batches import Arrays
+    from acm_export.data.dataset import Dataset
     from acm_export.timing.backend import Backend, Meter, TimedFile
     from acm_export.timing.routing import Thresholds
 
@@ -114,7 +115,7 @@ def plan(
     return Plan(file, choices, tuple(dict.fromkeys(batches)), backend, streams)
 
 
-def prepare(planned: Plan, source: DataSource | None, progress: Progress) -> tuple[PlannedRun, ...]:
+def prepare(planned: Plan, source: Dataset | None, progress: Progress) -> tuple[PlannedRun, ...]:
     """Measure the budget of every run, by what is closed before anything is timed.
 
     Args:
@@ -155,11 +156,11 @@ def left_out(planned: Plan, runs: Sequence[PlannedRun]) -> Iterator[str]:
         )
 
 
-def _feeds(file: TimedFile, source: DataSource | None, batch: int) -> Feeds:
+def _feeds(file: TimedFile, source: Dataset | None, batch: int) -> Feeds:
     if source is None:
         feeds = random_feeds(file.inputs, file.manifest.example_inputs, batch)
     else:
-        feeds = data_feeds(source, file.inputs, batch)
+        feeds = data_feeds(source, batch)
     for name, shapes in file.profiles.items():
         shape, (low, _, high) = feeds.shapes.get(name), shapes
         if shape is not None and not all(a <= b <= c for a, b, c in zip(low, shape, high, strict=True)):

@@ -10,11 +10,12 @@ from typing import TYPE_CHECKING
 from acm_export.base.errors import AcmError, UsageError
 from acm_export.base.files import check_apart, check_writable, sha256_of
 from acm_export.base.plots import check_plot
-from acm_export.data.sources import open_source
+from acm_export.data.open_data import open_data
 from acm_export.engine.passport import files_of, passport_path, read_passport
 from acm_export.timing import checks
 from acm_export.timing.backends import Asked, open_backend
 from acm_export.timing.gpu_watch import GpuWatch, watch_gpu
+from acm_export.timing.inputs import MOST_BATCHES
 from acm_export.timing.latency import Origin, time_file
 from acm_export.timing.measure import Effort
 from acm_export.timing.plan import Plan, plan, prepare
@@ -45,7 +46,7 @@ class Request:
         batches: Batch sizes.
         streams: Contexts that run at once.
         baseline: What is timed in between, or None.
-        data: Real inputs, as :func:`acm_export.data.sources.open_source` takes them, or None.
+        data: Real inputs, as :func:`acm_export.data.open_data.open_data` takes them, or None.
         processor: Folder with the preprocessing of images, or None.
         effort: Spent on each run.
     """
@@ -137,7 +138,13 @@ def _timed(
     baseline = _baseline(request, planned, backend)
     source = None
     if request.data is not None:
-        source = open_source(request.data, request.processor, request.model.absolute().parent)
+        source = open_data(
+            request.data,
+            planned.file.inputs,
+            model_folder=request.model.absolute().parent,
+            processor=request.processor,
+            limit=max(request.batches) * MOST_BATCHES,
+        )
     with surveyor.progress() as shown:
         prepared = prepare(planned, source, shown)
     if demands.old is not None:

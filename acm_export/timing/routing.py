@@ -9,7 +9,7 @@ import numpy as np
 from acm_export.data.token_masks import TokenMasks
 from acm_export.onnx_file.thresholds import bound_of
 from acm_export.op.routing import margins
-from acm_export.verification.measurement import Tally
+from acm_export.verification.measurement import Accumulator
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping, Sequence
@@ -94,7 +94,7 @@ def skewed(session: TappedSession, feeds: Feeds, start: Thresholds, max_learners
 
 def measured_budget(session: TappedSession, feeds: Feeds, thresholds: Thresholds) -> float:
     """β of all batches, from the counts of their own runs; padding is left out."""
-    values, tally = flat(session.layers, thresholds), Tally(session.layers)
+    values, tally = flat(session.layers, thresholds), Accumulator(session.layers)
     for batch in feeds.batches:
         _, counts, masks = session.run_with_masks(batch, values)
         tally.add(counts, [masks.of(count.shape) for count in counts], 0.0, None, len(next(iter(batch.values()))))
@@ -108,7 +108,7 @@ def budget_of_counts(layers: Sequence[LayerEntry], runs: Iterable[tuple[Arrays, 
         layers: Of the manifest.
         runs: Inputs of each run, and the learner counts of each layer.
     """
-    tally = Tally(layers)
+    tally = Accumulator(layers)
     for batch, counts in runs:
         masks = TokenMasks.of_batch(batch, ())
         tally.add(counts, [masks.of(count.shape) for count in counts], 0.0, None, len(next(iter(batch.values()))))

@@ -3,13 +3,12 @@
 from __future__ import annotations
 
 import warnings
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
-import numpy as np
 import torch
 
-from acm_export.base.errors import AcmWarning, UsageError
-from acm_export.data.npz import load_npz
+from acm_export.base.errors import AcmWarning
+from acm_export.data.open_data import open_data
 from acm_export.modules.wrapper import Exportable
 from acm_export.onnx_file.manifest import read_manifest
 from acm_export.onnx_file.model_file import read_model
@@ -17,10 +16,11 @@ from acm_export.surgery.examples import example_inputs
 from acm_export.verification.compare import verify_model
 
 if TYPE_CHECKING:
+    import os
     from pathlib import Path
 
     from acm_export.checkpoints import Checkpoint
-    from acm_export.surgery import InputSpec
+    from acm_export.data.open_data import Data
     from acm_export.verification.report import VerificationReport
 
 
@@ -28,7 +28,8 @@ def verify_file(
     path: Path,
     checkpoint: Checkpoint,
     *,
-    data: Path | None = None,
+    data: Data | None = None,
+    processor: str | os.PathLike[str] | None = None,
     samples: int = 4,
     atol: float | None = None,
 ) -> VerificationReport:
@@ -37,7 +38,8 @@ def verify_file(
     Args:
         path: The ONNX file.
         checkpoint: What it should compute; is moved to float32.
-        data: ``.npz`` with arrays named as the inputs; random inputs by default.
+        data: Samples, as :func:`acm_export.data.open_data.open_data` takes them; random inputs by default.
+        processor: Folder or file of the image processor's settings, where they are elsewhere.
         samples: Samples to run, at most.
         atol: Largest absolute error that is accepted; by default relative to the outputs.
 
@@ -51,23 +53,13 @@ def verify_file(
             AcmWarning,
             stacklevel=2,
         )
-    specs = checkpoint.family.inputs(checkpoint.model.config)
     if data is None:
         inputs = example_inputs(checkpoint.model, checkpoint.family, samples)
     else:
-        arrays = load_npz(data, {spec.name: spec.shape for spec in specs})
-        inputs = {spec.name: torch.from_numpy(_cast(arrays[spec.name][:samples], spec)) for spec in specs}
+        specs = checkpoint.family.data_inputs(checkpoint.model.config)
+        dataset = open_data(data, specs, model_folder=checkpoint.path, processor=processor, limit=samples)
+        (batch,) = dataset.batches(samples)
+        inputs = {name: torch.from_numpy(array) for name, array in batch.feeds.items()}
     fields = checkpoint.family.outputs[type(checkpoint.model).__name__]
     model = Exportable(checkpoint.model.float(), list(inputs), torch.float32, fields).eval()
     return verify_model(path, model, inputs, atol=atol)
-
-
-def _cast(array: np.ndarray[Any, Any], spec: InputSpec) -> np.ndarray[Any, Any]:
-    """Whole numbers and booleans in the width that the model takes.
-
-    Raises:
-        UsageError: Floats where it takes whole numbers, or the other way round.
-    """
-    if (array.dtype.kind == "f") != (np.dtype(spec.dtype).kind == "f"):
-        raise UsageError(f"{spec.name} is {array.dtype}, the model takes {spec.dtype}")
-    return array.astype(spec.dtype)
