@@ -13,9 +13,8 @@ from pathlib import Path
 import numpy as np
 import onnxruntime
 
-from acm_export.calibration.calibrate import Options, calibrate
+from acm_export.calibration.calibrate import calibrate
 from acm_export.checkpoints import load_checkpoint
-from acm_export.data.sources import NpzFile
 from acm_export.demo.digits import ACM, DATA, load_all_images
 from acm_export.exporter import export_checkpoint
 
@@ -30,8 +29,10 @@ def main(folder: Path) -> None:
         worst = max(setting.relative for setting in exported.report.settings)
         print(f"digits.onnx: largest error against PyTorch {worst:.1e} of the largest output")
 
-    options = Options(budget_input=True, samples=400, probe_samples=64)
-    calibrate(exported.path, NpzFile(folder / "train.npz"), (0.3, 0.5, 0.75), folder / "calibrated.onnx", options)
+    budgets, calibrated = (0.3, 0.5, 0.75), folder / "calibrated.onnx"
+    calibrate(
+        exported.path, folder / "train.npz", budgets, calibrated, budget_input=True, samples=400, probe_samples=64
+    )
 
     onnxruntime.set_default_logger_severity(3)  # errors alone: it warns of a default that calls may override
     session = onnxruntime.InferenceSession(folder / "calibrated.onnx", providers=["CPUExecutionProvider"])

@@ -17,12 +17,13 @@ from sklearn.model_selection import StratifiedKFold
 from transformers import ViTConfig, ViTForImageClassification
 
 from acm_export.checkpoints import load_checkpoint
+from acm_export.data.open_data import open_data
 from acm_export.demo.digits import DENSE, load_all_images, load_test_images
 from acm_export.distillation.acmize import acmize
+from acm_export.distillation.collate import Collate
 from acm_export.distillation.dial import Dial
 from acm_export.distillation.layerwise import GatesPhase, LearnersPhase
 from acm_export.distillation.plan import make_plan
-from acm_export.distillation.prepare import collate_for
 from acm_export.distillation.record import Recorder
 from acm_export.distillation.settings import AcmizeSettings
 from acm_export.distillation.state import State
@@ -156,7 +157,8 @@ def paper_models(
     """The paper's recipe, a model for each budget; phases 1 and 2 know no budget and run once for all of them."""
     plan = make_plan(teacher.model, teacher.family, settings)
     task = task_for(teacher.model, teacher.family, None, {})
-    collate = collate_for(teacher, task)
+    inputs = teacher.family.data_inputs(teacher.model.config)
+    dataset, collate = open_data(data, inputs, model_folder=teacher.path), Collate(inputs, task)
     dense: Any = teacher.model.eval().requires_grad_(requires_grad=False)
     torch.manual_seed(settings.seed)
     student = copy.deepcopy(dense).requires_grad_(requires_grad=True)
@@ -168,7 +170,7 @@ def paper_models(
     variances = {place: value.output_variance for place, value in found.items()}
     accelerator = Accelerator(cpu=True, dataloader_config=DataLoaderConfiguration(split_batches=True))
     with TemporaryDirectory(prefix="acm-export-example-") as name:
-        trainer = Trainer(accelerator, settings, data, collate, student, Path(name) / "paper", Stages(), Speed())
+        trainer = Trainer(accelerator, settings, dataset, collate, student, Path(name) / "paper", Stages(), Speed())
         state = State("", variances, {})
         with Recorder(dense, teacher.family, sites) as recorder:
             trainer.run(LearnersPhase(layers, variances, recorder), 1, state)

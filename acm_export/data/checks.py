@@ -86,13 +86,13 @@ def _check_values(value: GraphInput, rows: NDArray[Any], cast: NDArray[Any], whe
         return
     if (row := _first(np.not_equal(cast, rows))) is not None:
         raise UsageError(f"{where(row)}: {value.name} holds values beyond {value.dtype}, which the model takes")
-    if value.below is not None and (row := _first((cast < 0) | (cast >= value.below))) is not None:
+    if value.below is not None and (row := _first(np.asarray((cast < 0) | (cast >= value.below)))) is not None:
         bad = int(cast[row].min()) if cast[row].min() < 0 else int(cast[row].max())
         raise UsageError(
             f"{where(row)}: {value.name} holds {bad}, the model takes 0 to {value.below - 1}",
             "use the tokenizer that belongs to this model" if value.name == "input_ids" else None,
         )
-    if value.name == MASK and (row := _first(~cast.astype(bool).any(-1))) is not None:
+    if value.name == MASK and (row := _first(np.asarray(~cast.astype(bool).any(-1)))) is not None:
         raise UsageError(f"{where(row)}: {MASK} masks the whole sample", "leave such samples out")
 
 

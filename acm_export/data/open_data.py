@@ -6,7 +6,7 @@ import os
 from collections.abc import Iterable, Mapping, Sized
 from itertools import islice
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Protocol
 
 import numpy as np
 
@@ -29,7 +29,16 @@ if TYPE_CHECKING:
     from acm_export.data.batches import Arrays, GraphInput
     from acm_export.data.dataset import Reader
 
-Data = str | os.PathLike[str] | Iterable[Any]
+
+class Samples(Protocol):
+    """A dataset of Hugging Face or PyTorch, a list: samples by number."""
+
+    def __len__(self) -> int: ...
+
+    def __getitem__(self, index: int, /) -> Any: ...
+
+
+Data = str | os.PathLike[str] | Samples | Iterable[Any]
 """What a user may give as data: the text of ``--data``, or samples: a dataset, an iterable, or a mapping of arrays."""
 
 GRAMMAR = "an .npz file, a folder of images or sounds, a folder of datasets.save_to_disk, or module:function"
