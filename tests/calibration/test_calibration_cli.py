@@ -70,7 +70,11 @@ def test_what_does_not_fit_is_said_and_nothing_is_written(folder: Path) -> None:
     uncalibrated = run("set-budget", model, "0.6")
     assert (uncalibrated.exit_code, "is not calibrated" in uncalibrated.stderr) == (1, True)
     cases = (
-        (("--data", wrong), 2, f"sample 0 of {wrong}: pixel_values is float32 [1, 5, 8], the model takes float32 [1, 8, 8]"),
+        (
+            ("--data", wrong),
+            2,
+            f"sample 0 of {wrong}: pixel_values is float32 [1, 5, 8], the model takes float32 [1, 8, 8]",
+        ),
         (("--data", folder / "none.npz"), 2, "there is no file or folder"),
         (("--data", data, "--budgets", "0.5,x"), 2, "'x' is no number"),
         (("--data", data, "--budgets", "0.01"), 1, "the smallest is"),

@@ -10,9 +10,15 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from acm_export.base.errors import CalibrationError
-from acm_export.calibration.closed_loop import TOLERANCE, ClosedLoop
-from acm_export.calibration.families import ContinuousFamily, ModelMargins, ThresholdFamily, expected_budget, model_margins
 from acm_export.calibration.blend import Blend
+from acm_export.calibration.closed_loop import TOLERANCE, ClosedLoop
+from acm_export.calibration.families import (
+    ContinuousFamily,
+    ModelMargins,
+    ThresholdFamily,
+    expected_budget,
+    model_margins,
+)
 from acm_export.calibration.isotonic import non_decreasing, ordered_both_ways
 from acm_export.calibration.margins import summarize
 from acm_export.calibration.same_count import SameCount

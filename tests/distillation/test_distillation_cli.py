@@ -123,7 +123,7 @@ def test_every_family_is_acmized(name: str, tmp_path: Path, monkeypatch: pytest.
     ]
     if name == "wav2vec2 ctc":  # without a mask, sounds of a batch are of one length
         samples = [sample] * 20
-    monkeypatch.setattr("acm_export.data.samples.import_function", lambda *_: lambda: samples)
+    monkeypatch.setattr("acm_export.data.open_data.import_function", lambda *_: lambda: samples)
     made = tmp_path / "acm"
     result = run(tmp_path / "dense", "--data", "mine:make", "-o", made, "--sites", sites, *QUICK, "--json")
     assert result.exit_code == 0, result.stderr
@@ -144,7 +144,7 @@ def test_speech_in_folders(tmp_path: Path) -> None:
     assert result.exit_code == 0, result.stderr
     content = json.loads(result.stdout)
     assert content["curve"]["quality_name"] == "1 - word error rate"
-    assert content["curve"]["samples"] == 1
+    assert content["curve"]["samples"] == 2
     assert (tmp_path / "acm" / "vocab.json").read_text() == LETTERS
 
 

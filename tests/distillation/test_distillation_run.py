@@ -13,7 +13,6 @@ from tiny_families import dense_model
 
 from acm_export.base.errors import DistillationError, OutputError, UsageError
 from acm_export.checkpoints import load_checkpoint
-from acm_export.data.samples import open_samples, split
 from acm_export.distillation import train
 from acm_export.distillation.acmize import Acmized, acmize
 from acm_export.distillation.settings import AcmizeSettings
@@ -56,9 +55,8 @@ def vit(folder: Path) -> Path:
 def run(
     folder: Path, settings: AcmizeSettings = SETTINGS, name: str = "out", dies_at: int = -1, **options: Any
 ) -> Acmized:
-    samples, held_out = split(open_samples(str(folder / "data.npz"), folder))
     teacher = load_checkpoint(folder / "dense")
-    return acmize(teacher, samples, held_out, settings, folder / name, Silent(dies_at), **options)
+    return acmize(teacher, folder / "data.npz", None, settings, folder / name, Silent(dies_at), **options)
 
 
 def weights(folder: Path) -> dict[str, torch.Tensor]:
@@ -89,7 +87,7 @@ def test_a_dense_folder_becomes_an_acm_folder_that_says_how(folder: Path) -> Non
     source = checkpoint.source
     assert source["teacher"]["sha256"] == load_checkpoint(folder / "dense").sha256
     assert source["settings"]["task"] == "classification"
-    assert source["data"]["samples"] == 36
+    assert source["data"]["samples"] == 32
     assert {entry["phase"] for entry in source["history"]} == {1, 2, 3}
     assert [p["count"] for p in source["curve"]["same_count"]] == [3, 2, 1, 0]
     card = (folder / "out" / "MODEL_CARD.md").read_text()
@@ -244,9 +242,8 @@ def test_an_earlier_result_is_replaced_and_other_files_are_not(folder: Path) -> 
     run(folder, replace(quick, seed=1))
     (folder / "out" / "mine.txt").write_text("mine")
     progress = Silent()
-    samples, held_out = split(open_samples(str(folder / "data.npz"), folder))
     with pytest.raises(OutputError, match=r"mine\.txt"):
-        acmize(load_checkpoint(folder / "dense"), samples, held_out, quick, folder / "out", progress)
+        acmize(load_checkpoint(folder / "dense"), folder / "data.npz", None, quick, folder / "out", progress)
     assert progress.stages == []
 
 

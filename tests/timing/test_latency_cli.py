@@ -168,7 +168,7 @@ def test_what_does_not_fit_is_said_before_any_work(folder: Path, monkeypatch: py
         ((c, "--data", few, "--batch", 4), 2, "has 3 samples, a batch takes 4"),
         ((c, "--batch", "0"), 2, "no batch sizes"),
         ((c, "--budgets", "0.5", "--assert-p99", "4ms@0.6"), 2, "names the budget 0.6, --budgets measures 0.5"),
-        ((c, "--assert-p99", "soon"), 2, "'soon' is no time"),
+        ((c, "--assert-p99", "soon"), 2, "'soon' is not a time"),
         ((c, "--compare", folder / "bad.json"), 2, "is no result of acm-export latency"),
         ((c, "--max-regression", "x"), 2, "is no share"),
         ((c, "-o", folder / "none" / "r.json"), 1, "does not exist"),
