@@ -167,7 +167,8 @@ class Dataset:
     def _padded(self, value: GraphInput, rows: NDArray[Any]) -> NDArray[Any]:
         """Sequences in the length of an input whose length is fixed, where a mask marks the padding."""
         length = value.shape[-1]
-        if not (self._masked and rows.ndim == len(value.shape) == 2 and isinstance(length, int)):
+        sequences = rows.ndim == len(value.shape) == 2 and rows.dtype.kind in "fiub"
+        if not (self._masked and sequences and isinstance(length, int)):
             return rows
         return pad(list(rows), 0, length) if rows.shape[1] < length else rows
 

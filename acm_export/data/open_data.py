@@ -13,6 +13,7 @@ import numpy as np
 from acm_export.base.errors import UsageError
 from acm_export.base.optional import require
 from acm_export.data.audio import SOUND_SUFFIXES, AudioFolder
+from acm_export.data.checks import missing_inputs
 from acm_export.data.collate import LABELS
 from acm_export.data.columns import Columns
 from acm_export.data.dataset import Dataset
@@ -83,7 +84,7 @@ def open_data(
     elif (path := Path(data)).is_dir():
         reader = _folder(path, columns, model_folder, settings, transcripts=transcripts)
     elif path.is_file():
-        reader = _ArrayRows(str(path), *open_npz(path, names))
+        reader = _ArrayRows(str(path), *open_npz(path, names), names[:-1])
     elif ":" in (text := os.fspath(data)):
         reader = _samples(text, _call(text, option), names, columns, limit)
     else:
@@ -96,9 +97,18 @@ def open_data(
 
 
 class _ArrayRows:
-    """Arrays with one row per sample."""
+    """Arrays with one row per sample.
 
-    def __init__(self, name: str, arrays: Arrays, held: Collection[str]) -> None:
+    Args:
+        name: Name for errors and reports.
+        arrays: Arrays that are of use, by name.
+        held: Names of all arrays of the file.
+        needed: Names of the model's inputs.
+    """
+
+    def __init__(self, name: str, arrays: Arrays, held: Collection[str], needed: Collection[str]) -> None:
+        if held and not arrays.keys() & set(needed):
+            raise missing_inputs(name, held, needed)
         lengths = {key: len(value) if value.ndim else 0 for key, value in arrays.items()}
         if len(set(lengths.values())) > 1:
             raise UsageError(f"{name}: the arrays have different lengths: {lengths}")
@@ -209,7 +219,7 @@ def _from_mapping(name: str, content: Mapping[Any, Any], names: Collection[str])
             f"{name} returned a mapping whose values are not arrays: {error}",
             "return a list of mappings, one for each sample",
         ) from error
-    return _ArrayRows(name, arrays, [str(key) for key in content])
+    return _ArrayRows(name, arrays, [str(key) for key in content], [n for n in names if n != LABELS])
 
 
 def _read_whole(name: str, content: Iterable[Any], limit: int | None) -> list[Any]:

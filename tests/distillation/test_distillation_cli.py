@@ -17,9 +17,9 @@ import transformers
 from click.testing import CliRunner, Result
 from PIL import Image
 from safetensors.torch import load_file
-from test_distillation_data import LETTERS, write_wav
 from test_distillation_run import _no_collection, vit, weights  # noqa: F401  a fixture
 from tiny_families import MAKE, dense_model
+from user_data import LETTERS, write_wav
 
 from acm_export.checkpoints import load_checkpoint
 from acm_export.cli import main

@@ -2,14 +2,12 @@
 
 from __future__ import annotations
 
-import sys
-import types
-import wave
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import pytest
+from user_data import LETTERS, module, write_wav
 
 from acm_export.base.errors import UsageError
 from acm_export.data.batches import GraphInput
@@ -17,15 +15,6 @@ from acm_export.data.open_data import open_data
 
 if TYPE_CHECKING:
     from acm_export.data.dataset import Dataset
-
-LETTERS = '{"<pad>": 0, "|": 1, "A": 2, "B": 3, "C": 4}'
-
-
-def module(monkeypatch: pytest.MonkeyPatch, **functions: Any) -> None:
-    made = types.ModuleType("mine_for_tests")
-    vars(made).update(functions)
-    monkeypatch.setitem(sys.modules, "mine_for_tests", made)
-
 
 IDS = GraphInput("input_ids", ("batch", "tokens"), np.dtype(np.int64))
 MASK = GraphInput("attention_mask", ("batch", "tokens"), np.dtype(np.int64))
@@ -43,14 +32,6 @@ def batch_of(samples: Any, *inputs: GraphInput) -> dict[str, Any]:
     dataset = open_data(samples, inputs, model_folder=Path())
     (batch,) = dataset.batches(len(dataset))
     return batch.named()
-
-
-def write_wav(path: Path, values: np.ndarray[Any, Any], rate: int = 16000, width: int = 2, channels: int = 1) -> None:
-    with wave.open(str(path), "wb") as sound:
-        sound.setnchannels(channels)
-        sound.setsampwidth(width)
-        sound.setframerate(rate)
-        sound.writeframes(values.tobytes())
 
 
 def speech(folder: Path) -> Path:

@@ -10,8 +10,8 @@ import numpy as np
 import pytest
 from click.testing import CliRunner, Result
 from PIL import Image
-from test_distillation_data import LETTERS, module, write_wav
 from tiny_families import dense_model
+from user_data import LETTERS, module, write_wav
 
 from acm_export.base.errors import UsageError
 from acm_export.cli import main

@@ -11,9 +11,10 @@ import torch
 from click.testing import CliRunner, Result
 from safetensors.torch import load_file, save_file
 from test_distillation_data import IDS as TOKENS
-from test_distillation_data import MASK, batch_of, module
+from test_distillation_data import MASK, batch_of
 from test_distillation_run import vit
 from tiny_families import dense_model
+from user_data import module
 
 from acm_export.base.files import sha256_of
 from acm_export.cli import main
