@@ -41,7 +41,7 @@ _VERSIONS = ((8, 5), (10, 3), (11, 0))
 @click.option(
     "--tactic-sources", metavar="S,...", help="Change the builder's default, as in -CUDNN,+CUBLAS (trtexec has it too)."
 )
-@click.option("--data", help="Compare on these: .npz, a folder of images, or MODULE:FUNCTION; else on random inputs.")
+@click.option("--data", help="Data to compare on, as for calibrate; random inputs by default.")
 @click.option("--processor", type=click.Path(path_type=Path), help="Folder with preprocessor_config.json, for images.")
 @click.option("--no-check", is_flag=True, help="Do not compare the engine with the portable file.")
 @click.option("--save-onnx", type=_FILE, metavar="FILE", help="Write the file that TensorRT parses, for trtexec.")

@@ -46,7 +46,7 @@ def _seconds(_context: click.Context, _parameter: click.Parameter, value: float)
 @click.option("--budgets", callback=numbers, metavar="B,...", help="From the calibrated table; else the file's own.")
 @click.option("--threshold", type=float, help="One τ for every gated learner, for files that are not calibrated.")
 @click.option("--baseline", type=_PATH, help="Dense ONNX file, engine or checkpoint, as MODEL is; timed in between.")
-@click.option("--data", help="As that of calibrate; random inputs by default.")
+@click.option("--data", help="Data to time, as for calibrate; random inputs by default.")
 @click.option("--processor", type=click.Path(path_type=Path), help="Folder with preprocessor_config.json, for images.")
 @click.option("--batch", callback=_batches, default="1", show_default=True, metavar="N,...", help="Samples of a run.")
 @click.option(

@@ -66,7 +66,7 @@ def test_the_result_goes_on_along_the_line(folder: Path, tmp_path: Path) -> None
     assert result.exit_code == 0, result.stderr
     content = json.loads(result.stdout)
     assert len(content["plan"]["sites"]) == 10
-    assert content["curve"]["samples"] == 4
+    assert content["curve"]["samples"] == 8
     assert content["curve"]["thresholds"][0]["budget"] == 1
     line = (
         ["export", made, "-o", file],
