@@ -16,7 +16,7 @@ EXPORT = ("torch", "transformers", "safetensors", "onnxscript")
 _EXTRAS = {**dict.fromkeys(EXPORT, "export"), "onnxruntime": "cpu", "sklearn": "demo", "triton": "gpu"}
 _EXTRAS |= dict.fromkeys(("matplotlib", "PIL"), "report") | dict.fromkeys(("accelerate", "soundfile"), "train")
 _ALONE = ("datasets",)
-"""Packages of no extra: who has data in their format has them."""
+"""Packages in no extra: users with data in their format have them already."""
 
 
 def require(*names: str) -> ModuleType:

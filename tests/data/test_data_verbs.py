@@ -129,9 +129,8 @@ def saved_sounds(folder: Path) -> Path:
     datasets = pytest.importorskip("datasets")
     pytest.importorskip("soundfile")
     paths = [str(sounds(folder) / f"{i}.wav") for i in range(12)]
-    rows = [{"audio": {"path": path, "bytes": None}, "text": "ab c"} for path in paths]
-    features = datasets.Features({"audio": datasets.Audio(), "text": datasets.Value("string")})
-    datasets.Dataset.from_list(rows, features=features).save_to_disk(folder / "rows")
+    rows = datasets.Dataset.from_dict({"audio": paths, "text": ["ab c"] * 12})
+    rows.cast_column("audio", datasets.Audio()).save_to_disk(folder / "rows")
     return folder / "rows"
 
 
