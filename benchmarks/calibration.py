@@ -26,11 +26,11 @@ from calibration_data import (
 from common import parser, print_table, write_result
 from onnx import TensorProto, helper
 
-from acm_export.calibration.calibrate import Options, calibrate
+from acm_export.calibration.calibrate import calibrate
+from acm_export.calibration.data import CalibrationData
 from acm_export.calibration.evaluator import Evaluator
 from acm_export.checkpoints import load_checkpoint
-from acm_export.data.batches import CalibrationData
-from acm_export.data.sources import NpzFile
+from acm_export.data.open_data import open_data
 from acm_export.demo.digits import ACM, load_all_images
 from acm_export.exporter import export
 from acm_export.onnx_file import budget_input
@@ -38,16 +38,16 @@ from acm_export.onnx_file.manifest import Setting
 from acm_export.onnx_file.model_file import read_model
 from acm_export.runtimes.onnx_runtime import CpuSession
 from acm_export.runtimes.session import TappedSession
-from acm_export.verification.measurement import Tally
+from acm_export.verification.measurement import Accumulator
 
 if TYPE_CHECKING:
-    from acm_export.calibration.result import Calibrated
+    from acm_export.calibration.result import CalibrationResult
 
 
 FOLDS = 5
 
 
-def quality(calibrated: Calibrated, evaluator: Evaluator) -> list[dict[str, Any]]:
+def quality(calibrated: CalibrationResult, evaluator: Evaluator) -> list[dict[str, Any]]:
     """The table and its rivals at the same budgets, on images that neither was made from."""
     rows = []
     for c in calibrated.comparisons:
@@ -73,8 +73,8 @@ def digits(folder: Path, *, quick: bool) -> dict[str, Any]:
     errors, compared = [], []
     for index in range(1 if quick else FOLDS):
         train, test = fold != index, fold == index
-        options = Options(batch_size=128, probe_samples=16 if quick else 256)
-        calibrated = calibrate(path, labelled(images[train], labels[train]), REQUESTED, folder / "c.onnx", options)
+        data, probes = labelled(images[train], labels[train]), 16 if quick else 256
+        calibrated = calibrate(path, data, REQUESTED, folder / "c.onnx", batch=128, probe_samples=probes)
         session = TappedSession(path)
         evaluator = unseen(session, labelled(images[test], labels[test]), 128)
         errors += table_errors(calibrated, evaluator)
@@ -85,7 +85,7 @@ def digits(folder: Path, *, quick: bool) -> dict[str, Any]:
 
 
 def through_input(
-    calibrated: Calibrated, session: TappedSession, folder: Path, images: np.ndarray[Any, Any]
+    calibrated: CalibrationResult, session: TappedSession, folder: Path, images: np.ndarray[Any, Any]
 ) -> list[dict[str, Any]]:
     """The same budgets through the input of a file that has one; β from its own counts."""
     record = calibrated.manifest.calibration
@@ -104,7 +104,7 @@ def through_input(
     runtime = CpuSession(model, folder)
     rows = []
     for budget in (*REQUESTED, *BETWEEN):
-        tally = Tally(session.layers)
+        tally = Accumulator(session.layers)
         ran = runtime.run({"pixel_values": images, "budget": np.array(budget, np.float32)}, counts)
         tally.add([ran[name] for name in counts], [None] * len(counts), 0.0, None, len(images))
         rows.append(error_row(budget, tally.result(), "input"))
@@ -137,7 +137,7 @@ def memory(folder: Path, path: Path, *, quick: bool) -> list[dict[str, Any]]:
     for copies in (1, 2) if quick else (1, 8, 32):
         file = folder / "many.npz"
         np.savez(file, pixel_values=np.concatenate([images] * copies))
-        data = CalibrationData(NpzFile(file), session.inputs, batch_size=128)
+        data = CalibrationData(open_data(file, session.inputs, model_folder=folder), batch_size=128)
         peak = _Peak()
         evaluator = Evaluator(session, data.calibration, peak.look)
         evaluator.margins(zero)

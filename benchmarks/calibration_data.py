@@ -2,19 +2,19 @@
 
 from __future__ import annotations
 
+from functools import partial
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from common import print_table
 
 from acm_export.calibration.evaluator import Evaluator
-from acm_export.data.batches import CalibrationData
+from acm_export.data.open_data import open_data
 
 if TYPE_CHECKING:
-    from collections.abc import Collection, Iterator
-
-    from acm_export.calibration.result import Calibrated
-    from acm_export.data.batches import Batch
+    from acm_export.calibration.result import CalibrationResult
+    from acm_export.data.batches import Arrays
     from acm_export.runtimes.session import TappedSession
     from acm_export.verification.measurement import Measurement
 
@@ -23,42 +23,20 @@ BETWEEN = (0.33, 0.47, 0.67, 0.85)
 LIMIT = 0.01
 
 
-class Arrays:
-    """Arrays in memory as a source of batches.
-
-    Args:
-        arrays: By name, of one length.
-    """
-
-    def __init__(self, arrays: dict[str, np.ndarray[Any, Any]]) -> None:
-        self.name, self._arrays = "arrays", arrays
-
-    def batches(self, size: int, names: Collection[str]) -> Iterator[dict[str, np.ndarray[Any, Any]]]:
-        """``size`` samples at a time."""
-        used = {name: array for name, array in self._arrays.items() if name in names}
-        for start in range(0, len(next(iter(used.values()))), size):
-            yield {name: array[start : start + size] for name, array in used.items()}
-
-
 def labelled(images: np.ndarray[Any, Any], labels: np.ndarray[Any, Any]) -> Arrays:
     """Images and their classes."""
-    return Arrays({"pixel_values": images, "labels": labels})
+    return {"pixel_values": images, "labels": labels}
 
 
 def unlabelled(images: np.ndarray[Any, Any]) -> Arrays:
     """Images alone."""
-    return Arrays({"pixel_values": images})
+    return {"pixel_values": images}
 
 
-def unseen(session: TappedSession, source: Arrays, batch: int) -> Evaluator:
+def unseen(session: TappedSession, arrays: Arrays, batch: int) -> Evaluator:
     """Evaluates on images that no table was made from."""
-    data = CalibrationData(source, session.inputs, batch_size=batch)
-
-    def batches() -> Iterator[Batch]:
-        yield from data.calibration()
-        yield from data.held_out()
-
-    evaluator = Evaluator(session, batches)
+    data = open_data(arrays, session.inputs, model_folder=Path())
+    evaluator = Evaluator(session, partial(data.batches, batch))
     evaluator.reference()
     return evaluator
 
@@ -74,7 +52,7 @@ def error_row(budget: float, measured: Measurement, kind: str) -> dict[str, Any]
     }  # fmt: skip
 
 
-def table_errors(calibrated: Calibrated, evaluator: Evaluator) -> list[dict[str, Any]]:
+def table_errors(calibrated: CalibrationResult, evaluator: Evaluator) -> list[dict[str, Any]]:
     """The table at each budget, on images it was not made from."""
     record = calibrated.manifest.calibration
     if record is None:

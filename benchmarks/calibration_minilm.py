@@ -18,20 +18,20 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
-from calibration_data import Arrays, unseen
+from calibration_data import unseen
 from common import parser, print_table, write_result
 from torch import nn
 from torch.nn import functional
 from transformers import AutoTokenizer, BertModel
 
-from acm_export.calibration.calibrate import Options, calibrate
+from acm_export.calibration.calibrate import calibrate
 from acm_export.exporter import export
 from acm_export.modules import ACMLayer, ACMSpec
 from acm_export.runtimes.session import TappedSession
 
 if TYPE_CHECKING:
     from acm_export.calibration.evaluator import Evaluator
-    from acm_export.calibration.result import Calibrated
+    from acm_export.calibration.result import CalibrationResult
 
 GLOSSES = Path("/usr/share/wordnet/data.noun")
 NUM_LEARNERS, GATE_HIDDEN, TOKENS = 4, 64, 32
@@ -145,7 +145,7 @@ def gate_labels(acm: ACMLayer, x: torch.Tensor) -> torch.Tensor:
 
 
 def similarities(
-    calibrated: Calibrated, session: TappedSession, evaluator: Evaluator, feeds: dict[str, np.ndarray[Any, Any]],
+    calibrated: CalibrationResult, session: TappedSession, evaluator: Evaluator, feeds: dict[str, np.ndarray[Any, Any]],
     teacher: np.ndarray[Any, Any],
 ) -> list[dict[str, Any]]:  # fmt: skip
     """Mean cosine with the teacher's embeddings, for the table and its rivals at the same budgets."""
@@ -181,13 +181,11 @@ def main() -> None:
     with TemporaryDirectory(prefix="acm-export-benchmark-") as name:
         path = Path(name) / "minilm.onnx"
         export(module, {n: v[:2] for n, v in train_inputs.items()}, path)
-        calibrated = calibrate(
-            path, Arrays({n: v.numpy() for n, v in calibration_inputs.items()}), BUDGETS, Path(name) / "c.onnx",
-            Options(batch_size=50, probe_samples=20 if options.quick else 200),
-        )  # fmt: skip
+        data, probes = {n: v.numpy() for n, v in calibration_inputs.items()}, 20 if options.quick else 200
+        calibrated = calibrate(path, data, BUDGETS, Path(name) / "c.onnx", batch=50, probe_samples=probes)
         session = TappedSession(path)
         feeds = {n: v.numpy() for n, v in test_inputs.items()}
-        evaluator = unseen(session, Arrays(feeds), 50)
+        evaluator = unseen(session, feeds, 50)
         rows = similarities(calibrated, session, evaluator, feeds, teacher)
         evaluator.close()
     record = calibrated.manifest.calibration

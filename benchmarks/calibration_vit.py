@@ -27,9 +27,9 @@ from calibration_data import (
 from common import interleaved, parser, print_table, write_result
 from random_vit import TINY, VIT_B, random_vit
 
-from acm_export.calibration.calibrate import Options, calibrate
+from acm_export.calibration.calibrate import calibrate
 from acm_export.calibration.evaluator import Evaluator
-from acm_export.data.batches import CalibrationData
+from acm_export.data.batches import Batch
 from acm_export.exporter import export
 from acm_export.onnx_file.manifest import Setting, read_manifest
 from acm_export.onnx_file.model_file import data_files, read_model
@@ -57,9 +57,7 @@ def vit(folder: Path, shape: Shape, *, samples: int) -> dict[str, Any]:
     export(random_vit(shape, acm=True), {"pixel_values": example}, path, verify=False, output_fields=["logits"])
     train, test = random_images(samples, 1), random_images(samples, 2)
     start = time.perf_counter()
-    calibrated = calibrate(
-        path, unlabelled(train), REQUESTED, folder / "vc.onnx", Options(solver="uniform", batch_size=8)
-    )
+    calibrated = calibrate(path, unlabelled(train), REQUESTED, folder / "vc.onnx", solver="uniform", batch=8)
     seconds = time.perf_counter() - start
     evaluator = unseen(TappedSession(path), unlabelled(test), 8)
     rows = table_errors(calibrated, evaluator)
@@ -73,10 +71,8 @@ def costs(folder: Path, path: Path, calibrated: Path, *, quick: bool) -> dict[st
     feeds = {"pixel_values": random_images(8, 3)}
     zero = np.zeros(session.num_thresholds, np.float32)
     plain = CpuSession(read_model(path), folder)
-    batch = unlabelled(feeds["pixel_values"])
-    data = CalibrationData(batch, session.inputs, batch_size=8)
-    evaluator = Evaluator(session, lambda: iter([next(data.calibration())]))
-    seven = {"pixel_values": next(data.calibration()).feeds["pixel_values"]}
+    seven = {"pixel_values": feeds["pixel_values"][:7]}
+    evaluator = Evaluator(session, lambda: iter([Batch(seven)]))
     rounds, runs = (1, 1) if quick else (7, 3)
     margins = interleaved(
         {"margins": lambda: evaluator.margins(zero)}, partial(plain.run, seven), rounds=rounds, runs=runs

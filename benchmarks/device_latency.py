@@ -56,8 +56,7 @@ def write_files(folder: Path, shape: Shape, samples: int) -> None:
     """``calibrated.onnx`` with a budget input, ``dense.onnx``, both float16 and verified, and ``images.npz``."""
     from calibration_vit import random_images
 
-    from acm_export.calibration.calibrate import Options, calibrate
-    from acm_export.data.sources import NpzFile
+    from acm_export.calibration.calibrate import calibrate
     from acm_export.exporter import export
 
     example = {"pixel_values": torch.from_numpy(random_images(2, 0))}
@@ -66,9 +65,15 @@ def write_files(folder: Path, shape: Shape, samples: int) -> None:
         export(model, example, folder / f"{name}.onnx", dtype="fp16", output_fields=["logits"])
     np.savez(folder / "images.npz", pixel_values=random_images(samples, 1))
     calibrate(
-        folder / "acm.onnx", NpzFile(folder / "images.npz"), FILE_SHARES[1:], folder / "calibrated.onnx",
-        Options(solver="uniform", budget_input=True, probe_samples=samples, batch_size=min(samples, 8)),
-    )  # fmt: skip
+        folder / "acm.onnx",
+        folder / "images.npz",
+        FILE_SHARES[1:],
+        folder / "calibrated.onnx",
+        solver="uniform",
+        budget_input=True,
+        probe_samples=samples,
+        batch=min(samples, 8),
+    )
 
 
 def verb(python: Path, folder: Path, environment: dict[str, str], *arguments: str) -> str:

@@ -1,1 +1,1 @@
-"""Budgets: from settings of the dials to gate thresholds in an exported file."""
+"""Calibration: from budgets to the gate thresholds of an exported file."""

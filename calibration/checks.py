@@ -1,4 +1,4 @@
-"""What can be wrong with a calibration, and what its reader must know."""
+"""Checks of a calibration, and notes on its result."""
 
 from __future__ import annotations
 
@@ -8,33 +8,33 @@ from typing import TYPE_CHECKING
 
 from acm_export.base.errors import AcmWarning, CalibrationError
 from acm_export.calibration.closed_loop import TOLERANCE
-from acm_export.data.batches import HOLD_OUT_EVERY
+from acm_export.data.dataset import HOLD_OUT_EVERY
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
+    from acm_export.calibration.data import Survey
     from acm_export.calibration.evaluator import Summaries
     from acm_export.calibration.table import Comparison
-    from acm_export.data.batches import Survey
     from acm_export.onnx_file.manifest import LayerEntry, Manifest
     from acm_export.verification.measurement import Measurement
 
 
 def check_gates(layers: tuple[LayerEntry, ...], summaries: Summaries) -> None:
-    """Warn of layers whose gate says nothing.
+    """Warn of gates that give every token the same logits.
 
     Args:
-        layers: Of the manifest.
-        summaries: Of the margins.
+        layers: Layers of the manifest.
+        summaries: Margins of the layers.
 
     Raises:
-        CalibrationError: There is no gate that says anything.
+        CalibrationError: All gates do.
     """
     constant = [e.name for e, s in zip(layers, summaries, strict=True) if s and all(m.constant for m in s)]
     if len(constant) == sum(1 for s in summaries if s):
         raise CalibrationError(
             f"the gates of all layers give every token the same logits ({', '.join(constant[:3])}...)",
-            "no threshold can tell tokens apart: train the gates, or give data that differ",
+            "no threshold can separate tokens: train the gates, or give samples that differ",
         )
     for name in constant:
         warnings.warn(
@@ -50,15 +50,15 @@ def check_reach(smallest: float, largest: float, requested: list[float]) -> None
     Args:
         smallest: β with all gates closed.
         largest: β with all gates open.
-        requested: Ascending.
+        requested: Requested budgets, ascending.
 
     Raises:
-        CalibrationError: One lies outside.
+        CalibrationError: A budget is out of reach.
     """
     if requested and requested[-1] > largest + TOLERANCE:
         raise CalibrationError(
             f"a budget of {requested[-1]:.4g} cannot be reached: the largest is {largest:.4g}",
-            "gates give -inf to some counts of learners, so no threshold lets tokens run them",
+            "gates give -inf to some learner counts, which no threshold can select",
         )
     if requested and requested[0] < smallest - TOLERANCE:
         raise CalibrationError(
@@ -68,48 +68,49 @@ def check_reach(smallest: float, largest: float, requested: list[float]) -> None
 
 
 def check_precision(budget: float, measured: Measurement, precision: float | None) -> None:
-    """Refuse data that say too little about a budget.
+    """Refuse data that measure a budget too imprecisely.
 
     Args:
-        budget: That was asked for.
-        measured: With the thresholds for it.
-        precision: Largest two standard errors, or None for any.
+        budget: Requested budget.
+        measured: Measurement with the thresholds for it.
+        precision: Largest accepted value of two standard errors, or None for any.
 
     Raises:
-        CalibrationError: The data are too few; it says how many are enough.
+        CalibrationError: There are too few samples; the hint says how many are enough.
     """
     if precision is None:
         return
     if measured.standard_error is None:
-        raise CalibrationError("one sample says nothing about how far the budget scatters", "give many samples")
+        raise CalibrationError("one sample gives no standard error for the budget", "give more samples")
     reached = 2 * measured.standard_error
     if reached > precision:
         enough = math.ceil(measured.samples * (reached / precision) ** 2)
         raise CalibrationError(
             f"{measured.samples} samples are too few for a precision of {precision:g} at the budget {budget:g}: two "
             f"standard errors are {reached:.2g}",
-            f"about {enough} samples are enough, besides a fifth of all that is held out",
+            f"about {enough} samples are enough, in addition to the fifth of all samples that is held out",
         )
 
 
 def warn_of_lost_thresholds(manifest: Manifest) -> None:
-    """Say so where a file's own thresholds are not those of any setting."""
+    """Warn where a file has thresholds of its own, which are not those of any setting."""
     if manifest.setting.threshold is None and manifest.setting.budget is None:
         warnings.warn(
-            "the thresholds that each learner has in this file give way to τ = 0 in the new one",
+            "this file has a threshold of its own for each learner; the new file has τ = 0 instead",
             AcmWarning,
             stacklevel=4,
         )
 
 
 def notes_on(comparisons: list[Comparison], survey: Survey, trained: Measurement) -> Iterator[str]:
-    """What a reader must know: where a simpler way is better, and what could not be checked."""
+    """Notes on the result: where a simpler solver is better, and what could not be checked."""
     for comparison in comparisons:
         for name in comparison.lost_to:
             ours, theirs = comparison.knot.measured.divergence, comparison.rivals[name].measured.divergence
-            yield f"at β {comparison.budget:.3f} {name} is nearer to all learners: {theirs:.4g} against {ours:.4g}"
+            yield f"at β {comparison.budget:.3f} {name} has a smaller divergence: {theirs:.4g} against {ours:.4g}"
     if survey.labelled and trained.accuracy is None:
-        yield "the data have labels, but the model has no output logits [samples, classes]: there is no accuracy"
+        yield "no accuracy: it takes one class per sample as labels, and an output logits [samples, classes]"
     if not survey.held_out:
         unit = "samples" if survey.unit == 1 else f"batches of {survey.unit}"
-        yield f"{survey.samples // survey.unit} {unit} leave none to check the table on; give at least {HOLD_OUT_EVERY}"
+        given = f"{survey.samples // survey.unit} {unit}"
+        yield f"the table was not checked on held-out data: {given} are given, it takes {HOLD_OUT_EVERY}"

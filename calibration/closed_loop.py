@@ -1,7 +1,7 @@
-"""From a budget to thresholds that really have it.
+"""Find thresholds whose measured budget is the requested one.
 
-Thresholds in one layer change what later layers see, and with it their margins. So the budget of a setting is measured,
-the parameter corrected between two settings that are known to lie on either side, and measured again.
+Thresholds in one layer change the inputs of later layers, and with them their margins. So the budget of a setting is
+measured, the parameter corrected between two settings that bracket the request, and the budget measured again.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ if TYPE_CHECKING:
     from acm_export.verification.measurement import Measurement
 
 TOLERANCE = 0.002
-"""Largest difference between the budget asked for and the one measured on the calibration data."""
+"""Largest difference between the requested budget and the one measured on the calibration data."""
 
 _MAX_ROUNDS = 40
 _NARROWEST = 1e-7
@@ -34,10 +34,10 @@ class Solution:
     """Thresholds for a budget.
 
     Args:
-        parameter: Of the family.
-        thresholds: Of all layers, one after the other.
-        measured: On the calibration data.
-        rounds: Settings that were run before this budget was met.
+        parameter: Parameter of the family.
+        thresholds: Thresholds of all layers, one after the other.
+        measured: Measurement on the calibration data.
+        rounds: Settings that were measured to meet this budget.
     """
 
     parameter: float
@@ -48,13 +48,13 @@ class Solution:
 
 @dataclass
 class ClosedLoop:
-    """One family, measured; remembers what it has measured, so that each budget starts where others ended.
+    """Solves one family for budgets; measurements are kept, so that each search starts from earlier ones.
 
     Args:
         family: Thresholds by one parameter.
-        measure: Runs a setting over the calibration data.
-        expect: The budget that margins alone let expect of a setting; where the first guess comes from.
-        tolerance: On the budget.
+        measure: Measures a setting on the calibration data.
+        expect: Estimates the budget of a setting from margins alone, for the first guess.
+        tolerance: Largest error of the budget.
     """
 
     family: ThresholdFamily
@@ -64,18 +64,18 @@ class ClosedLoop:
     _known: dict[float, tuple[float, NDArray[np.float32], Measurement]] = field(default_factory=dict)
 
     def least(self) -> Solution:
-        """The smallest budget of the family."""
+        """Setting with the smallest budget of the family."""
         return self._solution(0.0, 1)
 
     def most(self) -> Solution:
-        """The largest."""
+        """Setting with the largest budget of the family."""
         return self._solution(1.0, 1)
 
     def solve(self, budget: float) -> Solution:
         """Find the parameter whose measured budget is ``budget``.
 
         Raises:
-            CalibrationError: The budget lies outside what the family reaches, or no parameter comes near enough.
+            CalibrationError: The budget is outside the range of the family, or no parameter comes close enough.
         """
         ends = self.least(), self.most()
         for end in ends:
@@ -111,7 +111,7 @@ class ClosedLoop:
         raise self._refusal(budget, low, high)
 
     def _between(self, budget: float, low: float, high: float, rounds: int) -> float:
-        """Regula falsi; every third round a bisection, because the budget may jump where many margins are equal."""
+        """Regula falsi; every third round bisection, because the budget may jump where many margins are equal."""
         if rounds % 3 == 0:
             return (low + high) / 2
         below, above = self._known[low][0], self._known[high][0]
@@ -119,7 +119,7 @@ class ClosedLoop:
         return low + (high - low) * min(max(fraction, _SAFEGUARD), 1 - _SAFEGUARD)
 
     def _first_guess(self, budget: float, low: float, high: float) -> float | None:
-        """Where the margins let the budget be expected, corrected by what they missed at both sides."""
+        """Estimate from the margins, corrected by their errors at both ends of the bracket."""
         below, above = (self.expect(self._known[p][1]) for p in (low, high))
         measured_below, measured_above = self._known[low][0], self._known[high][0]
         fraction = (budget - measured_below) / (measured_above - measured_below)

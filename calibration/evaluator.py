@@ -1,7 +1,7 @@
-"""Runs over data: margins, and what a setting of the thresholds costs and changes.
+"""Passes over data: margins, and the cost and effect of threshold settings.
 
-Nothing here grows with the amount of data but a temporary file: the outputs with all learners, which every setting is
-held against, are written there once.
+Memory does not grow with the amount of data; the outputs with all learners, which every setting is compared with, are
+written once to a temporary file.
 """
 
 from __future__ import annotations
@@ -14,9 +14,10 @@ import numpy as np
 
 from acm_export.base.errors import CalibrationError, OutputError, UsageError
 from acm_export.calibration.margins import MarginSummary, merge, summarize
+from acm_export.data.checks import check_classes
 from acm_export.data.token_masks import TokenMasks
 from acm_export.op.routing import margins
-from acm_export.verification.measurement import JENSEN_SHANNON, SQUARED, Measurement, Tally, js_divergence
+from acm_export.verification.measurement import JENSEN_SHANNON, SQUARED, Accumulator, Measurement, js_divergence
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -34,9 +35,9 @@ class Evaluator:
     """Evaluates thresholds on one part of the data.
 
     Args:
-        session: The model.
+        session: Session of the model.
         batches: Starts a pass over the data.
-        on_batch: Is called after every batch.
+        on_batch: Called after every batch.
     """
 
     def __init__(
@@ -57,23 +58,23 @@ class Evaluator:
         self._references.close()
 
     def reference(self) -> Summaries:
-        """Run all learners of every token: remembers the outputs, and returns the margins.
+        """Run all learners of every token: keeps the outputs, and returns the margins.
 
         Raises:
-            CalibrationError: The model gives no finite outputs, or gate logits are NaN.
+            CalibrationError: Outputs of the model are not finite, or gate logits are NaN.
         """
         everything = np.full(sum(layer.num_learners for layer in self.layers), -np.inf, np.float32)
-        spread = {name: _Spread() for name in self._session.outputs}
+        variances = {name: _Variance() for name in self._session.outputs}
         self._references.seek(0)
-        summaries = self._observe(everything, spread)
-        self._variances = {name: s.variance for name, s in spread.items()}
+        summaries = self._observe(everything, variances)
+        self._variances = {name: s.value for name, s in variances.items()}
         return summaries
 
     def margins(self, thresholds: NDArray[np.float32]) -> Summaries:
-        """Margins as they are where the model runs under these thresholds."""
+        """Margins while the model runs with these thresholds."""
         return self._observe(thresholds, None)
 
-    def _observe(self, thresholds: NDArray[np.float32], spread: dict[str, _Spread] | None) -> Summaries:
+    def _observe(self, thresholds: NDArray[np.float32], variances: dict[str, _Variance] | None) -> Summaries:
         summaries = [[MarginSummary()] * (e.num_learners - e.min_learners) for e in self.layers]
         for batch in self._batches():
             outputs, logits = self._session.run_with_logits(batch.feeds, thresholds)
@@ -84,29 +85,29 @@ class Evaluator:
                 if (undefined := int(np.isnan(observed).any(-1).sum())) and observed.size:
                     raise CalibrationError(
                         f"the gate of {layer.name} gives NaN for {undefined} of {len(observed)} tokens",
-                        "look at the layers before it: acm-export verify compares them with the checkpoint",
+                        "compare the layers before it with the checkpoint: acm-export verify",
                     )
                 pairs = zip(summaries[index], observed.T, strict=True)
                 summaries[index] = [merge([before, summarize(column)]) for before, column in pairs]
-            if spread is not None:
-                self._remember(outputs, batch, masks, spread)
+            if variances is not None:
+                self._remember(outputs, batch, masks, variances)
             self._on_batch()
         return tuple(tuple(row) for row in summaries)
 
-    def _remember(self, outputs: Arrays, batch: Batch, masks: TokenMasks, spread: dict[str, _Spread]) -> None:
+    def _remember(self, outputs: Arrays, batch: Batch, masks: TokenMasks, variances: dict[str, _Variance]) -> None:
         self._write(np.array(_checksum(batch), np.uint32))
         for name, output in outputs.items():
             valid = _valid(output, masks)
             if not np.isfinite(valid).all():
                 raise CalibrationError(
-                    f"the model's output {name} is not finite with all learners on the data",
-                    "look for the cause with: acm-export verify",
+                    f"the model's output {name} is not finite on the data with all learners",
+                    "find the cause with: acm-export verify",
                 )
-            spread[name].add(valid)
+            variances[name].add(valid)
             if _is_logits(name, output):
                 self.divergence = JENSEN_SHANNON
-                if output.ndim == 2:
-                    _check_labels(batch.labels, output)
+                if output.ndim == 2 and batch.classes is not None:
+                    check_classes(batch.classes, output.shape[-1])
             self._write(output)
 
     def _write(self, array: NDArray[Any]) -> None:
@@ -115,14 +116,14 @@ class Evaluator:
         except OSError as error:
             raise OutputError(
                 f"cannot write the model's outputs into {tempfile.gettempdir()}: {error.strerror or error}",
-                "free some space there, or name another folder in TMPDIR",
+                "free some space there, or set TMPDIR to another folder",
             ) from error
 
     def measure(self, thresholds: NDArray[np.float32]) -> Measurement:
-        """Run a setting, once: asking again costs nothing.
+        """Measure a setting; the result is cached.
 
         Args:
-            thresholds: Of all layers, one after the other.
+            thresholds: Thresholds of all layers, one after the other.
         """
         key = thresholds.tobytes()
         if key not in self._measured:
@@ -130,37 +131,37 @@ class Evaluator:
         return self._measured[key]
 
     def _measure(self, thresholds: NDArray[np.float32]) -> Measurement:
-        tally = Tally(self.layers)
+        total = Accumulator(self.layers)
         self._references.seek(0)
         for batch in self._batches():
             if self._recall() != _checksum(batch):
-                raise _other_data()
+                raise _data_changed()
             outputs, counts, masks = self._session.run_with_masks(batch.feeds, thresholds)
             divergence = np.zeros(batch.samples)
             right = None
             for name, output in outputs.items():
                 divergence += self._divergence(name, self._recall(), output, masks)
-                if batch.labels is not None and _is_logits(name, output) and output.ndim == 2:
-                    right = int((output.argmax(-1) == batch.labels).sum())
+                if batch.classes is not None and _is_logits(name, output) and output.ndim == 2:
+                    right = int((output.argmax(-1) == batch.classes).sum())
             valid = [masks.of(count.shape) for count in counts]
-            tally.add(counts, valid, float(divergence.sum()), right, batch.samples)
+            total.add(counts, valid, float(divergence.sum()), right, batch.samples)
             self._on_batch()
         if self._references.read(1):
-            raise _other_data()
-        return tally.result()
+            raise _data_changed()
+        return total.result()
 
     def _recall(self) -> NDArray[Any]:
         try:
             return np.asarray(np.load(self._references))
         except (EOFError, ValueError) as error:
-            raise _other_data() from error
+            raise _data_changed() from error
 
     def _divergence(
         self, name: str, reference: NDArray[Any], output: NDArray[Any], masks: TokenMasks
     ) -> NDArray[np.float64] | float:
-        """Of each sample, or the mean of the batch."""
+        """Divergence of each sample, or the mean of the batch."""
         if not np.isfinite(_valid(output, masks)).all():
-            raise CalibrationError(f"the model's output {name} is not finite where learners are left out")
+            raise CalibrationError(f"the model's output {name} is not finite with some learners left out")
         if self.divergence == JENSEN_SHANNON:
             if not _is_logits(name, output):
                 return 0.0
@@ -171,8 +172,8 @@ class Evaluator:
         return float((error**2).mean()) / (self._variances[name] or 1.0)
 
 
-class _Spread:
-    """Variance of an output over everything that was added."""
+class _Variance:
+    """Variance of all values that were added."""
 
     def __init__(self) -> None:
         self._count, self._sum, self._squares = 0, 0.0, 0.0
@@ -184,8 +185,8 @@ class _Spread:
         self._squares += float((wide**2).sum())
 
     @property
-    def variance(self) -> float:
-        """0 where nothing was added."""
+    def value(self) -> float:
+        """The variance; 0 where nothing was added."""
         if not self._count:
             return 0.0
         mean = self._sum / self._count
@@ -197,14 +198,6 @@ def _is_logits(name: str, output: NDArray[Any]) -> bool:
     return name == "logits" and output.ndim in (2, 3) and output.shape[-1] > 1
 
 
-def _check_labels(labels: NDArray[Any] | None, logits: NDArray[Any]) -> None:
-    if labels is not None and labels.size and not (labels.min() >= 0 and labels.max() < logits.shape[-1]):
-        raise UsageError(
-            f"labels reach from {labels.min()} to {labels.max()}, but the model has {logits.shape[-1]} classes",
-            "number the classes from 0, as in training, or leave labels out",
-        )
-
-
 def _checksum(batch: Batch) -> int:
     checksum = 0
     for _, array in sorted(batch.feeds.items()):
@@ -212,8 +205,10 @@ def _checksum(batch: Batch) -> int:
     return checksum
 
 
-def _other_data() -> UsageError:
-    return UsageError("the data differ from one pass to the next", "let every pass yield the same samples in order")
+def _data_changed() -> UsageError:
+    return UsageError(
+        "the data differ from one pass to the next", "give data that are the same each time they are read"
+    )
 
 
 def _valid(output: NDArray[Any], masks: TokenMasks) -> NDArray[Any]:

@@ -1,4 +1,4 @@
-"""Images and sounds with the learners that their tokens ran: the cheapest and the costliest of some data."""
+"""Images and sounds with the compute of their tokens: the cheapest and the most expensive ones of the data."""
 
 from __future__ import annotations
 
@@ -20,10 +20,10 @@ if TYPE_CHECKING:
     from acm_export.runtimes.session import TappedSession
 
 _NO_PATCHES = 2
-"""Tokens before the patches, at most: the class token, and the distillation token of DeiT."""
+"""Largest number of tokens before the patches: the class token, and the distillation token of DeiT."""
 
 _PIECES = 400
-"""Of a waveform, each drawn as one line."""
+"""Pieces of a waveform, each drawn as one line."""
 
 
 @dataclass(frozen=True)
@@ -31,10 +31,10 @@ class ImageExample:
     """One image.
 
     Args:
-        pixels: ``[height, width, 1 or 3]``, scaled to 0..1.
-        shares: ``[rows, columns]`` of patches: executed ÷ all learner FLOPs, over all layers.
-        budget: Of the image.
-        label: Its class, where there is one.
+        pixels: Pixels scaled to 0..1, ``[height, width, 1 or 3]``.
+        shares: Executed ÷ all learner FLOPs of each patch over all layers, ``[rows, columns]``.
+        budget: Budget β of the image.
+        label: Class of the image, if known.
     """
 
     pixels: NDArray[np.float32]
@@ -48,10 +48,10 @@ class AudioExample:
     """One waveform.
 
     Args:
-        envelope: ``[pieces, 2]``, the least and the greatest sample of each piece.
-        shares: ``[tokens]``: executed ÷ all learner FLOPs, over all layers.
-        budget: Of the waveform.
-        label: Its class, where there is one.
+        envelope: Smallest and largest sample of each piece, ``[pieces, 2]``.
+        shares: Executed ÷ all learner FLOPs of each token over all layers, ``[tokens]``.
+        budget: Budget β of the waveform.
+        label: Class of the waveform, if known.
     """
 
     envelope: NDArray[np.float32]
@@ -66,17 +66,17 @@ Example = ImageExample | AudioExample
 def find_examples(
     session: TappedSession, batches: Iterable[Batch], thresholds: NDArray[np.float32], each: int = 5
 ) -> tuple[Example, ...]:
-    """Run inputs and keep a few.
+    """Run samples and keep the cheapest and the most expensive ones.
 
     Args:
-        session: The model.
-        batches: Images or waveforms; of anything else there are no examples.
-        thresholds: Of all layers, one after the other.
-        each: How many of the cheapest, and how many of the costliest.
+        session: Session of the model.
+        batches: Images or waveforms; there are no examples of anything else.
+        thresholds: Thresholds of all layers, one after the other.
+        each: Number of the cheapest, and of the most expensive, to keep.
 
     Returns:
-        At most 2 x ``each``, the cheapest first; none of images whose tokens are not the patches of a square grid, or
-        where layers see different tokens.
+        At most 2 x ``each`` examples, cheapest first; none where the tokens of images are not the patches of a square
+        grid, or where layers have different tokens.
     """
     kept: list[Example] = []
     for batch in batches:
@@ -94,7 +94,7 @@ def find_examples(
 
 
 def _maker(batch: Batch) -> Callable[[Batch, NDArray[np.float64]], list[Example] | None] | None:
-    """What makes examples of a batch, or None where it holds neither images nor sounds."""
+    """The function that makes examples of a batch, or None if it has neither images nor sounds."""
     values = {name: array for name, array in batch.feeds.items() if name != MASK}
     if len(values) != 1:
         return None
@@ -109,7 +109,7 @@ def _images(batch: Batch, shares: NDArray[np.float64]) -> list[Example] | None:
     side = math.isqrt(tokens)
     if not side or tokens - side * side > _NO_PATCHES:
         return None
-    patches = shares[:, tokens - side * side :].reshape(-1, side, side)  # tokens that are no patches come first
+    patches = shares[:, tokens - side * side :].reshape(-1, side, side)  # tokens other than patches come first
     rows = zip(images, patches, shares.mean(1).tolist(), _labels(batch), strict=True)
     return [ImageExample(_pixels(image), grid, budget, label) for image, grid, budget, label in rows]
 
@@ -124,11 +124,11 @@ def _values(batch: Batch) -> NDArray[np.float32]:
 
 
 def _labels(batch: Batch) -> list[int | None]:
-    return [None] * batch.samples if batch.labels is None else batch.labels.tolist()
+    return [None] * batch.samples if batch.classes is None else batch.classes.tolist()
 
 
 def _token_shares(layers: tuple[LayerEntry, ...], counts: list[NDArray[np.int32]]) -> NDArray[np.float64] | None:
-    """Shares of FLOPs ``[samples, tokens]``, or None where layers see different tokens."""
+    """Shares of FLOPs ``[samples, tokens]``, or None where layers have different tokens."""
     if len({count.shape for count in counts}) != 1 or counts[0].ndim != 2 or not counts[0].size:
         return None
     executed = sum(

@@ -1,4 +1,4 @@
-"""What solvers share: families of thresholds with one parameter, and the thresholds for given shares of tokens."""
+"""Families of thresholds with one parameter, and thresholds under which given shares of tokens run each learner."""
 
 from __future__ import annotations
 
@@ -20,8 +20,8 @@ if TYPE_CHECKING:
     from acm_export.onnx_file.manifest import LayerEntry
 
 _BEYOND = 0.05
-"""How far thresholds go beyond observed margins, as a share of their range. Farther would distort the interpolation
-between two knots; nearer would let unseen tokens through."""
+"""Distance of the extreme thresholds from the observed margins, as a share of their range. A larger one would distort
+the interpolation between two knots, a smaller one would let unseen tokens pass."""
 
 _BEYOND_CONSTANT = 1e-3
 
@@ -34,21 +34,21 @@ class ThresholdFamily(Protocol):
 
     @property
     def name(self) -> str:
-        """For people."""
+        """Name for reports."""
 
     def thresholds(self, share: float) -> NDArray[np.float32]:
         """Thresholds of all layers, one after the other, for a parameter from 0 to 1; none increases with it."""
 
 
 @dataclass(frozen=True)
-class Observed:
-    """What the margins of a model say, for solvers.
+class ModelMargins:
+    """Margins of all layers of a model on the calibration data.
 
     Args:
-        layers: Of the manifest.
-        summaries: Of the margins with all learners.
-        low: For each learner a finite threshold below every margin seen; float32, all layers one after the other.
-        high: Likewise above. Both are 0 for learners that always run.
+        layers: Layers of the manifest.
+        summaries: Margins with all learners running.
+        low: Finite threshold of each learner below all its margins; float32, all layers one after the other.
+        high: Finite threshold of each learner above all its margins. Both are 0 for learners that always run.
     """
 
     layers: tuple[LayerEntry, ...]
@@ -58,16 +58,16 @@ class Observed:
 
 
 @dataclass(frozen=True)
-class Closing:
-    """A family without the jump at its cheap end.
+class ContinuousFamily:
+    """A family made continuous at its cheap end.
 
-    Families take their thresholds from margins with all learners. Where less runs margins may be larger, and many
-    tokens exceed even the largest threshold that a family finds, until it closes all gates. Between the two this one
-    goes in a straight line, over the first hundredth of the parameter.
+    Families take their thresholds from margins with all learners running. With fewer learners margins can be larger, so
+    that many tokens exceed even the largest threshold of a family, until it closes all gates: the budget jumps. This
+    family interpolates between the two over the first hundredth of the parameter.
 
     Args:
-        family: From none of the gated learners to all of them.
-        closed: Thresholds that nothing exceeds, of all layers, one after the other.
+        family: Family to make continuous.
+        closed: Thresholds that no margin exceeds, of all layers, one after the other.
     """
 
     family: ThresholdFamily
@@ -75,7 +75,7 @@ class Closing:
 
     @property
     def name(self) -> str:
-        """Of the family."""
+        """Name of the family."""
         return self.family.name
 
     def thresholds(self, share: float) -> NDArray[np.float32]:
@@ -87,15 +87,15 @@ class Closing:
         return np.asarray((1 - part) * self.closed.astype(np.float64) + part * opening, np.float32)
 
 
-def observe(layers: tuple[LayerEntry, ...], with_all: Summaries, with_least: Summaries) -> Observed:
-    """Put together what was seen where all learners ran, and where only those ran that always do."""
+def model_margins(layers: tuple[LayerEntry, ...], with_all: Summaries, with_least: Summaries) -> ModelMargins:
+    """Combine margins with all learners running and margins with only those running that always do."""
     low, high = [], []
     for layer, most, least in zip(layers, with_all, with_least, strict=True):
         edges = [_edges(merge(pair)) for pair in zip(most, least, strict=True)]
         ends = [(0.0, 0.0)] * layer.min_learners + edges
         low += [end[0] for end in ends]
         high += [end[1] for end in ends]
-    return Observed(layers, with_all, np.array(low, np.float32), np.array(high, np.float32))
+    return ModelMargins(layers, with_all, np.array(low, np.float32), np.array(high, np.float32))
 
 
 def _edges(summary: MarginSummary) -> tuple[float, float]:
@@ -109,18 +109,18 @@ def _edges(summary: MarginSummary) -> tuple[float, float]:
     return float(below), float(above)
 
 
-def thresholds_for_shares(observed: Observed, shares: Sequence[NDArray[np.float64]]) -> NDArray[np.float32]:
+def thresholds_for_shares(observed: ModelMargins, shares: Sequence[NDArray[np.float64]]) -> NDArray[np.float32]:
     """Thresholds under which given shares of the tokens run each learner.
 
-    Within a layer they never decrease with n, but for learners that all tokens run, and those that none does. Where
-    that contradicts the shares, later learners run for fewer tokens.
+    Within a layer they never decrease with n, except for learners that all tokens run or that none runs. Where that
+    contradicts the shares, later learners run for fewer tokens.
 
     Args:
-        observed: The margins.
-        shares: For each layer the share of tokens that shall run each gated learner, never increasing, ``[N - m]``.
+        observed: Margins of the model.
+        shares: Share of tokens that shall run each gated learner, never increasing, ``[N - m]`` for each layer.
 
     Returns:
-        float32, of all layers one after the other.
+        float32 thresholds of all layers, one after the other.
     """
     result: NDArray[np.float32] = observed.low.copy()
     low, high = by_layer(observed.layers, observed.low), by_layer(observed.layers, observed.high)
@@ -140,12 +140,12 @@ def thresholds_for_shares(observed: Observed, shares: Sequence[NDArray[np.float6
     return result
 
 
-def expected_budget(observed: Observed, thresholds: NDArray[np.float32]) -> float:
+def expected_budget(observed: ModelMargins, thresholds: NDArray[np.float32]) -> float:
     """β that thresholds would have if margins did not depend on what runs in earlier layers.
 
     Args:
-        observed: The margins.
-        thresholds: Of all layers, one after the other.
+        observed: Margins of the model.
+        thresholds: Thresholds of all layers, one after the other.
     """
     executed = possible = 0.0
     parts = by_layer(observed.layers, thresholds)
@@ -159,5 +159,5 @@ def expected_budget(observed: Observed, thresholds: NDArray[np.float32]) -> floa
 
 
 def token_count(summaries: tuple[MarginSummary, ...]) -> int:
-    """Tokens of a layer; 1 where it has no gated learner, and so no margins."""
+    """Tokens of a layer; 1 where it has no gated learner and therefore no margins."""
     return summaries[0].tokens if summaries else 1

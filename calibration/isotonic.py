@@ -1,4 +1,4 @@
-"""Isotonic regression: the closest numbers, in the least squares, that keep an order."""
+"""Isotonic regression: the closest numbers, by least squares, that keep an order."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ def non_decreasing(values: NDArray[np.float64]) -> NDArray[np.float64]:
     """The closest non-decreasing sequence, by pooling adjacent violators (Ayer et al. 1955).
 
     Args:
-        values: ``[n]``.
+        values: Sequence, ``[n]``.
     """
     blocks: list[tuple[float, int]] = []  # mean and length
     for value in values.tolist():
@@ -37,7 +37,7 @@ def ordered_both_ways(values: NDArray[np.float64]) -> NDArray[np.float64]:
     with the correction that the same projection made before.
 
     Args:
-        values: ``[rows, columns]``, finite.
+        values: Finite matrix, ``[rows, columns]``.
     """
     current = values.astype(np.float64)
     row_correction, column_correction = np.zeros_like(current), np.zeros_like(current)
@@ -55,5 +55,5 @@ def ordered_both_ways(values: NDArray[np.float64]) -> NDArray[np.float64]:
 
 
 def _exactly_ordered(values: NDArray[np.float64]) -> NDArray[np.float64]:
-    """Both orders to the last bit, after a finite number of sweeps."""
+    """The matrix with both orders exact; after a finite number of sweeps they hold only approximately."""
     return np.asarray(np.minimum.accumulate(np.maximum.accumulate(values, axis=1), axis=0))

@@ -1,14 +1,14 @@
-"""What is kept of the margins of a layer: counts by size, not the margins themselves.
+"""Histograms of the margins of a layer, instead of the margins themselves.
 
 A float32 is cut to its sign, exponent and first 7 mantissa bits (16 bits in all), and counted. Counts are whole
-numbers, so summaries can be merged in any order and by any grouping with the same result; and there are at most 65,536
-of them, however much data went in. A margin is known to 1 part in 128, and quantiles are interpolated in between.
+numbers, so summaries can be merged in any order and grouping with the same result; there are at most 65,536 of them,
+whatever the amount of data. A margin is known to 1 part in 128, and quantiles are interpolated in between.
 
-Marginal distributions suffice to know what thresholds cost. Margins never increase with n (docs/op.md), and the
-thresholds that calibration considers (:func:`thresholds_for_shares`) never decrease with n, but for learners that all
-tokens run and learners that none does. Let margin_n > τ_n for a token, and i < n. If all tokens run learner i there is
+Marginal distributions determine the cost of thresholds. Margins never increase with n (docs/op.md), and the thresholds
+that calibration considers (:func:`thresholds_for_shares`) never decrease with n, except for learners that all tokens
+run or that none runs. Let margin_n > τ_n for a token, and i < n. If all tokens run learner i there is
 nothing to show; otherwise τ_i <= τ_n, and margin_i >= margin_n > τ_n >= τ_i. So the token runs all learners before n,
-and P(count >= n) = P(margin_n > τ_n), without any knowledge of how the margins of different learners go together.
+and P(count >= n) = P(margin_n > τ_n), whatever the joint distribution of the margins of different learners.
 """
 
 from __future__ import annotations
@@ -29,13 +29,13 @@ _SIGN = np.uint32(0x80000000)
 
 @dataclass(frozen=True)
 class MarginSummary:
-    """Margins of one learner, counted.
+    """Histogram of the margins of one learner.
 
     Args:
         keys: Ascending uint16 ``[bins]``, the upper half of :func:`ordered_bits`.
-        counts: int64 ``[bins]``, tokens in each bin, none of them 0.
-        lowest: Smallest finite margin; +inf where there is none.
-        highest: Largest finite margin; -inf where there is none.
+        counts: Tokens in each bin, int64 ``[bins]``, all positive.
+        lowest: Smallest finite margin; +inf without any.
+        highest: Largest finite margin; -inf without any.
         undefined: Tokens whose margin is NaN.
         below: Tokens whose margin is -inf.
         above: Tokens whose margin is +inf.
@@ -74,7 +74,7 @@ def summarize(margins: NDArray[np.float32]) -> MarginSummary:
     """Count margins.
 
     Args:
-        margins: float32 ``[tokens]``.
+        margins: Margins of one learner, float32 ``[tokens]``.
     """
     finite = margins[np.isfinite(margins)]
     if finite.size == margins.size:
@@ -84,17 +84,15 @@ def summarize(margins: NDArray[np.float32]) -> MarginSummary:
         below, above = int((margins == -np.inf).sum()), int((margins == np.inf).sum())
     if not finite.size:
         return MarginSummary(undefined=undefined, below=below, above=above)
-    # Of 16-bit integers, numpy's stable sort is a radix sort.
+    # numpy's stable sort of 16-bit integers is a radix sort
     ordered = np.sort((ordered_bits(finite) >> np.uint32(16)).astype(np.uint16), kind="stable")
     starts = np.flatnonzero(np.concatenate([[True], ordered[1:] != ordered[:-1]]))
     counts = np.diff(np.append(starts, ordered.size)).astype(np.int64)
-    return MarginSummary(
-        ordered[starts], counts, float(finite.min()), float(finite.max()), undefined, below, above,
-    )  # fmt: skip
+    return MarginSummary(ordered[starts], counts, float(finite.min()), float(finite.max()), undefined, below, above)
 
 
 def merge(summaries: Iterable[MarginSummary]) -> MarginSummary:
-    """One summary of the tokens of all; at least one is given."""
+    """One summary of the tokens of all summaries, of which there is at least one."""
     parts = list(summaries)
     keys, places = np.unique(np.concatenate([p.keys for p in parts]), return_inverse=True)
     counts = np.zeros(keys.size, np.int64)
@@ -111,20 +109,20 @@ def merge(summaries: Iterable[MarginSummary]) -> MarginSummary:
 
 
 def quantile(summary: MarginSummary, share: float) -> float:
-    """The margin that a share of the tokens lie at or below, interpolated inside its bin.
+    """The margin that a share of the tokens does not exceed, interpolated within its bin.
 
     Infinite margins count, but the result stays within the finite ones.
 
     Args:
-        summary: Holds at least one finite margin.
-        share: 0 to 1.
+        summary: Summary with at least one finite margin.
+        share: Share of the tokens, 0 to 1.
     """
     edges, cumulative = summary.distribution
     return float(np.interp(share * summary.tokens, cumulative, edges))
 
 
 def share_above(summary: MarginSummary, threshold: float) -> float:
-    """The share of tokens whose margin exceeds a threshold, by the same interpolation; 0 without tokens."""
+    """Share of tokens whose margin exceeds a threshold, by the same interpolation; 0 without tokens."""
     if not summary.tokens:
         return 0.0
     if not summary.keys.size or threshold >= summary.highest:
@@ -142,7 +140,7 @@ def ordered_bits(values: NDArray[np.float32]) -> NDArray[np.uint32]:
 
 
 def bin_start(keys: NDArray[np.uint16] | NDArray[np.int64]) -> NDArray[np.float64]:
-    """The smallest number of a bin; that of key + 1 is where the bin ends."""
+    """Smallest number of each bin; that of key + 1 is the end of the bin."""
     ordered = np.asarray(keys, np.uint64) << np.uint64(16)
     bits = np.where(ordered & np.uint64(_SIGN), ordered ^ np.uint64(_SIGN), ordered ^ np.uint64(0xFFFFFFFF))
     return np.asarray(bits.astype(np.uint32).view(np.float32), np.float64)

@@ -1,4 +1,4 @@
-"""What a calibration gives."""
+"""Result of a calibration."""
 
 from __future__ import annotations
 
@@ -8,16 +8,22 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:
     from pathlib import Path
 
+    from acm_export.calibration.data import Survey
     from acm_export.calibration.examples import Example
     from acm_export.calibration.table import Comparison, Knot
-    from acm_export.data.batches import Survey
     from acm_export.onnx_file.manifest import Manifest
     from acm_export.verification.measurement import Measurement
 
 
 @dataclass(frozen=True)
 class CurvePoint:
-    """A setting on held-out data: what was asked for, which family it comes from, and what was measured."""
+    """A setting measured on held-out data.
+
+    Args:
+        requested: Requested β.
+        family: Name of the family that the thresholds come from.
+        measured: Measurement on held-out data.
+    """
 
     requested: float
     family: str
@@ -25,20 +31,20 @@ class CurvePoint:
 
 
 @dataclass(frozen=True)
-class Calibrated:
-    """What a calibration found and wrote.
+class CalibrationResult:
+    """Result of a calibration.
 
     Args:
-        path: The new file.
-        manifest: Its manifest; ``manifest.calibration`` has the table.
-        runtime: What ran the model.
-        survey: Of the data.
-        knots: Of the table, ascending, with what was measured on the calibration data.
-        comparisons: With the rivals, on the calibration data.
-        curves: The table and its rivals on held-out data, ascending; empty without held-out data.
-        trained: τ = 0, on the calibration data.
+        path: Path of the new file.
+        manifest: Manifest of the new file; ``manifest.calibration`` has the table.
+        runtime: Name of the runtime that ran the model.
+        survey: Size and hash of the data.
+        knots: Knots of the table, ascending, measured on the calibration data.
+        comparisons: Comparisons with simpler solvers, on the calibration data.
+        curves: The table and simpler solvers on held-out data, ascending; empty without held-out data.
+        trained: Measurement at τ = 0, on the calibration data.
         examples: Held-out images or waveforms with their learner counts, cheapest first.
-        notes: What a reader must know.
+        notes: Notes for the reader.
     """
 
     path: Path

@@ -1,4 +1,4 @@
-"""Every token the same learner count: what budgets cost without any decision by the gates.
+"""The solver ``same count``: every token runs the same number of learners, whatever the gates say.
 
 Between two whole counts, the tokens with the larger margins run one learner more, the same share in every layer.
 """
@@ -14,19 +14,19 @@ from acm_export.calibration.families import thresholds_for_shares
 if TYPE_CHECKING:
     from numpy.typing import NDArray
 
-    from acm_export.calibration.families import Observed
+    from acm_export.calibration.families import ModelMargins
 
 
 class SameCount:
-    """k learners for every token of every layer, or as near to it as ``min_learners`` and N of a layer allow.
+    """k learners for every token of every layer, or as close to it as ``min_learners`` and N of a layer allow.
 
     Args:
-        observed: The margins.
+        observed: Margins of the model.
     """
 
     name = "same count"
 
-    def __init__(self, observed: Observed) -> None:
+    def __init__(self, observed: ModelMargins) -> None:
         self._observed = observed
         self._least = min(layer.min_learners for layer in observed.layers)
         self._most = max(layer.num_learners for layer in observed.layers)

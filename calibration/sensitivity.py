@@ -1,16 +1,16 @@
 """The solver ``sensitivity``: learners run where they change the model's output most per FLOP.
 
-For each layer by itself, all others running all learners, the divergence from the all-learners output is measured with
-learner n left out for the tokens with the smallest margins: a quarter of them, half, three quarters, all; learners
+For each layer alone, with all learners running in the others, the divergence from the all-learners output is measured
+with learner n left out for the tokens with the smallest margins: a quarter of them, half, three quarters, all; learners
 before n run for every token, those after n for none. Differences between neighbouring states are the benefit of learner
-n for a quarter of the tokens. Benefits are made to grow with the margin and to fall with n (the closest such numbers,
-isotonic.py), which takes out noise; where a gate says nothing about which tokens need a learner they become flat.
+n for a quarter of the tokens. Benefits are made to grow with the margin and to fall with n (by isotonic regression,
+isotonic.py), which removes noise; where a gate does not know which tokens need a learner they become flat.
 
-Quarters are then taken in the order of benefit per FLOP. The parameter is how far along that order learners run; within
-a quarter the tokens with larger margins come first.
+Quarters are then taken in the order of benefit per FLOP. The parameter is the share of that order that runs; within a
+quarter the tokens with larger margins come first.
 
-Assumed: that the losses of layers, learners and tokens add up. They do not exactly; calibration measures what a table
-really costs and changes, and holds it against the other solvers.
+This assumes that the losses of layers, learners and tokens add up. They do so only approximately; calibration measures
+the real cost and effect of a table, and compares it with the other solvers.
 """
 
 from __future__ import annotations
@@ -27,28 +27,28 @@ if TYPE_CHECKING:
 
     from numpy.typing import NDArray
 
-    from acm_export.calibration.families import Observed
+    from acm_export.calibration.families import ModelMargins
 
 QUARTERS = 4
 
 
-def probe_states(observed: Observed) -> int:
-    """Settings that :func:`measure_benefits` runs, at most."""
+def probe_states(observed: ModelMargins) -> int:
+    """Largest number of settings that :func:`measure_benefits` runs."""
     return 1 + sum(QUARTERS * len(summaries) for summaries in observed.summaries)
 
 
 def measure_benefits(
-    observed: Observed, divergence: Callable[[NDArray[np.float32]], float]
+    observed: ModelMargins, divergence: Callable[[NDArray[np.float32]], float]
 ) -> tuple[NDArray[np.float64], ...]:
-    """Measure what learners do for the output.
+    """Measure how much each learner improves the output.
 
     Args:
-        observed: The margins.
+        observed: Margins of the model.
         divergence: Measures a setting of the thresholds of all layers.
 
     Returns:
-        For each layer ``[N - m, 4]``: the divergence that learner m + 1 + row takes away in each quarter of the tokens,
-        by margin, smallest first; non-decreasing along rows, non-increasing along columns.
+        ``[N - m, 4]`` for each layer: the divergence that learner m + 1 + row removes in each quarter of the tokens, by
+        margin, smallest first; non-decreasing along rows, non-increasing along columns.
     """
     everything = [np.ones(len(summaries)) for summaries in observed.summaries]
     benefits = []
@@ -67,13 +67,13 @@ class Sensitivity:
     """Quarters of tokens in the order of benefit per FLOP.
 
     Args:
-        observed: The margins.
-        benefits: From :func:`measure_benefits`.
+        observed: Margins of the model.
+        benefits: Result of :func:`measure_benefits`.
     """
 
     name = "sensitivity"
 
-    def __init__(self, observed: Observed, benefits: tuple[NDArray[np.float64], ...]) -> None:
+    def __init__(self, observed: ModelMargins, benefits: tuple[NDArray[np.float64], ...]) -> None:
         self._observed = observed
         self._order = []
         quarters = []

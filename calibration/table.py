@@ -1,4 +1,4 @@
-"""Building a budget table: knots by closed loop, held against other solvers, and checked between the knots."""
+"""Build a budget table: solve its knots, compare them with simpler solvers, and check the budget between knots."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ if TYPE_CHECKING:
     from acm_export.verification.measurement import Measurement
 
 BETWEEN = 3 * TOLERANCE
-"""Largest difference between a budget half-way between two knots and the one measured there."""
+"""Largest difference between the budget midway between two knots and the one measured there."""
 
 _HALVINGS = 2
 _ABOUT = 1 / 8
@@ -34,13 +34,13 @@ _NO_DIVERGENCE = 1e-12
 
 @dataclass(frozen=True)
 class Knot:
-    """One budget of the table.
+    """One row of the table: thresholds with a measured budget, between which the table interpolates.
 
     Args:
-        thresholds: Of all layers, one after the other.
-        measured: On the calibration data.
-        family: Where the thresholds come from.
-        rounds: Settings that were run to find them.
+        thresholds: Thresholds of all layers, one after the other.
+        measured: Measurement on the calibration data.
+        family: Name of the family that the thresholds come from.
+        rounds: Settings that were measured to find them.
     """
 
     thresholds: NDArray[np.float32]
@@ -50,18 +50,18 @@ class Knot:
 
     @property
     def budget(self) -> float:
-        """β as measured."""
+        """Measured β."""
         return self.measured.budget
 
 
 @dataclass(frozen=True)
 class Comparison:
-    """A knot and its rivals at one budget, on the calibration data.
+    """A knot compared with simpler solvers at one budget, on the calibration data.
 
     Args:
-        budget: β.
-        knot: Of the table.
-        rivals: By the name of the family, thresholds that have the same budget.
+        budget: Budget β.
+        knot: Knot of the table.
+        rivals: Knots of simpler families with the same budget, by the name of the family.
     """
 
     budget: float
@@ -70,13 +70,13 @@ class Comparison:
 
     @property
     def lost_to(self) -> list[str]:
-        """Rivals whose output is nearer to that of all learners."""
+        """Names of the rivals with a smaller divergence."""
         return [n for n, rival in self.rivals.items() if rival.measured.divergence < self.knot.measured.divergence]
 
 
 @dataclass(frozen=True)
 class _Bounded:
-    """A family kept between two settings, so that thresholds stay monotone from knot to knot."""
+    """A family clipped between two settings, so that thresholds stay monotone from knot to knot."""
 
     family: ThresholdFamily
     floor: NDArray[np.float32]
@@ -95,9 +95,9 @@ class TableBuilder:
 
     Args:
         candidates: Families to take thresholds from; the first is preferred.
-        rivals: Names of those that the table shall not do worse than.
-        measure: Runs a setting over the calibration data.
-        expect: The budget that margins alone let expect of a setting.
+        rivals: Names of the families that the table should not do worse than.
+        measure: Measures a setting on the calibration data.
+        expect: Estimates the budget of a setting from margins alone.
     """
 
     def __init__(
@@ -114,14 +114,14 @@ class TableBuilder:
     def build(self, requested: Sequence[float], also: Iterable[float]) -> tuple[list[Knot], list[Comparison]]:
         """Build the table.
 
-        Knots lie at the requested budgets, at every tenth, and where budgets half-way between would be off.
+        Knots are at the requested budgets, at every tenth, and where the budget midway between two would be off.
 
         Args:
             requested: Budgets that must be met.
             also: More budgets for knots.
 
         Returns:
-            Knots, ascending, and how each of them but the ends compares with the rivals.
+            Knots, ascending, and a comparison with the rivals for each of them but the ends.
 
         Raises:
             CalibrationError: A requested budget cannot be reached, or not closely enough.
@@ -145,7 +145,7 @@ class TableBuilder:
         return knots, compared
 
     def _solve_all(self, budget: float, *, needed: bool) -> dict[str, Knot]:
-        """Each candidate's thresholds for a budget, where it has any."""
+        """Thresholds of each candidate for a budget, for those that reach it."""
         solved = {name: _attempt(loop, budget) for name, loop in self._loops.items()}
         knots = {name: found for name, found in solved.items() if isinstance(found, Knot)}
         if needed and not knots:
@@ -153,7 +153,7 @@ class TableBuilder:
         return knots
 
     def _solve_between(self, bounded: _Bounded, budget: float, unbounded: Knot) -> Knot | None:
-        """A candidate for a budget between two settings, or None where it has nothing there."""
+        """A candidate for a budget between two settings, or None if it has none there."""
         if (np.clip(unbounded.thresholds, bounded.floor, bounded.ceiling) == unbounded.thresholds).all():
             return unbounded
         found = _attempt(self._loop(bounded), budget)
@@ -162,10 +162,10 @@ class TableBuilder:
     def _best_chain(
         self, solved: dict[float, dict[str, Knot]], needed: set[float], least: Knot, most: Knot
     ) -> dict[float, Knot]:
-        """The best of several monotone tables: one candidate throughout, or the best ones mixed.
+        """The best of several monotone tables: one candidate throughout, or a mixture of the best ones.
 
-        What is chosen first in a mixture is free, what comes later must fit in between. So budgets at which a mixture
-        loses to a rival come first in the next one.
+        The first choice of a mixture is free, later ones must fit in between. So the budgets at which a mixture loses
+        to a rival come first in the next mixture.
         """
         alone = [{b: knots[name] for b, knots in solved.items() if name in knots} for name in self._loops]
         chains = [chain for chain in alone if _ordered(list(chain.values()))]
@@ -180,27 +180,27 @@ class TableBuilder:
         complete = [chain for chain in chains if needed <= {*chain}]
         if not complete:
             raise CalibrationError(
-                f"no thresholds meet the budgets {', '.join(f'{budget:g}' for budget in sorted(needed))} and fall from "
-                "each to the next larger one, because tokens share their margins",
-                "give more samples that differ, or ask for fewer budgets",
+                f"no thresholds meet the budgets {', '.join(f'{budget:g}' for budget in sorted(needed))} and decrease "
+                "from each to the next larger one, because tokens share their margins",
+                "give more samples that differ, or request fewer budgets",
             )
         return min(complete, key=lambda chain: self._score(chain, solved))
 
     def _score(self, chain: dict[float, Knot], solved: dict[float, dict[str, Knot]]) -> tuple[int, float]:
-        """At how many budgets a rival is better, then the mean logarithm of the divergence; smaller is better."""
+        """Number of budgets at which a rival is better, then the mean log divergence; smaller is better."""
         lost = sum(self._loses(knot, solved[budget]) for budget, knot in chain.items())
         logs = [np.log(knot.measured.divergence + _NO_DIVERGENCE) for knot in chain.values()]
         return lost, float(np.mean(logs or [0.0]))
 
     def _loses(self, knot: Knot, solved: dict[str, Knot]) -> bool:
-        """Whether a rival is nearer to the output with all learners."""
+        """Whether a rival has a smaller divergence."""
         rivals = (solved[name] for name in self._rivals if name in solved)
         return any(rival.measured.divergence < knot.measured.divergence for rival in rivals)
 
     def _mixed(
         self, order: Sequence[float], solved: dict[float, dict[str, Knot]], least: Knot, most: Knot
     ) -> dict[float, Knot]:
-        """At each budget the best candidate that fits between those chosen already, where one does."""
+        """The best candidate at each budget that fits between those already chosen, if any does."""
         chosen = {least.budget: least, most.budget: most}
         for budget in order:
             floor = chosen[min(b for b in chosen if b >= budget)].thresholds
@@ -214,7 +214,7 @@ class TableBuilder:
     ) -> Knot | None:
         """The best candidate for a budget between two settings.
 
-        A setting costs a pass over the data, so candidates that lose even without bounds are not solved with them.
+        A setting costs a pass over the data, so candidates that lose even without bounds are not solved again.
         """
         best: Knot | None = None
         for name, knot in sorted(solved.items(), key=lambda item: item[1].measured.divergence):
@@ -226,7 +226,7 @@ class TableBuilder:
         return best
 
     def _between(self, low: Knot, high: Knot, halvings: int) -> list[Knot]:
-        """Knots to add between two, so that interpolation half-way has the budget that it should have."""
+        """Knots to add between two, so that interpolation midway has the right budget."""
         middle = (low.budget + high.budget) / 2
         if not halvings or high.budget - low.budget < 2 * _NEAREST:
             return []
@@ -245,7 +245,7 @@ class TableBuilder:
 
 
 def _attempt(loop: ClosedLoop, budget: float) -> Knot | CalibrationError:
-    """Solve for a budget; a refusal is a result too."""
+    """Solve for a budget; returns the error where that fails."""
     try:
         return _as_knot(loop.solve(budget), loop)
     except CalibrationError as refusal:
@@ -257,7 +257,7 @@ def _as_knot(solution: Solution, loop: ClosedLoop) -> Knot:
 
 
 def _ordered(descending: Sequence[Knot]) -> bool:
-    """Whether no threshold falls from a budget to the next smaller one."""
+    """Whether no threshold decreases from a budget to the next smaller one."""
     return all((low.thresholds >= high.thresholds).all() for high, low in pairwise(descending))
 
 
@@ -265,10 +265,10 @@ def knot_budgets(smallest: float, largest: float, requested: Iterable[float], al
     """Budgets of the knots between the ends, descending.
 
     Args:
-        smallest: The smallest reachable budget.
-        largest: The largest.
-        requested: Are kept whatever lies beside them, but for those that the ends meet.
-        also: Are kept where none that is kept lies beside them.
+        smallest: Smallest reachable budget.
+        largest: Largest reachable budget.
+        requested: Budgets to keep in any case, except those that the ends meet.
+        also: Budgets to keep unless one that is kept is close by.
     """
     kept = [budget for budget in requested if smallest + TOLERANCE < budget < largest - TOLERANCE]
     for budget in sorted(also):
@@ -279,7 +279,7 @@ def knot_budgets(smallest: float, largest: float, requested: Iterable[float], al
 
 
 def as_table(knots: Sequence[Knot], layers: tuple[LayerEntry, ...]) -> BudgetTable:
-    """The table as the manifest has it, in numbers that a float32 is read back from unchanged."""
+    """The table for the manifest, in the shortest decimals that read back as the same float32."""
     rows = [by_layer(layers, knot.thresholds) for knot in knots]
     return BudgetTable(
         tuple(shortest(knot.budget) for knot in knots),

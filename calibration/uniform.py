@@ -11,19 +11,19 @@ from acm_export.calibration.margins import merge, quantile
 if TYPE_CHECKING:
     from numpy.typing import NDArray
 
-    from acm_export.calibration.families import Observed
+    from acm_export.calibration.families import ModelMargins
 
 
 class Uniform:
-    """τ at a quantile of the margins of all layers together, kept within what each learner's margins reach.
+    """τ at a quantile of the margins of all layers together, clipped to the range of each learner's margins.
 
     Args:
-        observed: The margins.
+        observed: Margins of the model.
     """
 
     name = "uniform"
 
-    def __init__(self, observed: Observed) -> None:
+    def __init__(self, observed: ModelMargins) -> None:
         self._observed = observed
         self._pooled = merge(summary for summaries in observed.summaries for summary in summaries)
 

@@ -21,9 +21,8 @@ try:
 except ModuleNotFoundError as missing:
     sys.exit(f"{missing.name} is not installed; run: pip install '.[demo]'")
 
-from acm_export.calibration.calibrate import Options, calibrate
+from acm_export.calibration.calibrate import calibrate
 from acm_export.checkpoints import load_checkpoint
-from acm_export.data.sources import NpzFile
 from acm_export.demo.digits import ACM, DATA, load_all_images
 from acm_export.exporter import export
 from acm_export.onnx_file.overloads import knows_overloads
@@ -42,8 +41,10 @@ def main(folder: Path) -> None:
         worst = max(setting.relative for setting in exported.report.settings)
         print(f"digits.onnx: largest difference from PyTorch is {worst:.1e} of the largest output")
 
-    options = Options(budget_input=True, samples=400, probe_samples=64)
-    calibrate(exported.path, NpzFile(folder / "train.npz"), (0.3, 0.5, 0.75), folder / "calibrated.onnx", options)
+    budgets, calibrated = (0.3, 0.5, 0.75), folder / "calibrated.onnx"
+    calibrate(
+        exported.path, folder / "train.npz", budgets, calibrated, budget_input=True, samples=400, probe_samples=64
+    )
 
     onnxruntime.set_default_logger_severity(3)  # errors only: it warns about a default that calls may override
     session = onnxruntime.InferenceSession(folder / "calibrated.onnx", providers=["CPUExecutionProvider"])

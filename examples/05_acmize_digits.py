@@ -31,9 +31,8 @@ from digits import (
     train_dense,
     widths_for,
 )  # fmt: skip
-from evidence import BUDGETS, Batches, OneFile, Stages, paired, parser, print_table, write_result
+from evidence import BUDGETS, OneFile, Stages, paired, parser, print_table, write_result
 
-from acm_export.calibration.calibrate import Options
 from acm_export.checkpoints import load_checkpoint
 from acm_export.distillation.run import run_distillation
 from acm_export.distillation.settings import AcmizeSettings
@@ -61,9 +60,8 @@ def run_fold(
     dense.save_pretrained(folder / "dense")
     teacher = load_checkpoint(folder / "dense")
     result = run_distillation(teacher, train, test, one, folder / "acm", Stages())
-    options = Options(batch_size=64, samples=400, probe_samples=64)
-    calibration = Batches("training images", train.batches(64))
-    file = OneFile(folder / "acm", calibration, (0.25, 0.4, HALF, 0.6, 0.75), folder, options)
+    budgets = (0.25, 0.4, HALF, 0.6, 0.75)
+    file = OneFile(folder / "acm", train, budgets, folder, batch=64, samples=400, probe_samples=64)
     batches = test.batches(90)
     found: dict[str, list[Any]] = {}
 

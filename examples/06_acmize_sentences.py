@@ -16,10 +16,9 @@ from typing import Any
 
 import numpy as np
 import torch
-from evidence import BUDGETS, Batches, InMemory, OneFile, Stages, paired, parser, print_table, write_result
+from evidence import BUDGETS, InMemory, OneFile, Stages, paired, parser, print_table, write_result
 from transformers import AutoTokenizer, BertModel
 
-from acm_export.calibration.calibrate import Options
 from acm_export.checkpoints import load_checkpoint
 from acm_export.distillation.run import run_distillation
 from acm_export.distillation.settings import AcmizeSettings
@@ -129,10 +128,9 @@ def main() -> None:
         taught = InMemory("WordNet glosses", samples[: train - 40])
         if not (output / "config.json").is_file():
             run_distillation(load_checkpoint(folder), taught, held_out, settings, output, Stages())
-        model = OneFile(
-            output, Batches("glosses", batched(samples[:calibration])), sorted(BUDGETS)[:-1], Path(name),
-            Options(batch_size=BATCH, probe_samples=50),
-        )  # fmt: skip
+        glosses = InMemory("glosses", sorted(samples[:calibration], key=lambda sample: len(sample["input_ids"])))
+        budgets = sorted(BUDGETS)[:-1]
+        model = OneFile(output, glosses, budgets, Path(name), batch=BATCH, probe_samples=50)
         rows = rows_of(model, tests, teacher_embeddings(folder, tests))
     print_table(
         f"{unseen} unseen sentences, against the teacher",

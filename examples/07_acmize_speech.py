@@ -16,7 +16,7 @@ from typing import Any
 
 import numpy as np
 import torch
-from evidence import BUDGETS, Batches, InMemory, OneFile, Stages, paired, parser, print_table, write_result
+from evidence import BUDGETS, InMemory, OneFile, Stages, paired, parser, print_table, write_result
 from speech import (
     ACCENTS,
     PEOPLE,
@@ -32,7 +32,6 @@ from speech import (
 )  # fmt: skip
 from transformers import Wav2Vec2ForCTC
 
-from acm_export.calibration.calibrate import Options
 from acm_export.checkpoints import load_checkpoint
 from acm_export.distillation.run import run_distillation
 from acm_export.distillation.settings import AcmizeSettings
@@ -104,11 +103,9 @@ def main() -> None:
             run_distillation(
                 load_checkpoint(dense), InMemory("speech", rest), held_out, settings, folder / "speech-acm", Stages()
             )
-        calibration = taught.first(CALIBRATION)
-        model = OneFile(
-            folder / "speech-acm", Batches("training voices", by_length(calibration)), sorted(BUDGETS)[:-1], work,
-            Options(batch_size=BATCH, probe_samples=60),
-        )  # fmt: skip
+        sounds = sorted(taught.first(CALIBRATION).samples(), key=lambda sample: len(sample["input_values"]))
+        voices, budgets = InMemory("training voices", sounds), sorted(BUDGETS)[:-1]
+        model = OneFile(folder / "speech-acm", voices, budgets, work, batch=BATCH, probe_samples=60)
         rows = rows_of(model, by_length(tests))
     print_table(
         f"word error rate on {unseen} utterances of unseen voices; dense {dense_rate:.1%}",

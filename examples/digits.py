@@ -22,8 +22,9 @@ except ModuleNotFoundError as missing:
     sys.exit(f"{missing.name} is not installed; run: pip install '.[demo,train]'")
 
 from acm_export.checkpoints import load_checkpoint
+from acm_export.data.open_data import open_data
 from acm_export.demo.digits import DENSE, load_all_images, load_test_images
-from acm_export.distillation.batches import collate_for
+from acm_export.distillation.batches import Collate
 from acm_export.distillation.layerwise import GatesPhase, LearnersPhase
 from acm_export.distillation.plan import make_plan
 from acm_export.distillation.record import SiteRecorder
@@ -162,7 +163,8 @@ def paper_models(
     """Train with the paper's recipe, one model per budget; phases 1 and 2 do not depend on it and run once for all."""
     plan = make_plan(teacher.model, teacher.family, settings)
     task = task_for(teacher.model, teacher.family, None, {})
-    collate = collate_for(teacher, task)
+    inputs = teacher.family.data_inputs(teacher.model.config)
+    dataset, collate = open_data(data, inputs, model_folder=teacher.path), Collate(inputs, task)
     dense: Any = teacher.model.eval().requires_grad_(requires_grad=False)
     torch.manual_seed(settings.seed)
     student = copy.deepcopy(dense).requires_grad_(requires_grad=True)
@@ -174,7 +176,9 @@ def paper_models(
     variances = {place: value.output_variance for place, value in found.items()}
     accelerator = Accelerator(cpu=True, dataloader_config=DataLoaderConfiguration(split_batches=True))
     with TemporaryDirectory(prefix="acm-export-example-") as name:
-        trainer = Trainer(accelerator, settings, data, collate, student, Path(name) / "paper", Stages(), Throughput())
+        trainer = Trainer(
+            accelerator, settings, dataset, collate, student, Path(name) / "paper", Stages(), Throughput()
+        )
         state = State("", variances, {})
         with SiteRecorder(dense, teacher.family, sites) as recorder:
             trainer.run(LearnersPhase(layers, variances, recorder), state)

@@ -10,21 +10,21 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from acm_export.calibration.calibrate import Options, calibrate
-from acm_export.checkpoints import load_checkpoint
+from acm_export.calibration.calibrate import calibrate
 from acm_export.exporter import export
 from acm_export.runtimes.session import TappedSession
-from acm_export.verification.measurement import Tally
+from acm_export.verification.measurement import Accumulator
 
 sys.path.insert(0, str(Path(__file__).parent.parent / "benchmarks"))
 from common import parser, print_table, write_result
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Collection, Iterator, Sequence
+    from collections.abc import Callable, Sequence
 
+    from acm_export.data.open_data import Samples
     from acm_export.onnx_file.manifest import LayerEntry
 
-__all__ = ["BUDGETS", "Batches", "Difference", "InMemory", "OneFile", "Setting", "Stages", "between", "paired",
+__all__ = ["BUDGETS", "Difference", "InMemory", "OneFile", "Setting", "Stages", "between", "paired",
            "parser", "print_table", "write_result"]  # fmt: skip
 
 BUDGETS = (1.0, 0.75, 0.6, 0.4, 0.25)
@@ -33,11 +33,11 @@ Array = np.ndarray[Any, Any]
 
 
 class InMemory:
-    """Samples as ``acmize`` takes them.
+    """Samples with a name, as ``acmize`` and ``calibrate`` take them.
 
     Args:
-        name: For people.
-        items: Mappings of arrays, without a batch dimension.
+        name: Name for reports.
+        items: One mapping of arrays for each sample, without a batch axis.
     """
 
     def __init__(self, name: str, items: Sequence[dict[str, Any]]) -> None:
@@ -48,23 +48,6 @@ class InMemory:
 
     def __getitem__(self, index: int) -> dict[str, Any]:
         return self._items[index]
-
-
-class Batches:
-    """Batches as ``calibrate`` takes them; they keep their sizes.
-
-    Args:
-        name: For people.
-        content: What the model takes, and ``labels`` where there are classes.
-    """
-
-    def __init__(self, name: str, content: Sequence[Feeds]) -> None:
-        self.name, self.content = name, content
-
-    def batches(self, size: int, names: Collection[str]) -> Iterator[Feeds]:  # noqa: ARG002
-        """Each batch, without what is of no use."""
-        for batch in self.content:
-            yield {name: array for name, array in batch.items() if name in names}
 
 
 class Stages:
@@ -105,18 +88,16 @@ class OneFile:
 
     Args:
         checkpoint: Folder with ACM layers.
-        data: To calibrate on.
-        budgets: That the table must meet; others are interpolated.
-        folder: For the files.
-        options: Of the calibration.
+        data: Samples to calibrate on.
+        budgets: Budgets that the table must meet; others are interpolated.
+        folder: Folder for the files.
+        options: Options of ``calibrate``.
     """
 
-    def __init__(
-        self, checkpoint: Path, data: Batches, budgets: Sequence[float], folder: Path, options: Options
-    ) -> None:
+    def __init__(self, checkpoint: Path, data: Samples, budgets: Sequence[float], folder: Path, **options: Any) -> None:
         path = folder / f"{checkpoint.name}.onnx"
-        export(load_checkpoint(checkpoint), output=path)
-        calibrated = calibrate(path, data, budgets, folder / f"{checkpoint.name}-calibrated.onnx", options)
+        export(checkpoint, output=path)
+        calibrated = calibrate(path, data, budgets, folder / f"{checkpoint.name}-calibrated.onnx", **options)
         if calibrated.manifest.calibration is None:
             raise ValueError(f"{path} was not calibrated")
         self._table = calibrated.manifest.calibration.table
@@ -152,14 +133,14 @@ class OneFile:
         """
         budget, total = 0.0, np.zeros(())
         for setting in settings:
-            tally, values = Tally(self.session.layers), []
+            total_of, values = Accumulator(self.session.layers), []
             for batch in batches:
                 feeds = {value.name: batch[value.name] for value in self.session.inputs}
                 outputs, counts, masks = self.session.run_with_masks(feeds, setting.thresholds)
                 samples = len(next(iter(feeds.values())))
-                tally.add(counts, [masks.of(count.shape) for count in counts], 0.0, None, samples)
+                total_of.add(counts, [masks.of(count.shape) for count in counts], 0.0, None, samples)
                 values.append(quality(batch, outputs))
-            budget += setting.weight * tally.result().budget
+            budget += setting.weight * total_of.result().budget
             total = total + setting.weight * np.concatenate(values)
         return budget, total
 

@@ -14,10 +14,9 @@ from tempfile import TemporaryDirectory
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
-from evidence import Batches, OneFile
+from evidence import InMemory, OneFile
 from matplotlib.figure import Figure
 
-from acm_export.calibration.calibrate import Options
 from acm_export.calibration.examples import AudioExample, ImageExample, find_examples
 from acm_export.data.batches import Batch
 
@@ -116,8 +115,7 @@ def draw_digits(checkpoint: Path, output: Path) -> None:
 
     train, test = next(folds(5))
     with TemporaryDirectory(prefix="acm-export-example-") as name:
-        options = Options(batch_size=64, samples=400, probe_samples=64)
-        model = OneFile(checkpoint, Batches("training images", train.batches(64)), (BUDGET,), Path(name), options)
+        model = OneFile(checkpoint, train, (BUDGET,), Path(name), batch=64, samples=400, probe_samples=64)
         thresholds = model.at(BUDGET)[0].thresholds
         batches = (Batch({"pixel_values": batch["pixel_values"]}) for batch in test.batches(90))
         digits_map(find_examples(model.session, batches, thresholds, CHOSEN), output / "acmize-digits-tokens.png")
@@ -129,13 +127,9 @@ def draw_speech(folder: Path, output: Path) -> None:
 
     samples = speak(EACH * 20, PEOPLE, 1, folder / "train.npz").samples()[: EACH * 20]
     tests = speak(EACH, UNSEEN_PEOPLE, 2, folder / "test.npz")
-    calibration = [
-        {name: tensor.numpy() for name, tensor in batched(samples[start : start + 20]).items() if name != "labels"}
-        for start in range(0, len(samples), 20)
-    ]
     with TemporaryDirectory(prefix="acm-export-example-") as name:
-        options = Options(batch_size=20, probe_samples=40)
-        model = OneFile(folder / "speech-acm", Batches("voices", calibration), (BUDGET,), Path(name), options)
+        voices = InMemory("voices", samples)
+        model = OneFile(folder / "speech-acm", voices, (BUDGET,), Path(name), batch=20, probe_samples=40)
         thresholds = model.at(BUDGET)[0].thresholds
         examples: list[Example] = []
         for sample in tests.samples()[:EACH]:

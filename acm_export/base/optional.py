@@ -15,6 +15,8 @@ EXPORT = ("torch", "transformers", "safetensors", "onnxscript")
 
 _EXTRAS = {**dict.fromkeys(EXPORT, "export"), "onnxruntime": "cpu", "sklearn": "demo", "triton": "gpu"}
 _EXTRAS |= dict.fromkeys(("matplotlib", "PIL"), "report") | dict.fromkeys(("accelerate", "soundfile"), "train")
+_ALONE = ("datasets",)
+"""Packages in no extra: users with data in their format have them already."""
 
 
 def require(*names: str) -> ModuleType:
@@ -37,10 +39,10 @@ def _import(name: str) -> ModuleType:
         return importlib.import_module(name)
     except ModuleNotFoundError as error:
         missing = (error.name or "").split(".")[0]
-        if missing not in _EXTRAS:
+        if missing not in _EXTRAS and missing not in _ALONE:
             raise
-        extra = _EXTRAS[missing]
-        hint = f"pip install 'acm-export[{extra}]'"
+        extra = _EXTRAS.get(missing)
+        hint = f"pip install 'acm-export[{extra}]'" if extra else f"pip install {missing}"
         if extra == "cpu":
             hint += "   (on a machine with an NVIDIA GPU: acm-export[gpu])"
         raise MissingDependencyError(f"this needs the package {missing}, which is not installed", hint) from error

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from acm_export.cli.common import need_export_packages, numbers, progress, verb, write_json, write_table
+from acm_export.cli.common import DATA, need_export_packages, numbers, progress, verb, write_json, write_table
 
 if TYPE_CHECKING:
     from acm_export.distillation.plan import AcmizePlan
@@ -32,9 +32,9 @@ def _three_counts(context: click.Context, parameter: click.Parameter, value: str
 
 @click.command(short_help="Turn a pre-trained transformer into an ACM model.")
 @click.argument("model", type=click.Path(path_type=Path))
-@click.option("--data", help="An .npz file, a folder of images or sounds, or MODULE:FUNCTION that returns a dataset.")
+@click.option("--data", help=f"Training data: {DATA}.")
 @click.option("-o", "--output", type=click.Path(path_type=Path, file_okay=False), help="Checkpoint folder to make.")
-@click.option("--eval-data", help="Data for the quality curve, as --data; by default every tenth sample is held out.")
+@click.option("--eval-data", help="Data for the quality curve, as --data; by default one sample of five is held out.")
 @click.option("--processor", type=click.Path(path_type=Path), help="Folder with preprocessor_config.json, for images.")
 @click.option("--task", metavar="T", help="classification, ctc, distil (no labels), or MODULE:FUNCTION, a loss.")
 @click.option(

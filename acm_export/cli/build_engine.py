@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from acm_export.cli.common import progress, verb, write_json
+from acm_export.cli.common import DATA, progress, verb, write_json
 
 if TYPE_CHECKING:
     from acm_export.engine.engine import EngineResult
@@ -37,9 +37,7 @@ _FOLDER = click.Path(path_type=Path, file_okay=False, exists=True)
 @click.option(
     "--tactic-sources", metavar="S,...", help="Change the builder's default, as in -CUDNN,+CUBLAS (trtexec's syntax)."
 )
-@click.option(
-    "--data", help="Samples for the comparison: .npz, a folder of images, or MODULE:FUNCTION; by default random inputs."
-)
+@click.option("--data", help=f"Samples for the comparison: {DATA}. [default: random inputs]")
 @click.option("--processor", type=click.Path(path_type=Path), help="Folder with preprocessor_config.json, for images.")
 @click.option("--no-check", is_flag=True, help="Do not compare the engine with the portable file.")
 @click.option("--save-onnx", type=_FILE, metavar="FILE", help="Write the model that TensorRT parses, for trtexec.")

@@ -6,34 +6,45 @@ from pathlib import Path
 
 import click
 
-from acm_export.cli.common import numbers, progress, verb, write_json, write_table
+from acm_export.cli.common import DATA, numbers, progress, verb, write_json, write_table
 
 
 @click.command(short_help="Find gate thresholds for any budget, and write them into a file.")
 @click.argument("model", type=click.Path(path_type=Path))
-@click.option("--data", required=True, help="An .npz file, a folder of images, or MODULE:FUNCTION that yields feeds.")
+@click.option("--data", required=True, help=f"Calibration data: {DATA}.")
 @click.option("--budgets", callback=numbers, metavar="B,...", help="Shares of learner FLOPs, as in 0.25,0.4,0.6.")
 @click.option("--flops", metavar="F,...", help="Budgets as FLOPs of the whole model for one sample, as in 17.5G,20G.")
-@click.option("--latency-target", metavar="T,...", help="Budgets as times on the device, as in 4ms,6ms.")
+@click.option("--latency-target", metavar="T,...", help="Budgets as latencies on the device, as in 4ms,6ms.")
 @click.option(
-    "--latency-file", type=click.Path(path_type=Path, dir_okay=False), help="What `latency --json` measured of MODEL."
+    "--latency-file",
+    type=click.Path(path_type=Path, dir_okay=False),
+    help="Result of `latency` for MODEL, for --latency-target.",
 )
 @click.option("-o", "--output", type=click.Path(path_type=Path, dir_okay=False), required=True, help="File to write.")
 @click.option(
-    "--solver", type=click.Choice(["sensitivity", "uniform"]), default="sensitivity", show_default=True,
+    "--solver",
+    type=click.Choice(["sensitivity", "uniform"]),
+    default="sensitivity",
+    show_default=True,
     help="How thresholds are chosen.",
-)  # fmt: skip
-@click.option("--budget-input", is_flag=True, help="Let the graph take the budget as an input of every call.")
+)
+@click.option("--budget-input", is_flag=True, help="Make the budget an input of the graph, set in every call.")
 @click.option("--report", type=click.Path(path_type=Path, dir_okay=False), help="Write a report to this HTML file.")
 @click.option("--processor", type=click.Path(path_type=Path), help="Folder with preprocessor_config.json, for images.")
-@click.option("--samples", type=click.IntRange(1), help="Use the first so many samples.")
-@click.option("--probe-samples", type=click.IntRange(1), default=256, show_default=True, help="To probe learners with.")
+@click.option("--samples", type=click.IntRange(1), help="Largest number of samples to use, the first ones.")
+@click.option(
+    "--probe-samples", type=click.IntRange(1), default=256, show_default=True, help="Samples to probe learners with."
+)
 @click.option("--batch", type=click.IntRange(1), default=32, show_default=True, help="Samples at a time.")
 @click.option(
-    "--precision", type=click.FloatRange(0, min_open=True), metavar="P",
-    help="Fail where two standard errors of a budget exceed this, and say how many samples are enough.",
-)  # fmt: skip
-@click.option("--device", type=click.Choice(["cpu", "cuda"]), default="cpu", show_default=True, help="What runs it.")
+    "--precision",
+    type=click.FloatRange(0, min_open=True),
+    metavar="P",
+    help="Fail where two standard errors of a budget exceed P, and say how many samples are enough.",
+)
+@click.option(
+    "--device", type=click.Choice(["cpu", "cuda"]), default="cpu", show_default=True, help="Device to run MODEL on."
+)
 @verb
 def calibrate(
     model: Path,
@@ -56,9 +67,9 @@ def calibrate(
 ) -> None:
     """Run data through MODEL and write a file with a table from budgets to thresholds.
 
-    The table reaches from the smallest possible budget to 1 and meets the given ones; `set-budget` picks from it. Four
-    fifths of the data make the table, the rest checks it. The file is set to the trained thresholds, τ = 0; with
-    --budget-input its default is the budget that those have.
+    The table covers all budgets from the smallest possible one to 1 and meets the given ones; `set-budget` picks from
+    it. Four of five samples make the table, the fifth checks it. The file is set to the trained thresholds, τ = 0; with
+    --budget-input its default is the budget of those.
 
     \b
     Examples:
@@ -71,36 +82,41 @@ def calibrate(
     from acm_export.base.optional import require
 
     require("onnxruntime")
-    if report is not None:
-        require("matplotlib")
-    from acm_export.base.files import check_writable, write_text
-    from acm_export.calibration.budgets import requested_budgets
-    from acm_export.calibration.calibrate import Options, find
-    from acm_export.data.sources import open_source
-    from acm_export.onnx_file.rewrite import write_calibrated
+    from acm_export.base.files import check_suffix, check_writable, write_text
+    from acm_export.calibration.budgets import parse_flops, parse_milliseconds
+    from acm_export.calibration.calibrate import calibrate as run
     from acm_export.report.calibration import calibration_json, calibration_table, describe_calibration
-    from acm_export.runtimes.onnx_runtime import CpuSession, CudaSession
 
-    asked = requested_budgets(model, budgets, flops, latency_target, latency_file)
-    options = Options(
-        solver, budget_input, batch, samples, probe_samples, precision,
-        CudaSession if device == "cuda" else CpuSession, with_examples=report is not None,
-    )  # fmt: skip
-    check_writable(output)
     if report is not None:
+        check_suffix(report, (".html",), "--report")
         check_writable(report, "--report")
+        require("matplotlib")
     with progress() as shown:
-        source = open_source(data, processor, model.absolute().parent)
-        calibrated = find(model, source, asked, output, options, shown)
+        result = run(
+            model,
+            data,
+            budgets,
+            output,
+            flops=[parse_flops(text) for text in (flops or "").split(",") if text.strip()],
+            latency_targets=[parse_milliseconds(text) for text in (latency_target or "").split(",") if text.strip()],
+            latency_file=latency_file,
+            solver=solver,
+            budget_input=budget_input,
+            processor=processor,
+            samples=samples,
+            probe_samples=probe_samples,
+            batch=batch,
+            precision=precision,
+            device=device,
+            examples=report is not None,
+            progress=shown,
+        )
         if report is not None:
-            from acm_export.report.calibration_page import page
+            from acm_export.report.calibration_page import calibration_page
 
             shown.stage("drawing the report", None)
-            text = page(calibrated)
-    write_calibrated(model, calibrated.manifest, output)
-    if report is not None:
-        write_text(text, report, "--report")
+            write_text(calibration_page(result), report, "--report")
     if as_json:
-        write_json(calibration_json(calibrated))
+        write_json(calibration_json(result))
         return
-    write_table(calibration_table(calibrated), *describe_calibration(calibrated))
+    write_table(calibration_table(result), *describe_calibration(result))

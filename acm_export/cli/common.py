@@ -22,6 +22,9 @@ if TYPE_CHECKING:
 
     from acm_export.base.progress import Progress
 
+DATA = "an .npz file, a folder of images, sounds or a dataset, or MODULE:FUNCTION"
+"""What ``--data`` takes, for the help of every verb that has it."""
+
 
 def verb(function: Callable[..., None]) -> Callable[..., None]:
     """Give a verb its common options, and turn exceptions into ``error:`` and ``hint:`` with an exit code."""

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from acm_export.cli.common import need_export_packages, numbers, verb, warn, write_json, write_table
+from acm_export.cli.common import DATA, need_export_packages, numbers, verb, warn, write_json, write_table
 
 if TYPE_CHECKING:
     from acm_export.timing.result import LatencyResult
@@ -46,9 +46,7 @@ def _percentiles(context: click.Context, parameter: click.Parameter, values: tup
     type=_PATH,
     help="Dense model to time between the blocks: an ONNX file, engine or checkpoint, as MODEL.",
 )
-@click.option(
-    "--data", help="Real inputs: an .npz file, a folder of images, or MODULE:FUNCTION. [default: random inputs]"
-)
+@click.option("--data", help=f"Real inputs: {DATA}. [default: random inputs]")
 @click.option("--processor", type=_PATH, help="Folder of preprocessor_config.json, for images.")
 @click.option("--batch", callback=_batches, default="1", show_default=True, metavar="N,...", help="Batch sizes.")
 @click.option(

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import click
 
-from acm_export.cli.common import need_export_packages, verb, write_json, write_table
+from acm_export.cli.common import DATA, need_export_packages, verb, write_json, write_table
 
 
 @click.command(short_help="Compare an ONNX file with its checkpoint.")
@@ -14,11 +14,8 @@ from acm_export.cli.common import need_export_packages, verb, write_json, write_
 @click.option(
     "--checkpoint", type=click.Path(path_type=Path), required=True, help="Folder that the file was exported from."
 )
-@click.option(
-    "--data",
-    type=click.Path(path_type=Path),
-    help="An .npz file with arrays named like the inputs. [default: random inputs]",
-)
+@click.option("--data", help=f"Samples to run: {DATA}. [default: random inputs]")
+@click.option("--processor", type=click.Path(path_type=Path), help="Folder with preprocessor_config.json, for images.")
 @click.option(
     "--samples",
     type=click.IntRange(1),
@@ -31,7 +28,8 @@ from acm_export.cli.common import need_export_packages, verb, write_json, write_
 def verify(
     model: Path,
     checkpoint: Path,
-    data: Path | None,
+    data: str | None,
+    processor: Path | None,
     samples: int,
     atol: float | None,
     as_json: bool,
@@ -50,7 +48,7 @@ def verify(
     from acm_export.verification.file import verify as verify_file
     from acm_export.verification.report import VerificationError
 
-    report = verify_file(model, checkpoint, data=data, samples=samples, atol=atol)
+    report = verify_file(model, checkpoint, data=data, processor=processor, samples=samples, atol=atol)
     if as_json:
         write_json(report.to_json())
     else:

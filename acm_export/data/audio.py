@@ -23,7 +23,7 @@ _KINDS: dict[int, tuple[np.dtype[Any], float]] = {
     2: (np.dtype("<i2"), 32768.0),
     4: (np.dtype("<i4"), 2147483648.0),
 }
-"""Of samples, by their bytes: numpy's type and full scale."""
+"""Type and full scale of the samples of a .wav, by their bytes."""
 
 
 class AudioFolder:
@@ -33,9 +33,9 @@ class AudioFolder:
     ``[samples]``, normalised as the model's feature extractor does, and ``labels`` int64 ``[letters]``.
 
     Args:
-        folder: With all its subfolders.
-        process: How the model takes sounds and transcripts.
-        transcribed: Whether transcripts are of use; where they are not, none is looked for and samples have no labels.
+        folder: Folder to search, with all its subfolders.
+        process: Processor of sounds and transcripts.
+        transcribed: Whether to read transcripts; without them samples have no labels.
 
     Raises:
         UsageError: There is no sound, no transcript, or a letter that the vocabulary lacks.
@@ -82,17 +82,17 @@ def _listed(folder: Path) -> dict[str, str]:
 
 
 def read_encoded(file: Any, name: str) -> tuple[np.ndarray[Any, Any], int]:
-    """Decode a sound of any kind that soundfile knows.
+    """Decode a sound in any format that soundfile reads.
 
     Args:
-        file: Its path, or an open file.
-        name: For errors.
+        file: Path of the sound, or an open file.
+        name: Name of the sound, for errors.
 
     Returns:
         Mono samples between -1 and 1, float32 ``[samples]``, and their rate.
 
     Raises:
-        UsageError: It cannot be decoded.
+        UsageError: The sound cannot be decoded.
         MissingDependencyError: soundfile is not installed.
     """
     soundfile = require("soundfile")

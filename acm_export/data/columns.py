@@ -1,4 +1,4 @@
-"""Columns as datasets have them, images, sounds, transcripts and classes, become what a model takes."""
+"""Columns of a dataset, such as images, sounds, transcripts and classes, become inputs and labels of a model."""
 
 from __future__ import annotations
 
@@ -34,10 +34,10 @@ class Columns:
     the number of a class.
 
     Args:
-        inputs: Names of what the model takes.
-        model_folder: Where the settings of processors and the vocabulary are.
+        inputs: Names of the model's inputs.
+        model_folder: Folder with the settings of processors and the vocabulary.
         processor: Folder or file of the image processor's settings, where they are elsewhere.
-        transcribed: Whether transcripts are of use.
+        transcribed: Whether transcripts become labels.
     """
 
     def __init__(
@@ -47,11 +47,11 @@ class Columns:
         self._transcripts = _TRANSCRIPTS if transcribed else ()
 
     def __call__(self, sample: Mapping[str, Any], name: str) -> dict[str, Any]:
-        """All columns of a sample, and what was made of them.
+        """All columns of a sample, and the inputs and labels made of them.
 
         Args:
             sample: Columns by name.
-            name: Of the sample; for errors.
+            name: Name of the sample, for errors.
 
         Raises:
             UsageError: A column cannot be used, or has to be processed by the user first.
@@ -77,7 +77,7 @@ class Columns:
 
     @cached_property
     def _speech(self) -> SpeechProcessor:
-        return SpeechProcessor.of_model(self._model_folder)
+        return SpeechProcessor.of_model(self._model_folder, self._processor)
 
     def _pixels(self, image: Any, column: str, name: str) -> np.ndarray[Any, Any]:
         if not _is_image(image):

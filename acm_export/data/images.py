@@ -1,4 +1,4 @@
-"""Image folders: one folder for each class, or images without labels, through the processor saved with a checkpoint."""
+"""Images on disk, one folder for each class or all in one, and the processor that is saved with a checkpoint."""
 
 from __future__ import annotations
 
@@ -10,27 +10,27 @@ import numpy as np
 
 from acm_export.base.errors import UsageError
 from acm_export.base.optional import require
+from acm_export.data.checks import BRIGHTEST
 
 if TYPE_CHECKING:
-    from collections.abc import Collection, Iterator
     from pathlib import Path
 
 Arrays = dict[str, np.ndarray[Any, Any]]
 SETTINGS = "preprocessor_config.json"
 PIXELS = "pixel_values"
-_SUFFIXES = {".png", ".jpg", ".jpeg", ".bmp", ".webp", ".tif", ".tiff"}
+IMAGE_SUFFIXES = {".png", ".jpg", ".jpeg", ".bmp", ".webp", ".tif", ".tiff"}
 
 
 class ImageFolder:
     """Images on disk.
 
-    Folders in it are classes, numbered in the order of their names, or by their names where all are numbers. Classes
+    Subfolders are classes, numbered in the order of their names, or by their names where all are numbers. Classes
     alternate, so that the first n samples hold all of them.
 
     Args:
-        folder: Of images, or of one folder of images for each class.
-        processor: Settings of the image processor: the file, or its folder.
-        model_folder: Where settings are looked for when they are not given and not in ``folder``.
+        folder: Folder of images, or of one subfolder of images for each class.
+        processor: File or folder of the image processor's settings; None where the user named none.
+        model_folder: Folder in which settings are looked for if there are none in ``folder``.
 
     Raises:
         UsageError: There are no images or no settings.
@@ -40,12 +40,12 @@ class ImageFolder:
         self.name = str(folder)
         self.files = _labelled_files(folder)
         if not self.files:
-            raise UsageError(f"{folder} holds no images ({', '.join(sorted(_SUFFIXES))})")
+            raise UsageError(f"{folder} holds no images ({', '.join(sorted(IMAGE_SUFFIXES))})")
         self._process = ImageProcessor(find_settings(processor, folder, model_folder))
 
     @property
     def labels(self) -> np.ndarray[Any, Any] | None:
-        """Of all images, int64 ``[images]``; None where there are no classes."""
+        """Classes of all images, int64 ``[images]``; None where there are none."""
         found = [label for _, label in self.files if label is not None]
         return np.array(found, np.int64) if found else None
 
@@ -59,23 +59,6 @@ class ImageFolder:
         if label is not None:
             arrays["labels"] = np.array(label, np.int64)
         return arrays
-
-    def batches(self, size: int, names: Collection[str]) -> Iterator[Arrays]:  # noqa: ARG002  there is but one
-        """``pixel_values`` float32 ``[size, channels, height, width]``, and ``labels``."""
-        for start in range(0, len(self.files), size):
-            part = self.files[start : start + size]
-            pixels = [self._process(_read(path)) for path, _ in part]
-            for (path, _), image in zip(part, pixels, strict=True):
-                if image.shape != pixels[0].shape:
-                    raise UsageError(
-                        f"{part[0][0]} becomes {list(pixels[0].shape)}, {path} {list(image.shape)}: not one size",
-                        "give images of one size, or settings of the processor that crop them",
-                    )
-            arrays: Arrays = {PIXELS: np.stack(pixels)}
-            labels = [label for _, label in part if label is not None]
-            if labels:
-                arrays["labels"] = np.array(labels, np.int64)
-            yield arrays
 
 
 def _labelled_files(folder: Path) -> list[tuple[Path, int | None]]:
@@ -91,7 +74,7 @@ def _labelled_files(folder: Path) -> list[tuple[Path, int | None]]:
 
 
 def _images(folder: Path) -> list[Path]:
-    return sorted(p for p in folder.iterdir() if p.suffix.lower() in _SUFFIXES and not p.name.startswith("."))
+    return sorted(p for p in folder.iterdir() if p.suffix.lower() in IMAGE_SUFFIXES and not p.name.startswith("."))
 
 
 def _read(path: Path) -> Any:
@@ -105,11 +88,11 @@ def _read(path: Path) -> Any:
 
 
 def find_settings(processor: Path | None, *folders: Path) -> Path:
-    """The settings of an image processor.
+    """Find the settings of an image processor.
 
     Args:
-        processor: The file, or its folder; None where the user named none.
-        folders: Where to look then, the first one first.
+        processor: File or folder of the settings; None where the user named none.
+        folders: Folders to look in then, the first one first.
 
     Raises:
         UsageError: They are in none of them.
@@ -127,14 +110,27 @@ def find_settings(processor: Path | None, *folders: Path) -> Path:
     )
 
 
+def takes_raw_pixels(processor: Path | None, *folders: Path) -> bool:
+    """Whether the settings of an image processor leave pixels from 0 to 255; False where there are no settings.
+
+    Args:
+        processor: File or folder of the settings; None where the user named none.
+        folders: Folders to look in then, the first one first.
+    """
+    try:
+        return ImageProcessor(find_settings(processor, *folders)).brightest > BRIGHTEST
+    except UsageError:
+        return False
+
+
 class ImageProcessor:
     """The steps that image processors of vision transformers share: resize, crop, rescale, normalize.
 
     Args:
-        path: Of the settings, preprocessor_config.json.
+        path: Path of preprocessor_config.json.
 
     Raises:
-        UsageError: They are not those of an image processor.
+        UsageError: It has no settings of an image processor.
     """
 
     def __init__(self, path: Path) -> None:
@@ -153,8 +149,13 @@ class ImageProcessor:
             raise UsageError(f"{path} has no settings of an image processor: {error!r}") from error
         self._mode = "L" if self._mean.size == 1 and normalize else "RGB"
 
+    @property
+    def brightest(self) -> float:
+        """Value of a white pixel."""
+        return float(((255 * self._scale - self._mean) / self._std).max())
+
     def __call__(self, image: Any) -> np.ndarray[Any, Any]:
-        """Of an image of PIL: float32 ``[channels, height, width]``."""
+        """Process an image of PIL; returns float32 ``[channels, height, width]``."""
         image = image.convert(self._mode)
         if self._size is not None:
             image = image.resize(self._size[::-1], self._resample)
@@ -170,7 +171,7 @@ class ImageProcessor:
 
 
 def _height_width(size: Any) -> tuple[int, int] | None:
-    """From the forms that settings take; None where only the shortest edge is given."""
+    """Height and width from any form that settings have; None where only the shortest edge is given."""
     if isinstance(size, int):
         return size, size
     if "height" in size:

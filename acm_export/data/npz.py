@@ -1,58 +1,91 @@
-"""Inputs that a user brings."""
+"""Arrays of ``.npz`` files, mapped into memory: a file may be larger than the memory."""
 
 from __future__ import annotations
 
+import shutil
+import struct
+import tempfile
+import tokenize
 import zipfile
-from typing import TYPE_CHECKING, Any
+import zlib
+from contextlib import contextmanager
+from typing import IO, TYPE_CHECKING, Any
 
 import numpy as np
 
 from acm_export.base.errors import UsageError
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
+    from collections.abc import Collection, Iterator
     from pathlib import Path
 
-Shape = tuple[int | str, ...]
+    from acm_export.data.batches import Arrays
+
+_LOCAL_HEADER = struct.Struct("<26xHH")
+"""Header of a zip entry, of which the lengths of its name and of its extra field are needed."""
+
+_UNREADABLE = (
+    OSError, ValueError, EOFError, NotImplementedError, RuntimeError, SyntaxError, TypeError, AttributeError,
+    tokenize.TokenError, zipfile.BadZipFile, zlib.error, struct.error,
+)  # fmt: skip
+"""What zipfile and numpy raise for a broken file."""
 
 
-def load_npz(path: Path, shapes: Mapping[str, Shape]) -> dict[str, np.ndarray[Any, Any]]:
-    """Read arrays for a model's inputs; nothing in the file is executed.
+def open_npz(path: Path, names: Collection[str]) -> tuple[Arrays, list[str]]:
+    """Open an ``.npz`` file; nothing in it is executed, and only what is used of an array is read.
 
     Args:
-        path: A ``.npz`` file.
-        shapes: Expected shape of each input; names stand for any size.
+        path: File written by ``numpy.savez``.
+        names: Names of the arrays of interest; others are not looked at.
 
     Returns:
-        float32 arrays for floating inputs, others as they are; other arrays of the file are left out.
+        The arrays by name, and the names of all arrays of the file.
 
     Raises:
-        UsageError: The file is missing or broken, an array is missing, or its shape or dtype does not fit.
+        UsageError: It is not such a file.
     """
     try:
-        with np.load(path, allow_pickle=False) as archive:
-            arrays = {name: archive[name] for name in shapes if name in archive.files}
-            names = list(archive.files)
-    except FileNotFoundError as error:
-        raise UsageError(f"there is no file {path}") from error
-    except (OSError, ValueError, zipfile.BadZipFile, EOFError, AttributeError, TypeError) as error:
-        raise UsageError(f"{path} is not an .npz file of plain arrays: {error}") from error
-    if missing := [name for name in shapes if name not in arrays]:
-        raise UsageError(f"{path} holds {', '.join(names) or 'nothing'}; the model takes {', '.join(missing)}")
-    for name, array in arrays.items():
-        _check(name, array, shapes[name], path)
-    if len({len(array) for array in arrays.values()}) > 1:
-        raise UsageError(f"{path}: the arrays have different lengths: { {k: len(v) for k, v in arrays.items()} }")
-    return {k: v.astype(np.float32) if v.dtype.kind == "f" else v for k, v in arrays.items()}
+        with zipfile.ZipFile(path) as archive:
+            held = [entry.removesuffix(".npy") for entry in archive.namelist()]
+            arrays = {name: _open_array(path, archive, name) for name in held if name in names}
+    except _UNREADABLE as error:
+        raise UsageError(
+            f"{path} is not an .npz file of plain arrays: {error}", "write it with numpy.savez(file, NAME=array)"
+        ) from error
+    return arrays, held
 
 
-def _check(name: str, array: np.ndarray[Any, Any], shape: Shape, path: Path) -> None:
-    fits = array.ndim == len(shape) and all(
-        isinstance(want, str) or have == want for have, want in zip(array.shape, shape, strict=True)
-    )
-    if not fits:
-        raise UsageError(f"{path}: {name} has shape {list(array.shape)}, expected {list(shape)}")
-    if array.dtype.kind not in "fiub":
-        raise UsageError(f"{path}: {name} has dtype {array.dtype}, expected numbers")
-    if not len(array):
-        raise UsageError(f"{path}: {name} has no samples")
+def _open_array(path: Path, archive: zipfile.ZipFile, name: str) -> np.ndarray[Any, Any]:
+    entry = archive.getinfo(f"{name}.npy")
+    with archive.open(entry) as stream:
+        version = np.lib.format.read_magic(stream)
+        read = np.lib.format.read_array_header_1_0 if version == (1, 0) else np.lib.format.read_array_header_2_0
+        shape, fortran, dtype = read(stream)
+        start = stream.tell()
+    nbytes = dtype.itemsize
+    for size in shape:
+        nbytes *= size
+    if not shape or dtype.hasobject:
+        raise ValueError(f"{name} is {dtype} {list(shape)}")
+    if start + nbytes != entry.file_size:
+        raise EOFError(f"{name} has {entry.file_size - start} bytes, expected {nbytes}")
+    if not nbytes:
+        return np.empty(shape, dtype)
+    order: Any = "F" if fortran else "C"
+    with _stored(path, archive, entry) as (file, offset):
+        return np.memmap(file, dtype, "r", offset + start, shape, order)
+
+
+@contextmanager
+def _stored(path: Path, archive: zipfile.ZipFile, entry: zipfile.ZipInfo) -> Iterator[tuple[IO[bytes], int]]:
+    """A file that holds an entry uncompressed, and where: the archive itself, or a temporary copy."""
+    if entry.compress_type == zipfile.ZIP_STORED:
+        with path.open("rb") as file:
+            file.seek(entry.header_offset)
+            name, extra = _LOCAL_HEADER.unpack(file.read(_LOCAL_HEADER.size))
+            yield file, entry.header_offset + _LOCAL_HEADER.size + name + extra
+        return
+    with tempfile.TemporaryFile(prefix="acm-export-") as copy, archive.open(entry) as stream:
+        shutil.copyfileobj(stream, copy)
+        copy.flush()
+        yield copy, 0

@@ -17,12 +17,12 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class SpeechProcessor:
-    """What is done to sounds and transcripts.
+    """Turns sounds and transcripts into what a speech model takes.
 
     Args:
         vocabulary: From letters to labels; ``|`` or a space stands between words. Empty where the model has none.
         rate: Samples per second.
-        normalize: Whether to mean 0 and variance 1.
+        normalize: Whether sounds are normalised to mean 0 and variance 1.
     """
 
     vocabulary: Mapping[str, int]
@@ -30,13 +30,17 @@ class SpeechProcessor:
     normalize: bool
 
     @classmethod
-    def of_model(cls, folder: Path) -> SpeechProcessor:
-        """As the files in a model's folder say, ``vocab.json`` and ``preprocessor_config.json``.
+    def of_model(cls, folder: Path, processor: Path | None = None) -> SpeechProcessor:
+        """The processor that ``vocab.json`` and ``preprocessor_config.json`` of a model's folder describe.
+
+        Args:
+            folder: Folder of the model.
+            processor: Folder or file of the settings, where they are elsewhere.
 
         Raises:
-            UsageError: One of them is broken.
+            UsageError: One of the files is broken.
         """
-        settings = _settings(folder)
+        settings = _settings(folder if processor is None else processor)
         rate, normalize = settings.get("sampling_rate", 16000), settings.get("do_normalize", True)
         return cls(read_vocabulary(folder), int(rate), bool(normalize))
 
@@ -46,7 +50,7 @@ class SpeechProcessor:
         Args:
             values: Real ``[samples]``.
             rate: Samples per second.
-            name: Of the sound; for errors.
+            name: Name of the sound, for errors.
 
         Returns:
             float32 ``[samples]``.
@@ -65,11 +69,11 @@ class SpeechProcessor:
         return values.astype(np.float32)
 
     def labels(self, text: str, name: str) -> np.ndarray[Any, Any]:
-        """A transcript in the model's letters, int64 ``[letters]``.
+        """The labels of a transcript, int64 ``[letters]``.
 
         Args:
-            text: As it is, or in capitals or small letters where the vocabulary has only those.
-            name: Of the sound; for errors.
+            text: Transcript; it may be in capitals or small letters where the vocabulary has only the others.
+            name: Name of the sound, for errors.
 
         Raises:
             UsageError: The transcript or the vocabulary is empty, or the latter lacks a letter.
@@ -77,7 +81,10 @@ class SpeechProcessor:
         if not text.strip():
             raise UsageError(f"the transcript of {name} is empty", "leave such sounds out")
         if not self.vocabulary:
-            raise UsageError("transcripts need the model's letters", "put vocab.json into the model's folder")
+            raise UsageError(
+                f"the transcript of {name} cannot be encoded: the model has no vocabulary of letters",
+                "put vocab.json into the model's folder",
+            )
         space = "|" if "|" in self.vocabulary else " "
         words = space.join(text.split())
         for spelled in (words, words.upper(), words.lower()):
@@ -86,7 +93,8 @@ class SpeechProcessor:
         unknown = [c for c in words if not {c, c.upper(), c.lower()} & self.vocabulary.keys()]
         strange = (unknown or [c for c in words if c not in self.vocabulary])[0]
         raise UsageError(
-            f"the transcript of {name} has {strange!r}, which the vocabulary lacks", "spell it in its letters"
+            f"the transcript of {name} has {strange!r}, which is not in the vocabulary",
+            "write it with the letters of vocab.json",
         )
 
 
@@ -94,7 +102,7 @@ def read_vocabulary(folder: Path) -> dict[str, int]:
     """The letters of a speech model, from ``vocab.json`` of its folder; empty where there is none.
 
     Raises:
-        UsageError: The file is no vocabulary.
+        UsageError: The file is not a vocabulary.
     """
     path = folder / "vocab.json"
     if not path.is_file():
@@ -104,16 +112,16 @@ def read_vocabulary(folder: Path) -> dict[str, int]:
     except (OSError, ValueError) as error:
         raise UsageError(f"{path} is not JSON: {error}") from error
     if not isinstance(content, dict) or not all(isinstance(value, int) for value in content.values()):
-        raise UsageError(f"{path} is no vocabulary: letters with a number each are expected")
+        raise UsageError(f"{path} is not a vocabulary: expected a number for each letter")
     return content
 
 
-def _settings(folder: Path) -> dict[str, Any]:
-    path = folder / "preprocessor_config.json"
+def _settings(place: Path) -> dict[str, Any]:
+    path = place if place.is_file() else place / "preprocessor_config.json"
     try:
         content = json.loads(path.read_text(encoding="utf-8")) if path.is_file() else {}
     except (OSError, ValueError) as error:
         raise UsageError(f"{path} is not JSON: {error}") from error
     if not isinstance(content, dict):
-        raise UsageError(f"{path} holds no settings")
+        raise UsageError(f"{path} holds {type(content).__name__}, expected settings by name")
     return content

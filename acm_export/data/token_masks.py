@@ -1,4 +1,4 @@
-"""Which tokens are padding: it costs nothing, and no output at its place is looked at."""
+"""Which tokens are padding: they cost nothing, and outputs at their places are ignored."""
 
 from __future__ import annotations
 
@@ -22,21 +22,21 @@ class TokenMasks:
     """Masks of one batch.
 
     Args:
-        by_shape: bool, true for tokens that are no padding, by their shapes.
+        by_shape: bool masks by their shape, true for tokens that are not padding.
     """
 
     by_shape: dict[tuple[int, ...], NDArray[np.bool_]]
 
     @classmethod
     def of_batch(cls, feeds: Arrays, gate_logits: Iterable[NDArray[np.float32]]) -> TokenMasks:
-        """The attention mask among the inputs, and what layers make of it.
+        """The attention mask among the inputs, and the masks that layers derive from it.
 
-        A model may hear a mask over samples and mask tokens, each of many samples. The gate logits of padding then give
-        one choice alone: the others are -inf (docs/op.md).
+        A speech model takes a mask over samples and masks tokens, each of many samples. The gate logits of padding then
+        leave a single choice: the others are -inf (docs/op.md).
 
         Args:
             feeds: The model's inputs.
-            gate_logits: ``[..., C]`` of each layer.
+            gate_logits: Gate logits of each layer, ``[..., C]``.
         """
         mask = feeds.get(MASK)
         if mask is None:
@@ -48,5 +48,5 @@ class TokenMasks:
         return cls(found)
 
     def of(self, shape: Sequence[int]) -> NDArray[np.bool_] | None:
-        """The mask of tokens whose counts or values have this shape; None where nothing marks padding."""
+        """The mask for learner counts or values of this shape; None where nothing marks padding."""
         return next((m for known, m in self.by_shape.items() if tuple(shape[: len(known)]) == known), None)

@@ -1,4 +1,4 @@
-"""Functions that a user names."""
+"""Functions that a user names as ``module:function``."""
 
 from __future__ import annotations
 
@@ -15,11 +15,11 @@ if TYPE_CHECKING:
 
 
 def import_function(text: str, option: str) -> Callable[..., Any]:
-    """Import ``module:function``, the working folder included.
+    """Import ``module:function``; modules of the working folder are found too.
 
     Args:
         text: What the user gave.
-        option: Where; for errors.
+        option: Option that names it, for errors.
 
     Raises:
         UsageError: It is not of that form, cannot be imported, or cannot be called.
@@ -32,7 +32,10 @@ def import_function(text: str, option: str) -> Callable[..., Any]:
     try:
         function = getattr(importlib.import_module(module), name)
     except Exception as error:  # an import runs the user's own code, which may raise anything
-        raise UsageError(f"cannot import {text}: {type(error).__name__}: {error}") from error
+        raise UsageError(
+            f"cannot import {text}: {type(error).__name__}: {error}",
+            f"{option} takes a function of a module in the working folder, or of an installed one",
+        ) from error
     if not callable(function):
         raise UsageError(f"{text} is {type(function).__name__}, expected a function")
     result: Callable[..., Any] = function
@@ -40,5 +43,11 @@ def import_function(text: str, option: str) -> Callable[..., Any]:
 
 
 def failed(what: str, error: Exception, hint: str = "run again with --debug to see where") -> UsageError:
-    """What to raise where the code of a user's function raised something."""
+    """The error for a function of the user's that raised.
+
+    Args:
+        what: What failed.
+        error: What was raised.
+        hint: What to do about it.
+    """
     return UsageError(f"{what}: {type(error).__name__}: {error}", hint)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from functools import partial
+from os import PathLike
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -12,21 +12,18 @@ from acm_export.base.progress import Silent
 from acm_export.distillation.settings import ANY_BUDGET, AcmizeSettings
 
 if TYPE_CHECKING:
-    from os import PathLike
-
     from acm_export.base.progress import Progress
-    from acm_export.checkpoints import Checkpoint
-    from acm_export.data.samples import Samples
+    from acm_export.data.open_data import Data
     from acm_export.distillation.plan import AcmizePlan
     from acm_export.distillation.result import AcmizeResult
 
 
 def acmize(
     model: str | PathLike[str],
-    data: str | PathLike[str],
+    data: Data,
     output: str | PathLike[str],
     *,
-    eval_data: str | PathLike[str] | None = None,
+    eval_data: Data | None = None,
     processor: str | PathLike[str] | None = None,
     task: str | None = None,
     sites: str = "ffn",
@@ -51,9 +48,10 @@ def acmize(
 
     Args:
         model: Dense checkpoint folder.
-        data: Training data: an ``.npz`` file, a folder of images or sounds, or ``module:function``.
+        data: Training data: an ``.npz`` file, a folder of images or sounds, a dataset folder saved by Hugging Face
+            ``datasets``, ``module:function``, or the samples themselves.
         output: Checkpoint folder to make; replaced where it holds nothing but an earlier result.
-        eval_data: Data for the quality curve; by default every tenth sample of ``data`` is held out.
+        eval_data: Data for the quality curve; by default one sample of five of ``data`` is held out.
         processor: Folder or file with the settings of the image processor, where ``model`` has none.
         task: ``classification``, ``ctc``, ``distil`` (no labels), or ``module:function``, a loss; by default the task
             of the architecture.
@@ -101,16 +99,16 @@ def acmize(
         mixed_precision=mixed_precision,
     )
     folder, target = Path(model), Path(output)
-    check_apart((folder, *(Path(p) for p in (processor, data, eval_data) if p is not None)), {"-o": target})
+    read = (path for path in (processor, data, eval_data) if isinstance(path, (str, PathLike)))
+    check_apart((folder, *map(Path, read)), {"-o": target})
     if target.is_symlink() or not target.name:
         target = target.resolve()
     require(*EXPORT, "accelerate")
     from acm_export.checkpoints import load_checkpoint
     from acm_export.distillation.run import run_distillation
 
-    teacher = load_checkpoint(folder)
-    samples, held_out = _open_data(teacher, data, eval_data, processor, task)
-    return run_distillation(teacher, samples, held_out, settings, target, progress or Silent(), restart=restart)
+    teacher, shown = load_checkpoint(folder), progress or Silent()
+    return run_distillation(teacher, data, eval_data, settings, target, shown, processor=processor, restart=restart)
 
 
 def plan_acmize(
@@ -147,27 +145,3 @@ def plan_acmize(
 
     teacher = load_checkpoint(Path(model))
     return make_plan(teacher.model, teacher.family, settings)
-
-
-def _open_data(
-    teacher: Checkpoint,
-    data: str | PathLike[str],
-    eval_data: str | PathLike[str] | None,
-    processor: str | PathLike[str] | None,
-    task: str | None,
-) -> tuple[Samples, Samples]:
-    """Samples to train with, and samples that are held out."""
-    from acm_export.data.samples import open_samples, split
-    from acm_export.data.speech import read_vocabulary
-    from acm_export.distillation.tasks import task_for
-
-    imitates = task_for(teacher.model, teacher.family, task, read_vocabulary(teacher.path)).name == "distil"
-    read = partial(
-        open_samples,
-        model_folder=teacher.path,
-        processor=None if processor is None else Path(processor),
-        inputs=[spec.name for spec in teacher.family.inputs(teacher.model.config)],
-        transcribed=not imitates,
-    )
-    samples = read(str(data), option="--data")
-    return split(samples) if eval_data is None else (samples, read(str(eval_data), option="--eval-data"))

@@ -2,21 +2,20 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import torch
 
 from acm_export.base.errors import UsageError
-from acm_export.data.collate import LABELS, Collate
-from acm_export.distillation.checks import check_shape, check_values
+from acm_export.data.collate import LABELS, collate
 from acm_export.surgery.padding import MASK
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Mapping
+    from collections.abc import Iterator, Sequence
 
     from acm_export.base.progress import Progress
-    from acm_export.checkpoints import Checkpoint
-    from acm_export.data.samples import Samples
+    from acm_export.data.batches import Arrays, GraphInput
+    from acm_export.data.dataset import Dataset
     from acm_export.distillation.tasks import AnyTask
 
 _PRIME = 1_000_003
@@ -63,53 +62,41 @@ def mix_seeds(*numbers: int) -> int:
     return value
 
 
-class EvenSubset:
-    """A subset of samples, spread evenly.
+class Collate:
+    """Stacks samples of a dataset into a batch of tensors, and checks their labels.
 
     Args:
-        samples: All samples.
-        count: Size of the subset.
+        inputs: Inputs of the model.
+        task: Task of the training.
     """
 
-    def __init__(self, samples: Samples, count: int) -> None:
-        self.name, self._samples, self._count = samples.name, samples, count
+    def __init__(self, inputs: Sequence[GraphInput], task: AnyTask) -> None:
+        self.inputs, self._task = tuple(inputs), task
 
-    def __len__(self) -> int:
-        return self._count
+    @property
+    def takes_mask(self) -> bool:
+        """Whether the model takes an attention mask, so that samples may differ in length."""
+        return any(value.name == MASK for value in self.inputs)
 
-    def __getitem__(self, index: int) -> Mapping[str, Any]:
-        return self._samples[index * len(self._samples) // self._count]
+    def __call__(self, samples: Sequence[Arrays]) -> dict[str, torch.Tensor]:
+        """Stack samples into one batch of tensors by name.
 
-
-def collate_for(teacher: Checkpoint, task: AnyTask) -> Collate:
-    """A function from samples to a batch for a model, which checks inputs and labels.
-
-    Args:
-        teacher: Model that takes the batches.
-        task: Task that uses the labels.
-    """
-    config = teacher.model.config
-    inputs, bounds = teacher.family.inputs(config), teacher.family.bounds(config)
-
-    def check(batch: dict[str, torch.Tensor]) -> None:
-        for spec in inputs:
-            if spec.name in batch:
-                check_shape(spec, list(batch[spec.name].shape[1:]), bounds)
-                check_values(spec, batch[spec.name])
-        if task.needs_labels and LABELS not in batch:
+        Raises:
+            UsageError: The samples cannot be stacked, or their labels do not fit the task.
+        """
+        stacked = collate(samples, self.inputs)
+        batch = {name: torch.from_numpy(array) for name, array in stacked.named().items()}
+        if self._task.needs_labels and LABELS not in batch:
             raise UsageError(
-                f"a sample has no labels, which the task {task.name} needs",
+                f"a sample has no labels, which the task {self._task.name} needs",
                 "name them labels or label, as numbers; --task distil imitates the teacher's outputs instead",
             )
-        task.check(batch)
-
-    names = [spec.name for spec in inputs]
-    dtypes = {spec.name: spec.dtype for spec in inputs}
-    return Collate(names, dtypes, takes_mask=MASK in names, check=check)
+        self._task.check(batch)
+        return batch
 
 
 def batches_in_order(
-    samples: Samples, *, collate: Collate, size: int, device: torch.device, progress: Progress
+    samples: Dataset, *, collate: Collate, size: int, device: torch.device, progress: Progress
 ) -> Iterator[dict[str, torch.Tensor]]:
     """All samples in order, one batch at a time.
 

@@ -3,15 +3,18 @@
 from __future__ import annotations
 
 import json
+from functools import partial
 from typing import TYPE_CHECKING
 
-import numpy as np
 import torch
 
 from acm_export.base.errors import CheckpointError, OutputError, UsageError
 from acm_export.base.files import staging_folder
 from acm_export.checkpoints.folder import PROCESSOR_FILES
+from acm_export.data.checks import label_rows
 from acm_export.data.collate import LABELS, model_inputs
+from acm_export.data.open_data import open_data
+from acm_export.distillation.batches import Collate
 from acm_export.distillation.ctc import CTC
 from acm_export.distillation.provenance import CARD
 from acm_export.distillation.state import foreign_files, partial_folder
@@ -19,16 +22,15 @@ from acm_export.distillation.tasks import UserLoss
 from acm_export.surgery.padding import MASK
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
+    import os
     from pathlib import Path
 
     from transformers import PreTrainedModel
 
     from acm_export.checkpoints import Checkpoint
-    from acm_export.data.collate import Collate
-    from acm_export.data.samples import Samples
+    from acm_export.data.dataset import Dataset
+    from acm_export.data.open_data import Data
     from acm_export.distillation.tasks import AnyTask
-    from acm_export.surgery import InputSpec
 
 _RESULT_FILES = ("config.json", "model.safetensors", CARD, *PROCESSOR_FILES)
 _CHECKED_SAMPLES = 256
@@ -76,70 +78,50 @@ def check_model(model: PreTrainedModel) -> None:
         raise CheckpointError(f"{broken} of the model holds NaN or infinity", "use an undamaged copy of the model")
 
 
-def check_samples(samples: Samples, collate: Collate, task: AnyTask, teacher: Checkpoint) -> None:
-    """Check 256 samples, spread evenly, and all labels where they are in one array.
+def open_training_data(
+    teacher: Checkpoint,
+    task: AnyTask,
+    data: Data,
+    eval_data: Data | None = None,
+    processor: str | os.PathLike[str] | None = None,
+) -> tuple[Dataset, Dataset]:
+    """Open the samples to train with and those to evaluate on, and check them as far as is possible before training.
+
+    Args:
+        teacher: Dense model.
+        task: Task of the training; where it needs no labels, sounds need no transcripts.
+        data: Training data, as :func:`open_data` takes them.
+        eval_data: Data that the curve is measured on; None to hold out one sample of five of ``data``.
+        processor: Folder or file with the settings of the image or sound processor, where the teacher has none.
 
     Raises:
-        UsageError: A sample or a label does not fit the model or its task.
+        UsageError: The data cannot be read, or do not fit the model or its task.
     """
-    labels = getattr(samples, "labels", None)
-    if task.needs_labels and isinstance(labels, np.ndarray):
-        task.check({LABELS: torch.from_numpy(labels)})
-    for index in sorted({i * len(samples) // _CHECKED_SAMPLES for i in range(_CHECKED_SAMPLES)}):
-        batch = collate([samples[index]])
+    inputs = teacher.family.data_inputs(teacher.model.config)
+    opened = partial(
+        open_data, inputs=inputs, model_folder=teacher.path, processor=processor, transcripts=task.needs_labels
+    )
+    samples = opened(data)
+    training, held_out = samples.split() if eval_data is None else (samples, opened(eval_data, option="--eval-data"))
+    for part in (training, held_out):
+        _check_samples(part, Collate(inputs, task), task, teacher)
+    return training, held_out
+
+
+def _check_samples(samples: Dataset, collate: Collate, task: AnyTask, teacher: Checkpoint) -> None:
+    """Check 256 samples, spread evenly, and all labels where they are in one array."""
+    labels = samples.labels
+    if task.needs_labels and labels is not None:
+        task.check({LABELS: torch.from_numpy(label_rows(labels, samples.name))})
+    some = samples.spread(_CHECKED_SAMPLES)
+    for index in range(len(some)):
+        batch = collate([some[index]])
         if isinstance(task, CTC):
-            length = int(batch[MASK].sum()) if MASK in batch else batch[collate.names[0]].shape[1]
+            length = int(batch[MASK].sum()) if MASK in batch else batch[collate.inputs[0].name].shape[1]
             task.check_length(batch[LABELS][0], teacher.family.tokens(teacher.model.config, length))
 
 
-def check_shape(spec: InputSpec, shape: list[int], bounds: Mapping[str, tuple[int, int | None]]) -> None:
-    """Compare the shape of a sample with the one that the model's configuration expects.
-
-    Args:
-        spec: Input of the model.
-        shape: Shape of the sample, without a batch axis.
-        bounds: Smallest and largest length of each dynamic dimension; None for no upper bound.
-
-    Raises:
-        UsageError: The shapes do not fit.
-    """
-    expected = spec.shape[1:]
-    if len(shape) != len(expected) or any(
-        size != want for size, want in zip(shape, expected, strict=True) if not isinstance(want, str)
-    ):
-        hint = None
-        if len(shape) == len(expected) + 1 and shape[0] == 1:
-            hint = "processors add a batch dimension with return_tensors: take their result[0]"
-        raise UsageError(
-            f"{spec.name} of a sample has the shape {shape}, the model takes [{', '.join(map(str, expected))}]", hint
-        )
-    for size, name in zip(shape, expected, strict=True):
-        least, most = bounds.get(str(name), (0, None))
-        if size < least or (most is not None and size > most):
-            range_ = f"at least {least}" if most is None else f"{least} to {most}"
-            raise UsageError(
-                f"{spec.name} of a sample has {size} {name}, the model takes {range_}", "cut the sample or leave it out"
-            )
-
-
-def check_values(spec: InputSpec, batch: torch.Tensor) -> None:
-    """Check that the values of an input ``[batch, ...]`` are finite and in range.
-
-    Raises:
-        UsageError: A number is not finite or out of range, or a mask covers a whole sample.
-    """
-    if batch.is_floating_point() and not bool(batch.isfinite().all()):
-        raise UsageError(f"{spec.name} of a sample holds NaN or infinity", "fix the sample or leave it out")
-    if spec.below is not None and batch.numel():
-        lowest, highest = int(batch.min()), int(batch.max())
-        if lowest < 0 or highest >= spec.below:
-            bad = lowest if lowest < 0 else highest
-            raise UsageError(f"{spec.name} of a sample holds {bad}, the model takes 0 to {spec.below - 1}")
-    if spec.name == MASK and not bool(batch.bool().any(-1).all()):
-        raise UsageError(f"{MASK} of a sample masks all of it", "leave such samples out")
-
-
-def check_loss(model: PreTrainedModel, samples: Samples, collate: Collate, task: AnyTask) -> None:
+def check_loss(model: PreTrainedModel, samples: Dataset, collate: Collate, task: AnyTask) -> None:
     """Compute a loss of the user's own on two samples; the built-in losses are not tried.
 
     Args:

@@ -65,7 +65,11 @@ class CTC:
             raise UsageError(f"labels are {labels.dtype} {list(labels.shape)}; expected one sequence per sample")
         bad = labels[((labels < 0) & (labels != NO_LABEL)) | (labels >= self._vocabulary)]
         if len(bad):
-            raise UsageError(f"label {int(bad[0])} is out of range; the model has {self._vocabulary} labels, from 0")
+            raise UsageError(
+                f"label {int(bad[0])} is out of range: the model has {self._vocabulary} labels, "
+                f"0 to {self._vocabulary - 1}",
+                "number the letters as the model's vocab.json does",
+            )
         if bool((labels == self._blank).any()):
             raise UsageError(
                 f"label {self._blank} is the blank of the model (pad_token_id), which a transcript cannot contain",

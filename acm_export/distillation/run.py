@@ -16,11 +16,10 @@ from acm_export.base import interrupts
 from acm_export.base.errors import UsageError
 from acm_export.base.progress import Silent
 from acm_export.checkpoints import save_checkpoint
-from acm_export.data.collate import LABELS, model_inputs
-from acm_export.data.samples import digest
+from acm_export.data.collate import model_inputs
 from acm_export.data.speech import read_vocabulary
-from acm_export.distillation.batches import EvenSubset, StepOrder, batches_in_order, collate_for, mix_seeds
-from acm_export.distillation.checks import check_loss, check_model, check_output, check_samples
+from acm_export.distillation.batches import Collate, StepOrder, batches_in_order, mix_seeds
+from acm_export.distillation.checks import check_loss, check_model, check_output, open_training_data
 from acm_export.distillation.evaluate import Evaluation
 from acm_export.distillation.initialise import learners_from_ffn, learners_from_linear
 from acm_export.distillation.layerwise import GatesPhase, LearnersPhase
@@ -40,6 +39,7 @@ from acm_export.modules import acm_layers
 from acm_export.surgery import install_acm_layers
 
 if TYPE_CHECKING:
+    import os
     from collections.abc import Iterator
     from pathlib import Path
 
@@ -48,7 +48,8 @@ if TYPE_CHECKING:
 
     from acm_export.base.progress import Progress
     from acm_export.checkpoints import Checkpoint
-    from acm_export.data.samples import Samples
+    from acm_export.data.dataset import Dataset
+    from acm_export.data.open_data import Data
     from acm_export.distillation.evaluate import Curve
     from acm_export.distillation.plan import AcmizePlan
     from acm_export.distillation.tasks import AnyTask
@@ -61,12 +62,13 @@ _THRESHOLD_SAMPLES = 256
 
 def run_distillation(
     teacher: Checkpoint,
-    samples: Samples,
-    held_out: Samples,
+    data: Data,
+    eval_data: Data | None,
     settings: AcmizeSettings,
     output: Path,
     progress: Progress,
     *,
+    processor: str | os.PathLike[str] | None = None,
     restart: bool = False,
 ) -> AcmizeResult:
     """Turn a dense transformer into an ACM model.
@@ -75,11 +77,12 @@ def run_distillation(
 
     Args:
         teacher: Dense model; converted to float32 in place.
-        samples: Training samples.
-        held_out: Samples that the curve is measured on.
+        data: Training data, as :func:`acm_export.data.open_data.open_data` takes them.
+        eval_data: Data that the curve is measured on; None to hold out one sample of five of ``data``.
         settings: Settings of the run.
         output: Folder to make; replaced where it holds nothing but an earlier result.
         progress: Receives every step.
+        processor: Folder or file with the settings of the image or sound processor, where the teacher has none.
         restart: Discard an unfinished run.
 
     Raises:
@@ -91,14 +94,13 @@ def run_distillation(
     check_output(output)
     plan = make_plan(teacher.model, teacher.family, settings)
     task = task_for(teacher.model, teacher.family, settings.task, read_vocabulary(teacher.path))
-    collate = collate_for(teacher, task)
     check_model(teacher.model)
-    check_samples(samples, collate, task, teacher)
-    check_samples(held_out, collate, task, teacher)
+    samples, held_out = open_training_data(teacher, task, data, eval_data, processor)
+    collate = Collate(samples.inputs, task)
     accelerator = _accelerator(settings, len(samples))
     if not accelerator.is_main_process:
         progress = Silent()
-    data_sha256 = digest(samples, (*collate.names, LABELS))
+    data_sha256 = samples.digest()
     if restart and accelerator.is_main_process:
         remove_state(output)
     accelerator.wait_for_everyone()
@@ -212,12 +214,12 @@ class _Run:
             phase = WholePhase(self.student, self.dense, family, self.task, costs, settings.budget, table)
             self.trainer.run(phase, state)
 
-    def measure(self, held_out: Samples) -> Curve:
+    def measure(self, held_out: Dataset) -> Curve:
         """Quality against budget."""
         trainer, samples = self.trainer, self.trainer.samples
         trainer.progress.stage("measuring quality at each budget", None)
         evaluation = Evaluation(self.student, self.dense, self.teacher.family, self.task, self.plan.costs)
-        few = samples if len(samples) <= _THRESHOLD_SAMPLES else EvenSubset(samples, _THRESHOLD_SAMPLES)
+        few = samples.spread(_THRESHOLD_SAMPLES)
         batches = partial(
             batches_in_order,
             collate=trainer.collate,

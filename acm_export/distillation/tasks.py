@@ -13,6 +13,7 @@ import torch
 from torch.nn import functional as F  # noqa: N812
 
 from acm_export.base.errors import UsageError
+from acm_export.data.checks import check_classes
 from acm_export.data.collate import LABELS
 from acm_export.data.user_function import failed, import_function
 from acm_export.distillation.ctc import CTC
@@ -58,11 +59,7 @@ class Classification:
         labels = batch[LABELS]
         if labels.ndim != 1 or labels.is_floating_point():
             raise UsageError(f"labels are {labels.dtype} {list(labels.shape)}; expected one class per sample")
-        if len(bad := labels[(labels < 0) | (labels >= self._num_labels)]):
-            raise UsageError(
-                f"label {int(bad[0])} is out of range; the model has {self._num_labels} classes, from 0",
-                "number the labels as in the training of the model",
-            )
+        check_classes(labels.numpy(force=True), self._num_labels)
 
 
 class Imitation:

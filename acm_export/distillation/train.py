@@ -24,8 +24,8 @@ if TYPE_CHECKING:
     from torch import nn
 
     from acm_export.base.progress import Progress
-    from acm_export.data.collate import Collate
-    from acm_export.data.samples import Samples
+    from acm_export.data.dataset import Dataset
+    from acm_export.distillation.batches import Collate
     from acm_export.distillation.phase import Phase, StepLoss
     from acm_export.distillation.settings import AcmizeSettings
     from acm_export.distillation.state import State
@@ -66,7 +66,7 @@ class Trainer:
 
     accelerator: Accelerator
     settings: AcmizeSettings
-    samples: Samples
+    samples: Dataset
     collate: Collate
     student: nn.Module
     output: Path

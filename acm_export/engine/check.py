@@ -25,12 +25,13 @@ from acm_export.verification.report import MARGIN_TOLERANCE, OUTPUT_TOLERANCE
 from acm_export.verification.settings import uniform
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Mapping
+    from collections.abc import Callable, Iterator, Mapping
     from pathlib import Path
 
     from numpy.typing import NDArray
 
-    from acm_export.data.batches import Arrays, DataSource
+    from acm_export.data.batches import Arrays, GraphInput
+    from acm_export.data.dataset import Dataset
     from acm_export.engine.prepare import TensorRTModel
     from acm_export.engine.profiles import Profile
     from acm_export.engine.runtime import LoadedEngine
@@ -87,7 +88,7 @@ class EngineCheck:
     Args:
         prepared: The model that the engine is built from.
         profiles: Shapes of the inputs with a dynamic dimension.
-        source: The user's data, or None for random inputs.
+        open_inputs: Opens the user's data for the inputs of the model; None for random inputs.
 
     Raises:
         MissingDependencyError: ONNX Runtime is not installed.
@@ -96,7 +97,10 @@ class EngineCheck:
     """
 
     def __init__(
-        self, prepared: TensorRTModel, profiles: Mapping[str, Profile], source: DataSource | None = None
+        self,
+        prepared: TensorRTModel,
+        profiles: Mapping[str, Profile],
+        open_inputs: Callable[[tuple[GraphInput, ...]], Dataset] | None = None,
     ) -> None:
         self._prepared = prepared
         try:
@@ -106,7 +110,7 @@ class EngineCheck:
             raise MissingDependencyError(reason, f"{error.hint}; or skip the comparison with --no-check") from error
         added = {INPUT, *(layer.thresholds for layer in prepared.manifest.layers)}
         inputs = graph_inputs(prepared.model, tuple(name for name in prepared.inputs if name not in added))
-        self._batches = batches(inputs, profiles, source)
+        self._batches = batches(inputs, profiles, open_inputs(inputs) if open_inputs else None)
         self._settings = tuple(check_settings(prepared))
 
     def run(self, engine: LoadedEngine) -> Comparison:

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING
 from acm_export.base.errors import EngineError, ExportError, MissingDependencyError, UsageError
 from acm_export.base.files import check_apart, check_writable, move_together_into_place, sha256_of, staging_folder
 from acm_export.base.progress import Silent
-from acm_export.data.sources import open_source
+from acm_export.data.open_data import open_data
 from acm_export.engine import host
 from acm_export.engine.build import build
 from acm_export.engine.check import EngineCheck
@@ -32,7 +32,7 @@ if TYPE_CHECKING:
     from typing import TypeAlias
 
     from acm_export.base.progress import Progress
-    from acm_export.data.batches import DataSource
+    from acm_export.data.open_data import Data
     from acm_export.engine.passport import Comparison
     from acm_export.engine.profiles import Shapes
 
@@ -84,7 +84,7 @@ def build_engine(
     tensorrt_root: AnyPath | None = None,
     cuda_root: AnyPath | None = None,
     tactic_sources: str | None = None,
-    data: AnyPath | DataSource | None = None,
+    data: Data | None = None,
     processor: AnyPath | None = None,
     check: bool = True,
     save_onnx: AnyPath | None = None,
@@ -133,7 +133,6 @@ def build_engine(
         )
     if isinstance(data, (str, os.PathLike)):
         _check_outputs((model, library, Path(data)), output, saved, cache)
-        data = open_source(os.fspath(data), folder, model.absolute().parent)
     else:
         _check_outputs((model, library), output, saved, cache)
     tensorrt = _tensorrt(required=not dry_run)
@@ -159,7 +158,10 @@ def build_engine(
     if tensorrt is not None and not dry_run:
         source = PluginSource(library, _path(tensorrt_root), _path(cuda_root))
         prepared, settings = plans[0].prepared, plans[0].settings
-        make_check = partial(EngineCheck, prepared, settings.profiles, data) if check else None
+        open_inputs = None
+        if data is not None:
+            open_inputs = partial(open_data, data, model_folder=model.absolute().parent, processor=folder)
+        make_check = partial(EngineCheck, prepared, settings.profiles, open_inputs) if check else None
         passport = build_planned(plans[0], tensorrt, source, make_check, progress)
     return EngineResult(model, output, tuple(plans), passport)
 

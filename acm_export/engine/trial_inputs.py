@@ -7,20 +7,21 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from acm_export.base.errors import UsageError
-from acm_export.data.batches import check_batch, draw
+from acm_export.data.batches import draw
 from acm_export.engine.profiles import format_shape
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
-    from acm_export.data.batches import Arrays, DataSource, GraphInput
+    from acm_export.data.batches import Arrays, GraphInput
+    from acm_export.data.dataset import Dataset
     from acm_export.engine.profiles import Profile
 
 _SAMPLES = 16
 """Most samples of the data to compare on: the portable file runs on the CPU."""
 
 
-def batches(inputs: tuple[GraphInput, ...], profiles: Mapping[str, Profile], source: DataSource | None) -> list[Arrays]:
+def batches(inputs: tuple[GraphInput, ...], profiles: Mapping[str, Profile], source: Dataset | None) -> list[Arrays]:
     """Batches of data in the optimal shape, or random numbers in the smallest and the optimal shape.
 
     Args:
@@ -43,11 +44,10 @@ def _random(inputs: tuple[GraphInput, ...], profiles: Mapping[str, Profile]) -> 
     ]
 
 
-def _real(inputs: tuple[GraphInput, ...], profiles: Mapping[str, Profile], source: DataSource) -> list[Arrays]:
+def _real(inputs: tuple[GraphInput, ...], profiles: Mapping[str, Profile], source: Dataset) -> list[Arrays]:
     size, taken = _shape(inputs[0], profiles, "optimum")[0], 0
     found: list[Arrays] = []
-    for arrays in source.batches(size, [value.name for value in inputs]):
-        batch = check_batch(arrays, inputs, source.name)
+    for batch in source.batches(size):
         misfit = next((text for value in inputs if (text := _misfit(batch.feeds, value, profiles))), None)
         if misfit and batch.samples == size:
             raise UsageError(f"{source.name}: {misfit}", "change the range with --min-shapes and --max-shapes")

@@ -1,4 +1,4 @@
-"""A calibration as a table, and as JSON."""
+"""Result of a calibration as a table and as JSON."""
 
 from __future__ import annotations
 
@@ -10,60 +10,63 @@ from rich.table import Table
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
-    from acm_export.calibration.result import Calibrated
+    from acm_export.calibration.result import CalibrationResult
     from acm_export.onnx_file.budget_table import Calibration
 
 
-def calibration_table(calibrated: Calibrated) -> Table:
-    """One row for each requested budget: measured on both parts of the data, beside the rivals."""
-    record = _record(calibrated)
-    table = Table(title=f"{calibrated.path.name}: {record.solver}, {calibrated.runtime}", title_justify="left")
+def calibration_table(result: CalibrationResult) -> Table:
+    """One row for each requested budget, measured on both parts of the data, beside the simpler solvers."""
+    record = _record(result)
+    table = Table(title=f"{result.path.name}: {record.solver}, {result.runtime}", title_justify="left")
     for column in ("β requested", "calibration", "held out", "± 2 standard errors", "divergence", "accuracy %"):
         table.add_column(column, justify="right")
-    names = sorted({name for c in calibrated.comparisons for name in c.rivals})
+    names = sorted({name for c in result.comparisons for name in c.rivals})
     for name in names:
         table.add_column(f"{name}: divergence", justify="right")
-    rivals = {c.budget: c.rivals for c in calibrated.comparisons}
-    measured = {c.budget: c.knot.measured for c in calibrated.comparisons}
+    rivals = {c.budget: c.rivals for c in result.comparisons}
+    measured = {c.budget: c.knot.measured for c in result.comparisons}
     for request in record.requests:
         held_out, error = request.held_out, request.standard_error
         knot = measured.get(request.requested)
         beside = rivals.get(request.requested, {})
         table.add_row(
-            f"{request.requested:.3f}", f"{request.calibration:.3f}", "" if held_out is None else f"{held_out:.3f}",
-            "" if error is None else f"{2 * error:.3f}", f"{knot.divergence:.3g}" if knot else "",
+            f"{request.requested:.3f}",
+            f"{request.calibration:.3f}",
+            "" if held_out is None else f"{held_out:.3f}",
+            "" if error is None else f"{2 * error:.3f}",
+            f"{knot.divergence:.3g}" if knot else "",
             "" if knot is None or knot.accuracy is None else f"{100 * knot.accuracy:.1f}",
             *(f"{beside[name].measured.divergence:.3g}" if name in beside else "" for name in names),
-        )  # fmt: skip
+        )
     return table
 
 
-def describe_calibration(calibrated: Calibrated) -> Iterator[str]:
+def describe_calibration(result: CalibrationResult) -> Iterator[str]:
     """Lines below the table."""
-    record = _record(calibrated)
+    record = _record(result)
     yield f"divergence: {record.divergence}, from the output with all learners, on the calibration data"
     yield (
         f"{record.samples} samples made the table, {record.held_out_samples} checked it; "
         f"{len(record.table.budgets)} knots from β {record.table.smallest:.3f} to {record.table.largest:.3f}, "
         f"τ = 0 has β₀ {record.trained_budget:.3f}"
     )
-    rounds = [c.knot.rounds for c in calibrated.comparisons]
+    rounds = [c.knot.rounds for c in result.comparisons]
     if rounds:
-        yield f"budgets were met after {min(rounds)} to {max(rounds)} rounds of measuring and correcting"
-    yield from calibrated.notes
+        yield f"each budget took {min(rounds)} to {max(rounds)} rounds of measuring and correcting thresholds"
+    yield from result.notes
     if record.budget_input:
-        yield f"written: {calibrated.path}, which takes the input budget with each call"
+        yield f"wrote {result.path}, which takes the budget as an input of each call"
     else:
-        yield f"written: {calibrated.path}, set to τ = 0; choose with: acm-export set-budget {calibrated.path} BUDGET"
+        yield f"wrote {result.path}, set to τ = 0; set another budget with: acm-export set-budget {result.path} BUDGET"
 
 
-def calibration_json(calibrated: Calibrated) -> dict[str, Any]:
-    """For ``--json``."""
+def calibration_json(result: CalibrationResult) -> dict[str, Any]:
+    """The result for ``--json``."""
     return {
-        "output": str(calibrated.path),
-        "runtime": calibrated.runtime,
-        "calibration": asdict(_record(calibrated)),
-        "trained": asdict(calibrated.trained),
+        "output": str(result.path),
+        "runtime": result.runtime,
+        "calibration": asdict(_record(result)),
+        "trained": asdict(result.trained),
         "comparisons": [
             {
                 "budget": c.budget,
@@ -72,15 +75,15 @@ def calibration_json(calibrated: Calibrated) -> dict[str, Any]:
                 "divergence": c.knot.measured.divergence,
                 "rivals": {name: rival.measured.divergence for name, rival in c.rivals.items()},
             }
-            for c in calibrated.comparisons
+            for c in result.comparisons
         ],
-        "held_out": [{"requested": p.requested, "family": p.family, **asdict(p.measured)} for p in calibrated.curves],
-        "notes": list(calibrated.notes),
+        "held_out": [{"requested": p.requested, "family": p.family, **asdict(p.measured)} for p in result.curves],
+        "notes": list(result.notes),
     }
 
 
-def _record(calibrated: Calibrated) -> Calibration:
-    record = calibrated.manifest.calibration
+def _record(result: CalibrationResult) -> Calibration:
+    record = result.manifest.calibration
     if record is None:
         raise ValueError("the manifest has no calibration")
     return record

@@ -1,4 +1,4 @@
-"""Charts of a calibration, as SVG that takes its colours from the page it stands in."""
+"""Charts of a calibration, as SVG that takes its colours from the page that shows it."""
 
 from __future__ import annotations
 
@@ -15,17 +15,17 @@ if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping, Sequence
 
     from acm_export.calibration.examples import AudioExample, ImageExample
-    from acm_export.calibration.result import Calibrated
+    from acm_export.calibration.result import CalibrationResult
 
 _INK, _FAINT = "#010203", "#040506"
-"""Stand for the page's colours until the SVG is finished; nothing else in a chart has them."""
+"""Placeholders for the page's colours, replaced in the finished SVG; nothing else in a chart has them."""
 
 _SERIES = {"table": "#1f77b4", "uniform": "#d9822b", "same count": "#2f9e63"}
 _TITLES = {"table": "this table", "uniform": "one threshold for all layers", "same count": "every token the same count"}
 _MARKERS = {"table": "o", "uniform": "s", "same count": "^"}
 
 _NARROW = 5.0
-"""Inches below which a legend stands above the chart, because inside it would cover the lines."""
+"""Width in inches below which the legend is above the chart, where it does not cover the lines."""
 
 
 def curve_chart(points: Mapping[str, Sequence[tuple[float, float]]], axis: str, width: float, *, log: bool) -> str:
@@ -33,9 +33,9 @@ def curve_chart(points: Mapping[str, Sequence[tuple[float, float]]], axis: str, 
 
     Args:
         points: (β, value) by family, ascending.
-        axis: Label of the values.
-        width: Inches.
-        log: Logarithmic values.
+        axis: Label of the value axis.
+        width: Width in inches.
+        log: Whether the value axis is logarithmic.
 
     Returns:
         SVG.
@@ -43,13 +43,11 @@ def curve_chart(points: Mapping[str, Sequence[tuple[float, float]]], axis: str, 
     figure, axes = _figure(width, 3.6)
     for family, series in points.items():
         x, y = zip(*series, strict=True)
-        axes.plot(
-            x, y, marker=_MARKERS[family], color=_SERIES[family], label=_TITLES[family], markersize=5,
-            linewidth=2.2 if family == "table" else 1.4, zorder=3 if family == "table" else 2,
-        )  # fmt: skip
+        style = {"linewidth": 2.2, "zorder": 3} if family == "table" else {"linewidth": 1.4, "zorder": 2}
+        axes.plot(x, y, marker=_MARKERS[family], color=_SERIES[family], label=_TITLES[family], markersize=5, **style)
     if log:
         axes.set_yscale("log")
-    axes.set_xlabel("β: share of learner FLOPs that is executed")
+    axes.set_xlabel("β: executed share of learner FLOPs")
     axes.set_ylabel(axis)
     above = {"loc": "lower left", "bbox_to_anchor": (0, 1)} if width < _NARROW else {}
     axes.legend(frameon=False, labelcolor=_INK, **above)
@@ -57,12 +55,12 @@ def curve_chart(points: Mapping[str, Sequence[tuple[float, float]]], axis: str, 
 
 
 def count_chart(shares: Mapping[str, Sequence[float]], title: str, width: float) -> str:
-    """For each layer how its tokens divide into learner counts, as stacked bars.
+    """Learner counts of the tokens of each layer, as stacked bars.
 
     Args:
-        shares: Layer to the share of its tokens with 0, 1, ... learners.
-        title: Of the chart.
-        width: Inches.
+        shares: Shares of the tokens with 0, 1, ... learners, by layer.
+        title: Title of the chart.
+        width: Width in inches.
 
     Returns:
         SVG.
@@ -98,7 +96,7 @@ def _common_prefix(names: Sequence[str]) -> str:
 
 
 def threshold_chart(budgets: Sequence[float], rows: Sequence[Sequence[float]], min_learners: int) -> str:
-    """The thresholds of one layer over β, one line for each gated learner; SVG."""
+    """Thresholds of one layer over β, one line for each gated learner; SVG."""
     figure, axes = _figure(3.4, 2.1)
     values = np.array(rows)
     palette = require("matplotlib").colormaps["viridis"](
@@ -152,10 +150,10 @@ def example_audio(example: AudioExample) -> str:
     return _svg(figure)
 
 
-def curves(calibrated: Calibrated, value: str) -> dict[str, list[tuple[float, float]]]:
+def curves(result: CalibrationResult, value: str) -> dict[str, list[tuple[float, float]]]:
     """(β, value) on held-out data by family; ``value`` is a field of a measurement."""
     found: dict[str, list[tuple[float, float]]] = {}
-    for point in calibrated.curves:
+    for point in result.curves:
         measured = getattr(point.measured, value)
         if measured is not None:
             found.setdefault(point.family, []).append((point.measured.budget, measured))
@@ -163,9 +161,9 @@ def curves(calibrated: Calibrated, value: str) -> dict[str, list[tuple[float, fl
     return {family: sorted(found[family]) for family in order}
 
 
-def layer_shares(calibrated: Calibrated, histograms: Sequence[Sequence[int]]) -> Iterator[tuple[str, list[float]]]:
+def layer_shares(result: CalibrationResult, histograms: Sequence[Sequence[int]]) -> Iterator[tuple[str, list[float]]]:
     """Each layer's name and the shares of its tokens by learner count."""
-    for layer, histogram in zip(calibrated.manifest.layers, histograms, strict=True):
+    for layer, histogram in zip(result.manifest.layers, histograms, strict=True):
         total = sum(histogram) or 1
         yield layer.name, [tokens / total for tokens in histogram]
 

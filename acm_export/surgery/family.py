@@ -6,6 +6,10 @@ import re
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
+import numpy as np
+
+from acm_export.data.batches import GraphInput
+
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Mapping
 
@@ -88,6 +92,13 @@ class ModelFamily:
     masked: str | None = None
     read_as: Mapping[str, str] = field(default_factory=dict)
     training_only: tuple[str, ...] = ()
+
+    def data_inputs(self, config: Any) -> tuple[GraphInput, ...]:
+        """Inputs of the model with this config, for the reader of data."""
+        lengths = dict(self.bounds(config))
+        return tuple(
+            GraphInput(spec.name, spec.shape, np.dtype(spec.dtype), spec.below, lengths) for spec in self.inputs(config)
+        )
 
     def base_path(self, model: Any) -> str:
         """Prefix of the names of the base model's modules in ``model``: ``"vit."``, or nothing."""

@@ -8,12 +8,13 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from acm_export.base.errors import UsageError
-from acm_export.data.batches import check_batch, draw
+from acm_export.data.batches import draw
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
 
-    from acm_export.data.batches import Arrays, DataSource, GraphInput
+    from acm_export.data.batches import Arrays, GraphInput
+    from acm_export.data.dataset import Dataset
 
 MAX_BATCHES = 8
 """Different batches that runs take in turn, so that a time does not depend on one lucky sample."""
@@ -76,33 +77,20 @@ def random_batches(inputs: Sequence[GraphInput], example: Mapping[str, list[int]
     return InputBatches(tuple(batches), None)
 
 
-def data_batches(source: DataSource, inputs: tuple[GraphInput, ...], batch: int) -> InputBatches:
-    """The first samples of the data in whole batches, at most :data:`MAX_BATCHES` of them.
+def data_batches(dataset: Dataset, batch: int) -> InputBatches:
+    """The first samples of the data in whole batches, at most :data:`MAX_BATCHES`, all padded to one shape.
 
     Raises:
-        UsageError: The data do not fit the model, have fewer samples than a batch, or differ in shape.
+        UsageError: The data do not fit the model, have fewer samples than a batch, or samples of different shapes that
+            cannot be padded.
     """
-    rows: list[Arrays] = []
-    for arrays in source.batches(batch, [value.name for value in inputs]):
-        checked = check_batch(arrays, inputs, source.name)
-        rows += [{name: array[i : i + 1] for name, array in checked.feeds.items()} for i in range(checked.samples)]
-        if len(rows) >= batch * MAX_BATCHES:
-            break
-    if len(rows) < batch:
-        samples = "1 sample" if len(rows) == 1 else f"{len(rows)} samples"
-        raise UsageError(f"{source.name} has {samples}, --batch is {batch}", "give more data or a smaller --batch")
-    rows = rows[: min(len(rows) // batch, MAX_BATCHES) * batch]
-    for row in rows:
-        for name, array in row.items():
-            if array.shape != rows[0][name].shape:
-                shapes = f"{list(rows[0][name].shape[1:])} and {list(array.shape[1:])}"
-                raise UsageError(
-                    f"{source.name}: samples of {name} have the shapes {shapes}; latency is measured for one shape",
-                    "time each shape separately",
-                )
-    batches = [rows[start : start + batch] for start in range(0, len(rows), batch)]
-    joined = tuple({name: np.concatenate([row[name] for row in part]) for name in part[0]} for part in batches)
-    return InputBatches(joined, source.name)
+    count = min(len(dataset) // batch, MAX_BATCHES)
+    if not count:
+        samples = "1 sample" if len(dataset) == 1 else f"{len(dataset)} samples"
+        raise UsageError(f"{dataset.name} has {samples}, --batch is {batch}", "give more data or a smaller --batch")
+    (together,) = dataset.take(np.arange(count * batch)).batches(count * batch)
+    parts = (together.rows(slice(start, start + batch)) for start in range(0, count * batch, batch))
+    return InputBatches(tuple(part.feeds for part in parts), dataset.name)
 
 
 def _shape(value: GraphInput, example: Mapping[str, list[int]], symbol: int | str, batch: int) -> list[int]:

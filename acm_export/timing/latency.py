@@ -13,12 +13,12 @@ from typing import TYPE_CHECKING
 from acm_export.base.errors import AcmError, OutputError, UsageError
 from acm_export.base.files import check_input, sha256_of, write_text
 from acm_export.base.progress import Silent
-from acm_export.data.sources import open_source
+from acm_export.data.open_data import open_data
 from acm_export.timing import checks
 from acm_export.timing.backends import open_backend
 from acm_export.timing.environment import EnvironmentWatch
 from acm_export.timing.gpu_watch import watch_gpu
-from acm_export.timing.inputs import check_batch_sizes
+from acm_export.timing.inputs import MAX_BATCHES, check_batch_sizes
 from acm_export.timing.models import Models, check_baseline
 from acm_export.timing.plot import write_plot
 from acm_export.timing.reliability import device_warnings, environment_warnings, steadiness_warnings
@@ -226,7 +226,13 @@ def _prepare(
         baseline = ModelFile(str(request.baseline), backend.baseline_digest(request.baseline))
     source = None
     if request.data is not None:
-        source = open_source(request.data, request.processor, request.model.absolute().parent)
+        source = open_data(
+            request.data,
+            file.inputs,
+            model_folder=request.model.absolute().parent,
+            processor=request.processor,
+            limit=max(request.batch) * MAX_BATCHES,
+        )
     runs = prepare_runs(request, file, thresholds, backend, source, progress)
     if required.old is not None:
         checks.check_common_runs(required.old, [run.key(request.streams) for run in runs])

@@ -46,7 +46,7 @@ class LatencyRequest:
         batch: Batch sizes.
         streams: Streams that run at the same time.
         baseline: Path of the dense model that is timed between the blocks, or None.
-        data: Real inputs, as :func:`acm_export.data.sources.open_source` takes them; None for random inputs.
+        data: Real inputs, as :func:`acm_export.data.open_data.open_data` takes them; None for random inputs.
         processor: Folder of preprocessor_config.json, for images.
         timing: How long to time each run.
         percentiles: Percentiles beside those that every result has.

@@ -9,7 +9,7 @@ import numpy as np
 from acm_export.data.token_masks import TokenMasks
 from acm_export.onnx_file.thresholds import bound_of
 from acm_export.op.routing import margins
-from acm_export.verification.measurement import Tally
+from acm_export.verification.measurement import Accumulator
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping, Sequence
@@ -137,7 +137,7 @@ def skewed(session: TappedSession, inputs: InputBatches, start: Thresholds, max_
 
 def measured_budget(session: TappedSession, inputs: InputBatches, thresholds: Thresholds) -> float:
     """β over all batches, from the learner counts of their runs; padding is left out."""
-    values, tally = flat(session.layers, thresholds), Tally(session.layers)
+    values, tally = flat(session.layers, thresholds), Accumulator(session.layers)
     for batch in inputs.batches:
         _, counts, masks = session.run_with_masks(batch, values)
         tally.add(counts, [masks.of(count.shape) for count in counts], 0.0, None, inputs.samples)
@@ -151,7 +151,7 @@ def budget_of_counts(layers: Sequence[LayerEntry], runs: Iterable[tuple[Arrays, 
         layers: Layers of the manifest.
         runs: Inputs of each run, and the learner counts of each layer.
     """
-    tally = Tally(layers)
+    tally = Accumulator(layers)
     for batch, counts in runs:
         masks = TokenMasks.of_batch(batch, ())
         tally.add(counts, [masks.of(count.shape) for count in counts], 0.0, None, len(next(iter(batch.values()))))

@@ -20,7 +20,8 @@ if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping, Sequence
 
     from acm_export.base.progress import Progress
-    from acm_export.data.batches import Arrays, DataSource
+    from acm_export.data.batches import Arrays
+    from acm_export.data.dataset import Dataset
     from acm_export.timing.backends.backend import Backend, BudgetMeter, TimedFile
     from acm_export.timing.inputs import InputBatches
     from acm_export.timing.request import LatencyRequest
@@ -86,7 +87,7 @@ def prepare_runs(
     file: TimedFile,
     settings: Settings,
     backend: Backend,
-    source: DataSource | None,
+    source: Dataset | None,
     progress: Progress,
 ) -> tuple[Run, ...]:
     """Read the inputs and measure the β of every run; memory for that is freed before anything is timed.
@@ -137,11 +138,11 @@ def run_warnings(file: TimedFile, runs: Sequence[Run]) -> Iterator[str]:
         )
 
 
-def _inputs(file: TimedFile, source: DataSource | None, batch: int) -> InputBatches:
+def _inputs(file: TimedFile, source: Dataset | None, batch: int) -> InputBatches:
     if source is None:
         inputs = random_batches(file.inputs, file.manifest.example_inputs, batch)
     else:
-        inputs = data_batches(source, file.inputs, batch)
+        inputs = data_batches(source, batch)
     for name, (low, _, high) in file.profiles.items():
         shape = inputs.shapes.get(name)
         if shape is not None and not all(a <= b <= c for a, b, c in zip(low, shape, high, strict=True)):

@@ -1,4 +1,4 @@
-"""What a run over data shows: counts, the budget with its standard error, and how far the output moved."""
+"""Measurements of one threshold setting over data: learner counts, budget, divergence and accuracy."""
 
 from __future__ import annotations
 
@@ -21,15 +21,15 @@ SQUARED = "squared error of the output ÷ its variance"
 
 @dataclass(frozen=True)
 class Measurement:
-    """Of one setting of the thresholds.
+    """Measurement of one threshold setting.
 
     Args:
-        histograms: For each layer the valid tokens with 0, 1, ..., N learners.
+        histograms: Valid tokens of each layer that ran 0, 1, ..., N learners.
         budget: β, executed ÷ all learner FLOPs over valid tokens and layers.
-        standard_error: Of β, from the scatter between samples; None for fewer than two of them.
-        divergence: Mean over samples, from the output with all learners.
-        accuracy: Share of samples classified rightly, where there are labels and class scores.
-        samples: That were run.
+        standard_error: Standard error of β, from the scatter between samples; None for fewer than two of them.
+        divergence: Divergence from the output with all learners, mean over samples.
+        accuracy: Share of correctly classified samples, where there are labels and class scores.
+        samples: Number of samples.
     """
 
     histograms: tuple[tuple[int, ...], ...]
@@ -40,11 +40,11 @@ class Measurement:
     samples: int
 
 
-class Tally:
-    """Adds up batches; its size does not depend on how many there are.
+class Accumulator:
+    """Accumulates batches into one measurement; its size does not depend on their number.
 
     Args:
-        layers: Of the manifest.
+        layers: Layers of the manifest.
     """
 
     def __init__(self, layers: Sequence[LayerEntry]) -> None:
@@ -66,11 +66,11 @@ class Tally:
         """Add a batch.
 
         Args:
-            counts: For each layer the learner counts, ``[samples, ...]``.
-            masks: For each layer the valid tokens, or None where all are.
-            divergence: Sum over the samples.
-            right: Samples classified rightly, or None.
-            samples: In the batch.
+            counts: Learner counts of each layer, ``[samples, ...]``.
+            masks: Valid tokens of each layer, or None where all are.
+            divergence: Sum of the samples' divergences.
+            right: Number of correctly classified samples, or None.
+            samples: Number of samples in the batch.
         """
         executed, possible = np.zeros(samples), np.zeros(samples)
         for index, (layer, count, mask) in enumerate(zip(self._layers, counts, masks, strict=True)):
@@ -85,18 +85,16 @@ class Tally:
         self._samples += samples
 
     def result(self) -> Measurement:
-        """The measurement over all batches."""
+        """Measurement over all batches."""
         histograms = tuple(tuple(h.tolist()) for h in self._histograms)
         budget = budget_of(self._layers, histograms)
         ee, ep, pp, _, p = self._sums
         n = self._samples
-        # Of a ratio of sums: the scatter of the residuals e - β p (Cochran, Sampling Techniques, 6.4).
+        # Standard error of a ratio of sums, from the residuals e - β p (Cochran, Sampling Techniques, 6.4).
         scatter = max(ee - 2 * budget * ep + budget * budget * pp, 0.0)
         error = math.sqrt(n / (n - 1) * scatter) / p if n > 1 and p else None
-        return Measurement(
-            histograms, budget, error, self._divergence / max(n, 1),
-            None if self._right is None else self._right / max(n, 1), n,
-        )  # fmt: skip
+        accuracy = None if self._right is None else self._right / max(n, 1)
+        return Measurement(histograms, budget, error, self._divergence / max(n, 1), accuracy, n)
 
 
 def _by_sample(values: NDArray[Any], samples: int) -> NDArray[np.float64]:
@@ -119,7 +117,7 @@ def js_divergence(reference: NDArray[Any], output: NDArray[Any]) -> NDArray[np.f
     """Jensen-Shannon divergence between the softmaxes of each row of ``[..., classes]``, in nats, at most log 2.
 
     The Kullback-Leibler divergence has no bound: a few samples that a model gets confidently wrong outweigh all others,
-    and thresholds that were chosen for those few did worse than simpler ones on unseen data.
+    and thresholds chosen for those few did worse than simpler ones on unseen data.
     """
     p, q = log_softmax(reference), log_softmax(output)
     middle = np.logaddexp(p, q) - np.log(2)

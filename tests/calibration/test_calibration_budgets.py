@@ -73,18 +73,18 @@ def test_the_result_of_an_engine_serves_the_file_it_was_built_from(tmp_path: Pat
 
 def test_a_poor_fit_is_a_warning(tmp_path: Path, model: Path) -> None:
     fit = {"fixed_ms": 2.0, "ms_per_budget": 4.0, "r2": 0.5}
-    with pytest.warns(AcmWarning, match="hardly follows"):
+    with pytest.warns(AcmWarning, match="hardly depends on the budget"):
         budget_of_latency(4.0, latency_file(tmp_path, model, fit=fit), model)
 
 
 def test_latency_files_that_do_not_serve_are_refused(tmp_path: Path, model: Path) -> None:
     for changes, milliseconds, reason in (
         ({"model": {"file": "m.onnx", "sha256": "f" * 64}}, 4.0, r"another model: sha256 ffffffffffff\.\.\., .* has"),
-        ({"fit": None}, 4.0, "no line of time against budget"),
-        ({"fit": {"fixed_ms": None, "ms_per_budget": None, "r2": None}}, 4.0, "no line"),
+        ({"fit": None}, 4.0, "no fit of latency against budget"),
+        ({"fit": {"fixed_ms": None, "ms_per_budget": None, "r2": None}}, 4.0, "no fit"),
         ({"schema": 2}, 4.0, "has schema 2, this version reads up to 1"),
-        ({"model": None}, 4.0, "is no result of acm-export latency"),
-        ({}, 1.5, "2 ms pass without any learner, 6 with all"),
+        ({"model": None}, 4.0, "is not a result of acm-export latency"),
+        ({}, 1.5, "2 ms without learners and 6 ms with all"),
     ):
         with pytest.raises(UsageError, match=reason):
             budget_of_latency(milliseconds, latency_file(tmp_path, model, **changes), model)

@@ -1,4 +1,4 @@
-"""Calibrated files: what is written, both dials, and the budget input in ONNX Runtime."""
+"""CalibrationResult files: what is written, both dials, and the budget input in ONNX Runtime."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from onnx import numpy_helper
 from tiny_models import tiny_vit
 
 from acm_export.base.errors import AcmWarning, CalibrationError, ModelFileError, OutputError, UsageError
-from acm_export.calibration.calibrate import Options, calibrate
+from acm_export.calibration.calibrate import calibrate
 from acm_export.exporter import export
 from acm_export.modules import acm_layers
 from acm_export.onnx_file.budget_input import INPUT
@@ -28,7 +28,7 @@ from acm_export.onnx_file.targets import retarget
 from acm_export.runtimes.onnx_runtime import CpuSession
 
 if TYPE_CHECKING:
-    from acm_export.calibration.result import Calibrated
+    from acm_export.calibration.result import CalibrationResult
 
 BUDGETS = (0.45, 0.7)
 
@@ -43,12 +43,12 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture(scope="module")
-def result(folder: Path) -> Calibrated:
+def result(folder: Path) -> CalibrationResult:
     return calibrated(folder / "m.onnx", folder / "d.npz", folder / "plain.onnx", BUDGETS)
 
 
 @pytest.fixture(scope="module")
-def with_input(folder: Path, result: Calibrated) -> Path:
+def with_input(folder: Path, result: CalibrationResult) -> Path:
     assert result.path.exists()
     return calibrated(folder / "m.onnx", folder / "d.npz", folder / "input.onnx", BUDGETS, budget_input=True).path
 
@@ -60,7 +60,7 @@ def run(path: Path, **feeds: Any) -> dict[str, np.ndarray]:  # type: ignore[type
     )
 
 
-def test_requested_budgets_are_met_and_the_ends_reached(result: Calibrated) -> None:
+def test_requested_budgets_are_met_and_the_ends_reached(result: CalibrationResult) -> None:
     record = result.manifest.calibration
     assert record is not None
     assert [r.requested for r in record.requests] == list(BUDGETS)
@@ -75,14 +75,14 @@ def test_requested_budgets_are_met_and_the_ends_reached(result: Calibrated) -> N
     assert not [c for c in result.comparisons if c.lost_to and not result.notes]
 
 
-def test_the_file_is_set_to_what_was_trained(folder: Path, result: Calibrated) -> None:
+def test_the_file_is_set_to_what_was_trained(folder: Path, result: CalibrationResult) -> None:
     before, after = run(folder / "m.onnx"), run(result.path)
     assert all((before[name] == after[name]).all() for name in before)
     assert read_manifest(read_model(result.path), result.path).setting == Setting()
 
 
 def test_twice_gives_the_same_bytes_and_the_second_says_what_it_replaces(
-    folder: Path, result: Calibrated, caplog: pytest.LogCaptureFixture
+    folder: Path, result: CalibrationResult, caplog: pytest.LogCaptureFixture
 ) -> None:
     with caplog.at_level("INFO", "acm_export"):
         again = calibrated(result.path, folder / "d.npz", folder / "again.onnx", BUDGETS)
@@ -90,7 +90,9 @@ def test_twice_gives_the_same_bytes_and_the_second_says_what_it_replaces(
     assert again.path.read_bytes() == result.path.read_bytes()
 
 
-def test_the_budget_dial_picks_from_the_table_and_composes_with_the_bound(folder: Path, result: Calibrated) -> None:
+def test_the_budget_dial_picks_from_the_table_and_composes_with_the_bound(
+    folder: Path, result: CalibrationResult
+) -> None:
     path = Path(shutil.copy(result.path, folder / "dial.onnx"))
     record = result.manifest.calibration
     assert record is not None
@@ -107,7 +109,7 @@ def test_the_budget_dial_picks_from_the_table_and_composes_with_the_bound(folder
     assert path.read_bytes() == result.path.read_bytes()
 
 
-def test_budgets_beyond_the_table_clamp_with_a_warning(folder: Path, result: Calibrated) -> None:
+def test_budgets_beyond_the_table_clamp_with_a_warning(folder: Path, result: CalibrationResult) -> None:
     path = Path(shutil.copy(result.path, folder / "clamp.onnx"))
     with pytest.warns(AcmWarning, match=r"covers .* to 1; 0\.001 becomes"):
         smallest = set_budget(path, budget=0.001).setting.budget
@@ -115,7 +117,7 @@ def test_budgets_beyond_the_table_clamp_with_a_warning(folder: Path, result: Cal
     assert smallest == result.manifest.calibration.table.smallest
 
 
-def test_an_input_gives_the_same_numbers_as_the_dial(folder: Path, result: Calibrated, with_input: Path) -> None:
+def test_an_input_gives_the_same_numbers_as_the_dial(folder: Path, result: CalibrationResult, with_input: Path) -> None:
     dial = folder / "compare.onnx"
     assert result.manifest.calibration is not None
     knots = result.manifest.calibration.table.budgets
@@ -133,7 +135,7 @@ class _nothing:  # noqa: N801
 
 
 def test_the_default_of_the_input_is_the_trained_budget_and_can_be_set(
-    folder: Path, with_input: Path, result: Calibrated
+    folder: Path, with_input: Path, result: CalibrationResult
 ) -> None:
     path = Path(shutil.copy(with_input, folder / "default.onnx"))
     summary = inspect(path)
@@ -168,7 +170,7 @@ def test_only_portable_files_give_the_input_a_default(folder: Path, with_input: 
     assert INPUT in {tensor.name for tensor in model.graph.initializer}
 
 
-def test_the_input_can_be_taken_away_again(folder: Path, with_input: Path, result: Calibrated) -> None:
+def test_the_input_can_be_taken_away_again(folder: Path, with_input: Path, result: CalibrationResult) -> None:
     path = calibrated(with_input, folder / "d.npz", folder / "without.onnx", BUDGETS).path
     assert INPUT not in {value.name for value in read_model(path).graph.input}
     assert path.read_bytes() == result.path.read_bytes()
@@ -198,13 +200,13 @@ def test_what_cannot_be_calibrated_is_refused_and_the_old_file_survives(folder: 
     few = write_images(folder / "few.npz", 5)
     cases: tuple[tuple[Path, tuple[float, ...], dict[str, Any], type[Exception], str], ...] = (
         (folder / "d.npz", (0.01,), {}, CalibrationError, "cannot be reached: the smallest is"),
-        (folder / "d.npz", (1.5,), {}, UsageError, "a budget is 1.5"),
+        (folder / "d.npz", (1.5,), {}, UsageError, "the budget 1.5 is out of range"),
         (folder / "d.npz", (0.5,), {"precision": 1e-5}, CalibrationError, "too few for a precision"),
-        (folder / "d.npz", (float("nan"),), {}, UsageError, "a budget is nan"),
+        (folder / "d.npz", (float("nan"),), {}, UsageError, "the budget nan is out of range"),
         (folder / "d.npz", (0.5,), {"precision": float("nan")}, UsageError, "the precision is nan"),
         (folder / "d.npz", (), {"precision": 0.01}, UsageError, "no budget"),
         (few, (0.503,), {"samples": 1}, CalibrationError, "jumps from"),
-        (wrong_labels, (0.5,), {}, UsageError, "labels reach from 7 to 7, but the model has 5 classes"),
+        (wrong_labels, (0.5,), {}, UsageError, "label 7 is out of range: the model has 5 classes"),
     )
     for data, budgets, options, kind, reason in cases:
         with pytest.raises(kind, match=reason):
@@ -239,7 +241,7 @@ def test_a_model_without_gated_learners_is_refused(folder: Path) -> None:
 
 
 @pytest.mark.parametrize("ends", [(0.0, 1.0), (0.3333, 0.999)])
-def test_budgets_at_the_ends_are_the_ends(folder: Path, result: Calibrated, ends: tuple[float, float]) -> None:
+def test_budgets_at_the_ends_are_the_ends(folder: Path, result: CalibrationResult, ends: tuple[float, float]) -> None:
     assert result.manifest.calibration is not None
     smallest = result.manifest.calibration.table.smallest
     asked = (max(ends[0], smallest), ends[1])
@@ -259,17 +261,17 @@ def test_a_bound_stays_when_a_file_is_calibrated(folder: Path) -> None:
 
 
 def test_data_that_change_from_pass_to_pass_are_noticed(folder: Path) -> None:
-    class Shuffled:
-        name = "shuffled"
+    class Augmented:
+        rng = np.random.default_rng(0)
 
-        def __init__(self) -> None:
-            self._rng = np.random.default_rng(0)
+        def __len__(self) -> int:
+            return 20
 
-        def batches(self, size: int, names: object) -> Any:  # noqa: ARG002
-            yield {"pixel_values": self._rng.standard_normal((20, 1, 8, 8)).astype(np.float32)}
+        def __getitem__(self, index: int) -> dict[str, Any]:
+            return {"pixel_values": self.rng.standard_normal((1, 8, 8)).astype(np.float32)}
 
     with pytest.raises(UsageError, match="differ from one pass to the next"):
-        calibrate(folder / "m.onnx", Shuffled(), [0.5], folder / "x.onnx", Options(solver="uniform"))
+        calibrate(folder / "m.onnx", Augmented(), [0.5], folder / "x.onnx", solver="uniform")
 
 
 def test_a_value_named_budget_in_the_model_keeps_the_input_away(folder: Path) -> None:
@@ -297,4 +299,4 @@ def test_what_does_not_run_is_said_with_what_it_was_given(folder: Path, monkeypa
     monkeypatch.setattr("onnxruntime.InferenceSession.run", refuse)
     with pytest.raises(UsageError, match="does not run on the data: bad index") as refusal:
         calibrated(folder / "m.onnx", folder / "d.npz", folder / "x.onnx")
-    assert "pixel_values float32 [26, 1, 8, 8]" in str(refusal.value.hint)
+    assert "pixel_values float32 [32, 1, 8, 8]" in str(refusal.value.hint)

@@ -8,7 +8,7 @@ from calibration_files import LAYERS
 from hypothesis import given
 from hypothesis import strategies as st
 
-from acm_export.calibration.families import Observed, expected_budget, observe, thresholds_for_shares
+from acm_export.calibration.families import ModelMargins, expected_budget, model_margins, thresholds_for_shares
 from acm_export.calibration.margins import (
     MarginSummary,
     bin_start,
@@ -98,13 +98,13 @@ def test_a_constant_margin_is_noticed() -> None:
     assert not summarize(np.array([1.5, np.inf], np.float32)).constant
 
 
-def observed_tokens(seed: int, tokens: int = 300) -> tuple[Observed, dict[str, np.ndarray]]:  # type: ignore[type-arg]
+def observed_tokens(seed: int, tokens: int = 300) -> tuple[ModelMargins, dict[str, np.ndarray]]:  # type: ignore[type-arg]
     rng = np.random.default_rng(seed)
     logits = {
         e.name: rng.standard_normal((tokens, e.num_learners - e.min_learners + 1)).astype(np.float32) for e in LAYERS
     }
     summaries = tuple(tuple(summarize(column) for column in margins(logits[e.name]).T) for e in LAYERS)
-    return observe(LAYERS, summaries, summaries), logits
+    return model_margins(LAYERS, summaries, summaries), logits
 
 
 @given(st.integers(0, 100), st.lists(st.floats(0, 1), min_size=4, max_size=4))

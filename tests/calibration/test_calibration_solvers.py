@@ -10,9 +10,15 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from acm_export.base.errors import CalibrationError
+from acm_export.calibration.blend import Blend
 from acm_export.calibration.closed_loop import TOLERANCE, ClosedLoop
-from acm_export.calibration.families import Closing, Observed, ThresholdFamily, expected_budget, observe
-from acm_export.calibration.halfway import Halfway
+from acm_export.calibration.families import (
+    ContinuousFamily,
+    ModelMargins,
+    ThresholdFamily,
+    expected_budget,
+    model_margins,
+)
 from acm_export.calibration.isotonic import non_decreasing, ordered_both_ways
 from acm_export.calibration.margins import summarize
 from acm_export.calibration.same_count import SameCount
@@ -37,7 +43,7 @@ class Additive:
         summaries = tuple(tuple(summarize(column) for column in margins(z).T) for z in self.logits)
         moved = (self.logits[0], self.logits[1] + shift * np.arange(5, dtype=np.float32))  # where nothing runs before
         least = tuple(tuple(summarize(column) for column in margins(z).T) for z in moved)
-        self.observed: Observed = observe(TWO, summaries, least)
+        self.observed: ModelMargins = model_margins(TWO, summaries, least)
 
     def measure(self, thresholds: np.ndarray) -> Measurement:  # type: ignore[type-arg]
         self.runs += 1
@@ -52,7 +58,7 @@ class Additive:
 
     def loop(self, family: ThresholdFamily) -> ClosedLoop:
         return ClosedLoop(
-            Closing(family, self.observed.high), self.measure, lambda t: expected_budget(self.observed, t)
+            ContinuousFamily(family, self.observed.high), self.measure, lambda t: expected_budget(self.observed, t)
         )
 
     def sensitivity(self) -> Sensitivity:
@@ -84,8 +90,8 @@ def test_families_are_monotone_and_reach_from_none_to_all(first: float, second: 
     model = Additive((1.0, 0.1), tokens=60)
     sensitivity, uniform = model.sensitivity(), Uniform(model.observed)
     low, high = sorted((first, second))
-    families = (sensitivity, uniform, SameCount(model.observed), Halfway(model.observed, sensitivity, uniform))
-    for family in (*families, *(Closing(family, model.observed.high) for family in families)):
+    families = (sensitivity, uniform, SameCount(model.observed), Blend(model.observed, sensitivity, uniform))
+    for family in (*families, *(ContinuousFamily(family, model.observed.high) for family in families)):
         assert (family.thresholds(high) <= family.thresholds(low)).all()
         assert model.measure(family.thresholds(0)).budget == 0
         assert model.measure(family.thresholds(1)).budget == 1
@@ -169,7 +175,7 @@ def test_tables_of_few_tokens_with_equal_margins_end(seed: int) -> None:
     model = Additive((1.0, 0.2), tokens=int(rng.integers(5, 30)))
     model.logits = [np.round(z) for z in model.logits]
     summaries = tuple(tuple(summarize(column) for column in margins(z).T) for z in model.logits)
-    model.observed = observe(TWO, summaries, summaries)
+    model.observed = model_margins(TWO, summaries, summaries)
     candidates = [model.sensitivity(), Uniform(model.observed), SameCount(model.observed)]
     builder = TableBuilder(candidates, [], model.measure, lambda t: expected_budget(model.observed, t))
     knots, _ = builder.build([], [])
@@ -181,7 +187,7 @@ def test_tables_of_few_tokens_with_equal_margins_end(seed: int) -> None:
 def test_thresholds_go_beyond_margins_that_hardly_differ(margin: float) -> None:
     low, high = np.float32(margin), np.nextafter(np.float32(margin), np.float32(np.inf))
     summaries = tuple(tuple(summarize(np.array([low, high])) for _ in range(4)) for _ in TWO)
-    observed = observe(TWO, summaries, summaries)
+    observed = model_margins(TWO, summaries, summaries)
     assert (observed.low < low).all()
     assert (observed.high > high).all()
 

@@ -17,9 +17,9 @@ import transformers
 from click.testing import CliRunner, Result
 from PIL import Image
 from safetensors.torch import load_file
-from test_distillation_data import LETTERS, write_wav
 from test_distillation_run import _no_collection, vit, weights  # noqa: F401  a fixture
 from tiny_families import MAKE, dense_model
+from user_data import LETTERS, write_wav
 
 from acm_export.checkpoints import load_checkpoint
 from acm_export.cli import main
@@ -66,7 +66,7 @@ def test_the_result_can_be_exported_verified_and_calibrated(folder: Path, tmp_pa
     assert result.exit_code == 0, result.stderr
     content = json.loads(result.stdout)
     assert len(content["plan"]["sites"]) == 10
-    assert content["curve"]["samples"] == 4
+    assert content["curve"]["samples"] == 8
     assert content["curve"]["thresholds"][0]["budget"] == 1
     line = (
         ["export", made, "-o", file],
@@ -123,7 +123,7 @@ def test_every_family_is_acmized(name: str, tmp_path: Path, monkeypatch: pytest.
     ]
     if name == "wav2vec2 ctc":  # without a mask, sounds of a batch are of one length
         samples = [sample] * 20
-    monkeypatch.setattr("acm_export.data.samples.import_function", lambda *_: lambda: samples)
+    monkeypatch.setattr("acm_export.data.open_data.import_function", lambda *_: lambda: samples)
     made = tmp_path / "acm"
     result = run(tmp_path / "dense", "--data", "mine:make", "-o", made, "--sites", sites, *QUICK, "--json")
     assert result.exit_code == 0, result.stderr
@@ -144,7 +144,7 @@ def test_speech_in_folders(tmp_path: Path) -> None:
     assert result.exit_code == 0, result.stderr
     content = json.loads(result.stdout)
     assert content["curve"]["quality_name"] == "1 - word error rate"
-    assert content["curve"]["samples"] == 1
+    assert content["curve"]["samples"] == 2
     assert (tmp_path / "acm" / "vocab.json").read_text() == LETTERS
 
 

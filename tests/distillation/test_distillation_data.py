@@ -2,46 +2,36 @@
 
 from __future__ import annotations
 
-import sys
-import types
-import wave
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import pytest
-import torch
+from user_data import LETTERS, module, write_wav
 
 from acm_export.base.errors import UsageError
-from acm_export.data.collate import Collate
-from acm_export.data.samples import digest, open_samples, split
+from acm_export.data.batches import GraphInput
+from acm_export.data.open_data import open_data
 
 if TYPE_CHECKING:
-    from pathlib import Path
+    from acm_export.data.dataset import Dataset
 
-LETTERS = '{"<pad>": 0, "|": 1, "A": 2, "B": 3, "C": 4}'
-
-
-def module(monkeypatch: pytest.MonkeyPatch, **functions: Any) -> None:
-    made = types.ModuleType("mine_for_tests")
-    vars(made).update(functions)
-    monkeypatch.setitem(sys.modules, "mine_for_tests", made)
+IDS = GraphInput("input_ids", ("batch", "tokens"), np.dtype(np.int64))
+MASK = GraphInput("attention_mask", ("batch", "tokens"), np.dtype(np.int64))
+SOUND = GraphInput("input_values", ("batch", "samples"), np.dtype(np.float32))
+ROW = GraphInput("x", ("batch", "values"), np.dtype(np.float32))
+NUMBER = GraphInput("x", ("batch",), np.dtype(np.int64))
 
 
-def accept(_batch: Any) -> None:
-    """A check that finds nothing."""
+def opened(data: Any, folder: Path, *inputs: GraphInput, **options: Any) -> Dataset:
+    return open_data(data, inputs, model_folder=folder, **options)
 
 
-def collate(**options: Any) -> Collate:
-    settings = {"takes_mask": True, "check": accept} | options
-    return Collate(("input_ids", "attention_mask"), {"input_ids": "int64", "attention_mask": "int64"}, **settings)
-
-
-def write_wav(path: Path, values: np.ndarray[Any, Any], rate: int = 16000, width: int = 2, channels: int = 1) -> None:
-    with wave.open(str(path), "wb") as sound:
-        sound.setnchannels(channels)
-        sound.setsampwidth(width)
-        sound.setframerate(rate)
-        sound.writeframes(values.tobytes())
+def batch_of(samples: Any, *inputs: GraphInput) -> dict[str, Any]:
+    """All samples as one batch."""
+    dataset = open_data(samples, inputs, model_folder=Path())
+    (batch,) = dataset.batches(len(dataset))
+    return batch.named()
 
 
 def speech(folder: Path) -> Path:
@@ -59,7 +49,7 @@ def speech(folder: Path) -> Path:
 
 def test_sounds_have_their_transcripts(tmp_path: Path) -> None:
     folder = speech(tmp_path)
-    samples = open_samples(str(folder), folder / "model")
+    samples = opened(folder, folder / "model", SOUND, transcripts=True)
     assert len(samples) == 3
     assert [samples[i]["labels"].tolist() for i in range(3)] == [[2, 3, 1, 4], [4], [3, 2]]
     values = samples[0]["input_values"]
@@ -77,7 +67,8 @@ def test_widths_and_channels_of_sounds(tmp_path: Path, width: int, kind: str, fu
         path.unlink()
     left = np.array([0.5, -0.25, 0.0]) * full + (128 if width == 1 else 0)
     write_wav(folder / "a" / "one.wav", np.stack([left, left], 1).astype(kind), 8000, width, 2)
-    assert open_samples(str(folder), folder / "model")[0]["input_values"].tolist() == [0.5, -0.25, 0.0]
+    samples = opened(folder, folder / "model", SOUND, transcripts=True)
+    assert samples[0]["input_values"].tolist() == [0.5, -0.25, 0.0]
 
 
 @pytest.mark.parametrize(
@@ -86,7 +77,7 @@ def test_widths_and_channels_of_sounds(tmp_path: Path, width: int, kind: str, fu
         (lambda f: (f / "b" / "three.txt").unlink(), "three.wav has no transcript"),
         (lambda f: (f / "b" / "three.txt").write_text("bad"), "'d'"),
         (lambda f: (f / "model" / "vocab.json").unlink(), "letters"),
-        (lambda f: (f / "model" / "vocab.json").write_text("[1]"), "no vocabulary"),
+        (lambda f: (f / "model" / "vocab.json").write_text("[1]"), "is not a vocabulary"),
         (lambda f: (f / "b" / "three.wav").write_bytes(b"RIFF"), "cannot be read|can be read"),
         (lambda f: write_wav(f / "b" / "three.wav", np.zeros(9, "<i2"), rate=8000), "8000 samples per second"),
         (lambda f: write_wav(f / "b" / "three.wav", np.zeros(0, "<i2")), "is empty"),
@@ -96,41 +87,57 @@ def test_speech_that_cannot_be_used_is_named(tmp_path: Path, change: Any, messag
     folder = speech(tmp_path)
     change(folder)
     with pytest.raises(UsageError, match=message):
-        list(map(open_samples(str(folder), folder / "model").__getitem__, range(3)))
+        list(map(opened(folder, folder / "model", SOUND, transcripts=True).__getitem__, range(3)))
 
 
 def test_sounds_need_no_transcripts_where_labels_are_of_no_use(tmp_path: Path) -> None:
     folder = speech(tmp_path)
     (folder / "b" / "three.txt").unlink()
     (folder / "model" / "vocab.json").unlink()
-    samples = open_samples(str(folder), folder / "model", transcribed=False)
+    samples = opened(folder, folder / "model", SOUND)
     assert [sorted(samples[i]) for i in range(len(samples))] == [["input_values"]] * 3
 
 
-def test_arrays_of_an_npz(tmp_path: Path) -> None:
-    np.savez(tmp_path / "d.npz", pixel_values=np.arange(12.0).reshape(3, 4), labels=np.array([4, 5, 6]))
-    samples: Any = open_samples(str(tmp_path / "d.npz"), tmp_path)
+@pytest.mark.parametrize("save", [np.savez, np.savez_compressed])
+def test_arrays_of_an_npz(tmp_path: Path, save: Any) -> None:
+    values = np.asfortranarray(np.arange(12.0).reshape(3, 4))
+    save(tmp_path / "d.npz", x=values, labels=np.array([4, 5, 6]), other=np.array([{}], object))
+    samples = opened(tmp_path / "d.npz", tmp_path, ROW)
     assert len(samples) == 3
-    assert samples[1]["pixel_values"].tolist() == [4, 5, 6, 7]
+    assert samples[1]["x"].tolist() == [4, 5, 6, 7]
+    assert samples[1]["x"].dtype == np.float32
+    assert samples.labels is not None
     assert samples.labels.tolist() == [4, 5, 6]
+    assert [batch.samples for batch in samples.batches(2)] == [2, 1]
 
 
 @pytest.mark.parametrize(
     ("arrays", "message"),
     [
-        ({"a": np.zeros(3), "labels": np.zeros(4)}, "different lengths"),
-        ({"a": np.zeros((0, 3))}, "no samples"),
+        ({"x": np.zeros(3), "labels": np.zeros(4)}, "different lengths"),
+        ({"x": np.zeros((0, 3))}, "no samples"),
         ({}, "no samples"),
-        ({"a": np.array([{}], object)}, "not an .npz file of plain arrays"),
+        ({"x": np.array([{}], object)}, "not an .npz file of plain arrays"),
+        ({"x": np.array(3.0)}, "not an .npz file of plain arrays"),
     ],
 )
 def test_an_npz_that_cannot_be_used_is_named(tmp_path: Path, arrays: dict[str, Any], message: str) -> None:
     np.savez(tmp_path / "d.npz", **arrays)
     with pytest.raises(UsageError, match=message):
-        open_samples(str(tmp_path / "d.npz"), tmp_path)
+        opened(tmp_path / "d.npz", tmp_path, ROW)
 
 
-class Dataset:
+def test_a_file_that_is_cut_off_is_named(tmp_path: Path) -> None:
+    np.savez(tmp_path / "d.npz", x=np.zeros((3, 4)))
+    content = (tmp_path / "d.npz").read_bytes()
+    for name, part in (("half.npz", content[: len(content) // 2]), ("text.npz", b"no"), ("array.npy", content[30:])):
+        (tmp_path / name).write_bytes(part)
+        with pytest.raises(UsageError, match=r"is not an \.npz file of plain arrays") as refusal:
+            opened(tmp_path / name, tmp_path, ROW)
+        assert "numpy.savez" in str(refusal.value.hint)
+
+
+class Rows:
     """As those of Hugging Face: a length, and mappings by number."""
 
     def __init__(self, rows: list[dict[str, Any]]) -> None:
@@ -146,30 +153,31 @@ class Dataset:
 ROWS = [{"input_ids": [1, 2], "labels": 0}, {"input_ids": [3], "labels": 1}]
 
 
-@pytest.mark.parametrize("content", [Dataset(ROWS), ROWS, iter(ROWS)], ids=["dataset", "list", "iterator"])
+@pytest.mark.parametrize("content", [Rows(ROWS), ROWS, iter(ROWS)], ids=["dataset", "list", "iterator"])
 def test_functions_return_samples_in_several_forms(
     monkeypatch: pytest.MonkeyPatch, tmp_path: Path, content: Any
 ) -> None:
     module(monkeypatch, make=lambda: content)
-    samples = open_samples("mine_for_tests:make", tmp_path)
+    samples = opened("mine_for_tests:make", tmp_path, IDS)
     assert len(samples) == 2
-    assert samples[1] == ROWS[1]
+    assert {name: array.tolist() for name, array in samples[1].items()} == ROWS[1]
 
 
 def test_a_function_may_return_arrays(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     module(monkeypatch, make=lambda: {"input_ids": [[1, 2], [3, 4]]})
-    assert open_samples("mine_for_tests:make", tmp_path)[1]["input_ids"].tolist() == [3, 4]
+    assert opened("mine_for_tests:make", tmp_path, IDS)[1]["input_ids"].tolist() == [3, 4]
 
 
 @pytest.mark.parametrize(
-    ("content", "message"), [([], "no samples"), (3, "returned int"), ([1, 2], "gives int"), (None, "NoneType")]
+    ("content", "message"),
+    [([], "no samples"), (3, "returned int"), ([1, 2], "sample 0 of mine_for_tests:make is int"), (None, "NoneType")],
 )
 def test_functions_that_return_none_are_named(
     monkeypatch: pytest.MonkeyPatch, tmp_path: Path, content: Any, message: str
 ) -> None:
     module(monkeypatch, make=lambda: content)
     with pytest.raises(UsageError, match=message):
-        open_samples("mine_for_tests:make", tmp_path)[0]
+        opened("mine_for_tests:make", tmp_path, IDS)[0]
 
 
 @pytest.mark.parametrize(
@@ -190,54 +198,77 @@ def test_data_that_are_not_there_are_named(
 
     module(monkeypatch, fails=fails)
     with pytest.raises(UsageError, match=message):
-        open_samples(text, tmp_path)
+        opened(text, tmp_path, IDS)
 
 
-def test_every_tenth_sample_is_held_out(tmp_path: Path) -> None:
-    np.savez(tmp_path / "d.npz", x=np.arange(25), labels=np.arange(25) % 3)
-    kept, held_out = split(open_samples(str(tmp_path / "d.npz"), tmp_path))
-    assert [int(held_out[i]["x"]) for i in range(len(held_out))] == [9, 19]
-    assert sorted(int(kept[i]["x"]) for i in range(len(kept))) == [i for i in range(25) if i not in (9, 19)]
-    np.savez(tmp_path / "few.npz", x=np.arange(9))
-    with pytest.raises(UsageError, match="9 samples"):
-        split(open_samples(str(tmp_path / "few.npz"), tmp_path))
+def test_a_function_is_read_no_further_than_needed(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    def endless() -> Any:
+        while True:
+            yield {"input_ids": [1]}
+
+    module(monkeypatch, endless=endless)
+    assert len(opened("mine_for_tests:endless", tmp_path, IDS, limit=7)) == 7
+
+
+def test_one_sample_of_five_is_held_out(tmp_path: Path) -> None:
+    np.savez(tmp_path / "d.npz", x=np.arange(27), labels=np.arange(27) % 3)
+    kept, other = opened(tmp_path / "d.npz", tmp_path, NUMBER).split()
+    held = [int(other[i]["x"]) for i in range(len(other))]
+    assert [value // 5 for value in held] == [0, 1, 2, 3, 4]
+    assert [int(kept[i]["x"]) for i in range(len(kept))] == [i for i in range(27) if i not in held]
+    np.savez(tmp_path / "few.npz", x=np.arange(4))
+    with pytest.raises(UsageError, match="4 samples; at least 5"):
+        opened(tmp_path / "few.npz", tmp_path, NUMBER).split()
 
 
 def test_the_digest_sees_values_and_length(tmp_path: Path) -> None:
     digests = set()
-    for values in (np.arange(5), np.arange(6), np.arange(5) * 2, np.arange(5.0)):
+    for values in (np.arange(5), np.arange(6), np.arange(5) * 2):
         np.savez(tmp_path / "d.npz", x=values)
-        digests.add(digest(open_samples(str(tmp_path / "d.npz"), tmp_path), ["x"]))
-    assert len(digests) == 4
+        digests.add(opened(tmp_path / "d.npz", tmp_path, NUMBER).digest())
+    assert len(digests) == 3
     np.savez(tmp_path / "e.npz", x=np.arange(5))
-    assert digest(open_samples(str(tmp_path / "e.npz"), tmp_path), ["x"]) in digests
+    assert opened(tmp_path / "e.npz", tmp_path, NUMBER).digest() in digests
 
 
 def test_sequences_are_padded_and_masked() -> None:
-    batch = collate()([{"input_ids": [1, 2, 3], "labels": [1]}, {"input_ids": [4], "labels": [2, 3]}])
+    batch = batch_of([{"input_ids": [1, 2, 3], "labels": [1]}, {"input_ids": [4], "labels": [2, 3]}], IDS, MASK)
     assert batch["input_ids"].tolist() == [[1, 2, 3], [4, 0, 0]]
     assert batch["attention_mask"].tolist() == [[1, 1, 1], [1, 0, 0]]
     assert batch["labels"].tolist() == [[1, -100], [2, 3]]
 
 
+def test_a_fixed_length_is_padded_to() -> None:
+    fixed = [GraphInput(value.name, ("batch", 4), value.dtype) for value in (IDS, MASK)]
+    batch = batch_of([{"input_ids": [1, 2, 3]}, {"input_ids": [4]}], *fixed)
+    assert batch["input_ids"].tolist() == [[1, 2, 3, 0], [4, 0, 0, 0]]
+    assert batch["attention_mask"].tolist() == [[1, 1, 1, 0], [1, 0, 0, 0]]
+    with pytest.raises(UsageError, match=r"input_ids is int64 \[5\], the model takes int64 \[4\]"):
+        batch_of([{"input_ids": [1] * 5}], *fixed)
+
+
 def test_given_masks_are_kept_and_models_without_one_get_none() -> None:
     given = [{"input_ids": [1, 2], "attention_mask": [1, 0]}, {"input_ids": [3, 4], "attention_mask": [1, 1]}]
-    assert collate()(given)["attention_mask"].tolist() == [[1, 0], [1, 1]]
-    plain = Collate(("x",), {"x": "float32"}, takes_mask=False, check=accept)
-    batch = plain([{"x": [1], "other": "text"}, {"x": [2]}])
+    assert batch_of(given, IDS, MASK)["attention_mask"].tolist() == [[1, 0], [1, 1]]
+    batch = batch_of([{"x": [1.0], "other": "text"}, {"x": [2.0]}], ROW)
     assert set(batch) == {"x"}
-    assert batch["x"].dtype == torch.float32
+    assert batch["x"].dtype == np.float32
 
 
 @pytest.mark.parametrize(
     ("samples", "message"),
     [
         ([{"ids": [1]}], "the model takes input_ids"),
-        ([{"input_ids": ["a"]}], "expected numbers"),
-        ([{"input_ids": [[1]]}, {"input_ids": [[1, 2]]}], "only sequences"),
-        ([{"input_ids": [1], "labels": "dog"}], "labels are"),
+        ([{"input_ids": ["a"]}], "input_ids is <U1"),
+        ([{"input_ids": [1], "labels": "dog"}], "labels are <U3, expected numbers"),
     ],
 )
 def test_samples_that_do_not_fit_are_named(samples: list[dict[str, Any]], message: str) -> None:
     with pytest.raises(UsageError, match=message):
-        collate()(samples)
+        batch_of(samples, IDS, MASK)
+
+
+def test_images_of_two_sizes_are_named() -> None:
+    images = GraphInput("pixel_values", ("batch", 1, "height", 4), np.dtype(np.float32))
+    with pytest.raises(UsageError, match=r"shapes \[1, 4, 4\] and \[1, 5, 4\]; only sequences"):
+        batch_of([{"pixel_values": np.zeros((1, height, 4))} for height in (4, 5)], images)

@@ -10,20 +10,21 @@ import numpy as np
 import pytest
 from click.testing import CliRunner, Result
 from PIL import Image
-from test_distillation_data import LETTERS, accept, module, write_wav
 from tiny_families import dense_model
+from user_data import LETTERS, module, write_wav
 
 from acm_export.base.errors import UsageError
 from acm_export.cli import main
-from acm_export.data.collate import LABELS, Collate
+from acm_export.data.batches import GraphInput
+from acm_export.data.collate import LABELS
 from acm_export.data.images import ImageFolder
-from acm_export.data.samples import digest, open_samples
+from acm_export.data.open_data import open_data
 
 if TYPE_CHECKING:
     from collections.abc import Callable
     from pathlib import Path
 
-    from acm_export.data.samples import Samples
+    from acm_export.data.dataset import Dataset
 
 datasets = pytest.importorskip("datasets")
 
@@ -32,10 +33,19 @@ SETTINGS = {"size": {"height": 8, "width": 8}, "image_mean": [0.5], "image_std":
 ROWS = 20
 
 
-def opened(monkeypatch: pytest.MonkeyPatch, folder: Path, content: Any, *inputs: str) -> Samples:
+INPUTS = {
+    PIXELS: GraphInput(PIXELS, ("batch", 1, "height", "width"), np.dtype(np.float32)),
+    SOUND: GraphInput(SOUND, ("batch", "samples"), np.dtype(np.float32)),
+    TOKENS: GraphInput(TOKENS, ("batch", "tokens"), np.dtype(np.int64)),
+    "input_features": GraphInput("input_features", ("batch", 8, "frames"), np.dtype(np.float32)),
+    "attention_mask": GraphInput("attention_mask", ("batch", "tokens"), np.dtype(np.int64)),
+}
+
+
+def opened(monkeypatch: pytest.MonkeyPatch, folder: Path, content: Any, *inputs: str) -> Dataset:
     """What a function returns that a user names, for a model that takes these inputs."""
     module(monkeypatch, make=content if callable(content) else lambda: content)
-    return open_samples("mine_for_tests:make", folder, inputs=inputs)
+    return open_data("mine_for_tests:make", [INPUTS[name] for name in inputs], model_folder=folder, transcripts=True)
 
 
 def acmize(folder: Path, *options: object) -> Result:
@@ -82,10 +92,10 @@ def test_columns_named_as_the_inputs_reach_the_model_in_every_format(
         "torch": lambda: plain.with_format("torch"),
         "transform": lambda: plain.with_transform(lambda rows: {name: rows[name] for name in (TOKENS, "labels")}),
     }
-    samples = opened(monkeypatch, tmp_path, forms[form], TOKENS)
+    samples = opened(monkeypatch, tmp_path, forms[form], TOKENS, "attention_mask")
     assert len(samples) == 3
-    collate = Collate((TOKENS, "attention_mask"), {TOKENS: "int64"}, takes_mask=True, check=accept)
-    batch = collate([samples[i] for i in range(3)])
+    (whole,) = samples.batches(3)
+    batch = whole.named()
     assert batch[TOKENS].tolist() == [[1, 2, 3], [4, 0, 0], [5, 6, 0]]
     assert batch["attention_mask"].sum(1).tolist() == [3, 1, 2]
     assert batch[LABELS].tolist() == [0, 2, 1]
@@ -101,7 +111,7 @@ def test_a_dataset_of_the_models_inputs_is_acmized(tmp_path: Path, monkeypatch: 
     result = acmize(tmp_path)
     assert result.exit_code == 0, result.stderr
     assert json.loads(result.stdout)["curve"]["quality_name"] == "accuracy"
-    assert json.loads(result.stdout)["curve"]["samples"] == 2
+    assert json.loads(result.stdout)["curve"]["samples"] == 4
 
 
 def test_a_dataset_of_pictures_is_acmized(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -129,14 +139,14 @@ def test_pictures_are_processed_as_those_in_folders(monkeypatch: pytest.MonkeyPa
 
 
 def test_inputs_that_are_there_win_over_other_columns(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
-    given = pictures(count=2).add_column(PIXELS, [[1.0], [2.0]]).add_column("labels", [4, 3])
+    given = pictures(count=2).add_column(PIXELS, [[[[1.0]]], [[[2.0]]]]).add_column("labels", [4, 3])
     samples = opened(monkeypatch, tmp_path, given, PIXELS)  # without any settings of a processor
-    assert [(samples[i][PIXELS], samples[i][LABELS]) for i in range(2)] == [([1.0], 4), ([2.0], 3)]
+    assert [(samples[i][PIXELS].item(), samples[i][LABELS]) for i in range(2)] == [(1.0, 4), (2.0, 3)]
     tokens = pictures(count=2).add_column(TOKENS, [[1], [2]])
     assert PIXELS not in opened(monkeypatch, tmp_path, tokens, TOKENS)[0]
     heard = datasets.Dataset.from_dict({SOUND: [[0.5, 0.25]], "audio": waves(1), "text": ["?"]})
     sample = opened(monkeypatch, tmp_path, heard, SOUND)[0]
-    assert sample[SOUND] == [0.5, 0.25]
+    assert sample[SOUND].tolist() == [0.5, 0.25]
     assert LABELS not in sample
 
 
@@ -150,7 +160,7 @@ def test_sounds_are_processed_as_those_in_folders(monkeypatch: pytest.MonkeyPatc
         values = np.round(32767 * np.sin(np.arange(400 - 50 * i)))
         write_wav(folder / "speech" / f"{i}.wav", values.astype("<i2"), 8000)
         (folder / "speech" / f"{i}.txt").write_text(content[column][i])
-    expected = open_samples(str(folder / "speech"), folder)
+    expected = open_data(folder / "speech", [INPUTS[SOUND]], model_folder=folder, transcripts=True)
     for i in range(3):
         np.testing.assert_array_equal(samples[i][LABELS], expected[i][LABELS])
         np.testing.assert_allclose(samples[i][SOUND], expected[i][SOUND], atol=2e-4)
@@ -250,12 +260,17 @@ def test_pictures_in_a_format_of_arrays_are_refused(monkeypatch: pytest.MonkeyPa
         (
             "vit",
             {PIXELS: [np.zeros((1, 8, 8)).tolist()], LABELS: 0},
-            r"\[1, 1, 8, 8\], the model takes \[1, 8, 8\]",
-            "[0]",
+            r"\[1, 1, 8, 8\], the model takes float32 \[1, 8, 8\]",
+            "return_tensors",
         ),
-        ("vit", {PIXELS: np.zeros((3, 8, 8)).tolist(), LABELS: 0}, r"\[3, 8, 8\], the model takes \[1, 8, 8\]", None),
-        ("bert sequences", {TOKENS: 3, LABELS: 0}, r"shape \[\], the model takes \[tokens\]", None),
-        ("bert sequences", {TOKENS: [[1], [2, 3]], LABELS: 0}, "input_ids of a sample is no array", None),
+        (
+            "vit",
+            {PIXELS: np.zeros((3, 8, 8)).tolist(), LABELS: 0},
+            r"\[3, 8, 8\], the model takes float32 \[1, 8, 8\]",
+            None,
+        ),
+        ("bert sequences", {TOKENS: 3, LABELS: 0}, r"input_ids is int64 \[\], the model takes int64 \[tokens\]", None),
+        ("bert sequences", {TOKENS: [[1], [2, 3]], LABELS: 0}, "input_ids is not an array", None),
         ("bert sequences", {TOKENS: [1], "label": "spam"}, "no labels, which the task classification", "as numbers"),
         ("bert sequences", {TOKENS: [1], "label": -1}, "label -1", None),
     ],
@@ -274,7 +289,8 @@ def test_rows_that_do_not_fit_the_model_are_refused_before_training(
 
 def test_text_is_left_alone_where_the_model_needs_none(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     row = {"text": "a b", "label": "spam", TOKENS: [1, 2]}
-    assert opened(monkeypatch, tmp_path, datasets.Dataset.from_list([row]), TOKENS)[0] == row
+    sample = opened(monkeypatch, tmp_path, datasets.Dataset.from_list([row]), TOKENS)[0]
+    assert {name: array.tolist() for name, array in sample.items()} == {TOKENS: [1, 2]}
 
 
 @pytest.mark.parametrize("kind", ["DatasetDict", "IterableDatasetDict"])
@@ -297,7 +313,7 @@ def test_streams_are_read_whole(monkeypatch: pytest.MonkeyPatch, tmp_path: Path)
 
 def test_a_dataset_sliced_into_uneven_lists_is_refused(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     whole = datasets.Dataset.from_dict({TOKENS: [[1, 2], [3]]})
-    with pytest.raises(UsageError, match="mine_for_tests:make returned a mapping whose values are no arrays"):
+    with pytest.raises(UsageError, match="mine_for_tests:make returned a mapping whose values are not arrays"):
         opened(monkeypatch, tmp_path, whole[:], TOKENS)
 
 
@@ -308,7 +324,7 @@ def test_a_transform_that_fails_is_named_with_its_sample(monkeypatch: pytest.Mon
         return {TOKENS: [[12 // token for token in tokens] for tokens in rows[TOKENS]]}
 
     samples = opened(monkeypatch, tmp_path, plain.with_transform(transform), TOKENS)
-    assert samples[1] == {TOKENS: [6]}
+    assert samples[1][TOKENS].tolist() == [6]
     with pytest.raises(UsageError, match="mine_for_tests:make failed at sample 2: ZeroDivisionError") as refusal:
         samples[2]
     assert "--debug" in str(refusal.value.hint)
@@ -319,16 +335,16 @@ def test_a_transform_that_fails_is_named_with_its_sample(monkeypatch: pytest.Mon
 
 def test_transcripts_need_letters(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     row = {"audio": waves(1)[0], "text": "a"}
-    with pytest.raises(UsageError, match="transcripts need the model's letters"):
+    with pytest.raises(UsageError, match="the model has no vocabulary of letters"):
         opened(monkeypatch, tmp_path, [row], SOUND)[0]
-    assert opened(monkeypatch, tmp_path, [row | {"labels": [1, 2]}], SOUND)[0][LABELS] == [1, 2]
+    assert opened(monkeypatch, tmp_path, [row | {"labels": [1, 2]}], SOUND)[0][LABELS].tolist() == [1, 2]
 
 
 def test_the_digest_is_of_what_the_model_sees(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     folder = model_folder(tmp_path)
 
     def of(content: Any, *names: str) -> str:
-        return digest(opened(monkeypatch, folder, content, *names), (*names, LABELS))
+        return opened(monkeypatch, folder, content, *names).digest()
 
     assert of(pictures(), PIXELS) == of(pictures("img"), PIXELS)
     assert of(pictures(), PIXELS) != of(pictures().select(range(ROWS - 1, -1, -1)), PIXELS)

@@ -10,9 +10,11 @@ import pytest
 import torch
 from click.testing import CliRunner, Result
 from safetensors.torch import load_file, save_file
-from test_distillation_data import collate, module
+from test_distillation_data import IDS as TOKENS
+from test_distillation_data import MASK, batch_of
 from test_distillation_run import vit
 from tiny_families import dense_model
+from user_data import module
 
 from acm_export.base.files import sha256_of
 from acm_export.cli import main
@@ -98,9 +100,9 @@ IMAGE = {"pixel_values": np.full((1, 8, 8), np.nan), "labels": 1}
         ("bert", {"input_ids": []}, IDS, "has 0 tokens"),
         ("bert", {"input_ids": [1, 20]}, IDS, "holds 20, the model takes 0 to 19"),
         ("bert", {"input_ids": [1, -1]}, IDS, "holds -1"),
-        ("bert", IDS | {"token_type_ids": [0, 7, 0]}, IDS, "token_type_ids of a sample holds 7"),
+        ("bert", IDS | {"token_type_ids": [0, 7, 0]}, IDS, "token_type_ids holds 7"),
         ("bert", IDS | {"attention_mask": [1, 1]}, IDS, "has the shape [2], input_ids [3]"),
-        ("bert", IDS | {"attention_mask": [0, 0, 0]}, IDS, "masks all of it"),
+        ("bert", IDS | {"attention_mask": [0, 0, 0]}, IDS, "masks the whole sample"),
         ("wav2vec2 ctc, XLS-R", SOUND | {"input_values": np.ones(8)}, SOUND, "has 8 samples, the model takes at least"),
         ("wav2vec2 ctc, XLS-R", SOUND | {"labels": [1, 0]}, SOUND, "is the blank"),
         ("wav2vec2 ctc, XLS-R", SOUND | {"labels": [1, 1, 1, 2, 3]}, SOUND, "needs 7 frames"),
@@ -142,7 +144,7 @@ def test_sounds_of_different_lengths_need_a_mask(monkeypatch: pytest.MonkeyPatch
 
 
 def test_a_mask_is_used_where_only_some_samples_have_one() -> None:
-    batch = collate()([{"input_ids": [1, 2, 3], "attention_mask": [1, 0, 0]}, {"input_ids": [4, 5]}])
+    batch = batch_of([{"input_ids": [1, 2, 3], "attention_mask": [1, 0, 0]}, {"input_ids": [4, 5]}], TOKENS, MASK)
     assert batch["attention_mask"].tolist() == [[1, 0, 0], [1, 1, 0]]
 
 

@@ -14,7 +14,6 @@ from tiny_families import dense_model
 
 from acm_export.base.errors import DistillationError, OutputError, UsageError
 from acm_export.checkpoints import load_checkpoint
-from acm_export.data.samples import open_samples, split
 from acm_export.distillation import train
 from acm_export.distillation.run import run_distillation
 from acm_export.distillation.settings import AcmizeSettings
@@ -24,8 +23,6 @@ from acm_export.modules import acm_layers
 if TYPE_CHECKING:
     from pathlib import Path
 
-    from acm_export.checkpoints import Checkpoint
-    from acm_export.data.samples import Samples
     from acm_export.distillation.result import AcmizeResult
 
 SETTINGS = AcmizeSettings(num_learners=3, steps=(5, 4, 6), batch=8, checkpoint_every=2)
@@ -67,12 +64,8 @@ def run(
     dies_of: type[BaseException] = Killed,
     **options: Any,
 ) -> AcmizeResult:
-    return run_distillation(*opened(folder), settings, folder / name, StepCounter(dies_at, dies_of), **options)
-
-
-def opened(folder: Path) -> tuple[Checkpoint, Samples, Samples]:
-    samples, held_out = split(open_samples(str(folder / "data.npz"), folder))
-    return load_checkpoint(folder / "dense"), samples, held_out
+    teacher, progress = load_checkpoint(folder / "dense"), StepCounter(dies_at, dies_of)
+    return run_distillation(teacher, folder / "data.npz", None, settings, folder / name, progress, **options)
 
 
 def weights(folder: Path) -> dict[str, torch.Tensor]:
@@ -103,7 +96,7 @@ def test_a_dense_folder_becomes_an_acm_folder_with_its_provenance(folder: Path) 
     source = checkpoint.source
     assert source["teacher"]["sha256"] == load_checkpoint(folder / "dense").sha256
     assert source["settings"]["task"] == "classification"
-    assert source["data"]["samples"] == 36
+    assert source["data"]["samples"] == 32
     assert {entry["phase"] for entry in source["history"]} == {1, 2, 3}
     assert [p["count"] for p in source["curve"]["same_count"]] == [3, 2, 1, 0]
     card = (folder / "out" / "MODEL_CARD.md").read_text()
@@ -234,7 +227,7 @@ def test_an_interrupt_during_the_quality_measurement_says_so(
 
 def test_stages_have_totals_and_say_what_is_left(folder: Path) -> None:
     progress = StepCounter()
-    run_distillation(*opened(folder), SETTINGS, folder / "out", progress)
+    run_distillation(load_checkpoint(folder / "dense"), folder / "data.npz", None, SETTINGS, folder / "out", progress)
     assert progress.stages[1:4] == [
         ("phase 1 of 3: learners (15 steps left in all phases)", 5),
         ("phase 2 of 3: gates (10 steps left in all phases)", 4),
@@ -309,7 +302,7 @@ def test_an_earlier_result_is_replaced_but_not_other_files(folder: Path) -> None
     (folder / "out" / "mine.txt").write_text("mine")
     progress = StepCounter()
     with pytest.raises(OutputError, match=r"mine\.txt"):
-        run_distillation(*opened(folder), quick, folder / "out", progress)
+        run_distillation(load_checkpoint(folder / "dense"), folder / "data.npz", None, quick, folder / "out", progress)
     assert progress.stages == []
 
 

@@ -6,9 +6,9 @@ from typing import Any
 
 import pytest
 import torch
-from test_distillation_data import module
 from tiny_families import dense_model
 from torch.nn import functional as F  # noqa: N812
+from user_data import module
 
 from acm_export.base.errors import UsageError
 from acm_export.distillation.tasks import CTC, Classification, Imitation, UserLoss, task_for

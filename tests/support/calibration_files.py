@@ -6,15 +6,14 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from acm_export.calibration.calibrate import Options, calibrate
-from acm_export.data.sources import NpzFile
+from acm_export.calibration.calibrate import calibrate
 from acm_export.onnx_file.manifest import LayerEntry
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
     from pathlib import Path
 
-    from acm_export.calibration.result import Calibrated
+    from acm_export.calibration.result import CalibrationResult
 
 LAYERS = (LayerEntry("a", 8, 4, 2, 0, "gelu", 64, 8, 3), LayerEntry("b", 8, 3, 2, 1, "identity", 32, 8, 3))
 
@@ -27,5 +26,7 @@ def write_images(path: Path, samples: int, **arrays: Any) -> Path:
     return path
 
 
-def calibrated(model: Path, data: Path, output: Path, budgets: Sequence[float] = (0.5,), **options: Any) -> Calibrated:
-    return calibrate(model, NpzFile(data), budgets, output, Options(**({"probe_samples": 16} | options)))
+def calibrated(
+    model: Path, data: Path, output: Path, budgets: Sequence[float] = (0.5,), **options: Any
+) -> CalibrationResult:
+    return calibrate(model, data, budgets, output, **({"probe_samples": 16} | options))

@@ -14,9 +14,8 @@ from safetensors.torch import load_file, save_file
 from tiny_families import MAKE, acm_model, dense_model, family, whisper_config
 
 from acm_export.base.errors import AcmWarning, CheckpointError, UsageError
-from acm_export.calibration.calibrate import Options, calibrate
+from acm_export.calibration.calibrate import calibrate
 from acm_export.checkpoints import load_checkpoint, save_checkpoint
-from acm_export.data.sources import NpzFile
 from acm_export.exporter import example_inputs, export
 from acm_export.modules import acm_layers
 from acm_export.onnx_file.inspection import stored_thresholds
@@ -25,7 +24,7 @@ from acm_export.onnx_file.set_budget import set_budget
 from acm_export.runtimes.session import TappedSession
 from acm_export.surgery import install_acm_layers, model_flops, select_sites, spec_for
 from acm_export.verification.file import verify
-from acm_export.verification.measurement import Tally
+from acm_export.verification.measurement import Accumulator
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -134,15 +133,14 @@ def test_the_file_is_calibrated_to_budgets_without_padding(exported: Any) -> Non
     model, result, folder = exported
     data = {name: value.numpy() for name, value in example_inputs(model, family(model), batch=48, seed=4).items()}
     np.savez(folder / "c.npz", **data)
-    options = Options(solver="uniform", batch_size=16)
-    calibrate(result.path, NpzFile(folder / "c.npz"), (0.5,), folder / "c.onnx", options)
+    calibrate(result.path, folder / "c.npz", (0.5,), folder / "c.onnx", solver="uniform", batch=16)
     manifest = set_budget(folder / "c.onnx", budget=0.5, output=folder / "half.onnx")
     session = TappedSession(folder / "half.onnx")
     stored = stored_thresholds(read_model(folder / "half.onnx"), manifest, folder)
     _, counts, masks = session.run_with_masks(data, np.concatenate([stored[e.name] for e in manifest.layers]))
-    tally = Tally(session.layers)
-    tally.add(counts, [masks.of(count.shape) for count in counts], 0.0, None, 48)
-    assert abs(tally.result().budget - 0.5) < 0.05
+    total = Accumulator(session.layers)
+    total.add(counts, [masks.of(count.shape) for count in counts], 0.0, None, 48)
+    assert abs(total.result().budget - 0.5) < 0.05
 
 
 @pytest.mark.parametrize("architecture", ["WhisperModel", "WhisperForConditionalGeneration"])

@@ -11,7 +11,7 @@ from exported_files import images
 
 from acm_export.base.errors import UsageError
 from acm_export.data.batches import GraphInput
-from acm_export.data.sources import NpzFile
+from acm_export.data.open_data import open_data
 from acm_export.runtimes.session import TappedSession
 from acm_export.timing.inputs import MAX_BATCHES, InputBatches, check_batch_sizes, data_batches, random_batches
 from acm_export.timing.routing import (
@@ -101,25 +101,26 @@ def test_random_inputs_have_the_shape_of_the_example_and_the_requested_batch() -
 
 def test_data_are_cut_into_whole_batches(tmp_path: Path) -> None:
     inputs = (GraphInput("pixel_values", ("batch", 1, 8, 8), np.dtype(np.float32)),)
-    source = NpzFile(write_images(tmp_path / "d.npz", 11))
-    fed = data_batches(source, inputs, 4)
+    data = open_data(write_images(tmp_path / "d.npz", 11), inputs, model_folder=tmp_path)
+    fed = data_batches(data, 4)
     assert [batch["pixel_values"].shape[0] for batch in fed.batches] == [4, 4]
-    assert len(data_batches(source, inputs, 1).batches) == MAX_BATCHES
+    assert len(data_batches(data, 1).batches) == MAX_BATCHES
     rows = np.load(tmp_path / "d.npz")["pixel_values"]
     assert np.array_equal(np.concatenate([batch["pixel_values"] for batch in fed.batches]), rows[:8])
 
 
-class _TwoShapes:
-    name = "two shapes"
-
-    def batches(self, size: int, names: object) -> Any:  # noqa: ARG002
-        yield {"x": np.zeros((1, 1, 8, 4), np.float32)}
-        yield {"x": np.zeros((1, 1, 8, 6), np.float32)}
-
-
-def test_data_of_two_shapes_are_refused() -> None:
+def test_data_of_two_shapes_are_refused_with_both(tmp_path: Path) -> None:
+    samples = [{"x": np.zeros((1, 8, width), np.float32)} for width in (4, 6)]
     with pytest.raises(UsageError, match=r"\[1, 8, 4\] and \[1, 8, 6\]"):
-        data_batches(_TwoShapes(), (PIXELS,), 1)
+        data_batches(open_data(samples, (PIXELS,), model_folder=tmp_path), 1)
+
+
+def test_sequences_are_padded_to_one_length_for_all_batches(tmp_path: Path) -> None:
+    inputs = (IDS, GraphInput("attention_mask", IDS.shape, IDS.dtype))
+    samples = [{"ids": list(range(1, n + 1))} for n in (2, 5, 3)]
+    fed = data_batches(open_data(samples, inputs, model_folder=tmp_path), 1)
+    assert fed.shapes == {"ids": [1, 5], "attention_mask": [1, 5]}
+    assert [int(batch["attention_mask"].sum()) for batch in fed.batches] == [2, 5, 3]
 
 
 def test_another_size_than_a_fixed_batch_is_refused() -> None:

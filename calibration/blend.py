@@ -1,7 +1,7 @@
-"""Half-way between two families: each learner runs for the mean of the two shares of tokens.
+"""A blend of two families: each learner runs for the mean of the two shares of tokens.
 
-A hedge. ``sensitivity`` looks at one layer at a time and is best where much is left out; one threshold for all layers
-is what gates that were trained end to end expect, and near the budget of their training it is hard to beat.
+``sensitivity`` probes one layer at a time and is best at small budgets; one threshold for all layers is what gates
+trained end to end expect, and near the budget of their training it is hard to beat. The blend hedges between the two.
 """
 
 from __future__ import annotations
@@ -17,19 +17,19 @@ from acm_export.onnx_file.thresholds import by_layer
 if TYPE_CHECKING:
     from numpy.typing import NDArray
 
-    from acm_export.calibration.families import Observed, ThresholdFamily
+    from acm_export.calibration.families import ModelMargins, ThresholdFamily
 
 
-class Halfway:
-    """The mean of two families at the same parameter.
+class Blend:
+    """Mean of two families at the same parameter.
 
     Args:
-        observed: The margins.
-        first: A family.
-        second: Another.
+        observed: Margins of the model.
+        first: One family.
+        second: The other family.
     """
 
-    def __init__(self, observed: Observed, first: ThresholdFamily, second: ThresholdFamily) -> None:
+    def __init__(self, observed: ModelMargins, first: ThresholdFamily, second: ThresholdFamily) -> None:
         self.name = f"{first.name} and {second.name}"
         self._observed, self._families = observed, (first, second)
 
@@ -39,8 +39,8 @@ class Halfway:
         return thresholds_for_shares(self._observed, [(a + b) / 2 for a, b in zip(first, second, strict=True)])
 
 
-def _shares(observed: Observed, thresholds: NDArray[np.float32]) -> list[NDArray[np.float64]]:
-    """For each layer the share of tokens that run each gated learner, as far as margins tell; never increasing."""
+def _shares(observed: ModelMargins, thresholds: NDArray[np.float32]) -> list[NDArray[np.float64]]:
+    """Share of tokens that run each gated learner of each layer, by their margins; never increasing."""
     parts = by_layer(observed.layers, thresholds)
     return [
         np.minimum.accumulate(

@@ -1,0 +1,241 @@
+"""The data that a user names: a file, a folder, a function, or samples themselves."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterable, Mapping, Sized
+from itertools import islice
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Protocol
+
+import numpy as np
+
+from acm_export.base.errors import UsageError
+from acm_export.base.file_kinds import NPZ, file_kind
+from acm_export.base.optional import require
+from acm_export.data.audio import SOUND_SUFFIXES, AudioFolder
+from acm_export.data.checks import missing_inputs
+from acm_export.data.collate import LABELS
+from acm_export.data.columns import Columns
+from acm_export.data.dataset import Dataset
+from acm_export.data.images import IMAGE_SUFFIXES, ImageFolder, takes_raw_pixels
+from acm_export.data.npz import open_npz
+from acm_export.data.speech import SpeechProcessor
+from acm_export.data.user_function import failed, import_function
+
+if TYPE_CHECKING:
+    from collections.abc import Collection, Sequence
+
+    from numpy.typing import NDArray
+
+    from acm_export.data.batches import Arrays, GraphInput
+    from acm_export.data.dataset import Reader
+
+
+class Samples(Protocol):
+    """A dataset of Hugging Face or PyTorch, a list: samples by number."""
+
+    def __len__(self) -> int: ...
+
+    def __getitem__(self, index: int, /) -> Any: ...
+
+
+Data = str | os.PathLike[str] | Samples | Iterable[Any]
+"""What a user may give as data: the text of ``--data``, or samples: a dataset, an iterable, or a mapping of arrays."""
+
+GRAMMAR = "an .npz file, a folder of images or sounds, a folder of datasets.save_to_disk, or module:function"
+
+
+def open_data(
+    data: Data,
+    inputs: Sequence[GraphInput],
+    *,
+    model_folder: Path,
+    processor: str | os.PathLike[str] | None = None,
+    option: str = "--data",
+    limit: int | None = None,
+    transcripts: bool = False,
+) -> Dataset:
+    """Open data for a model.
+
+    Args:
+        data: An ``.npz`` file with arrays named as the model's inputs; a folder of images or sounds; a dataset folder
+            saved by Hugging Face ``datasets``; ``module:function``, a function that returns or yields samples; or the
+            samples themselves: a dataset, an iterable of mappings, or a mapping of arrays with one row per sample.
+        inputs: Inputs of the model.
+        model_folder: Folder in which the settings of processors and the vocabulary are looked for.
+        processor: Folder or file of the settings of the image or sound processor, where they are elsewhere.
+        option: Option that names the data, for errors.
+        limit: Samples to use at most, the first ones; of iterables no more are read.
+        transcripts: Whether sounds need transcripts, as labels.
+
+    Raises:
+        UsageError: It is none of these, is broken, or holds no samples.
+        MissingDependencyError: A package that reads it is not installed.
+    """
+    if isinstance(data, Dataset):
+        return data
+    names = [*(value.name for value in inputs), LABELS]
+    settings = None if processor is None else Path(processor)
+    columns = Columns(names[:-1], model_folder, settings, transcribed=transcripts)
+    if not isinstance(data, (str, os.PathLike)):
+        given = getattr(data, "name", None)
+        name = given if isinstance(given, str) else f"the {type(data).__name__} given as {option}"
+        reader = _samples(name, data, names, columns, limit)
+    elif (path := Path(data)).is_dir():
+        reader = _folder(path, columns, model_folder, settings, transcripts=transcripts)
+    elif path.is_file():
+        if (kind := file_kind(path)) not in (None, NPZ):
+            raise UsageError(f"{path} is {kind.description}; {option} takes {GRAMMAR}", kind.hint)
+        reader = _ArrayRows(str(path), *open_npz(path, names), names[:-1])
+    elif ":" in (text := os.fspath(data)):
+        reader = _samples(text, _call(text, option), names, columns, limit)
+    else:
+        raise UsageError(f"there is no file or folder {text}", f"{option} takes {GRAMMAR}")
+    if not len(reader):
+        raise UsageError(f"{reader.name} has no samples")
+    indices = None if limit is None else np.arange(min(limit, len(reader)))
+    raw_pixels = any(value.is_image for value in inputs) and takes_raw_pixels(settings, model_folder)
+    return Dataset(reader, inputs, indices, raw_pixels=raw_pixels)
+
+
+class _ArrayRows:
+    """Arrays with one row per sample.
+
+    Args:
+        name: Name for errors and reports.
+        arrays: Arrays that are of use, by name.
+        held: Names of all arrays of the file.
+        needed: Names of the model's inputs.
+    """
+
+    def __init__(self, name: str, arrays: Arrays, held: Collection[str], needed: Collection[str]) -> None:
+        if held and not arrays.keys() & set(needed):
+            raise missing_inputs(name, held, needed)
+        lengths = {key: len(value) if value.ndim else 0 for key, value in arrays.items()}
+        if len(set(lengths.values())) > 1:
+            raise UsageError(f"{name}: the arrays have different lengths: {lengths}")
+        self.name, self.labels = name, arrays.get(LABELS)
+        self._arrays, self._held, self._length = arrays, held, next(iter(lengths.values()), 0)
+
+    def __len__(self) -> int:
+        return self._length
+
+    def __getitem__(self, index: int) -> Mapping[str, Any]:
+        return dict.fromkeys(self._held) | {name: array[index] for name, array in self._arrays.items()}
+
+    def rows(self, indices: NDArray[np.int64]) -> Arrays:
+        """Several samples at once."""
+        return {name: array[indices] for name, array in self._arrays.items()}
+
+
+class _Sequence:
+    """A dataset of Hugging Face or PyTorch, or a list of mappings."""
+
+    def __init__(self, name: str, items: Any, columns: Columns) -> None:
+        self.name, self._items, self._columns = name, items, columns
+
+    def __len__(self) -> int:
+        return len(self._items)
+
+    def __getitem__(self, index: int) -> Mapping[str, Any]:
+        try:
+            sample = self._items[index]
+        except Exception as error:  # the user's own transforms run here, and decoders
+            raise _failed(f"{self.name} failed at sample {index}", error) from error
+        if not isinstance(sample, Mapping):
+            raise UsageError(
+                f"sample {index} of {self.name} is {type(sample).__name__}, expected a mapping from the names of "
+                "inputs to arrays"
+            )
+        return self._columns({str(key): value for key, value in sample.items()}, f"sample {index} of {self.name}")
+
+
+def _folder(path: Path, columns: Columns, model_folder: Path, processor: Path | None, *, transcripts: bool) -> Reader:
+    if (path / "dataset_dict.json").is_file():
+        splits = sorted(p.name for p in path.iterdir() if (p / "state.json").is_file())
+        raise UsageError(
+            f"{path} holds the splits {', '.join(splits)}, expected the samples of one",
+            f"name one: {path / (splits or ['train'])[0]}",
+        )
+    if (path / "state.json").is_file() and (path / "dataset_info.json").is_file():
+        return _Sequence(str(path), _saved_dataset(path), columns)
+    suffixes = {p.suffix.lower() for p in path.rglob("*")}
+    if suffixes & set(SOUND_SUFFIXES):
+        return AudioFolder(path, SpeechProcessor.of_model(model_folder, processor), transcribed=transcripts)
+    if not suffixes & IMAGE_SUFFIXES:
+        raise UsageError(
+            f"{path} holds nothing that can be read: no images ({', '.join(sorted(IMAGE_SUFFIXES))}), no sounds "
+            f"({', '.join(SOUND_SUFFIXES)}), and no dataset saved by save_to_disk"
+        )
+    return ImageFolder(path, processor, model_folder)
+
+
+def _saved_dataset(path: Path) -> Any:
+    """A dataset as it was saved, without its format; sounds stay encoded, so that no decoder is needed."""
+    datasets = require("datasets")
+    try:
+        dataset = datasets.load_from_disk(str(path)).with_format(None)
+        for name, feature in dataset.features.items():
+            if isinstance(feature, datasets.Audio):
+                dataset = dataset.cast_column(name, datasets.Audio(decode=False))
+    except Exception as error:  # pyarrow, JSON and datasets raise errors of many kinds for broken files
+        raise UsageError(
+            f"{path} is not a dataset that can be read: {type(error).__name__}: {error}",
+            "write it again with save_to_disk",
+        ) from error
+    return dataset
+
+
+def _call(text: str, option: str) -> Any:
+    function = import_function(text, option)
+    try:
+        return function()
+    except Exception as error:  # whatever the user's own code raises
+        raise _failed(f"{text} failed", error) from error
+
+
+def _samples(name: str, content: Any, names: Collection[str], columns: Columns, limit: int | None) -> Reader:
+    if isinstance(content, Mapping):
+        return _from_mapping(name, content, names)
+    if isinstance(content, Sized) and hasattr(content, "__getitem__") and not isinstance(content, str):
+        return _Sequence(name, content, columns)
+    if isinstance(content, Iterable) and not isinstance(content, str):
+        return _Sequence(name, _read_whole(name, content, limit), columns)
+    raise UsageError(
+        f"{name} returned {type(content).__name__}, expected samples",
+        "return a dataset or a list of mappings, or yield one mapping per sample",
+    )
+
+
+def _from_mapping(name: str, content: Mapping[Any, Any], names: Collection[str]) -> Reader:
+    splits = [str(key) for key, value in content.items() if hasattr(value, "column_names")]
+    if splits:
+        raise UsageError(
+            f"{name} returned the splits {', '.join(splits)}, expected the samples of one",
+            f'return dataset["{splits[0]}"], or load_dataset(..., split="{splits[0]}")',
+        )
+    try:
+        arrays = {key: np.asarray(value) for key, value in content.items() if key in names}
+    except ValueError as error:  # rows of different lengths
+        raise UsageError(
+            f"{name} returned a mapping whose values are not arrays: {error}",
+            "return a list of mappings, one for each sample",
+        ) from error
+    return _ArrayRows(name, arrays, [str(key) for key in content], [n for n in names if n != LABELS])
+
+
+def _read_whole(name: str, content: Iterable[Any], limit: int | None) -> list[Any]:
+    items: list[Any] = []
+    try:
+        items.extend(islice(content, limit))
+    except Exception as error:  # the user's own transforms run here, and decoders
+        raise _failed(f"{name} failed at sample {len(items)}", error) from error
+    return items
+
+
+def _failed(what: str, error: Exception) -> UsageError:
+    if any(decoder in str(error) for decoder in ("torchcodec", "librosa")):  # missing, or broken
+        hint = 'return dataset.cast_column("audio", datasets.Audio(decode=False)): soundfile then decodes it'
+        return failed(what, error, hint)
+    return failed(what, error)

@@ -1,0 +1,104 @@
+"""The data of a calibration: most samples make the table, the held-out ones check it, some probe the learners."""
+
+from __future__ import annotations
+
+import hashlib
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from acm_export.base.errors import UsageError
+from acm_export.data.dataset import add_to_digest, held_out, spread
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+    from numpy.typing import NDArray
+
+    from acm_export.data.batches import Batch
+    from acm_export.data.dataset import Dataset
+
+
+@dataclass(frozen=True)
+class Survey:
+    """Result of the first pass over the data.
+
+    Args:
+        samples: Number of samples that make the table.
+        held_out: Number of samples that check it.
+        batches: Number of batches of the former.
+        unit: Samples that are held out together: the model's batch where it is fixed, or 1.
+        labelled: Whether there are labels.
+        sha256: SHA-256 of all samples.
+    """
+
+    samples: int
+    held_out: int
+    batches: int
+    unit: int
+    labelled: bool
+    sha256: str
+
+
+class CalibrationData:
+    """A dataset, split for a calibration.
+
+    Args:
+        dataset: Samples for the model; where the model's batch is fixed, those that fill no batch are left out.
+        batch_size: Samples at a time; a model with a fixed batch decides itself.
+
+    Raises:
+        UsageError: There are fewer samples than the model's fixed batch.
+    """
+
+    def __init__(self, dataset: Dataset, *, batch_size: int = 32) -> None:
+        fixed = [value.shape[0] for value in dataset.inputs if value.shape and isinstance(value.shape[0], int)]
+        self._unit = int(fixed[0]) if fixed else 1
+        self._size = self._unit if fixed else batch_size
+        units = len(dataset) // self._unit
+        if not units:
+            raise UsageError(
+                f"{dataset.name} has {len(dataset)} samples, the batch of the model is fixed to {self._unit}",
+                "give more samples",
+            )
+        self._used = dataset.take(np.arange(units * self._unit))
+        self._marks = held_out(units)
+
+    @property
+    def name(self) -> str:
+        """Name of the data."""
+        return self._used.name
+
+    def survey(self) -> Survey:
+        """Read all samples, which checks them.
+
+        Raises:
+            UsageError: A sample cannot be read, or does not fit the model.
+        """
+        digest = hashlib.sha256()
+        labelled = False
+        for batch in self._used.batches(self._size):
+            labelled |= batch.labels is not None
+            for row in range(batch.samples):
+                add_to_digest(digest, {name: array[row] for name, array in batch.named().items()})
+        held = int(self._marks.sum()) * self._unit
+        samples = len(self._used) - held
+        return Survey(samples, held, -(-samples // self._size), self._unit, labelled, digest.hexdigest())
+
+    def calibration(self) -> Iterator[Batch]:
+        """The samples that make the table."""
+        return self._part(np.flatnonzero(~self._marks))
+
+    def held_out(self) -> Iterator[Batch]:
+        """The samples that check the table; whole batches where the model's batch is fixed."""
+        return self._part(np.flatnonzero(self._marks))
+
+    def probe(self, samples: int) -> Iterator[Batch]:
+        """About so many of the calibration samples, spread evenly; whole batches where the model's batch is fixed."""
+        units = np.flatnonzero(~self._marks)
+        return self._part(units[spread(len(units), max(samples // self._unit, 1))])
+
+    def _part(self, units: NDArray[np.int64]) -> Iterator[Batch]:
+        samples = (units[:, None] * self._unit + np.arange(self._unit)).ravel()
+        return self._used.take(samples).batches(self._size)
