@@ -33,7 +33,7 @@ def test_relative_links_lead_to_files_and_headings(document: Path) -> None:
 
 
 def test_the_table_of_jetpacks_is_the_doctors() -> None:
-    table = (ROOT / "README.md").read_text().partition("### TensorRT and JetPack")[2]
+    table = (ROOT / "docs" / "compatibility.md").read_text().partition("## TensorRT and JetPack")[2]
     rows = re.findall(r"^\| ([\d.]+)([^|(]*)\([^|]*\| ([\d., ]+) \|", table, re.MULTILINE)
     shown = {
         tuple(map(int, version.split("."))): f"{first}{rest}".strip().replace(", ", " and ")
