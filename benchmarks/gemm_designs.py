@@ -32,8 +32,16 @@ def biased(total, bias, GELU: tl.constexpr):
 
 
 @triton.jit
-def up_tile(reach, index, num_tokens, hidden_dim, num_learners,
-            BLOCK_M: tl.constexpr, BLOCK_N: tl.constexpr, GROUP: tl.constexpr):  # fmt: skip
+def up_tile(
+    reach,
+    index,
+    num_tokens,
+    hidden_dim,
+    num_learners,
+    BLOCK_M: tl.constexpr,
+    BLOCK_N: tl.constexpr,
+    GROUP: tl.constexpr,
+):
     """Learner, first row and first column (over all learners) of a tile of hidden values."""
     num_columns = hidden_dim // BLOCK_N
     learner, tile, rows = active_tile(reach, index, 0, num_tokens, num_columns, num_learners, BLOCK_M)
@@ -48,8 +56,23 @@ def store(hidden, value, row, column, width):
 
 
 @triton.jit
-def up_gather(x, order, reach, w1, b1, hidden, num_tokens, model_dim, hidden_dim, num_learners, BLOCK_M: tl.constexpr,
-              BLOCK_N: tl.constexpr, BLOCK_K: tl.constexpr, GROUP: tl.constexpr, GELU: tl.constexpr):  # fmt: skip
+def up_gather(
+    x,
+    order,
+    reach,
+    w1,
+    b1,
+    hidden,
+    num_tokens,
+    model_dim,
+    hidden_dim,
+    num_learners,
+    BLOCK_M: tl.constexpr,
+    BLOCK_N: tl.constexpr,
+    BLOCK_K: tl.constexpr,
+    GROUP: tl.constexpr,
+    GELU: tl.constexpr,
+):
     """Everything through pointers; one program a tile."""
     learner, r0, c0 = up_tile(reach, tl.program_id(0), num_tokens, hidden_dim, num_learners, BLOCK_M, BLOCK_N, GROUP)
     if learner >= num_learners:
@@ -69,9 +92,23 @@ def up_gather(x, order, reach, w1, b1, hidden, num_tokens, model_dim, hidden_dim
 
 
 @triton.jit
-def up_gather_tma(x, order, reach, w1_tma, b1, hidden, num_tokens, model_dim, hidden_dim, num_learners,
-                  BLOCK_M: tl.constexpr, BLOCK_N: tl.constexpr, BLOCK_K: tl.constexpr, GROUP: tl.constexpr,
-                  GELU: tl.constexpr):  # fmt: skip
+def up_gather_tma(
+    x,
+    order,
+    reach,
+    w1_tma,
+    b1,
+    hidden,
+    num_tokens,
+    model_dim,
+    hidden_dim,
+    num_learners,
+    BLOCK_M: tl.constexpr,
+    BLOCK_N: tl.constexpr,
+    BLOCK_K: tl.constexpr,
+    GROUP: tl.constexpr,
+    GELU: tl.constexpr,
+):
     """Rows of x through pointers, W1 by TMA; one program a tile."""
     learner, r0, c0 = up_tile(reach, tl.program_id(0), num_tokens, hidden_dim, num_learners, BLOCK_M, BLOCK_N, GROUP)
     if learner >= num_learners:
@@ -87,9 +124,22 @@ def up_gather_tma(x, order, reach, w1_tma, b1, hidden, num_tokens, model_dim, hi
 
 
 @triton.jit
-def up_sorted(x_sorted_tma, reach, w1_tma, b1, hidden_tma, num_tokens, model_dim, hidden_dim, num_learners,
-              BLOCK_M: tl.constexpr, BLOCK_N: tl.constexpr, BLOCK_K: tl.constexpr, GROUP: tl.constexpr,
-              GELU: tl.constexpr):  # fmt: skip
+def up_sorted(
+    x_sorted_tma,
+    reach,
+    w1_tma,
+    b1,
+    hidden_tma,
+    num_tokens,
+    model_dim,
+    hidden_dim,
+    num_learners,
+    BLOCK_M: tl.constexpr,
+    BLOCK_N: tl.constexpr,
+    BLOCK_K: tl.constexpr,
+    GROUP: tl.constexpr,
+    GELU: tl.constexpr,
+):
     """Sorted rows, everything by TMA; one program a tile."""
     learner, r0, c0 = up_tile(reach, tl.program_id(0), num_tokens, hidden_dim, num_learners, BLOCK_M, BLOCK_N, GROUP)
     if learner >= num_learners:
@@ -102,9 +152,25 @@ def up_sorted(x_sorted_tma, reach, w1_tma, b1, hidden_tma, num_tokens, model_dim
 
 
 @triton.jit
-def up_persistent(x_sorted_tma, reach, w1_tma, b1, hidden_tma, num_tokens, model_dim, hidden_dim, num_learners,
-                  num_programs, BLOCK_M: tl.constexpr, BLOCK_N: tl.constexpr, BLOCK_K: tl.constexpr,
-                  GROUP: tl.constexpr, GELU: tl.constexpr, FLATTEN: tl.constexpr, HALVES: tl.constexpr):  # fmt: skip
+def up_persistent(
+    x_sorted_tma,
+    reach,
+    w1_tma,
+    b1,
+    hidden_tma,
+    num_tokens,
+    model_dim,
+    hidden_dim,
+    num_learners,
+    num_programs,
+    BLOCK_M: tl.constexpr,
+    BLOCK_N: tl.constexpr,
+    BLOCK_K: tl.constexpr,
+    GROUP: tl.constexpr,
+    GELU: tl.constexpr,
+    FLATTEN: tl.constexpr,
+    HALVES: tl.constexpr,
+):
     """Sorted rows, everything by TMA; each program takes every num_programs-th tile. HALVES: two-part epilogue."""
     n = tl.arange(0, 64)
     rows = tl.load(reach + 1 + n, mask=n < num_learners, other=0)
@@ -128,9 +194,22 @@ def up_persistent(x_sorted_tma, reach, w1_tma, b1, hidden_tma, num_tokens, model
 
 
 @triton.jit
-def up_listed(x_sorted_tma, tiles, w1_tma, b1, hidden, model_dim, hidden_dim, num_learners, num_programs,
-              BLOCK_M: tl.constexpr, BLOCK_N: tl.constexpr, BLOCK_K: tl.constexpr, GELU: tl.constexpr,
-              SPECIALIZED: tl.constexpr):  # fmt: skip
+def up_listed(
+    x_sorted_tma,
+    tiles,
+    w1_tma,
+    b1,
+    hidden,
+    model_dim,
+    hidden_dim,
+    num_learners,
+    num_programs,
+    BLOCK_M: tl.constexpr,
+    BLOCK_N: tl.constexpr,
+    BLOCK_K: tl.constexpr,
+    GELU: tl.constexpr,
+    SPECIALIZED: tl.constexpr,
+):
     """Sorted rows by TMA, persistent, tiles from a list (number of tiles, then row << 16 | column of each)."""
     steps = tl.cdiv(model_dim, BLOCK_K)
     for tile in tl.range(tl.program_id(0), tl.load(tiles), num_programs, warp_specialize=SPECIALIZED):
@@ -155,9 +234,23 @@ def scatter(total, order, counts, b2, y, row, column, model_dim, num_tokens):
 
 
 @triton.jit
-def down_pointers(filled, order, counts, reach, w2, b2, y, num_tokens, model_dim, hidden_dim, num_learners,
-                  BLOCK_M: tl.constexpr, BLOCK_N: tl.constexpr, BLOCK_K: tl.constexpr,
-                  GROUP: tl.constexpr):  # fmt: skip
+def down_pointers(
+    filled,
+    order,
+    counts,
+    reach,
+    w2,
+    b2,
+    y,
+    num_tokens,
+    model_dim,
+    hidden_dim,
+    num_learners,
+    BLOCK_M: tl.constexpr,
+    BLOCK_N: tl.constexpr,
+    BLOCK_K: tl.constexpr,
+    GROUP: tl.constexpr,
+):
     """Everything through pointers; one program a tile."""
     r, c = grouped(tl.program_id(0), tl.cdiv(num_tokens, BLOCK_M), model_dim // BLOCK_N, GROUP)
     row, column, k = r * BLOCK_M + tl.arange(0, BLOCK_M), c * BLOCK_N + tl.arange(0, BLOCK_N), tl.arange(0, BLOCK_K)
@@ -174,8 +267,23 @@ def down_pointers(filled, order, counts, reach, w2, b2, y, num_tokens, model_dim
 
 
 @triton.jit
-def down_tma(filled_tma, order, counts, reach, w2_tma, b2, y, num_tokens, model_dim, hidden_dim, num_learners,
-             BLOCK_M: tl.constexpr, BLOCK_N: tl.constexpr, BLOCK_K: tl.constexpr, GROUP: tl.constexpr):  # fmt: skip
+def down_tma(
+    filled_tma,
+    order,
+    counts,
+    reach,
+    w2_tma,
+    b2,
+    y,
+    num_tokens,
+    model_dim,
+    hidden_dim,
+    num_learners,
+    BLOCK_M: tl.constexpr,
+    BLOCK_N: tl.constexpr,
+    BLOCK_K: tl.constexpr,
+    GROUP: tl.constexpr,
+):
     """Both operands by TMA; one program a tile."""
     r, c = grouped(tl.program_id(0), tl.cdiv(num_tokens, BLOCK_M), model_dim // BLOCK_N, GROUP)
     most = learners_of_row(reach, r * BLOCK_M, num_learners)
@@ -187,9 +295,23 @@ def down_tma(filled_tma, order, counts, reach, w2_tma, b2, y, num_tokens, model_
 
 
 @triton.jit
-def down_persistent(filled_tma, order, counts, w2_tma, b2, y, num_tokens, model_dim, hidden_dim, num_programs,
-                    BLOCK_M: tl.constexpr, BLOCK_N: tl.constexpr, BLOCK_K: tl.constexpr, GROUP: tl.constexpr,
-                    SPECIALIZED: tl.constexpr):  # fmt: skip
+def down_persistent(
+    filled_tma,
+    order,
+    counts,
+    w2_tma,
+    b2,
+    y,
+    num_tokens,
+    model_dim,
+    hidden_dim,
+    num_programs,
+    BLOCK_M: tl.constexpr,
+    BLOCK_N: tl.constexpr,
+    BLOCK_K: tl.constexpr,
+    GROUP: tl.constexpr,
+    SPECIALIZED: tl.constexpr,
+):
     """Both operands by TMA; each program takes every num_programs-th tile."""
     num_rows, num_columns = tl.cdiv(num_tokens, BLOCK_M), model_dim // BLOCK_N
     for tile in tl.range(tl.program_id(0), num_rows * num_columns, num_programs, warp_specialize=SPECIALIZED):
@@ -215,8 +337,18 @@ def permute_rows(x, order, permuted, num_tokens, model_dim, BLOCK_M: tl.constexp
 
 
 @triton.jit
-def gate(x, weight, bias, logits, num_tokens, model_dim, num_choices, BLOCK_M: tl.constexpr, BLOCK_K: tl.constexpr,
-         DESIGN: tl.constexpr):  # fmt: skip
+def gate(
+    x,
+    weight,
+    bias,
+    logits,
+    num_tokens,
+    model_dim,
+    num_choices,
+    BLOCK_M: tl.constexpr,
+    BLOCK_K: tl.constexpr,
+    DESIGN: tl.constexpr,
+):
     """Gate logits in float32. DESIGN: products summed at the end (0), a sum for each choice (1), or tl.dot (2)."""
     width: tl.constexpr = 16 if DESIGN == 2 else 8
     t, c = tl.program_id(0) * BLOCK_M + tl.arange(0, BLOCK_M), tl.arange(0, width)

@@ -48,9 +48,17 @@ if TYPE_CHECKING:
 SCHEMA = 1
 _WEIGHT_DTYPES = tuple(precision.safetensors_name for precision in PRECISIONS.values())
 PROCESSOR_FILES = (
-    "preprocessor_config.json", "processor_config.json", "tokenizer.json", "tokenizer_config.json",
-    "special_tokens_map.json", "added_tokens.json", "vocab.json", "vocab.txt", "merges.txt", "normalizer.json",
-)  # fmt: skip
+    "preprocessor_config.json",
+    "processor_config.json",
+    "tokenizer.json",
+    "tokenizer_config.json",
+    "special_tokens_map.json",
+    "added_tokens.json",
+    "vocab.json",
+    "vocab.txt",
+    "merges.txt",
+    "normalizer.json",
+)
 
 
 @dataclass(frozen=True)

@@ -235,10 +235,18 @@ def _config(state: State, heads: int, specs: dict[str, ACMSpec]) -> PretrainedCo
         dense_ffn.shape[0] if dense_ffn is not None else max((s.num_learners * s.hidden_dim for s in ffn), default=1)
     )
     config: PretrainedConfig = transformers.ViTConfig(
-        hidden_size=model_dim, num_hidden_layers=len(layers), num_attention_heads=heads, intermediate_size=width,
-        hidden_act="gelu", layer_norm_eps=1e-6, image_size=side * patch, patch_size=patch, num_channels=channels,
-        num_labels=state["classifier.weight"].shape[0], qkv_bias=True,
-    )  # fmt: skip
+        hidden_size=model_dim,
+        num_hidden_layers=len(layers),
+        num_attention_heads=heads,
+        intermediate_size=width,
+        hidden_act="gelu",
+        layer_norm_eps=1e-6,
+        image_size=side * patch,
+        patch_size=patch,
+        num_channels=channels,
+        num_labels=state["classifier.weight"].shape[0],
+        qkv_bias=True,
+    )
     return config
 
 

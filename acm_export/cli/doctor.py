@@ -17,9 +17,12 @@ GOALS = ("export", "onnxruntime", "tensorrt", "jetson")
     "--for", "goal", type=click.Choice(GOALS), help="Exit with 1 where this cannot work; without it always with 0."
 )
 @click.option(
-    "--plugin", "library", type=click.Path(path_type=Path), metavar="LIB",
+    "--plugin",
+    "library",
+    type=click.Path(path_type=Path),
+    metavar="LIB",
     help="Plugin library to look at; by default libacm_gated_learners.so in the current folder.",
-)  # fmt: skip
+)
 @verb
 def doctor(goal: str | None, library: Path | None, as_json: bool) -> None:
     """Look at packages, runtimes, GPUs, the plugin library and disks, and say how to fix what is missing or wrong.

@@ -25,9 +25,19 @@ _LOCAL_HEADER = struct.Struct("<26xHH")
 """Header of a zip entry, of which the lengths of its name and of its extra field are needed."""
 
 _UNREADABLE = (
-    OSError, ValueError, EOFError, NotImplementedError, RuntimeError, SyntaxError, TypeError, AttributeError,
-    tokenize.TokenError, zipfile.BadZipFile, zlib.error, struct.error,
-)  # fmt: skip
+    OSError,
+    ValueError,
+    EOFError,
+    NotImplementedError,
+    RuntimeError,
+    SyntaxError,
+    TypeError,
+    AttributeError,
+    tokenize.TokenError,
+    zipfile.BadZipFile,
+    zlib.error,
+    struct.error,
+)
 """What zipfile and numpy raise for a broken file."""
 
 

@@ -37,9 +37,13 @@ class CTC:
         logits, labels = output.logits.float(), batch[LABELS]
         kept = labels >= 0
         loss = F.ctc_loss(
-            logits.log_softmax(-1).transpose(0, 1), labels[kept], _lengths(logits, valid), kept.sum(1),
-            blank=self._blank, zero_infinity=True,
-        )  # fmt: skip
+            logits.log_softmax(-1).transpose(0, 1),
+            labels[kept],
+            _lengths(logits, valid),
+            kept.sum(1),
+            blank=self._blank,
+            zero_infinity=True,
+        )
         return loss if teacher is None else 0.5 * (loss + divergence(output.logits, teacher.logits, valid))
 
     def quality(self, output: Any, batch: Arrays, teacher: Any, valid: torch.Tensor | None) -> tuple[float, float]:  # noqa: ARG002

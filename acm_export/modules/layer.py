@@ -121,9 +121,17 @@ class ACMLayer(nn.Module):
         """Y ``[..., D]`` and learner counts ``[...]`` (int32) for tokens ``[..., D]`` and gate logits ``[..., C]``."""
         spec = self.spec
         y, counts = gated_learners(
-            x, gate_logits, self.thresholds, self.w1, self.b1, self.w2, self.b2,
-            spec.num_learners, spec.min_learners, spec.activation,
-        )  # fmt: skip
+            x,
+            gate_logits,
+            self.thresholds,
+            self.w1,
+            self.b1,
+            self.w2,
+            self.b2,
+            spec.num_learners,
+            spec.min_learners,
+            spec.activation,
+        )
         return y, counts
 
     def dense(self) -> nn.Module:
