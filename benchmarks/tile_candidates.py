@@ -161,16 +161,12 @@ UPS: Mapping[int, tuple[Sizes, ...]] = {25216: _MANY, 197: _IMAGE, 48: _SOME, 8:
 DOWNS: Mapping[int, tuple[tuple[Sizes, int], ...]] = {
     25216: tuple((sizes, 0) for sizes in _MANY),
     # A learner's K in one block (1) or in two (2), or the K of all learners in one block and no sum afterwards (0).
-    197: (
-        *((sizes, 1) for sizes in _IMAGE[:13]),
-        (Sizes(64, 64, 64, 4, 4), 2),
-        *((s, 2) for s in _IMAGE[5:7]),
-        *((_IMAGE[i], 0) for i in (2, 12, 14, 17)),
-    ),
+    197: (*((sizes, 1) for sizes in _IMAGE[:13]), (Sizes(64, 64, 64, 4, 4), 2), *((s, 2) for s in _IMAGE[5:7]),
+          *((_IMAGE[i], 0) for i in (2, 12, 14, 17))),
     # Narrow tiles reach enough blocks with one slice; wide ones need two or four.
     48: (*((sizes, 2) for sizes in _SOME[:11]), *((s, 1) for s in _SOME[:4]), *((_SOME[i], 4) for i in (0, 2, 4, 6))),
     8: (*((sizes, 2) for sizes in _FEW[:11]), *((s, 1) for s in _FEW[:4]), *((_FEW[i], 4) for i in (0, 2, 9, 13))),
-}  # fmt: skip  (a table)
+}  # fmt: skip  # a table
 """Tiles of GEMM 2 and slices of K in each learner."""
 
 

@@ -247,7 +247,7 @@ _LAYER = {
     "learner_flops": POSITIVE,
     "gate_flops": WHOLE,
     "tokens": WHOLE,
-}  # fmt: skip  (a table)
+}
 _DTYPE = Kind(f"one of {', '.join(PRECISIONS)}", lambda v: isinstance(v, str) and v in PRECISIONS)
 _MANIFEST = {
     "source": OBJECT,
@@ -260,7 +260,7 @@ _MANIFEST = {
     "setting": OBJECT,
     "producer": TEXT,
     "schema": WHOLE,
-}  # fmt: skip  (a table)
+}
 _MANIFEST_2 = _MANIFEST | {"calibration": OBJECT_OR_NULL}
 
 

@@ -169,33 +169,17 @@ def test_a_gate_with_modules_between_its_maps_is_refused(tmp_path: Path) -> None
 @pytest.mark.parametrize(
     ("name", "shape"),
     [
-        (f"{MLP0}.w1", (24, 12)),
-        (f"{MLP0}.w1", (12, 23)),
-        (f"{MLP0}.w2", (24,)),
-        (f"{MLP0}.b1", (23,)),
-        (f"{MLP0}.b2", (48,)),
-        (f"{MLP0}.b2", (61,)),
-        (f"{MLP0}.gating_network.fc.weight", (5, 11)),
-        (f"{MLP0}.gating_network.fc.weight", (5,)),
-        (f"{MLP0}.gating_network.fc.bias", (4,)),
-        (f"{MLP0}.w1", ()),
-        ("encoder.layers.encoder_layer_1.mlp.gating_network.net.1.weight", (5, 6)),
-        ("class_token", ()),
-        ("class_token", (1, 12)),
-        ("encoder.pos_embedding", (5,)),
-        ("encoder.pos_embedding", (1, 6, 12)),
-        ("encoder.pos_embedding", ()),
-        ("encoder.pos_embedding", (1, 1, 12)),
-        ("conv_proj.weight", (12, 1, 4, 3)),
-        ("conv_proj.weight", (12, 4)),
-        ("conv_proj.weight", (8, 1, 4, 4)),
-        ("heads.head.weight", ()),
-        ("heads.head.weight", (5, 11)),
-        ("encoder.layers.encoder_layer_0.ln_1.weight", (11,)),
-        ("encoder.layers.encoder_layer_1.self_attention.k_proj.weight", (11, 12)),
-        ("encoder.ln.bias", (12, 1)),
+        (f"{MLP0}.w1", (24, 12)), (f"{MLP0}.w1", (12, 23)), (f"{MLP0}.w2", (24,)), (f"{MLP0}.b1", (23,)),
+        (f"{MLP0}.b2", (48,)), (f"{MLP0}.b2", (61,)), (f"{MLP0}.gating_network.fc.weight", (5, 11)),
+        (f"{MLP0}.gating_network.fc.weight", (5,)), (f"{MLP0}.gating_network.fc.bias", (4,)), (f"{MLP0}.w1", ()),
+        ("encoder.layers.encoder_layer_1.mlp.gating_network.net.1.weight", (5, 6)), ("class_token", ()),
+        ("class_token", (1, 12)), ("encoder.pos_embedding", (5,)), ("encoder.pos_embedding", (1, 6, 12)),
+        ("encoder.pos_embedding", ()), ("encoder.pos_embedding", (1, 1, 12)), ("conv_proj.weight", (12, 1, 4, 3)),
+        ("conv_proj.weight", (12, 4)), ("conv_proj.weight", (8, 1, 4, 4)), ("heads.head.weight", ()),
+        ("heads.head.weight", (5, 11)), ("encoder.layers.encoder_layer_0.ln_1.weight", (11,)),
+        ("encoder.layers.encoder_layer_1.self_attention.k_proj.weight", (11, 12)), ("encoder.ln.bias", (12, 1)),
     ],
-)  # fmt: skip  (a table)
+)  # fmt: skip  # a table
 def test_tensors_of_another_shape_are_refused(name: str, shape: tuple[int, ...], tmp_path: Path) -> None:
     state = acm_state()
     state[name] = torch.zeros(shape)

@@ -64,27 +64,12 @@ def test_old_opcodes_run_nothing_either(opcode: str, tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("offset", "size", "stride"),
     [
-        (0, (7,), (1,)),
-        (1, (6,), (1,)),
-        (0, (2, 3), (4, 1)),
-        (-1, (2,), (1,)),
-        (0, (-2,), (1,)),
-        (0, (2,), (-1,)),
-        (0, (2, 3), (1,)),
-        (0, (1 << 40,), (1,)),
-        (1 << 62, (1,), (1,)),
-        (0, (1 << 70,), (1,)),
-        (0, (10**9,), (0,)),
-        (0, (5, 5, 5), (0, 0, 1)),
-        (0, (3, 4), (1, 1)),
-        (0, (3, 3, 3), (1, 1, 1)),
-        (0.5, (2,), (1,)),
-        (0, ("2",), (1,)),
-        (0, (2.0,), (1,)),
-        (None, (2,), (1,)),
-        (0, 3, 1),
+        (0, (7,), (1,)), (1, (6,), (1,)), (0, (2, 3), (4, 1)), (-1, (2,), (1,)), (0, (-2,), (1,)), (0, (2,), (-1,)),
+        (0, (2, 3), (1,)), (0, (1 << 40,), (1,)), (1 << 62, (1,), (1,)), (0, (1 << 70,), (1,)),
+        (0, (10**9,), (0,)), (0, (5, 5, 5), (0, 0, 1)), (0, (3, 4), (1, 1)), (0, (3, 3, 3), (1, 1, 1)),
+        (0.5, (2,), (1,)), (0, ("2",), (1,)), (0, (2.0,), (1,)), (None, (2,), (1,)), (0, 3, 1),
     ],
-)  # fmt: skip  (a table)
+)  # fmt: skip  # a table
 def test_tensors_beyond_their_storage_are_refused(offset: Any, size: Any, stride: Any, tmp_path: Path) -> None:
     with pytest.raises(CheckpointError):
         load_crafted(tmp_path, {"model_state": {"w": tensor(offset, size, stride)}})
@@ -151,31 +136,14 @@ def test_the_pickle_cannot_change_the_class_that_it_names(tmp_path: Path) -> Non
 @pytest.mark.parametrize(
     "content",
     [
-        b"",
-        b".",
-        b"N.",
-        b"\x80\x02",
-        b"\x80\x02J\x01",
-        b"\x80\x09N.",
-        b"garbage",
-        b"\x80\x02}q\x00.",
-        b"0.",
-        b"(.",
-        b"\x80\x02G\x00",
-        b"\x80\x02M\x01",
-        b"I" + b"9" * 5000 + b"\n.",
-        b"\x80\x05\x82\x01.",
-        b"\x80\x05\x97.",
-        b"\x80\x05\x96" + (1 << 55).to_bytes(8, "little") + b".",
-        b"\x80\x05\x8e" + (1 << 55).to_bytes(8, "little"),
-        b"\x80\x04\x95" + (1 << 55).to_bytes(8, "little") + b"N.",
-        b"cos\nsys\x00tem\n.",
+        b"", b".", b"N.", b"\x80\x02", b"\x80\x02J\x01", b"\x80\x09N.", b"garbage", b"\x80\x02}q\x00.", b"0.", b"(.",
+        b"\x80\x02G\x00", b"\x80\x02M\x01", b"I" + b"9" * 5000 + b"\n.", b"\x80\x05\x82\x01.", b"\x80\x05\x97.",
+        b"\x80\x05\x96" + (1 << 55).to_bytes(8, "little") + b".", b"\x80\x05\x8e" + (1 << 55).to_bytes(8, "little"),
+        b"\x80\x04\x95" + (1 << 55).to_bytes(8, "little") + b"N.", b"cos\nsys\x00tem\n.",
         b"\x80\x02]" + b"2" * 50 + b"h\x05.",
-        b"V\xff\\ud8\n.",
-        b"h\x07.",
-        b"\x80\x02" + b"]" * 100_000 + b"a" * 99_999 + b".",
+        b"V\xff\\ud8\n.", b"h\x07.", b"\x80\x02" + b"]" * 100_000 + b"a" * 99_999 + b".",
     ],
-)  # fmt: skip  (a table)
+)  # fmt: skip  # a table
 def test_a_broken_pickle_in_a_whole_zip_is_refused(content: bytes, tmp_path: Path) -> None:
     with pytest.raises(CheckpointError):
         load_state(zip_of(tmp_path / "broken.pth", content))
