@@ -79,7 +79,7 @@ class Columns:
     def _speech(self) -> SpeechProcessor:
         return SpeechProcessor.of_model(self._model_folder, self._processor)
 
-    def _pixels(self, image: Any, column: str, name: str) -> np.ndarray[Any, Any]:
+    def _pixels(self, image: Any, column: str, name: str) -> np.ndarray:
         if not _is_image(image):
             raise UsageError(
                 f"{name} has {type(image).__name__} in the column {column}, expected an image of PIL",
@@ -109,7 +109,7 @@ def _is_image(value: Any) -> bool:
     return pillow is not None and isinstance(value, pillow.Image)
 
 
-def _decoded(sound: Any, name: str) -> tuple[np.ndarray[Any, Any], int]:
+def _decoded(sound: Any, name: str) -> tuple[np.ndarray, int]:
     """Samples and their rate, from a mapping or a decoder that has both, or from an encoded file."""
     if isinstance(sound, Mapping) and "array" not in sound:
         content, path = sound.get("bytes"), sound.get("path")

@@ -65,7 +65,7 @@ def open_npz(path: Path, names: Collection[str]) -> tuple[Arrays, list[str]]:
     return arrays, held
 
 
-def _open_array(path: Path, archive: zipfile.ZipFile, name: str) -> np.ndarray[Any, Any]:
+def _open_array(path: Path, archive: zipfile.ZipFile, name: str) -> np.ndarray:
     entry = archive.getinfo(f"{name}.npy")
     with archive.open(entry) as stream:
         version = np.lib.format.read_magic(stream)

@@ -10,7 +10,6 @@ from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 from statistics import median
-from typing import Any
 
 import numpy as np
 import onnx
@@ -22,7 +21,7 @@ from acm_export.op.body import portable_body
 from acm_export.op.schema import register
 from acm_export.runtimes.onnx_runtime import CpuSession
 
-Arrays = dict[str, np.ndarray[Any, Any]]
+Arrays = dict[str, np.ndarray]
 
 _OPSET, _IR_VERSION = 20, 10
 

@@ -133,11 +133,11 @@ class _Runner:
         model, _ = runnable_copy(read_model(exported.path), exported.manifest)
         self.session = CpuSession(model, exported.path.parent)
 
-    def feeds(self, images: NDArray[np.float32], tau: float) -> dict[str, np.ndarray[Any, Any]]:
+    def feeds(self, images: NDArray[np.float32], tau: float) -> dict[str, np.ndarray]:
         thresholds = uniform("", tau, self.manifest.layers).thresholds
         return {"pixel_values": images} | {e.thresholds: thresholds[e.name] for e in self.manifest.layers}
 
-    def logits(self, images: NDArray[np.float32], tau: float) -> np.ndarray[Any, Any]:
+    def logits(self, images: NDArray[np.float32], tau: float) -> np.ndarray:
         return self.session.run(self.feeds(images, tau), ["logits"])["logits"]
 
 

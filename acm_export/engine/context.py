@@ -39,7 +39,7 @@ class Tensor:
 
     name: str
     shape: tuple[int, ...]
-    dtype: np.dtype[Any]
+    dtype: np.dtype
     profile: tuple[tuple[int, ...], ...]
     """Smallest, optimal and largest shape of an input; empty for an output."""
 
@@ -160,7 +160,7 @@ class ExecutionContext:
         self._captured = shapes
 
 
-def check_feed(tensor: Tensor, feeds: Arrays, engine: str) -> np.ndarray[Any, Any]:
+def check_feed(tensor: Tensor, feeds: Arrays, engine: str) -> np.ndarray:
     """The array for an input, in the input's dtype.
 
     Raises:
