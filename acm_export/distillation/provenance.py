@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
+    from acm_export.base.json_fields import JsonObject
     from acm_export.distillation.evaluate import Curve, CurvePoint
     from acm_export.distillation.plan import AcmizePlan
     from acm_export.distillation.settings import AcmizeSettings
@@ -45,10 +46,10 @@ class Provenance:
     data_sha256: str
     held_out: str
     curve: Curve
-    history: list[dict[str, Any]]
+    history: list[JsonObject]
     processes: int
 
-    def to_json(self) -> dict[str, Any]:
+    def to_json(self) -> JsonObject:
         """The ``source`` of the ``acm`` section of config.json."""
         return {
             "format": "acmize",

@@ -31,6 +31,7 @@ if TYPE_CHECKING:
     from types import ModuleType
     from typing import TypeAlias
 
+    from acm_export.base.json_fields import JsonObject
     from acm_export.base.progress import Progress
     from acm_export.data.open_data import Data
     from acm_export.engine.passport import Comparison
@@ -59,7 +60,7 @@ class EngineResult:
     plans: tuple[EnginePlan, ...]
     passport: Passport | None = None
 
-    def to_json(self) -> dict[str, object]:
+    def to_json(self) -> JsonObject:
         """The result for ``--json``."""
         return {
             "output": str(self.output),

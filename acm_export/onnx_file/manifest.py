@@ -34,6 +34,8 @@ from acm_export.op.signature import Signature
 if TYPE_CHECKING:
     import onnx
 
+    from acm_export.base.json_fields import JsonObject
+
 KEY = "acm"
 SCHEMA = 2
 """Schema 2 added the calibration and ``setting.budget``. Schema 1 is still read, and rewritten as 2."""
@@ -138,7 +140,7 @@ class Manifest:
     calibration: Calibration | None = None
     schema: int = SCHEMA
 
-    def to_json(self) -> dict[str, Any]:
+    def to_json(self) -> JsonObject:
         """The manifest as a JSON object; an infinite threshold becomes a string, because JSON has no infinity."""
         content = asdict(self)
         if self.setting.threshold is not None and not math.isfinite(self.setting.threshold):

@@ -19,6 +19,7 @@ from typing import TYPE_CHECKING
 from acm_export.base.errors import KernelError
 
 if TYPE_CHECKING:
+    from acm_export.base.json_fields import JsonObject, JsonValue
     from acm_export.plugins.kernels.variants import Key
 
 SCHEMA = 2
@@ -140,7 +141,7 @@ class Pack:
         kind = "an integrated" if integrated else "a discrete"
         raise KernelError(f"no kernels for {kind} GPU of architecture {exact}; the pack has {', '.join(held)}")
 
-    def to_json(self, tile_table: object) -> dict[str, object]:
+    def to_json(self, tile_table: JsonValue) -> JsonObject:
         """The content of table.json."""
         return {
             "schema": SCHEMA,
