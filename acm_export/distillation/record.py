@@ -14,6 +14,7 @@ if TYPE_CHECKING:
 
     from torch import nn
     from transformers import PreTrainedModel
+    from transformers.utils import ModelOutput
     from typing_extensions import Self
 
     from acm_export.surgery import ModelFamily, Site
@@ -104,7 +105,7 @@ class SiteRecorder:
     def __exit__(self, *_: object) -> None:
         self._stack.close()
 
-    def run(self, inputs: Mapping[str, torch.Tensor]) -> tuple[Any, dict[str, SiteTensors]]:
+    def run(self, inputs: Mapping[str, torch.Tensor]) -> tuple[ModelOutput, dict[str, SiteTensors]]:
         """Run one forward pass of the teacher.
 
         Args:

@@ -143,9 +143,9 @@ class ACMLayer(nn.Module):
         spec = self.spec
         return f"D={spec.model_dim}, N={spec.num_learners}, h={spec.hidden_dim}, min_learners={spec.min_learners}"
 
-    def _apply(self, fn: Callable[[torch.Tensor], torch.Tensor], recurse: bool = True) -> Any:
+    def _apply(self, fn: Callable[[torch.Tensor], torch.Tensor], recurse: bool = True) -> ACMLayer:
         thresholds = self.thresholds
-        move: Any = super()._apply
+        move: Any = super()._apply  # torch does not annotate it
         move(fn, recurse)
         self.thresholds = keeping_float32(fn)(thresholds)
         return self
