@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import wave
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import numpy as np
 
@@ -81,7 +81,7 @@ def _listed(folder: Path) -> dict[str, str]:
     return {name: text.strip() for name, _, text in pairs if name}
 
 
-def read_encoded(file: Any, name: str) -> tuple[np.ndarray, int]:
+def read_encoded(file: object, name: str) -> tuple[np.ndarray, int]:
     """Decode a sound in any format that soundfile reads.
 
     Args:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import inspect
 from contextlib import ExitStack
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, Protocol
+from typing import TYPE_CHECKING, Protocol
 
 import torch
 
@@ -64,7 +64,7 @@ class PaddingListener:
     def _clear(self, *_: object) -> None:
         self.valid = None
 
-    def _listen(self, _module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
+    def _listen(self, _module: nn.Module, args: tuple[object, ...], kwargs: dict[str, object]) -> None:
         arguments = self._parameters.bind_partial(*args, **kwargs).arguments
         mask = arguments.get("attention_mask")
         if mask is None:

@@ -208,7 +208,7 @@ def read_manifest(model: onnx.ModelProto, path: object) -> Manifest:
     return parse_manifest(content, path)
 
 
-def parse_manifest(content: Any, path: object) -> Manifest:
+def parse_manifest(content: object, path: object) -> Manifest:
     """Parse the JSON object that :meth:`Manifest.to_json` returns.
 
     Args:
