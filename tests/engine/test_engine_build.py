@@ -21,7 +21,8 @@ from acm_export.cli import main
 from acm_export.demo.digits import ACM
 from acm_export.engine import engine, host
 from acm_export.engine.build import build
-from acm_export.engine.engine import PluginSource, build_engine, build_planned
+from acm_export.engine.build_planned import PluginSource, build_planned
+from acm_export.engine.engine import build_engine
 from acm_export.engine.host import Platform, version_of
 from acm_export.engine.library import check_library, load_plugin
 from acm_export.engine.passport import File, check_usable, passport_path, read_passport
