@@ -19,7 +19,6 @@ from typing import TYPE_CHECKING
 from acm_export.base.errors import KernelError
 
 if TYPE_CHECKING:
-    from acm_export.base.json_fields import JsonObject, JsonValue
     from acm_export.plugins.kernels.variants import Key
 
 SCHEMA = 2
@@ -141,7 +140,7 @@ class Pack:
         kind = "an integrated" if integrated else "a discrete"
         raise KernelError(f"no kernels for {kind} GPU of architecture {exact}; the pack has {', '.join(held)}")
 
-    def to_json(self, tile_table: JsonValue) -> JsonObject:
+    def to_json(self, tile_table: object) -> dict[str, object]:
         """The content of table.json."""
         return {
             "schema": SCHEMA,
