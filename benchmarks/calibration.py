@@ -55,10 +55,16 @@ def quality(calibrated: CalibrationResult, evaluator: Evaluator) -> list[dict[st
         for family, thresholds in settings.items():
             measured = evaluator.measure(thresholds)
             rows.append(
-                {"budget": c.budget, "family": family, "measured": measured.budget, "samples": measured.samples,
-                 "divergence": measured.divergence, "accuracy": measured.accuracy,
-                 "lost_on_calibration_data_to": c.lost_to if family == "table" else []}
-            )  # fmt: skip
+                {
+                    "budget": c.budget,
+                    "family": family,
+                    "measured": measured.budget,
+                    "samples": measured.samples,
+                    "divergence": measured.divergence,
+                    "accuracy": measured.accuracy,
+                    "lost_on_calibration_data_to": c.lost_to if family == "table" else [],
+                }
+            )
     return rows
 
 
@@ -120,11 +126,16 @@ def mean_quality(rows: list[dict[str, Any]]) -> list[dict[str, Any]]:
             if mine:
                 weights = [row["samples"] for row in mine]
                 found.append(
-                    {"budget": budget, "family": family,
-                     **{key: float(np.average([r[key] for r in mine], weights=weights))
-                        for key in ("measured", "divergence", "accuracy")},
-                     "folds_where_a_rival_stays_better": sum(bool(r["lost_on_calibration_data_to"]) for r in mine)}
-                )  # fmt: skip
+                    {
+                        "budget": budget,
+                        "family": family,
+                        **{
+                            key: float(np.average([r[key] for r in mine], weights=weights))
+                            for key in ("measured", "divergence", "accuracy")
+                        },
+                        "folds_where_a_rival_stays_better": sum(bool(r["lost_on_calibration_data_to"]) for r in mine),
+                    }
+                )
     return found
 
 
@@ -170,14 +181,18 @@ def main() -> None:
         payload["memory"] = memory(folder, folder / "digits.onnx", quick=options.quick)
     print_errors(payload["errors"], "budgets on unseen images")
     print_table(
-        "solvers on unseen images", ("β", "family", "divergence", "accuracy %"),
-        [(f"{r['budget']:.3f}", r["family"], f"{r['divergence']:.4f}", f"{100 * r['accuracy']:.2f}")
-         for r in payload["quality"]],
-    )  # fmt: skip
+        "solvers on unseen images",
+        ("β", "family", "divergence", "accuracy %"),
+        [
+            (f"{r['budget']:.3f}", r["family"], f"{r['divergence']:.4f}", f"{100 * r['accuracy']:.2f}")
+            for r in payload["quality"]
+        ],
+    )
     print_table(
-        "memory while margins are collected", ("samples", "growth"),
+        "memory while margins are collected",
+        ("samples", "growth"),
         [(f"{row['samples']}", f"{row['growth_bytes'] / 1e6:.1f} MB") for row in payload["memory"]],
-    )  # fmt: skip
+    )
     write_result("calibration", payload, options)
 
 

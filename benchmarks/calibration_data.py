@@ -46,10 +46,16 @@ def error_row(budget: float, measured: Measurement, kind: str) -> dict[str, Any]
     deviation = 2 * (measured.standard_error or 0.0)
     error = measured.budget - budget
     return {
-        "kind": kind, "requested": budget, "measured": measured.budget, "error": error,
-        "two_standard_errors": deviation, "within": bool(abs(error) <= max(LIMIT, deviation)),
-        "divergence": measured.divergence, "accuracy": measured.accuracy, "samples": measured.samples,
-    }  # fmt: skip
+        "kind": kind,
+        "requested": budget,
+        "measured": measured.budget,
+        "error": error,
+        "two_standard_errors": deviation,
+        "within": bool(abs(error) <= max(LIMIT, deviation)),
+        "divergence": measured.divergence,
+        "accuracy": measured.accuracy,
+        "samples": measured.samples,
+    }
 
 
 def table_errors(calibrated: CalibrationResult, evaluator: Evaluator) -> list[dict[str, Any]]:

@@ -107,8 +107,11 @@ def as_learners(up: nn.Linear, down: nn.Linear, x: torch.Tensor) -> ACMLayer:
     d, width = up.in_features, up.out_features
     hidden = functional.gelu(up(x))
     order = (hidden.abs().mean(0) * down.weight.norm(dim=0)).argsort(descending=True)
-    acm = ACMLayer(ACMSpec(d, NUM_LEARNERS, width // NUM_LEARNERS, min_learners=1, gate_hidden=(GATE_HIDDEN,),
-                           gate_activation="gelu"))  # fmt: skip
+    acm = ACMLayer(
+        ACMSpec(
+            d, NUM_LEARNERS, width // NUM_LEARNERS, min_learners=1, gate_hidden=(GATE_HIDDEN,), gate_activation="gelu"
+        )
+    )
     acm.w1.copy_(up.weight[order].T)
     acm.b1.copy_(up.bias[order])
     acm.w2.copy_(down.weight.T[order])
@@ -145,9 +148,12 @@ def gate_labels(acm: ACMLayer, x: torch.Tensor) -> torch.Tensor:
 
 
 def similarities(
-    calibrated: CalibrationResult, session: TappedSession, evaluator: Evaluator, feeds: dict[str, np.ndarray[Any, Any]],
+    calibrated: CalibrationResult,
+    session: TappedSession,
+    evaluator: Evaluator,
+    feeds: dict[str, np.ndarray[Any, Any]],
     teacher: np.ndarray[Any, Any],
-) -> list[dict[str, Any]]:  # fmt: skip
+) -> list[dict[str, Any]]:
     """Mean cosine with the teacher's embeddings, for the table and its rivals at the same budgets."""
     rows = []
     for c in calibrated.comparisons:
@@ -157,11 +163,16 @@ def similarities(
             (embeddings,) = outputs.values()
             measured = evaluator.measure(thresholds)
             rows.append(
-                {"budget": c.budget, "family": family, "measured": measured.budget,
-                 "two_standard_errors": 2 * (measured.standard_error or 0.0), "divergence": measured.divergence,
-                 "cosine": float((embeddings * teacher).sum(1).mean()),
-                 "made_of": c.knot.family if family == "table" else family}
-            )  # fmt: skip
+                {
+                    "budget": c.budget,
+                    "family": family,
+                    "measured": measured.budget,
+                    "two_standard_errors": 2 * (measured.standard_error or 0.0),
+                    "divergence": measured.divergence,
+                    "cosine": float((embeddings * teacher).sum(1).mean()),
+                    "made_of": c.knot.family if family == "table" else family,
+                }
+            )
     return rows
 
 
@@ -190,13 +201,16 @@ def main() -> None:
         evaluator.close()
     record = calibrated.manifest.calibration
     print_table(
-        "cosine with the teacher's embedding, unseen sentences", ("β asked", "family", "made of", "β", "cosine"),
+        "cosine with the teacher's embedding, unseen sentences",
+        ("β asked", "family", "made of", "β", "cosine"),
         [(f"{r['budget']:.3f}", r["family"], r["made_of"], f"{r['measured']:.3f}", f"{r['cosine']:.4f}") for r in rows],
-    )  # fmt: skip
+    )
     payload = {
         "sentences": {"gates": train, "calibration": calibration, "unseen": unseen_count},
-        "gate_labels_found": right, "trained_budget": record.trained_budget if record else None, "rows": rows,
-    }  # fmt: skip
+        "gate_labels_found": right,
+        "trained_budget": record.trained_budget if record else None,
+        "rows": rows,
+    }
     write_result("calibration_minilm", payload, options)
 
 

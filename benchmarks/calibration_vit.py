@@ -106,9 +106,10 @@ def set_budget_ms(path: Path, *, quick: bool) -> dict[str, Any]:
         set_budget(path, budget=(0.3, 0.6)[index % 2])
         seconds.append(time.perf_counter() - start)
     return {
-        "ms_median": 1e3 * median(seconds), "ms_max": 1e3 * max(seconds),
+        "ms_median": 1e3 * median(seconds),
+        "ms_max": 1e3 * max(seconds),
         "external_bytes": sum(file.stat().st_size for file in outside),
-    }  # fmt: skip
+    }
 
 
 def main() -> None:
@@ -122,11 +123,14 @@ def main() -> None:
         payload["set_budget"] = set_budget_ms(folder / "vc.onnx", quick=quick)
     print_errors(payload["errors"], "budgets on unseen images")
     print_table(
-        "costs", ("what", "value"),
-        [("margins ÷ plain forward", f"{payload['costs']['margins']['ratio']:.3f}"),
-         ("budget input ÷ without", f"{payload['costs']['budget_input']['ratio']:.4f}"),
-         ("set-budget, ms", f"{payload['set_budget']['ms_median']:.1f}")],
-    )  # fmt: skip
+        "costs",
+        ("what", "value"),
+        [
+            ("margins ÷ plain forward", f"{payload['costs']['margins']['ratio']:.3f}"),
+            ("budget input ÷ without", f"{payload['costs']['budget_input']['ratio']:.4f}"),
+            ("set-budget, ms", f"{payload['set_budget']['ms_median']:.1f}"),
+        ],
+    )
     write_result("calibration_vit", payload, options)
 
 

@@ -19,6 +19,7 @@ import time
 from dataclasses import asdict
 from functools import partial
 from importlib.util import find_spec
+from itertools import chain
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import TYPE_CHECKING, Any
@@ -31,7 +32,7 @@ from device_timing import device_facts
 from random_vit import TINY, VIT_B, random_vit
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Mapping
 
     from random_vit import Shape
 
@@ -85,18 +86,24 @@ def verb(python: Path, folder: Path, environment: dict[str, str], *arguments: st
     return done.stdout
 
 
+def flat(options: Mapping[str, str]) -> tuple[str, ...]:
+    """Options and their values, in order, as arguments of a command."""
+    return tuple(chain.from_iterable(options.items()))
+
+
 def timed(
     run: Callable[..., str], model: str, dense: str, folder: Path, kept: Path, batches: tuple[int, ...], *more: str
 ) -> dict[str, Any]:
     """Run the verb ``latency``; its result and plot are written to ``kept`` with the suffixes .json and .svg."""
-    budgets = ",".join(f"{share:g}" for share in FILE_SHARES)
+    options = {
+        "--baseline": str(folder / dense),
+        "--budgets": ",".join(f"{share:g}" for share in FILE_SHARES),
+        "--data": str(folder / "images.npz"),
+        "--batch": ",".join(map(str, batches)),
+        "-o": str(kept.with_suffix(".json")),
+    }
     kept.parent.mkdir(parents=True, exist_ok=True)
-    text = run(
-        "latency", str(folder / model), "--baseline", str(folder / dense), "--budgets", budgets,
-        "--data", str(folder / "images.npz"), "--batch", ",".join(map(str, batches)), "--json",
-        "-o", str(kept.with_suffix(".json")), *more,
-    )  # fmt: skip
-    found: dict[str, Any] = json.loads(text)
+    found: dict[str, Any] = json.loads(run("latency", str(folder / model), "--json", *flat(options), *more))
     return found
 
 
@@ -111,15 +118,12 @@ def tensorrt85(folder: Path, kept: Path, batches: tuple[int, ...], options: argp
     """Build and time engines of both files with TensorRT 8.5.3, in its own Python."""
     environment = os.environ | {"PYTHONPATH": str(_site(folder / "site"))}
     run = partial(verb, options.tensorrt85.absolute() / "python", folder, environment)
-    shape = f"{batches[-1]}x3x224x224"
-    for name in ("calibrated", "dense"):
-        run(
-            "build-engine", str(folder / f"{name}.onnx"), "-o", str(folder / f"{name}.plan"), "--no-check",
-            "--plugin", str(options.plugin85.absolute()),
-            "--opt-shapes", f"pixel_values:{shape}",
-            "--max-shapes", f"pixel_values:{shape}", "--timing-cache", str(folder / "timing.cache"), _WITHOUT_CUBLAS,
-        )  # fmt: skip
+    shapes = f"pixel_values:{batches[-1]}x3x224x224"
     plugin = ("--plugin", str(options.plugin85.absolute()))
+    build = {"--opt-shapes": shapes, "--max-shapes": shapes, "--timing-cache": str(folder / "timing.cache")}
+    for name in ("calibrated", "dense"):
+        files = (str(folder / f"{name}.onnx"), "-o", str(folder / f"{name}.plan"))
+        run("build-engine", *files, "--no-check", *plugin, *flat(build), _WITHOUT_CUBLAS)
     return timed(run, "calibrated.plan", "dense.plan", folder, kept, batches, *plugin)
 
 
@@ -211,19 +215,39 @@ def _print_pytorch(measured: Measured) -> None:
     print_table(
         "PyTorch, CUDA graphs, everything compiled, beside the dense model",
         ["model", "batch", "β", "µs", "dense µs", "÷ dense", "quartiles", "images/s", "dense images/s"],
-        [[r.model, str(r.batch), _number(r.budget), f"{r.us:.0f}", f"{r.dense_us:.0f}", f"{r.ratio:.3f}",
-          f"{r.ratio_q25:.3f}-{r.ratio_q75:.3f}", f"{r.images_per_s:.0f}", f"{r.dense_images_per_s:.0f}"]
-         for r in measured.rows],
-    )  # fmt: skip
+        [
+            [
+                r.model,
+                str(r.batch),
+                _number(r.budget),
+                f"{r.us:.0f}",
+                f"{r.dense_us:.0f}",
+                f"{r.ratio:.3f}",
+                f"{r.ratio_q25:.3f}-{r.ratio_q75:.3f}",
+                f"{r.images_per_s:.0f}",
+                f"{r.dense_images_per_s:.0f}",
+            ]
+            for r in measured.rows
+        ],
+    )
 
 
 def _print_runtime(name: str, result: dict[str, Any]) -> None:
     print_table(
-        name, ["run", "batch", "β", "p50 ms", "p99 ms", "time ÷ dense"],
-        [[run["routing"], str(next(iter(run["inputs"].values()))[0]), _number(run["budget_measured"]),
-          f"{run['host_ms']['p50']:.3f}", f"{run['host_ms']['p99']:.3f}", f"{beside['ratio']:.3f}"]
-         for run, beside in zip(result["runs"], result["baseline"]["runs"], strict=True)],
-    )  # fmt: skip
+        name,
+        ["run", "batch", "β", "p50 ms", "p99 ms", "time ÷ dense"],
+        [
+            [
+                run["routing"],
+                str(next(iter(run["inputs"].values()))[0]),
+                _number(run["budget_measured"]),
+                f"{run['host_ms']['p50']:.3f}",
+                f"{run['host_ms']['p99']:.3f}",
+                f"{beside['ratio']:.3f}",
+            ]
+            for run, beside in zip(result["runs"], result["baseline"]["runs"], strict=True)
+        ],
+    )
 
 
 def _number(value: float | None) -> str:

@@ -97,13 +97,19 @@ def measure(folder: Path, *, verify: bool) -> dict[str, Any]:
     files = [path for path in (result.path, result.data_path) if path is not None]
     spans = [end - start for start, end in pairwise(times)]
     return {
-        "verify": verify, "parameters": sum(tensor.numel() for tensor in tensors), "weights_bytes": weights,
+        "verify": verify,
+        "parameters": sum(tensor.numel() for tensor in tensors),
+        "weights_bytes": weights,
         "file_bytes": sum(path.stat().st_size for path in files),
         "seconds": dict(zip(("imports", "load", "export"), spans, strict=True)),
-        "rss_after_imports": after_imports, "rss_after_load": after_load, "peak_rss": peak,
-        "peak_ratio": peak / weights, "growth_ratio": (peak - after_imports) / weights, "limit": LIMIT,
+        "rss_after_imports": after_imports,
+        "rss_after_load": after_load,
+        "peak_rss": peak,
+        "peak_ratio": peak / weights,
+        "growth_ratio": (peak - after_imports) / weights,
+        "limit": LIMIT,
         "within_limit": (peak - after_imports) / weights <= LIMIT,
-    }  # fmt: skip
+    }
 
 
 def in_own_process(*arguments: str) -> tuple[dict[str, Any], float]:
@@ -143,18 +149,33 @@ def main() -> None:
         return
     rows = [row for name in (QUICK if options.quick else SHAPES) for row in cost(name)]
     columns = (
-        "shape", "verified", "weights MB", "file MB", "imports s", "load s", "export s", "process s", "peak MB",
-        "peak ÷ weights", "growth ÷ weights", f"limit {LIMIT:g}",
-    )  # fmt: skip
+        "shape",
+        "verified",
+        "weights MB",
+        "file MB",
+        "imports s",
+        "load s",
+        "export s",
+        "process s",
+        "peak MB",
+        "peak ÷ weights",
+        "growth ÷ weights",
+        f"limit {LIMIT:g}",
+    )
     table = [
         (
-            r.shape["name"], "yes" if r.verify else "no", f"{r.weights_bytes / 1e6:.1f}", f"{r.file_bytes / 1e6:.1f}",
+            r.shape["name"],
+            "yes" if r.verify else "no",
+            f"{r.weights_bytes / 1e6:.1f}",
+            f"{r.file_bytes / 1e6:.1f}",
             *(f"{r.seconds[part]:.1f}" for part in ("imports", "load", "export", "process")),
-            f"{r.peak_rss / 1e6:.0f}", f"{r.peak_ratio:.2f}", f"{r.growth_ratio:.2f}",
+            f"{r.peak_rss / 1e6:.0f}",
+            f"{r.peak_ratio:.2f}",
+            f"{r.growth_ratio:.2f}",
             "ok" if r.within_limit else "over",
         )
         for r in rows
-    ]  # fmt: skip
+    ]
     print_table("Export: checkpoint folder to ONNX file", columns, table)
     write_result("export_cost", {"limit": LIMIT, "rows": [asdict(row) for row in rows]}, options)
 

@@ -1,6 +1,6 @@
 """Designs of the staircase's two GEMMs in Triton on a GPU, beside cuBLAS; also the gate and the permutation of rows.
 
-Candidates (gemm_designs.py) are first compiled and run once by a pool of processes. One that does not return is
+Candidates (gemm_*_designs.py) are first compiled and run once by a pool of processes. One that does not return is
 recorded as hung, and its process is killed. The others are compared with PyTorch in float32 and timed alone, in CUDA
 graphs. GEMMs have one input set, since their hidden values are three times the L2 cache; gates and the permutation take
 turns on four. Warp-specialised candidates run only with --warp-specialized: with Triton 3.6.0 on an H100 none returned.
@@ -53,12 +53,12 @@ def candidates() -> Iterator[Candidate]:
     for gate, rows, width, warps in [
         (0, 16, 64, 4), (0, 32, 64, 8), (0, 16, 128, 4), (1, 16, 1024, 4), (1, 8, 1024, 4), (1, 32, 1024, 8),
         (1, 16, 256, 4), (1, 32, 256, 4), (2, 64, 64, 4), (2, 32, 128, 4),
-    ]:  # fmt: skip
+    ]:  # fmt: skip  # a table
         yield Candidate("gate", Sizes(rows, 0, width, warps, 3), gate=gate)
     common = [
         Sizes(128, 128, 64, 8, 3, 128), Sizes(128, 128, 64, 8, 4), Sizes(128, 128, 64, 4, 3), Sizes(128, 256, 64, 8, 3),
         Sizes(128, 256, 64, 8, 4), Sizes(256, 128, 64, 8, 3), Sizes(64, 256, 64, 4, 3), Sizes(256, 128, 64, 16, 3, 128),
-    ]  # fmt: skip
+    ]  # fmt: skip  # a table
     for design in ("up_gather", "up_gather_tma", "up_sorted"):
         yield from (Candidate(design, sizes) for sizes in (*common, Sizes(128, 128, 32, 8, 4, 128)))
     for design in ("up_gather", "up_sorted"):
@@ -67,7 +67,7 @@ def candidates() -> Iterator[Candidate]:
         (132, 1, 0, 128, 256, 64, 8, 3), (132, 0, 0, 128, 256, 64, 8, 3), (132, 1, 1, 128, 256, 64, 8, 3),
         (264, 1, 0, 128, 128, 64, 8, 2, 128), (264, 0, 0, 128, 128, 64, 8, 2, 128), (132, 1, 0, 256, 128, 64, 8, 3),
         (132, 1, 1, 128, 256, 64, 8, 4), (264, 0, 0, 128, 128, 64, 4, 2),
-    ]:  # fmt: skip
+    ]:  # fmt: skip  # a table
         yield Candidate("up_persistent", Sizes(*given), programs, flatten=bool(flatten), halves=bool(halves))
     for design in ("down_pointers", "down_tma"):
         yield from (Candidate(design, sizes) for sizes in common)
@@ -80,7 +80,7 @@ def candidates() -> Iterator[Candidate]:
         ("down_persistent", 132, 128, 256, 64, 4, 3), ("down_persistent", 132, 128, 256, 64, 4, 4),
         ("down_persistent", 132, 128, 128, 64, 4, 4), ("down_persistent", 132, 128, 128, 64, 4, 5),
         ("down_persistent", 132, 256, 128, 64, 4, 4),
-    ]:  # fmt: skip
+    ]:  # fmt: skip  # a table
         yield Candidate(design, Sizes(*given), programs, specialized=True)
 
 

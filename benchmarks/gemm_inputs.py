@@ -1,4 +1,4 @@
-"""Launch arguments of the designs in gemm_designs.py, and the values that they must compute."""
+"""Launch arguments of the designs in gemm_*_designs.py, and the values that they must compute."""
 
 from __future__ import annotations
 
@@ -37,7 +37,7 @@ GATES = ("gate, products summed at the end", "gate, a sum for each choice", "gat
 
 @dataclass(frozen=True)
 class Candidate:
-    """A kernel of gemm_designs.py and its sizes.
+    """A kernel of gemm_up_designs.py or gemm_down_designs.py, and its sizes.
 
     Args:
         design: Name of the kernel.
@@ -92,7 +92,7 @@ class Candidate:
 
 
 class Inputs:
-    """Arguments of the kernels, by their names in gemm_designs.py; learner counts are binomial(N, share)."""
+    """Arguments of the kernels, by their names in the designs; learner counts are binomial(N, share)."""
 
     def __init__(self, tokens: int, share: float, device: str = "cuda", dtype: torch.dtype = torch.bfloat16) -> None:
         generator = torch.Generator(device).manual_seed(0)
@@ -137,10 +137,12 @@ class Inputs:
 
     def call(self, given: Candidate, turn: int = 0) -> Callable[[], object]:
         """One launch of a candidate, on the given set of x."""
-        import gemm_designs
+        import gemm_down_designs
+        import gemm_up_designs
         from triton.tools.tensor_descriptor import TensorDescriptor
 
-        kernel, constants = getattr(gemm_designs, given.design), given.constants
+        designs = gemm_up_designs if given.design.startswith("up_") else gemm_down_designs
+        kernel, constants = getattr(designs, given.design), given.constants
         m, n, k = given.sizes[:3]
         blocks = {
             "x_sorted": [m, k],

@@ -104,11 +104,13 @@ def sanitizer(_options: argparse.Namespace) -> list[Step]:
             Step(
                 f"compute-sanitizer {tool}",
                 (program, "--tool", tool, "--error-exitcode", "9", *python("sanitizer_case.py")),
-                share, missing, environment={"PYTORCH_NO_CUDA_MEMORY_CACHING": "1"},
+                share,
+                missing,
+                environment={"PYTORCH_NO_CUDA_MEMORY_CACHING": "1"},
             )
             for tool, share in (("memcheck", 0.4), ("racecheck", 0.4), ("initcheck", 1.0))
         ],
-    ]  # fmt: skip
+    ]
 
 
 def engines(options: argparse.Namespace) -> list[Step]:

@@ -71,10 +71,20 @@ class Setting:
 
 
 QUICK: dict[str, Any] = {
-    "sizes": (64, 64, 4), "wide": (128, 128, 4), "batch": 640, "image": 40, "few": (1, 16), "between": (40,),
+    "sizes": (64, 64, 4),
+    "wide": (128, 128, 4),
+    "batch": 640,
+    "image": 40,
+    "few": (1, 16),
+    "between": (40,),
     "shares": (1.0, 0.5),
-    "peak_size": 256, "copy_bytes": 1 << 20, "rounds": 2, "block_ms": 0.5, "points": 3, "energy_seconds": 0.1,
-}  # fmt: skip
+    "peak_size": 256,
+    "copy_bytes": 1 << 20,
+    "rounds": 2,
+    "block_ms": 0.5,
+    "points": 3,
+    "energy_seconds": 0.1,
+}
 
 
 @dataclass

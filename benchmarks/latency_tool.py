@@ -90,11 +90,10 @@ def loop_ms(path: Path, inputs: np.ndarray[Any, Any], runs: int) -> float:
 
 def verb_ms(folder: Path, runs: int) -> float:
     """Median that the verb reports for the routing of the data."""
-    command = [
-        sys.executable, "-m", "acm_export", "latency", folder / "m.onnx", "--threshold", ALL_LEARNERS, "--data",
-        folder / "d.npz", "--runs", runs, "--json",
-    ]  # fmt: skip
-    ran = subprocess.run(list(map(str, command)), check=True, stdout=subprocess.PIPE, text=True)
+    program = [sys.executable, "-m", "acm_export"]
+    options = ["--threshold", ALL_LEARNERS, "--data", folder / "d.npz", "--runs", runs, "--json"]
+    command = list(map(str, [*program, "latency", folder / "m.onnx", *options]))
+    ran = subprocess.run(command, check=True, stdout=subprocess.PIPE, text=True)
     return float(json.loads(ran.stdout)["runs"][0]["host_ms"]["p50"])
 
 

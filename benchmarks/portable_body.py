@@ -80,8 +80,9 @@ def check(values: Arrays, given: Arrays, op: CpuSession, dense: CpuSession) -> t
     mlp = activate(BLOCK.signature.activation, x @ w1 + b1) @ w2 + b2[-1]
     worst = 0.0
     for name, got, expected in (
-        ("op", ran["out"], x + y), ("dense", dense.run({"x": given["x"]})["out"], x + mlp),
-    ):  # fmt: skip
+        ("op", ran["out"], x + y),
+        ("dense", dense.run({"x": given["x"]})["out"], x + mlp),
+    ):
         error = float(np.abs(got[0, :TOKENS_CHECKED] - expected).max() / np.abs(expected).max())
         if not error <= TOLERANCE:
             raise VerificationError(f"the {name} model is off by {error:.3g}, tolerance {TOLERANCE:g}")

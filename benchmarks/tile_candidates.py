@@ -166,7 +166,7 @@ DOWNS: Mapping[int, tuple[tuple[Sizes, int], ...]] = {
     # Narrow tiles reach enough blocks with one slice; wide ones need two or four.
     48: (*((sizes, 2) for sizes in _SOME[:11]), *((s, 1) for s in _SOME[:4]), *((_SOME[i], 4) for i in (0, 2, 4, 6))),
     8: (*((sizes, 2) for sizes in _FEW[:11]), *((s, 1) for s in _FEW[:4]), *((_FEW[i], 4) for i in (0, 2, 9, 13))),
-}  # fmt: skip
+}  # fmt: skip  # a table
 """Tiles of GEMM 2 and slices of K in each learner."""
 
 

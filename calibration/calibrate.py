@@ -40,7 +40,7 @@ if TYPE_CHECKING:
 
     from acm_export.calibration.data import Survey
     from acm_export.calibration.families import ModelMargins, ThresholdFamily
-    from acm_export.calibration.table import Comparison, Knot
+    from acm_export.calibration.knots import Comparison, Knot
     from acm_export.data.batches import Batch
     from acm_export.data.open_data import Data
     from acm_export.onnx_file.budget_table import BudgetTable

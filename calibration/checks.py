@@ -15,7 +15,7 @@ if TYPE_CHECKING:
 
     from acm_export.calibration.data import Survey
     from acm_export.calibration.evaluator import Summaries
-    from acm_export.calibration.table import Comparison
+    from acm_export.calibration.knots import Comparison
     from acm_export.onnx_file.manifest import LayerEntry, Manifest
     from acm_export.verification.measurement import Measurement
 

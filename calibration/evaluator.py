@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import tempfile
 import zlib
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import numpy as np
 
@@ -110,7 +110,7 @@ class Evaluator:
                     check_classes(batch.classes, output.shape[-1])
             self._write(output)
 
-    def _write(self, array: NDArray[Any]) -> None:
+    def _write(self, array: np.ndarray) -> None:
         try:
             np.save(self._references, array)
         except OSError as error:
@@ -150,14 +150,14 @@ class Evaluator:
             raise _data_changed()
         return total.result()
 
-    def _recall(self) -> NDArray[Any]:
+    def _recall(self) -> np.ndarray:
         try:
             return np.asarray(np.load(self._references))
         except (EOFError, ValueError) as error:
             raise _data_changed() from error
 
     def _divergence(
-        self, name: str, reference: NDArray[Any], output: NDArray[Any], masks: TokenMasks
+        self, name: str, reference: np.ndarray, output: np.ndarray, masks: TokenMasks
     ) -> NDArray[np.float64] | float:
         """Divergence of each sample, or the mean of the batch."""
         if not np.isfinite(_valid(output, masks)).all():
@@ -178,7 +178,7 @@ class _Variance:
     def __init__(self) -> None:
         self._count, self._sum, self._squares = 0, 0.0, 0.0
 
-    def add(self, values: NDArray[Any]) -> None:
+    def add(self, values: np.ndarray) -> None:
         wide = values.astype(np.float64)
         self._count += wide.size
         self._sum += float(wide.sum())
@@ -193,7 +193,7 @@ class _Variance:
         return max(self._squares / self._count - mean**2, 0.0)
 
 
-def _is_logits(name: str, output: NDArray[Any]) -> bool:
+def _is_logits(name: str, output: np.ndarray) -> bool:
     """Class scores of samples, ``[samples, classes]``, or of tokens, ``[samples, tokens, classes]``."""
     return name == "logits" and output.ndim in (2, 3) and output.shape[-1] > 1
 
@@ -211,7 +211,7 @@ def _data_changed() -> UsageError:
     )
 
 
-def _valid(output: NDArray[Any], masks: TokenMasks) -> NDArray[Any]:
+def _valid(output: np.ndarray, masks: TokenMasks) -> np.ndarray:
     """An output without the tokens that are padding."""
     mask = masks.of(output.shape)
     return output if mask is None else np.asarray(output[mask])

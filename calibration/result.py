@@ -10,7 +10,7 @@ if TYPE_CHECKING:
 
     from acm_export.calibration.data import Survey
     from acm_export.calibration.examples import Example
-    from acm_export.calibration.table import Comparison, Knot
+    from acm_export.calibration.knots import Comparison, Knot
     from acm_export.onnx_file.manifest import Manifest
     from acm_export.verification.measurement import Measurement
 

@@ -3,8 +3,8 @@
 For each layer alone, with all learners running in the others, the divergence from the all-learners output is measured
 with learner n left out for the tokens with the smallest margins: a quarter of them, half, three quarters, all; learners
 before n run for every token, those after n for none. Differences between neighbouring states are the benefit of learner
-n for a quarter of the tokens. Benefits are made to grow with the margin and to fall with n (by isotonic regression,
-isotonic.py), which removes noise; where a gate does not know which tokens need a learner they become flat.
+n for a quarter of the tokens. Benefits are made to grow with the margin and to fall with n (by isotonic
+regression), which removes noise; where a gate does not know which tokens need a learner they become flat.
 
 Quarters are then taken in the order of benefit per FLOP. The parameter is the share of that order that runs; within a
 quarter the tokens with larger margins come first.
@@ -20,7 +20,6 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from acm_export.calibration.families import thresholds_for_shares, token_count
-from acm_export.calibration.isotonic import ordered_both_ways
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -30,6 +29,8 @@ if TYPE_CHECKING:
     from acm_export.calibration.families import ModelMargins
 
 QUARTERS = 4
+_SWEEPS = 500
+_CONVERGED = 1e-12
 
 
 def probe_states(observed: ModelMargins) -> int:
@@ -103,3 +104,49 @@ class Sensitivity:
             index, n = self._order[whole]
             shares[index][n] += (share - start) / (self._ends[whole] - start) / QUARTERS
         return thresholds_for_shares(self._observed, shares)
+
+
+def non_decreasing(values: NDArray[np.float64]) -> NDArray[np.float64]:
+    """The closest non-decreasing sequence, by pooling adjacent violators (Ayer et al. 1955).
+
+    Args:
+        values: Sequence, ``[n]``.
+    """
+    blocks: list[tuple[float, int]] = []  # mean and length
+    for value in values.tolist():
+        mean, length = value, 1
+        while blocks and blocks[-1][0] > mean:
+            before, count = blocks.pop()
+            mean = (mean * length + before * count) / (length + count)
+            length += count
+        blocks.append((mean, length))
+    return np.repeat([mean for mean, _ in blocks], [length for _, length in blocks]).astype(np.float64)
+
+
+def ordered_both_ways(values: NDArray[np.float64]) -> NDArray[np.float64]:
+    """The closest matrix whose rows never decrease and whose columns never increase.
+
+    Dykstra's alternating projections (Dykstra and Robertson 1982): project on one order, then on the other, each time
+    with the correction that the same projection made before.
+
+    Args:
+        values: Finite matrix, ``[rows, columns]``.
+    """
+    current = values.astype(np.float64)
+    row_correction, column_correction = np.zeros_like(current), np.zeros_like(current)
+    scale = np.abs(current).max(initial=0.0)
+    for _ in range(_SWEEPS):
+        by_rows = np.array([non_decreasing(row) for row in current + row_correction])
+        row_correction += current - by_rows
+        by_columns = -np.array([non_decreasing(-column) for column in (by_rows + column_correction).T]).T
+        column_correction += by_rows - by_columns
+        change = np.abs(by_columns - by_rows).max(initial=0.0)
+        current = by_columns
+        if change <= _CONVERGED * scale:
+            break
+    return _exactly_ordered(current)
+
+
+def _exactly_ordered(values: NDArray[np.float64]) -> NDArray[np.float64]:
+    """The matrix with both orders exact; after a finite number of sweeps they hold only approximately."""
+    return np.asarray(np.minimum.accumulate(np.maximum.accumulate(values, axis=1), axis=0))

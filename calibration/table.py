@@ -10,6 +10,7 @@ import numpy as np
 
 from acm_export.base.errors import CalibrationError
 from acm_export.calibration.closed_loop import TOLERANCE, ClosedLoop, Solution
+from acm_export.calibration.knots import NEAREST, Comparison, Knot, knot_budgets
 from acm_export.onnx_file.budget_table import BudgetTable, hat_weights, interpolate
 from acm_export.onnx_file.thresholds import by_layer
 
@@ -27,51 +28,8 @@ BETWEEN = 3 * TOLERANCE
 
 _HALVINGS = 2
 _ABOUT = 1 / 8
-_NEAREST = 0.005
 _MIXTURES = 4
 _NO_DIVERGENCE = 1e-12
-
-
-@dataclass(frozen=True)
-class Knot:
-    """One row of the table: thresholds with a measured budget, between which the table interpolates.
-
-    Args:
-        thresholds: Thresholds of all layers, one after the other.
-        measured: Measurement on the calibration data.
-        family: Name of the family that the thresholds come from.
-        rounds: Settings that were measured to find them.
-    """
-
-    thresholds: NDArray[np.float32]
-    measured: Measurement
-    family: str
-    rounds: int
-
-    @property
-    def budget(self) -> float:
-        """Measured β."""
-        return self.measured.budget
-
-
-@dataclass(frozen=True)
-class Comparison:
-    """A knot compared with simpler solvers at one budget, on the calibration data.
-
-    Args:
-        budget: Budget β.
-        knot: Knot of the table.
-        rivals: Knots of simpler families with the same budget, by the name of the family.
-    """
-
-    budget: float
-    knot: Knot
-    rivals: dict[str, Knot]
-
-    @property
-    def lost_to(self) -> list[str]:
-        """Names of the rivals with a smaller divergence."""
-        return [n for n, rival in self.rivals.items() if rival.measured.divergence < self.knot.measured.divergence]
 
 
 @dataclass(frozen=True)
@@ -228,7 +186,7 @@ class TableBuilder:
     def _between(self, low: Knot, high: Knot, halvings: int) -> list[Knot]:
         """Knots to add between two, so that interpolation midway has the right budget."""
         middle = (low.budget + high.budget) / 2
-        if not halvings or high.budget - low.budget < 2 * _NEAREST:
+        if not halvings or high.budget - low.budget < 2 * NEAREST:
             return []
         weights = hat_weights(middle, np.array([low.budget, high.budget], np.float32))
         lerped = self._measure(interpolate(weights, np.stack([low.thresholds, high.thresholds])))
@@ -259,23 +217,6 @@ def _as_knot(solution: Solution, loop: ClosedLoop) -> Knot:
 def _ordered(descending: Sequence[Knot]) -> bool:
     """Whether no threshold decreases from a budget to the next smaller one."""
     return all((low.thresholds >= high.thresholds).all() for high, low in pairwise(descending))
-
-
-def knot_budgets(smallest: float, largest: float, requested: Iterable[float], also: Iterable[float]) -> list[float]:
-    """Budgets of the knots between the ends, descending.
-
-    Args:
-        smallest: Smallest reachable budget.
-        largest: Largest reachable budget.
-        requested: Budgets to keep in any case, except those that the ends meet.
-        also: Budgets to keep unless one that is kept is close by.
-    """
-    kept = [budget for budget in requested if smallest + TOLERANCE < budget < largest - TOLERANCE]
-    for budget in sorted(also):
-        inside = smallest + _NEAREST < budget < largest - _NEAREST
-        if inside and all(abs(budget - other) > _NEAREST for other in kept):
-            kept.append(budget)
-    return sorted(set(kept), reverse=True)
 
 
 def as_table(knots: Sequence[Knot], layers: tuple[LayerEntry, ...]) -> BudgetTable:

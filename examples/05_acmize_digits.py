@@ -30,7 +30,7 @@ from digits import (
     right,
     train_dense,
     widths_for,
-)  # fmt: skip
+)
 from evidence import BUDGETS, OneFile, Stages, paired, parser, print_table, write_result
 
 from acm_export.checkpoints import load_checkpoint
@@ -99,8 +99,12 @@ def summary(parts: list[dict[str, np.ndarray[Any, Any]]]) -> dict[str, Any]:
         row |= {
             name: {"measured": float(budgets[name][index]), "accuracy": float(value[name].mean())} for name in value
         }
-        pairs = {"a_minus_b": ("a", "b"), "a_minus_b_at_its_budget": ("a_at_b", "b"),
-                 "a_minus_c": ("a", "c"), "a_minus_d": ("a", "d")}  # fmt: skip
+        pairs = {
+            "a_minus_b": ("a", "b"),
+            "a_minus_b_at_its_budget": ("a_at_b", "b"),
+            "a_minus_c": ("a", "c"),
+            "a_minus_d": ("a", "d"),
+        }
         row |= {name: asdict(paired(100 * value[x], 100 * value[y])) for name, (x, y) in pairs.items()}
         rows.append(row)
     dense = np.concatenate([part["dense"][0] for part in parts])
@@ -114,9 +118,12 @@ def summary(parts: list[dict[str, np.ndarray[Any, Any]]]) -> dict[str, Any]:
     }
     at_half = {"accuracy": float(half.mean()), "measured": float(np.mean([p["a_half/budget"] for p in parts]))}
     return {
-        "images": len(dense), "dense": {"accuracy": float(dense.mean()), "standard_error": error},
-        "a_at_half": at_half | {"minus_dense": asdict(paired(100 * half, 100 * dense))}, "rows": rows, "aims": aims,
-    }  # fmt: skip
+        "images": len(dense),
+        "dense": {"accuracy": float(dense.mean()), "standard_error": error},
+        "a_at_half": at_half | {"minus_dense": asdict(paired(100 * half, 100 * dense))},
+        "rows": rows,
+        "aims": aims,
+    }
 
 
 def report(found: dict[str, Any]) -> None:
@@ -124,11 +131,19 @@ def report(found: dict[str, Any]) -> None:
     print_table(
         f"accuracy on {found['images']} held-out images; dense {found['dense']['accuracy']:.1%}",
         ("β", "(a)", "(b)", "β of (b)", "(c)", "(d)", "(a)-(b), 95%", "(a)-(c), 95%"),
-        [(f"{r['budget']:.2f}", f"{r['a']['accuracy']:.1%}", f"{r['b']['accuracy']:.1%}", f"{r['b']['measured']:.2f}",
-          f"{r['c']['accuracy']:.1%}", f"{r['d']['accuracy']:.1%}",
-          *("{mean:+.2f} [{low:+.2f}, {high:+.2f}]".format(**r[k]) for k in ("a_minus_b", "a_minus_c")))
-         for r in found["rows"]],
-    )  # fmt: skip
+        [
+            (
+                f"{r['budget']:.2f}",
+                f"{r['a']['accuracy']:.1%}",
+                f"{r['b']['accuracy']:.1%}",
+                f"{r['b']['measured']:.2f}",
+                f"{r['c']['accuracy']:.1%}",
+                f"{r['d']['accuracy']:.1%}",
+                *("{mean:+.2f} [{low:+.2f}, {high:+.2f}]".format(**r[k]) for k in ("a_minus_b", "a_minus_c")),
+            )
+            for r in found["rows"]
+        ],
+    )
     print(f"(a) at β 0.5: {found['a_at_half']['accuracy']:.1%}")
     for name, met in found["aims"].items():
         print(f"{name}: {met}")
@@ -152,8 +167,13 @@ def cross_validation(options: argparse.Namespace, work: Path) -> None:
             parts.append({name: content[name] for name in content.files})
     found = summary(parts)
     report(found)
-    settings = {"folds": options.folds, "a": asdict(one), "b": asdict(each), "teacher_steps": steps[0],
-                "dense_steps": steps[1]}  # fmt: skip
+    settings = {
+        "folds": options.folds,
+        "a": asdict(one),
+        "b": asdict(each),
+        "teacher_steps": steps[0],
+        "dense_steps": steps[1],
+    }
     program = f"examples/05_acmize_digits.py --folds {options.folds}"
     write_result("acmize_digits", {**settings, **found}, options, program=program)
 

@@ -45,9 +45,13 @@ def sentences(tokenizer: Any, count: int) -> list[dict[str, Any]]:
     chosen = np.random.default_rng(0).choice(len(glosses), count, replace=False)
     encoded = tokenizer([glosses[index] for index in chosen], truncation=True, max_length=TOKENS)
     return [
-        {"input_ids": np.array(ids), "attention_mask": np.ones(len(ids), np.int64),
-         "token_type_ids": np.zeros(len(ids), np.int64)} for ids in encoded["input_ids"]
-    ]  # fmt: skip
+        {
+            "input_ids": np.array(ids),
+            "attention_mask": np.ones(len(ids), np.int64),
+            "token_type_ids": np.zeros(len(ids), np.int64),
+        }
+        for ids in encoded["input_ids"]
+    ]
 
 
 def batched(samples: list[dict[str, Any]]) -> list[dict[str, np.ndarray[Any, Any]]]:
@@ -103,11 +107,16 @@ def rows_of(
     for budget in BUDGETS:
         ours, same = judged(model.at(budget)), judged(model.same_count(budget))
         rows.append(
-            {"budget": budget,
-             "a": {"measured": ours[0], "cosine": float(ours[1].mean()), "neighbour": float(ours[2].mean())},
-             "c": {"measured": same[0], "cosine": float(same[1].mean()), "neighbour": float(same[2].mean())},
-             "a_minus_c": {"cosine": asdict(paired(ours[1], same[1])), "neighbour": asdict(paired(ours[2], same[2]))}}
-        )  # fmt: skip
+            {
+                "budget": budget,
+                "a": {"measured": ours[0], "cosine": float(ours[1].mean()), "neighbour": float(ours[2].mean())},
+                "c": {"measured": same[0], "cosine": float(same[1].mean()), "neighbour": float(same[2].mean())},
+                "a_minus_c": {
+                    "cosine": asdict(paired(ours[1], same[1])),
+                    "neighbour": asdict(paired(ours[2], same[2])),
+                },
+            }
+        )
     return rows
 
 
@@ -135,13 +144,20 @@ def main() -> None:
     print_table(
         f"{unseen} unseen sentences, against the teacher",
         ("β", "(a) cosine", "(c) cosine", "(a) neighbour", "(c) neighbour"),
-        [(f"{r['budget']:.2f}", *(f"{r[k]['cosine']:.4f}" for k in "ac"), *(f"{r[k]['neighbour']:.1%}" for k in "ac"))
-         for r in rows],
-    )  # fmt: skip
+        [
+            (
+                f"{r['budget']:.2f}",
+                *(f"{r[k]['cosine']:.4f}" for k in "ac"),
+                *(f"{r[k]['neighbour']:.1%}" for k in "ac"),
+            )
+            for r in rows
+        ],
+    )
     payload = {
         "sentences": {"training": train - 40, "calibration": calibration, "unseen": unseen},
-        "settings": asdict(settings), "rows": rows,
-    }  # fmt: skip
+        "settings": asdict(settings),
+        "rows": rows,
+    }
     write_result("acmize_sentences", payload, options, program="examples/06_acmize_sentences.py")
 
 

@@ -29,7 +29,7 @@ from speech import (
     transcribed,
     word_errors,
     written,
-)  # fmt: skip
+)
 from transformers import Wav2Vec2ForCTC
 
 from acm_export.checkpoints import load_checkpoint
@@ -69,11 +69,13 @@ def rows_of(model: OneFile, batches: list[dict[str, np.ndarray[Any, Any]]]) -> l
         (ran_a, a), (ran_c, c) = (model.run(s, batches, errors) for s in (model.at(budget), model.same_count(budget)))
         per_word = 100 * len(a) / a[:, 1].sum()
         rows.append(
-            {"budget": budget,
-             "a": {"measured": ran_a, "word_error_rate": float(a[:, 0].sum() / a[:, 1].sum())},
-             "c": {"measured": ran_c, "word_error_rate": float(c[:, 0].sum() / c[:, 1].sum())},
-             "a_minus_c": asdict(paired(per_word * a[:, 0], per_word * c[:, 0]))}
-        )  # fmt: skip
+            {
+                "budget": budget,
+                "a": {"measured": ran_a, "word_error_rate": float(a[:, 0].sum() / a[:, 1].sum())},
+                "c": {"measured": ran_c, "word_error_rate": float(c[:, 0].sum() / c[:, 1].sum())},
+                "a_minus_c": asdict(paired(per_word * a[:, 0], per_word * c[:, 0])),
+            }
+        )
     return rows
 
 
@@ -110,15 +112,25 @@ def main() -> None:
     print_table(
         f"word error rate on {unseen} utterances of unseen voices; dense {dense_rate:.1%}",
         ("β", "(a)", "(c)", "(a)-(c) in points, 95%"),
-        [(f"{r['budget']:.2f}", *(f"{r[k]['word_error_rate']:.1%}" for k in "ac"),
-          "{mean:+.2f} [{low:+.2f}, {high:+.2f}]".format(**r["a_minus_c"])) for r in rows],
-    )  # fmt: skip
+        [
+            (
+                f"{r['budget']:.2f}",
+                *(f"{r[k]['word_error_rate']:.1%}" for k in "ac"),
+                "{mean:+.2f} [{low:+.2f}, {high:+.2f}]".format(**r["a_minus_c"]),
+            )
+            for r in rows
+        ],
+    )
     payload = {
         "utterances": {"training": train, "calibration": min(train, CALIBRATION), "unseen": unseen},
-        "voices": PEOPLE, "unseen_voices": UNSEEN_PEOPLE,
-        "accents": ACCENTS, "settings": asdict(settings), "teacher_steps": steps,
-        "dense_word_error_rate": dense_rate, "rows": rows,
-    }  # fmt: skip
+        "voices": PEOPLE,
+        "unseen_voices": UNSEEN_PEOPLE,
+        "accents": ACCENTS,
+        "settings": asdict(settings),
+        "teacher_steps": steps,
+        "dense_word_error_rate": dense_rate,
+        "rows": rows,
+    }
     write_result("acmize_speech", payload, options, program="examples/07_acmize_speech.py")
 
 

@@ -87,11 +87,19 @@ def dense_vit(hidden: int, ffn: int) -> ViTForImageClassification:
     torch.manual_seed(0)
     return ViTForImageClassification(
         ViTConfig(
-            hidden_size=hidden, num_hidden_layers=LAYERS, num_attention_heads=HEADS, intermediate_size=ffn,
-            image_size=8, patch_size=2, num_channels=1, num_labels=10, hidden_dropout_prob=0.0,
-            attention_probs_dropout_prob=0.0, initializer_range=0.1,
+            hidden_size=hidden,
+            num_hidden_layers=LAYERS,
+            num_attention_heads=HEADS,
+            intermediate_size=ffn,
+            image_size=8,
+            patch_size=2,
+            num_channels=1,
+            num_labels=10,
+            hidden_dropout_prob=0.0,
+            attention_probs_dropout_prob=0.0,
+            initializer_range=0.1,
         )
-    )  # fmt: skip
+    )
 
 
 def train_dense(model: ViTForImageClassification, data: Images, steps: int, batch: int = 32) -> Any:
@@ -199,9 +207,13 @@ def embedded(folder: Path, *, quick: bool) -> None:
     train = np.array([image.tobytes() not in seen for image in pixels])
     settings = replace(_EMBEDDED, steps=(2, 2, 2)) if quick else _EMBEDDED
     result = run_distillation(
-        load_checkpoint(DENSE), Images("digits, training images", pixels[train], labels[train]),
-        Images("digits, test images", test_pixels, test_labels), settings, folder, Stages(),
-    )  # fmt: skip
+        load_checkpoint(DENSE),
+        Images("digits, training images", pixels[train], labels[train]),
+        Images("digits, test images", test_pixels, test_labels),
+        settings,
+        folder,
+        Stages(),
+    )
     print(f"{folder}: dense accuracy {result.curve.dense:.1%}")
     for point in result.curve.thresholds:
         print(f"β {point.budget:.3f}: accuracy {point.quality:.1%}")

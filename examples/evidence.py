@@ -24,8 +24,19 @@ if TYPE_CHECKING:
     from acm_export.data.open_data import Samples
     from acm_export.onnx_file.manifest import LayerEntry
 
-__all__ = ["BUDGETS", "Difference", "InMemory", "OneFile", "Setting", "Stages", "between", "paired",
-           "parser", "print_table", "write_result"]  # fmt: skip
+__all__ = [
+    "BUDGETS",
+    "Difference",
+    "InMemory",
+    "OneFile",
+    "Setting",
+    "Stages",
+    "between",
+    "paired",
+    "parser",
+    "print_table",
+    "write_result",
+]
 
 BUDGETS = (1.0, 0.75, 0.6, 0.4, 0.25)
 Feeds = dict[str, np.ndarray[Any, Any]]

@@ -27,9 +27,11 @@ if TYPE_CHECKING:
 
 RESULTS = Path(__file__).parent.parent / "benchmarks" / "results" / "cpu-2core"
 SERIES = {
-    "a": ("(a) one file, calibrated", "#1f77b4", "o"), "b": ("(b) a model for each budget", "#d9822b", "s"),
-    "c": ("(c) every token the same count", "#2f9e63", "^"), "d": ("(d) dense, equal FLOPs", "#7a7a7a", "D"),
-}  # fmt: skip
+    "a": ("(a) one file, calibrated", "#1f77b4", "o"),
+    "b": ("(b) a model for each budget", "#d9822b", "s"),
+    "c": ("(c) every token the same count", "#2f9e63", "^"),
+    "d": ("(d) dense, equal FLOPs", "#7a7a7a", "D"),
+}
 BUDGET, CHOSEN, EACH = 0.4, 5, 5
 
 

@@ -28,7 +28,7 @@ RATE = 8000
 KERNELS, STRIDES = (160, 4, 4), (40, 2, 2)
 FFN = 256
 WORDS = ("zero", "one", "two", "three", "four", "five", "six", "seven", "eight", "nine", "yes", "no", "up", "down",
-         "left", "right", "on", "off", "stop", "go")  # fmt: skip
+         "left", "right", "on", "off", "stop", "go")  # fmt: skip  # a list of names
 LETTERS = ["<pad>", "|", *sorted(set("".join(WORDS)))]
 PEOPLE = (
     "Alicia", "Andrea", "Andy", "Annie", "Diogo", "Gene", "Gene2", "Henrique", "Hugo", "Jacky", "Lee", "Marco",
@@ -37,7 +37,7 @@ PEOPLE = (
     "f1", "f2", "f3", "gustave", "iven", "iven2", "iven3", "iven4", "john", "kaukovalta", "klatt", "klatt2", "klatt3",
     "klatt4", "linda", "m1", "m2", "m3", "m4", "m5", "m6", "marcelo", "max", "michel", "miguel", "norbert", "pablo",
     "paul", "pedro", "quincy", "rob", "robert", "sandro", "shelby", "travis", "victor", "zac", "grandma", "grandpa",
-)  # fmt: skip
+)  # fmt: skip  # a list of names
 UNSEEN_PEOPLE = ("m7", "m8", "f4", "f5", "Alex", "Denis", "Mario", "steph")
 ACCENTS = ("en-us", "en-gb", "en-gb-x-rp", "en-gb-scotland", "en-us-nyc")
 _UP, _DOWN = 160, 441  # espeak-ng speaks at 22,050 Hz

@@ -156,8 +156,12 @@ def test_a_package_without_its_links_is_not_built(without_links: Path) -> None:
     pytest.importorskip("setuptools")
     done = subprocess.run(
         [sys.executable, "setup.py", "--version"],
-        cwd=without_links, capture_output=True, text=True, check=False, timeout=120,
-    )  # fmt: skip
+        cwd=without_links,
+        capture_output=True,
+        text=True,
+        check=False,
+        timeout=120,
+    )
     assert done.returncode == 1
     assert "error: acm_export/calibration must be a symbolic link to ../calibration" in done.stderr
     assert "hint: git clone -c core.symlinks=true" in done.stderr

@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import signal
 import sys
-from typing import Any
 
 
 class Interrupted(BaseException):
@@ -30,7 +29,7 @@ def install() -> None:
         signal.signal(number, _interrupt)
     report = sys.unraisablehook
 
-    def quiet(unraisable: Any) -> None:
+    def quiet(unraisable: sys.UnraisableHookArgs) -> None:
         if not isinstance(unraisable.exc_value, Interrupted):
             report(unraisable)
 
@@ -53,7 +52,7 @@ def answered() -> None:
     _Memory.asked = False
 
 
-def _interrupt(number: int, *_: Any) -> None:
+def _interrupt(number: int, *_: object) -> None:
     _Memory.asked = True
     signal.signal(number, signal.SIG_DFL)
     raise Interrupted

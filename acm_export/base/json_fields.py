@@ -5,10 +5,14 @@ from __future__ import annotations
 import json
 import sys
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeAlias
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Mapping
+    from collections.abc import Callable, Mapping, Sequence
+
+JsonValue: TypeAlias = "str | int | float | Sequence[JsonValue] | Mapping[str, JsonValue] | None"
+JsonObject: TypeAlias = dict[str, JsonValue]
+"""A JSON object that is written; one that is read is ``dict[str, Any]`` once ``checked`` has seen its fields."""
 
 _MAX_WHOLE = 2**63 - 1
 _SHOWN = 60
@@ -27,7 +31,7 @@ class Kind:
     holds: Callable[[Any], bool]
 
 
-def checked(content: Any, kinds: Mapping[str, Kind], where: str) -> dict[str, Any]:
+def checked(content: object, kinds: Mapping[str, Kind], where: str) -> dict[str, Any]:
     """Check that an object has exactly the expected fields with valid values.
 
     Args:
@@ -52,7 +56,7 @@ def checked(content: Any, kinds: Mapping[str, Kind], where: str) -> dict[str, An
     return content
 
 
-def _short(value: Any) -> str:
+def _short(value: object) -> str:
     text = json.dumps(value)
     return text if len(text) <= _SHOWN else f"{text[:_SHOWN]}..."
 

@@ -199,10 +199,13 @@ def _layer(
         )
     try:
         spec = ACMSpec(
-            model_dim=d, num_learners=n, hidden_dim=width // n, min_learners=minimum,
+            model_dim=d,
+            num_learners=n,
+            hidden_dim=width // n,
+            min_learners=minimum,
             activation="gelu" if name.endswith(".mlp") else "identity",
             gate_hidden=tuple(weight.shape[0] for weight, _ in gate[:-1]),
-        )  # fmt: skip
+        )
     except AcmError as error:
         raise CheckpointError(f"{name}: {error}") from error
     state = {

@@ -28,10 +28,24 @@ _HUB_ID = re.compile(r"[\w.-]+/[\w.-]+")
 _CONVERT = "for a file of the ACM authors' code: acm-export convert FILE --num-heads H -o DIR"
 _CORRECT = "correct the value in config.json"
 _COUNTS = (
-    "hidden_size", "intermediate_size", "num_attention_heads", "patch_size", "image_size", "num_channels", "vocab_size",
-    "type_vocab_size", "max_position_embeddings", "d_model", "encoder_attention_heads", "encoder_ffn_dim",
-    "num_mel_bins", "max_source_positions", "conv_dim", "conv_kernel", "conv_stride",
-)  # fmt: skip
+    "hidden_size",
+    "intermediate_size",
+    "num_attention_heads",
+    "patch_size",
+    "image_size",
+    "num_channels",
+    "vocab_size",
+    "type_vocab_size",
+    "max_position_embeddings",
+    "d_model",
+    "encoder_attention_heads",
+    "encoder_ffn_dim",
+    "num_mel_bins",
+    "max_source_positions",
+    "conv_dim",
+    "conv_kernel",
+    "conv_stride",
+)
 _ACTIVATIONS = ("hidden_act", "activation_function", "feat_extract_activation")
 
 

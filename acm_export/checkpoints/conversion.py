@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from acm_export.base.files import sha256_of
 from acm_export.checkpoints.folder import save_checkpoint
@@ -14,6 +14,8 @@ from acm_export.modules import acm_layers
 if TYPE_CHECKING:
     from collections.abc import Mapping
     from os import PathLike
+
+    from acm_export.base.json_fields import JsonObject
 
 
 @dataclass(frozen=True)
@@ -34,7 +36,7 @@ class ConversionResult:
     inferred: tuple[str, ...]
     source: Mapping[str, str]
 
-    def to_json(self) -> dict[str, Any]:
+    def to_json(self) -> JsonObject:
         """The result as JSON."""
         return asdict(self) | {"output": str(self.output), "inferred": list(self.inferred)}
 

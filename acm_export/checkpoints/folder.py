@@ -14,7 +14,7 @@ import shutil
 from collections import Counter
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import torch
 from safetensors import SafetensorError
@@ -43,14 +43,23 @@ if TYPE_CHECKING:
 
     from transformers import PretrainedConfig, PreTrainedModel
 
+    from acm_export.base.json_fields import JsonObject, JsonValue
     from acm_export.checkpoints.weights import Weights
 
 SCHEMA = 1
 _WEIGHT_DTYPES = tuple(precision.safetensors_name for precision in PRECISIONS.values())
 PROCESSOR_FILES = (
-    "preprocessor_config.json", "processor_config.json", "tokenizer.json", "tokenizer_config.json",
-    "special_tokens_map.json", "added_tokens.json", "vocab.json", "vocab.txt", "merges.txt", "normalizer.json",
-)  # fmt: skip
+    "preprocessor_config.json",
+    "processor_config.json",
+    "tokenizer.json",
+    "tokenizer_config.json",
+    "special_tokens_map.json",
+    "added_tokens.json",
+    "vocab.json",
+    "vocab.txt",
+    "merges.txt",
+    "normalizer.json",
+)
 
 
 @dataclass(frozen=True)
@@ -69,14 +78,14 @@ class Checkpoint:
     family: ModelFamily
     path: Path
     sha256: str
-    source: dict[str, Any] = field(default_factory=dict)
+    source: JsonObject = field(default_factory=dict)
 
 
 def save_checkpoint(
     model: PreTrainedModel,
     folder: str | PathLike[str],
     *,
-    source: Mapping[str, Any] | None = None,
+    source: Mapping[str, JsonValue] | None = None,
     processor_from: str | PathLike[str] | None = None,
     texts: Mapping[str, str] | None = None,
 ) -> None:
@@ -158,7 +167,7 @@ def load_checkpoint(folder: str | PathLike[str]) -> Checkpoint:
     return Checkpoint(model.eval(), family, folder, weights.sha256(), source if isinstance(source, dict) else {})
 
 
-def _read_section(section: Any) -> dict[str, ACMSpec]:
+def _read_section(section: object) -> dict[str, ACMSpec]:
     if not isinstance(section, dict) or not isinstance(section.get("layers"), dict):
         raise CheckpointError("the 'acm' section of config.json has no 'layers'")
     if section.get("schema") != SCHEMA:
@@ -196,7 +205,7 @@ def build_model(
     config: PretrainedConfig,
     family: ModelFamily,
     specs: dict[str, ACMSpec],
-    **options: Any,
+    **options: object,
 ) -> PreTrainedModel:
     """A model with untrained weights, and ACM layers at the places that ``specs`` names.
 

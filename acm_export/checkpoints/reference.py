@@ -20,6 +20,7 @@ from acm_export.base.errors import CheckpointError, UsageError
 from acm_export.base.files import check_input
 from acm_export.checkpoints.acm_inference import MinLearners, group_acm_layers, infer_learners
 from acm_export.checkpoints.folder import build_model
+from acm_export.checkpoints.reference_names import SAVE_AGAIN, State, rename, rename_dense
 from acm_export.checkpoints.unpickle import load_state
 from acm_export.checkpoints.weights import warn_about_values
 from acm_export.surgery import FAMILIES
@@ -30,33 +31,6 @@ if TYPE_CHECKING:
     from transformers import PretrainedConfig, PreTrainedModel
 
     from acm_export.modules import ACMSpec
-
-State = dict[str, torch.Tensor]
-
-_PARTS = "give the model_state of a Vision Transformer of that code, whole and without other tensors"
-_SAVE_AGAIN = "the file is damaged or was changed after training: save it again"
-_LAYER = re.compile(r"encoder\.layers\.encoder_layer_(\d+)\.(.+)")
-_OUTER = {
-    "class_token": "vit.embeddings.cls_token",
-    "encoder.pos_embedding": "vit.embeddings.position_embeddings",
-    "conv_proj.weight": "vit.embeddings.patch_embeddings.projection.weight",
-    "conv_proj.bias": "vit.embeddings.patch_embeddings.projection.bias",
-    "encoder.ln.weight": "vit.layernorm.weight",
-    "encoder.ln.bias": "vit.layernorm.bias",
-    "heads.head.weight": "classifier.weight",
-    "heads.head.bias": "classifier.bias",
-}
-_MODULES = {
-    "ln_1": "layernorm_before",
-    "ln_2": "layernorm_after",
-    "mlp.0": "mlp.fc1",
-    "mlp.3": "mlp.fc2",
-    "mlp.linear_1": "mlp.fc1",
-    "mlp.linear_2": "mlp.fc2",
-    "mlp": "mlp",
-    "self_attention.out_proj": "attention.o_proj",
-    **{f"self_attention.{p}_proj": f"attention.{p}_proj" for p in "qkvo"},
-}
 
 
 @dataclass(frozen=True)
@@ -99,7 +73,7 @@ def convert_reference(
     """
     state, args = _load(path)
     groups, dense = group_acm_layers(state)
-    places, renamed = {name: _rename(name) for name in groups}, _rename_dense(dense)  # names are checked before values
+    places, renamed = {name: rename(name) for name in groups}, rename_dense(dense)  # names are checked before values
     if strange := [f"{name} ({t.dtype})" for name, t in state.items() if not t.is_floating_point()]:
         raise CheckpointError(
             f"weights must be floating point, but {', '.join(strange[:5])}", "save the weights before quantizing them"
@@ -148,49 +122,6 @@ def _load(path: Path) -> tuple[State, dict[str, Any]]:
         ) from error
 
 
-def _rename(name: str) -> str:
-    """The Hugging Face name of a module of a transformer layer, from its name in the authors' code."""
-    match = _LAYER.fullmatch(name)
-    if match is None or match[2] not in _MODULES:
-        raise CheckpointError(f"the weights hold {name!r}, which is not part of that code's Vision Transformer", _PARTS)
-    return f"vit.layers.{match[1]}.{_MODULES[match[2]]}"
-
-
-def _rename_dense(state: State) -> State:
-    renamed: State = {}
-    for name, tensor in state.items():
-        module, _, kind = name.rpartition(".")
-        if name in _OUTER:
-            renamed[_OUTER[name]] = tensor
-        elif kind in ("in_proj_weight", "in_proj_bias"):
-            if tensor.ndim == 0 or tensor.shape[0] % 3:
-                raise CheckpointError(
-                    f"{name} is {list(tensor.shape)}; expected queries, keys and values, 3·D rows", _SAVE_AGAIN
-                )
-            attention = _rename(f"{module}.q_proj").removesuffix("q_proj")
-            suffix = kind.removeprefix("in_proj_")
-            for projection, part in zip("qkv", tensor.chunk(3), strict=True):
-                renamed[f"{attention}{projection}_proj.{suffix}"] = part
-        elif name.startswith(("conv_proj.", "heads.")):
-            raise CheckpointError(
-                f"the weights hold {name!r}: convolutional stems and pre-logits are not supported", _PARTS
-            )
-        else:
-            renamed[f"{_rename(module)}.{kind}"] = tensor
-    missing = sorted(set(_OUTER.values()) - renamed.keys())
-    if missing:
-        names = [old for old, new in _OUTER.items() if new in missing]
-        raise CheckpointError(
-            f"the weights lack {', '.join(names)}; they are not that code's Vision Transformer", _PARTS
-        )
-    for old, rank in (("class_token", 3), ("encoder.pos_embedding", 3), ("heads.head.weight", 2)):
-        if renamed[_OUTER[old]].ndim != rank:
-            raise CheckpointError(
-                f"{old} is {list(renamed[_OUTER[old]].shape)}; expected {rank} dimensions", _SAVE_AGAIN
-            )
-    return renamed
-
-
 def _heads(given: int | None, args: dict[str, Any], model_dim: int) -> tuple[int, str]:
     model_args = args.get("model_args")
     recorded = model_args.get("num_heads") if isinstance(model_args, dict) else None
@@ -208,7 +139,7 @@ def _heads(given: int | None, args: dict[str, Any], model_dim: int) -> tuple[int
         )
     if heads < 1 or model_dim % heads:
         raise CheckpointError(
-            f"the file records num_heads = {heads}, which does not divide the width {model_dim}", _SAVE_AGAIN
+            f"the file records num_heads = {heads}, which does not divide the width {model_dim}", SAVE_AGAIN
         )
     return heads, f"num_heads = {heads}, recorded in the file"
 
@@ -220,7 +151,7 @@ def _config(state: State, heads: int, specs: dict[str, ACMSpec]) -> PretrainedCo
     if layers != set(range(len(layers))):
         raise CheckpointError(
             f"the transformer layers are numbered {sorted(layers)}, expected 0 to {len(layers) - 1}; one is missing",
-            _SAVE_AGAIN,
+            SAVE_AGAIN,
         )
     side = round((positions - 1) ** 0.5)
     if kernel.ndim != 4 or kernel.shape[2] != kernel.shape[3] or side * side != positions - 1 or side < 1:
@@ -235,10 +166,18 @@ def _config(state: State, heads: int, specs: dict[str, ACMSpec]) -> PretrainedCo
         dense_ffn.shape[0] if dense_ffn is not None else max((s.num_learners * s.hidden_dim for s in ffn), default=1)
     )
     config: PretrainedConfig = transformers.ViTConfig(
-        hidden_size=model_dim, num_hidden_layers=len(layers), num_attention_heads=heads, intermediate_size=width,
-        hidden_act="gelu", layer_norm_eps=1e-6, image_size=side * patch, patch_size=patch, num_channels=channels,
-        num_labels=state["classifier.weight"].shape[0], qkv_bias=True,
-    )  # fmt: skip
+        hidden_size=model_dim,
+        num_hidden_layers=len(layers),
+        num_attention_heads=heads,
+        intermediate_size=width,
+        hidden_act="gelu",
+        layer_norm_eps=1e-6,
+        image_size=side * patch,
+        patch_size=patch,
+        num_channels=channels,
+        num_labels=state["classifier.weight"].shape[0],
+        qkv_bias=True,
+    )
     return config
 
 
@@ -249,10 +188,10 @@ def _assemble(config: PretrainedConfig, specs: dict[str, ACMSpec], state: State)
     for name in sorted(expected.keys() | state.keys()):
         if name not in state or name not in expected:
             where = "lack" if name not in state else "hold an unexpected"
-            raise CheckpointError(f"the weights {where} {name} (Hugging Face name)", _SAVE_AGAIN)
+            raise CheckpointError(f"the weights {where} {name} (Hugging Face name)", SAVE_AGAIN)
         if expected[name].shape != state[name].shape:
             raise CheckpointError(
-                f"{name} is {list(state[name].shape)}, expected {list(expected[name].shape)}", _SAVE_AGAIN
+                f"{name} is {list(state[name].shape)}, expected {list(expected[name].shape)}", SAVE_AGAIN
             )
     with no_init_weights():
         model = build_model(model_class, config, FAMILIES["vit"], specs)

@@ -12,7 +12,7 @@ import pickle
 import struct
 import zipfile
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, ClassVar
+from typing import IO, TYPE_CHECKING, Any, ClassVar, NoReturn
 
 import torch
 
@@ -106,9 +106,9 @@ def _check_sharing(tensors: Iterable[torch.Tensor], path: Path) -> None:
         )
 
 
-def _abridged(names: Iterable[Any]) -> str:
-    names = [str(name) for name in names]
-    return ", ".join(names[:5]) + (f" and {len(names) - 5} more" if len(names) > 5 else "")
+def _abridged(names: Iterable[object]) -> str:
+    texts = [str(name) for name in names]
+    return ", ".join(texts[:5]) + (f" and {len(texts) - 5} more" if len(texts) > 5 else "")
 
 
 def _unreadable_hint(path: Path) -> str:
@@ -136,27 +136,27 @@ def _resave_hint() -> str:
 class _Placeholder:
     """Stands for an object whose class is named in the file; keeps its pickled state and does nothing."""
 
-    def __init__(self, *args: Any, **kwargs: Any) -> None:
-        self.state: Any = args or kwargs
+    def __init__(self, *args: object, **kwargs: object) -> None:
+        self.state: object = args or kwargs
 
-    def __new__(cls, *_args: Any, **_kwargs: Any) -> _Placeholder:  # noqa: PYI034
+    def __new__(cls, *_args: object, **_kwargs: object) -> _Placeholder:  # noqa: PYI034
         placeholder = super().__new__(cls)
         placeholder.state = None
         return placeholder
 
-    def __call__(self, *_args: Any, **_kwargs: Any) -> _Placeholder:
+    def __call__(self, *_args: object, **_kwargs: object) -> _Placeholder:
         return _Placeholder()
 
-    def __setstate__(self, state: Any) -> None:
+    def __setstate__(self, state: object) -> None:
         self.state = state
 
-    def __setitem__(self, key: Any, value: Any) -> None:
+    def __setitem__(self, key: object, value: object) -> None:
         """Items of dict subclasses are dropped."""
 
-    def append(self, value: Any) -> None:
+    def append(self, value: object) -> None:
         """Items of list subclasses are dropped."""
 
-    def extend(self, values: Any) -> None:
+    def extend(self, values: object) -> None:
         """Items of list subclasses are dropped."""
 
 
@@ -170,7 +170,9 @@ class _TensorMaker:
 
     __slots__ = ()
 
-    def __call__(self, storage: Any, offset: int = 0, size: Any = (), stride: Any = (), *_rest: Any) -> Any:
+    def __call__(
+        self, storage: object, offset: int = 0, size: Any = (), stride: Any = (), *_rest: object
+    ) -> torch.Tensor:
         if isinstance(storage, torch.Tensor) and not size:
             return storage  # a Parameter around a tensor
         if not isinstance(storage, _Storage):
@@ -192,7 +194,7 @@ class _Storage:
 
 # The pure Python unpickler: its memo is a dict, so that a large index in a hostile file reserves no memory.
 class _Unpickler(pickle._Unpickler):  # noqa: SLF001
-    def __init__(self, file: Any, reader: _Reader) -> None:
+    def __init__(self, file: IO[bytes], reader: _Reader) -> None:
         super().__init__(file, encoding="utf-8")
         self._reader = reader
 
@@ -209,7 +211,7 @@ class _Unpickler(pickle._Unpickler):  # noqa: SLF001
 
     dispatch[pickle.BUILD[0]] = load_build
 
-    def find_class(self, module: str, name: str) -> Any:
+    def find_class(self, module: str, name: str) -> object:
         if module == "torch" and name in _DTYPES:
             return _StorageType(_DTYPES[name])
         if module == "torch._utils" and name in (
@@ -222,10 +224,10 @@ class _Unpickler(pickle._Unpickler):  # noqa: SLF001
             return collections.OrderedDict
         return type(f"{module}.{name}", (_Placeholder,), {})
 
-    def persistent_load(self, pid: Any) -> _Storage:
+    def persistent_load(self, pid: object) -> _Storage:
         return self._reader.storage(pid)
 
-    def get_extension(self, code: int) -> Any:
+    def get_extension(self, code: int) -> NoReturn:
         raise CheckpointError(f"the pickle uses the extension registry (code {code})")
 
 
@@ -242,11 +244,11 @@ class _Reader:
         if self._root + "byteorder" in archive.namelist() and self._read("byteorder", 16) != b"little":
             raise CheckpointError("the checkpoint was saved on a big-endian machine", "save it again on another")
 
-    def load(self) -> Any:
+    def load(self) -> object:
         with self._open("data.pkl", _MAX_PICKLE_BYTES) as file:
             return _Unpickler(file, self).load()
 
-    def storage(self, pid: Any) -> _Storage:
+    def storage(self, pid: object) -> _Storage:
         if not (isinstance(pid, tuple) and len(pid) == 5 and pid[0] == "storage" and isinstance(pid[1], _StorageType)):
             raise CheckpointError("the file refers to a storage in a way PyTorch does not write")
         _, kind, key, _, count = pid
@@ -263,7 +265,7 @@ class _Reader:
         with self._open(name, limit) as file:
             return bytes(file.read())
 
-    def _open(self, name: str, limit: int) -> Any:
+    def _open(self, name: str, limit: int) -> IO[bytes]:
         info = self._archive.getinfo(self._root + name)
         if info.compress_type != zipfile.ZIP_STORED:
             raise CheckpointError(f"the entry {name} is compressed; PyTorch never writes that")
@@ -272,7 +274,7 @@ class _Reader:
         return self._archive.open(info)
 
 
-def _plain(value: Any, inside: tuple[int, ...] = ()) -> Any:
+def _plain(value: object, inside: tuple[int, ...] = ()) -> Any:
     """Numbers, strings, lists and dicts out of placeholders (OmegaConf keeps them under _content and _val)."""
     if id(value) in inside or len(inside) > _MAX_DEPTH:
         return None

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from contextlib import contextmanager
 from difflib import get_close_matches
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import click
 
@@ -68,7 +68,7 @@ class VerbGroup(click.Group):
             raise click.UsageError(f"no such verb: {name}{guess}", ctx)
         return super().resolve_command(ctx, args)
 
-    def invoke(self, ctx: click.Context) -> Any:  # Any: as click declares it
+    def invoke(self, ctx: click.Context) -> object:
         """Parse the options of the verb and run it."""
         with _usage_errors(ctx.meta["acm_export.args"]):
             return super().invoke(ctx)

@@ -20,6 +20,7 @@ if TYPE_CHECKING:
     from rich.progress import Progress as RichProgress
     from rich.table import Table
 
+    from acm_export.base.json_fields import JsonObject
     from acm_export.base.progress import Progress
 
 DATA = "an .npz file, a folder of images, sounds or a dataset, or MODULE:FUNCTION"
@@ -155,7 +156,7 @@ def _number(text: str) -> float:
         raise click.BadParameter(f"{text!r} is not a number; give numbers such as 0.25,0.4,0.6") from error
 
 
-def write_json(content: dict[str, Any]) -> None:  # Any: JSON values
+def write_json(content: JsonObject) -> None:
     """Make ``content`` the JSON object of this verb, which is printed with ``warnings`` and ``error`` when it ends."""
     json.dumps(content, allow_nan=False)  # fails here, where the traceback shows the verb
     current().content = content

@@ -10,7 +10,7 @@ import time
 import traceback
 import warnings
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any, NoReturn
+from typing import TYPE_CHECKING, NoReturn
 
 import click
 
@@ -21,6 +21,8 @@ from acm_export.cli.usage import describe_usage
 
 if TYPE_CHECKING:
     from collections.abc import Callable
+
+    from acm_export.base.json_fields import JsonObject
 
 LOGGER = logging.getLogger("acm_export")
 _KEY = "acm_export.invocation"
@@ -42,7 +44,7 @@ class Failure:
     hint: str | None = None
     exit_code: int = 1
 
-    def to_json(self) -> dict[str, str | None]:
+    def to_json(self) -> JsonObject:
         """The object under ``error``."""
         return {"kind": self.kind, "message": self.message, "hint": self.hint}
 
@@ -66,7 +68,7 @@ class Invocation:
     as_json: bool = False
     verbose: bool = False
     quiet: bool = False
-    content: dict[str, Any] | None = None
+    content: JsonObject | None = None
     warnings: list[str] = field(default_factory=list)
     start: float = field(default_factory=time.time)
 
@@ -103,7 +105,8 @@ class Invocation:
         LOGGER.debug("finished after %.2f s", time.time() - self.start)
         if self.as_json and (self.content is not None or failure is not None):
             content = self.content or {}
-            shown = content.get("warnings", [])
+            listed = content.get("warnings")
+            shown = listed if isinstance(listed, list) else []
             content["warnings"] = [*shown, *(text for text in dict.fromkeys(self.warnings) if text not in shown)]
             if failure is not None:
                 content["error"] = failure.to_json()

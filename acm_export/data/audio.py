@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import wave
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import numpy as np
 
@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 
 SOUND = "input_values"
 SOUND_SUFFIXES = (".wav", ".flac")
-_KINDS: dict[int, tuple[np.dtype[Any], float]] = {
+_KINDS: dict[int, tuple[np.dtype, float]] = {
     1: (np.dtype("u1"), 128.0),
     2: (np.dtype("<i2"), 32768.0),
     4: (np.dtype("<i4"), 2147483648.0),
@@ -53,7 +53,7 @@ class AudioFolder:
     def __len__(self) -> int:
         return len(self._files)
 
-    def __getitem__(self, index: int) -> dict[str, np.ndarray[Any, Any]]:
+    def __getitem__(self, index: int) -> dict[str, np.ndarray]:
         """One sample.
 
         Raises:
@@ -81,7 +81,7 @@ def _listed(folder: Path) -> dict[str, str]:
     return {name: text.strip() for name, _, text in pairs if name}
 
 
-def read_encoded(file: Any, name: str) -> tuple[np.ndarray[Any, Any], int]:
+def read_encoded(file: object, name: str) -> tuple[np.ndarray, int]:
     """Decode a sound in any format that soundfile reads.
 
     Args:
@@ -103,7 +103,7 @@ def read_encoded(file: Any, name: str) -> tuple[np.ndarray[Any, Any], int]:
     return values.mean(1), int(rate)
 
 
-def _read(path: Path) -> tuple[np.ndarray[Any, Any], int]:
+def _read(path: Path) -> tuple[np.ndarray, int]:
     """Mono samples between -1 and 1, and their rate."""
     if path.suffix.lower() != ".wav":
         return read_encoded(path, str(path))

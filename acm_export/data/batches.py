@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import numpy as np
 from onnx import helper
@@ -14,7 +14,7 @@ if TYPE_CHECKING:
     import onnx
     from numpy.typing import NDArray
 
-Arrays = dict[str, np.ndarray[Any, Any]]
+Arrays = dict[str, np.ndarray]
 
 _PASS_ON = ("Cast", "Identity")
 
@@ -33,7 +33,7 @@ class GraphInput:
 
     name: str
     shape: tuple[int | str, ...]
-    dtype: np.dtype[Any]
+    dtype: np.dtype
     below: int | None = None
     lengths: Mapping[str, tuple[int, int | None]] = field(default_factory=dict, compare=False)
 
@@ -54,7 +54,7 @@ class Batch:
     """
 
     feeds: Arrays
-    labels: NDArray[Any] | None = None
+    labels: np.ndarray | None = None
 
     @property
     def samples(self) -> int:
@@ -114,7 +114,7 @@ def _axis(attributes: Iterable[onnx.AttributeProto]) -> int:
     return next((attribute.i for attribute in attributes if attribute.name == "axis"), 0)
 
 
-def draw(rng: np.random.Generator, value: GraphInput, shape: Sequence[int]) -> np.ndarray[Any, Any]:
+def draw(rng: np.random.Generator, value: GraphInput, shape: Sequence[int]) -> np.ndarray:
     """A random input where there are no real ones: standard normal floats, ones for whole numbers and booleans."""
     if value.dtype.kind == "f":
         return rng.standard_normal(shape).astype(value.dtype)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import numpy as np
 
@@ -21,8 +21,8 @@ BRIGHTEST = 16
 
 
 def check_rows(
-    value: GraphInput, rows: NDArray[Any], where: Callable[[int], str], *, raw_pixels: bool = False
-) -> NDArray[Any]:
+    value: GraphInput, rows: np.ndarray, where: Callable[[int], str], *, raw_pixels: bool = False
+) -> np.ndarray:
     """Check samples of one shape against an input of a model.
 
     Args:
@@ -47,7 +47,7 @@ def check_rows(
     return cast
 
 
-def _check_shape(value: GraphInput, rows: NDArray[Any], where: str) -> None:
+def _check_shape(value: GraphInput, rows: np.ndarray, where: str) -> None:
     have, want = rows.shape[1:], value.shape[1:]
     if len(have) != len(want) or any(
         isinstance(size, int) and size != given for given, size in zip(have, want, strict=True)
@@ -68,7 +68,7 @@ def _check_shape(value: GraphInput, rows: NDArray[Any], where: str) -> None:
             )
 
 
-def _check_dtype(value: GraphInput, rows: NDArray[Any], where: str) -> None:
+def _check_dtype(value: GraphInput, rows: np.ndarray, where: str) -> None:
     floats = value.dtype.kind == "f"
     if rows.dtype.kind not in ("f" if floats else "iub"):
         hint = None
@@ -77,7 +77,7 @@ def _check_dtype(value: GraphInput, rows: NDArray[Any], where: str) -> None:
         raise UsageError(f"{where}: {_mismatch(value, rows)}", hint)
 
 
-def _check_values(value: GraphInput, rows: NDArray[Any], cast: NDArray[Any], where: Callable[[int], str]) -> None:
+def _check_values(value: GraphInput, rows: np.ndarray, cast: np.ndarray, where: Callable[[int], str]) -> None:
     if value.dtype.kind == "f":
         if (row := _first(~np.isfinite(rows))) is not None:
             raise UsageError(f"{where(row)}: {value.name} holds NaN or infinity", "leave such samples out")
@@ -96,7 +96,7 @@ def _check_values(value: GraphInput, rows: NDArray[Any], cast: NDArray[Any], whe
         raise UsageError(f"{where(row)}: {MASK} masks the whole sample", "leave such samples out")
 
 
-def _refuse_raw_pixels(value: GraphInput, rows: NDArray[Any], where: Callable[[int], str]) -> None:
+def _refuse_raw_pixels(value: GraphInput, rows: np.ndarray, where: Callable[[int], str]) -> None:
     if rows.dtype.kind in "iu":
         row = 0
     elif rows.dtype.kind == "f" and rows.size:
@@ -130,7 +130,7 @@ def missing_inputs(where: str, held: Iterable[str], missing: Iterable[str]) -> U
     )
 
 
-def label_rows(rows: NDArray[Any], where: str) -> NDArray[Any]:
+def label_rows(rows: np.ndarray, where: str) -> np.ndarray:
     """Labels of samples as int64 or float32 ``[samples, ...]``.
 
     Raises:
@@ -166,10 +166,10 @@ def _first(wrong: NDArray[np.bool_]) -> int | None:
     return int(wrong.reshape(len(wrong), -1).any(1).argmax())
 
 
-def _mismatch(value: GraphInput, rows: NDArray[Any]) -> str:
+def _mismatch(value: GraphInput, rows: np.ndarray) -> str:
     expected = f"{value.dtype} [{', '.join(map(str, value.shape[1:]))}]"
     return f"{value.name} is {_kind(rows)}, the model takes {expected}"
 
 
-def _kind(rows: NDArray[Any]) -> str:
+def _kind(rows: np.ndarray) -> str:
     return f"{rows.dtype} [{', '.join(map(str, rows.shape[1:]))}]"

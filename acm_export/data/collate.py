@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any, TypeVar
+from typing import TYPE_CHECKING, TypeVar
 
 import numpy as np
 
@@ -13,8 +13,6 @@ from acm_export.data.token_masks import MASK
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
 
-    from numpy.typing import NDArray
-
     from acm_export.data.batches import GraphInput
 
 Value = TypeVar("Value")
@@ -24,7 +22,7 @@ NO_LABEL = -100
 """PyTorch's losses ignore it; it pads the labels of samples that have fewer than others."""
 
 
-def collate(samples: Sequence[Mapping[str, NDArray[Any]]], inputs: Sequence[GraphInput]) -> Batch:
+def collate(samples: Sequence[Mapping[str, np.ndarray]], inputs: Sequence[GraphInput]) -> Batch:
     """Stack samples; sequences are padded with zeros at the end, which leaves them out of the attention mask.
 
     Args:
@@ -45,7 +43,7 @@ def model_inputs(batch: Mapping[str, Value]) -> dict[str, Value]:
     return {name: value for name, value in batch.items() if name != LABELS}
 
 
-def _stack(value: GraphInput, arrays: Sequence[NDArray[Any]], masked: bool) -> NDArray[Any]:
+def _stack(value: GraphInput, arrays: Sequence[np.ndarray], masked: bool) -> np.ndarray:
     shapes = sorted({array.shape for array in arrays})
     if len(shapes) == 1:
         return np.stack(arrays)
@@ -65,7 +63,7 @@ def _stack(value: GraphInput, arrays: Sequence[NDArray[Any]], masked: bool) -> N
     return pad(arrays, 0)
 
 
-def _stack_labels(labels: Sequence[NDArray[Any]]) -> NDArray[Any]:
+def _stack_labels(labels: Sequence[np.ndarray]) -> np.ndarray:
     shapes = {array.shape for array in labels}
     if len(shapes) == 1:
         return np.stack(labels)
@@ -74,7 +72,7 @@ def _stack_labels(labels: Sequence[NDArray[Any]]) -> NDArray[Any]:
     return pad(labels, NO_LABEL)
 
 
-def pad(arrays: Sequence[NDArray[Any]], fill: int, length: int | None = None) -> NDArray[Any]:
+def pad(arrays: Sequence[np.ndarray], fill: int, length: int | None = None) -> np.ndarray:
     """Stack sequences of different lengths.
 
     Args:

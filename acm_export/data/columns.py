@@ -46,7 +46,7 @@ class Columns:
         self._inputs, self._model_folder, self._processor = frozenset(inputs), model_folder, processor
         self._transcripts = _TRANSCRIPTS if transcribed else ()
 
-    def __call__(self, sample: Mapping[str, Any], name: str) -> dict[str, Any]:
+    def __call__(self, sample: Mapping[str, object], name: str) -> dict[str, object]:
         """All columns of a sample, and the inputs and labels made of them.
 
         Args:
@@ -63,7 +63,8 @@ class Columns:
         if SOUND in missing and _SOUND in found:
             values, rate = _decoded(found[_SOUND], f"the column {_SOUND} of {name}")
             found[SOUND] = self._speech.values(values, rate, name)
-            text = next((found[column] for column in self._transcripts if isinstance(found.get(column), str)), None)
+            texts = (found.get(column) for column in self._transcripts)
+            text = next((text for text in texts if isinstance(text, str)), None)
             if text is not None and LABELS not in found:
                 found[LABELS] = self._speech.labels(text, name)
         if LABELS not in found and not isinstance(found.get(_CLASS), (str, type(None))):
@@ -79,7 +80,7 @@ class Columns:
     def _speech(self) -> SpeechProcessor:
         return SpeechProcessor.of_model(self._model_folder, self._processor)
 
-    def _pixels(self, image: Any, column: str, name: str) -> np.ndarray[Any, Any]:
+    def _pixels(self, image: Any, column: str, name: str) -> np.ndarray:
         if not _is_image(image):
             raise UsageError(
                 f"{name} has {type(image).__name__} in the column {column}, expected an image of PIL",
@@ -91,7 +92,7 @@ class Columns:
             raise UsageError(f"the column {column} of {name} is not an image that can be read: {error}") from error
 
 
-def _image_column(sample: Mapping[str, Any], name: str) -> str | None:
+def _image_column(sample: Mapping[str, object], name: str) -> str | None:
     for column in _IMAGES:
         if column in sample:
             return column
@@ -104,12 +105,12 @@ def _image_column(sample: Mapping[str, Any], name: str) -> str | None:
     return images[0] if images else None
 
 
-def _is_image(value: Any) -> bool:
+def _is_image(value: object) -> bool:
     pillow = sys.modules.get("PIL.Image")  # where it was not imported, nothing is an image of it
     return pillow is not None and isinstance(value, pillow.Image)
 
 
-def _decoded(sound: Any, name: str) -> tuple[np.ndarray[Any, Any], int]:
+def _decoded(sound: Any, name: str) -> tuple[np.ndarray, int]:
     """Samples and their rate, from a mapping or a decoder that has both, or from an encoded file."""
     if isinstance(sound, Mapping) and "array" not in sound:
         content, path = sound.get("bytes"), sound.get("path")
@@ -122,7 +123,7 @@ def _decoded(sound: Any, name: str) -> tuple[np.ndarray[Any, Any], int]:
         raise UsageError(f"{name} is not a sound: {type(error).__name__}: {error}") from error
 
 
-def _refuse_unprocessed(missing: Collection[str], sample: Mapping[str, Any], name: str) -> None:
+def _refuse_unprocessed(missing: Collection[str], sample: Mapping[str, object], name: str) -> None:
     texts = [column for column, value in sample.items() if isinstance(value, str)]
     if _TOKENS in missing and texts:
         raise UsageError(

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import hashlib
-from typing import TYPE_CHECKING, Any, Protocol
+from typing import TYPE_CHECKING, Protocol
 
 import numpy as np
 
@@ -46,7 +46,7 @@ class Reader(Protocol):
 
     def __len__(self) -> int: ...
 
-    def __getitem__(self, index: int) -> Mapping[str, Any]: ...
+    def __getitem__(self, index: int) -> Mapping[str, object]: ...
 
 
 class Dataset:
@@ -89,7 +89,7 @@ class Dataset:
         return {name: array[0] for name, array in self._checked(rows, sample, [place]).items()}
 
     @property
-    def labels(self) -> NDArray[Any] | None:
+    def labels(self) -> np.ndarray | None:
         """Labels of all samples, where they can be had without reading them."""
         labels = getattr(self._reader, "labels", None)
         return labels[self._indices] if isinstance(labels, np.ndarray) else None
@@ -138,7 +138,7 @@ class Dataset:
             add_to_digest(found, self[index])
         return found.hexdigest()
 
-    def _checked(self, rows: Mapping[str, NDArray[Any]], held: Mapping[str, Any], places: Sequence[int]) -> Arrays:
+    def _checked(self, rows: Mapping[str, np.ndarray], held: Mapping[str, object], places: Sequence[int]) -> Arrays:
         """Samples of one shape, ``[samples, ...]``, in what the model takes."""
 
         def where(row: int) -> str:
@@ -164,7 +164,7 @@ class Dataset:
             found[LABELS] = label_rows(rows[LABELS], where(0))
         return found
 
-    def _padded(self, value: GraphInput, rows: NDArray[Any]) -> NDArray[Any]:
+    def _padded(self, value: GraphInput, rows: np.ndarray) -> np.ndarray:
         """Sequences in the length of an input whose length is fixed, where a mask marks the padding."""
         length = value.shape[-1]
         sequences = rows.ndim == len(value.shape) == 2 and rows.dtype.kind in "fiub"
@@ -193,7 +193,7 @@ def spread(total: int, wanted: int) -> NDArray[np.int64]:
     return np.unique(np.arange(wanted, dtype=np.int64) * total // wanted) if total else np.empty(0, np.int64)
 
 
-def add_to_digest(digest: Any, sample: Mapping[str, NDArray[Any]]) -> None:
+def add_to_digest(digest: hashlib._Hash, sample: Mapping[str, np.ndarray]) -> None:
     """Update a hash of :mod:`hashlib` with a sample, whatever the order of its entries."""
     for name in sorted(sample):
         array = np.ascontiguousarray(sample[name])
@@ -201,7 +201,7 @@ def add_to_digest(digest: Any, sample: Mapping[str, NDArray[Any]]) -> None:
         digest.update(array.tobytes())
 
 
-def _as_array(name: str, value: Any, where: str) -> NDArray[Any]:
+def _as_array(name: str, value: object, where: str) -> np.ndarray:
     try:
         return np.asarray(value)
     except (ValueError, TypeError, RuntimeError) as error:  # uneven lists; tensors of a GPU, or with gradients

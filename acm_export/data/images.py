@@ -15,7 +15,9 @@ from acm_export.data.checks import BRIGHTEST
 if TYPE_CHECKING:
     from pathlib import Path
 
-Arrays = dict[str, np.ndarray[Any, Any]]
+    from PIL.Image import Image
+
+Arrays = dict[str, np.ndarray]
 SETTINGS = "preprocessor_config.json"
 PIXELS = "pixel_values"
 IMAGE_SUFFIXES = {".png", ".jpg", ".jpeg", ".bmp", ".webp", ".tif", ".tiff"}
@@ -44,7 +46,7 @@ class ImageFolder:
         self._process = ImageProcessor(find_settings(processor, folder, model_folder))
 
     @property
-    def labels(self) -> np.ndarray[Any, Any] | None:
+    def labels(self) -> np.ndarray | None:
         """Classes of all images, int64 ``[images]``; None where there are none."""
         found = [label for _, label in self.files if label is not None]
         return np.array(found, np.int64) if found else None
@@ -77,8 +79,9 @@ def _images(folder: Path) -> list[Path]:
     return sorted(p for p in folder.iterdir() if p.suffix.lower() in IMAGE_SUFFIXES and not p.name.startswith("."))
 
 
-def _read(path: Path) -> Any:
+def _read(path: Path) -> Image:
     image_module = require("PIL.Image")
+    image: Image
     try:
         with image_module.open(path) as image:
             image.load()
@@ -154,7 +157,7 @@ class ImageProcessor:
         """Value of a white pixel."""
         return float(((255 * self._scale - self._mean) / self._std).max())
 
-    def __call__(self, image: Any) -> np.ndarray[Any, Any]:
+    def __call__(self, image: Image) -> np.ndarray:
         """Process an image of PIL; returns float32 ``[channels, height, width]``."""
         image = image.convert(self._mode)
         if self._size is not None:

@@ -25,9 +25,19 @@ _LOCAL_HEADER = struct.Struct("<26xHH")
 """Header of a zip entry, of which the lengths of its name and of its extra field are needed."""
 
 _UNREADABLE = (
-    OSError, ValueError, EOFError, NotImplementedError, RuntimeError, SyntaxError, TypeError, AttributeError,
-    tokenize.TokenError, zipfile.BadZipFile, zlib.error, struct.error,
-)  # fmt: skip
+    OSError,
+    ValueError,
+    EOFError,
+    NotImplementedError,
+    RuntimeError,
+    SyntaxError,
+    TypeError,
+    AttributeError,
+    tokenize.TokenError,
+    zipfile.BadZipFile,
+    zlib.error,
+    struct.error,
+)
 """What zipfile and numpy raise for a broken file."""
 
 
@@ -55,7 +65,7 @@ def open_npz(path: Path, names: Collection[str]) -> tuple[Arrays, list[str]]:
     return arrays, held
 
 
-def _open_array(path: Path, archive: zipfile.ZipFile, name: str) -> np.ndarray[Any, Any]:
+def _open_array(path: Path, archive: zipfile.ZipFile, name: str) -> np.ndarray:
     entry = archive.getinfo(f"{name}.npy")
     with archive.open(entry) as stream:
         version = np.lib.format.read_magic(stream)

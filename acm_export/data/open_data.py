@@ -37,10 +37,10 @@ class Samples(Protocol):
 
     def __len__(self) -> int: ...
 
-    def __getitem__(self, index: int, /) -> Any: ...
+    def __getitem__(self, index: int, /) -> object: ...
 
 
-Data = str | os.PathLike[str] | Samples | Iterable[Any]
+Data = str | os.PathLike[str] | Samples | Iterable[object]
 """What a user may give as data: the text of ``--data``, or samples: a dataset, an iterable, or a mapping of arrays."""
 
 GRAMMAR = "an .npz file, a folder of images or sounds, a folder of datasets.save_to_disk, or module:function"
@@ -121,7 +121,7 @@ class _ArrayRows:
     def __len__(self) -> int:
         return self._length
 
-    def __getitem__(self, index: int) -> Mapping[str, Any]:
+    def __getitem__(self, index: int) -> Mapping[str, object]:
         return dict.fromkeys(self._held) | {name: array[index] for name, array in self._arrays.items()}
 
     def rows(self, indices: NDArray[np.int64]) -> Arrays:
@@ -138,7 +138,7 @@ class _Sequence:
     def __len__(self) -> int:
         return len(self._items)
 
-    def __getitem__(self, index: int) -> Mapping[str, Any]:
+    def __getitem__(self, index: int) -> Mapping[str, object]:
         try:
             sample = self._items[index]
         except Exception as error:  # the user's own transforms run here, and decoders
@@ -187,7 +187,7 @@ def _saved_dataset(path: Path) -> Any:
     return dataset
 
 
-def _call(text: str, option: str) -> Any:
+def _call(text: str, option: str) -> object:
     function = import_function(text, option)
     try:
         return function()
@@ -195,7 +195,7 @@ def _call(text: str, option: str) -> Any:
         raise _failed(f"{text} failed", error) from error
 
 
-def _samples(name: str, content: Any, names: Collection[str], columns: Columns, limit: int | None) -> Reader:
+def _samples(name: str, content: object, names: Collection[str], columns: Columns, limit: int | None) -> Reader:
     if isinstance(content, Mapping):
         return _from_mapping(name, content, names)
     if isinstance(content, Sized) and hasattr(content, "__getitem__") and not isinstance(content, str):
@@ -225,8 +225,8 @@ def _from_mapping(name: str, content: Mapping[Any, Any], names: Collection[str])
     return _ArrayRows(name, arrays, [str(key) for key in content], [n for n in names if n != LABELS])
 
 
-def _read_whole(name: str, content: Iterable[Any], limit: int | None) -> list[Any]:
-    items: list[Any] = []
+def _read_whole(name: str, content: Iterable[object], limit: int | None) -> list[object]:
+    items: list[object] = []
     try:
         items.extend(islice(content, limit))
     except Exception as error:  # the user's own transforms run here, and decoders

@@ -44,7 +44,7 @@ class SpeechProcessor:
         rate, normalize = settings.get("sampling_rate", 16000), settings.get("do_normalize", True)
         return cls(read_vocabulary(folder), int(rate), bool(normalize))
 
-    def values(self, values: np.ndarray[Any, Any], rate: int, name: str) -> np.ndarray[Any, Any]:
+    def values(self, values: np.ndarray, rate: int, name: str) -> np.ndarray:
         """A sound as the model takes it.
 
         Args:
@@ -68,7 +68,7 @@ class SpeechProcessor:
             values = (values - values.mean()) / np.sqrt(values.var() + 1e-7)
         return values.astype(np.float32)
 
-    def labels(self, text: str, name: str) -> np.ndarray[Any, Any]:
+    def labels(self, text: str, name: str) -> np.ndarray:
         """The labels of a transcript, int64 ``[letters]``.
 
         Args:

@@ -6,7 +6,7 @@ import importlib
 import os
 import sys
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from acm_export.base.errors import UsageError
 
@@ -14,7 +14,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable
 
 
-def import_function(text: str, option: str) -> Callable[..., Any]:
+def import_function(text: str, option: str) -> Callable[..., object]:
     """Import ``module:function``; modules of the working folder are found too.
 
     Args:
@@ -38,7 +38,7 @@ def import_function(text: str, option: str) -> Callable[..., Any]:
         ) from error
     if not callable(function):
         raise UsageError(f"{text} is {type(function).__name__}, expected a function")
-    result: Callable[..., Any] = function
+    result: Callable[..., object] = function
     return result
 
 

@@ -10,7 +10,6 @@ from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 from statistics import median
-from typing import Any
 
 import numpy as np
 import onnx
@@ -22,7 +21,7 @@ from acm_export.op.body import portable_body
 from acm_export.op.schema import register
 from acm_export.runtimes.onnx_runtime import CpuSession
 
-Arrays = dict[str, np.ndarray[Any, Any]]
+Arrays = dict[str, np.ndarray]
 
 _OPSET, _IR_VERSION = 20, 10
 
@@ -60,9 +59,13 @@ class FFN:
         """``out = x + GatedLearners(x)``, with the portable body; outputs ``out`` and ``counts``."""
         register()
         node = helper.make_node(
-            NAME, list(INPUTS), ["y", "counts"], domain=DOMAIN, overload=self.signature.overload,
+            NAME,
+            list(INPUTS),
+            ["y", "counts"],
+            domain=DOMAIN,
+            overload=self.signature.overload,
             **vars(self.signature),
-        )  # fmt: skip
+        )
         nodes = [node, helper.make_node("Add", ["x", "y"], ["out"])]
         counts = helper.make_tensor_value_info("counts", TensorProto.INT32, ["batch", self.tokens_per_sample])
         inputs = [self._tokens("x", self.model_dim), self._tokens("gate_logits", self.signature.num_choices)]
@@ -72,9 +75,13 @@ class FFN:
     def dense_model(self, weights: Arrays) -> onnx.ModelProto:
         """``out = x + MLP(x)`` with the weights of all learners; output ``out``."""
         steps = (
-            ("MatMul", ["x", "w1"], "up"), ("Add", ["up", "b1"], "hidden"), ("Gelu", ["hidden"], "active"),
-            ("MatMul", ["active", "w2"], "down"), ("Add", ["down", "b2"], "y"), ("Add", ["x", "y"], "out"),
-        )  # fmt: skip
+            ("MatMul", ["x", "w1"], "up"),
+            ("Add", ["up", "b1"], "hidden"),
+            ("Gelu", ["hidden"], "active"),
+            ("MatMul", ["active", "w2"], "down"),
+            ("Add", ["down", "b2"], "y"),
+            ("Add", ["x", "y"], "out"),
+        )
         nodes = [helper.make_node(kind, inputs, [output]) for kind, inputs, output in steps]
         kept = {name: weights[name] for name in ("w1", "b1", "w2")} | {"b2": weights["b2"][-1]}
         x, out = (self._tokens(name, self.model_dim) for name in ("x", "out"))

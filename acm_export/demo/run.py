@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 from dataclasses import asdict, dataclass
 from statistics import median
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import numpy as np
 
@@ -26,6 +26,7 @@ if TYPE_CHECKING:
 
     from numpy.typing import NDArray
 
+    from acm_export.base.json_fields import JsonObject
     from acm_export.onnx_file.manifest import Manifest
 
 THRESHOLDS = (-8.0, -4.0, -2.0, -1.0, 0.0, 0.5, 1.0, 2.0, 3.0, 4.0)
@@ -77,7 +78,7 @@ class Demo:
     images: int
     runtime: str
 
-    def to_json(self) -> dict[str, Any]:
+    def to_json(self) -> JsonObject:
         """The result for ``--json``."""
         return {
             "files": {"acm": str(self.acm.path), "dense": str(self.dense.path)},
@@ -133,11 +134,11 @@ class _Runner:
         model, _ = runnable_copy(read_model(exported.path), exported.manifest)
         self.session = CpuSession(model, exported.path.parent)
 
-    def feeds(self, images: NDArray[np.float32], tau: float) -> dict[str, np.ndarray[Any, Any]]:
+    def feeds(self, images: NDArray[np.float32], tau: float) -> dict[str, np.ndarray]:
         thresholds = uniform("", tau, self.manifest.layers).thresholds
         return {"pixel_values": images} | {e.thresholds: thresholds[e.name] for e in self.manifest.layers}
 
-    def logits(self, images: NDArray[np.float32], tau: float) -> np.ndarray[Any, Any]:
+    def logits(self, images: NDArray[np.float32], tau: float) -> np.ndarray:
         return self.session.run(self.feeds(images, tau), ["logits"])["logits"]
 
 

@@ -18,6 +18,7 @@ if TYPE_CHECKING:
     import os
     from collections.abc import Iterable
 
+    from acm_export.base.json_fields import JsonObject
     from acm_export.base.progress import Progress
     from acm_export.machine.finding import Finding
 
@@ -81,9 +82,9 @@ class Examination:
             fix = next((finding.fix for finding in lacks if finding.fix), None)
             raise MachineError(f"{self.goal} cannot work here: {names}", fix and f"first: {fix}")
 
-    def to_json(self) -> dict[str, object]:
+    def to_json(self) -> JsonObject:
         """The result for ``--json``."""
-        goals = {
+        goals: JsonObject = {
             goal: {"works": not found, "needs": list(NEEDS[goal]), "lacks": [finding.name for finding in found]}
             for goal, found in self.lacks.items()
         }

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import torch
 from torch.nn import functional as F  # noqa: N812
@@ -13,6 +13,8 @@ from acm_export.distillation.losses import divergence
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
+
+    from transformers.utils import ModelOutput as Output
 
 Arrays = dict[str, torch.Tensor]
 
@@ -32,17 +34,27 @@ class CTC:
         self._blank, self._vocabulary, self._space = blank, vocabulary, space
         self.quality_name = "1 - label error rate" if space is None else "1 - word error rate"
 
-    def loss(self, output: Any, batch: Arrays, teacher: Any, valid: torch.Tensor | None) -> torch.Tensor:
+    def loss(self, output: Output, batch: Arrays, teacher: Output | None, valid: torch.Tensor | None) -> torch.Tensor:
         """CTC loss, averaged over labels; with a teacher, the mean of that and the divergence from its frames."""
         logits, labels = output.logits.float(), batch[LABELS]
         kept = labels >= 0
         loss = F.ctc_loss(
-            logits.log_softmax(-1).transpose(0, 1), labels[kept], _lengths(logits, valid), kept.sum(1),
-            blank=self._blank, zero_infinity=True,
-        )  # fmt: skip
+            logits.log_softmax(-1).transpose(0, 1),
+            labels[kept],
+            _lengths(logits, valid),
+            kept.sum(1),
+            blank=self._blank,
+            zero_infinity=True,
+        )
         return loss if teacher is None else 0.5 * (loss + divergence(output.logits, teacher.logits, valid))
 
-    def quality(self, output: Any, batch: Arrays, teacher: Any, valid: torch.Tensor | None) -> tuple[float, float]:  # noqa: ARG002
+    def quality(
+        self,
+        output: Output,
+        batch: Arrays,
+        teacher: Output | None,  # noqa: ARG002
+        valid: torch.Tensor | None,
+    ) -> tuple[float, float]:
         """Correct words or labels of the greedy transcript, and their number."""
         errors = total = 0
         for best, length, labels in zip(

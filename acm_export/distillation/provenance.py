@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import math
 from dataclasses import asdict, dataclass
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
+    from acm_export.base.json_fields import JsonObject, JsonValue
     from acm_export.distillation.evaluate import Curve, CurvePoint
     from acm_export.distillation.plan import AcmizePlan
     from acm_export.distillation.settings import AcmizeSettings
@@ -45,10 +46,10 @@ class Provenance:
     data_sha256: str
     held_out: str
     curve: Curve
-    history: list[dict[str, Any]]
+    history: list[JsonObject]
     processes: int
 
-    def to_json(self) -> dict[str, Any]:
+    def to_json(self) -> JsonObject:
         """The ``source`` of the ``acm`` section of config.json."""
         return {
             "format": "acmize",
@@ -69,7 +70,7 @@ class Provenance:
         return "\n".join(_card(name, self)) + "\n"
 
 
-def _finite(value: Any) -> Any:
+def _finite(value: JsonValue) -> JsonValue:
     """A JSON value with text in place of infinity and NaN, which JSON does not have."""
     if isinstance(value, dict):
         return {key: _finite(item) for key, item in value.items()}

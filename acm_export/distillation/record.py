@@ -5,7 +5,7 @@ from __future__ import annotations
 import inspect
 from contextlib import ExitStack
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, Protocol
+from typing import TYPE_CHECKING, Protocol
 
 import torch
 
@@ -14,6 +14,7 @@ if TYPE_CHECKING:
 
     from torch import nn
     from transformers import PreTrainedModel
+    from transformers.utils import ModelOutput
     from typing_extensions import Self
 
     from acm_export.surgery import ModelFamily, Site
@@ -63,7 +64,7 @@ class PaddingListener:
     def _clear(self, *_: object) -> None:
         self.valid = None
 
-    def _listen(self, _module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
+    def _listen(self, _module: nn.Module, args: tuple[object, ...], kwargs: dict[str, object]) -> None:
         arguments = self._parameters.bind_partial(*args, **kwargs).arguments
         mask = arguments.get("attention_mask")
         if mask is None:
@@ -104,7 +105,7 @@ class SiteRecorder:
     def __exit__(self, *_: object) -> None:
         self._stack.close()
 
-    def run(self, inputs: Mapping[str, torch.Tensor]) -> tuple[Any, dict[str, SiteTensors]]:
+    def run(self, inputs: Mapping[str, torch.Tensor]) -> tuple[ModelOutput, dict[str, SiteTensors]]:
         """Run one forward pass of the teacher.
 
         Args:

@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import resource
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import torch
 
 if TYPE_CHECKING:
     from pathlib import Path
 
+    from acm_export.base.json_fields import JsonObject
     from acm_export.distillation.evaluate import Curve
     from acm_export.distillation.plan import AcmizePlan
 
@@ -35,7 +36,7 @@ class AcmizeResult:
     output: Path
     plan: AcmizePlan
     curve: Curve
-    history: tuple[dict[str, Any], ...]
+    history: tuple[JsonObject, ...]
     tokens_per_second: float | None
     peak_memory: int
     resumed: tuple[int, int] | None

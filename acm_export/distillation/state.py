@@ -16,6 +16,7 @@ from acm_export.base.errors import DistillationError, OutputError
 if TYPE_CHECKING:
     from pathlib import Path
 
+    from acm_export.base.json_fields import JsonObject
     from acm_export.distillation.settings import AcmizeSettings
 
 _FILE = "state.pt"
@@ -52,7 +53,7 @@ class State:
     optimizer: dict[str, Any] = field(default_factory=dict)
     scaler: dict[str, Any] = field(default_factory=dict)
     thresholds: torch.Tensor | None = None
-    history: list[dict[str, Any]] = field(default_factory=list)
+    history: list[JsonObject] = field(default_factory=list)
 
 
 def fingerprint(settings: AcmizeSettings, teacher: str, data: str, processes: int) -> str:

@@ -7,7 +7,7 @@ Every task has the same methods. ``loss`` takes the student's ``output``, the ``
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import torch
 from torch.nn import functional as F  # noqa: N812
@@ -23,6 +23,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
 
     from transformers import PreTrainedModel
+    from transformers.utils import ModelOutput as Output
 
     from acm_export.surgery import ModelFamily
 
@@ -41,12 +42,18 @@ class Classification:
     def __init__(self, num_labels: int) -> None:
         self._num_labels = num_labels
 
-    def loss(self, output: Any, batch: Arrays, teacher: Any, valid: torch.Tensor | None) -> torch.Tensor:  # noqa: ARG002
+    def loss(self, output: Output, batch: Arrays, teacher: Output | None, valid: torch.Tensor | None) -> torch.Tensor:  # noqa: ARG002
         """Cross-entropy; with a teacher, the mean of that and the divergence from its logits."""
         loss = F.cross_entropy(output.logits.float(), batch[LABELS])
         return loss if teacher is None else 0.5 * (loss + divergence(output.logits, teacher.logits))
 
-    def quality(self, output: Any, batch: Arrays, teacher: Any, valid: torch.Tensor | None) -> tuple[float, float]:  # noqa: ARG002
+    def quality(
+        self,
+        output: Output,
+        batch: Arrays,
+        teacher: Output | None,  # noqa: ARG002
+        valid: torch.Tensor | None,  # noqa: ARG002
+    ) -> tuple[float, float]:
         """Number of correct samples, and of samples."""
         return float((output.logits.argmax(-1) == batch[LABELS]).sum()), float(len(output.logits))
 
@@ -76,7 +83,7 @@ class Imitation:
         self._features = fields == ("last_hidden_state",)
         self.quality_name = "cosine to the teacher" if self._features else "agreement with the teacher"
 
-    def loss(self, output: Any, batch: Arrays, teacher: Any, valid: torch.Tensor | None) -> torch.Tensor:  # noqa: ARG002
+    def loss(self, output: Output, batch: Arrays, teacher: Output, valid: torch.Tensor | None) -> torch.Tensor:  # noqa: ARG002
         """For features, 1 - cosine of each token and of their mean; otherwise the divergence of the logits."""
         if not self._features:
             return torch.stack([divergence(output[name], teacher[name], valid) for name in self._fields]).mean()
@@ -86,7 +93,13 @@ class Imitation:
         pooled = 1 - F.cosine_similarity(_pool(ours, weights), _pool(theirs, weights), -1).mean()
         return (tokens * weights).sum() / weights.sum() + pooled
 
-    def quality(self, output: Any, batch: Arrays, teacher: Any, valid: torch.Tensor | None) -> tuple[float, float]:  # noqa: ARG002
+    def quality(
+        self,
+        output: Output,
+        batch: Arrays,  # noqa: ARG002
+        teacher: Output,
+        valid: torch.Tensor | None,
+    ) -> tuple[float, float]:
         """For features, the cosine of the mean over tokens; otherwise how many argmax are equal."""
         if self._features:
             ours, theirs = output.last_hidden_state.float(), teacher.last_hidden_state.float()
@@ -117,9 +130,9 @@ class UserLoss:
 
     def __init__(self, text: str) -> None:
         self.name = text
-        self._function: Callable[..., Any] = import_function(text, "--task")
+        self._function: Callable[..., object] = import_function(text, "--task")
 
-    def loss(self, output: Any, batch: Arrays, teacher: Any, valid: torch.Tensor | None) -> torch.Tensor:  # noqa: ARG002
+    def loss(self, output: Output, batch: Arrays, teacher: Output | None, valid: torch.Tensor | None) -> torch.Tensor:  # noqa: ARG002
         """The loss that the function returns.
 
         Raises:
@@ -134,7 +147,9 @@ class UserLoss:
             raise UsageError(f"{self.name} returned {found}; expected a scalar tensor of a floating-point type")
         return value
 
-    def quality(self, output: Any, batch: Arrays, teacher: Any, valid: torch.Tensor | None) -> tuple[float, float]:
+    def quality(
+        self, output: Output, batch: Arrays, teacher: Output | None, valid: torch.Tensor | None
+    ) -> tuple[float, float]:
         """The negative loss, weighted by samples."""
         size = len(next(iter(batch.values())))
         return -size * float(self.loss(output, batch, teacher, valid)), float(size)

@@ -9,7 +9,7 @@ differing token was to its threshold. An engine without learner counts is compar
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import numpy as np
 
@@ -59,13 +59,13 @@ class Reference:
         thresholds: Thresholds by layer, float32 ``[N]``.
     """
 
-    outputs: Mapping[str, NDArray[Any]]
+    outputs: Mapping[str, np.ndarray]
     counts: Mapping[str, NDArray[np.int32]]
     logits: Mapping[str, NDArray[np.float32]]
     thresholds: Mapping[str, NDArray[np.float32]]
 
 
-def agreement(reference: Reference, actual: Mapping[str, NDArray[Any]], layers: Sequence[LayerEntry]) -> Agreement:
+def agreement(reference: Reference, actual: Mapping[str, np.ndarray], layers: Sequence[LayerEntry]) -> Agreement:
     """Compare a run of the engine with the same run of the portable file.
 
     Args:
@@ -112,7 +112,7 @@ def _distance(layer: LayerEntry, reference: Reference, first: NDArray[np.bool_],
     return float(np.nan_to_num(distance, nan=np.inf, posinf=np.inf).max())
 
 
-def _errors(expected: NDArray[Any], actual: NDArray[Any]) -> NDArray[np.float64]:
+def _errors(expected: np.ndarray, actual: np.ndarray) -> NDArray[np.float64]:
     """Largest difference in each sample, relative to the largest finite value of the output."""
     samples = len(expected)
     reference, value = (a.astype(np.float64).reshape(samples, -1) for a in (expected, actual))

@@ -1,7 +1,4 @@
-"""Parse a model and build an engine with TensorRT. Not yet tested with a TensorRT builder on a GPU.
-
-TensorRT's objects are ``Any``: its bindings have no types.
-"""
+"""Parse a model and build an engine with TensorRT. Not yet tested with a TensorRT builder on a GPU."""
 
 from __future__ import annotations
 
@@ -18,6 +15,7 @@ if TYPE_CHECKING:
     from types import ModuleType
 
     import onnx
+    import tensorrt as trt
 
     from acm_export.engine.prepare import TensorRTModel
 
@@ -69,7 +67,7 @@ def build(tensorrt: ModuleType, prepared: TensorRTModel, settings: BuilderSettin
     return bytes(plan)
 
 
-def _add_profile(builder: Any, config: Any, settings: BuilderSettings) -> None:
+def _add_profile(builder: trt.Builder, config: trt.IBuilderConfig, settings: BuilderSettings) -> None:
     if not settings.profiles:
         return
     profile = builder.create_optimization_profile()
@@ -82,7 +80,7 @@ def _add_profile(builder: Any, config: Any, settings: BuilderSettings) -> None:
         raise EngineError(f"TensorRT rejects the optimization profile {settings.profiles}; see its log above")
 
 
-def _use_timing_cache(config: Any, path: Path | None) -> Any:
+def _use_timing_cache(config: trt.IBuilderConfig, path: Path | None) -> trt.ITimingCache | None:
     if path is None:
         return None
     cache = config.create_timing_cache(path.read_bytes() if path.is_file() else b"")
@@ -100,7 +98,7 @@ def _write(content: bytes, path: Path) -> None:
         move_into_place(staging / path.name, path)
 
 
-def _monitor(tensorrt: ModuleType) -> Any:
+def _monitor(tensorrt: ModuleType) -> trt.IProgressMonitor:
     """A monitor that logs the builder's phases and stops the build at its next step after an interrupt."""
     base: Any = tensorrt.IProgressMonitor
 
@@ -121,7 +119,7 @@ def _monitor(tensorrt: ModuleType) -> Any:
     return Monitor()
 
 
-def parse(parser: Any, model: onnx.ModelProto, path: str) -> None:
+def parse(parser: trt.OnnxParser, model: onnx.ModelProto, path: str) -> None:
     """Parse a model.
 
     Args:
@@ -144,7 +142,7 @@ def parse(parser: Any, model: onnx.ModelProto, path: str) -> None:
     )
 
 
-def _explain(error: Any, model: onnx.ModelProto) -> str:
+def _explain(error: trt.ParserError, model: onnx.ModelProto) -> str:
     """One parser error: number, name and operator of the node, and the reason.
 
     Before TensorRT 10, ``ParserError`` has only the number of the node.

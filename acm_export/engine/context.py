@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from time import perf_counter
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import numpy as np
 
@@ -14,6 +14,8 @@ from acm_export.runtimes.cuda_driver import Buffer, Driver, Stream
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
+
+    import tensorrt as trt
 
     from acm_export.data.batches import Arrays
 
@@ -39,7 +41,7 @@ class Tensor:
 
     name: str
     shape: tuple[int, ...]
-    dtype: np.dtype[Any]
+    dtype: np.dtype
     profile: tuple[tuple[int, ...], ...]
     """Smallest, optimal and largest shape of an input; empty for an output."""
 
@@ -57,7 +59,13 @@ class ExecutionContext:
     """Runs an engine on its own stream, one thread at a time. Created by :meth:`Engine.context`."""
 
     def __init__(
-        self, io: EngineIO, context: Any, driver: Driver, release: Callable[[], None] | None, *, cuda_graph: bool
+        self,
+        io: EngineIO,
+        context: trt.IExecutionContext,
+        driver: Driver,
+        release: Callable[[], None] | None,
+        *,
+        cuda_graph: bool,
     ) -> None:
         self._io, self._context, self._driver, self._graphs = io, context, driver, cuda_graph
         self._release = release
@@ -160,7 +168,7 @@ class ExecutionContext:
         self._captured = shapes
 
 
-def check_feed(tensor: Tensor, feeds: Arrays, engine: str) -> np.ndarray[Any, Any]:
+def check_feed(tensor: Tensor, feeds: Arrays, engine: str) -> np.ndarray:
     """The array for an input, in the input's dtype.
 
     Raises:

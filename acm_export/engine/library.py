@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import ctypes
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from acm_export.base.errors import EngineError
 from acm_export.base.files import sha256_of
@@ -16,6 +16,8 @@ from acm_export.plugins.identity import PLUGIN_NAMESPACE, PLUGIN_VERSION
 if TYPE_CHECKING:
     from pathlib import Path
     from types import ModuleType
+
+    import tensorrt as trt
 
 _BUILD = "compile it for this TensorRT: acm-export build-plugin"
 
@@ -81,13 +83,13 @@ def load_plugin(tensorrt: ModuleType, path: Path) -> None:
     _LOADED[id(tensorrt)] = tensorrt, digest
 
 
-def _load(tensorrt: ModuleType, registry: Any, path: Path) -> None:
+def _load(tensorrt: ModuleType, registry: trt.IPluginRegistry, path: Path) -> None:
     if not hasattr(registry, "load_library"):  # before TensorRT 8.6
         ctypes.CDLL(str(path.absolute()), mode=ctypes.RTLD_GLOBAL)
     elif registry.load_library(str(path.absolute())) is None:  # it never raises
         raise EngineError(f"TensorRT {tensorrt.__version__} cannot load {path}; see its log", _BUILD)
 
 
-def _has_creator(registry: Any) -> bool:
+def _has_creator(registry: trt.IPluginRegistry) -> bool:
     find = registry.get_creator if hasattr(registry, "get_creator") else registry.get_plugin_creator
     return find(NAME, PLUGIN_VERSION, PLUGIN_NAMESPACE) is not None

@@ -28,6 +28,8 @@ from acm_export.onnx_file.model_file import data_files, read_model
 if TYPE_CHECKING:
     from pathlib import Path
 
+    from acm_export.base.json_fields import JsonObject
+
 SCHEMA = 2
 _REBUILD = "rebuild it on this machine: acm-export build-engine"
 
@@ -92,7 +94,7 @@ class Passport:
     manifest: Manifest
     comparison: Comparison | None = None
 
-    def to_json(self) -> dict[str, object]:
+    def to_json(self) -> JsonObject:
         """The passport as a JSON document."""
         return {"schema": SCHEMA} | asdict(self) | {"manifest": self.manifest.to_json()}
 

@@ -16,6 +16,7 @@ from acm_export.engine.settings import BuilderSettings
 from acm_export.plugins.tensorrt.build import LIBRARY
 
 if TYPE_CHECKING:
+    from acm_export.base.json_fields import JsonObject
     from acm_export.engine.prepare import TensorRTModel
     from acm_export.engine.profiles import Profile, Shapes
 
@@ -61,7 +62,7 @@ class EnginePlan:
         plugin = self.plugin if self.prepared.manifest.layers else None
         return trtexec_command(self.version, file, self.output, plugin, self.settings)
 
-    def to_json(self) -> dict[str, object]:
+    def to_json(self) -> JsonObject:
         """The plan for ``--json``."""
         return {
             "tensorrt": ".".join(map(str, self.version)),

@@ -6,7 +6,7 @@ Only names that TensorRT's Python bindings have from 8.5 to 11.1 are used.
 from __future__ import annotations
 
 from functools import partial
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import numpy as np
 
@@ -23,6 +23,8 @@ from acm_export.runtimes.cuda_driver import Driver
 if TYPE_CHECKING:
     from pathlib import Path
     from types import ModuleType
+
+    import tensorrt as trt
 
     from acm_export.engine.passport import Passport
 
@@ -101,7 +103,7 @@ class LoadedEngine:
         self._version, self._content = tensorrt.__version__, content
         self._engine = self._deserialized()
         self._shared = numbers(self._version) >= _SHARES_PROFILES
-        self._idle: list[Any] = [] if self._shared else [self._engine]
+        self._idle: list[trt.ICudaEngine] = [] if self._shared else [self._engine]
         every = [self._engine.get_tensor_name(index) for index in range(self._engine.num_io_tensors)]
         modes = {tensor: self._engine.get_tensor_mode(tensor) for tensor in every}
         into = [tensor for tensor, mode in modes.items() if mode == tensorrt.TensorIOMode.INPUT]
@@ -134,7 +136,7 @@ class LoadedEngine:
             self._engine = self._runtime = None
             self._driver.close()
 
-    def _deserialized(self) -> Any:
+    def _deserialized(self) -> trt.ICudaEngine:
         engine = self._runtime.deserialize_cuda_engine(self._content)
         if engine is None:
             raise EngineError(

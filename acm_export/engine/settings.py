@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from acm_export.base.errors import EngineError, UsageError
 
@@ -12,6 +12,8 @@ if TYPE_CHECKING:
     from collections.abc import Sequence
     from pathlib import Path
     from types import ModuleType
+
+    import tensorrt as trt
 
     from acm_export.engine.profiles import Profile
 
@@ -44,7 +46,9 @@ def network_flags(tensorrt: ModuleType) -> int:
     return 1 << int(getattr(flags, name)) if hasattr(flags, name) else 0
 
 
-def set_precision(tensorrt: ModuleType, network: Any, config: Any, settings: BuilderSettings) -> None:
+def set_precision(
+    tensorrt: ModuleType, network: trt.INetworkDefinition, config: trt.IBuilderConfig, settings: BuilderSettings
+) -> None:
     """Set the builder's precision flags; on TensorRT 8 also constrain every layer to the precision of the model.
 
     Args:
@@ -84,7 +88,7 @@ def parse_tactic_sources(text: str) -> tuple[str, ...]:
     return items
 
 
-def set_tactic_sources(tensorrt: ModuleType, config: Any, changes: Sequence[str]) -> None:
+def set_tactic_sources(tensorrt: ModuleType, config: trt.IBuilderConfig, changes: Sequence[str]) -> None:
     """Change the builder's default tactic sources.
 
     Raises:

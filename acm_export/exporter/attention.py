@@ -8,7 +8,7 @@ attention fusion without a mask does not match a Mul).
 from __future__ import annotations
 
 from contextlib import contextmanager
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import torch
 from transformers import AttentionInterface, PreTrainedModel
@@ -40,7 +40,7 @@ def plain_attention(module: nn.Module) -> Iterator[None]:
             config._attn_implementation = before[key]  # noqa: SLF001
 
 
-def _mask(**arguments: Any) -> torch.Tensor | None:
+def _mask(**arguments: object) -> torch.Tensor | None:
     """Mask added to the scores, ``(batch, 1, queries, keys)``; None if every token attends to every other."""
     unrestricted = arguments["mask_function"] is bidirectional_mask_function and arguments.get("local_size") is None
     if unrestricted and arguments["attention_mask"] is None:
@@ -56,7 +56,7 @@ def _attend(
     value: torch.Tensor,  # (batch, heads, keys, head_dim)
     attention_mask: torch.Tensor | None,  # (batch, 1, queries, keys), bool or added to the scores
     scaling: float | None = None,
-    **_: Any,
+    **_: object,
 ) -> tuple[torch.Tensor, None]:
     divisor = query.shape[-1] ** 0.5 if scaling is None else 1 / scaling
     scores = torch.matmul(query, key.transpose(2, 3)) / divisor

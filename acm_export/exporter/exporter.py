@@ -6,7 +6,7 @@ import logging
 import shutil
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import onnx
 import onnx_ir as ir
@@ -38,6 +38,7 @@ if TYPE_CHECKING:
     from torch import nn
 
     from acm_export.base.files import StrPath
+    from acm_export.base.json_fields import JsonObject
     from acm_export.checkpoints import Checkpoint
     from acm_export.modules.wrapper import ExampleInputs
 
@@ -68,7 +69,7 @@ class ExportResult:
         """Bytes of the file and its external data."""
         return sum(path.stat().st_size for path in (self.path, self.data_path) if path)
 
-    def to_json(self) -> dict[str, Any]:
+    def to_json(self) -> JsonObject:
         """The object that ``export --json`` prints."""
         return {
             "output": str(self.path),

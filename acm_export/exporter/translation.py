@@ -17,8 +17,10 @@ if TYPE_CHECKING:
 
 _GELU_OPSET = 20
 
+Symbolic = Any  # onnxscript has no public type for the values of a graph that it builds
 
-def translation_table(opset: int) -> dict[Callable[..., Any], Callable[..., Any]]:
+
+def translation_table(opset: int) -> dict[Callable[..., object], Callable[..., object]]:
     """Translations for one export.
 
     Args:
@@ -28,7 +30,7 @@ def translation_table(opset: int) -> dict[Callable[..., Any], Callable[..., Any]
         The onnxscript function of each torch op, as ``torch.onnx.export`` expects them.
     """
     register()
-    table: dict[Callable[..., Any], Callable[..., Any]] = {
+    table: dict[Callable[..., object], Callable[..., object]] = {
         torch.ops.acm.gated_learners.default: _gated_learners,
         torch.ops.aten.index_put.default: _index_put,
     }
@@ -37,33 +39,32 @@ def translation_table(opset: int) -> dict[Callable[..., Any], Callable[..., Any]
     return table
 
 
-# The arguments are onnxscript's symbolic values; it has no public type for them, hence Any.
 def _gated_learners(
-    x: Any,
-    gate_logits: Any,
-    thresholds: Any,
-    w1: Any,
-    b1: Any,
-    w2: Any,
-    b2: Any,
+    x: Symbolic,
+    gate_logits: Symbolic,
+    thresholds: Symbolic,
+    w1: Symbolic,
+    b1: Symbolic,
+    w2: Symbolic,
+    b2: Symbolic,
     num_learners: int,
     min_learners: int,
     activation: str,
-) -> Any:
+) -> Symbolic:
     attributes = {"num_learners": num_learners, "min_learners": min_learners, "activation": activation}
     return onnxscript.values.Opset(DOMAIN, VERSION).GatedLearners(
         x, gate_logits, thresholds, w1, b1, w2, b2, **attributes
     )
 
 
-def _index_put(self: Any, indices: Any, values: Any, accumulate: bool = False) -> Any:
+def _index_put(self: Symbolic, indices: Symbolic, values: Symbolic, accumulate: bool = False) -> Symbolic:
     """``self[mask] = scalar`` as Where; PyTorch's own translation has shapes that depend on the values of the mask."""
-    mask: Any = indices[0] if len(indices) == 1 else None
+    mask: Symbolic = indices[0] if len(indices) == 1 else None
     elementwise = mask is not None and mask.dtype == ir.DataType.BOOL and len(mask.shape) == len(self.shape)
     if not elementwise or accumulate or len(values.shape):
         return aten_index_put(self, indices, values, accumulate)
     return onnxscript.opset18.Where(mask, onnxscript.opset18.CastLike(values, self), self)
 
 
-def _gelu(x: Any, approximate: str = "none") -> Any:
+def _gelu(x: Symbolic, approximate: str = "none") -> Symbolic:
     return onnxscript.opset20.Gelu(x, approximate=approximate)

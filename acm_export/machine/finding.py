@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 from dataclasses import asdict, dataclass
-from typing import Literal
+from typing import TYPE_CHECKING, Literal
+
+if TYPE_CHECKING:
+    from acm_export.base.json_fields import JsonObject
 
 State = Literal["ok", "missing", "wrong"]
 
@@ -24,6 +27,6 @@ class Finding:
     found: str
     fix: str | None = None
 
-    def to_json(self) -> dict[str, object]:
+    def to_json(self) -> JsonObject:
         """The finding for ``--json``."""
         return asdict(self)

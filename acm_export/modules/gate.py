@@ -51,6 +51,7 @@ class Gate(nn.Module):
             return False
         return not (torch.is_grad_enabled() and any(t.requires_grad for t in (x, *self.parameters())))
 
-    def _apply(self, fn: Callable[[torch.Tensor], torch.Tensor], recurse: bool = True) -> Any:
-        move: Any = super()._apply
-        return move(keeping_float32(fn), recurse)
+    def _apply(self, fn: Callable[[torch.Tensor], torch.Tensor], recurse: bool = True) -> Gate:
+        move: Any = super()._apply  # torch does not annotate it
+        move(keeping_float32(fn), recurse)
+        return self

@@ -6,8 +6,6 @@ It has no gradient: :class:`acm_export.modules.Gate` uses it for inference only,
 
 from __future__ import annotations
 
-from typing import Any
-
 import torch
 from torch.nn import functional
 from torch.utils.flop_counter import register_flop_formula
@@ -50,7 +48,7 @@ def _(x: torch.Tensor, weight: torch.Tensor, bias: torch.Tensor) -> torch.Tensor
 
 
 @register_flop_formula(torch.ops.acm.gate_logits)
-def _(x_shape: torch.Size, weight_shape: torch.Size, *_shapes: Any, **_arguments: Any) -> int:
+def _(x_shape: torch.Size, weight_shape: torch.Size, *_shapes: object, **_arguments: object) -> int:
     return 2 * x_shape.numel() * weight_shape[0]
 
 

@@ -121,9 +121,17 @@ class ACMLayer(nn.Module):
         """Y ``[..., D]`` and learner counts ``[...]`` (int32) for tokens ``[..., D]`` and gate logits ``[..., C]``."""
         spec = self.spec
         y, counts = gated_learners(
-            x, gate_logits, self.thresholds, self.w1, self.b1, self.w2, self.b2,
-            spec.num_learners, spec.min_learners, spec.activation,
-        )  # fmt: skip
+            x,
+            gate_logits,
+            self.thresholds,
+            self.w1,
+            self.b1,
+            self.w2,
+            self.b2,
+            spec.num_learners,
+            spec.min_learners,
+            spec.activation,
+        )
         return y, counts
 
     def dense(self) -> nn.Module:
@@ -135,9 +143,9 @@ class ACMLayer(nn.Module):
         spec = self.spec
         return f"D={spec.model_dim}, N={spec.num_learners}, h={spec.hidden_dim}, min_learners={spec.min_learners}"
 
-    def _apply(self, fn: Callable[[torch.Tensor], torch.Tensor], recurse: bool = True) -> Any:
+    def _apply(self, fn: Callable[[torch.Tensor], torch.Tensor], recurse: bool = True) -> ACMLayer:
         thresholds = self.thresholds
-        move: Any = super()._apply
+        move: Any = super()._apply  # torch does not annotate it
         move(fn, recurse)
         self.thresholds = keeping_float32(fn)(thresholds)
         return self

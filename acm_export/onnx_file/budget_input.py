@@ -135,7 +135,7 @@ def contradiction(model: onnx.ModelProto, manifest: Manifest, folder: Path) -> s
     return None
 
 
-def table_constants(table: BudgetTable, manifest: Manifest) -> dict[str, NDArray[Any]]:
+def table_constants(table: BudgetTable, manifest: Manifest) -> dict[str, np.ndarray]:
     """Constants of the interpolation, by name."""
     knots = np.array(table.budgets, np.float32)
     below, above = neighbours(knots)

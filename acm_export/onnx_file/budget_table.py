@@ -216,4 +216,4 @@ _CALIBRATION = {
     "knots": LIST,
     "requests": LIST,
     "budget_input": BOOL,
-}  # fmt: skip  (a table)
+}

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import numpy as np
 from onnx import TensorProto, numpy_helper
@@ -23,6 +23,7 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
     from acm_export.base.files import StrPath
+    from acm_export.base.json_fields import JsonObject
 
 
 @dataclass(frozen=True)
@@ -47,7 +48,7 @@ class FileSummary:
     num_nodes: int
     runs_on: str
 
-    def to_json(self) -> dict[str, Any]:
+    def to_json(self) -> JsonObject:
         """The object that ``inspect --json`` prints; infinite thresholds become strings."""
         content = asdict(self)
         content["manifest"] = self.manifest.to_json()

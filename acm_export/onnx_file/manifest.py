@@ -7,32 +7,19 @@ from __future__ import annotations
 
 import json
 import math
-import sys
 from dataclasses import asdict, dataclass, replace
 from typing import TYPE_CHECKING, Any
 
 from acm_export.base.errors import ModelFileError, OpError
-from acm_export.base.json_fields import (
-    LIST,
-    OBJECT,
-    OBJECT_OR_NULL,
-    POSITIVE,
-    SHAPE,
-    SHARE_OR_NULL,
-    TEXT,
-    TEXT_OR_NULL,
-    WHOLE,
-    WHOLE_OR_NULL,
-    BrokenFieldError,
-    Kind,
-    checked,
-)
+from acm_export.base.json_fields import WHOLE, BrokenFieldError
 from acm_export.onnx_file.budget_table import Calibration
-from acm_export.op.precision import PRECISIONS
+from acm_export.onnx_file.manifest_fields import checked_fields
 from acm_export.op.signature import Signature
 
 if TYPE_CHECKING:
     import onnx
+
+    from acm_export.base.json_fields import JsonObject
 
 KEY = "acm"
 SCHEMA = 2
@@ -138,7 +125,7 @@ class Manifest:
     calibration: Calibration | None = None
     schema: int = SCHEMA
 
-    def to_json(self) -> dict[str, Any]:
+    def to_json(self) -> JsonObject:
         """The manifest as a JSON object; an infinite threshold becomes a string, because JSON has no infinity."""
         content = asdict(self)
         if self.setting.threshold is not None and not math.isfinite(self.setting.threshold):
@@ -206,7 +193,7 @@ def read_manifest(model: onnx.ModelProto, path: object) -> Manifest:
     return parse_manifest(content, path)
 
 
-def parse_manifest(content: Any, path: object) -> Manifest:
+def parse_manifest(content: object, path: object) -> Manifest:
     """Parse the JSON object that :meth:`Manifest.to_json` returns.
 
     Args:
@@ -229,52 +216,13 @@ def parse_manifest(content: Any, path: object) -> Manifest:
         raise ModelFileError(f"the manifest of {path} is broken: {error}", _CHANGED) from error
 
 
-def _is_threshold(value: Any) -> bool:
-    finite = type(value) in (int, float) and abs(value) <= sys.float_info.max
-    return finite or value is None or value in ("inf", "-inf")
-
-
-_SOURCE = {"name": TEXT, "sha256": TEXT_OR_NULL}
-_SETTING = {"threshold": Kind('a number, "inf", "-inf" or null', _is_threshold), "max_learners": WHOLE_OR_NULL}
-_SETTING_2 = _SETTING | {"budget": SHARE_OR_NULL}
-_LAYER = {
-    "name": TEXT,
-    "model_dim": POSITIVE,
-    "num_learners": POSITIVE,
-    "hidden_dim": POSITIVE,
-    "min_learners": WHOLE,
-    "activation": TEXT,
-    "learner_flops": POSITIVE,
-    "gate_flops": WHOLE,
-    "tokens": WHOLE,
-}  # fmt: skip  (a table)
-_DTYPE = Kind(f"one of {', '.join(PRECISIONS)}", lambda v: isinstance(v, str) and v in PRECISIONS)
-_MANIFEST = {
-    "source": OBJECT,
-    "dtype": _DTYPE,
-    "target": TEXT,
-    "opset": POSITIVE,
-    "layers": LIST,
-    "rest_flops": WHOLE,
-    "example_inputs": OBJECT,
-    "setting": OBJECT,
-    "producer": TEXT,
-    "schema": WHOLE,
-}  # fmt: skip  (a table)
-_MANIFEST_2 = _MANIFEST | {"calibration": OBJECT_OR_NULL}
-
-
 def _parse(content: dict[str, Any]) -> Manifest:
-    first = content["schema"] < SCHEMA
-    fields = checked(content, _MANIFEST if first else _MANIFEST_2, "")
-    inputs = fields["example_inputs"]
-    layers = [checked(layer, _LAYER, f"layers[{i}].") for i, layer in enumerate(fields["layers"])]
+    fields = checked_fields(content, content["schema"])
     parsed = {
         "schema": SCHEMA,
-        "source": Source(**checked(fields["source"], _SOURCE, "source.")),
-        "layers": tuple(LayerEntry(**layer) for layer in layers),
-        "example_inputs": checked(inputs, dict.fromkeys(inputs, SHAPE), "example_inputs."),
-        "setting": _parse_setting(checked(fields["setting"], _SETTING if first else _SETTING_2, "setting.")),
+        "source": Source(**fields["source"]),
+        "layers": tuple(LayerEntry(**layer) for layer in fields["layers"]),
+        "setting": _parse_setting(fields["setting"]),
     }
     if fields.get("calibration") is not None:
         parsed["calibration"] = Calibration.parse(fields["calibration"])

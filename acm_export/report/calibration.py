@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 from dataclasses import asdict
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from rich.table import Table
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
+    from acm_export.base.json_fields import JsonObject
     from acm_export.calibration.result import CalibrationResult
     from acm_export.onnx_file.budget_table import Calibration
 
@@ -60,7 +61,7 @@ def describe_calibration(result: CalibrationResult) -> Iterator[str]:
         yield f"wrote {result.path}, set to τ = 0; set another budget with: acm-export set-budget {result.path} BUDGET"
 
 
-def calibration_json(result: CalibrationResult) -> dict[str, Any]:
+def calibration_json(result: CalibrationResult) -> JsonObject:
     """The result for ``--json``."""
     return {
         "output": str(result.path),

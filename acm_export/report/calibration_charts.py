@@ -82,9 +82,15 @@ def count_chart(shares: Mapping[str, Sequence[float]], title: str, width: float)
     axes.tick_params(axis="y", labelsize=7, length=0)
     axes.grid(visible=False)
     axes.legend(
-        ncols=min(most, int(1.4 * width)), loc="lower left", bbox_to_anchor=(0, 1), frameon=False, labelcolor=_INK,
-        fontsize=8, title="learners", title_fontsize=8,
-    ).get_title().set_color(_INK)  # fmt: skip
+        ncols=min(most, int(1.4 * width)),
+        loc="lower left",
+        bbox_to_anchor=(0, 1),
+        frameon=False,
+        labelcolor=_INK,
+        fontsize=8,
+        title="learners",
+        title_fontsize=8,
+    ).get_title().set_color(_INK)
     return _svg(figure)
 
 
@@ -120,17 +126,27 @@ def example_image(example: ImageExample) -> str:
     pixels = example.pixels.squeeze(-1) if example.pixels.shape[2] == 1 else example.pixels
     axes.imshow(pixels, cmap="gray", vmin=0, vmax=1, interpolation="nearest")
     axes.imshow(
-        example.shares, cmap="plasma", vmin=0, vmax=1, alpha=0.45, extent=(-0.5, width - 0.5, height - 0.5, -0.5),
+        example.shares,
+        cmap="plasma",
+        vmin=0,
+        vmax=1,
+        alpha=0.45,
+        extent=(-0.5, width - 0.5, height - 0.5, -0.5),
         interpolation="nearest",
-    )  # fmt: skip
+    )
     if example.shares.size <= 64:
         rows, columns = example.shares.shape
         for (row, column), share in np.ndenumerate(example.shares):
             axes.text(
-                (column + 0.5) * width / columns - 0.5, (row + 0.5) * height / rows - 0.5, f"{100 * share:.0f}",
-                ha="center", va="center", fontsize=6, color="white",
+                (column + 0.5) * width / columns - 0.5,
+                (row + 0.5) * height / rows - 0.5,
+                f"{100 * share:.0f}",
+                ha="center",
+                va="center",
+                fontsize=6,
+                color="white",
                 path_effects=[require("matplotlib.patheffects").withStroke(linewidth=1.6, foreground="black")],
-            )  # fmt: skip
+            )
     axes.set_axis_off()
     return _svg(figure)
 
@@ -141,9 +157,15 @@ def example_audio(example: AudioExample) -> str:
     pieces = len(example.envelope)
     top = float(np.abs(example.envelope).max()) or 1.0
     axes.imshow(
-        example.shares[None], cmap="plasma", vmin=0, vmax=1, alpha=0.6, extent=(0, pieces, -top, top), aspect="auto",
+        example.shares[None],
+        cmap="plasma",
+        vmin=0,
+        vmax=1,
+        alpha=0.6,
+        extent=(0, pieces, -top, top),
+        aspect="auto",
         interpolation="nearest",
-    )  # fmt: skip
+    )
     axes.fill_between(np.arange(pieces) + 0.5, *example.envelope.T, color=_INK, linewidth=0.4)
     axes.set_xlim(0, pieces)
     axes.set_axis_off()

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from dataclasses import asdict
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from rich.table import Table
 
@@ -13,6 +13,7 @@ from acm_export.distillation.phase import describe_step
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
+    from acm_export.base.json_fields import JsonObject, JsonValue
     from acm_export.distillation.plan import AcmizePlan
     from acm_export.distillation.result import AcmizeResult
 
@@ -41,9 +42,9 @@ def describe_plan(plan: AcmizePlan) -> Iterator[str]:
         yield f"  at β {budget:g}: {acm.at(budget):,.0f}, {acm.at(budget) / dense.total:.3f} × dense"
 
 
-def plan_json(plan: AcmizePlan) -> dict[str, Any]:
+def plan_json(plan: AcmizePlan) -> JsonObject:
     """The plan as JSON."""
-    sites = [
+    sites: list[JsonValue] = [
         {"site": item.site.place, "kind": item.site.kind}
         | asdict(item.spec)
         | {"learners_share": item.learners_share, "gate_share": item.gate_share}
@@ -84,7 +85,7 @@ def describe_result(result: AcmizeResult) -> Iterator[str]:
     yield f"written: {result.output}; next: acm-export export {result.output} -o {result.output.name}.onnx"
 
 
-def result_json(result: AcmizeResult) -> dict[str, Any]:
+def result_json(result: AcmizeResult) -> JsonObject:
     """The result as JSON; thresholds of -inf, where all learners run, and NaN become null."""
     curve = asdict(result.curve)
     curve["dense"] = _number(curve["dense"])

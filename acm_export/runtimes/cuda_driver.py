@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import ctypes
 from ctypes import POINTER, byref, c_char_p, c_float, c_int, c_size_t, c_uint, c_uint64, c_ulonglong, c_void_p
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import numpy as np
 
@@ -140,7 +140,7 @@ class Buffer:
             driver.release("cuMemFree_v2", self.device)
             raise
 
-    def host(self, shape: Sequence[int], dtype: np.dtype[Any]) -> np.ndarray[Any, Any]:
+    def host(self, shape: Sequence[int], dtype: np.dtype) -> np.ndarray:
         """The host memory as an array, valid as long as the buffer."""
         memory = np.ctypeslib.as_array((ctypes.c_uint8 * self.size).from_address(self._host))
         used: int = int(np.prod(shape, dtype=np.int64)) * dtype.itemsize

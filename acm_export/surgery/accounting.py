@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from contextlib import ExitStack
 from functools import partial
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import torch
 from torch import nn
@@ -68,7 +68,7 @@ class _Counter:
             if isinstance(module, ACMLayer) or (isinstance(module, _COUNTED) and id(module) not in inside):
                 yield name, module
 
-    def add(self, name: str, module: nn.Module, _inputs: Any, output: torch.Tensor) -> None:
+    def add(self, name: str, module: nn.Module, _inputs: object, output: torch.Tensor) -> None:
         """Add the FLOPs of one call of a module."""
         if isinstance(module, ACMLayer):
             tokens = output[..., 0].numel()

@@ -6,7 +6,7 @@ To add a family, describe where its sites are in the installed ``transformers`` 
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from acm_export.base.errors import CheckpointError
 from acm_export.surgery.family import FFNSite, InputSpec, ModelFamily, gated_ffn
@@ -14,22 +14,24 @@ from acm_export.surgery.family import FFNSite, InputSpec, ModelFamily, gated_ffn
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping
 
+    from transformers import PretrainedConfig
+
 _EXAMPLE_TOKENS = 32
 _PROJECTIONS = ("q_proj", "k_proj", "v_proj", "o_proj")
 
 
-def _images(config: Any) -> tuple[InputSpec, ...]:
+def _images(config: PretrainedConfig) -> tuple[InputSpec, ...]:
     size = config.image_size
     height, width = size if isinstance(size, (list, tuple)) else (size, size)
     return (InputSpec("pixel_values", ("batch", config.num_channels, height, width)),)
 
 
-def _text(config: Any) -> tuple[InputSpec, ...]:
+def _text(config: PretrainedConfig) -> tuple[InputSpec, ...]:
     bounds = {"input_ids": config.vocab_size, "attention_mask": 2, "token_type_ids": config.type_vocab_size}
     return tuple(InputSpec(name, ("batch", "tokens"), "int64", below) for name, below in bounds.items())
 
 
-def _audio(config: Any) -> tuple[InputSpec, ...]:
+def _audio(config: PretrainedConfig) -> tuple[InputSpec, ...]:
     """Samples, and a mask where the model was trained with one: where its feature encoder uses layer norm."""
     values = InputSpec("input_values", ("batch", "samples"))
     if config.feat_extract_norm != "layer":
@@ -37,28 +39,28 @@ def _audio(config: Any) -> tuple[InputSpec, ...]:
     return (values, InputSpec("attention_mask", ("batch", "samples"), "int64", 2))
 
 
-def _spectrograms(config: Any) -> tuple[InputSpec, ...]:
+def _spectrograms(config: PretrainedConfig) -> tuple[InputSpec, ...]:
     """Whisper's encoder takes one length: two frames per position, as its second convolution has stride 2."""
     return (InputSpec("input_features", ("batch", config.num_mel_bins, 2 * config.max_source_positions)),)
 
 
-def _text_lengths(config: Any) -> Mapping[str, int]:
+def _text_lengths(config: PretrainedConfig) -> Mapping[str, int]:
     return {"tokens": min(_EXAMPLE_TOKENS, config.max_position_embeddings)}
 
 
-def _text_bounds(config: Any) -> Mapping[str, tuple[int, int | None]]:
+def _text_bounds(config: PretrainedConfig) -> Mapping[str, tuple[int, int | None]]:
     return {"tokens": (1, config.max_position_embeddings)}
 
 
-def _audio_lengths(config: Any) -> Mapping[str, int]:
+def _audio_lengths(config: PretrainedConfig) -> Mapping[str, int]:
     return {"samples": _samples(config, _EXAMPLE_TOKENS)}
 
 
-def _audio_bounds(config: Any) -> Mapping[str, tuple[int, int | None]]:
+def _audio_bounds(config: PretrainedConfig) -> Mapping[str, tuple[int, int | None]]:
     return {"samples": (_samples(config, 1), None)}
 
 
-def _samples(config: Any, tokens: int) -> int:
+def _samples(config: PretrainedConfig, tokens: int) -> int:
     """The fewest samples that the convolutions turn into this many tokens."""
     samples = tokens
     for kernel, stride in zip(reversed(config.conv_kernel), reversed(config.conv_stride), strict=True):
@@ -66,7 +68,7 @@ def _samples(config: Any, tokens: int) -> int:
     return samples
 
 
-def _audio_tokens(config: Any, samples: int) -> int:
+def _audio_tokens(config: PretrainedConfig, samples: int) -> int:
     tokens = samples
     for kernel, stride in zip(config.conv_kernel, config.conv_stride, strict=True):
         tokens = max((tokens - kernel) // stride + 1, 0)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import numpy as np
 
@@ -12,6 +12,8 @@ from acm_export.data.batches import GraphInput
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Mapping
+
+    from transformers import PretrainedConfig, PreTrainedModel
 
 # The second projection as Llama, Gemma, Phi-3, DINOv2 (modules; files) and T5 v1.1 of transformers name it.
 _GATED = re.compile(
@@ -83,29 +85,29 @@ class ModelFamily:
     num_layers: str
     ffn: FFNSite
     projections: Mapping[str, str]
-    inputs: Callable[[Any], tuple[InputSpec, ...]]
+    inputs: Callable[[PretrainedConfig], tuple[InputSpec, ...]]
     stored_names: Mapping[str, str]
     optional: tuple[str, ...]
-    lengths: Callable[[Any], Mapping[str, int]] = lambda _config: {}
-    bounds: Callable[[Any], Mapping[str, tuple[int, int | None]]] = lambda _config: {}
-    tokens: Callable[[Any, int], int] = lambda _config, length: length
+    lengths: Callable[[PretrainedConfig], Mapping[str, int]] = lambda _config: {}
+    bounds: Callable[[PretrainedConfig], Mapping[str, tuple[int, int | None]]] = lambda _config: {}
+    tokens: Callable[[PretrainedConfig, int], int] = lambda _config, length: length
     masked: str | None = None
     read_as: Mapping[str, str] = field(default_factory=dict)
     training_only: tuple[str, ...] = ()
 
-    def data_inputs(self, config: Any) -> tuple[GraphInput, ...]:
+    def data_inputs(self, config: PretrainedConfig) -> tuple[GraphInput, ...]:
         """Inputs of the model with this config, for the reader of data."""
         lengths = dict(self.bounds(config))
         return tuple(
             GraphInput(spec.name, spec.shape, np.dtype(spec.dtype), spec.below, lengths) for spec in self.inputs(config)
         )
 
-    def base_path(self, model: Any) -> str:
+    def base_path(self, model: PreTrainedModel) -> str:
         """Prefix of the names of the base model's modules in ``model``: ``"vit."``, or nothing."""
         prefix = model.base_model_prefix
         return f"{prefix}." if hasattr(model, prefix) else ""
 
-    def layer_path(self, model: Any, index: int) -> str:
+    def layer_path(self, model: PreTrainedModel, index: int) -> str:
         """Qualified name of transformer layer ``index`` in ``model`` (the base model or a model with a head)."""
         return f"{self.base_path(model)}{self.layers}.{index}"
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import inspect
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from acm_export.modules import ACMLayer
 
@@ -39,14 +39,14 @@ def mark_padding(model: PreTrainedModel, family: ModelFamily) -> None:
 class _Mark:
     """Gives the mask to every ACM layer below the module. A class, because a closure would not be copied with it."""
 
-    def __call__(self, module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
+    def __call__(self, module: nn.Module, args: tuple[object, ...], kwargs: dict[str, object]) -> None:
         bound = inspect.signature(module.forward).bind_partial(*args, **kwargs)
         mask: torch.Tensor | None = bound.arguments.get(MASK)
         _give(module, mask.bool() if mask is not None and mask.ndim == 2 else None)
 
 
 class _Unmark:
-    def __call__(self, module: nn.Module, _args: Any, _output: Any) -> None:
+    def __call__(self, module: nn.Module, _args: object, _output: object) -> None:
         _give(module, None)
 
 

@@ -8,8 +8,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from acm_export.base.errors import UsageError
-from acm_export.base.files import check_apart, check_writable
-from acm_export.base.plots import check_plot
+from acm_export.base.files import check_apart, check_suffix, check_writable
+from acm_export.base.optional import require
 from acm_export.engine.passport import files_of
 
 if TYPE_CHECKING:
@@ -125,6 +125,7 @@ class LatencyRequest:
         Raises:
             UsageError: They would replace an input, or the plot's name has the wrong suffix.
             OutputError: They cannot be written.
+            MissingDependencyError: A plot is asked for, and Matplotlib is not installed.
         """
         read = (
             self.model,
@@ -140,7 +141,8 @@ class LatencyRequest:
         if self.output is not None:
             check_writable(self.output)
         if self.plot is not None:
-            check_plot(self.plot)
+            check_suffix(self.plot, (".png", ".svg"), "--plot")
+            require("matplotlib")
             check_writable(self.plot, "--plot")
 
 

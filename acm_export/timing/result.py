@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 from dataclasses import asdict, dataclass
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from acm_export.base.errors import OutputError
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
 
+    from acm_export.base.json_fields import JsonObject
     from acm_export.timing.environment import Device
     from acm_export.timing.statistics import LinearFit, Statistics
 
@@ -163,7 +164,7 @@ class LatencyResult:
         """SHA-256 of the model that was timed: of the ONNX file, since engines are rebuilt."""
         return self.model.sha256 if self.source is None else self.source.sha256
 
-    def to_json(self) -> dict[str, Any]:
+    def to_json(self) -> JsonObject:
         """The JSON document."""
         return {"schema": SCHEMA, **asdict(self)}
 

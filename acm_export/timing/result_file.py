@@ -90,7 +90,7 @@ def read_result(path: Path) -> LatencyResult:
         raise UsageError(f"{path} is not a result of acm-export latency: {error}", _HINT) from error
 
 
-def _parse(content: Any) -> LatencyResult:
+def _parse(content: object) -> LatencyResult:
     fields = checked(_completed(content, _ADDED), _RESULT, "")
     runs = [_run(run, f"runs[{i}].") for i, run in enumerate(fields["runs"])]
     parsed = {
@@ -107,19 +107,19 @@ def _parse(content: Any) -> LatencyResult:
     return LatencyResult(**({k: v for k, v in fields.items() if k != "schema"} | parsed))
 
 
-def _run(content: Any, where: str) -> RunResult:
+def _run(content: object, where: str) -> RunResult:
     fields = checked(_completed(content, _ADDED_RUN), _RUN, where)
     checked(fields["inputs"], dict.fromkeys(fields["inputs"], SHAPE), f"{where}inputs.")
     return RunResult(**(fields | _times(fields, where)))
 
 
-def _baseline(content: Any) -> Baseline:
+def _baseline(content: object) -> Baseline:
     fields = checked(content, _BASELINE, "baseline.")
     runs = [_baseline_run(run, f"baseline.runs[{i}].") for i, run in enumerate(fields["runs"])]
     return Baseline(ModelFile(**checked(fields["model"], _MODEL, "baseline.model.")), tuple(runs))
 
 
-def _baseline_run(content: Any, where: str) -> BaselineRun:
+def _baseline_run(content: object, where: str) -> BaselineRun:
     fields = checked(_completed(content, _ADDED_BASELINE_RUN), _BASELINE_RUN, where)
     return BaselineRun(**(fields | _times(fields, where)))
 
@@ -135,5 +135,5 @@ def _times(fields: Mapping[str, Any], where: str) -> dict[str, Statistics | None
     }
 
 
-def _completed(content: Any, defaults: Mapping[str, Any]) -> Any:
+def _completed(content: object, defaults: Mapping[str, object]) -> Any:
     return {**defaults, **content} if isinstance(content, dict) else content

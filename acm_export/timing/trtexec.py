@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from datetime import datetime
 from itertools import pairwise
 from statistics import median
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from acm_export.base.errors import UsageError
 from acm_export.base.files import sha256_of
@@ -213,13 +213,13 @@ def resolution(queries: Sequence[Query]) -> float:
     return 10.0 ** (math.floor(math.log10(latest)) + 1 - _DIGITS) if latest > 0 else 0.0
 
 
-def _parse(content: Any) -> list[Query]:
+def _parse(content: object) -> list[Query]:
     if not isinstance(content, list):
         raise BrokenFieldError(f"it holds a {type(content).__name__}, not a list of queries")
     return [_query(entry, f"[{i}].") for i, entry in enumerate(content)]
 
 
-def _query(entry: Any, where: str) -> Query:
+def _query(entry: object, where: str) -> Query:
     known = {name: entry[name] for name in _FIELDS if name in entry} if isinstance(entry, dict) else entry
     values = checked(known, _FIELDS, where)
     enqueue = values["endEnqMs"] - values["startEnqMs"]

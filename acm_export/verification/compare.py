@@ -9,7 +9,7 @@ have chosen for the same inputs are compared separately.
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import numpy as np
 import torch
@@ -206,13 +206,13 @@ class _Errors:
         return float("inf") if np.isnan(error) else error
 
 
-def _errors(output: np.ndarray[Any, Any], reference: np.ndarray[Any, Any]) -> _Errors:
+def _errors(output: np.ndarray, reference: np.ndarray) -> _Errors:
     error = _error(output, reference)
     scale = np.abs(reference[np.isfinite(reference)]).max(initial=0.0)
     return _Errors(float(error.max(initial=0)), float(error.mean()) if error.size else 0.0, float(scale))
 
 
-def _error(output: np.ndarray[Any, Any], reference: np.ndarray[Any, Any]) -> NDArray[np.float64]:
+def _error(output: np.ndarray, reference: np.ndarray) -> NDArray[np.float64]:
     """Absolute error; equal infinities and pairs of NaN agree."""
     same = (output == reference) | (np.isnan(output) & np.isnan(reference))
     with np.errstate(invalid="ignore"):

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import numpy as np
 
@@ -97,7 +97,7 @@ class Accumulator:
         return Measurement(histograms, budget, error, self._divergence / max(n, 1), accuracy, n)
 
 
-def _by_sample(values: NDArray[Any], samples: int) -> NDArray[np.float64]:
+def _by_sample(values: np.ndarray, samples: int) -> NDArray[np.float64]:
     """Sums over everything but the leading axis; spread evenly where a layer merges samples into one axis."""
     if values.size % samples:
         return np.full(samples, values.sum() / samples)
@@ -113,7 +113,7 @@ def budget_of(layers: Sequence[LayerEntry], histograms: Sequence[Sequence[int]])
     return executed / possible if possible else 1.0
 
 
-def js_divergence(reference: NDArray[Any], output: NDArray[Any]) -> NDArray[np.float64]:
+def js_divergence(reference: np.ndarray, output: np.ndarray) -> NDArray[np.float64]:
     """Jensen-Shannon divergence between the softmaxes of each row of ``[..., classes]``, in nats, at most log 2.
 
     The Kullback-Leibler divergence has no bound: a few samples that a model gets confidently wrong outweigh all others,
@@ -124,7 +124,7 @@ def js_divergence(reference: NDArray[Any], output: NDArray[Any]) -> NDArray[np.f
     return np.asarray(((np.exp(p) * (p - middle)).sum(-1) + (np.exp(q) * (q - middle)).sum(-1)) / 2)
 
 
-def log_softmax(logits: NDArray[Any]) -> NDArray[np.float64]:
+def log_softmax(logits: np.ndarray) -> NDArray[np.float64]:
     """Log probabilities along the last axis, in float64."""
     shifted = logits.astype(np.float64) - logits.max(-1, keepdims=True)
     return np.asarray(shifted - np.log(np.exp(shifted).sum(-1, keepdims=True)))

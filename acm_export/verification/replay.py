@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import torch
 
@@ -23,11 +23,11 @@ if TYPE_CHECKING:
 class Replay:
     """Gate logits ``[tokens, C]`` of each layer, float32, computed while the given counts ran."""
 
-    gate_logits: dict[str, np.ndarray[Any, Any]] = field(default_factory=dict)
+    gate_logits: dict[str, np.ndarray] = field(default_factory=dict)
 
 
 @contextmanager
-def replaying(module: nn.Module, counts: Mapping[str, np.ndarray[Any, Any]] | None) -> Iterator[Replay]:
+def replaying(module: nn.Module, counts: Mapping[str, np.ndarray] | None) -> Iterator[Replay]:
     """While the block runs, ACM layers run the given counts, or follow their own gates at τ = 0.
 
     Args:

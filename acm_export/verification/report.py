@@ -4,9 +4,12 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
-from typing import Any
+from typing import TYPE_CHECKING
 
 from acm_export.base.errors import AcmError, UsageError
+
+if TYPE_CHECKING:
+    from acm_export.base.json_fields import JsonObject, JsonValue
 
 OUTPUT_TOLERANCE = {"fp32": 1e-4, "fp16": 2e-2, "bf16": 1e-1}
 """Accepted error of an output, relative to the largest value of the reference. On the embedded model the errors are
@@ -137,7 +140,7 @@ class VerificationReport:
         """Whether every error is within its tolerance."""
         return self.failure is None
 
-    def to_json(self) -> dict[str, Any]:
+    def to_json(self) -> JsonObject:
         """The object that ``verify --json`` prints; values that are not finite become null."""
         return {
             "passed": self.passed,
@@ -163,11 +166,11 @@ class VerificationReport:
         }
 
 
-def _finite(value: Any) -> Any:
+def _finite(value: JsonValue) -> JsonValue:
     return None if isinstance(value, float) and not math.isfinite(value) else value
 
 
-def _finite_values(item: LayerRouting | Disagreement) -> dict[str, Any]:
+def _finite_values(item: LayerRouting | Disagreement) -> JsonObject:
     return {name: _finite(value) for name, value in vars(item).items()}
 
 

@@ -20,6 +20,7 @@ from acm_export.plugins.tensorrt.headers import cuda_headers, tensorrt_headers
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
+    from acm_export.base.json_fields import JsonObject
     from acm_export.base.progress import Progress
     from acm_export.plugins.kernels.pack import Pack
     from acm_export.plugins.tensorrt.headers import TensorRTHeaders
@@ -53,7 +54,7 @@ class BuiltPlugin:
     size: int
     cached: bool
 
-    def to_json(self) -> dict[str, object]:
+    def to_json(self) -> JsonObject:
         """The result for ``--json``."""
         headers = self.headers
         return {

@@ -21,9 +21,10 @@ MANIFEST = Manifest(Source("c"), "fp32", "portable", 20, LAYERS, 1000, {"x": [1,
 
 def latency_file(folder: Path, of: Path, **changes: object) -> Path:
     content = {
-        "schema": 1, "model": {"file": of.name, "sha256": sha256_of(of)},
+        "schema": 1,
+        "model": {"file": of.name, "sha256": sha256_of(of)},
         "fit": {"fixed_ms": 2.0, "ms_per_budget": 4.0, "r2": 0.99},
-    }  # fmt: skip
+    }
     path = folder / "latency.json"
     path.write_text(json.dumps(content | changes))
     return path

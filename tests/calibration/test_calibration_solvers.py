@@ -19,11 +19,11 @@ from acm_export.calibration.families import (
     expected_budget,
     model_margins,
 )
-from acm_export.calibration.isotonic import non_decreasing, ordered_both_ways
+from acm_export.calibration.knots import knot_budgets
 from acm_export.calibration.margins import summarize
 from acm_export.calibration.same_count import SameCount
-from acm_export.calibration.sensitivity import Sensitivity, measure_benefits
-from acm_export.calibration.table import BETWEEN, TableBuilder, as_table, knot_budgets
+from acm_export.calibration.sensitivity import Sensitivity, measure_benefits, non_decreasing, ordered_both_ways
+from acm_export.calibration.table import BETWEEN, TableBuilder, as_table
 from acm_export.calibration.uniform import Uniform
 from acm_export.onnx_file.manifest import LayerEntry
 from acm_export.onnx_file.thresholds import by_layer

@@ -23,9 +23,17 @@ TABLE = BudgetTable(
     {"a": ((3.0, 2.5, 2.0, 9.0), (1.0, 1.5, 2.0, 4.0), (-2.0, -3.0, -4.0, -5.0)), "b": ((0.0, 1.0, 1.0),) * 3},
 )
 CALIBRATION = Calibration(
-    "sensitivity", TABLE, 0.6, "0" * 64, 80, 20, 4000, "nats",
-    tuple(KnotRecord(budget, 0.1, None) for budget in TABLE.budgets), (RequestRecord(0.5, 0.5, 0.51, 0.004),),
-)  # fmt: skip
+    "sensitivity",
+    TABLE,
+    0.6,
+    "0" * 64,
+    80,
+    20,
+    4000,
+    "nats",
+    tuple(KnotRecord(budget, 0.1, None) for budget in TABLE.budgets),
+    (RequestRecord(0.5, 0.5, 0.51, 0.004),),
+)
 
 
 def manifest(**changes: object) -> Manifest:

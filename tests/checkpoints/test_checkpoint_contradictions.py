@@ -59,7 +59,7 @@ def edit_weights(folder: Path, remove: str = "", **changes: torch.Tensor) -> Non
         ({"architectures": [{}]}, None), ({"architectures": "os.system"}, r"os\.system"), ({"architectures": 3}, None),
         ({"num_channels": 3}, "projection"), ({"layer_norm_eps": "small"}, None), ({"image_size": [8]}, None),
     ],
-)  # fmt: skip
+)  # fmt: skip  # a table
 @pytest.mark.parametrize("kind", ["acm", "dense"])
 def test_a_config_that_contradicts_the_weights_is_refused(
     changes: dict[str, Any], said: str | None, kind: str, folder: Path
@@ -83,7 +83,7 @@ def test_a_config_that_contradicts_the_weights_is_refused(
         {"gate_hidden": [3]}, {"gate_hidden": 3}, {"gate_hidden": ["3"]}, {"gate_hidden": [10**30]},
         {"gate_activation": "tanh"}, {"color": "red"},
     ],
-)  # fmt: skip
+)  # fmt: skip  # a table
 def test_a_layer_that_contradicts_the_weights_is_refused(changes: dict[str, Any], folder: Path) -> None:
     edit_layer(folder, **changes)
     with pytest.raises(CheckpointError):
@@ -93,12 +93,20 @@ def test_a_layer_that_contradicts_the_weights_is_refused(changes: dict[str, Any]
 @pytest.mark.parametrize(
     "section",
     [
-        [], "x", {}, {"layers": {}}, {"schema": 1}, {"schema": 1, "layers": []}, {"schema": 1, "layers": {"x": {}}},
-        {"schema": 1, "layers": {"vit.layers.0.mlp": [1]}}, {"schema": 1, "layers": {}}, {"schema": "1", "layers": {}},
+        [],
+        "x",
+        {},
+        {"layers": {}},
+        {"schema": 1},
+        {"schema": 1, "layers": []},
+        {"schema": 1, "layers": {"x": {}}},
+        {"schema": 1, "layers": {"vit.layers.0.mlp": [1]}},
+        {"schema": 1, "layers": {}},
+        {"schema": "1", "layers": {}},
         {"schema": 1, "layers": {"vit.embeddings": {"model_dim": 12, "num_learners": 4, "hidden_dim": 6}}},
         {"schema": 1, "layers": {"vit.layers.0.mlp": {"model_dim": 12, "num_learners": 4}}},
     ],
-)  # fmt: skip
+)
 def test_a_bad_acm_section_is_refused(section: Any, folder: Path) -> None:
     edit_config(folder, acm=section)
     with pytest.raises(CheckpointError):
@@ -161,10 +169,13 @@ def test_dense_weights_that_contradict_the_config_are_refused_with_the_name(
 @pytest.mark.parametrize(
     ("name", "dtype"),
     [
-        ("vit.layers.0.mlp.thresholds", torch.float16), ("vit.layers.0.mlp.gate.linears.0.weight", torch.float16),
-        ("vit.layers.0.mlp.w1", torch.float16), ("vit.layers.0.mlp.w1", torch.int64), ("classifier.bias", torch.bool),
+        ("vit.layers.0.mlp.thresholds", torch.float16),
+        ("vit.layers.0.mlp.gate.linears.0.weight", torch.float16),
+        ("vit.layers.0.mlp.w1", torch.float16),
+        ("vit.layers.0.mlp.w1", torch.int64),
+        ("classifier.bias", torch.bool),
     ],
-)  # fmt: skip
+)
 def test_tensors_of_a_dtype_that_the_layer_cannot_use_are_refused(name: str, dtype: torch.dtype, folder: Path) -> None:
     edit_weights(folder, **{name: load_file(folder / "model.safetensors")[name].to(dtype)})
     with pytest.raises(CheckpointError, match=name.rpartition(".")[0]):

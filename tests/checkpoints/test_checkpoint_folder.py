@@ -59,9 +59,14 @@ def test_the_config_describes_the_layers(folder: Path) -> None:
     assert config["acm"]["schema"] == 1
     assert config["acm"]["source"] == {"kind": "test"}
     assert config["acm"]["layers"]["vit.layers.1.attention.q_proj"] == {
-        "model_dim": 12, "num_learners": 4, "hidden_dim": 3, "min_learners": 1, "activation": "identity",
-        "gate_hidden": [8], "gate_activation": "relu",
-    }  # fmt: skip
+        "model_dim": 12,
+        "num_learners": 4,
+        "hidden_dim": 3,
+        "min_learners": 1,
+        "activation": "identity",
+        "gate_hidden": [8],
+        "gate_activation": "relu",
+    }
     assert "vit.layers.0.mlp.thresholds" in load_file(folder / "model.safetensors")
 
 
@@ -122,8 +127,10 @@ def test_preprocessor_files_are_copied_with_the_model(tmp_path: Path) -> None:
     (tmp_path / "pytorch_model.bin").write_text("x")
     save_checkpoint(tiny_vit(), tmp_path / "model", source={}, processor_from=tmp_path)
     assert sorted(p.name for p in (tmp_path / "model").iterdir()) == [
-        "config.json", "model.safetensors", "preprocessor_config.json",
-    ]  # fmt: skip
+        "config.json",
+        "model.safetensors",
+        "preprocessor_config.json",
+    ]
 
 
 def test_an_earlier_checkpoint_is_replaced(folder: Path) -> None:

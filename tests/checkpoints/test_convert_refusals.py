@@ -105,13 +105,21 @@ def test_flags_for_acm_layers_on_a_dense_file_are_refused(options: dict[str, Any
 @pytest.mark.parametrize(
     "missing",
     [
-        "class_token", "encoder.pos_embedding", "conv_proj.bias", "encoder.ln.weight", "heads.head.weight",
-        "encoder.layers.encoder_layer_0.ln_1.bias", "encoder.layers.encoder_layer_1.self_attention.k_proj.weight",
-        f"{MLP0}.w1", f"{MLP0}.w2", f"{MLP0}.gating_network.fc.weight", f"{MLP0}.gating_network.fc.bias",
+        "class_token",
+        "encoder.pos_embedding",
+        "conv_proj.bias",
+        "encoder.ln.weight",
+        "heads.head.weight",
+        "encoder.layers.encoder_layer_0.ln_1.bias",
+        "encoder.layers.encoder_layer_1.self_attention.k_proj.weight",
+        f"{MLP0}.w1",
+        f"{MLP0}.w2",
+        f"{MLP0}.gating_network.fc.weight",
+        f"{MLP0}.gating_network.fc.bias",
         "encoder.layers.encoder_layer_1.mlp.gating_network.net.1.weight",
         "encoder.layers.encoder_layer_1.mlp.gating_network.net.2.bias",
     ],
-)  # fmt: skip
+)
 def test_weights_without_a_tensor_are_refused(missing: str, tmp_path: Path) -> None:
     state = acm_state()
     del state[missing]
@@ -133,12 +141,18 @@ def test_a_layer_without_a_gate_or_a_missing_transformer_layer_is_named(tmp_path
 @pytest.mark.parametrize(
     "name",
     [
-        "decoder.weight", "encoder.layers.encoder_layer_0.mlp.bn.weight", "conv_proj.0.0.weight",
+        "decoder.weight",
+        "encoder.layers.encoder_layer_0.mlp.bn.weight",
+        "conv_proj.0.0.weight",
         "heads.pre_logits.weight",
-        f"{MLP0}.gating_network.scale", f"{MLP0}.gating_network.net.0.running_mean", f"{MLP0}.w3",
-        "encoder.layers.encoder_layer_x.ln_1.weight", "w1", "model.class_token",
+        f"{MLP0}.gating_network.scale",
+        f"{MLP0}.gating_network.net.0.running_mean",
+        f"{MLP0}.w3",
+        "encoder.layers.encoder_layer_x.ln_1.weight",
+        "w1",
+        "model.class_token",
     ],
-)  # fmt: skip
+)
 def test_tensors_that_are_not_part_of_that_model_are_refused(name: str, tmp_path: Path) -> None:
     with pytest.raises(CheckpointError) as refused:
         convert(tmp_path, acm_state() | {name: torch.ones(3)})
@@ -165,7 +179,7 @@ def test_a_gate_with_modules_between_its_maps_is_refused(tmp_path: Path) -> None
         ("heads.head.weight", (5, 11)), ("encoder.layers.encoder_layer_0.ln_1.weight", (11,)),
         ("encoder.layers.encoder_layer_1.self_attention.k_proj.weight", (11, 12)), ("encoder.ln.bias", (12, 1)),
     ],
-)  # fmt: skip
+)  # fmt: skip  # a table
 def test_tensors_of_another_shape_are_refused(name: str, shape: tuple[int, ...], tmp_path: Path) -> None:
     state = acm_state()
     state[name] = torch.zeros(shape)

@@ -26,10 +26,18 @@ STATE = {"a.weight": torch.arange(6.0).reshape(2, 3), "a.bias": torch.ones(2)}
 @pytest.mark.parametrize(
     "dtype",
     [
-        torch.float32, torch.float64, torch.float16, torch.bfloat16, torch.int64, torch.int32, torch.int16, torch.int8,
-        torch.uint8, torch.bool,
+        torch.float32,
+        torch.float64,
+        torch.float16,
+        torch.bfloat16,
+        torch.int64,
+        torch.int32,
+        torch.int16,
+        torch.int8,
+        torch.uint8,
+        torch.bool,
     ],
-)  # fmt: skip
+)
 def test_tensors_of_every_dtype_load_bit_for_bit(dtype: torch.dtype, tmp_path: Path) -> None:
     values = (torch.randn(3, 4) * 10).to(dtype)
     state, args = load_state(saved(tmp_path, {"model_state": {"w": values}}))
@@ -49,9 +57,14 @@ def test_every_pickle_protocol_that_torch_writes_is_read(protocol: int, tmp_path
 def test_views_shared_storages_parameters_and_empty_tensors_are_read(tmp_path: Path) -> None:
     base = torch.arange(12.0).reshape(3, 4)
     content = {
-        "view": base[1:, 1:3], "transposed": base.T, "scalar": base[2, 3], "empty": torch.zeros(0, 4),
-        "strided": base[:, ::2], "parameter": torch.nn.Parameter(torch.randn(2)), "one": base[:1].expand(1, 4),
-    }  # fmt: skip
+        "view": base[1:, 1:3],
+        "transposed": base.T,
+        "scalar": base[2, 3],
+        "empty": torch.zeros(0, 4),
+        "strided": base[:, ::2],
+        "parameter": torch.nn.Parameter(torch.randn(2)),
+        "one": base[:1].expand(1, 4),
+    }
     state, _ = load_state(saved(tmp_path, {"model_state": content}))
     for name, value in content.items():
         assert torch.equal(state[name], value), name
@@ -112,11 +125,13 @@ def test_missing_empty_random_and_truncated_files_are_refused_with_a_hint(tmp_pa
     assert "is a folder" in str(refused.value.hint)
     whole = saved(tmp_path, {"model_state": STATE}).read_bytes()
     for name, content, hint in [
-        ("empty", b"", "empty"), ("random", b"r" + os.urandom(5000), "safetensors"),
+        ("empty", b"", "empty"),
+        ("random", b"r" + os.urandom(5000), "safetensors"),
         ("text", b"a,b\n1,2\n", "safetensors"),
-        ("half", whole[: len(whole) // 2], "cut off"), ("no_end", whole[:-30], "cut off"),
+        ("half", whole[: len(whole) // 2], "cut off"),
+        ("no_end", whole[:-30], "cut off"),
         ("zip_start", b"PK\x03\x04", "cut off"),
-    ]:  # fmt: skip
+    ]:
         (tmp_path / name).write_bytes(content)
         with pytest.raises(CheckpointError, match=name) as refused:
             load_state(tmp_path / name)
@@ -155,12 +170,16 @@ def test_files_of_big_endian_machines_are_refused(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("content", "said"),
     [
-        ([1, 2], "list"), ({}, "nothing"), ({"state_dict": {}, "epoch": 3}, "state_dict, epoch"),
-        ({"model_state": [1]}, "model_state"), ({"model_state": {"w": 3, "v": torch.ones(1)}}, "not tensors: w"),
+        ([1, 2], "list"),
+        ({}, "nothing"),
+        ({"state_dict": {}, "epoch": 3}, "state_dict, epoch"),
+        ({"model_state": [1]}, "model_state"),
+        ({"model_state": {"w": 3, "v": torch.ones(1)}}, "not tensors: w"),
         ({"model_state": {"w": torch.ones(2, dtype=torch.complex64)}}, "storage"),
-        ({"model_state": torch.ones(3)}, "model_state"), (torch.ones(3), "Tensor"),
+        ({"model_state": torch.ones(3)}, "model_state"),
+        (torch.ones(3), "Tensor"),
     ],
-)  # fmt: skip
+)
 def test_other_content_is_refused_and_named(content: Any, said: str, tmp_path: Path) -> None:
     with pytest.raises(CheckpointError, match=said):
         load_state(saved(tmp_path, content))

@@ -69,7 +69,7 @@ def test_old_opcodes_run_nothing_either(opcode: str, tmp_path: Path) -> None:
         (0, (10**9,), (0,)), (0, (5, 5, 5), (0, 0, 1)), (0, (3, 4), (1, 1)), (0, (3, 3, 3), (1, 1, 1)),
         (0.5, (2,), (1,)), (0, ("2",), (1,)), (0, (2.0,), (1,)), (None, (2,), (1,)), (0, 3, 1),
     ],
-)  # fmt: skip
+)  # fmt: skip  # a table
 def test_tensors_beyond_their_storage_are_refused(offset: Any, size: Any, stride: Any, tmp_path: Path) -> None:
     with pytest.raises(CheckpointError):
         load_crafted(tmp_path, {"model_state": {"w": tensor(offset, size, stride)}})
@@ -143,7 +143,7 @@ def test_the_pickle_cannot_change_the_class_that_it_names(tmp_path: Path) -> Non
         b"\x80\x02]" + b"2" * 50 + b"h\x05.",
         b"V\xff\\ud8\n.", b"h\x07.", b"\x80\x02" + b"]" * 100_000 + b"a" * 99_999 + b".",
     ],
-)  # fmt: skip
+)  # fmt: skip  # a table
 def test_a_broken_pickle_in_a_whole_zip_is_refused(content: bytes, tmp_path: Path) -> None:
     with pytest.raises(CheckpointError):
         load_state(zip_of(tmp_path / "broken.pth", content))

@@ -66,8 +66,10 @@ def test_device_verbs_need_neither_torch_nor_onnxscript(exported: Path, tmp_path
         subprocess.run([sys.executable, "-c", code, *map(str, args)], check=True, capture_output=True)
     missing = subprocess.run(
         [sys.executable, "-c", code, "export", str(ACM), "-o", str(tmp_path / "n.onnx")],
-        capture_output=True, text=True, check=False,
-    )  # fmt: skip
+        capture_output=True,
+        text=True,
+        check=False,
+    )
     assert missing.returncode == 1
     assert "pip install 'acm-export[export]'" in missing.stderr
 

@@ -17,7 +17,7 @@ from acm_export.demo.digits import ACM, DENSE, load_test_images
 MEASURED = {
     -8: (1.000, 95.8), -4: (0.958, 95.6), -2: (0.843, 96.4), -1: (0.738, 96.1), 0: (0.618, 97.2),
     0.5: (0.561, 96.9), 1: (0.496, 96.4), 2: (0.408, 94.7), 3: (0.317, 94.4), 4: (0.237, 91.7),
-}  # fmt: skip
+}  # fmt: skip  # a table
 ONE_IMAGE = 100 / 360
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import shlex
 import signal
 import subprocess
 import sys
@@ -235,11 +236,9 @@ def test_without_accelerate_the_command_that_installs_it_is_shown(
 
 
 def command(folder: Path, output: Path) -> list[str]:
-    args = [
-        "acmize", folder / "dense", "--data", folder / "data.npz", "-o", output, "--learners", "3", "--batch", "8",
-        "--steps", "60,40,60", "--checkpoint-every", "5",
-    ]  # fmt: skip
-    return [str(part) for part in args]
+    paths = [folder / "dense", "--data", folder / "data.npz", "-o", output]
+    sizes = ["--learners", "3", "--batch", "8", "--steps", "60,40,60", "--checkpoint-every", "5"]
+    return ["acmize", *map(str, paths), *sizes]
 
 
 def one_thread() -> dict[str, str]:
@@ -267,11 +266,11 @@ def test_a_killed_process_resumes_and_ends_with_the_same_result(folder: Path, tm
 
 @pytest.mark.slow
 def test_two_processes_train_one_model(folder: Path, tmp_path: Path) -> None:
-    launch = [
-        sys.executable, "-m", "accelerate.commands.launch", "--multi_gpu", "--num_processes", "2",
-        "--num_machines", "1", "--mixed_precision", "no", "--dynamo_backend", "no", "--main_process_port", "0",
-        "--module", "acm_export", *command(folder, tmp_path / "acm"), "--json",
-    ]  # fmt: skip
+    options = shlex.split(
+        "--multi_gpu --num_processes 2 --num_machines 1 --mixed_precision no --dynamo_backend no --main_process_port 0"
+    )
+    program = [sys.executable, "-m", "accelerate.commands.launch", *options, "--module", "acm_export"]
+    launch = [*program, *command(folder, tmp_path / "acm"), "--json"]
     on_cpus = one_thread() | {"ACCELERATE_USE_CPU": "true"}
     done = subprocess.run(launch, capture_output=True, text=True, env=on_cpus, timeout=300, check=False)
     assert done.returncode == 0, done.stderr[-3000:]
@@ -282,8 +281,10 @@ def test_two_processes_train_one_model(folder: Path, tmp_path: Path) -> None:
     two = load_file(tmp_path / "acm" / "model.safetensors")
     subprocess.run(
         [sys.executable, "-m", "acm_export", *command(folder, tmp_path / "one")],
-        check=True, env=one_thread(), capture_output=True,
-    )  # fmt: skip
+        check=True,
+        env=one_thread(),
+        capture_output=True,
+    )
     one = load_file(tmp_path / "one" / "model.safetensors")
     name = "vit.layers.0.mlp.w1"  # phase 1 draws no random numbers: the halves of a batch add up to the batch
     assert float((one[name] - two[name]).abs().max()) < 0.1 * float(one[name].abs().max())

@@ -49,9 +49,9 @@ def opened(monkeypatch: pytest.MonkeyPatch, folder: Path, content: Any, *inputs:
 
 
 def acmize(folder: Path, *options: object) -> Result:
-    args = ["acmize", folder / "dense", "--data", "mine_for_tests:make", "-o", folder / "acm", "--learners", "3",
-            "--steps", "2,2,2", "--batch", "8", "--json", *options]  # fmt: skip
-    return CliRunner().invoke(main, list(map(str, args)))
+    paths = [folder / "dense", "--data", "mine_for_tests:make", "-o", folder / "acm"]
+    sizes = ["--learners", "3", "--steps", "2,2,2", "--batch", "8"]
+    return CliRunner().invoke(main, list(map(str, ["acmize", *paths, *sizes, "--json", *options])))
 
 
 def greys(count: int = ROWS) -> list[Image.Image]:

@@ -110,9 +110,11 @@ def test_all_learners_initialised_from_an_ffn_compute_what_it_computes(name: str
             prefix_outputs(layer, x)[:, -1], _dense(model, site.modules, x), rtol=1e-5, atol=1e-5
         )
         torch.testing.assert_close(
-            layer.run(x, torch.tensor([0.0, 0, 0, 0, 9]).expand(50, 5))[0], _dense(model, site.modules, x),
-            rtol=1e-5, atol=1e-5,
-        )  # fmt: skip
+            layer.run(x, torch.tensor([0.0, 0, 0, 0, 9]).expand(50, 5))[0],
+            _dense(model, site.modules, x),
+            rtol=1e-5,
+            atol=1e-5,
+        )
 
 
 def test_neurons_are_distributed_by_importance_and_prefixes_have_the_mean_output_of_the_teacher() -> None:

@@ -23,9 +23,10 @@ if TYPE_CHECKING:
 
 EXAMPLES = Path(__file__).parents[2] / "examples"
 LAYERS = (
-    LayerEntry("ffn", 8, 4, 8, 0, "gelu", 256, 10, 5), LayerEntry("wide", 8, 4, 16, 0, "gelu", 512, 10, 5),
+    LayerEntry("ffn", 8, 4, 8, 0, "gelu", 256, 10, 5),
+    LayerEntry("wide", 8, 4, 16, 0, "gelu", 512, 10, 5),
     LayerEntry("q", 8, 4, 2, 1, "identity", 64, 10, 5),
-)  # fmt: skip
+)
 
 
 @pytest.fixture

@@ -19,9 +19,10 @@ from acm_export.base.progress import Silent
 from acm_export.checkpoints import load_checkpoint
 from acm_export.cli import main
 from acm_export.demo.digits import ACM
-from acm_export.engine import engine, host
+from acm_export.engine import host
 from acm_export.engine.build import build
-from acm_export.engine.engine import PluginSource, build_engine, build_planned
+from acm_export.engine.build_planned import PluginSource, build_planned
+from acm_export.engine.engine import build_engine
 from acm_export.engine.host import Platform, version_of
 from acm_export.engine.library import check_library, load_plugin
 from acm_export.engine.passport import File, check_usable, passport_path, read_passport
@@ -125,7 +126,8 @@ def test_headers_of_another_tensorrt_are_rejected_before_compiling(
     model: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(host, "find_platform", lambda _: HERE)
-    monkeypatch.setattr(engine, "tensorrt_headers", lambda _: TensorRTHeaders(tmp_path / "include", (8, 5, 3)))
+    headers = TensorRTHeaders(tmp_path / "include", (8, 5, 3))
+    monkeypatch.setattr("acm_export.engine.build_planned.tensorrt_headers", lambda _: headers)
     planned = plan_engine(model, tmp_path / "m.plan", (10, 3))
     with pytest.raises(EngineError, match=r"are of version 8\.5\.3, but TensorRT 10\.3\.0"):
         build_planned(planned, fake("10.3.0")[0], PluginSource(), None, Silent())

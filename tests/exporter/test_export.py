@@ -26,11 +26,17 @@ SPECS = {
     "vit.layers.1.attention.q_proj": ACMSpec(12, 4, 3, 1, "identity", (8,), "relu"),
 }
 KINDS = {
-    "opset18": {"opset": 18}, "opset19": {"opset": 19}, "opset20": {}, "opset21": {"opset": 21},
-    "opset22": {"opset": 22}, "fp16": {"dtype": "fp16"}, "fp16-opset18": {"dtype": "fp16", "opset": 18},
-    "bf16": {"dtype": "bf16"}, "tensorrt": {"target": "tensorrt"},
+    "opset18": {"opset": 18},
+    "opset19": {"opset": 19},
+    "opset20": {},
+    "opset21": {"opset": 21},
+    "opset22": {"opset": 22},
+    "fp16": {"dtype": "fp16"},
+    "fp16-opset18": {"dtype": "fp16", "opset": 18},
+    "bf16": {"dtype": "bf16"},
+    "tensorrt": {"target": "tensorrt"},
     "ort-tensorrt": {"target": "ort-tensorrt", "dtype": "fp16"},
-}  # fmt: skip
+}
 IN_MAKE_TEST = {"opset18", "opset20", "fp16", "bf16", "tensorrt", "ort-tensorrt"}
 ELEMENTS = {"fp32": TensorProto.FLOAT, "fp16": TensorProto.FLOAT16, "bf16": TensorProto.BFLOAT16}
 CACHE: dict[str, tuple[Any, ExportResult]] = {}

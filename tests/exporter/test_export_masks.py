@@ -23,9 +23,14 @@ if TYPE_CHECKING:
 @pytest.mark.parametrize("implementation", ["eager", "sdpa"])
 def test_masked_tokens_do_not_reach_the_others(tmp_path: Path, implementation: str) -> None:
     config = BertConfig(
-        vocab_size=20, hidden_size=16, num_hidden_layers=2, num_attention_heads=2, intermediate_size=32,
-        max_position_embeddings=8, attn_implementation=implementation,
-    )  # fmt: skip
+        vocab_size=20,
+        hidden_size=16,
+        num_hidden_layers=2,
+        num_attention_heads=2,
+        intermediate_size=32,
+        max_position_embeddings=8,
+        attn_implementation=implementation,
+    )
     torch.manual_seed(0)
     model = BertModel(config, add_pooling_layer=False).eval()
     for layer in model.encoder.layer:

@@ -234,7 +234,7 @@ class Text(nn.Module):
         (Text(), torch.randn(2, 6), {}, ExportError, "str"),
         (nn.Linear(6, 6), torch.randn(2, 5), {}, AcmError, None),
     ],
-)  # fmt: skip
+)
 def test_unsupported_modules_are_refused_and_leave_no_file(
     model: nn.Module, inputs: Any, options: dict[str, Any], error: Any, said: str | None, tmp_path: Path
 ) -> None:

@@ -51,10 +51,15 @@ def random_layer(**changes: Any) -> ACMLayer:
 
 
 @given(
-    st.sampled_from(sorted(DTYPES)), st.integers(1, 6), st.integers(0, 6), st.sampled_from(ACTIVATIONS),
-    st.lists(st.integers(0, 4), max_size=3).map(tuple), st.integers(0, 2**32),
-    st.sampled_from([0.0, 0.5, INF, -INF]), st.sampled_from([0.0, NAN, INF, -INF]),
-)  # fmt: skip
+    st.sampled_from(sorted(DTYPES)),
+    st.integers(1, 6),
+    st.integers(0, 6),
+    st.sampled_from(ACTIVATIONS),
+    st.lists(st.integers(0, 4), max_size=3).map(tuple),
+    st.integers(0, 2**32),
+    st.sampled_from([0.0, 0.5, INF, -INF]),
+    st.sampled_from([0.0, NAN, INF, -INF]),
+)
 @examples(150)
 def test_the_op_matches_the_loop(
     dtype: str, n: int, minimum: int, activation: str, leading: tuple[int, ...], seed: int, tau: float, logit: float
@@ -235,11 +240,16 @@ def test_contradictory_tensors_are_refused_with_both_values(name: str, change: A
 @pytest.mark.parametrize(
     ("changes", "said"),
     [
-        ({"num_learners": 0}, "0"), ({"num_learners": 65}, "65"), ({"min_learners": 4}, "4"),
-        ({"activation": "tanh"}, "tanh"), ({"gate_activation": "tanh"}, "tanh"), ({"hidden_dim": 0}, "hidden_dim is 0"),
-        ({"model_dim": -1}, "model_dim is -1"), ({"gate_hidden": (3, 0)}, "gate_hidden"),
+        ({"num_learners": 0}, "0"),
+        ({"num_learners": 65}, "65"),
+        ({"min_learners": 4}, "4"),
+        ({"activation": "tanh"}, "tanh"),
+        ({"gate_activation": "tanh"}, "tanh"),
+        ({"hidden_dim": 0}, "hidden_dim is 0"),
+        ({"model_dim": -1}, "model_dim is -1"),
+        ({"gate_hidden": (3, 0)}, "gate_hidden"),
     ],
-)  # fmt: skip
+)
 def test_an_impossible_spec_is_refused(changes: dict[str, Any], said: str) -> None:
     with pytest.raises(OpError, match=said):
         ACMSpec(**({"model_dim": 6, "num_learners": 3, "hidden_dim": 5} | changes))

@@ -117,9 +117,12 @@ def test_all_learners_cost_what_they_replace(site: Site, learners: int, hidden: 
 
 
 @given(
-    d=st.integers(8, 2048), ratio=st.integers(1, 8), learners=st.integers(1, 16), factor=st.floats(0.25, 2),
+    d=st.integers(8, 2048),
+    ratio=st.integers(1, 8),
+    learners=st.integers(1, 16),
+    factor=st.floats(0.25, 2),
     kind=st.sampled_from(["ffn", "q_proj", "o_proj"]),
-)  # fmt: skip
+)
 def test_rounding_changes_the_cost_little(d: int, ratio: int, learners: int, factor: float, kind: str) -> None:
     site = ffn(d, ratio * d) if kind == "ffn" else projection(d, kind)
     exact = site.flops * factor / (4 * d * learners)

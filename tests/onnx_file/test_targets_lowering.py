@@ -56,14 +56,16 @@ CASES: dict[str, tuple[str, dict[str, int]]] = {
     "gelu tanh": (f'{X} => {Y} {{ y = Gelu <approximate = "tanh"> (x) }}', {"Mul": 6, "Tanh": 1, "Add": 2}),
     "gelu half": (f"{HALF_X} => {HALF_Y} {{ y = Gelu (x) }}", {"Mul": 2, "Div": 1, "Erf": 1, "Add": 1}),
     "gelu tanh half": (
-        f'{HALF_X} => {HALF_Y} {{ y = Gelu <approximate = "tanh"> (x) }}', {"Mul": 6, "Tanh": 1, "Add": 2}
+        f'{HALF_X} => {HALF_Y} {{ y = Gelu <approximate = "tanh"> (x) }}',
+        {"Mul": 6, "Tanh": 1, "Add": 2},
     ),
     "layer norm": (
         f"{NORM_X} => {Y} {{ y = LayerNormalization <epsilon = 0.01> (x, w, b) }}",
         NORMALIZATION | {"Mul": 2, "Add": 2},
     ),
     "layer norm without bias": (
-        f"{NORM_X} => {Y} {{ y = LayerNormalization <axis = 2> (x, w) }}", NORMALIZATION | {"Mul": 2},
+        f"{NORM_X} => {Y} {{ y = LayerNormalization <axis = 2> (x, w) }}",
+        NORMALIZATION | {"Mul": 2},
     ),
     "layer norm over two axes": (
         f"{NORM_X.replace('[8]', '[3, 8]')} => {Y} {{ y = LayerNormalization <axis = 1> (x, w, b) }}",
@@ -77,7 +79,8 @@ CASES: dict[str, tuple[str, dict[str, int]]] = {
     "max of all": (f"{X} => (float y) {{ y = ReduceMax <keepdims = 0> (x) }}", {"ReduceMax": 1}),
     "sum": (f"{X} => (float[a, 3, 1] y) <int64[1] i = {{2}}> {{ y = ReduceSum (x, i) }}", {"ReduceSum": 1}),
     "sum over nothing": (
-        f"{X} => {Y} {{ y = ReduceSum <noop_with_empty_axes = 1> (x) }}", {"Identity": 1},
+        f"{X} => {Y} {{ y = ReduceSum <noop_with_empty_axes = 1> (x) }}",
+        {"Identity": 1},
     ),
     "split": (
         f"{X} => (float[a, 3, 3] y, float[a, 3, 3] z, float[a, 3, 2] u) {{ y, z, u = {THREE_PARTS} (x) }}",
@@ -92,17 +95,20 @@ CASES: dict[str, tuple[str, dict[str, int]]] = {
     "shape to": (f"{X} => (int64[2] y) {{ y = Shape <end = -1> (x) }}", {"Shape": 1, "Slice": 1}),
     "shape past the end": (f"{X} => (int64[1] y) {{ y = Shape <start = -1, end = 9> (x) }}", {"Shape": 1, "Slice": 1}),
     "reshape": (
-        f"{X} => (float[a, 24] y) <int64[2] i = {{-1, 24}}> {{ y = Reshape <allowzero = 1> (x, i) }}", {"Reshape": 1},
+        f"{X} => (float[a, 24] y) <int64[2] i = {{-1, 24}}> {{ y = Reshape <allowzero = 1> (x, i) }}",
+        {"Reshape": 1},
     ),
     "reshape to a computed shape": (
-        f"{X} => (float[k, l, m] y) {{ i = Shape (x) y = Reshape <allowzero = 1> (x, i) }}", {"Reshape": 1, "Shape": 1},
+        f"{X} => (float[k, l, m] y) {{ i = Shape (x) y = Reshape <allowzero = 1> (x, i) }}",
+        {"Reshape": 1, "Shape": 1},
     ),
     "cast": (f"{X} => (float16[a, 3, 8] y) {{ y = Cast <to = 10, saturate = 1> (x) }}", {"Cast": 1}),
     "constant": (f"{X} => (float[2, l] y) {{ {CONSTANT_INTS} }}", {"Constant": 1, "Reshape": 1}),
     "pad": (
-        f"{X} => (float[a, 3, l] y) <int64[6] i = {{0, 0, 1, 0, 0, 2}}> {{ y = Pad (x, i) }}", {"Pad": 1},
+        f"{X} => (float[a, 3, l] y) <int64[6] i = {{0, 0, 1, 0, 0, 2}}> {{ y = Pad (x, i) }}",
+        {"Pad": 1},
     ),
-}  # fmt: skip
+}
 
 
 @pytest.mark.parametrize("values", [SMALL, LARGE], ids=["small", "large"])
@@ -175,7 +181,8 @@ REFUSED: dict[str, tuple[str, str]] = {
         "ScatterND .*reduction add",
     ),
     "computed axes": (
-        "g (float[a, 3, 8] x, int64[1] i) => (float[k, l, m] y) { y = ReduceMean (x, i) }", "ReduceMean .*axes",
+        "g (float[a, 3, 8] x, int64[1] i) => (float[k, l, m] y) { y = ReduceMean (x, i) }",
+        "ReduceMean .*axes",
     ),
     "dynamic split": (
         "g (float[a, 3, 8] x) => (float[b, 3, 8] y, float[c, 3, 8] z) { y, z = Split <num_outputs = 2> (x) }",
@@ -199,7 +206,7 @@ REFUSED: dict[str, tuple[str, str]] = {
         f"g (float[a] x, bool c) => (float[a] y) {{ y = If <then_branch = {RELU}, else_branch = {RELU}> (c) }}",
         "If .*does not support this operator",
     ),
-}  # fmt: skip
+}
 
 
 @pytest.mark.parametrize("case", REFUSED)

@@ -41,9 +41,10 @@ def op_model(
         helper.make_tensor_value_info("counts", TensorProto.INT32, None),
     ]
     return helper.make_model(
-        helper.make_graph([node], "op", inputs, outputs), ir_version=10,
+        helper.make_graph([node], "op", inputs, outputs),
+        ir_version=10,
         opset_imports=[helper.make_opsetid("", 20), helper.make_opsetid(DOMAIN, VERSION)],
-    )  # fmt: skip
+    )
 
 
 def inferred(model: onnx.ModelProto) -> dict[str, tuple[int, list[Any] | None]]:

@@ -168,9 +168,12 @@ def test_the_reference_activations_are_those_of_torch(name: str) -> None:
     v = torch.linspace(-30, 30, 301, dtype=torch.float64)
     functions = torch.nn.functional
     expected = {
-        "gelu": functions.gelu(v), "gelu_tanh": functions.gelu(v, approximate="tanh"), "relu": functions.relu(v),
-        "silu": functions.silu(v), "identity": v,
-    }  # fmt: skip
+        "gelu": functions.gelu(v),
+        "gelu_tanh": functions.gelu(v, approximate="tanh"),
+        "relu": functions.relu(v),
+        "silu": functions.silu(v),
+        "identity": v,
+    }
     np.testing.assert_allclose(activate(name, v.numpy()), expected[name].numpy(), rtol=1e-12, atol=1e-12)
 
 

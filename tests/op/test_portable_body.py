@@ -167,10 +167,11 @@ def test_one_file_may_have_several_signatures() -> None:
         outputs += [helper.make_tensor_value_info(f"y{index}", 1, [5, 4])]
         outputs += [helper.make_tensor_value_info(f"counts{index}", 6, [5])]
     model = helper.make_model(
-        helper.make_graph(nodes, "several", inputs, outputs, weights), ir_version=10,
+        helper.make_graph(nodes, "several", inputs, outputs, weights),
+        ir_version=10,
         functions=[portable_body(s, 20) for s in signatures],
         opset_imports=[helper.make_opsetid("", 20), helper.make_opsetid(DOMAIN, VERSION)],
-    )  # fmt: skip
+    )
     onnx.checker.check_model(model)
     given_inputs = {f"{name}{i}": layer[name] for i, layer in feeds.items() for name in INPUTS[:2]}
     results = session_of(model).run(None, given_inputs)

@@ -47,11 +47,14 @@ def random_inputs(
 
     n, width = signature.num_learners, signature.num_learners * hidden_dim
     tensors = (
-        normal(tokens, model_dim), normal(tokens, signature.num_choices, dtype=torch.float32),
+        normal(tokens, model_dim),
+        normal(tokens, signature.num_choices, dtype=torch.float32),
         torch.full((n,), threshold, device=device),
-        normal(model_dim, width, scale=model_dim**-0.5), normal(width),
-        normal(width, model_dim, scale=width**-0.5), normal(n + 1, model_dim),
-    )  # fmt: skip
+        normal(model_dim, width, scale=model_dim**-0.5),
+        normal(width),
+        normal(width, model_dim, scale=width**-0.5),
+        normal(n + 1, model_dim),
+    )
     return Inputs(tensors, signature)
 
 

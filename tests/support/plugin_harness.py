@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import ctypes
 from ctypes import byref, c_char_p, c_int32, c_int64, c_void_p
+from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 from plugin_core import TYPES, Case, CPointers, load, pointers
@@ -140,3 +141,18 @@ def _c_field(name: str, value: int | str | bytes) -> CField:
         return CField(name.encode(), value.to_bytes(4, "little", signed=True), FIELD_INT32, 1)
     data = value if isinstance(value, bytes) else value.encode() + b"\0"
     return CField(name.encode(), data, FIELD_CHAR, len(data))
+
+
+CASE = Case(leading=(2, 50), model_dim=64, hidden_dim=32, num_learners=4, min_learners=1)
+SMALLEST, LARGEST = replace(CASE, leading=(1, 1)), replace(CASE, leading=(8, 200))
+CURRENT = replace(CASE, leading=(-1, -1))
+
+
+def make(harness: Harness, case: Case = CASE) -> Plugin:
+    plugin = harness.create(fields_of(case))
+    assert plugin, harness.take_log()
+    return plugin
+
+
+def configure(plugin: Plugin) -> int:
+    return plugin.configure(CURRENT.tensors(), SMALLEST.tensors(), LARGEST.tensors())

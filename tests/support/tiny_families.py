@@ -17,9 +17,14 @@ if TYPE_CHECKING:
 _IMAGES = {"image_size": 8, "patch_size": 4, "num_channels": 1, "num_labels": 5}
 _SIZES = {"hidden_size": 12, "num_hidden_layers": 2, "num_attention_heads": 3, "intermediate_size": 24}
 _AUDIO = {
-    "conv_dim": (8, 8), "conv_kernel": (10, 3), "conv_stride": (5, 2), "num_feat_extract_layers": 2,
-    "num_conv_pos_embedding_groups": 2, "num_conv_pos_embeddings": 4, "vocab_size": 6,
-}  # fmt: skip
+    "conv_dim": (8, 8),
+    "conv_kernel": (10, 3),
+    "conv_stride": (5, 2),
+    "num_feat_extract_layers": 2,
+    "num_conv_pos_embedding_groups": 2,
+    "num_conv_pos_embeddings": 4,
+    "vocab_size": 6,
+}
 _WHISPER = {
     "d_model": 12,
     "encoder_layers": 2,

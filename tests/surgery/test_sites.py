@@ -36,8 +36,11 @@ def test_every_layer_of_every_family_has_an_ffn_and_four_projections(name: str) 
 def test_selections_are_combined_in_the_order_of_the_model() -> None:
     model = dense_model("vit")
     assert places(model, "q_proj, ffn") == [
-        "vit.layers.0.mlp", "vit.layers.0.attention.q_proj", "vit.layers.1.mlp", "vit.layers.1.attention.q_proj",
-    ]  # fmt: skip
+        "vit.layers.0.mlp",
+        "vit.layers.0.attention.q_proj",
+        "vit.layers.1.mlp",
+        "vit.layers.1.attention.q_proj",
+    ]
     assert places(model, "*.1.*") == places(model, "vit.layers.1.*")
     assert places(model, "*.layers.[0].mlp,vit.layers.0.mlp") == ["vit.layers.0.mlp"]
 
@@ -53,14 +56,28 @@ def test_a_selection_of_nothing_lists_the_available_sites(part: str) -> None:
 
 def test_the_activation_is_the_operators_or_none() -> None:
     known = {
-        "gelu": "gelu", "gelu_new": "gelu_tanh", "gelu_fast": "gelu_tanh", "gelu_pytorch_tanh": "gelu_tanh",
-        "relu": "relu", "silu": "silu", "swish": "silu", "quick_gelu": None, "relu2": None, "tanh": None,
-    }  # fmt: skip
+        "gelu": "gelu",
+        "gelu_new": "gelu_tanh",
+        "gelu_fast": "gelu_tanh",
+        "gelu_pytorch_tanh": "gelu_tanh",
+        "relu": "relu",
+        "silu": "silu",
+        "swish": "silu",
+        "quick_gelu": None,
+        "relu2": None,
+        "tanh": None,
+    }
     for stated, expected in known.items():
-        model = transformers.BertModel(transformers.BertConfig(
-            hidden_size=12, num_hidden_layers=1, num_attention_heads=3, intermediate_size=24, vocab_size=9,
-            hidden_act=stated,
-        ))  # fmt: skip
+        model = transformers.BertModel(
+            transformers.BertConfig(
+                hidden_size=12,
+                num_hidden_layers=1,
+                num_attention_heads=3,
+                intermediate_size=24,
+                vocab_size=9,
+                hidden_act=stated,
+            )
+        )
         (site,) = select_sites(model, family(model))
         assert site.activation == expected
 

@@ -96,13 +96,18 @@ def test_json_has_everything_that_the_table_shows() -> None:
     assert setting["tolerance"] == pytest.approx(2e-4)
     assert setting["layers"] == [
         {
-            "name": "l", "tokens": 9, "disagreements": 2, "farthest": 1e-5, "spread": 2.0, "mean_share": 0.5,
+            "name": "l",
+            "tokens": 9,
+            "disagreements": 2,
+            "farthest": 1e-5,
+            "spread": 2.0,
+            "mean_share": 0.5,
             "examples": [
                 {"margin": 0.25, "threshold": 0.5, "file_count": 1, "model_count": 2},
                 {"margin": None, "threshold": None, "file_count": 3, "model_count": 0},
             ],
         }
-    ]  # fmt: skip
+    ]
 
 
 @pytest.mark.parametrize(
@@ -207,9 +212,12 @@ def test_three_settings_give_clearly_different_budgets(seed: int, shift: float, 
 @pytest.mark.parametrize("kind", ["ties", "one token", "nan", "infinite", "none"])
 def test_uninformative_margins_give_settings_that_run_nothing_and_everything(kind: str) -> None:
     logits = {
-        "ties": np.zeros((5, 4)), "one token": np.array([[0.0, 0, 0, 1]]), "nan": np.full((5, 4), NAN),
-        "infinite": np.array([[INF, 0, 0, 0], [0, 0, 0, INF]]), "none": np.zeros((0, 4)),
-    }[kind].astype(np.float32)  # fmt: skip
+        "ties": np.zeros((5, 4)),
+        "one token": np.array([[0.0, 0, 0, 1]]),
+        "nan": np.full((5, 4), NAN),
+        "infinite": np.array([[INF, 0, 0, 0], [0, 0, 0, INF]]),
+        "none": np.zeros((0, 4)),
+    }[kind].astype(np.float32)
     settings = choose_settings((ENTRY,), {"l": margins(logits)})
     assert settings[0].thresholds["l"].tolist() == [0, 0, 0]
     assert len(settings) == 3

@@ -12,7 +12,6 @@ from acm_export.base.errors import ExportError
 if TYPE_CHECKING:
     from typing import Any
 
-    from numpy.typing import NDArray
     from onnx import GraphProto, NodeProto
 
 TARGET = "tensorrt-8"
@@ -65,14 +64,14 @@ class Graph:
             return [dim.dim_value if dim.HasField("dim_value") else None for dim in dims]
         raise refusal(node, f"the file does not have the shape of {name}")
 
-    def known(self, name: str) -> NDArray[Any] | None:
+    def known(self, name: str) -> np.ndarray | None:
         """Value of a constant that is stored in the file itself; None for anything else."""
         tensor = self._initializers.get(name) or self._constants.get(name)
         if tensor is None or tensor.data_location == TensorProto.EXTERNAL:
             return None
         return numpy_helper.to_array(tensor)
 
-    def constant(self, value: NDArray[Any]) -> str:
+    def constant(self, value: np.ndarray) -> str:
         """Name of an initializer with this value; equal values share one."""
         key = (value.dtype.str, value.shape, value.tobytes())
         if key not in self._names:

@@ -47,7 +47,7 @@ RULES: dict[str, Callable[[NodeProto, Graph], list[NodeProto]]] = {
     "ReduceProd": reduction,
     "ReduceSum": reduction,
     "ReduceSumSquare": reduction,
-}  # fmt: skip  (a table)
+}
 """Rules for operators that it supports in another form."""
 
 

@@ -50,7 +50,7 @@ ELEMENT_TYPES = frozenset(
         TensorProto.INT32,
         TensorProto.INT64,
     }
-)  # fmt: skip  (a table)
+)
 """The parser reads DOUBLE as FLOAT and INT64 as INT32."""
 
 

@@ -121,11 +121,16 @@ class EngineBackend:
         names = {value.name for value in inputs}
         controls = {INPUT} if manifest.budget_input else {layer.thresholds for layer in manifest.layers}
         return TimedFile(
-            path, manifest, tuple(value for value in inputs if value.name not in controls), self._stored(manifest),
-            takes_thresholds=not manifest.budget_input and controls <= names, takes_budget=manifest.budget_input,
-            source=ModelFile(passport.model.name, passport.model.sha256), gives_counts=gives_counts,
+            path,
+            manifest,
+            tuple(value for value in inputs if value.name not in controls),
+            self._stored(manifest),
+            takes_thresholds=not manifest.budget_input and controls <= names,
+            takes_budget=manifest.budget_input,
+            source=ModelFile(passport.model.name, passport.model.sha256),
+            gives_counts=gives_counts,
             profiles=passport.profiles,
-        )  # fmt: skip
+        )
 
     def _stored(self, manifest: Manifest) -> Thresholds | None:
         if self._source is not None:

@@ -8,10 +8,10 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 from plugin_build import each_header_set
-from plugin_core import TENSORS, Case, c_tensor, pointers
-from plugin_harness import Harness, fields_of
+from plugin_core import TENSORS, Case, pointers
+from plugin_harness import CASE, CURRENT, LARGEST, SMALLEST, Harness, configure, fields_of, make
 
-from acm_export.op.signature import ACTIVATIONS, INPUTS
+from acm_export.op.signature import ACTIVATIONS
 from acm_export.plugins.kernels import plan
 from acm_export.plugins.kernels.tiles import entries
 
@@ -19,26 +19,12 @@ if TYPE_CHECKING:
     from pathlib import Path
 
     from plugin_core import Driver
-    from plugin_harness import Plugin
 
     from acm_export.plugins.tensorrt.headers import TensorRTHeaders
 
+
 pytest_plugins = ["plugin_fixtures"]
 pytestmark = each_header_set()
-
-CASE = Case(leading=(2, 50), model_dim=64, hidden_dim=32, num_learners=4, min_learners=1)
-SMALLEST, LARGEST = replace(CASE, leading=(1, 1)), replace(CASE, leading=(8, 200))
-CURRENT = replace(CASE, leading=(-1, -1))
-
-
-def make(harness: Harness, case: Case = CASE) -> Plugin:
-    plugin = harness.create(fields_of(case))
-    assert plugin, harness.take_log()
-    return plugin
-
-
-def configure(plugin: Plugin) -> int:
-    return plugin.configure(CURRENT.tensors(), SMALLEST.tensors(), LARGEST.tensors())
 
 
 def test_from_fields_to_launches(harness: Harness, gpu: Driver) -> None:
@@ -80,18 +66,6 @@ def test_types_of_the_operator_are_supported(harness: Harness, dtype: str) -> No
     assert all(make(harness).supports(pos, case.tensors()) for pos in range(len(TENSORS))) == expected
 
 
-def test_other_types_and_formats_are_not_supported(harness: Harness) -> None:
-    plugin = make(harness)
-    for pos, name in enumerate(TENSORS):
-        assert not plugin.supports(pos, CASE.tensors(**{name: "other"}))
-        tensors = CASE.tensors()
-        tensors[pos] = c_tensor(CASE.types()[name], CASE.shapes()[name], linear=False)
-        assert not plugin.supports(pos, tensors)
-    assert not plugin.supports(3, CASE.tensors(w1="float32"))
-    assert not plugin.supports(-1, CASE.tensors())
-    assert not plugin.supports(9, CASE.tensors())
-
-
 @pytest.mark.parametrize("activation", ACTIVATIONS)
 def test_attributes_survive_serialization(harness: Harness, gpu: Driver, activation: str) -> None:
     case = Case(num_learners=64, min_learners=13, activation=activation, dtype="float32", allow_tf32=True)
@@ -104,58 +78,9 @@ def test_attributes_survive_serialization(harness: Harness, gpu: Driver, activat
     assert up.kernel.dtype == "tf32"
 
 
-BAD_FIELDS = [
-    ({"num_learners": 0}, "num_learners is 0; it must be in 1..64"),
-    ({"num_learners": 65}, "num_learners is 65; it must be in 1..64"),
-    ({"min_learners": 5}, "min_learners is 5; with num_learners = 4 it must be in 0..4"),
-    ({"min_learners": -1}, "min_learners is -1; with num_learners = 4 it must be in 0..4"),
-    ({"activation": "tanh"}, "activation is 'tanh'; it must be one of gelu, gelu_tanh, relu, silu, identity"),
-    ({"activation": b""}, "activation is ''"),
-    ({"activation": 3}, "field activation has type 5, expected 6 (characters)"),
-    ({"num_learners": "4"}, "field num_learners has type 6, expected 5 (one int32)"),
-    ({"num_learners": None}, "field num_learners is missing"),
-    ({"activation": None}, "field activation is missing"),
-    ({"hidden_dim": 4}, "unknown field 'hidden_dim'"),
-]
-
-
-@pytest.mark.parametrize("phase", ["build", "runtime"])
-@pytest.mark.parametrize(("change", "reason"), BAD_FIELDS, ids=[str(change) for change, _ in BAD_FIELDS])
-def test_bad_fields_are_rejected(
-    harness: Harness, gpu: Driver, change: dict[str, int | str | bytes | None], reason: str, phase: str
-) -> None:
-    assert gpu.launches() == []
-    assert harness.create(fields_of(CASE, **change), runtime_phase=phase == "runtime") is None
-    log = harness.take_log()
-    assert log.startswith(f"GatedLearners: createPlugin: {reason}")
-    assert log.count("\n") == 1
-
-
 def test_text_fields_with_and_without_nul(harness: Harness) -> None:
     for activation in ("gelu", b"gelu", b"gelu\0\0\0"):
         assert harness.create(fields_of(CASE, activation=activation))
-
-
-def test_unequal_ranks_are_rejected_when_output_shapes_are_computed(harness: Harness, gpu: Driver) -> None:
-    assert gpu.launches() == []
-    assert make(harness).output_shapes(CASE.tensors(gate_logits=(100, 4))) is None
-    assert "x has rank 3 and gate_logits rank 2" in harness.take_log()
-
-
-def test_wrong_shapes_are_rejected_in_every_step(harness: Harness, gpu: Driver) -> None:
-    wrong = CASE.tensors(w2=(64, 64))
-    plugin = make(harness)
-    reason = "w2 has shape [64, 64], expected [128, 64]"
-    plugin.configure(wrong, wrong, wrong)
-    assert reason in harness.take_log()
-    assert plugin.workspace(wrong, wrong, wrong) == 0
-    assert reason in harness.take_log()
-    assert plugin.change_shapes(wrong) != 0
-    assert reason in harness.take_log()
-    assert plugin.enqueue(wrong) != 0
-    assert reason in harness.take_log()
-    assert gpu.launches() == []
-    assert plugin.enqueue(CASE.tensors()) == 0
 
 
 # Rank and dimensions of outputs while a plugin is configured. TensorRT's headers promise bounds of a profile for
@@ -202,38 +127,6 @@ def test_bounds_are_not_read_when_shapes_are_known(
     unset = with_unset(CASE, range(9), rank, dims)
     make(harness).configure(CASE.tensors(), unset, unset)
     assert harness.take_log() == ""
-
-
-def test_types_of_outputs_are_checked_while_configuring(harness: Harness, gpu: Driver) -> None:
-    assert gpu.launches() == []
-    for name, found, expected in (("y", "float32", "float16"), ("counts", "float16", "int32")):
-        wrong = CASE.tensors(**{name: found})
-        make(harness).configure(wrong, wrong, wrong)
-        assert f"configurePlugin: {name} is {found}; with x of float16 it must be {expected}" in harness.take_log()
-
-
-def test_other_formats_are_rejected(harness: Harness, gpu: Driver) -> None:
-    tensors = CASE.tensors()
-    tensors[0] = c_tensor("float16", CASE.shapes()["x"], linear=False)
-    assert make(harness).enqueue(tensors) != 0
-    assert "x has format" in harness.take_log()
-    assert gpu.launches() == []
-
-
-def test_more_tokens_than_the_profile_allows_are_rejected(harness: Harness, gpu: Driver) -> None:
-    plugin = make(harness)
-    assert configure(plugin) == 0
-    assert plugin.enqueue(replace(CASE, leading=(8, 201)).tensors()) != 0
-    assert "x has 1608 tokens; the optimization profile allows up to 1600" in harness.take_log()
-    assert gpu.launches() == []
-    assert plugin.enqueue(LARGEST.tensors()) == 0
-
-
-@pytest.mark.parametrize("name", [*INPUTS, "y", "counts", "workspace"])
-def test_null_addresses_are_rejected(harness: Harness, gpu: Driver, name: str) -> None:
-    assert make(harness).enqueue(CASE.tensors(), pointers(**{name: 0})) != 0
-    assert "is null" in harness.take_log()
-    assert gpu.launches() == []
 
 
 def test_contexts_do_not_share_what_they_set(harness: Harness, gpu: Driver) -> None:

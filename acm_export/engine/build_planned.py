@@ -1,0 +1,122 @@
+"""Build a planned engine: load the plugin, build, compare with the portable file, write engine and passport."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+from acm_export.base.errors import EngineError
+from acm_export.base.files import move_together_into_place, sha256_of, staging_folder
+from acm_export.engine import host
+from acm_export.engine.build import build
+from acm_export.engine.library import load_plugin
+from acm_export.engine.passport import File, Passport, passport_path, to_text
+from acm_export.engine.runtime import LoadedEngine
+from acm_export.plugins.tensorrt.build import LIBRARY, build_plugin
+from acm_export.plugins.tensorrt.headers import tensorrt_headers
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+    from pathlib import Path
+    from types import ModuleType
+
+    from acm_export.base.progress import Progress
+    from acm_export.engine.check import EngineCheck
+    from acm_export.engine.passport import Comparison
+    from acm_export.engine.plan import EnginePlan
+
+
+@dataclass(frozen=True)
+class PluginSource:
+    """Where the plugin library comes from.
+
+    Args:
+        library: A compiled library; None to compile one, or take it from the cache, and write it next to the engine.
+        tensorrt_root: Folder of TensorRT's headers; None to search the usual places.
+        cuda_root: Folder of CUDA's headers; None to search the usual places.
+    """
+
+    library: Path | None = None
+    tensorrt_root: Path | None = None
+    cuda_root: Path | None = None
+
+
+def build_planned(
+    planned: EnginePlan,
+    tensorrt: ModuleType,
+    plugin: PluginSource,
+    make_check: Callable[[], EngineCheck] | None,
+    progress: Progress,
+) -> Passport:
+    """Build an engine and write it and its passport, each whole or not at all.
+
+    Args:
+        planned: What to build.
+        tensorrt: The TensorRT module.
+        plugin: Where the plugin library comes from.
+        make_check: Makes the comparison before the engine is built, so that unusable data fail early; None to skip it.
+        progress: Receives the steps.
+
+    Raises:
+        EngineError: There is no GPU, the registry, the parser or the builder fails, or the comparison does.
+        PluginError: The plugin library cannot be compiled.
+        OutputError: The output cannot be written.
+    """
+    output, prepared, settings = planned.output, planned.prepared, planned.settings
+    platform = host.find_platform(tensorrt)
+    check = None if make_check is None else make_check()
+    library = _load_plugin(planned, tensorrt, plugin, progress)
+    progress.stage(f"building with TensorRT {platform.tensorrt} for {platform.gpu} ({platform.arch})", None)
+    engine = build(tensorrt, prepared, settings)
+    comparison = None
+    if check is not None:
+        progress.stage("comparing the engine with the portable file in ONNX Runtime", None)
+        comparison = _compare(check, LoadedEngine(tensorrt, engine, str(output)))
+    with staging_folder(output) as staging:
+        written, beside = staging / output.name, passport_path(staging / output.name)
+        written.write_bytes(engine)
+        shapes = {name: [list(p.minimum), list(p.optimum), list(p.maximum)] for name, p in settings.profiles.items()}
+        passport = Passport(
+            platform=platform,
+            model=_file(prepared.source),
+            plugin=None if library is None else _file(library),
+            engine=_file(written),
+            inputs=prepared.inputs,
+            profiles=shapes,
+            tf32=settings.tf32,
+            manifest=prepared.manifest,
+            comparison=comparison,
+        )
+        beside.write_text(to_text(passport), encoding="utf-8")
+        move_together_into_place([(beside, passport_path(output)), (written, output)])
+    return passport
+
+
+def _load_plugin(planned: EnginePlan, tensorrt: ModuleType, source: PluginSource, progress: Progress) -> Path | None:
+    """Compile the plugin library if needed and load it; None for a model without ACM layers."""
+    if not planned.prepared.manifest.layers:
+        return None
+    library = source.library
+    if library is None:
+        headers = tensorrt_headers(source.tensorrt_root)
+        if headers.version[0] != host.version_of(tensorrt)[0]:
+            raise EngineError(
+                f"the TensorRT headers in {headers.folder} are of version {headers.version_text}, but TensorRT "
+                f"{tensorrt.__version__} is installed; the plugin needs headers of the same major version",
+                "name matching headers with --tensorrt-root, or a compiled library with --plugin",
+            )
+        library = planned.output.absolute().parent / LIBRARY
+        build_plugin(library, tensorrt_root=source.tensorrt_root, cuda_root=source.cuda_root, progress=progress)
+    load_plugin(tensorrt, library)
+    return library
+
+
+def _compare(check: EngineCheck, engine: LoadedEngine) -> Comparison:
+    try:
+        return check.run(engine)
+    finally:
+        engine.close()
+
+
+def _file(path: Path) -> File:
+    return File(path.name, sha256_of(path))
