@@ -12,7 +12,7 @@ if TYPE_CHECKING:
 
 _MAX_WHOLE = 2**63 - 1
 _SHOWN = 60
-"""Characters of an invalid value that an error shows."""
+"""Number of characters of an invalid value that an error shows."""
 
 
 class BrokenFieldError(Exception):

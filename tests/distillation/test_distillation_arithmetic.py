@@ -15,7 +15,7 @@ from tiny_models import randomize
 from acm_export.distillation.batches import StepOrder
 from acm_export.distillation.choices import chosen_output, learners_run, logits_at, prefix_outputs, straight_through
 from acm_export.distillation.ctc import edit_distance
-from acm_export.distillation.layerwise import learner_worths, priced_labels, relative_labels, squared_errors
+from acm_export.distillation.layerwise import learner_gains, priced_labels, relative_labels, squared_errors
 from acm_export.distillation.losses import negative_entropy, negative_spread, sample_budgets
 from acm_export.distillation.threshold_table import KNOTS, ThresholdTable, thresholds_by_share
 from acm_export.modules import ACMLayer, ACMSpec
@@ -101,14 +101,14 @@ def test_the_first_and_the_last_choice_can_be_labels() -> None:
 @given(st.lists(st.floats(0, 50), min_size=2, max_size=6), st.floats(0.01, 60))
 def test_priced_labels_minimise_error_plus_price(row: list[float], price: float) -> None:
     errors = torch.tensor([row], dtype=torch.float64)
-    label = int(priced_labels(learner_worths(errors), torch.tensor([price], dtype=torch.float64)))
+    label = int(priced_labels(learner_gains(errors), torch.tensor([price], dtype=torch.float64)))
     costs = [error + price * n for n, error in enumerate(row)]
     assert costs[label] == pytest.approx(min(costs), abs=1e-9)
 
 
 @given(st.lists(st.floats(0, 50), min_size=2, max_size=6))
 def test_worths_of_learners_never_increase(row: list[float]) -> None:
-    worth = learner_worths(torch.tensor([row], dtype=torch.float64))[0]
+    worth = learner_gains(torch.tensor([row], dtype=torch.float64))[0]
     assert bool((worth.diff() <= 1e-9).all())
     assert float(worth.sum()) == pytest.approx(row[0] - row[-1], abs=1e-9)
 
@@ -209,6 +209,6 @@ def test_edit_distance(left: str, right: str, distance: int) -> None:
 
 
 def test_gains_of_errors_that_fall_evenly() -> None:
-    assert learner_worths(torch.tensor([[9.0, 6.0, 3.0]]))[0].tolist() == [3.0, 3.0]
-    assert learner_worths(torch.tensor([[9.0, 9.0, 1.0]]))[0].tolist() == [4.0, 4.0]  # no use in stopping halfway
-    assert math.isclose(float(learner_worths(torch.tensor([[1.0, 2.0]]))[0, 0]), -1.0)
+    assert learner_gains(torch.tensor([[9.0, 6.0, 3.0]]))[0].tolist() == [3.0, 3.0]
+    assert learner_gains(torch.tensor([[9.0, 9.0, 1.0]]))[0].tolist() == [4.0, 4.0]  # no use in stopping halfway
+    assert math.isclose(float(learner_gains(torch.tensor([[1.0, 2.0]]))[0, 0]), -1.0)

@@ -178,15 +178,15 @@ def test_a_loss_of_the_users_own(folder: Path, tmp_path: Path, monkeypatch: pyte
         (("--sites", "nothing.*"), 2, "'nothing.*' selects no site"),
         (("--flops-factor", "0"), 2, "FLOPs factor is 0"),
         (("--flops-factor", "0.01"), 2, "hidden units each"),
-        (("--learners", "2", "--min-learners", "2"), 2, "leaves its gate nothing to decide"),
-        (("--learners", "1", "--sites", "q_proj"), 2, "leaves its gate nothing to decide"),
-        (("--recipe", "paper"), 2, "as in --budget 0.5"),
+        (("--learners", "2", "--min-learners", "2"), 2, "so the gate would have no choice"),
+        (("--learners", "1", "--sites", "q_proj"), 2, "so the gate would have no choice"),
+        (("--recipe", "paper"), 2, "for example: --budget 0.5"),
         (("--steps", "nan,2,2"), 2, "whole numbers"),
         (("--steps", "inf,2,2"), 2, "whole numbers"),
-        (("--learners", "4", "--min-learners", "5"), 2, "leaves its gate nothing to decide"),
+        (("--learners", "4", "--min-learners", "5"), 2, "so the gate would have no choice"),
         (("--sites", "ffn,"), 2, "empty part"),
         (("--seed", "99999999999999999999999"), 2, "--seed"),
-        (("--budget", "0.5"), 2, "a budget of 0.5 was given with the recipe any-budget"),
+        (("--budget", "0.5"), 2, "the budget is 0.5, but the recipe any-budget"),
         (("--recipe", "paper", "--budget", "1.5"), 2, "it must be above 0 and at most 1"),
         (("--steps", "1,2"), 2, "three"),
         (("--steps", "1,2,-3"), 2, "whole numbers"),
@@ -210,7 +210,7 @@ def test_an_acm_model_is_refused_as_teacher(folder: Path, tmp_path: Path) -> Non
     assert run(folder / "dense", "--data", folder / "data.npz", "-o", tmp_path / "acm", *QUICK).exit_code == 0
     again = run(tmp_path / "acm", "--data", folder / "data.npz", "-o", tmp_path / "again")
     assert again.exit_code == 1
-    assert "is an ACM layer already" in again.stderr
+    assert "is already an ACM layer" in again.stderr
 
 
 def test_a_gated_ffn_is_not_supported_yet(folder: Path, tmp_path: Path) -> None:

@@ -271,7 +271,12 @@ def test_pictures_in_a_format_of_arrays_are_refused(monkeypatch: pytest.MonkeyPa
         ),
         ("bert sequences", {TOKENS: 3, LABELS: 0}, r"input_ids is int64 \[\], the model takes int64 \[tokens\]", None),
         ("bert sequences", {TOKENS: [[1], [2, 3]], LABELS: 0}, "input_ids is not an array", None),
-        ("bert sequences", {TOKENS: [1], "label": "spam"}, "no labels, which the task classification", "as numbers"),
+        (
+            "bert sequences",
+            {TOKENS: [1], "label": "spam"},
+            "no labels, but the task classification",
+            "numbers named labels",
+        ),
         ("bert sequences", {TOKENS: [1], "label": -1}, "label -1", None),
     ],
 )

@@ -88,7 +88,7 @@ def test_an_acm_layer_replaces_all_the_modules_at_its_site(name: str) -> None:
 
 
 def test_a_place_that_cannot_be_replaced_is_named() -> None:
-    with pytest.raises(CheckpointError, match=r"encoder\.layer\.0\.intermediate is an ACM layer already"):
+    with pytest.raises(CheckpointError, match=r"encoder\.layer\.0\.intermediate is already an ACM layer"):
         places(acm_model("bert"), "ffn")
     model = dense_model("bert")
     model.encoder.layer[1].attention.self.query = nn.Linear(12, 6)
