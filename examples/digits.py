@@ -1,4 +1,4 @@
-"""Parts of example 05: images in folds, dense models, and the paper's models, one per budget."""
+"""Helpers of example 05: images in folds, dense models, and the paper's models, one per budget."""
 
 from __future__ import annotations
 
@@ -75,7 +75,7 @@ class Images:
 
 
 def folds(count: int) -> Iterator[tuple[Images, Images]]:
-    """Yield training and held-out images ``[1, 8, 8]`` of each stratified fold; settings come from another split."""
+    """Yield training and held-out images ``[1, 8, 8]`` of each stratified fold; settings were chosen on another split."""
     pixels, labels = load_all_images()
     small = np.ascontiguousarray(pixels[:, :1, ::4, ::4])
     for train, test in StratifiedKFold(count, shuffle=True, random_state=1).split(small, labels):
@@ -160,7 +160,7 @@ def accuracy_with_counts(model: Any, data: Images) -> tuple[float, np.ndarray[An
 def paper_models(
     teacher: Checkpoint, data: Images, settings: AcmizeSettings, budgets: Sequence[float]
 ) -> Iterator[Any]:
-    """Train with the paper's recipe, one model per budget; phases 1 and 2 do not depend on it and run once for all."""
+    """Train with the paper's recipe, one model per budget; phases 1 and 2 do not depend on the budget and run once."""
     plan = make_plan(teacher.model, teacher.family, settings)
     task = task_for(teacher.model, teacher.family, None, {})
     inputs = teacher.family.data_inputs(teacher.model.config)
