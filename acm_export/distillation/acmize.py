@@ -42,7 +42,7 @@ def acmize(
     restart: bool = False,
     progress: Progress | None = None,
 ) -> AcmizeResult:
-    """Replace parts of a dense transformer by ACM layers, and train them in the paper's three phases.
+    """Turn a dense transformer into an ACM model in the paper's three training phases.
 
     Call it again with the same arguments to resume an interrupted run; the weights will be the same.
 

@@ -31,7 +31,7 @@ def test_heads_that_do_not_divide_the_width_are_refused(heads: int, tmp_path: Pa
         convert(tmp_path, dense_state(), num_heads=heads)
 
 
-def test_not_a_number_in_the_weights_is_a_warning_with_the_name(tmp_path: Path) -> None:
+def test_nan_in_the_weights_gives_a_warning_with_the_name(tmp_path: Path) -> None:
     state = acm_state()
     state[f"{MLP0}.w1"][0, :2] = float("nan")
     state["class_token"][0, 0, 0] = float("inf")

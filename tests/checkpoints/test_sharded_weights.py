@@ -53,13 +53,13 @@ def sharded(whole: Path) -> Path:
     return folder
 
 
-def test_shards_load_as_the_whole_file_does(whole: Path, sharded: Path) -> None:
+def test_shards_load_like_a_single_file(whole: Path, sharded: Path) -> None:
     a, b = load_checkpoint(whole).model.state_dict(), load_checkpoint(sharded).model.state_dict()
     assert a.keys() == b.keys()
     assert all(torch.equal(a[name], b[name]) for name in a)
 
 
-def test_shards_that_transformers_writes_load(tmp_path: Path) -> None:
+def test_shards_written_by_transformers_load(tmp_path: Path) -> None:
     model = tiny_vit({})
     model.save_pretrained(tmp_path / "dense", max_shard_size="8KB")
     assert len(find_weights(tmp_path / "dense").files) > 1
@@ -164,7 +164,7 @@ def test_an_index_that_contradicts_its_shards_is_refused(
         ('{"metadata": {}, "weight_map": {}}', "lists no tensors"),
     ],
 )
-def test_an_index_that_is_not_one_is_refused(content: str, message: str, sharded: Path) -> None:
+def test_an_invalid_index_is_refused(content: str, message: str, sharded: Path) -> None:
     (sharded / INDEX).write_text(content)
     with pytest.raises(CheckpointError, match=message):
         load_checkpoint(sharded)

@@ -1,4 +1,4 @@
-"""Files of the authors' code: what is read, and what is refused as damaged."""
+"""Files of the authors' code: supported content is read, damaged files are refused."""
 
 from __future__ import annotations
 
@@ -64,7 +64,7 @@ def test_the_state_of_a_module_is_read(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("protocol", [2, 4, 5])
-def test_a_config_of_a_library_that_is_not_there_gives_its_plain_values(
+def test_a_config_of_a_missing_library_gives_its_plain_values(
     protocol: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     library = types.ModuleType("a_library_of_the_authors")
@@ -123,7 +123,7 @@ def test_missing_empty_random_and_truncated_files_are_refused_with_a_hint(tmp_pa
         assert hint in str(refused.value.hint)
 
 
-def test_a_byte_changed_in_a_storage_is_noticed(tmp_path: Path) -> None:
+def test_a_changed_byte_in_a_storage_is_detected(tmp_path: Path) -> None:
     path = saved(tmp_path, {"model_state": {"w": torch.full((64,), 3.0)}})
     content = path.read_bytes()
     at = content.index(torch.full((64,), 3.0).numpy().tobytes())
@@ -166,7 +166,7 @@ def test_other_content_is_refused_and_named(content: Any, said: str, tmp_path: P
         load_state(saved(tmp_path, content))
 
 
-def test_a_bare_state_dict_is_refused_with_the_way_to_pass_it(tmp_path: Path) -> None:
+def test_a_bare_state_dict_is_refused_with_the_command_to_save_it(tmp_path: Path) -> None:
     with pytest.raises(CheckpointError, match=r"found: w0, w1, w2, w3, w4 and 45 more$") as refused:
         load_state(saved(tmp_path, {f"w{index}": torch.ones(1) for index in range(50)}))
     assert ".safetensors" in str(refused.value.hint)

@@ -79,7 +79,7 @@ def test_the_result_can_be_exported_verified_and_calibrated(folder: Path, tmp_pa
         assert done.exit_code == 0, (command, done.stderr)
 
 
-def test_images_in_folders(folder: Path, tmp_path: Path) -> None:
+def test_a_folder_of_images_is_acmized(folder: Path, tmp_path: Path) -> None:
     for label in "01234":
         (tmp_path / "images" / label).mkdir(parents=True)
         for i in range(4):
@@ -133,7 +133,7 @@ def test_every_family_is_acmized(name: str, tmp_path: Path, monkeypatch: pytest.
     assert all(bool(p.isfinite().all()) for layer in layers.values() for p in layer.parameters())
 
 
-def test_speech_in_folders(tmp_path: Path) -> None:
+def test_a_folder_of_speech_is_acmized(tmp_path: Path) -> None:
     dense_model("wav2vec2 ctc, XLS-R").save_pretrained(tmp_path / "dense")
     (tmp_path / "dense" / "vocab.json").write_text(LETTERS)
     (tmp_path / "speech").mkdir()
@@ -158,7 +158,7 @@ def test_speech_without_transcripts_imitates_the_teacher(tmp_path: Path) -> None
     assert json.loads(result.stdout)["curve"]["quality_name"] == "cosine to the teacher"
 
 
-def test_a_loss_of_the_users_own(folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_custom_loss_is_used(folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     (tmp_path / "mine_loss.py").write_text(
         "def loss(output, batch, teacher):\n    return (output.logits - teacher.logits).square().mean()\n"
     )

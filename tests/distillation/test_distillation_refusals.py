@@ -143,7 +143,7 @@ def test_sounds_of_different_lengths_need_a_mask(monkeypatch: pytest.MonkeyPatch
     assert CliRunner().invoke(main, ["acmize", *map(str, args), *QUICK[:-1], "1", "--restart"]).exit_code == 0
 
 
-def test_a_mask_is_used_where_only_some_samples_have_one() -> None:
+def test_masks_are_used_even_if_only_some_samples_have_one() -> None:
     batch = batch_of([{"input_ids": [1, 2, 3], "attention_mask": [1, 0, 0]}, {"input_ids": [4, 5]}], TOKENS, MASK)
     assert batch["attention_mask"].tolist() == [[1, 0, 0], [1, 1, 0]]
 
@@ -181,7 +181,7 @@ def _boom(_output: Any, _batch: Any, _teacher: Any) -> Any:
         (lambda _output, _batch, _teacher: torch.tensor(1.0), "does not depend on the model's output"),
     ],
 )
-def test_a_loss_of_the_users_own_is_tried_before_any_training(
+def test_a_custom_loss_is_tried_before_training(
     monkeypatch: pytest.MonkeyPatch, folder: Path, loss: Callable[..., Any], message: str
 ) -> None:
     module(monkeypatch, loss=loss)

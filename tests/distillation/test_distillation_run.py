@@ -119,7 +119,7 @@ def test_training_changes_every_part_and_lowers_the_loss_of_phase_1(folder: Path
     assert before.history == ()
 
 
-def test_without_steps_all_learners_compute_what_the_teacher_computes(folder: Path) -> None:
+def test_without_steps_all_learners_match_the_teacher(folder: Path) -> None:
     run(folder, replace(SETTINGS, steps=(0, 0, 0), num_learners=4))
     teacher, student = load_checkpoint(folder / "dense").model, load_checkpoint(folder / "out").model
     for _, layer in acm_layers(student):
@@ -225,7 +225,7 @@ def test_an_interrupt_during_the_quality_measurement_says_so(
     assert "interrupted; the same command will resume at the quality measurement after phase 3" in caplog.messages
 
 
-def test_stages_have_totals_and_say_what_is_left(folder: Path) -> None:
+def test_stages_show_totals_and_remaining_steps(folder: Path) -> None:
     progress = StepCounter()
     run_distillation(load_checkpoint(folder / "dense"), folder / "data.npz", None, SETTINGS, folder / "out", progress)
     assert progress.stages[1:4] == [
@@ -329,7 +329,7 @@ def test_one_bad_label_among_many_is_found(folder: Path) -> None:
         run(folder)
 
 
-def test_data_without_labels_need_the_task_distil(folder: Path) -> None:
+def test_data_without_labels_needs_the_task_distil(folder: Path) -> None:
     np.savez(folder / "data.npz", pixel_values=np.zeros((40, 1, 8, 8), np.float32))
     with pytest.raises(UsageError, match="no labels") as caught:
         run(folder)

@@ -1,4 +1,4 @@
-"""Every example runs, in the order of the numbers and in one folder, as the README says."""
+"""Every example runs, in numerical order and in one folder, as in the README."""
 
 from __future__ import annotations
 

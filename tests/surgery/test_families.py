@@ -110,7 +110,7 @@ def test_the_file_takes_any_batch_and_any_length_that_the_model_takes(exported: 
             assert np.abs(ran[name] - expected.numpy()).max() <= 1e-4 * expected.abs().max()
 
 
-def test_the_graph_has_no_shape_that_depends_on_values(exported: Any) -> None:
+def test_the_graph_has_no_data_dependent_shapes(exported: Any) -> None:
     kinds = {node.op_type for node in onnx.load(exported[1].path).graph.node}
     assert not kinds & {"NonZero", "If", "Loop", "Compress", "Unique"}
     assert "ReduceL2" not in kinds  # weight norm is folded
@@ -144,7 +144,7 @@ def test_the_file_is_calibrated_to_budgets_without_padding(exported: Any) -> Non
 
 
 @pytest.mark.parametrize("architecture", ["WhisperModel", "WhisperForConditionalGeneration"])
-def test_whispers_encoder_is_read_from_the_whole_model(architecture: str, tmp_path: Path) -> None:
+def test_whispers_encoder_is_loaded_from_the_whole_model(architecture: str, tmp_path: Path) -> None:
     whole = getattr(transformers, architecture)(whisper_config()).eval()
     whole.save_pretrained(tmp_path / "dense")
     with pytest.warns(AcmWarning, match=f"{architecture} is read as WhisperEncoder"):

@@ -51,7 +51,7 @@ def test_a_selection_of_nothing_lists_the_available_sites(part: str) -> None:
     assert "10 in all" in str(refusal.value.hint)
 
 
-def test_the_activation_is_the_operators_or_none() -> None:
+def test_the_activation_has_the_operators_name_or_is_none() -> None:
     known = {
         "gelu": "gelu", "gelu_new": "gelu_tanh", "gelu_fast": "gelu_tanh", "gelu_pytorch_tanh": "gelu_tanh",
         "relu": "relu", "silu": "silu", "swish": "silu", "quick_gelu": None, "relu2": None, "tanh": None,
