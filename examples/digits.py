@@ -75,7 +75,7 @@ class Images:
 
 
 def folds(count: int) -> Iterator[tuple[Images, Images]]:
-    """Yield training and held-out images ``[1, 8, 8]`` of each stratified fold; settings were chosen on another split."""
+    """Yield training and held-out images ``[1, 8, 8]`` of each stratified fold; settings come from another split."""
     pixels, labels = load_all_images()
     small = np.ascontiguousarray(pixels[:, :1, ::4, ::4])
     for train, test in StratifiedKFold(count, shuffle=True, random_state=1).split(small, labels):

@@ -114,7 +114,7 @@ class OneFile:
     def same_count(self, budget: float) -> tuple[Setting, ...]:
         """Return thresholds that give every token of a layer the same k, independent of the gates.
 
-        Between two integer counts, the first layers run one more learner; the remainder is a mixture of two such settings.
+        Between two integers the first layers run one more learner; the remainder is a mixture of two such settings.
         """
         return between(self.session.layers, budget)
 

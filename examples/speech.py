@@ -122,7 +122,7 @@ def written(logits: np.ndarray[Any, Any]) -> str:
 
 
 def word_errors(reference: str, hypothesis: str) -> tuple[int, int]:
-    """Return the fewest substitutions, insertions and deletions between two texts, and the number of words of the first."""
+    """Return the edit distance in words between two texts, and the number of words of the first."""
     right, heard = reference.split(), hypothesis.split()
     row = list(range(len(heard) + 1))
     for i, word in enumerate(right, 1):
