@@ -140,7 +140,7 @@ def staging_folder(target: Path, option: str = "-o") -> Iterator[Path]:
 
 
 def link_target(path: Path) -> Path:
-    """The absolute path of the file that a write replaces: where a symbolic link points, else the path itself."""
+    """The absolute path of the file that a write replaces: the target of a symbolic link, otherwise the path itself."""
     return path.resolve() if path.is_symlink() else path.absolute()
 
 
@@ -213,14 +213,14 @@ def move_folder_into_place(source: Path, target: Path) -> None:
         target: Path to replace.
 
     Raises:
-        OutputError: The target is not a folder or holds other files; nothing was changed.
+        OutputError: The target is not a folder or contains other files; nothing was changed.
     """
     interrupts.check()
     if target.is_symlink() or (target.exists() and not target.is_dir()):
         raise OutputError(f"{target} exists and is not a folder", "choose another folder with -o")
     foreign = sorted(p.name for p in target.iterdir() if not (source / p.name).exists()) if target.exists() else []
     if foreign:
-        raise OutputError(f"{target} holds other files: {', '.join(foreign[:5])}", "choose another folder with -o")
+        raise OutputError(f"{target} contains other files: {', '.join(foreign[:5])}", "choose another folder with -o")
     for path in source.rglob("*"):
         if path.is_file():
             _sync(path)
@@ -257,7 +257,7 @@ def _check_not_read_only(target: Path, option: str) -> None:
 
 
 def _mode_for(target: Path) -> int:
-    """Permission bits of a file that replaces ``target``: those of the existing file, else the process default."""
+    """Permission bits of a file that replaces ``target``: those of the existing file, otherwise the process default."""
     return stat.S_IMODE(target.stat().st_mode) if target.is_file() else 0o666 & ~_umask()
 
 

@@ -21,7 +21,7 @@ class BrokenFieldError(Exception):
 
 @dataclass(frozen=True)
 class Kind:
-    """What a field must hold: a description for errors, and a predicate."""
+    """Valid values of a field: a description for errors, and a predicate."""
 
     words: str
     holds: Callable[[Any], bool]

@@ -90,7 +90,7 @@ def save_checkpoint(
         texts: Contents of additional text files, by name.
 
     Raises:
-        OutputError: The folder cannot be written or holds other files.
+        OutputError: The folder cannot be written or contains other files.
     """
     folder = Path(folder)
     layers = {name: asdict(layer.spec) for name, layer in acm_layers(model)}

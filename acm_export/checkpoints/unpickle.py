@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING, Any, ClassVar
 import torch
 
 from acm_export.base.errors import CheckpointError, UsageError
+from acm_export.base.file_kinds import file_kind
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
@@ -58,7 +59,9 @@ def load_state(path: Path) -> tuple[dict[str, torch.Tensor], dict[str, Any]]:
     except FileNotFoundError as error:
         raise UsageError(f"there is no file {path}", "give the .pth file that the authors' code saved") from error
     except (OSError, zipfile.BadZipFile) as error:
-        raise CheckpointError(f"{path} is not a complete PyTorch zip file: {error}", _unreadable_hint(path)) from error
+        kind = file_kind(path) if path.is_dir() or isinstance(error, zipfile.BadZipFile) else None
+        found = f"{kind.description}, not a PyTorch zip file" if kind else f"not a complete PyTorch zip file: {error}"
+        raise CheckpointError(f"{path} is {found}", _unreadable_hint(path)) from error
     except CheckpointError:
         raise
     except (

@@ -48,12 +48,12 @@ def check_output(output: Path) -> None:
     found = sorted(p.name for p in output.iterdir()) if output.exists() else []
     foreign = [name for name in found if name not in _RESULT_FILES]
     if foreign:
-        raise OutputError(f"{output} holds other files: {', '.join(foreign[:5])}", hint)
+        raise OutputError(f"{output} contains other files: {', '.join(foreign[:5])}", hint)
     if found and not _has_acm_section(output / "config.json"):
         raise OutputError(f"{output} is not an ACM model, and {', '.join(found[:5])} would be replaced", hint)
     if foreign := foreign_files(output):
         raise OutputError(
-            f"{partial_folder(output)} holds files other than the state of a run: {', '.join(foreign[:5])}", hint
+            f"{partial_folder(output)} contains files other than the state of a run: {', '.join(foreign[:5])}", hint
         )
     with staging_folder(output):
         pass

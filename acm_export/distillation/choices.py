@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 
 
 def logits_at(gate_logits: torch.Tensor, threshold: torch.Tensor) -> torch.Tensor:
-    """Logits whose argmax is the choice that the operator makes at a threshold τ.
+    """Logits whose argmax is the operator's choice at a threshold τ.
 
     Logit k is the sum of margin - τ over the gated learners 1..k. Margins never increase from one learner to the next,
     so these sums are concave in k, and their maximum is where margins fall to τ: training sees exactly the effect of

@@ -69,7 +69,7 @@ def fingerprint(settings: AcmizeSettings, teacher: str, data: str, processes: in
 
 
 def partial_folder(output: Path) -> Path:
-    """The folder that holds the state of an unfinished run."""
+    """The folder with the state of an unfinished run."""
     return output.with_name(output.name + ".partial")
 
 

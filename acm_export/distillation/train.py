@@ -50,7 +50,7 @@ class Throughput:
 
 @dataclass
 class Trainer:
-    """Trains phases, and holds everything that they share.
+    """Trains the phases of a run.
 
     Args:
         accelerator: Accelerator, which manages devices and processes.

@@ -116,7 +116,7 @@ def _(
 
 
 def margins(gate_logits: torch.Tensor) -> torch.Tensor:
-    """Margins ``[..., C - 1]`` of gate logits ``[..., C]``, float32; NaN where any logit of the token is NaN."""
+    """Margins ``[..., C - 1]`` of gate logits ``[..., C]``, float32; NaN for tokens with a NaN logit."""
     choices = gate_logits.shape[-1]
     if choices == 1:
         return gate_logits.new_empty((*gate_logits.shape[:-1], 0))

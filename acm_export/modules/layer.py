@@ -1,4 +1,4 @@
-"""The ACM layer: a gate and N ordered learners in place of an MLP or a projection."""
+"""The ACM layer: a gate and N ordered learners that replace an MLP or a projection."""
 
 from __future__ import annotations
 
