@@ -157,7 +157,7 @@ def check_graph(model: onnx.ModelProto, manifest: Manifest, path: Path) -> None:
 
 
 def stored_thresholds(model: onnx.ModelProto, manifest: Manifest, folder: Path) -> dict[str, NDArray[np.float32]]:
-    """Thresholds float32 ``[N]`` stored in the file, by layer; for a file with a budget input, the thresholds of its default budget."""
+    """Thresholds float32 ``[N]`` stored in the file, by layer; with a budget input, for its default budget."""
     if manifest.budget_input:
         return setting_thresholds(manifest)
     tensors = {tensor.name: tensor for tensor in model.graph.initializer}

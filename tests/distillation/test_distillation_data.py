@@ -138,7 +138,7 @@ def test_a_truncated_file_is_named(tmp_path: Path) -> None:
 
 
 class Rows:
-    """As those of Hugging Face: a length, and mappings by number."""
+    """A dataset like those of Hugging Face: it has a length and mappings by index."""
 
     def __init__(self, rows: list[dict[str, Any]]) -> None:
         self._rows = rows

@@ -43,7 +43,7 @@ INPUTS = {
 
 
 def opened(monkeypatch: pytest.MonkeyPatch, folder: Path, content: Any, *inputs: str) -> Dataset:
-    """What a function returns that a user names, for a model that takes these inputs."""
+    """Open the data that a user's function returns, for a model with these inputs."""
     module(monkeypatch, make=content if callable(content) else lambda: content)
     return open_data("mine_for_tests:make", [INPUTS[name] for name in inputs], model_folder=folder, transcripts=True)
 
@@ -61,7 +61,7 @@ def greys(count: int = ROWS) -> list[Image.Image]:
 
 
 def pictures(column: str = "image", count: int = ROWS) -> Any:
-    """As those of image classification on the Hub: encoded images and the number of a named class."""
+    """A dataset like those for image classification on the Hub: encoded images and class numbers."""
     names = ["ant", "bee", "cat", "dog", "elk"]
     features = datasets.Features({column: datasets.Image(), "label": datasets.ClassLabel(names=names)})
     rows = {column: greys(count), "label": [i % 5 for i in range(count)]}
@@ -178,7 +178,7 @@ def test_a_dataset_of_speech_is_acmized(tmp_path: Path, monkeypatch: pytest.Monk
 
 
 class Decoder:
-    """As the one that datasets gives from version 4: two items, and neither a mapping nor a length."""
+    """A decoder like that of datasets 4: two items, but neither a mapping nor a length."""
 
     def __getitem__(self, key: str) -> Any:
         return {"array": np.array([0.5, -0.5], np.float32), "sampling_rate": 16000}[key]

@@ -29,11 +29,11 @@ SETTINGS = AcmizeSettings(num_learners=3, steps=(5, 4, 6), batch=8, checkpoint_e
 
 
 class Killed(BaseException):
-    """Stands for a signal that cannot be caught."""
+    """Simulates a signal that cannot be caught."""
 
 
 class StepCounter:
-    """Counts training steps, and dies at one of them if told to."""
+    """Counts training steps, and dies at a given step."""
 
     def __init__(self, dies_at: int = -1, dies_of: type[BaseException] = Killed) -> None:
         self._steps, self._dies_at, self._dies_of = 0, dies_at, dies_of

@@ -20,7 +20,7 @@ def output(**tensors: torch.Tensor) -> Any:
 
 
 class _Output(dict[str, torch.Tensor]):
-    """As those of transformers: fields by name and by key."""
+    """An output like those of transformers: fields by name and by key."""
 
     def __getattr__(self, name: str) -> torch.Tensor:
         return self[name]

@@ -202,7 +202,7 @@ class Twice(nn.Module):
         self.acm = ACMLayer(ACMSpec(6, 2, 3))
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
-        """The same layer two times."""
+        """Calls the same layer twice."""
         return torch.as_tensor(self.acm(self.acm(x)))
 
 
@@ -214,7 +214,7 @@ class Branching(nn.Module):
 
 class Text(nn.Module):
     def forward(self, x: torch.Tensor) -> Any:
-        """No tensor."""
+        """Returns no tensor."""
         return f"{x.shape}"
 
 

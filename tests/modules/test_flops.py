@@ -30,7 +30,7 @@ from acm_export.surgery import Site, find_sites, model_flops, select_sites, spec
 
 
 def counted(module: nn.Module, *inputs: torch.Tensor, **named: torch.Tensor) -> int:
-    """What PyTorch's counter finds; it does not know attention that is fused on CPUs."""
+    """FLOPs according to PyTorch's counter, which does not count fused attention on CPUs."""
     with plain_attention(module), torch.no_grad(), FlopCounterMode(display=False) as counter:
         module(*inputs, **named)
     return int(counter.get_total_flops())

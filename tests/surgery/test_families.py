@@ -31,7 +31,7 @@ if TYPE_CHECKING:
 
 
 def outputs(model: Any, inputs: dict[str, torch.Tensor]) -> list[torch.Tensor]:
-    """What an export of the model returns."""
+    """The outputs that an export of the model returns."""
     with torch.no_grad():
         result = model(**inputs)
     return [result[name] for name in family(model).outputs[type(model).__name__]]

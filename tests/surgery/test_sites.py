@@ -102,7 +102,7 @@ def test_a_place_that_cannot_be_replaced_is_named() -> None:
 
 
 class GatedMLP(nn.Module):
-    """As in Llama."""
+    """A gated FFN as in Llama."""
 
     def __init__(self) -> None:
         super().__init__()

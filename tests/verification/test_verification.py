@@ -84,7 +84,7 @@ def edit_body(find: str, replace: str, position: int = 0) -> Callable[[onnx.Mode
 
 
 def drop_last_learner(proto: onnx.ModelProto) -> None:
-    """As the published code does: the tokens of the last learner miss it."""
+    """Like the published code: tokens that need the last learner do not get its output."""
     for function in proto.functions:
         for node in function.node:
             if node.output[0].startswith("learner") and node.output[0].endswith("_hidden"):
