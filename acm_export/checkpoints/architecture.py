@@ -105,7 +105,7 @@ def model_class_of(config: dict[str, Any], family: ModelFamily) -> type[PreTrain
 
 
 def construction_options(expected: Collection[str], found: Collection[str]) -> dict[str, Any]:
-    """Keyword arguments for a model's class, next to the config: a base model saved without a pooler is built without one.
+    """Keyword arguments for a model's class: a base model saved without a pooler is built without one.
 
     Args:
         expected: Names of the tensors of a model built without options.

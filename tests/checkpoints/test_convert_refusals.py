@@ -58,7 +58,7 @@ def test_flags_that_contradict_the_weights_are_refused(options: dict[str, Any], 
 
 @pytest.mark.parametrize(
     ("options", "said"),
-    [({"num_learners": 3}, r"5 choices.*N = 3"), ({"num_learners": 5}, "the widest with 5 choices")],
+    [({"num_learners": 3}, r"5 choices.*N = 3"), ({"num_learners": 5}, "the widest, with 5 choices")],
 )
 def test_without_b2_the_gates_contradict_the_flags(options: dict[str, Any], said: str, tmp_path: Path) -> None:
     state = {name: tensor for name, tensor in acm_state().items() if not name.endswith(".b2")}

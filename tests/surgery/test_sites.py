@@ -97,7 +97,7 @@ def test_a_place_that_cannot_be_replaced_is_named() -> None:
     with pytest.raises(CheckpointError, match="12 at its input and 6 at its output"):
         install_acm_layers(model, family(model), {"encoder.layer.1.attention.self.query": ACMSpec(12, 4, 2)})
     model.encoder.layer[0].intermediate.dense = ACMLayer(ACMSpec(12, 4, 2))
-    with pytest.raises(CheckpointError, match=r"layer\.0\.intermediate is made of ACMLayer, .*expected linear maps"):
+    with pytest.raises(CheckpointError, match=r"layer\.0\.intermediate consists of ACMLayer, .*expected linear maps"):
         places(model, "ffn")
 
 
