@@ -139,7 +139,7 @@ def _tensor_left_out_everywhere(folder: Path, shards: dict[str, str]) -> None:
         (_tensor_of_no_shard, f"lists vit.extra in {FIRST}, but no shard contains it"),
         (_tensor_of_another_shard, f"in {SECOND}, but it is in {FIRST}"),
         (_unlisted_tensor, f"which {INDEX} does not list"),
-        (_tensor_of_two_shards, f"is in two shards, {FIRST} and {SECOND}"),
+        (_tensor_of_two_shards, f"is in two shards: {FIRST} and {SECOND}"),
         (_tensor_listed_twice, "'a' is listed twice"),
         (_tensor_left_out_everywhere, "contradicts config.json: it lacks"),
     ],

@@ -48,7 +48,7 @@ def test_a_selection_of_nothing_lists_the_available_sites(part: str) -> None:
     with pytest.raises(UsageError, match="available: ffn, qkvo, q_proj, k_proj, v_proj, o_proj") as refusal:
         select_sites(model, family(model), part)
     assert "vit.layers.0.mlp" in str(refusal.value.hint)
-    assert "10 in all" in str(refusal.value.hint)
+    assert "10 in total" in str(refusal.value.hint)
 
 
 def test_the_activation_has_the_operators_name_or_is_none() -> None:
