@@ -190,7 +190,7 @@ def test_a_custom_loss_is_used(folder: Path, tmp_path: Path, monkeypatch: pytest
         (("--recipe", "paper", "--budget", "1.5"), 2, "it must be above 0 and at most 1"),
         (("--steps", "1,2"), 2, "three"),
         (("--steps", "1,2,-3"), 2, "whole numbers"),
-        (("--steps", "1,2,x"), 2, "no number"),
+        (("--steps", "1,2,x"), 2, "is not a number"),
         (("--lr", "1,2,3"), 2, "learning rates"),
         (("--task", "ctc"), 2, "not a task of ViTForImageClassification"),
         (("--task", "nowhere:loss"), 2, "cannot import nowhere:loss"),
