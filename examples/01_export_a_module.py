@@ -1,4 +1,4 @@
-"""Export any torch module that holds ACM layers, and run it at two budgets in ONNX Runtime.
+"""Export any torch module with ACM layers, and run it at two budgets in ONNX Runtime.
 
 Run: ``python examples/01_export_a_module.py [FOLDER]``. Without a folder the files go into a new temporary one.
 """

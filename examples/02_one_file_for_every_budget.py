@@ -1,6 +1,6 @@
 """Export the embedded digits model, verify it, calibrate it on real images, and run it at any budget in one session.
 
-Run: ``python examples/02_one_file_for_every_budget.py [FOLDER]``; takes a minute. Without a folder the files go into a
+Run: ``python examples/02_one_file_for_every_budget.py [FOLDER]``; about a minute. Without a folder the files go into a
 new temporary one; examples 03 and 04 need them. Needs acm-export[demo] and ONNX Runtime 1.27 or later, because this
 model has layers of two kinds.
 """
@@ -25,18 +25,18 @@ from acm_export.calibration.calibrate import calibrate
 from acm_export.checkpoints import load_checkpoint
 from acm_export.demo.digits import ACM, DATA, load_all_images
 from acm_export.exporter import export
-from acm_export.onnx_file.overloads import knows_overloads
+from acm_export.onnx_file.overloads import supports_overloads
 
 BUDGETS = (0.25, 0.3, 0.4, 0.5, 0.75, 1.0)
 
 
 def main(folder: Path) -> None:
     """Write ``calibrated.onnx`` and ``test.npz`` into the folder and print the accuracy at each budget."""
-    if not knows_overloads(onnxruntime.__version__):
+    if not supports_overloads(onnxruntime.__version__):
         sys.exit(f"ONNX Runtime {onnxruntime.__version__} is too old; run: pip install 'onnxruntime>=1.27'")
     folder.mkdir(parents=True, exist_ok=True)
     save_images(folder)
-    exported = export(load_checkpoint(ACM), output=folder / "digits.onnx")  # raises where PyTorch says otherwise
+    exported = export(load_checkpoint(ACM), output=folder / "digits.onnx")  # raises if the file and PyTorch disagree
     if exported.report is not None:
         worst = max(setting.relative for setting in exported.report.settings)
         print(f"digits.onnx: largest difference from PyTorch is {worst:.1e} of the largest output")
@@ -57,7 +57,7 @@ def main(folder: Path) -> None:
 
 
 def save_images(folder: Path) -> None:
-    """Save the images that the model was trained on, for calibration, and the 360 that it never saw."""
+    """Save the training images, for calibration, and the 360 test images."""
     images, labels = load_all_images()
     unseen = np.zeros(len(images), bool)
     unseen[json.loads((DATA / "test_indices.json").read_text())] = True

@@ -1,6 +1,6 @@
 """Build plugin and engine on a machine with TensorRT and a GPU, and measure what each budget costs there.
 
-Run: ``python examples/03_engine_on_a_device.py FOLDER [--dry-run]``, where FOLDER holds calibrated.onnx and test.npz
+Run: ``python examples/03_engine_on_a_device.py FOLDER [--dry-run]``, where FOLDER contains calibrated.onnx and test.npz
 from example 02. PyTorch is not needed. ``--dry-run`` prints what would be built and needs neither TensorRT nor a GPU.
 Not yet tested beyond --dry-run.
 """
@@ -21,7 +21,7 @@ MEASURE = ["latency", ENGINE, "--budgets", "0.25,0.5,1", "--data", "test.npz", "
 
 
 def main(folder: Path, *, dry_run: bool) -> int:
-    """Run the verbs in the folder one after the other and stop at the first that fails; return its exit code."""
+    """Run the verbs in the folder in order and stop at the first failure; return its exit code."""
     if not (folder / MODEL).is_file():
         print(f"{folder / MODEL} does not exist; run: python examples/02_one_file_for_every_budget.py {folder}")
         return 1
@@ -45,7 +45,7 @@ def main(folder: Path, *, dry_run: bool) -> int:
 
 
 def run(folder: Path, arguments: list[str]) -> int:
-    """Print a command as a user would type it, and run it."""
+    """Print a command as a user would type it, then run it."""
     print("$ acm-export", *arguments, flush=True)
     return subprocess.run([sys.executable, "-m", "acm_export", *arguments], cwd=folder, check=False).returncode
 

@@ -1,7 +1,7 @@
 """Serve requests with deadlines from one session: each runs at the largest budget whose measured p99 fits.
 
-Run: ``python examples/04_serve_with_deadlines.py FOLDER``, where FOLDER holds calibrated.onnx and test.npz from
-example 02. The first run measures this machine with ``acm-export latency`` and keeps the result in latency.json.
+Run: ``python examples/04_serve_with_deadlines.py FOLDER``, where FOLDER contains calibrated.onnx and test.npz from
+example 02. The first run measures this machine with ``acm-export latency`` and saves the result as latency.json.
 """
 
 from __future__ import annotations
@@ -25,14 +25,14 @@ MEASURE = ["latency", "calibrated.onnx", "--budgets", "0.25,0.4,0.6,1", "--data"
 
 
 def main(folder: Path) -> None:
-    """Serve 1,000 requests; for each budget, print how many it served, how many in time, and its accuracy."""
+    """Serve 1,000 requests; print, for each budget, the number of requests, the share in time, and the accuracy."""
     for name in ("calibrated.onnx", "test.npz"):
         if not (folder / name).is_file():
             sys.exit(f"{folder / name} does not exist; run: python examples/02_one_file_for_every_budget.py {folder}")
     if not (folder / "latency.json").is_file():
         command = [sys.executable, "-m", "acm_export", *MEASURE, "-o", "latency.json"]
         if subprocess.run(command, cwd=folder, check=False, stdout=subprocess.DEVNULL).returncode:
-            sys.exit("the latency of calibrated.onnx was not measured; the error above says why")
+            sys.exit("the latency of calibrated.onnx was not measured; see the error above")
     p99 = measured_p99(folder / "latency.json")
     onnxruntime.set_default_logger_severity(3)  # errors only: it warns about a default that calls may override
     session = onnxruntime.InferenceSession(folder / "calibrated.onnx", providers=["CPUExecutionProvider"])

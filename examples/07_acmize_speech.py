@@ -1,7 +1,7 @@
 """Turn a small Wav2Vec2-CTC for spoken digits and commands into an ACM model; measure word error rate by budget.
 
-Run: ``python examples/07_acmize_speech.py --folder SOMEWHERE``; three quarters of an hour on two cores, most of it for
-the teacher, which is trained here and kept in the folder. Speech is synthesised with espeak-ng (Debian: espeak-ng);
+Run: ``python examples/07_acmize_speech.py --folder FOLDER``; 45 minutes on two cores, most of it for training
+the teacher, which is saved in the folder. Speech is synthesised with espeak-ng (Debian: espeak-ng);
 test voices occur neither in training nor in calibration. Needs acm-export[demo,train] and scipy. (a) is one file with
 calibrated thresholds, (c) the same file with the same learner count for every token.
 """
@@ -83,7 +83,7 @@ def main() -> None:
     """Synthesise speech, train the teacher, distil, export, calibrate, measure, print, write."""
     arguments = parser(__doc__ or "")
     arguments.add_argument(
-        "--folder", type=Path, help="keep speech, teacher and ACM model here, or read them from here"
+        "--folder", type=Path, help="folder for speech, teacher and ACM model; existing ones are reused"
     )
     options = arguments.parse_args()
     torch.set_num_threads(1)

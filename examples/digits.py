@@ -1,4 +1,4 @@
-"""Parts of example 05: images in folds, dense models, and the paper's models, one per budget."""
+"""Helpers of example 05: images in folds, dense models, and the paper's models, one per budget."""
 
 from __future__ import annotations
 
@@ -168,7 +168,7 @@ def accuracy_with_counts(model: Any, data: Images) -> tuple[float, np.ndarray[An
 def paper_models(
     teacher: Checkpoint, data: Images, settings: AcmizeSettings, budgets: Sequence[float]
 ) -> Iterator[Any]:
-    """Train with the paper's recipe, one model per budget; phases 1 and 2 do not depend on it and run once for all."""
+    """Train with the paper's recipe, one model per budget; phases 1 and 2 do not depend on the budget and run once."""
     plan = make_plan(teacher.model, teacher.family, settings)
     task = task_for(teacher.model, teacher.family, None, {})
     inputs = teacher.family.data_inputs(teacher.model.config)

@@ -1,4 +1,4 @@
-"""Shared by examples 05 to 07: one calibrated file, its settings and rivals, and paired differences."""
+"""Shared by examples 05 to 07: one calibrated file, its settings, comparisons, and paired differences."""
 
 from __future__ import annotations
 
@@ -44,7 +44,7 @@ Array = np.ndarray[Any, Any]
 
 
 class InMemory:
-    """Samples with a name, as ``acmize`` and ``calibrate`` take them.
+    """Named samples for ``acmize`` and ``calibrate``.
 
     Args:
         name: Name for reports.
@@ -125,7 +125,7 @@ class OneFile:
     def same_count(self, budget: float) -> tuple[Setting, ...]:
         """Return thresholds that give every token of a layer the same k, independent of the gates.
 
-        Between two whole counts the first layers run one more learner; the remainder is a mixture of two such settings.
+        Between two integers the first layers run one more learner; the remainder is a mixture of two such settings.
         """
         return between(self.session.layers, budget)
 

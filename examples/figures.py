@@ -1,7 +1,7 @@
-"""Draw the results of examples 05 to 07: quality over β, and how many learners each token runs.
+"""Draw the results of examples 05 to 07: quality over β, and the number of learners for each token.
 
 Run: ``python examples/figures.py -o docs/images [--digits CHECKPOINT] [--speech FOLDER]``. The curves come from the
-results under benchmarks/results; CHECKPOINT is an ACM model of digits, FOLDER the one that example 07 kept. Needs
+results under benchmarks/results; CHECKPOINT is an ACM model of digits, FOLDER the folder of example 07. Needs
 acm-export[demo,report].
 """
 
@@ -28,8 +28,8 @@ if TYPE_CHECKING:
 RESULTS = Path(__file__).parent.parent / "benchmarks" / "results" / "cpu-2core"
 SERIES = {
     "a": ("(a) one file, calibrated", "#1f77b4", "o"),
-    "b": ("(b) a model for each budget", "#d9822b", "s"),
-    "c": ("(c) every token the same count", "#2f9e63", "^"),
+    "b": ("(b) one model per budget", "#d9822b", "s"),
+    "c": ("(c) same count for every token", "#2f9e63", "^"),
     "d": ("(d) dense, equal FLOPs", "#7a7a7a", "D"),
 }
 BUDGET, CHOSEN, EACH = 0.4, 5, 5
@@ -38,7 +38,7 @@ BUDGET, CHOSEN, EACH = 0.4, 5, 5
 def curve(
     rows: Sequence[dict[str, Any]], value: str, label: str, dense: float | None, path: Path, error: float = 0.0
 ) -> None:
-    """Draw one line over β per rival, and the dense model as a dashed line with its standard error."""
+    """Draw one line over β per method, and the dense model as a dashed line with its standard error."""
     figure = Figure(figsize=(5.2, 3.4), layout="constrained", dpi=110)
     axes = figure.add_subplot()
     for name, (title, colour, marker) in SERIES.items():
@@ -148,7 +148,7 @@ def main() -> None:
         "-o", "--output", type=Path, default=Path("docs/images"), help="folder to write (%(default)s)"
     )
     arguments.add_argument("--digits", type=Path, metavar="CHECKPOINT", help="an ACM model of fold 1 of example 05")
-    arguments.add_argument("--speech", type=Path, metavar="FOLDER", help="the folder that example 07 kept")
+    arguments.add_argument("--speech", type=Path, metavar="FOLDER", help="the folder of example 07")
     options = arguments.parse_args()
     options.output.mkdir(parents=True, exist_ok=True)
     draw_curves(options.output)

@@ -1,4 +1,4 @@
-"""Parts of example 07: digits and commands spoken by espeak-ng, and a small Wav2Vec2-CTC that transcribes them."""
+"""Helpers of example 07: digits and commands spoken by espeak-ng, and a small Wav2Vec2-CTC that transcribes them."""
 
 from __future__ import annotations
 
@@ -71,13 +71,13 @@ class Spoken:
 
 
 def speak(count: int, people: Sequence[str], seed: int, file: Path) -> Spoken:
-    """Synthesise utterances of two to four words in random voices, accents, speeds and pitches; keep them in a file.
+    """Synthesise utterances of two to four words in random voices, accents, speeds and pitches, and save them.
 
     Args:
         count: Number of utterances.
         people: Variants of espeak-ng's voices.
         seed: Seed of the random choices.
-        file: ``.npz`` file to keep the utterances in, or to read them from.
+        file: ``.npz`` file for the utterances; an existing file is reused.
     """
     if not file.is_file():
         if which("espeak-ng") is None:
@@ -122,7 +122,7 @@ def written(logits: np.ndarray[Any, Any]) -> str:
 
 
 def word_errors(reference: str, hypothesis: str) -> tuple[int, int]:
-    """Return the fewest substitutions, insertions and deletions between two texts, and the words of the first."""
+    """Return the edit distance in words between two texts, and the number of words of the first."""
     right, heard = reference.split(), hypothesis.split()
     row = list(range(len(heard) + 1))
     for i, word in enumerate(right, 1):
@@ -211,7 +211,7 @@ def train(model: Wav2Vec2ForCTC, data: Spoken, steps: int, batch: int = 16) -> N
 
 
 def teacher(folder: Path, data: Spoken, steps: int) -> Path:
-    """Train a model into ``folder``, unless it exists there; return the folder."""
+    """Train a model and save it in ``folder``, unless it exists; return the folder."""
     if not (folder / "config.json").is_file():
         torch.manual_seed(0)
         model = fresh_model()

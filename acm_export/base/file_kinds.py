@@ -1,4 +1,4 @@
-"""Recognise a file or folder by its content, to say what it is where something else is expected."""
+"""Recognise files and folders by their content, so that errors can say what was given instead of what is expected."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ _MAGIC = (
     (b"\xff\xd8\xff", "an image", "--data takes a folder of images"),
     (b"%PDF", "a PDF document", None),
 )
-"""First bytes, description and hint."""
+"""First bytes of a file, its description, and a hint."""
 
 
 @dataclass(frozen=True)
@@ -54,7 +54,7 @@ _JSON_KINDS = (
     ),
     ({"checks", "goals"}, FileKind("a result of acm-export doctor")),
 )
-"""Fields of a JSON object, and what it is."""
+"""Fields that identify a JSON object, and the kind that it is."""
 
 ONNX = FileKind("an ONNX file", "inspect, verify, calibrate, set-budget, build-engine and latency take ONNX files")
 NPZ = FileKind("an archive of NumPy arrays (.npz)", "--data takes .npz files")

@@ -24,7 +24,7 @@ if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator, Mapping, Sequence
 
 StrPath = str | os.PathLike[str]
-"""A path as the public functions accept it."""
+"""Path types that the public functions accept."""
 
 _CHUNK = 1 << 22
 _log = logging.getLogger(__name__)
@@ -36,11 +36,11 @@ def check_input(path: Path, what: str = "file", hint: str | None = None) -> None
 
     Args:
         path: Path of the input.
-        what: What it should be: ``file``, ``folder`` or ``file or folder``.
+        what: Expected kind: ``file``, ``folder`` or ``file or folder``.
         hint: What to do if it is missing.
 
     Raises:
-        UsageError: There is nothing at ``path``, or no permission to read it.
+        UsageError: ``path`` does not exist, or may not be read.
     """
     if not path.exists():
         raise UsageError(f"there is no {what} {path}", hint)
@@ -50,7 +50,7 @@ def check_input(path: Path, what: str = "file", hint: str | None = None) -> None
 
 
 def check_suffix(target: Path, suffixes: Sequence[str], option: str = "-o", hint: str | None = None) -> None:
-    """Check that the name of an output has the suffix of what is written.
+    """Check that the name of an output has an accepted suffix.
 
     Args:
         target: Path of the output.
@@ -69,7 +69,7 @@ def check_suffix(target: Path, suffixes: Sequence[str], option: str = "-o", hint
 
 
 def check_writable(target: Path, option: str = "-o") -> None:
-    """Check before long work that its result can be written.
+    """Check that a result can be written, before the work that produces it starts.
 
     Args:
         target: File that will be written.
@@ -112,10 +112,10 @@ def staging_folder(target: Path, option: str = "-o") -> Iterator[Path]:
         The temporary folder.
 
     Raises:
-        OutputError: The target is read-only, its folder not writable, or the disk full; the target is unchanged.
+        OutputError: The target is read-only, its folder not writable, or the disk is full; the target is unchanged.
     """
     if target.exists() and not target.is_file() and not target.is_dir():
-        raise OutputError(f"{target} is a device or pipe, which a rename would replace", f"name a file with {option}")
+        raise OutputError(f"{target} is a device or pipe, not a file", f"name a file with {option}")
     parent = link_target(target).parent
     if not parent.is_dir():
         raise OutputError(f"the output folder {parent} does not exist", f"create it, or choose another with {option}")
@@ -140,7 +140,7 @@ def staging_folder(target: Path, option: str = "-o") -> Iterator[Path]:
 
 
 def link_target(path: Path) -> Path:
-    """The absolute path of the file that a write replaces: where a symbolic link points, else the path itself."""
+    """The absolute path of the file that a write replaces: the target of a symbolic link, otherwise the path itself."""
     return path.resolve() if path.is_symlink() else path.absolute()
 
 
@@ -213,14 +213,14 @@ def move_folder_into_place(source: Path, target: Path) -> None:
         target: Path to replace.
 
     Raises:
-        OutputError: The target is not a folder or holds other files; nothing was changed.
+        OutputError: The target is not a folder or contains other files; nothing was changed.
     """
     interrupts.check()
     if target.is_symlink() or (target.exists() and not target.is_dir()):
         raise OutputError(f"{target} exists and is not a folder", "choose another folder with -o")
     foreign = sorted(p.name for p in target.iterdir() if not (source / p.name).exists()) if target.exists() else []
     if foreign:
-        raise OutputError(f"{target} holds other files: {', '.join(foreign[:5])}", "choose another folder with -o")
+        raise OutputError(f"{target} contains other files: {', '.join(foreign[:5])}", "choose another folder with -o")
     for path in source.rglob("*"):
         if path.is_file():
             _sync(path)
@@ -257,7 +257,7 @@ def _check_not_read_only(target: Path, option: str) -> None:
 
 
 def _mode_for(target: Path) -> int:
-    """Permission bits of a file that replaces ``target``: those of the existing file, else the process default."""
+    """Permission bits of a file that replaces ``target``: those of the existing file, otherwise the process default."""
     return stat.S_IMODE(target.stat().st_mode) if target.is_file() else 0o666 & ~_umask()
 
 

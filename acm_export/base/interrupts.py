@@ -14,17 +14,17 @@ import sys
 class Interrupted(BaseException):
     """Raised by SIGINT and SIGTERM once :func:`install` was called.
 
-    Not KeyboardInterrupt: after that exception has passed through ``exec`` of a string, as PyTorch runs every graph,
-    CPython kills itself with SIGINT at exit even if it was caught (tried: 3.10 to 3.13).
+    This is not KeyboardInterrupt: once that has passed through ``exec`` of a string, which is how PyTorch runs a
+    graph, CPython kills itself with SIGINT at exit even if it was caught (tried: 3.10 to 3.13).
     """
 
 
 class _Memory:
-    asked = False
+    received = False
 
 
 def install() -> None:
-    """Raise :class:`Interrupted` on SIGINT and SIGTERM from now on; a second signal kills the process at once."""
+    """Make SIGINT and SIGTERM raise :class:`Interrupted`; a second signal kills the process at once."""
     for number in (signal.SIGINT, signal.SIGTERM):
         signal.signal(number, _interrupt)
     report = sys.unraisablehook
@@ -36,23 +36,23 @@ def install() -> None:
     sys.unraisablehook = quiet
 
 
-def asked() -> bool:
+def received() -> bool:
     """Whether a signal was received, even if its exception was lost."""
-    return _Memory.asked
+    return _Memory.received
 
 
 def check() -> None:
     """Raise :class:`Interrupted` if a signal was received."""
-    if _Memory.asked:
+    if _Memory.received:
         raise Interrupted
 
 
-def answered() -> None:
-    """Clear the flag, for work that keeps its partial result: outputs may be written again."""
-    _Memory.asked = False
+def clear() -> None:
+    """Clear the flag so that outputs may be written again; for work that keeps its partial result."""
+    _Memory.received = False
 
 
 def _interrupt(number: int, *_: object) -> None:
-    _Memory.asked = True
+    _Memory.received = True
     signal.signal(number, signal.SIG_DFL)
     raise Interrupted

@@ -16,7 +16,7 @@ JsonObject: TypeAlias = dict[str, JsonValue]
 
 _MAX_WHOLE = 2**63 - 1
 _SHOWN = 60
-"""Characters of an invalid value that an error shows."""
+"""Number of characters of an invalid value that an error shows."""
 
 
 class BrokenFieldError(Exception):
@@ -25,7 +25,7 @@ class BrokenFieldError(Exception):
 
 @dataclass(frozen=True)
 class Kind:
-    """What a field must hold: a description for errors, and a predicate."""
+    """Valid values of a field: a description for errors, and a predicate."""
 
     words: str
     holds: Callable[[Any], bool]

@@ -1,4 +1,4 @@
-"""How long-running work reports what it is doing."""
+"""The interface through which long-running work reports its progress."""
 
 from __future__ import annotations
 
@@ -6,26 +6,26 @@ from typing import Protocol
 
 
 class Progress(Protocol):
-    """Receives stages and batches."""
+    """Receives the stages and batches of long-running work."""
 
     def stage(self, title: str, batches: int | None) -> None:
-        """A stage begins.
+        """Start a stage.
 
         Args:
-            title: What is done in it.
-            batches: How many batches it takes, about; None where that is not known.
+            title: What the stage does.
+            batches: Approximate number of batches; None if unknown.
         """
 
     def batch(self, note: str = "") -> None:
-        """One more batch is done.
+        """Count one finished batch.
 
         Args:
-            note: Shown beside the rate, such as a loss.
+            note: Text to show beside the rate, such as a loss.
         """
 
 
 class Silent:
-    """Shows nothing."""
+    """Progress that shows nothing."""
 
     def stage(self, title: str, batches: int | None) -> None:
         """Do nothing."""

@@ -10,7 +10,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable
 
 _SETTLE_SECONDS = 0.03
-"""ONNX Runtime's threads keep spinning for some milliseconds after a run and would take cores from another session."""
+"""ONNX Runtime's threads spin for a few milliseconds after a run and would take cores from the other session."""
 
 _WARM_UP = 2
 

@@ -1,3 +1,3 @@
-"""The version of acm-export. It lives here so that no module needs the root package for it."""
+"""The version of acm-export. It is here so that no module imports the root package."""
 
 __version__ = "0.1.0"

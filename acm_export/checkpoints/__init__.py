@@ -1,4 +1,4 @@
-"""Checkpoints: our Hugging Face folder, and the files of the ACM authors' code."""
+"""Checkpoints: Hugging Face folders with ACM layers, and the files of the ACM authors' code."""
 
 from acm_export.checkpoints.conversion import ConversionResult, convert
 from acm_export.checkpoints.folder import Checkpoint, load_checkpoint, save_checkpoint

@@ -45,7 +45,7 @@ def group_acm_layers(state: State) -> tuple[dict[str, State], State]:
                 groups[owner][key] = tensor
         else:
             raise CheckpointError(
-                f"the weights hold {name!r}, which is not part of an ACM layer",
+                f"the weights contain {name!r}, which is not part of an ACM layer",
                 f"expected: {', '.join(_LEARNERS)}, {_GATE}*",
             )
     return dict(groups), dense
@@ -56,13 +56,14 @@ def infer_learners(
 ) -> dict[str, InferredLayer]:
     """Find N, h, min_learners and the gate of every ACM layer.
 
-    b2 has N + 1 rows, a gate N + 1 - min_learners choices. So N follows from b2; where no layer has one, from the
-    widest gate, unless options say that learners always run there too. min_learners of all other layers follow from N.
+    b2 has N + 1 rows, and a gate has N + 1 - min_learners choices. N therefore follows from b2, or, if no layer has b2,
+    from the widest gate, unless the options say that learners always run there too. N and the width of a gate then give
+    min_learners of the other layers.
 
     Args:
         groups: Tensors of each ACM layer.
-        num_learners: N, where the user gave it.
-        min_learners: Learners that always run by a part of the layer name, where the user gave them.
+        num_learners: N, if the user gave it.
+        min_learners: Learners that always run, by a part of the layer name, if the user gave them.
 
     Returns:
         A description and tensors for each layer.
@@ -86,14 +87,14 @@ def infer_learners(
     if n is None:
         n = max((width - 1 + (given[name] or 0) for name, width in widths.items()), default=0)
     for name, width in widths.items():
-        _check_gate(name, width, n, given[name], tells_n=stated is None and width == max(widths.values()))
+        _check_gate(name, width, n, given[name], determines_n=stated is None and width == max(widths.values()))
     return {name: _layer(name, tensors, gates[name], n, n + 1 - widths[name]) for name, tensors in groups.items()}
 
 
 def _stated_learners(groups: dict[str, State], num_learners: int | None) -> int | None:
-    """N from the shapes of b2, [(N+1)*D] with D from w1, compared with the option; None where no layer has a b2."""
+    """N from the shapes of b2, [(N+1)*D] with D from w1, compared with the option; None if no layer has a b2."""
     if num_learners is not None and num_learners < 1:
-        raise UsageError(f"--num-learners gives N = {num_learners}, expected at least 1", "leave it out to infer N")
+        raise UsageError(f"--num-learners is {num_learners}, expected at least 1", "leave it out to infer N")
     stated: dict[str, int] = {}
     for name, tensors in groups.items():
         if {"b2", "w1"} <= tensors.keys() and tensors["w1"].ndim == 2:
@@ -107,23 +108,23 @@ def _stated_learners(groups: dict[str, State], num_learners: int | None) -> int 
         first = next(iter(stated))
         if n != stated[first]:
             raise CheckpointError(
-                f"{name}: b2 means N = {n}, but that of {first} means N = {stated[first]}", _SAVE_AGAIN
+                f"{name}: b2 implies N = {n}, but the b2 of {first} implies N = {stated[first]}", _SAVE_AGAIN
             )
         if num_learners is not None and n != num_learners:
             raise CheckpointError(
-                f"{name}: b2 has {n + 1} rows, which means N = {n}, but --num-learners gives N = {num_learners}",
+                f"{name}: b2 has {n + 1} rows, which implies N = {n}, but --num-learners is {num_learners}",
                 f"leave out --num-learners, or give {n}",
             )
     return next(iter(stated.values()), None)
 
 
-def _check_gate(name: str, width: int, n: int, given: int | None, *, tells_n: bool) -> None:
+def _check_gate(name: str, width: int, n: int, given: int | None, *, determines_n: bool) -> None:
     """Compare the width of one gate with N and the option for its layer."""
     minimum = n + 1 - width
     if given is not None and given != minimum:
         raise CheckpointError(
-            f"{name}: the gate has {width} choices; with N = {n} that means min_learners = {minimum}, "
-            f"but --min-learners gives {given}",
+            f"{name}: the gate has {width} choices; with N = {n} this implies min_learners = {minimum}, "
+            f"but --min-learners is {given}",
             f"leave it out, or give {minimum}",
         )
     if not 0 <= minimum <= n:
@@ -131,29 +132,29 @@ def _check_gate(name: str, width: int, n: int, given: int | None, *, tells_n: bo
             f"{name}: the gate has {width} choices, which contradicts N = {n} (at most {n + 1})",
             "correct --num-learners, or leave it out to infer N from b2 or the widest gate",
         )
-    if minimum > 0 and tells_n and given is None:
+    if minimum > 0 and determines_n and given is None:
         raise CheckpointError(
-            f"{name}: its gate is the widest with {width} choices, which means N = {width - 1}, "
+            f"{name}: its gate is the widest, with {width} choices, which implies N = {width - 1}, "
             f"but the options give N = {n}",
-            "correct --num-learners, or give with --min-learners how many learners always run there",
+            "correct --num-learners, or set the number of learners that always run there with --min-learners",
         )
 
 
 def _gate(name: str, tensors: State) -> list[tuple[torch.Tensor, torch.Tensor]]:
-    """Weights and biases of the gate's linear maps in order; that code has nothing between them."""
+    """Weights and biases of the gate's linear maps, in order; the authors' code has nothing between them."""
     parts: dict[int, dict[str, torch.Tensor]] = defaultdict(dict)
     for key, tensor in tensors.items():
         if key.startswith(_GATE):
             match = _LINEAR.fullmatch(key)
             if match is None:
                 raise CheckpointError(
-                    f"{name}.{key} is not part of a gate that this version knows (fc, net.0, ...)",
+                    f"{name}.{key} is not part of a supported gate (fc, net.0, ...)",
                     "only gates of linear maps are supported",
                 )
             parts[int(match[1] or 0)][match[2]] = tensor
     if sorted(parts) != list(range(len(parts))):
         raise CheckpointError(
-            f"{name} has a gate with maps {sorted(parts)}, and other modules between them",
+            f"{name} has a gate with other modules between its linear maps {sorted(parts)}",
             "only gates of linear maps are supported",
         )
     linears = [parts[index] for index in sorted(parts)]
@@ -187,9 +188,13 @@ def _layer(
         )
     d, width = w1.shape
     if n < 1 or width % n:
-        raise CheckpointError(f"{name}: w1 has {width} columns, which N = {n} does not divide", "give --num-learners")
+        raise CheckpointError(
+            f"{name}: w1 has {width} columns, which is not divisible by N = {n}", "give --num-learners"
+        )
     if gate[0][0].shape[1] != d:
-        raise CheckpointError(f"{name}: the gate reads width {gate[0][0].shape[1]}, the learners {d}", _SAVE_AGAIN)
+        raise CheckpointError(
+            f"{name}: the gate takes tokens of width {gate[0][0].shape[1]}, the learners of width {d}", _SAVE_AGAIN
+        )
     b1 = tensors.get("b1", torch.zeros(width))
     rows = tensors.get("b2", torch.zeros((n + 1) * d))
     if b1.shape != (width,) or rows.numel() != (n + 1) * d:

@@ -1,4 +1,4 @@
-"""``config.json``: the class of transformers that it describes, and values that transformers would not explain."""
+"""``config.json``: the model class that it describes, and checks of values that transformers does not explain."""
 
 from __future__ import annotations
 
@@ -53,8 +53,8 @@ def read_config_json(folder: Path) -> dict[str, Any]:
     """Read ``config.json`` of a checkpoint folder as JSON.
 
     Raises:
-        UsageError: There is no such folder.
-        CheckpointError: There is no such file, or it is not a JSON object.
+        UsageError: The folder does not exist.
+        CheckpointError: ``config.json`` does not exist, or is not a JSON object.
     """
     path = folder / "config.json"
     if not folder.is_dir():
@@ -62,7 +62,7 @@ def read_config_json(folder: Path) -> dict[str, Any]:
         kind = file_kind(folder) or FileKind("a file")
         raise CheckpointError(f"{folder} is {kind.description}, not a checkpoint folder", kind.hint or _CONVERT)
     if not path.is_file():
-        raise CheckpointError(f"{folder} has no config.json", "give the folder that holds config.json")
+        raise CheckpointError(f"{folder} has no config.json", "give the folder that contains config.json")
     if path.stat().st_size > _MAX_CONFIG_BYTES:
         raise CheckpointError(f"{path} has {path.stat().st_size} bytes; a config has at most {_MAX_CONFIG_BYTES}")
     try:
@@ -70,25 +70,25 @@ def read_config_json(folder: Path) -> dict[str, Any]:
     except (ValueError, RecursionError) as error:
         raise CheckpointError(f"{path} is not JSON: {error}", "copy or save it again") from error
     if not isinstance(config, dict):
-        raise CheckpointError(f"{path} holds a {type(config).__name__}, expected an object")
+        raise CheckpointError(f"{path} contains a {type(config).__name__}, expected an object")
     return config
 
 
 def _missing_folder_hint(folder: Path) -> str:
     if _HUB_ID.fullmatch(str(folder)) and folder.parts[0] not in (".", "..") and not folder.parent.exists():
         return f"to download it from the Hugging Face Hub: hf download {folder} --local-dir {folder.name}"
-    return "give a checkpoint folder, which holds config.json and model.safetensors"
+    return "give a checkpoint folder with config.json and model.safetensors"
 
 
 def parse_config(folder: Path) -> PretrainedConfig:
     """Read ``config.json`` through transformers; no code of the folder runs.
 
     Raises:
-        CheckpointError: It is not a config of transformers.
+        CheckpointError: The file is not a config of transformers.
     """
     try:
         return transformers.AutoConfig.from_pretrained(folder, local_files_only=True)
-    except Exception as error:  # transformers raises whatever a strange value leads to
+    except Exception as error:  # transformers raises many types for invalid values
         reason = " ".join(str(error).split())
         raise CheckpointError(
             f"{folder / 'config.json'} is not a config of transformers: {reason}", _CORRECT
@@ -96,7 +96,7 @@ def parse_config(folder: Path) -> PretrainedConfig:
 
 
 def model_class_of(config: dict[str, Any], family: ModelFamily) -> type[PreTrainedModel]:
-    """The class of the architecture that a config names, or of the part of it that the family reads.
+    """The model class of a config's architecture, or of the part of it that the family reads.
 
     Raises:
         CheckpointError: The architecture is not supported.
@@ -111,7 +111,7 @@ def model_class_of(config: dict[str, Any], family: ModelFamily) -> type[PreTrain
             "save the model as one of these with transformers, and give that folder",
         )
     if read != name:
-        warnings.warn(f"{name} is read as {read}; its other parts are left out", AcmWarning, stacklevel=3)
+        warnings.warn(f"reading only the {read} of this {name}", AcmWarning, stacklevel=3)
     kind = family.model_type
     home = transformers if hasattr(transformers, read) else import_module(f"transformers.models.{kind}.modeling_{kind}")
     model_class: type[PreTrainedModel] = getattr(home, read)
@@ -119,7 +119,7 @@ def model_class_of(config: dict[str, Any], family: ModelFamily) -> type[PreTrain
 
 
 def construction_options(expected: Collection[str], found: Collection[str]) -> dict[str, Any]:
-    """Arguments for a model's class besides the config: a base model saved without its pooler is built without one.
+    """Keyword arguments for a model's class: a base model saved without a pooler is built without one.
 
     Args:
         expected: Names of the tensors of a model built without options.
@@ -130,10 +130,10 @@ def construction_options(expected: Collection[str], found: Collection[str]) -> d
 
 
 def check_fields(config: dict[str, Any]) -> None:
-    """Check that counts are at least 1 and activations known; transformers' own errors would not name the field.
+    """Check counts and activations, because the errors of transformers do not name the field.
 
     Raises:
-        CheckpointError: A value is impossible; the message has the field and the value.
+        CheckpointError: A count is below 1 or an activation is unknown; the message has the field and the value.
     """
     for field in _COUNTS:
         value = config.get(field)
@@ -154,10 +154,10 @@ def check_layer_count(config: dict[str, Any], family: ModelFamily, num_tensors: 
     """Check the number of transformer layers before any is built.
 
     Raises:
-        CheckpointError: It is below 1, or above the number of tensors in the weights.
+        CheckpointError: The number is below 1, or above the number of tensors in the weights.
     """
     count = config.get(family.num_layers)
     if isinstance(count, int) and not 1 <= count <= num_tensors:
         raise CheckpointError(
-            f"the config has {family.num_layers} = {count}, but the weights hold {num_tensors} tensors", _CORRECT
+            f"the config has {family.num_layers} = {count}, but the weights contain {num_tensors} tensors", _CORRECT
         )

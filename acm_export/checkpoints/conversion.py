@@ -1,4 +1,4 @@
-"""``convert``: from a file of the ACM authors' code to a checkpoint folder."""
+"""``convert``: turn a file of the ACM authors' code into a checkpoint folder."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ class ConversionResult:
         output: Checkpoint folder.
         num_layers: Number of ACM layers; 0 for a dense model.
         num_learners: N, or None for a dense model.
-        inferred: One line for each fact that was inferred from the weights, for the user to check.
+        inferred: One line for each value that was inferred from the weights, for the user to check.
         source: Origin of the weights: format, file name, SHA-256.
     """
 
@@ -37,7 +37,7 @@ class ConversionResult:
     source: Mapping[str, str]
 
     def to_json(self) -> JsonObject:
-        """The result as JSON."""
+        """The object that ``convert --json`` prints."""
         return asdict(self) | {"output": str(self.output), "inferred": list(self.inferred)}
 
 
@@ -49,18 +49,18 @@ def convert(
     num_learners: int | None = None,
     min_learners: Mapping[str, int] | None = None,
 ) -> ConversionResult:
-    """Turn a file of the ACM authors' code into a checkpoint folder. Nothing that the file names is imported or run.
+    """Turn a file of the ACM authors' code into a checkpoint folder. No code named in the file is run.
 
     Args:
-        reference: ``.pth`` file as that code saves it, or its ``model_state`` as ``.safetensors``.
-        output: Checkpoint folder to make.
-        num_heads: Attention heads; needed unless the file records them.
+        reference: ``.pth`` file saved by that code, or its ``model_state`` as ``.safetensors``.
+        output: Checkpoint folder to create.
+        num_heads: Number of attention heads; required unless the file records it.
         num_learners: N; by default inferred from b2 or the widest gate.
         min_learners: Learners that always run, by a part of the layer's name, as in ``{"q_proj": 1}``; by default
             inferred from the gates.
 
     Returns:
-        What was written, and what was inferred.
+        The folder that was written, and the values that were inferred.
 
     Raises:
         CheckpointError: The file cannot be read safely, or contradicts itself or the options.

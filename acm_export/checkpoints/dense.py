@@ -1,4 +1,4 @@
-"""Read dense folders through transformers, after the names and shapes of their weights have been checked."""
+"""Load dense folders through transformers, after checking the names and shapes of their weights."""
 
 from __future__ import annotations
 
@@ -23,10 +23,10 @@ if TYPE_CHECKING:
 def load_dense(
     weights: Weights, model_class: type[PreTrainedModel], config: PretrainedConfig, family: ModelFamily
 ) -> PreTrainedModel:
-    """Read a model that transformers saved; names and shapes of its tensors must match the config.
+    """Load a model that transformers saved; names and shapes of its tensors must match the config.
 
-    The weights may hold heads that the architecture does not have: a base model is read from a model with a head, and
-    Whisper's encoder from the whole model. A base model without a pooler is built without one.
+    The weights may contain heads that the architecture does not have: a base model can be loaded from a model with a
+    head, and Whisper's encoder from the whole model. A base model without pooler weights is built without a pooler.
 
     Args:
         weights: Weights of the folder.
@@ -35,7 +35,7 @@ def load_dense(
         family: Family of the model.
 
     Raises:
-        CheckpointError: The config does not describe a model, or one with other names or shapes than the weights.
+        CheckpointError: The config does not describe a model, or its names or shapes differ from the weights.
     """
     expected = _expected_shapes(model_class, config, {})
     prefix = f"{model_class.base_model_prefix}."
@@ -61,7 +61,7 @@ def _expected_shapes(model_class: type[PreTrainedModel], config: PretrainedConfi
     try:
         with torch.device("meta"):
             state = model_class(config, **options).state_dict()
-    except Exception as error:  # transformers raises whatever a strange value leads to
+    except Exception as error:  # transformers raises many types for invalid values
         raise CheckpointError(
             f"config.json does not describe a {model_class.__name__}: {error}", "correct the value in config.json"
         ) from error
@@ -69,7 +69,7 @@ def _expected_shapes(model_class: type[PreTrainedModel], config: PretrainedConfi
 
 
 def _module_names(shapes: Shapes, family: ModelFamily, expected: Shapes, prefix: str) -> Shapes:
-    """Shapes by the names of the modules, with the base model's prefix where the architecture has it."""
+    """Shapes by the names of the modules, with the base model's prefix if the architecture has one."""
     renamed: Shapes = {}
     for stored, shape in shapes.items():
         name = stored
@@ -79,7 +79,7 @@ def _module_names(shapes: Shapes, family: ModelFamily, expected: Shapes, prefix:
         place = next((choice for choice in choices if choice in expected), name)
         if place in renamed:
             raise CheckpointError(
-                f"the weights hold {place} under two names, one of them {stored}", "remove one of them"
+                f"the weights contain {place} under two names, one of them {stored}", "remove one of them"
             )
         renamed[place] = shape
     return renamed
@@ -102,7 +102,7 @@ def _from_pretrained(
             dtype="auto",
             **options,
         )
-    except Exception as error:  # transformers raises whatever a strange value leads to
+    except Exception as error:  # transformers raises many types for invalid values
         reason = " ".join(str(error).split())[:500]
         raise CheckpointError(f"the weights in {folder} contradict its config: {reason}") from error
     if missing := sorted(set(report["missing_keys"]) - may_lack):

@@ -1,10 +1,10 @@
-"""Our checkpoint: a Hugging Face folder whose ``config.json`` has a section ``acm``.
+"""Checkpoint folders: Hugging Face folders whose ``config.json`` may have a section ``acm``.
 
     config.json         the transformer's config; "acm": {"schema", "layers": {name: ACMSpec}, "source"}
     model.safetensors   every tensor under its module's name; or shards and model.safetensors.index.json
-    preprocessor_config.json and the like, where the model has them
+    preprocessor_config.json and similar files, if the model has them
 
-Dense folders, without the section, are read through transformers itself.
+Dense folders, which lack the section, are loaded through transformers.
 """
 
 from __future__ import annotations
@@ -35,7 +35,7 @@ from acm_export.checkpoints.dense import load_dense
 from acm_export.checkpoints.weights import INDEX, WEIGHTS, compare_shapes, find_weights, warn_about_values
 from acm_export.modules import ACMSpec, acm_layers
 from acm_export.op.precision import PRECISIONS
-from acm_export.surgery import ModelFamily, family_of, install_acm_layers, keep_ffns_whole
+from acm_export.surgery import ModelFamily, disable_ffn_chunking, family_of, install_acm_layers
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -64,11 +64,11 @@ PROCESSOR_FILES = (
 
 @dataclass(frozen=True)
 class Checkpoint:
-    """A model read from disk.
+    """A model loaded from disk.
 
     Args:
-        model: Model in evaluation mode, in the dtype that was saved.
-        family: Table entry of its architecture.
+        model: Model in evaluation mode, in its saved dtype.
+        family: Family of the model.
         path: Checkpoint folder.
         sha256: Hex SHA-256 of its weights.
         source: Origin of the weights, from the ``acm`` section.
@@ -93,13 +93,13 @@ def save_checkpoint(
 
     Args:
         model: Model of a supported family, with or without ACM layers.
-        folder: Folder to make; replaced where it holds nothing but an earlier checkpoint.
+        folder: Folder to create; an existing folder is replaced only if it holds nothing but an earlier checkpoint.
         source: Origin of the weights, stored in the ``acm`` section.
         processor_from: Folder whose preprocessor files are copied.
-        texts: Contents of further text files by name.
+        texts: Contents of additional text files, by name.
 
     Raises:
-        OutputError: The folder cannot be written or holds other files.
+        OutputError: The folder cannot be written or contains other files.
     """
     folder = Path(folder)
     layers = {name: asdict(layer.spec) for name, layer in acm_layers(model)}
@@ -128,24 +128,24 @@ def _save_weights(state: dict[str, torch.Tensor], path: Path) -> None:
         save_file(state, path, metadata={"format": "pt"})
     except SafetensorError as error:  # safetensors raises it instead of an OSError
         raise OutputError(
-            f"cannot write {path.name}: {error}", "free some space; the previous checkpoint is untouched"
+            f"cannot write {path.name}: {error}", "free some space; the previous checkpoint is unchanged"
         ) from error
 
 
 def load_checkpoint(folder: str | PathLike[str]) -> Checkpoint:
-    """Read a checkpoint folder, dense or with ACM layers.
+    """Load a checkpoint folder, dense or with ACM layers.
 
-    No code of the folder runs, and no memory is allocated before the shapes that the config announces have been found
-    in the weights. An ``AcmWarning`` names tensors with values that are not finite.
+    No code from the folder runs, and no memory is allocated before the shapes in the config have been compared with the
+    weights. An ``AcmWarning`` names tensors that contain NaN or infinity.
 
     Args:
         folder: Folder with ``config.json``, and ``model.safetensors`` or its shards and their index.
 
     Returns:
-        The model in evaluation mode, bit-identical to what was saved.
+        The model in evaluation mode, bit-identical to the saved one.
 
     Raises:
-        CheckpointError: A file is missing, broken or contradicts another; the family is not supported.
+        CheckpointError: A file is missing, broken or contradicts another, or the family is not supported.
     """
     folder = Path(folder)
     config_json = read_config_json(folder)
@@ -159,7 +159,7 @@ def load_checkpoint(folder: str | PathLike[str]) -> Checkpoint:
     config = parse_config(folder)
     if section is None:
         model = load_dense(weights, model_class, config, family)
-        keep_ffns_whole(model)
+        disable_ffn_chunking(model)
     else:
         model = _load_acm(weights, model_class, config, family, _read_section(section))
     warn_about_values(model.state_dict())
@@ -172,13 +172,13 @@ def _read_section(section: object) -> dict[str, ACMSpec]:
         raise CheckpointError("the 'acm' section of config.json has no 'layers'")
     if section.get("schema") != SCHEMA:
         raise CheckpointError(
-            f"the 'acm' section has schema {section.get('schema')!r}, this version reads {SCHEMA}",
+            f"the 'acm' section has schema {section.get('schema')!r}, this version reads schema {SCHEMA}",
             "update acm-export",
         )
     try:
         return {name: ACMSpec(**spec) for name, spec in section["layers"].items()}
     except (TypeError, AcmError) as error:
-        raise CheckpointError(f"the 'acm' section of config.json describes an impossible layer: {error}") from error
+        raise CheckpointError(f"the 'acm' section of config.json describes an invalid layer: {error}") from error
 
 
 def _load_acm(
@@ -207,14 +207,14 @@ def build_model(
     specs: dict[str, ACMSpec],
     **options: object,
 ) -> PreTrainedModel:
-    """A model with untrained weights, and ACM layers at the places that ``specs`` names.
+    """Build a model with untrained weights, and with ACM layers at the places in ``specs``.
 
     Raises:
-        CheckpointError: The config does not describe such a model, or a place does not exist.
+        CheckpointError: The config does not describe a model of this class, or a place does not exist.
     """
     try:
         model = model_class(config, **options)
-    except Exception as error:  # transformers raises whatever a strange value leads to
+    except Exception as error:  # transformers raises many types for invalid values
         raise CheckpointError(
             f"config.json does not describe a {model_class.__name__}: {error}", "correct the value in config.json"
         ) from error
@@ -223,7 +223,7 @@ def build_model(
 
 
 def _check_dtypes(weights: Weights) -> None:
-    """Gates and thresholds are float32; all other weights have one of the op's types, the same for all."""
+    """Check that gates and thresholds are float32, and that all other weights share one of the op's types."""
     found, file = weights.dtypes, weights.path.name
     pinned = {name for name in found if ".gate." in name or name.endswith(".thresholds")}
     common = Counter(found[name] for name in found.keys() - pinned).most_common(1)[0][0]

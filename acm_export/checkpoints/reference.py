@@ -1,7 +1,7 @@
 """Read what the ACM authors' code saves (github.com/bartwojcik/adaptive_computation_modules).
 
-Its Vision Transformers carry torchvision's names. ACM layers hold ``w1``, ``w2``, optionally ``b1`` and ``b2``, and a
-gate under ``gating_network``. Their b2 has one row for each learner, added with it; ours is its running sum.
+Its Vision Transformers use torchvision's names. An ACM layer has ``w1``, ``w2``, optionally ``b1`` and ``b2``, and a
+gate under ``gating_network``. Each row of its b2 is the bias of one learner; our b2 is the cumulative sum of its rows.
 """
 
 from __future__ import annotations
@@ -40,7 +40,7 @@ class ConvertedModel:
     Args:
         model: ``ViTForImageClassification``, in evaluation mode.
         num_learners: N, or None for a dense model.
-        inferred: One line for each fact that was inferred, for the user to check.
+        inferred: One line for each value that was inferred, for the user to check.
     """
 
     model: PreTrainedModel
@@ -58,9 +58,10 @@ def convert_reference(
     """Turn a file of the authors' code into a Hugging Face Vision Transformer.
 
     Args:
-        path: ``.pth`` file as that code saves it, or its ``model_state`` as ``.safetensors``.
-        num_heads: Attention heads, which the weights do not tell; optional where the file's config records them.
-        num_learners: N; by default inferred from b2, or from the widest gate where no layer has b2.
+        path: ``.pth`` file saved by that code, or its ``model_state`` as ``.safetensors``.
+        num_heads: Number of attention heads, which cannot be inferred from the weights; optional if the file's config
+            records it.
+        num_learners: N; by default inferred from b2, or from the widest gate if no layer has b2.
         min_learners: Learners that always run, by a part of the layer name (``{"q_proj": 1}``); by default inferred
             from N and the width of the gate.
 
@@ -69,7 +70,7 @@ def convert_reference(
 
     Raises:
         CheckpointError: The file cannot be read safely, or contradicts itself or the options.
-        UsageError: An option has a value that is impossible, or impossible for this file.
+        UsageError: An option is out of range, or does not fit this file.
     """
     state, args = _load(path)
     groups, dense = group_acm_layers(state)
@@ -187,7 +188,7 @@ def _assemble(config: PretrainedConfig, specs: dict[str, ACMSpec], state: State)
         expected = build_model(model_class, config, FAMILIES["vit"], specs).state_dict()
     for name in sorted(expected.keys() | state.keys()):
         if name not in state or name not in expected:
-            where = "lack" if name not in state else "hold an unexpected"
+            where = "lack" if name not in state else "contain an unexpected"
             raise CheckpointError(f"the weights {where} {name} (Hugging Face name)", SAVE_AGAIN)
         if expected[name].shape != state[name].shape:
             raise CheckpointError(

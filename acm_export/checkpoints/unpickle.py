@@ -1,8 +1,8 @@
-"""Read the tensors of a PyTorch checkpoint without running anything that the file names.
+"""Read the tensors of a PyTorch checkpoint without running any code that the file refers to.
 
-The authors' files hold a config object of another library beside the weights, so that PyTorch's weights-only loading
-refuses them. Here every name in the pickle becomes an inert placeholder, except those that build tensors, for which
-our own code stands in. Nothing named in the file is imported or called.
+The authors' files contain a config object of another library beside the weights, so PyTorch's weights-only loading
+refuses them. Here every name in the pickle becomes an inert placeholder, except the ones that build tensors, which are
+replaced by our own code. Nothing named in the file is imported or called.
 """
 
 from __future__ import annotations
@@ -17,6 +17,7 @@ from typing import IO, TYPE_CHECKING, Any, ClassVar, NoReturn
 import torch
 
 from acm_export.base.errors import CheckpointError, UsageError
+from acm_export.base.file_kinds import file_kind
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
@@ -24,7 +25,7 @@ if TYPE_CHECKING:
 
 _MAX_PICKLE_BYTES = 256 << 20
 _MAX_DEPTH = 16
-_MAX_SHARING = 4  # bytes of all tensors over bytes of their storages: tied weights and views need little more than 1
+_MAX_SHARING = 4  # bytes of all tensors over bytes of their storages: tied weights and views give little more than 1
 _DTYPES = {
     "FloatStorage": torch.float32,
     "DoubleStorage": torch.float64,
@@ -40,17 +41,17 @@ _DTYPES = {
 
 
 def load_state(path: Path) -> tuple[dict[str, torch.Tensor], dict[str, Any]]:
-    """Read ``model_state`` and the plain values of ``args`` of a file that the authors' code saved.
+    """Read ``model_state`` and the plain values of ``args`` from a file that the authors' code saved.
 
     Args:
-        path: Zip file as ``torch.save`` writes it.
+        path: Zip file written by ``torch.save``.
 
     Returns:
         Tensors by name, and the numbers and strings of the file's config object, nested as in the file.
 
     Raises:
-        UsageError: There is no such file.
-        CheckpointError: It is truncated, in another format, or not a checkpoint of that code.
+        UsageError: The file does not exist.
+        CheckpointError: The file is truncated, in another format, or not a checkpoint of that code.
     """
     try:
         with zipfile.ZipFile(path) as archive:
@@ -58,7 +59,9 @@ def load_state(path: Path) -> tuple[dict[str, torch.Tensor], dict[str, Any]]:
     except FileNotFoundError as error:
         raise UsageError(f"there is no file {path}", "give the .pth file that the authors' code saved") from error
     except (OSError, zipfile.BadZipFile) as error:
-        raise CheckpointError(f"{path} is not a complete PyTorch zip file: {error}", _unreadable_hint(path)) from error
+        kind = file_kind(path) if path.is_dir() or isinstance(error, zipfile.BadZipFile) else None
+        found = f"{kind.description}, not a PyTorch zip file" if kind else f"not a complete PyTorch zip file: {error}"
+        raise CheckpointError(f"{path} is {found}", _unreadable_hint(path)) from error
     except CheckpointError:
         raise
     except (
@@ -72,7 +75,7 @@ def load_state(path: Path) -> tuple[dict[str, torch.Tensor], dict[str, Any]]:
         OverflowError,
         struct.error,
     ) as error:
-        raise CheckpointError(f"{path} holds a broken pickle: {error}") from error
+        raise CheckpointError(f"{path} contains a broken pickle: {error}") from error
     if not isinstance(content, dict) or not isinstance(content.get("model_state"), dict):
         found = _abridged(content) if isinstance(content, dict) else type(content).__name__
         bare = isinstance(content, dict) and any(isinstance(value, torch.Tensor) for value in content.values())
@@ -85,14 +88,14 @@ def load_state(path: Path) -> tuple[dict[str, torch.Tensor], dict[str, Any]]:
     state = content["model_state"]
     strange = [str(name) for name, value in state.items() if not isinstance(value, torch.Tensor)]
     if strange:
-        raise CheckpointError(f"'model_state' of {path} holds values that are not tensors: {', '.join(strange[:5])}")
+        raise CheckpointError(f"'model_state' of {path} contains values that are not tensors: {', '.join(strange[:5])}")
     _check_sharing(state.values(), path)
     args = _plain(content.get("args"))
     return {str(k): v for k, v in state.items()}, args if isinstance(args, dict) else {}
 
 
 def _check_sharing(tensors: Iterable[torch.Tensor], path: Path) -> None:
-    """Refuse many tensors over few storages, whose conversion would take far more memory than the file has bytes."""
+    """Refuse many tensors over few storages: converting them would take far more memory than the size of the file."""
     total = 0
     storages: dict[int, int] = {}
     for tensor in tensors:
@@ -100,9 +103,9 @@ def _check_sharing(tensors: Iterable[torch.Tensor], path: Path) -> None:
         storages[tensor.untyped_storage().data_ptr()] = tensor.untyped_storage().nbytes()
     if total > _MAX_SHARING * sum(storages.values()):
         raise CheckpointError(
-            f"the tensors of {path} have {total} bytes, but share storages of {sum(storages.values())}; "
-            f"at most {_MAX_SHARING} times as many are expected",
-            "save each tensor as a clone of its own",
+            f"the tensors of {path} have {total} bytes, but share storages of {sum(storages.values())} bytes; "
+            f"expected at most {_MAX_SHARING} times the size of the storages",
+            "clone each tensor before saving",
         )
 
 
@@ -114,7 +117,7 @@ def _abridged(names: Iterable[object]) -> str:
 def _unreadable_hint(path: Path) -> str:
     """What to do about a file that is not a readable zip file, from its first bytes."""
     if path.is_dir():
-        return f"{path} is a folder; give the .pth file, or pass a checkpoint folder straight to acm-export export"
+        return "give the .pth file, or pass a checkpoint folder directly to acm-export export"
     try:
         with path.open("rb") as file:
             start = file.read(4)
@@ -123,18 +126,18 @@ def _unreadable_hint(path: Path) -> str:
     if not start:
         return "the file is empty: copy or save it again"
     if start.startswith(b"PK"):
-        return "the file is cut off or damaged: copy or save it again"
+        return "the file is truncated or damaged: copy or save it again"
     if start.startswith(b"\x80"):
         return _resave_hint()
     return "give a .pth file that torch.save wrote, or its model_state as .safetensors"
 
 
 def _resave_hint() -> str:
-    return "files of PyTorch before 1.6 must be saved again; or pass a .safetensors file of model_state"
+    return "save files of PyTorch before 1.6 again, or give model_state as .safetensors"
 
 
 class _Placeholder:
-    """Stands for an object whose class is named in the file; keeps its pickled state and does nothing."""
+    """Placeholder for an object whose class the file names; keeps the pickled state and does nothing."""
 
     def __init__(self, *args: object, **kwargs: object) -> None:
         self.state: object = args or kwargs
@@ -166,7 +169,7 @@ class _StorageType:
 
 
 class _TensorMaker:
-    """Stands in for PyTorch's tensor constructors."""
+    """Replacement for PyTorch's tensor constructors."""
 
     __slots__ = ()
 
@@ -183,7 +186,9 @@ class _TensorMaker:
         if last >= storage.values.numel():
             raise CheckpointError(f"a tensor of size {tuple(size)} exceeds its storage of {storage.values.numel()}")
         if storage.values.numel() < torch.Size(size).numel():
-            raise CheckpointError(f"a tensor of size {tuple(size)} has overlapping values; save it contiguous")
+            raise CheckpointError(
+                f"a tensor of size {tuple(size)} has overlapping values; make it contiguous before saving"
+            )
         return torch.as_strided(storage.values, tuple(size), tuple(stride), offset)
 
 
@@ -199,12 +204,12 @@ class _Unpickler(pickle._Unpickler):  # noqa: SLF001
         self._reader = reader
 
     dispatch: ClassVar[dict[int, Any]] = dict(pickle._Unpickler.dispatch)  # noqa: SLF001
-    del dispatch[pickle.BYTEARRAY8[0]]  # reserves the memory that the file announces; no checkpoint holds one
+    del dispatch[pickle.BYTEARRAY8[0]]  # reserves the memory that the file claims to need; no checkpoint contains one
 
     stack: list[Any]
 
     def load_build(self) -> None:
-        """Set the state of placeholders only: a state could overwrite that of a tensor or of our own objects."""
+        """Set the state of placeholders only: it could overwrite the state of a tensor or of our own objects."""
         state = self.stack.pop()
         if isinstance(self.stack[-1], _Placeholder):
             self.stack[-1].state = state
@@ -242,7 +247,9 @@ class _Reader:
         self._root = pickles[0].removesuffix("data.pkl")
         self._storages: dict[str, _Storage] = {}
         if self._root + "byteorder" in archive.namelist() and self._read("byteorder", 16) != b"little":
-            raise CheckpointError("the checkpoint was saved on a big-endian machine", "save it again on another")
+            raise CheckpointError(
+                "the checkpoint was saved on a big-endian machine", "save it again on a little-endian machine"
+            )
 
     def load(self) -> object:
         with self._open("data.pkl", _MAX_PICKLE_BYTES) as file:
@@ -250,13 +257,13 @@ class _Reader:
 
     def storage(self, pid: object) -> _Storage:
         if not (isinstance(pid, tuple) and len(pid) == 5 and pid[0] == "storage" and isinstance(pid[1], _StorageType)):
-            raise CheckpointError("the file refers to a storage in a way PyTorch does not write")
+            raise CheckpointError("the file refers to a storage in a form that PyTorch does not write")
         _, kind, key, _, count = pid
         if key not in self._storages:
             size = int(count) * kind.dtype.itemsize
             data = self._read(f"data/{key}", size)
             if len(data) != size:
-                raise CheckpointError(f"storage {key} has {len(data)} bytes where {size} are announced")
+                raise CheckpointError(f"storage {key} has {len(data)} bytes, but the pickle says {size}")
             values = torch.frombuffer(bytearray(data), dtype=kind.dtype) if size else torch.empty(0, dtype=kind.dtype)
             self._storages[key] = _Storage(values)
         return self._storages[key]
@@ -270,7 +277,7 @@ class _Reader:
         if info.compress_type != zipfile.ZIP_STORED:
             raise CheckpointError(f"the entry {name} is compressed; PyTorch never writes that")
         if info.file_size > limit:
-            raise CheckpointError(f"the entry {name} has {info.file_size} bytes where at most {limit} are expected")
+            raise CheckpointError(f"the entry {name} has {info.file_size} bytes; expected at most {limit}")
         return self._archive.open(info)
 
 

@@ -1,6 +1,6 @@
-"""The weights of a checkpoint folder: one safetensors file, or shards with an index. Headers are checked before use.
+"""The weights of a checkpoint folder: one safetensors file, or shards with an index; headers are checked before use.
 
-An index is not trusted: its shards must lie in the folder, and hold exactly the tensors that it announces.
+An index is not trusted: its shards must be in the folder and contain exactly the tensors that it lists.
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ WEIGHTS = "model.safetensors"
 INDEX = f"{WEIGHTS}.index.json"
 _MAX_INDEX_BYTES = 64 << 20
 _COPY_AGAIN = "copy or download the folder again"
-_ONE_SAVE = "config.json and the weights must be of one save: copy both from the same folder"
+_ONE_SAVE = "config.json and the weights must come from the same model: copy both from the same folder"
 
 
 @dataclass(frozen=True)
@@ -37,10 +37,10 @@ class Weights:
     """Names, shapes and dtypes of all tensors of a checkpoint folder; the values are read on demand.
 
     Args:
-        path: ``model.safetensors``, or the index of the shards; for errors.
-        files: The weight files, in the order of their names.
-        shapes: Shapes by tensor.
-        dtypes: Dtypes by tensor, as safetensors names them (F32, BF16, ...).
+        path: Path of ``model.safetensors`` or of the index, for errors.
+        files: Weights files, sorted by name.
+        shapes: Shapes by tensor name.
+        dtypes: Dtypes by tensor name, in the notation of safetensors (F32, BF16, ...).
     """
 
     path: Path
@@ -57,7 +57,7 @@ class Weights:
         return tensors
 
     def sha256(self) -> str:
-        """Hex SHA-256 of the weights file; of shards, that of their digests."""
+        """Hex SHA-256 of the weights file, or of the digests of all shards."""
         digests = [sha256_of(path) for path in self.files]
         return digests[0] if len(digests) == 1 else hashlib.sha256("".join(digests).encode()).hexdigest()
 
@@ -89,7 +89,7 @@ def find_weights(folder: Path) -> Weights:
         header = _header(file)
         for name in header:
             if name in found:
-                raise CheckpointError(f"{name} is in two shards, {found[name]} and {file.name}", _COPY_AGAIN)
+                raise CheckpointError(f"{name} is in two shards: {found[name]} and {file.name}", _COPY_AGAIN)
             found[name] = file.name
         headers |= header
     _compare_index(announced, found)
@@ -113,7 +113,7 @@ def _header(path: Path) -> dict[str, tuple[tuple[int, ...], str]]:
 
 
 def _read_index(path: Path) -> dict[str, str]:
-    """The shard of every tensor, as the index announces it; all shards are names of files in its folder."""
+    """The shard of every tensor according to the index; every shard is the name of a file in the same folder."""
     if (size := path.stat().st_size) > _MAX_INDEX_BYTES:
         raise CheckpointError(f"{path} has {size} bytes; an index has at most {_MAX_INDEX_BYTES}")
     try:
@@ -145,20 +145,20 @@ def _unique_keys(pairs: list[tuple[str, object]]) -> dict[str, object]:
 def _compare_index(announced: Mapping[str, str], found: Mapping[str, str]) -> None:
     for name, shard in announced.items():
         if name not in found:
-            raise CheckpointError(f"{INDEX} lists {name} in {shard}, but no shard holds it", _COPY_AGAIN)
+            raise CheckpointError(f"{INDEX} lists {name} in {shard}, but no shard contains it", _COPY_AGAIN)
         if found[name] != shard:
             raise CheckpointError(f"{INDEX} lists {name} in {shard}, but it is in {found[name]}", _COPY_AGAIN)
     if extra := sorted(found.keys() - announced.keys()):
-        raise CheckpointError(f"{found[extra[0]]} holds {extra[0]}, which {INDEX} does not list", _COPY_AGAIN)
+        raise CheckpointError(f"{found[extra[0]]} contains {extra[0]}, which {INDEX} does not list", _COPY_AGAIN)
 
 
 def compare_shapes(expected: Shapes, found: Shapes, path: Path) -> None:
-    """Compare the tensors in a weights file with those that its config announces.
+    """Compare the tensors of a weights file with the model that its config describes.
 
     Args:
-        expected: Shapes by tensor of the model that the config describes.
-        found: Shapes by tensor of the weights file.
-        path: Weights file, for errors.
+        expected: Shapes by tensor name, from the config.
+        found: Shapes by tensor name, from the weights file.
+        path: Path of the weights file, for errors.
 
     Raises:
         CheckpointError: A tensor is missing, unexpected or of another shape; the message has its name and both shapes.
@@ -175,7 +175,7 @@ def compare_shapes(expected: Shapes, found: Shapes, path: Path) -> None:
 
 
 def warn_about_values(state: Mapping[str, torch.Tensor]) -> None:
-    """Warn once about all tensors that hold NaN or infinity, naming each; thresholds may be infinite."""
+    """Warn once, by name, about all tensors that contain NaN or infinity; thresholds may be infinite."""
     broken = []
     for name, tensor in state.items():
         if tensor.is_floating_point():

@@ -152,7 +152,7 @@ def current() -> Invocation:
 
 def failure_of(error: BaseException) -> Failure:
     """An exception as the failure that the user sees."""
-    if interrupts.asked():  # whatever exception the signal turned into on its way
+    if interrupts.received():  # whatever exception the signal turned into on its way
         return Failure("interrupted", "interrupted; existing files are unchanged")
     if isinstance(error, AcmError):
         return Failure(_kind(error), str(error), error.hint, error.exit_code)

@@ -1,1 +1,1 @@
-"""The embedded model, a trained ACM Vision Transformer for handwritten digits, and the demonstration that runs it."""
+"""The demo, and its embedded model: a trained ACM Vision Transformer for handwritten digits."""

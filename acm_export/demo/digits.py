@@ -18,10 +18,10 @@ ACM, DENSE = DATA / "digits-acm", DATA / "digits-dense"
 
 
 def load_test_images() -> tuple[NDArray[np.float32], NDArray[np.int64]]:
-    """The 360 test images as the models take them, float32 ``[360, 3, 32, 32]``, and their labels ``[360]``.
+    """The 360 test images as model inputs, float32 ``[360, 3, 32, 32]``, and their labels ``[360]``.
 
     Raises:
-        MissingDependencyError: scikit-learn, which has the images, is not installed.
+        MissingDependencyError: scikit-learn, which contains the images, is not installed.
     """
     images, labels = load_all_images()
     indices = json.loads((DATA / "test_indices.json").read_text())
@@ -29,10 +29,10 @@ def load_test_images() -> tuple[NDArray[np.float32], NDArray[np.int64]]:
 
 
 def load_all_images() -> tuple[NDArray[np.float32], NDArray[np.int64]]:
-    """All 1,797 images as the models take them, float32 ``[1797, 3, 32, 32]``, and their labels ``[1797]``.
+    """All 1,797 images as model inputs, float32 ``[1797, 3, 32, 32]``, and their labels ``[1797]``.
 
     Raises:
-        MissingDependencyError: scikit-learn, which has the images, is not installed.
+        MissingDependencyError: scikit-learn, which contains the images, is not installed.
     """
     require("sklearn")
     from sklearn.datasets import load_digits

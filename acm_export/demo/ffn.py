@@ -1,7 +1,7 @@
 """The operator alone at the size of a real transformer's FFN, compared with the dense MLP of equal size.
 
-Both are built as in a transformer block, ``out = x + MLP(x)``, with random weights as initializers. This shows what a
-tiny model cannot: time follows the share of learners that run.
+Both are built as in a transformer block, ``out = x + MLP(x)``, with random weights as initializers. Unlike a
+tiny model, this shows that time follows the share of learners that run.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ _OPSET, _IR_VERSION = 20, 10
 
 @dataclass(frozen=True)
 class FFN:
-    """An FFN of N learners of hidden width h, over samples with a fixed number of tokens.
+    """An FFN with N learners of hidden width h, and samples with a fixed number of tokens.
 
     Args:
         model_dim: D.
@@ -120,7 +120,7 @@ def time_ffn(*, batch: int, pairs: int, runs: int, shares: tuple[float, ...] = (
         batch: Number of samples, 197 tokens each.
         pairs: Number of ratios for each share.
         runs: Number of runs in one timed block.
-        shares: Success probabilities of the binomial learner counts: the expected share of learners that run.
+        shares: Expected shares of learners that run: success probabilities of the binomial learner counts.
 
     Returns:
         One row for each share, with the share that actually ran.

@@ -1,4 +1,4 @@
-"""The whole line on the embedded model: export, verify, then accuracy, FLOPs and time of each threshold."""
+"""The whole workflow on the embedded model: export, verify, then accuracy, FLOPs and time at each threshold."""
 
 from __future__ import annotations
 
@@ -58,16 +58,16 @@ class Row:
 
 @dataclass(frozen=True)
 class Demo:
-    """Result of the demonstration.
+    """Result of the demo.
 
     Args:
         acm: The exported ACM model.
         dense: The dense model it came from, exported the same way.
-        rows: One for each threshold.
+        rows: One row for each threshold.
         dense_accuracy: Accuracy of the dense model.
-        ffn: Times of the op alone at the size of ViT-B's FFN, which the tiny model cannot show.
+        ffn: Times of the op alone at the size of ViT-B's FFN.
         images: Number of test images.
-        runtime: Name and version of the runtime that ran them.
+        runtime: Name and version of the runtime.
     """
 
     acm: ExportResult

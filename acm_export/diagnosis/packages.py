@@ -9,7 +9,7 @@ from acm_export.base.optional import EXPORT
 from acm_export.machine.finding import Finding
 from acm_export.machine.processes import ProbeError, probe
 from acm_export.machine.versions import PYTHON, floor, installed, numbers
-from acm_export.onnx_file.overloads import FIRST, knows_overloads
+from acm_export.onnx_file.overloads import FIRST, supports_overloads
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -84,7 +84,7 @@ def _torch_text(answer: dict[str, Any]) -> str:
 
 
 def _runtime_text(answer: dict[str, Any]) -> str:
-    if knows_overloads(answer["version"]):
+    if supports_overloads(answer["version"]):
         return ""
     first = ".".join(map(str, FIRST))
     return f"; sessions in your own code need {first} for files whose layers differ in N, min_learners or activation"

@@ -1,4 +1,4 @@
-"""``acmize``: turn a pre-trained transformer into an ACM model. What the phases do: docs/acmize.md."""
+"""``acmize``: turn a pre-trained transformer into an ACM model. docs/acmize.md describes the phases."""
 
 from __future__ import annotations
 
@@ -42,33 +42,34 @@ def acmize(
     restart: bool = False,
     progress: Progress | None = None,
 ) -> AcmizeResult:
-    """Replace parts of a dense transformer by ACM layers, and train them by the paper's three phases.
+    """Turn a dense transformer into an ACM model in the paper's three training phases.
 
-    An interrupted run resumes when it is called again with the same arguments, and ends with the same weights.
+    Call it again with the same arguments to resume an interrupted run; the weights will be the same.
 
     Args:
         model: Dense checkpoint folder.
         data: Training data: an ``.npz`` file, a folder of images or sounds, a dataset folder saved by Hugging Face
             ``datasets``, ``module:function``, or the samples themselves.
-        output: Checkpoint folder to make; replaced where it holds nothing but an earlier result.
-        eval_data: Data for the quality curve; by default one sample of five of ``data`` is held out.
-        processor: Folder or file with the settings of the image processor, where ``model`` has none.
-        task: ``classification``, ``ctc``, ``distil`` (no labels), or ``module:function``, a loss; by default the task
-            of the architecture.
+        output: Checkpoint folder to create; an existing folder is replaced only if it contains nothing but an earlier
+            result.
+        eval_data: Data for the quality curve; by default one in five samples of ``data`` is held out.
+        processor: Folder or file with the settings of the image processor, if ``model`` has none.
+        task: ``classification``, ``ctc``, ``distil`` (no labels), or a loss as ``module:function``; by default the
+            task of the architecture.
         sites: Modules to replace: ``ffn``, ``qkvo``, ``q_proj``, or patterns, separated by commas.
         learners: N, learners per layer.
-        flops_factor: FLOPs of all learners ÷ those of the modules that they replace.
+        flops_factor: FLOPs of all learners ÷ FLOPs of the modules that they replace.
         min_learners: Learners that always run; by default 0 under a residual connection and 1 elsewhere.
-        recipe: ``any-budget`` trains one model for all thresholds; ``paper`` one for ``budget``, as published.
-        budget: β that the recipe ``paper`` aims at.
-        init: Initial learners: ``teacher`` (its own neurons) or ``random``; by default ``teacher`` for ``any-budget``
-            and ``random`` for ``paper``.
+        recipe: ``any-budget`` trains a model for all thresholds; ``paper`` trains one for ``budget``, as published.
+        budget: Target β of the recipe ``paper``.
+        init: Initial learners: ``teacher`` (the teacher's neurons) or ``random``; by default ``teacher`` for
+            ``any-budget`` and ``random`` for ``paper``.
         steps: Steps of the three phases: learners, gates, whole model; 0 skips a phase.
-        batch: Samples per step, over all processes together.
+        batch: Samples per step, in all processes together.
         lr: Peak learning rates of the three phases.
         seed: Seed of all random numbers.
         mixed_precision: ``no``, ``fp16`` or ``bf16``.
-        checkpoint_every: Steps between saved states, from which an interrupted run resumes.
+        checkpoint_every: Steps between saved states; an interrupted run resumes from the last one.
         restart: Discard the state of an unfinished run.
         progress: Receives stages and steps; silent by default.
 
@@ -76,9 +77,9 @@ def acmize(
         The plan, the quality curve and the losses of the run.
 
     Raises:
-        UsageError: Data or settings do not fit the model.
-        CheckpointError: The model cannot be read or has ACM layers already.
-        DistillationError: The loss is not finite any more, or the unfinished run has other settings.
+        UsageError: The data or settings do not fit the model.
+        CheckpointError: The model cannot be read, or already has ACM layers.
+        DistillationError: The loss became NaN or infinite, or the unfinished run has other settings.
         OutputError: The output cannot be written.
         MissingDependencyError: A package of the extras ``export`` or ``train`` is not installed.
     """
@@ -136,7 +137,7 @@ def plan_acmize(
 
     Raises:
         UsageError: The settings do not fit the model.
-        CheckpointError: The model cannot be read or has ACM layers already.
+        CheckpointError: The model cannot be read, or already has ACM layers.
     """
     settings = AcmizeSettings(sites, learners, flops_factor, min_learners, recipe, init, budget)
     require(*EXPORT)

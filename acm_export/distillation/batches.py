@@ -1,4 +1,4 @@
-"""Which samples a batch holds, and how samples become a batch for a model."""
+"""Choose the samples of each batch, and collate them for a model."""
 
 from __future__ import annotations
 
@@ -22,16 +22,17 @@ _PRIME = 1_000_003
 
 
 class StepOrder:
-    """Sample indices of the steps ``first`` to ``last``, epoch after epoch, each in its own order.
+    """Sample indices of the steps ``first`` to ``last`` - 1; every epoch has a new random order.
 
-    A step's samples depend on the seed and the step alone, so a resumed run continues exactly as it would have.
+    The samples of a step depend only on the seed and the step, so a resumed run continues exactly as if it had not
+    been interrupted.
 
     Args:
         samples: Number of samples.
-        batch_size: Samples per step; all samples where there are fewer.
-        seed: Seed of the orders.
+        batch_size: Samples per step; all samples if there are fewer.
+        seed: Seed of the random orders.
         first: First step.
-        last: Step to end before.
+        last: Step after the last one.
     """
 
     def __init__(self, samples: int, batch_size: int, seed: int, first: int, last: int) -> None:
@@ -55,7 +56,7 @@ class StepOrder:
 
 
 def mix_seeds(*numbers: int) -> int:
-    """One seed from several numbers."""
+    """Combine several numbers into one seed."""
     value = 0
     for number in numbers:
         value = (value * _PRIME + number + 1) % (1 << 62)
@@ -67,7 +68,7 @@ class Collate:
 
     Args:
         inputs: Inputs of the model.
-        task: Task of the training.
+        task: Training task.
     """
 
     def __init__(self, inputs: Sequence[GraphInput], task: AnyTask) -> None:
@@ -88,8 +89,8 @@ class Collate:
         batch = {name: torch.from_numpy(array) for name, array in stacked.named().items()}
         if self._task.needs_labels and LABELS not in batch:
             raise UsageError(
-                f"a sample has no labels, which the task {self._task.name} needs",
-                "name them labels or label, as numbers; --task distil imitates the teacher's outputs instead",
+                f"a sample has no labels, but the task {self._task.name} needs them",
+                "add numbers named labels or label, or imitate the teacher's outputs with --task distil",
             )
         self._task.check(batch)
         return batch
@@ -98,11 +99,11 @@ class Collate:
 def batches_in_order(
     samples: Dataset, *, collate: Collate, size: int, device: torch.device, progress: Progress
 ) -> Iterator[dict[str, torch.Tensor]]:
-    """All samples in order, one batch at a time.
+    """Yield all samples in order, one batch at a time.
 
     Args:
-        samples: Samples to go through.
-        collate: Makes a batch of samples.
+        samples: Samples to batch.
+        collate: Makes a batch from samples.
         size: Samples per batch.
         device: Device of the batches.
         progress: Receives every batch.

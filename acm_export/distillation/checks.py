@@ -1,4 +1,4 @@
-"""Checks before any training: the output folder, the teacher, the samples, and a loss of the user's own."""
+"""Checks before training: the output folder, the teacher, the samples, and a custom loss."""
 
 from __future__ import annotations
 
@@ -37,10 +37,10 @@ _CHECKED_SAMPLES = 256
 
 
 def check_output(output: Path) -> None:
-    """Check that the result can be written, and that it would replace nothing but an earlier result.
+    """Check that the result can be written, and that it replaces nothing but an earlier result.
 
     Raises:
-        OutputError: The folder is not writable, or holds something else.
+        OutputError: The folder is not writable, or contains something else.
     """
     hint = "choose another folder with -o"
     if output.exists() and not output.is_dir():
@@ -48,12 +48,12 @@ def check_output(output: Path) -> None:
     found = sorted(p.name for p in output.iterdir()) if output.exists() else []
     foreign = [name for name in found if name not in _RESULT_FILES]
     if foreign:
-        raise OutputError(f"{output} holds other files: {', '.join(foreign[:5])}", hint)
+        raise OutputError(f"{output} contains other files: {', '.join(foreign[:5])}", hint)
     if found and not _has_acm_section(output / "config.json"):
-        raise OutputError(f"{output} holds no ACM model but {', '.join(found[:5])}, which would be replaced", hint)
+        raise OutputError(f"{output} is not an ACM model, and {', '.join(found[:5])} would be replaced", hint)
     if foreign := foreign_files(output):
         raise OutputError(
-            f"{partial_folder(output)} holds files other than the state of a run: {', '.join(foreign[:5])}", hint
+            f"{partial_folder(output)} contains files other than the state of a run: {', '.join(foreign[:5])}", hint
         )
     with staging_folder(output):
         pass
@@ -75,7 +75,9 @@ def check_model(model: PreTrainedModel) -> None:
     """
     broken = next((name for name, value in model.state_dict().items() if not bool(value.isfinite().all())), None)
     if broken is not None:
-        raise CheckpointError(f"{broken} of the model holds NaN or infinity", "use an undamaged copy of the model")
+        raise CheckpointError(
+            f"the weight {broken} of the model contains NaN or infinity", "use an undamaged copy of the model"
+        )
 
 
 def open_training_data(
@@ -85,17 +87,17 @@ def open_training_data(
     eval_data: Data | None = None,
     processor: str | os.PathLike[str] | None = None,
 ) -> tuple[Dataset, Dataset]:
-    """Open the samples to train with and those to evaluate on, and check them as far as is possible before training.
+    """Open the training and evaluation samples, and check them as far as possible before training.
 
     Args:
         teacher: Dense model.
-        task: Task of the training; where it needs no labels, sounds need no transcripts.
-        data: Training data, as :func:`open_data` takes them.
-        eval_data: Data that the curve is measured on; None to hold out one sample of five of ``data``.
-        processor: Folder or file with the settings of the image or sound processor, where the teacher has none.
+        task: Training task; if it needs no labels, sounds need no transcripts.
+        data: Training data, in any form that :func:`open_data` takes.
+        eval_data: Data for the quality curve; None to hold out one in five samples of ``data``.
+        processor: Folder or file with the settings of the image or sound processor, if the teacher has none.
 
     Raises:
-        UsageError: The data cannot be read, or do not fit the model or its task.
+        UsageError: The data cannot be read, or does not fit the model or its task.
     """
     inputs = teacher.family.data_inputs(teacher.model.config)
     opened = partial(
@@ -109,7 +111,7 @@ def open_training_data(
 
 
 def _check_samples(samples: Dataset, collate: Collate, task: AnyTask, teacher: Checkpoint) -> None:
-    """Check 256 samples, spread evenly, and all labels where they are in one array."""
+    """Check 256 evenly spaced samples, and all labels if they are in one array."""
     labels = samples.labels
     if task.needs_labels and labels is not None:
         task.check({LABELS: torch.from_numpy(label_rows(labels, samples.name))})
@@ -122,13 +124,13 @@ def _check_samples(samples: Dataset, collate: Collate, task: AnyTask, teacher: C
 
 
 def check_loss(model: PreTrainedModel, samples: Dataset, collate: Collate, task: AnyTask) -> None:
-    """Compute a loss of the user's own on two samples; the built-in losses are not tried.
+    """Try a custom loss on two samples; built-in losses are not tried.
 
     Args:
         model: Teacher in float32, without gradients; unchanged afterwards.
-        samples: At least one sample.
-        collate: Makes a batch of samples.
-        task: Task whose loss is tried.
+        samples: Samples; at least one.
+        collate: Makes a batch from samples.
+        task: Task whose loss to try.
 
     Raises:
         UsageError: The loss fails, or has no gradient.

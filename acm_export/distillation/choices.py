@@ -1,4 +1,4 @@
-"""Choices of learner prefixes with gradients, for training.
+"""Differentiable choices of learner prefixes, for training.
 
 The layer's own forward pass runs the operator, which skips idle learners and has no gradient.
 """
@@ -17,17 +17,18 @@ if TYPE_CHECKING:
 
 
 def logits_at(gate_logits: torch.Tensor, threshold: torch.Tensor) -> torch.Tensor:
-    """Logits whose argmax is the choice that the operator makes at a threshold τ.
+    """Logits whose argmax is the operator's choice at a threshold τ.
 
-    Their differences are margin - τ for each learner. Margins never increase along the learners, so these sums are
-    concave, and their maximum is where margins fall below τ: training sees the effect of changing the threshold.
+    Logit k is the sum of margin - τ over the gated learners 1..k. Margins never increase from one learner to the next,
+    so these sums are concave in k, and their maximum is where margins fall to τ: training sees exactly the effect of
+    changing the threshold.
 
     Args:
         gate_logits: ``[..., C]``, float32.
-        threshold: τ; broadcasts against ``[...]``.
+        threshold: τ, broadcast to ``[...]``.
 
     Returns:
-        ``[..., C]``, the first 0.
+        ``[..., C]``; the first logit is 0.
     """
     sums = (margins(gate_logits) - threshold.unsqueeze(-1)).cumsum(-1)
     return torch.cat((sums.new_zeros((*sums.shape[:-1], 1)), sums), -1)
@@ -61,7 +62,7 @@ def hidden_values(layer: ACMLayer, x: torch.Tensor) -> torch.Tensor:
 
 
 def prefix_outputs(layer: ACMLayer, x: torch.Tensor) -> torch.Tensor:
-    """Output of each choice of the gate: the sums of learners 1..k, k = ``min_learners``..N.
+    """Output of each choice of the gate: the sum of learners 1..k for k = ``min_learners``..N.
 
     Args:
         layer: Layer whose learners run.
@@ -86,7 +87,7 @@ def chosen_output(layer: ACMLayer, x: torch.Tensor, choice: torch.Tensor) -> tor
     Args:
         layer: Layer whose learners run.
         x: Tokens ``[..., D]``.
-        choice: ``[..., C]``, one-hot in value; the gradient may be that of the probabilities.
+        choice: ``[..., C]``, one-hot; its gradient may be the gradient of the probabilities.
 
     Returns:
         ``[..., D]``.

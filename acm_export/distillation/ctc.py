@@ -35,7 +35,7 @@ class CTC:
         self.quality_name = "1 - label error rate" if space is None else "1 - word error rate"
 
     def loss(self, output: Output, batch: Arrays, teacher: Output | None, valid: torch.Tensor | None) -> torch.Tensor:
-        """CTC loss, averaged over labels; with a teacher, the mean of that and the divergence from its frames."""
+        """CTC loss, averaged over labels; with a teacher, the mean of CTC loss and divergence from its frames."""
         logits, labels = output.logits.float(), batch[LABELS]
         kept = labels >= 0
         loss = F.ctc_loss(
@@ -80,11 +80,11 @@ class CTC:
             raise UsageError(
                 f"label {int(bad[0])} is out of range: the model has {self._vocabulary} labels, "
                 f"0 to {self._vocabulary - 1}",
-                "number the letters as the model's vocab.json does",
+                "number the letters as in the model's vocab.json",
             )
         if bool((labels == self._blank).any()):
             raise UsageError(
-                f"label {self._blank} is the blank of the model (pad_token_id), which a transcript cannot contain",
+                f"label {self._blank} is the blank of the model (pad_token_id), which transcripts cannot contain",
                 f"pad labels with {NO_LABEL}",
             )
 
@@ -98,12 +98,12 @@ class CTC:
         needed = len(kept) + int((kept[1:] == kept[:-1]).sum())
         if needed > frames:
             raise UsageError(
-                f"a transcript of {len(kept)} letters needs {needed} frames of the model, but its sound has {frames}",
-                "leave such samples out",
+                f"a transcript of {len(kept)} letters needs {needed} frames, but its sound has {frames}",
+                "remove samples that are too short for their transcripts",
             )
 
     def _words(self, labels: list[int]) -> list[tuple[int, ...]]:
-        """Words as tuples of labels; where there is no space, each label is a word."""
+        """Words as tuples of labels; without a space label, each label is a word."""
         if self._space is None:
             return [(label,) for label in labels]
         words: list[list[int]] = [[]]

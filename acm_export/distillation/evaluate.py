@@ -1,4 +1,4 @@
-"""Quality at each budget, on the operator that will run, with one threshold for all layers."""
+"""Measure quality at each budget with the deployed operator and one threshold for all layers."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ Arrays = dict[str, torch.Tensor]
 Thresholds = list[float] | Mapping[str, list[float]]
 BUDGETS = (1.0, 0.75, 0.6, 0.5, 0.4, 0.25)
 _ROUNDS, _TOLERANCE = 8, 0.003
-"""Most passes in the search for a threshold, and the difference from the budget at which it ends."""
+"""Maximum number of passes in the search for a threshold, and the budget error at which the search stops."""
 
 
 @dataclass(frozen=True)
@@ -39,9 +39,8 @@ class CurvePoint:
     Args:
         budget: Measured β.
         quality: Quality of the task; larger is better.
-        threshold: Threshold of all layers; None where every token runs ``count`` learners, or as near to that as a
-            layer allows.
-        count: Learner count k of every token.
+        threshold: Threshold of all layers, or None if ``count`` is set.
+        count: Learner count k of every token, or as close to k as a layer allows; None if ``threshold`` is set.
         requested: β that the threshold was chosen for, on the training data.
     """
 
@@ -57,7 +56,7 @@ class Curve:
     """Quality against budget.
 
     Args:
-        quality_name: What is measured.
+        quality_name: Name of the quality measure.
         samples: Number of held-out samples.
         dense: Quality of the teacher.
         thresholds: Points with one threshold for all layers, from β = 1 down.
@@ -72,7 +71,7 @@ class Curve:
 
 
 class _CountingRunner:
-    """Runs layers as the operator does and counts the executed learners."""
+    """Runs layers like the operator, and counts the executed learners."""
 
     def __init__(self, padding: PaddingListener, costs: Mapping[str, float]) -> None:
         self._padding, self._costs = padding, costs
@@ -81,7 +80,7 @@ class _CountingRunner:
 
     @property
     def budget(self) -> float:
-        """β of everything that ran."""
+        """β over all passes so far."""
         return self._executed / self._total
 
     def run(self, name: str, layer: ACMLayer, x: torch.Tensor) -> torch.Tensor:
@@ -103,9 +102,9 @@ class Evaluation:
     Args:
         student: Model with ACM layers.
         teacher: Dense model.
-        family: Family of both.
+        family: Family of both models.
         task: Task that defines the quality.
-        costs: FLOPs of one learner by place ÷ their mean.
+        costs: FLOPs of one learner, by place, relative to their mean.
     """
 
     def __init__(
@@ -125,8 +124,8 @@ class Evaluation:
         """Find thresholds on training data and measure quality on held-out data.
 
         Args:
-            training: Gives the batches that thresholds are chosen on.
-            held_out: Gives the batches that quality is measured on.
+            training: Returns the batches to choose thresholds on.
+            held_out: Returns the batches to measure quality on.
             samples: Number of held-out samples.
         """
         points = []
@@ -143,21 +142,21 @@ class Evaluation:
         return Curve(self._task.quality_name, samples, self._dense_quality(held_out), tuple(points), tuple(same))
 
     def at(self, thresholds: Thresholds, batches: Callable[[], Iterable[Arrays]]) -> tuple[float, float]:
-        """β and quality at these thresholds.
+        """Measure β and quality at these thresholds.
 
         Args:
-            thresholds: Thresholds of learners 1, 2, ..., for all layers or by the layer's name; the last one is used
-                for all further learners.
-            batches: Gives the batches to measure on.
+            thresholds: Thresholds of learners 1, 2, ..., for all layers or by layer name; the last one also applies to
+                all later learners.
+            batches: Returns the batches to measure on.
         """
         run, quality = self._run(thresholds, batches, with_quality=True)
         return run.budget, quality
 
     def threshold_for(self, budget: float, batches: Callable[[], Iterable[Arrays]]) -> float:
-        """The threshold of all layers that gives a budget.
+        """Find the threshold of all layers that gives a budget.
 
-        It starts from the margins of a pass with the trained thresholds and is corrected by the measured β of more
-        passes.
+        The search starts from the margins of a pass with the trained thresholds, and corrects the threshold by the β
+        measured in further passes.
         """
         if self._table is None:
             run, _ = self._run([0.0], batches, with_quality=False)

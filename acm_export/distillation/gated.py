@@ -1,4 +1,4 @@
-"""ACM layers of a model in training: they choose learners so that gradients reach the gates."""
+"""Forward passes of ACM layers in training, in which gradients reach the gates."""
 
 from __future__ import annotations
 
@@ -22,10 +22,10 @@ if TYPE_CHECKING:
 
 
 class LayerRunner(Protocol):
-    """Runs ACM layers in place of their own forward pass."""
+    """Replaces the forward pass of ACM layers."""
 
     def run(self, name: str, layer: ACMLayer, x: torch.Tensor) -> torch.Tensor:
-        """The forward pass of the layer ``name``: tokens ``[..., D]`` to ``[..., D]``."""
+        """Run the layer ``name``: tokens ``[..., D]`` to ``[..., D]``."""
 
 
 _Runner = TypeVar("_Runner", bound=LayerRunner)
@@ -35,9 +35,9 @@ class GatedPass:
     """Runs the ACM layers in one forward pass of a model and keeps their choices.
 
     Args:
-        padding: Knows which tokens are padding; those run ``min_learners``.
+        padding: Listener that knows which tokens are padding; these run ``min_learners``.
         thresholds: One threshold per sample ``[batch]``; None for the gates' own argmax.
-        noise: Whether choices are sampled.
+        noise: Sample choices.
     """
 
     def __init__(self, padding: PaddingListener, thresholds: torch.Tensor | None, *, noise: bool = True) -> None:
@@ -49,7 +49,7 @@ class GatedPass:
         self.valid: torch.Tensor | None = None
 
     def run(self, name: str, layer: ACMLayer, x: torch.Tensor) -> torch.Tensor:
-        """The forward pass of one layer: tokens ``[..., D]`` to ``[..., D]``."""
+        """Run one layer: tokens ``[..., D]`` to ``[..., D]``."""
         with torch.autocast(x.device.type, enabled=False):
             z = layer.gate(x)
         valid = self._padding.valid
@@ -72,7 +72,7 @@ class GatedPass:
 
 @contextmanager
 def gated(model: nn.Module, runner: _Runner) -> Iterator[_Runner]:
-    """Let ``runner`` be the forward pass of every ACM layer of a model until the block ends."""
+    """Replace the forward pass of every ACM layer by ``runner`` inside the block."""
     layers = list(acm_layers(model))
     for name, layer in layers:
         layer.forward = partial(runner.run, name, layer)  # type: ignore[method-assign]

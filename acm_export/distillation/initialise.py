@@ -1,4 +1,4 @@
-"""Initialise learners from the teacher's own weights, the most important directions first."""
+"""Initialise learners from the teacher's weights, most important directions first."""
 
 from __future__ import annotations
 
@@ -13,11 +13,11 @@ if TYPE_CHECKING:
 
 
 def learners_from_ffn(layer: ACMLayer, up: nn.Linear, down: nn.Linear, statistics: SiteStatistics) -> None:
-    """Distribute the hidden neurons of an FFN over the learners, the most important ones to learner 1.
+    """Distribute the hidden neurons of an FFN over the learners, most important neurons first.
 
     Importance is the root mean square of the neuron's activation × the norm of its output weights. The bias of a prefix
-    holds the mean contribution of the learners that it leaves out. Learners that together have at least as many hidden
-    units as the FFN, and its activation, compute the same as the FFN when all of them run.
+    includes the mean contribution of the learners that do not run. If the learners have the FFN's activation and at
+    least as many hidden units as the FFN in total, all of them together compute the same as the FFN.
 
     Args:
         layer: Layer to initialise, changed in place.
@@ -40,9 +40,9 @@ def learners_from_ffn(layer: ACMLayer, up: nn.Linear, down: nn.Linear, statistic
 
 
 def learners_from_linear(layer: ACMLayer, linear: nn.Linear, statistics: SiteStatistics) -> None:
-    """Give the learners of a projection the principal directions of its outputs, those of most variance to learner 1.
+    """Initialise the learners of a projection with the principal directions of its outputs, largest variance first.
 
-    No other linear map with as few hidden units has a smaller mean squared error on the recorded tokens.
+    No linear map with the same number of hidden units has a smaller mean squared error on the recorded tokens.
 
     Args:
         layer: Layer to initialise, without an activation, changed in place.
@@ -64,7 +64,7 @@ def learners_from_linear(layer: ACMLayer, linear: nn.Linear, statistics: SiteSta
 
 
 def _set_biases(layer: ACMLayer, mean_output: torch.Tensor, contributions: torch.Tensor) -> None:
-    """Set the biases so that the mean output of every prefix is that of the teacher.
+    """Set the biases so that the mean output of every prefix equals the mean output of the teacher.
 
     Args:
         layer: Layer to change in place.

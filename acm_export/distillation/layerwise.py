@@ -1,4 +1,4 @@
-"""Phases 1 and 2: each ACM layer is trained separately, on what the teacher's site sees (arXiv 2312.10193, Method)."""
+"""Phases 1 and 2: train each ACM layer separately on the inputs of the teacher's site (arXiv 2312.10193, Method)."""
 
 from __future__ import annotations
 
@@ -20,11 +20,11 @@ if TYPE_CHECKING:
     from acm_export.modules import ACMLayer
 
 IMPROVEMENT = 1.2
-"""One more learner is worth running where it divides the error by at least this (arXiv 2312.10193, Method)."""
+"""Factor by which one more learner must reduce the error to be worth running (arXiv 2312.10193, Method)."""
 
 
 class _LayerwisePhase(Phase):
-    """ACM layers by place, and the teacher that they imitate; a module's name cannot hold the dots of a place."""
+    """ACM layers by place, and the teacher that they imitate; submodule names cannot contain the dots of a place."""
 
     def __init__(self, layers: Mapping[str, ACMLayer], recorder: SiteRecorder) -> None:
         super().__init__()
@@ -43,11 +43,11 @@ class _LayerwisePhase(Phase):
 
 
 class LearnersPhase(_LayerwisePhase):
-    """Phase 1: every prefix of learners imitates the site that the layer replaces.
+    """Phase 1: train every prefix of learners to imitate the site that the layer replaces.
 
     Args:
         layers: ACM layers by place.
-        variances: Variance of the teacher's outputs by place, the unit of the errors.
+        variances: Variance of the teacher's outputs, by place; errors are divided by it.
         recorder: Recorder of the teacher's sites.
     """
 
@@ -71,18 +71,18 @@ class LearnersPhase(_LayerwisePhase):
 
 
 class GatesPhase(_LayerwisePhase):
-    """Phase 2: gates learn from the errors of the prefixes.
+    """Phase 2: train gates on the errors of the prefixes.
 
-    The paper's labels ask for the first learner whose successor improves little. For a model that serves every budget,
-    each token gets a price per learner, sampled from what learners are worth in the batch; the gate is to choose the
-    cheapest prefix at that price, and the logarithm of the price is the threshold. So margins get the same meaning in
-    every layer.
+    The paper's label is the first prefix that one more learner improves little. For a model that serves every budget,
+    each token gets a price per learner, sampled from the gains of the learners in the batch. The label is then the
+    prefix with the least error + price × learners, and the logarithm of the price is the threshold, so margins mean the
+    same in every layer.
 
     Args:
         layers: ACM layers by place.
         recorder: Recorder of the teacher's sites.
         weights: Weights of the squared errors by place; None for the paper's labels.
-        costs: FLOPs of one learner by place ÷ their mean.
+        costs: FLOPs of one learner, by place, relative to their mean.
     """
 
     number = 2
@@ -123,7 +123,7 @@ class GatesPhase(_LayerwisePhase):
 
     def _priced(self, logits: Arrays, errors: Arrays, weights: Mapping[str, float]) -> Arrays:
         log_worth = {
-            place: learner_worths(value * weights[place] / self._costs[place]).clamp(min=1e-9).log()
+            place: learner_gains(value * weights[place] / self._costs[place]).clamp(min=1e-9).log()
             for place, value in errors.items()
         }
         table = thresholds_by_share(log_worth, self._costs)
@@ -146,22 +146,22 @@ def relative_labels(errors: torch.Tensor, factor: float = IMPROVEMENT) -> torch.
 
     Args:
         errors: Distances d(n) ``[tokens, C]``, not squared.
-        factor: Least d(n) / d(n + 1) at which a learner is worth running.
+        factor: Smallest d(n) / d(n + 1) at which a learner is worth running.
 
     Returns:
-        Indices of choices ``[tokens]``; the last one where every learner is worth running.
+        Indices of choices ``[tokens]``; the last choice if every learner is worth running.
     """
     enough = errors[:, :-1] < factor * errors[:, 1:]
     last = enough.new_ones((len(errors), 1))
     return torch.cat((enough, last), 1).int().argmax(1)
 
 
-def learner_worths(squared: torch.Tensor) -> torch.Tensor:
+def learner_gains(squared: torch.Tensor) -> torch.Tensor:
     """How much each learner reduces the error: slopes of the convex hull of squared errors ``[tokens, C]``.
 
     Returns:
-        ``[tokens, C - 1]``, never increasing along a token. At a price between two slopes, running the learners above
-        the price minimises error + price × learners.
+        ``[tokens, C - 1]``, never increasing from one learner to the next. Running the learners whose gain is above a
+        price minimises error + price × learners.
     """
     choices = squared.shape[1]
     slopes = torch.full((len(squared), choices - 1), float("-inf"), device=squared.device, dtype=squared.dtype)
@@ -172,14 +172,14 @@ def learner_worths(squared: torch.Tensor) -> torch.Tensor:
     return slopes
 
 
-def priced_labels(worths: torch.Tensor, price: torch.Tensor) -> torch.Tensor:
-    """The choice that minimises error + price × learners.
+def priced_labels(gains: torch.Tensor, price: torch.Tensor) -> torch.Tensor:
+    """Choose the prefix that minimises error + price × learners.
 
     Args:
-        worths: Result of :func:`learner_worths`, ``[tokens, C - 1]``.
+        gains: Result of :func:`learner_gains`, ``[tokens, C - 1]``.
         price: Price of a learner ``[tokens]``.
 
     Returns:
         Indices of choices ``[tokens]``.
     """
-    return (worths > price.unsqueeze(1)).sum(1)
+    return (gains > price.unsqueeze(1)).sum(1)

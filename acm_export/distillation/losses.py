@@ -1,4 +1,4 @@
-"""Terms of the losses: divergence from the teacher, β of a batch, and how varied the choices are."""
+"""Terms of the losses: divergence from the teacher, β of a batch, and diversity of the choices."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ def sample_budgets(
         choices: Choices by layer, one-hot or probabilities ``[batch, ..., C]``.
         min_learners: ``min_learners`` by layer.
         costs: FLOPs of one learner by layer, in any unit.
-        valid: ``[batch, tokens]``, False for padding; None where there is no padding.
+        valid: ``[batch, tokens]``, False for padding; None without padding.
 
     Returns:
         ``[batch]``.
@@ -54,7 +54,7 @@ def per_sample(values: torch.Tensor, valid: torch.Tensor | None) -> torch.Tensor
 
 
 def negative_entropy(probabilities: Mapping[str, torch.Tensor], valid: torch.Tensor | None) -> torch.Tensor:
-    """Negative entropy of the choices ÷ log C, averaged over samples and layers: -1 where all are equally frequent."""
+    """Negative entropy of the choices ÷ log C, averaged over samples and layers; -1 for equally frequent choices."""
     terms = []
     for values in probabilities.values():
         if (choices := values.shape[-1]) > 1:
@@ -65,6 +65,6 @@ def negative_entropy(probabilities: Mapping[str, torch.Tensor], valid: torch.Ten
 
 
 def negative_spread(budgets: torch.Tensor) -> torch.Tensor:
-    """Negative mean absolute difference between the β of two samples of a batch, from ``[batch]``."""
+    """Negative mean absolute difference between the β of two samples, from the β ``[batch]`` of a batch."""
     pairs = len(budgets) * (len(budgets) - 1)
     return -(budgets.unsqueeze(0) - budgets.unsqueeze(1)).abs().sum() / max(pairs, 1)

@@ -1,4 +1,4 @@
-"""What the trainer needs from a phase, and the result of one training step."""
+"""The interface between the trainer and a phase, and the result of one training step."""
 
 from __future__ import annotations
 
@@ -23,9 +23,9 @@ class StepLoss:
     """The loss of one step.
 
     Args:
-        value: The scalar that is minimised.
-        checks: A scalar for each layer, finite as long as the layer is.
-        tokens: Tokens that passed through an ACM layer, without padding.
+        value: Scalar to minimise.
+        checks: One scalar for each layer, which is finite if the layer is.
+        tokens: Number of tokens that passed through an ACM layer, without padding.
         by_layer: Loss of each layer, in the phases that train layers separately.
         budget: Mean β of the step; None in the phases that have no budget.
     """
@@ -37,7 +37,7 @@ class StepLoss:
     budget: torch.Tensor | None = None
 
     def finite_checks(self) -> torch.Tensor:
-        """The loss and the checks of all layers, ``[1 + layers]``; not finite where any part of the model is broken."""
+        """The loss and the checks of all layers, ``[1 + layers]``; not finite if any part of the model is not."""
         return torch.stack([self.value.detach().float(), *(v.detach().float() for v in self.checks.values())])
 
     def broken_layer(self) -> str | None:
@@ -46,11 +46,11 @@ class StepLoss:
 
 
 class ParameterGroup(NamedTuple):
-    """Parameters that are trained with one learning rate.
+    """Parameters with the same learning rate.
 
     Args:
-        parameters: The parameters; may be empty.
-        rate_factor: Their learning rate ÷ that of the phase.
+        parameters: Parameters; may be empty.
+        rate_factor: Learning rate of the parameters ÷ learning rate of the phase.
     """
 
     parameters: list[nn.Parameter]
@@ -58,10 +58,10 @@ class ParameterGroup(NamedTuple):
 
 
 class Phase(nn.Module):
-    """One of the three phases: a module whose forward pass gives the loss of a step."""
+    """One of the three phases: a module whose forward pass returns the loss of a step."""
 
     number: ClassVar[int]
-    """1 to 3, in the order of training."""
+    """Number of the phase, 1 to 3."""
 
     @property
     def title(self) -> str:
@@ -73,7 +73,7 @@ class Phase(nn.Module):
         raise NotImplementedError
 
     def after_step(self, state: State, mean: Callable[[torch.Tensor], torch.Tensor]) -> None:
-        """Update what is not trained by gradients; most phases have no such thing.
+        """Update values that are not trained by gradients; does nothing by default.
 
         Args:
             state: State of the run, changed in place.
@@ -82,11 +82,11 @@ class Phase(nn.Module):
 
 
 def describe_step(phase: int, step: int) -> str:
-    """A position in a run in words, for logs and reports.
+    """Describe a position in a run, for logs and reports.
 
     Args:
         phase: 1 to 3; 4 once all phases are done.
-        step: Steps of the phase that are done.
+        step: Number of finished steps of the phase.
     """
     if phase > len(PHASE_TITLES):
         return "the quality measurement after phase 3"

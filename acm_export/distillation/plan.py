@@ -1,4 +1,4 @@
-"""The plan of a run: which sites become which ACM layers, and what that costs. Nothing is trained."""
+"""The plan of a run: the sites to replace, their ACM layers, and the cost. Planning trains nothing."""
 
 from __future__ import annotations
 
@@ -26,19 +26,19 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class Replacement:
-    """A site and the ACM layer that takes its place."""
+    """A site and the ACM layer that replaces it."""
 
     site: Site
     spec: ACMSpec
 
     @property
     def learners_share(self) -> float:
-        """FLOPs of all learners ÷ those of the dense modules."""
+        """FLOPs of all learners ÷ FLOPs of the dense modules."""
         return learners_share(self.spec, self.site.flops)
 
     @property
     def gate_share(self) -> float:
-        """FLOPs of the gate ÷ those of the dense modules."""
+        """FLOPs of the gate ÷ FLOPs of the dense modules."""
         return gate_share(self.spec, self.site.flops)
 
 
@@ -48,9 +48,9 @@ class AcmizePlan:
 
     Args:
         replacements: Replacements in the order of the model.
-        parameters: Number of parameters of the dense model, and of the one with ACM layers.
-        flops: FLOPs of one example input through each of them, with all learners running.
-        tokens: Shapes of the example inputs by name.
+        parameters: Number of parameters of the dense model and of the ACM model.
+        flops: FLOPs of one example input through each model, with all learners running.
+        tokens: Shapes of the example inputs, by name.
     """
 
     replacements: tuple[Replacement, ...]
@@ -65,19 +65,19 @@ class AcmizePlan:
 
     @property
     def costs(self) -> dict[str, float]:
-        """FLOPs of one learner by place ÷ their mean over all places."""
+        """FLOPs of one learner, by place, relative to their mean over all places."""
         flops = {item.site.place: learner_flops(item.spec) for item in self.replacements}
         mean = sum(flops.values()) / len(flops)
         return {place: value / mean for place, value in flops.items()}
 
 
 def replacements_for(model: PreTrainedModel, family: ModelFamily, settings: AcmizeSettings) -> tuple[Replacement, ...]:
-    """The sites that the settings select, and the ACM layers that fit them.
+    """Select the sites of a run, and size their ACM layers.
 
-    Learners that are initialised from a linear map have no activation.
+    Learners initialised from a linear map have no activation.
 
     Raises:
-        UsageError: A pattern selects nothing, learners would have no hidden unit, or all learners always run.
+        UsageError: A pattern selects nothing, learners would have no hidden units, or all learners always run.
         CheckpointError: A selected site cannot be replaced.
     """
     items = []
@@ -85,9 +85,9 @@ def replacements_for(model: PreTrainedModel, family: ModelFamily, settings: Acmi
         always = settings.min_learners if settings.min_learners is not None else int(not site.under_residual)
         if always >= settings.num_learners:
             raise UsageError(
-                f"{site.place}: {always} of {settings.num_learners} learners always run, which leaves its gate nothing "
-                "to decide",
-                "give more --learners, or fewer --min-learners",
+                f"{site.place}: {always} of {settings.num_learners} learners always run, so the gate would have no "
+                "choice",
+                "increase --learners or decrease --min-learners",
             )
         spec = spec_for(site, settings.num_learners, settings.flops_factor, always)
         linear = settings.origin == TEACHER and len(site.modules) == 1
@@ -96,14 +96,14 @@ def replacements_for(model: PreTrainedModel, family: ModelFamily, settings: Acmi
 
 
 def make_plan(model: PreTrainedModel, family: ModelFamily, settings: AcmizeSettings) -> AcmizePlan:
-    """Find sites, sizes, parameters and FLOPs, from one pass of an example input on the device ``meta``.
+    """Find sites, sizes, parameters and FLOPs, from one pass of an example input on the ``meta`` device.
 
     Raises:
-        UsageError: A pattern selects nothing, learners would have no hidden unit, or all learners always run.
+        UsageError: A pattern selects nothing, learners would have no hidden units, or all learners always run.
         CheckpointError: A selected site cannot be replaced, or the model has ACM layers.
     """
     if (acm := next(acm_layers(model), None)) is not None:
-        raise CheckpointError(f"{acm[0]} is an ACM layer already", "give the dense model that this one was made from")
+        raise CheckpointError(f"{acm[0]} is already an ACM layer", "give the dense model that this one was made from")
     items = replacements_for(model, family, settings)
     lengths = {"batch": 1, **family.lengths(model.config)}
     shapes = {

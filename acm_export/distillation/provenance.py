@@ -19,21 +19,21 @@ CARD = "MODEL_CARD.md"
 
 @dataclass(frozen=True)
 class Provenance:
-    """Everything that the result's folder says about how it was made.
+    """The record in a checkpoint folder of how its model was made.
 
     Args:
         teacher: Name of the dense model's folder.
-        teacher_sha256: Digest of the teacher's weights.
+        teacher_sha256: SHA-256 of the teacher's weights.
         plan: Sites and sizes of the ACM layers.
         settings: Settings of the run.
         task: Name of the task of phase 3.
         data: Name of the training data.
         samples: Number of training samples.
-        data_sha256: Digest of the training data.
+        data_sha256: SHA-256 of the training data.
         held_out: Name of the held-out data.
         curve: Quality on the held-out data.
         history: Losses during the three phases.
-        processes: Number of processes that trained.
+        processes: Number of training processes.
     """
 
     teacher: str
@@ -62,16 +62,16 @@ class Provenance:
         }
 
     def model_card(self, name: str) -> str:
-        """The model card in Markdown.
+        """Write the model card in Markdown.
 
         Args:
-            name: Name of the result's folder.
+            name: Name of the checkpoint folder.
         """
         return "\n".join(_card(name, self)) + "\n"
 
 
 def _finite(value: JsonValue) -> JsonValue:
-    """A JSON value with text in place of infinity and NaN, which JSON does not have."""
+    """A JSON value with strings instead of infinity and NaN, which JSON does not have."""
     if isinstance(value, dict):
         return {key: _finite(item) for key, item in value.items()}
     if isinstance(value, (list, tuple)):

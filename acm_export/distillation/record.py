@@ -22,7 +22,7 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class SiteTensors:
-    """What one site reads and computes, for the tokens of the whole batch.
+    """Inputs and outputs of one site, for all tokens of a batch.
 
     Args:
         x: Inputs ``[tokens, D]``.
@@ -36,16 +36,16 @@ class SiteTensors:
 
 
 class PaddingListener:
-    """Finds out which tokens a model treats as padding, from the mask that its encoder receives.
+    """Finds which tokens a model treats as padding, from the mask that its encoder receives.
 
     Args:
-        model: Model whose forward passes are watched.
+        model: Model whose forward passes to observe.
         family: Family of the model.
     """
 
     def __init__(self, model: PreTrainedModel, family: ModelFamily) -> None:
         self.valid: torch.Tensor | None = None
-        """``[batch, tokens]`` of the last pass, False for padding; None where it had no mask."""
+        """``[batch, tokens]`` of the last pass, False for padding; None if it had no mask."""
         self._model, self._module = model, _masked_module(model, family)
 
     def __enter__(self) -> Self:
@@ -79,7 +79,7 @@ class SiteRecorder:
         model: Dense teacher.
         family: Family of the model.
         sites: Sites to record.
-        record_gradients: Add zeros to every output, whose gradient equals that of the output.
+        record_gradients: Add zeros to every output, so that their gradient is the gradient at the output.
     """
 
     def __init__(
@@ -109,7 +109,7 @@ class SiteRecorder:
         """Run one forward pass of the teacher.
 
         Args:
-            inputs: Inputs by the names of its ``forward``'s parameters.
+            inputs: Inputs by the names of ``forward``'s parameters.
 
         Returns:
             The teacher's output, and the tensors of every site by place.
@@ -123,7 +123,7 @@ class SiteRecorder:
         return output, tensors
 
     def gradients(self) -> dict[str, torch.Tensor]:
-        """Gradients at the outputs of the sites ``[tokens, D]`` by place, after ``backward``.
+        """Return the gradients at the outputs of the sites, ``[tokens, D]`` by place, after ``backward``.
 
         Raises:
             RuntimeError: ``backward`` did not reach a site.

@@ -1,4 +1,4 @@
-"""The result of a run."""
+"""The result of ``acmize``."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class AcmizeResult:
-    """Result of a run.
+    """Result of ``acmize``.
 
     Args:
         output: Checkpoint folder.
@@ -26,10 +26,10 @@ class AcmizeResult:
         curve: Quality against budget on held-out data.
         history: Losses during the three phases.
         tokens_per_second: Tokens through ACM layers per second, in this process, since the run was started or resumed;
-            None where no step was left.
-        peak_memory: Peak memory of this process, bytes.
-        resumed: Phase and step that the run resumed at, or None.
-        processes: Number of processes that trained.
+            None if no step was left.
+        peak_memory: Peak memory of this process in bytes.
+        resumed: Phase and step at which the run resumed, or None.
+        processes: Number of training processes.
         is_main_process: Whether this process wrote the output.
     """
 
@@ -45,7 +45,7 @@ class AcmizeResult:
 
 
 def peak_memory(device: torch.device) -> int:
-    """Peak memory of this process so far in bytes: of the GPU, or else of the host."""
+    """Peak memory of this process so far in bytes, on the GPU if one is used, otherwise on the host."""
     if device.type == "cuda":
         return int(torch.cuda.max_memory_allocated(device))
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024

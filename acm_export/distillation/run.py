@@ -73,22 +73,22 @@ def run_distillation(
 ) -> AcmizeResult:
     """Turn a dense transformer into an ACM model.
 
-    An interrupted run resumes from its last saved state, and ends with the same weights.
+    An interrupted run resumes from its last saved state; the weights will be the same.
 
     Args:
         teacher: Dense model; converted to float32 in place.
-        data: Training data, as :func:`acm_export.data.open_data.open_data` takes them.
-        eval_data: Data that the curve is measured on; None to hold out one sample of five of ``data``.
+        data: Training data, in any form that :func:`acm_export.data.open_data.open_data` takes.
+        eval_data: Data for the quality curve; None to hold out one in five samples of ``data``.
         settings: Settings of the run.
-        output: Folder to make; replaced where it holds nothing but an earlier result.
+        output: Folder to create; an existing folder is replaced only if it holds nothing but an earlier result.
         progress: Receives every step.
-        processor: Folder or file with the settings of the image or sound processor, where the teacher has none.
+        processor: Folder or file with the settings of the image or sound processor, if the teacher has none.
         restart: Discard an unfinished run.
 
     Raises:
-        UsageError: Data or settings do not fit the model.
-        CheckpointError: The teacher has ACM layers already, or weights that are not finite.
-        DistillationError: The loss is not finite any more, or the unfinished run has other settings.
+        UsageError: The data or settings do not fit the model.
+        CheckpointError: The teacher already has ACM layers, or has NaN or infinite weights.
+        DistillationError: The loss became NaN or infinite, or the unfinished run has other settings.
         OutputError: The output cannot be written.
     """
     check_output(output)
@@ -120,7 +120,7 @@ def run_distillation(
         run.train(state)
         curve = run.measure(held_out)
     except BaseException as error:
-        if accelerator.is_main_process and (interrupts.asked() or isinstance(error, KeyboardInterrupt)):
+        if accelerator.is_main_process and (interrupts.received() or isinstance(error, KeyboardInterrupt)):
             _log_interrupt(trainer.saved)
         raise
     student.to(dtype)
@@ -158,7 +158,7 @@ def run_distillation(
 
 @dataclass(frozen=True)
 class _Run:
-    """The models of a run, and what is done with them."""
+    """The models of a run, and its stages."""
 
     teacher: Checkpoint
     dense: PreTrainedModel
@@ -168,7 +168,7 @@ class _Run:
     trainer: Trainer
 
     def resume(self, identity: str) -> State | None:
-        """The state of an unfinished run, with its weights in the student; None where there is none."""
+        """Load the weights of an unfinished run into the student; returns its state, or None if there is none."""
         state = load_state(self.trainer.output, identity)
         self.trainer.accelerator.wait_for_everyone()  # before the main process writes a new state
         if state is not None:
@@ -179,7 +179,7 @@ class _Run:
         return state
 
     def start(self, identity: str) -> State:
-        """Initialise the learners and gather statistics of the teacher; the same in every process."""
+        """Gather statistics of the teacher and initialise the learners, identically in every process."""
         settings, samples = self.trainer.settings, self.trainer.samples
         self.trainer.progress.stage("gathering statistics of the teacher", _STATISTICS_BATCHES)
         sites = tuple(item.site for item in self.plan.replacements)
@@ -200,7 +200,7 @@ class _Run:
         return state
 
     def train(self, state: State) -> None:
-        """Run the phases that are left."""
+        """Run the remaining phases."""
         settings, family, costs = self.trainer.settings, self.teacher.family, self.plan.costs
         sites = [item.site for item in self.plan.replacements]
         with SiteRecorder(self.dense, family, sites) as recorder:
@@ -215,7 +215,7 @@ class _Run:
             self.trainer.run(phase, state)
 
     def measure(self, held_out: Dataset) -> Curve:
-        """Quality against budget."""
+        """Measure quality against budget."""
         trainer, samples = self.trainer, self.trainer.samples
         trainer.progress.stage("measuring quality at each budget", None)
         evaluation = Evaluation(self.student, self.dense, self.teacher.family, self.task, self.plan.costs)
@@ -250,7 +250,7 @@ def _untrained_student(teacher: Checkpoint, dense: PreTrainedModel, plan: Acmize
 
 
 def _accelerator(settings: AcmizeSettings, samples: int) -> Accelerator:
-    """The accelerator of this process; batches are divided among all processes.
+    """Create the accelerator of this process; batches are divided among all processes.
 
     Raises:
         UsageError: A batch cannot be divided evenly.
@@ -264,13 +264,13 @@ def _accelerator(settings: AcmizeSettings, samples: int) -> Accelerator:
     if batch % accelerator.num_processes:
         raise UsageError(
             f"a batch of {batch} samples cannot be divided among {accelerator.num_processes} processes",
-            f"choose a --batch that is a multiple of {accelerator.num_processes}",
+            f"make --batch a multiple of {accelerator.num_processes}",
         )
     return accelerator
 
 
 def _log_interrupt(saved: tuple[int, int] | None) -> None:
     if saved is None:
-        _LOG.warning("interrupted before a state was saved; the same command starts from the beginning")
+        _LOG.warning("interrupted before a state was saved; the same command will start from the beginning")
     else:
-        _LOG.warning("interrupted; the same command resumes at %s", describe_step(*saved))
+        _LOG.warning("interrupted; the same command will resume at %s", describe_step(*saved))

@@ -12,22 +12,22 @@ TEACHER, RANDOM = "teacher", "random"
 
 @dataclass(frozen=True)
 class AcmizeSettings:
-    """Everything that determines the result, besides the teacher and the data.
+    """Everything that determines the result, apart from the teacher and the data.
 
     Args:
         sites: Modules to replace, in the syntax of :func:`acm_export.surgery.select_sites`.
         num_learners: N, learners per layer.
-        flops_factor: FLOPs of all learners ÷ those of the dense modules.
+        flops_factor: FLOPs of all learners ÷ FLOPs of the dense modules.
         min_learners: Learners that always run; None for 0 under a residual connection and 1 elsewhere.
-        recipe: ``any-budget`` trains one model for all thresholds; ``paper`` one for ``budget``, as published.
-        init: Initial learners: ``teacher`` (its own neurons) or ``random``; None for the recipe's default.
-        budget: β that the recipe ``paper`` aims at.
+        recipe: ``any-budget`` trains a model for all thresholds; ``paper`` trains one for ``budget``, as published.
+        init: Initial learners: ``teacher`` (the teacher's neurons) or ``random``; None for the recipe's default.
+        budget: Target β of the recipe ``paper``.
         steps: Steps of the three phases; 0 skips a phase.
-        batch: Samples per step, over all processes together.
+        batch: Samples per step, in all processes together.
         learning_rates: Peak learning rates of the three phases.
-        task: ``classification``, ``ctc``, ``distil``, or ``module:function``; None for the architecture's own task.
+        task: ``classification``, ``ctc``, ``distil``, or ``module:function``; None for the task of the architecture.
         seed: Seed of all random numbers.
-        checkpoint_every: Steps between saved states, from which an interrupted run resumes.
+        checkpoint_every: Steps between saved states; an interrupted run resumes from the last one.
         mixed_precision: ``no``, ``fp16`` or ``bf16``.
 
     Raises:
@@ -55,20 +55,22 @@ class AcmizeSettings:
         if self.init not in (None, TEACHER, RANDOM):
             raise UsageError(f"init is {self.init!r}; it must be {TEACHER} or {RANDOM}")
         if self.recipe == PAPER and self.budget is None:
-            raise UsageError(f"the recipe {PAPER} trains a model for one budget", "choose it, as in --budget 0.5")
+            raise UsageError(f"the recipe {PAPER} trains a model for one budget", "set it, for example: --budget 0.5")
         if self.recipe != PAPER and self.budget is not None:
             raise UsageError(
-                f"a budget of {self.budget} was given with the recipe {self.recipe}, which serves every budget",
-                f"leave out --budget, or add --recipe {PAPER} for a model of one budget",
+                f"the budget is {self.budget}, but the recipe {self.recipe} trains a model for every budget",
+                f"leave out --budget, or use --recipe {PAPER} to train for one budget",
             )
         if self.budget is not None and not 0 < self.budget <= 1:
             raise UsageError(f"the budget is {self.budget}; it must be above 0 and at most 1")
         if len(self.steps) != 3 or min(self.steps) < 0:
-            raise UsageError(f"the steps are {self.steps}; expected three whole numbers, 0 to skip a phase")
+            raise UsageError(f"the steps are {self.steps}; expected three integers, 0 to skip a phase")
         if len(self.learning_rates) != 3 or not all(0 < rate < 1 for rate in self.learning_rates):
             raise UsageError(f"the learning rates are {self.learning_rates}; expected three numbers between 0 and 1")
         if self.batch < 1 or self.checkpoint_every < 1:
-            raise UsageError(f"batch {self.batch} and checkpoint_every {self.checkpoint_every} must both be at least 1")
+            raise UsageError(
+                f"batch is {self.batch} and checkpoint_every is {self.checkpoint_every}; both must be at least 1"
+            )
 
     @property
     def origin(self) -> str:

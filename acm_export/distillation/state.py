@@ -1,4 +1,4 @@
-"""The state from which an interrupted run resumes: one file beside the output, replaced atomically."""
+"""The saved state of an interrupted run: one file beside the output, replaced atomically."""
 
 from __future__ import annotations
 
@@ -22,25 +22,25 @@ if TYPE_CHECKING:
 _FILE = "state.pt"
 _STAGING = f"{_FILE}.tmp"
 _MAY_CHANGE = ("learning_rates", "checkpoint_every")
-"""Settings that may change when a run resumes: a lower learning rate helps after a loss that is not finite."""
+"""Settings that may change when a run resumes; a lower learning rate helps after the loss became NaN or infinite."""
 
 _RESTART = "give the same settings and data, or start over with --restart"
 
 
 @dataclass
 class State:
-    """Position and tensors of a run. Random numbers need no state: those of a step depend on the seed and the step.
+    """Position and tensors of a run. Random numbers need no state: they depend only on the seed and the step.
 
     Args:
-        fingerprint: Digest of settings, teacher and data.
+        fingerprint: SHA-256 of settings, teacher and data.
         variances: Variance of the teacher's outputs by place.
         weights: Weights of the squared errors by place.
-        phase: 1 to 3; 4 when all phases are done.
-        step: Steps of the phase that are done.
+        phase: Number of the phase, 1 to 3; 4 when all phases are done.
+        step: Number of finished steps of the phase.
         student: Tensors of the model by name.
         optimizer: State of the optimizer; empty at the start of a phase.
-        scaler: State of the fp16 gradient scaler; empty without one.
-        thresholds: Table from shares to thresholds, or None.
+        scaler: State of the fp16 gradient scaler; empty if there is none.
+        thresholds: Table from shares of learner FLOPs to thresholds, or None.
         history: Losses during the phases.
     """
 
@@ -61,8 +61,8 @@ def fingerprint(settings: AcmizeSettings, teacher: str, data: str, processes: in
 
     Args:
         settings: Settings of the run.
-        teacher: Digest of the teacher's weights.
-        data: Digest of the training data.
+        teacher: SHA-256 of the teacher's weights.
+        data: SHA-256 of the training data.
         processes: Number of processes.
     """
     fixed = {name: value for name, value in asdict(settings).items() if name not in _MAY_CHANGE}
@@ -70,7 +70,7 @@ def fingerprint(settings: AcmizeSettings, teacher: str, data: str, processes: in
 
 
 def partial_folder(output: Path) -> Path:
-    """The folder that holds the state of an unfinished run."""
+    """The folder with the state of an unfinished run."""
     return output.with_name(output.name + ".partial")
 
 
@@ -78,7 +78,7 @@ def save_state(state: State, output: Path) -> None:
     """Replace the saved state atomically.
 
     Raises:
-        OutputError: The state cannot be written; the previous one is untouched.
+        OutputError: The state cannot be written; the previous state is unchanged.
     """
     folder = partial_folder(output)
     target, staging = folder / _FILE, folder / _STAGING
@@ -90,11 +90,13 @@ def save_state(state: State, output: Path) -> None:
             os.fsync(handle.fileno())
         staging.replace(target)
     except (OSError, RuntimeError) as error:  # PyTorch's writer turns a full disk into a RuntimeError
-        raise OutputError(f"cannot write {target}: {error}", "free some space; the same command resumes") from error
+        raise OutputError(
+            f"cannot write {target}: {error}", "free some space; then the same command resumes"
+        ) from error
 
 
 def load_state(output: Path, expected: str) -> State | None:
-    """The state of an unfinished run, or None where there is none.
+    """Load the state of an unfinished run; returns None if there is none.
 
     Args:
         output: Output folder of the run.
@@ -123,7 +125,7 @@ def has_state(output: Path) -> bool:
 
 
 def foreign_files(output: Path) -> list[str]:
-    """Names of files at the place of the state that are not part of it."""
+    """Names of files in the folder of the state that are not part of it."""
     folder = partial_folder(output)
     if folder.exists() and not folder.is_dir():
         return [folder.name]
@@ -131,7 +133,7 @@ def foreign_files(output: Path) -> list[str]:
 
 
 def remove_state(output: Path) -> None:
-    """Remove the state of an unfinished run; other files beside it stay.
+    """Remove the state of an unfinished run, but no other files beside it.
 
     Raises:
         OutputError: The state cannot be removed.
@@ -145,4 +147,4 @@ def remove_state(output: Path) -> None:
         if not any(folder.iterdir()):
             folder.rmdir()
     except OSError as error:
-        raise OutputError(f"cannot remove {folder}: {error.strerror}", "remove it by hand") from error
+        raise OutputError(f"cannot remove {folder}: {error.strerror}", "remove it manually") from error

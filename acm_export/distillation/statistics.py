@@ -1,4 +1,4 @@
-"""Statistics of a teacher's sites, from which learners are initialised and errors are weighted."""
+"""Statistics of a teacher's sites, for initialising learners and weighting errors."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ class SiteStatistics:
         output_mean: Mean output ``[D]``.
         output_covariance: Covariance of the outputs ``[D, D]``.
         sensitivity: Mean square of the gradient of a random direction of the model's output with respect to the site's
-            output: the squared error of the model's output per squared error of 1 at the site.
+            output: squared error of the model's output per unit of squared error at the site.
     """
 
     hidden_mean: torch.Tensor
@@ -39,7 +39,7 @@ class SiteStatistics:
 
     @property
     def output_variance(self) -> float:
-        """Mean squared distance of an output from the mean output."""
+        """Mean squared distance between an output and the mean output."""
         return float(self.output_covariance.diagonal().sum())
 
 
@@ -56,7 +56,7 @@ def gather_statistics(
     sites: tuple[Site, ...],
     batches: Iterable[Mapping[str, torch.Tensor]],
 ) -> dict[str, SiteStatistics]:
-    """Run some batches forward and backward through the teacher.
+    """Gather statistics in some forward and backward passes of the teacher.
 
     Args:
         model: Teacher, on the device of the batches.
@@ -102,10 +102,10 @@ def _finish(total: _Sums) -> SiteStatistics:
 
 
 def error_weights(statistics: Mapping[str, SiteStatistics]) -> dict[str, float]:
-    """Weights by place that make the squared errors of all places comparable.
+    """Weights, by place, that make the squared errors of all places comparable.
 
-    A weighted error of 1 does as much harm to the model's output as replacing a site's outputs by their mean does, on
-    average over the places.
+    A weighted error of 1 changes the model's output as much as replacing a site's outputs by their mean, on average
+    over all places.
     """
     harm = {place: found.sensitivity * found.output_variance for place, found in statistics.items()}
     unit = max(sum(harm.values()) / len(harm), torch.finfo(torch.float32).tiny)

@@ -1,8 +1,9 @@
 """Tasks: the loss of phase 3 and the quality of a model's outputs.
 
 Every task has the same methods. ``loss`` takes the student's ``output``, the ``batch`` (inputs and labels), the
-``teacher``'s output (None where only labels are used) and ``valid`` (``[batch, tokens]``, False for padding).
-``quality`` takes the same and returns a sum and its weight; larger is better. ``check`` checks a batch before training.
+``teacher``'s output (None if only labels are used) and ``valid`` (``[batch, tokens]``, False for padding).
+``quality`` takes the same arguments and returns a sum and its weight; larger is better. ``check`` checks a batch before
+training.
 """
 
 from __future__ import annotations
@@ -31,7 +32,7 @@ Arrays = dict[str, torch.Tensor]
 
 
 class Classification:
-    """One label per sample; where there is a teacher, its distribution is imitated too.
+    """One label per sample; with a teacher, the student also imitates its distribution.
 
     Args:
         num_labels: Number of the model's classes.
@@ -43,7 +44,7 @@ class Classification:
         self._num_labels = num_labels
 
     def loss(self, output: Output, batch: Arrays, teacher: Output | None, valid: torch.Tensor | None) -> torch.Tensor:  # noqa: ARG002
-        """Cross-entropy; with a teacher, the mean of that and the divergence from its logits."""
+        """Cross-entropy; with a teacher, the mean of cross-entropy and divergence from its logits."""
         loss = F.cross_entropy(output.logits.float(), batch[LABELS])
         return loss if teacher is None else 0.5 * (loss + divergence(output.logits, teacher.logits))
 
@@ -54,7 +55,7 @@ class Classification:
         teacher: Output | None,  # noqa: ARG002
         valid: torch.Tensor | None,  # noqa: ARG002
     ) -> tuple[float, float]:
-        """Number of correct samples, and of samples."""
+        """Number of correct samples, and number of samples."""
         return float((output.logits.argmax(-1) == batch[LABELS]).sum()), float(len(output.logits))
 
     def check(self, batch: Arrays) -> None:
@@ -84,7 +85,7 @@ class Imitation:
         self.quality_name = "cosine to the teacher" if self._features else "agreement with the teacher"
 
     def loss(self, output: Output, batch: Arrays, teacher: Output, valid: torch.Tensor | None) -> torch.Tensor:  # noqa: ARG002
-        """For features, 1 - cosine of each token and of their mean; otherwise the divergence of the logits."""
+        """1 - cosine of each token and of their mean for features; divergence for logits."""
         if not self._features:
             return torch.stack([divergence(output[name], teacher[name], valid) for name in self._fields]).mean()
         ours, theirs = output.last_hidden_state.float(), teacher.last_hidden_state.float()
@@ -100,7 +101,7 @@ class Imitation:
         teacher: Output,
         valid: torch.Tensor | None,
     ) -> tuple[float, float]:
-        """For features, the cosine of the mean over tokens; otherwise how many argmax are equal."""
+        """Cosine of the mean over tokens for features; number of equal argmaxes for logits."""
         if self._features:
             ours, theirs = output.last_hidden_state.float(), teacher.last_hidden_state.float()
             weights = ours.new_ones(ours.shape[:2]) if valid is None else valid.to(ours)
@@ -112,14 +113,14 @@ class Imitation:
         return float(sum(value.sum() for value in same)), float(sum(value.numel() for value in same))
 
     def check(self, batch: Arrays) -> None:
-        """Labels are not used, so nothing is checked."""
+        """Do nothing: labels are not used."""
 
 
 class UserLoss:
-    """A loss of the user's own: ``loss(output, batch, teacher_output) -> scalar tensor``.
+    """A custom loss: ``loss(output, batch, teacher_output) -> scalar tensor``.
 
     Args:
-        text: ``module:function``.
+        text: Loss function as ``module:function``.
 
     Raises:
         UsageError: The function cannot be imported.
@@ -140,7 +141,7 @@ class UserLoss:
         """
         try:
             value = self._function(output, batch, teacher)
-        except Exception as error:  # whatever the user's own code raises
+        except Exception as error:  # user code may raise anything
             raise failed(f"{self.name} failed", error) from error
         if not isinstance(value, torch.Tensor) or value.ndim or not value.is_floating_point():
             found = f"{value.dtype} {list(value.shape)}" if isinstance(value, torch.Tensor) else type(value).__name__
@@ -150,25 +151,25 @@ class UserLoss:
     def quality(
         self, output: Output, batch: Arrays, teacher: Output | None, valid: torch.Tensor | None
     ) -> tuple[float, float]:
-        """The negative loss, weighted by samples."""
+        """Negative loss, weighted by the number of samples."""
         size = len(next(iter(batch.values())))
         return -size * float(self.loss(output, batch, teacher, valid)), float(size)
 
     def check(self, batch: Arrays) -> None:
-        """The function checks its own labels."""
+        """Do nothing: the function checks its own labels."""
 
 
 AnyTask = Classification | CTC | Imitation | UserLoss
 
 
 def task_for(model: PreTrainedModel, family: ModelFamily, text: str | None, vocabulary: Mapping[str, int]) -> AnyTask:
-    """The task with a name, or by default the one that the architecture was made for.
+    """Return the task with a name, or by default the task of the architecture.
 
     Args:
         model: Teacher.
         family: Family of the model.
         text: ``classification``, ``ctc``, ``distil``, ``module:function``, or None for the default.
-        vocabulary: Labels of a speech model by text; may be empty.
+        vocabulary: Label numbers of a speech model, by text; may be empty.
 
     Raises:
         UsageError: The task is unknown, or the architecture has no such task.

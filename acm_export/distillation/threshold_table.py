@@ -1,4 +1,4 @@
-"""Which threshold gives which budget, while the gates are still being trained (pure arithmetic)."""
+"""Thresholds for every budget while the gates are still being trained; pure arithmetic."""
 
 from __future__ import annotations
 
@@ -14,10 +14,9 @@ _KEEP = 0.9
 
 
 class ThresholdTable:
-    """A table from shares to thresholds: a moving average over the margins of recent batches.
+    """A table from shares of learner FLOPs to thresholds: a moving average over recent batches.
 
-    A share is the part of the learners' FLOPs that the gates decide about: 0 when only ``min_learners`` run, 1 when all
-    learners do.
+    A share counts only the FLOPs of gated learners: 0 when only ``min_learners`` run, 1 when all learners run.
 
     Args:
         thresholds: Thresholds at the shares 0, 1/64, ... 1: ``[KNOTS]``, float32, decreasing. None before the first
@@ -28,12 +27,12 @@ class ThresholdTable:
         self.thresholds = thresholds
 
     def update(self, found: torch.Tensor) -> None:
-        """Move towards the thresholds of one more batch, ``[KNOTS]``."""
+        """Move the table towards the thresholds of one more batch, ``[KNOTS]``."""
         before = self.thresholds
         self.thresholds = found if before is None else _KEEP * before.to(found) + (1 - _KEEP) * found
 
     def at(self, shares: torch.Tensor) -> torch.Tensor:
-        """Thresholds for shares between 0 and 1, of the same shape; 0 before the first update."""
+        """Thresholds for shares between 0 and 1, in the same shape; 0 before the first update."""
         if self.thresholds is None:
             return torch.zeros_like(shares)
         table = self.thresholds.to(shares)
@@ -43,7 +42,7 @@ class ThresholdTable:
 
 
 def thresholds_by_share(margins: Mapping[str, torch.Tensor], costs: Mapping[str, float]) -> torch.Tensor:
-    """For each knot of the table, the threshold that this share of the learners exceeds.
+    """Find, for each knot of the table, the threshold that this share of the learners exceeds.
 
     Args:
         margins: Margins by layer, ``[tokens, C - 1]``.

@@ -37,31 +37,31 @@ _MAX_GRADIENT_NORM = 1.0
 
 @dataclass
 class Throughput:
-    """Tokens through ACM layers and seconds of training so far, in this process."""
+    """Tokens through ACM layers, and seconds of training, so far in this process."""
 
     tokens: int = 0
     seconds: float = 0.0
 
     @property
     def tokens_per_second(self) -> float | None:
-        """None before the first step."""
+        """Tokens per second; None before the first step."""
         return self.tokens / self.seconds if self.seconds else None
 
 
 @dataclass
 class Trainer:
-    """Everything that the phases share.
+    """Trains the phases of a run.
 
     Args:
-        accelerator: Devices and processes.
+        accelerator: Accelerator, which manages devices and processes.
         settings: Settings of the run.
         samples: Training samples.
-        collate: Makes a batch of samples.
-        student: Model whose tensors are saved.
-        output: Output folder, beside which the state is kept.
+        collate: Makes a batch from samples.
+        student: Model in training, whose tensors are saved.
+        output: Output folder; the state is saved beside it.
         progress: Receives every step.
         throughput: Counts tokens and seconds.
-        saved: Phase and step of the state that was saved last, or None.
+        saved: Phase and step of the last saved state, or None.
     """
 
     accelerator: Accelerator
@@ -79,10 +79,10 @@ class Trainer:
 
         Args:
             phase: Loss and parameters of the phase.
-            state: State of the run, in this phase; at the start of the next phase afterwards.
+            state: State of the run, changed in place; in this phase before, at the start of the next phase afterwards.
 
         Raises:
-            DistillationError: The loss or a weight is not finite any more; the last saved state is kept.
+            DistillationError: The loss or a weight became NaN or infinite; the last saved state is kept.
         """
         if state.step < self.settings.steps[phase.number - 1]:
             self._train(phase, state)
@@ -144,7 +144,7 @@ class Trainer:
         self.accelerator.free_memory()
 
     def _optimizer(self, phase: Phase, rate: float) -> tuple[torch.optim.Optimizer, list[nn.Parameter]]:
-        """An optimizer of the phase's parameters, which alone get gradients."""
+        """An optimizer for the phase's parameters; no other parameters get gradients."""
         for parameter in self.student.parameters():
             parameter.requires_grad = False
         groups = [group for group in phase.parameter_groups() if group.parameters]
@@ -158,8 +158,8 @@ class Trainer:
         )
         return optimizer, parameters
 
-    def _batches(self, phase: Phase, first: int, last: int) -> Any:  # accelerate does not annotate what it prepares
-        """Batches of the steps, this process's part of each, on its device."""
+    def _batches(self, phase: Phase, first: int, last: int) -> Any:  # accelerate's results are not annotated
+        """This process's part of each step's batch, on its device."""
         seed = mix_seeds(self.settings.seed, phase.number)
         steps = StepOrder(len(self.samples), self.settings.batch, seed, first, last)
         loader: Any = DataLoader(self.samples, batch_sampler=steps, collate_fn=self.collate)  # type: ignore[arg-type]
@@ -185,7 +185,7 @@ class Trainer:
         values = self.accelerator.gather(loss.finite_checks().unsqueeze(0))
         if not bool(values.isfinite().all()):
             layer = loss.broken_layer()
-            raise self._not_finite(phase.number, step + 1, f"in {layer}" if layer else "behind the last ACM layer")
+            raise self._not_finite(phase.number, step + 1, f"in {layer}" if layer else "after the last ACM layer")
 
     def _not_finite(self, phase: int, step: int, where: str) -> DistillationError:
         hint = "no step was completed: check the model and the data"
@@ -200,6 +200,6 @@ class Trainer:
 
 
 def schedule(step: int, steps: int) -> float:
-    """Learning rate ÷ its peak: up over a tenth of the steps (100 at most), then down along a cosine."""
+    """Learning rate ÷ its peak: linear warm-up over a tenth of the steps (at most 100), then cosine decay."""
     warm_up = max(min(100, steps // 10), 1)
     return min((step + 1) / warm_up, 1.0) * 0.5 * (1 + math.cos(math.pi * step / steps))

@@ -1,4 +1,4 @@
-"""Phase 3: the whole model is trained on its task."""
+"""Phase 3: train the whole model on its task."""
 
 from __future__ import annotations
 
@@ -26,23 +26,23 @@ if TYPE_CHECKING:
     from acm_export.surgery import ModelFamily
 
 _GATE_RATE = 10.0
-"""Learning rate of gates ÷ that of the rest, for the paper's recipe: phase 3 has to move gates off their labels."""
+"""Learning rate of gates ÷ rate of the rest in the paper's recipe: phase 3 must move gates off their labels."""
 _LEAST_SHARE = 0.1
-"""Least share of learners in the training for every budget; with fewer the model is of no practical use."""
+"""Smallest share of learners when training for every budget; with fewer, the model is of no practical use."""
 
 
 class WholePhase(Phase):
-    """Phase 3: the whole model, gates and learners together, is trained on the task.
+    """Phase 3: train the whole model on the task, gates and learners together.
 
     Args:
         student: Model with ACM layers.
-        teacher: Dense model; the paper's recipe uses it only where there are no labels.
-        family: Family of both.
-        task: Task that the model is trained for.
-        costs: FLOPs of one learner by place ÷ their mean.
-        budget: β that the paper's losses aim at, with sampled choices. None for a model that serves every budget: then
-            each sample has its own threshold, that of a random budget, and its tokens make the choices that the
-            operator makes at that threshold.
+        teacher: Dense model; the paper's recipe uses it only if there are no labels.
+        family: Family of both models.
+        task: Training task.
+        costs: FLOPs of one learner, by place, relative to their mean.
+        budget: Target β of the paper's losses, with sampled choices. None for a model that serves every budget: each
+            sample then gets the threshold of a random budget, and its tokens make the choices that the operator makes
+            at that threshold.
         table: Table from budgets to thresholds.
     """
 
@@ -60,7 +60,7 @@ class WholePhase(Phase):
     ) -> None:
         super().__init__()
         self.student = student
-        self._teacher = (teacher,)  # in a tuple, so that it is not a part of the trained module
+        self._teacher = (teacher,)  # in a tuple, so that it is not registered as a submodule
         self._family, self._task, self._costs, self._budget, self._table = family, task, costs, budget, table
         self._batch_thresholds: torch.Tensor | None = None
 
@@ -73,13 +73,13 @@ class WholePhase(Phase):
         return [ParameterGroup(parts[0], 1.0), ParameterGroup(parts[1], 1.0 if self._budget is None else _GATE_RATE)]
 
     def after_step(self, state: State, mean: Callable[[torch.Tensor], torch.Tensor]) -> None:
-        """Move the table towards the thresholds of the step's batch."""
+        """Move the table towards the thresholds of the batch."""
         if self._batch_thresholds is not None:
             self._table.update(mean(self._batch_thresholds))
             state.thresholds = None if self._table.thresholds is None else self._table.thresholds.cpu()
 
     def forward(self, inputs: Arrays) -> StepLoss:
-        """The task's loss, plus the terms that hold the budget."""
+        """Loss of the task, plus the terms that enforce the budget."""
         first = next(iter(inputs.values()))
         shares = thresholds = None
         if self._budget is None:
@@ -116,6 +116,6 @@ class WholePhase(Phase):
 
 
 def _spread_shares(samples: int, device: torch.device) -> torch.Tensor:
-    """One random share per sample ``[samples]``, spread evenly between the least one and 1."""
+    """One random share per sample ``[samples]``, spread evenly between the smallest share and 1."""
     evenly = (torch.randperm(samples, device=device) + torch.rand(samples, device=device)) / samples
     return _LEAST_SHARE + (1 - _LEAST_SHARE) * evenly

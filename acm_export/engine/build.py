@@ -111,7 +111,7 @@ def _monitor(tensorrt: ModuleType) -> trt.IProgressMonitor:
                 _LOGGER.info("%s (%d steps)", phase_name, num_steps)
 
         def step_complete(self, phase_name: str, step: int) -> bool:  # noqa: ARG002  TensorRT passes them
-            return not interrupts.asked()
+            return not interrupts.received()
 
         def phase_finish(self, phase_name: str) -> None:
             pass

@@ -1,8 +1,8 @@
 """Attention as four plain operators while a model is exported.
 
 In transformers, scaled_dot_product_attention exports with guards against fully masked rows, and eager attention exports
-with a mask even if nothing is masked. ONNX Runtime and TensorRT fuse MatMul, Div, Softmax, MatMul (ONNX Runtime's
-attention fusion without a mask does not match a Mul).
+with a mask even when nothing is masked. ONNX Runtime and TensorRT fuse MatMul, Div, Softmax, MatMul (ONNX Runtime's
+fusion of attention without a mask does not match a Mul).
 """
 
 from __future__ import annotations

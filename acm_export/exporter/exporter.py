@@ -97,38 +97,38 @@ def export(
     """Export a checkpoint, or any module with ACM layers, to one ONNX file.
 
     Inputs and outputs of the file are float32 for every ``dtype``; gates run in float32. The module is not changed. A
-    model without ACM layers is exported as it is, for example as the baseline of a latency measurement.
+    model without ACM layers is exported unchanged, for example as the baseline of a latency measurement.
 
     Args:
         source: Checkpoint folder, a checkpoint from :func:`acm_export.checkpoints.load_checkpoint`, or a module, which
             is traced in evaluation mode.
         example_inputs: Inputs to trace a module with: a tensor, a sequence in the order of ``forward``'s parameters, or
             a mapping by their names. A checkpoint needs none.
-        output: Path of the file to write, which ends in .onnx. It appears, with its external data if any, only after
-            it is complete and verified.
+        output: Path of the file to write, ending in .onnx. The file and its external data appear only once they are
+            complete and verified.
         dtype: Precision of weights and activations: fp32, fp16 or bf16.
         target: One of :data:`acm_export.onnx_file.targets.TARGETS`.
         opset: Version of the default ONNX operator set, 18 to 22; default 20, or 17 for tensorrt-8.
         with_counts: Add the learner counts of each layer as int32 outputs ``counts/<layer>``.
-        verify: Compare the file with the module before it is put in place.
+        verify: Compare the file with the module before it is moved to ``output``.
         atol: Largest absolute error of an output that verification accepts; by default relative to the outputs.
-        dynamic_shapes: Names of the dynamic axes of each input; by default those of the checkpoint's family, or axis 0
-            of each input of a module as ``batch``.
+        dynamic_shapes: Names of the dynamic axes of each input; by default those of the checkpoint's family, or, for a
+            module, ``batch`` for axis 0 of each input.
         output_fields: Fields of the model's output to return; by default those of the checkpoint's family, or all
-            tensors of a module's output.
+            tensors that a module returns.
 
     Returns:
         The file, its manifest and the report of its verification.
 
     Raises:
-        UsageError: There is no such checkpoint, an argument is missing, or options contradict each other.
+        UsageError: The checkpoint does not exist, an argument is missing, or options contradict each other.
         CheckpointError: The checkpoint cannot be read.
         ExportError: The module cannot be traced, an option is unknown, or the target does not support the model.
         VerificationError: The file does not compute what the module computes; nothing was written.
         OutputError: The file cannot be written; an existing file is unchanged.
     """
     if output is None:
-        raise UsageError("there is no output path", "give output='model.onnx'")
+        raise UsageError("no output path was given", "for example: output='model.onnx'")
     path = Path(output)
     check_output(path)
     traced_opset = check_options(dtype, target, opset)
@@ -213,7 +213,7 @@ def _counts(model: ir.Model, manifest: Manifest) -> list[ir.Value]:
 
 
 def _write(model: ir.Model, manifest: Manifest, path: Path) -> Manifest:
-    """Write the model as ``path`` and its weights beside it as ``_WEIGHTS``, streaming one tensor after the other."""
+    """Write the model as ``path`` and its weights beside it as ``_WEIGHTS``, one tensor at a time."""
     ir.save(model, path, external_data=_WEIGHTS)
     proto = onnx.load(path, load_external_data=False)
     manifest = retarget(proto, manifest, manifest.target)
@@ -223,7 +223,7 @@ def _write(model: ir.Model, manifest: Manifest, path: Path) -> Manifest:
 
 
 def _finish(path: Path, target: Path) -> Path | None:
-    """Bring a staged model into its final form and put it in place; returns the path of its external data, if any."""
+    """Finish a staged model and move it to ``target``; returns the path of its external data, if any."""
     proto = onnx.load(path, load_external_data=False)
     weights = path.with_name(_WEIGHTS)
     if not weights.exists() or weights.stat().st_size <= EXTERNAL_ABOVE:

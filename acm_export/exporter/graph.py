@@ -29,10 +29,10 @@ def clean(model: ir.Model, layer_names: Sequence[str]) -> None:
 
     Args:
         model: Unoptimized result of ``torch.onnx.export``, with GatedLearners nodes.
-        layer_names: Names of the ACM layers, each of which must own exactly one node afterwards.
+        layer_names: Names of the ACM layers; each must end up with exactly one node.
 
     Raises:
-        ExportError: A layer has no node, or several.
+        ExportError: A layer has no node, or more than one.
     """
     hidden = _hide_weights(model.graph)
     optimizer.optimize_ir(model)
@@ -58,7 +58,7 @@ def _hide_weights(graph: ir.Graph) -> dict[str, ir.TensorProtocol]:
 
 
 def _show_weights(graph: ir.Graph, hidden: dict[str, ir.TensorProtocol]) -> None:
-    """Restore the weights without the prefix; it stays if an input or a node already has the name."""
+    """Restore the weights under their names without the prefix, unless an input or a node already has that name."""
     weights = [value for value in graph.inputs if value.name in hidden]
     for value in weights:
         graph.inputs.remove(value)
@@ -80,7 +80,7 @@ def _free_name(name: str, taken: set[str | None]) -> str:
 
 
 def _fold_transposes(graph: ir.Graph) -> None:
-    """Store transposed weights under their name with ``.T``, transposed only when the file is written."""
+    """Store transposed weights as ``NAME.T``; they are transposed only when the file is written."""
     for node in list(graph):
         source = node.inputs[0] if node.inputs else None
         if node.op_type != "Transpose" or source is None or source.const_value is None or not source.is_initializer():
@@ -139,7 +139,7 @@ def _name_layers(graph: ir.Graph, layer_names: Sequence[str]) -> None:
     for node in graph:
         if (node.domain, node.op_type) != (DOMAIN, NAME):
             continue
-        # Layers are identified by their thresholds, which are never tied, while weights may be.
+        # Layers are identified by their thresholds, which are never tied; weights may be.
         thresholds = node.inputs[INPUTS.index("thresholds")]
         layer = str(thresholds.name).removesuffix(".thresholds")  # type: ignore[union-attr]
         node.name = layer

@@ -1,4 +1,4 @@
-"""Measure one sample: tokens through each ACM layer, and FLOPs outside learners and gates."""
+"""Run one sample to count the tokens of each ACM layer and the FLOPs outside learners and gates."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from acm_export.modules import ACMLayer, acm_layers
 from acm_export.modules.flops import gate_flops, learner_flops
 from acm_export.modules.wrapper import PREFIX
 from acm_export.onnx_file.manifest import LayerEntry
-from acm_export.verification.replay import running
+from acm_export.verification.replay import override_gate_logits
 
 if TYPE_CHECKING:
     from acm_export.modules.wrapper import Exportable
@@ -40,10 +40,10 @@ def run_one_sample(model: Exportable, one_sample: tuple[torch.Tensor, ...]) -> P
 
     Args:
         model: Model to run.
-        one_sample: Inputs, with batch size 1 where they have a batch axis.
+        one_sample: Inputs; those with a batch axis have batch size 1.
 
     Returns:
-        Layers, with their names in ``model``, FLOPs and output names.
+        ACM layers by their names in ``model``, FLOPs, and output names.
 
     Raises:
         ExportError: The module does not run on the inputs, or the forward pass does not reach an ACM layer.
@@ -51,7 +51,7 @@ def run_one_sample(model: Exportable, one_sample: tuple[torch.Tensor, ...]) -> P
     tokens: dict[str, int] = {}
     with ExitStack() as stack, torch.no_grad(), FlopCounterMode(display=False) as counter:
         for name, layer in acm_layers(model):
-            stack.enter_context(running(layer, _TokenCounter(name, tokens)))
+            stack.enter_context(override_gate_logits(layer, _TokenCounter(name, tokens)))
         try:
             outputs = model.outputs(*one_sample)
         except (RuntimeError, TypeError, ValueError) as error:

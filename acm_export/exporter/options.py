@@ -1,4 +1,4 @@
-"""The options of an export, checked against each other before any work."""
+"""Checks of the options of an export, before any work."""
 
 from __future__ import annotations
 
@@ -45,7 +45,7 @@ def check_options(dtype: str, target: str, opset: int | None) -> int:
         opset: Version of the default ONNX operator set, or None for the default.
 
     Returns:
-        The opset to trace the module in: that of the file, or for tensorrt-8 the default, because
+        The opset to trace the module with: the opset of the file, or for tensorrt-8 the default, because
         :func:`acm_export.onnx_file.targets.retarget` lowers the traced graph to opset 17.
 
     Raises:

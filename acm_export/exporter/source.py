@@ -1,4 +1,4 @@
-"""What is exported: a module, the inputs to trace it with, and where it came from."""
+"""The source of an export: a module, the inputs to trace it with, and its origin."""
 
 from __future__ import annotations
 
@@ -36,7 +36,7 @@ class ExportSource:
         inputs: Example inputs, by name.
         axes: Names of the dynamic axes of each input.
         output_fields: Fields of the module's output to return, or None for all its tensors.
-        origin: Source that the manifest records.
+        origin: Origin of the weights, for the manifest.
     """
 
     module: nn.Module
@@ -52,7 +52,7 @@ def resolve_source(
     dynamic_shapes: Mapping[str, Mapping[int, str]] | None,
     output_fields: Sequence[str] | None,
 ) -> ExportSource:
-    """Fill in what is not given: from the family of a checkpoint, or with the defaults for a module.
+    """Fill in missing arguments from the family of a checkpoint, or with the defaults for a module.
 
     Args:
         source: Module, checkpoint or checkpoint folder.
@@ -64,7 +64,7 @@ def resolve_source(
         The module with its inputs, axes and output fields.
 
     Raises:
-        UsageError: A module is given without example inputs, or there is no such folder.
+        UsageError: A module has no example inputs, or the folder does not exist.
         CheckpointError: The checkpoint cannot be read.
         ExportError: The inputs do not fit the module.
     """

@@ -74,7 +74,7 @@ def trace(
 
 
 _NOISY_LOGGERS = ("torch.onnx._internal.exporter._registration", "onnx_ir._convenience")
-"""They warn about packages that are not installed, and about scalars that the exporter fills masks with."""
+"""Loggers that warn about missing packages, and about the scalars that the exporter fills masks with."""
 
 
 @contextmanager

@@ -1,4 +1,4 @@
-"""Translations for ``torch.onnx.export`` of ops that its own library would decompose."""
+"""Translations for ``torch.onnx.export`` of ops that its own library decomposes."""
 
 from __future__ import annotations
 
@@ -21,10 +21,10 @@ Symbolic = Any  # onnxscript has no public type for the values of a graph that i
 
 
 def translation_table(opset: int) -> dict[Callable[..., object], Callable[..., object]]:
-    """Translations for one export.
+    """Return the translations for one export.
 
     Args:
-        opset: Version of the default ONNX operator set; Gelu is a single operator from 20 on.
+        opset: Version of the default ONNX operator set; Gelu is a single operator since opset 20.
 
     Returns:
         The onnxscript function of each torch op, as ``torch.onnx.export`` expects them.
@@ -58,7 +58,7 @@ def _gated_learners(
 
 
 def _index_put(self: Symbolic, indices: Symbolic, values: Symbolic, accumulate: bool = False) -> Symbolic:
-    """``self[mask] = scalar`` as Where; PyTorch's own translation has shapes that depend on the values of the mask."""
+    """``self[mask] = scalar`` as Where; PyTorch's own translation has data-dependent shapes."""
     mask: Symbolic = indices[0] if len(indices) == 1 else None
     elementwise = mask is not None and mask.dtype == ir.DataType.BOOL and len(mask.shape) == len(self.shape)
     if not elementwise or accumulate or len(values.shape):

@@ -13,7 +13,7 @@ if TYPE_CHECKING:
 
 @contextmanager
 def evaluating(module: nn.Module) -> Iterator[None]:
-    """Put a module in evaluation mode until the block ends; then every part gets its previous mode back."""
+    """Put a module in evaluation mode inside the block, and restore the mode of every submodule afterwards."""
     training = {name for name, child in module.named_modules() if child.training}
     module.eval()
     try:

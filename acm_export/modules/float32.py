@@ -17,7 +17,7 @@ def keeping_float32(fn: Callable[[torch.Tensor], torch.Tensor]) -> Callable[[tor
         fn: Function given to ``torch.nn.Module._apply``.
 
     Returns:
-        A function that moves a float32 tensor to the device that ``fn`` moves it to, without rounding it.
+        A function that applies only the device change of ``fn`` to float32 tensors.
     """
 
     def apply(tensor: torch.Tensor) -> torch.Tensor:

@@ -1,8 +1,8 @@
 """FLOPs of transformers with ACM layers: pure arithmetic, one multiply-add counted as 2, matrix products only.
 
-The convention is that of ``torch.utils.flop_counter``: biases, activations, norms, softmax and the sorting of tokens
+The convention is the one of ``torch.utils.flop_counter``: biases, activations, norms, softmax and the sorting of tokens
 are not counted. All FLOPs are computed here; acm_export/surgery/accounting.py and acm_export/exporter/measure.py find
-out what a forward pass runs.
+out which modules a forward pass runs.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ def linear_flops(in_features: int, out_features: int) -> int:
 
 
 def convolution_flops(in_channels: int, out_channels: int, kernel: Sequence[int], groups: int = 1) -> int:
-    """FLOPs per position of the output of one convolution; padding counts as data."""
+    """FLOPs of one convolution per position of its output; padding counts as data."""
     return 2 * (in_channels // groups) * out_channels * prod(kernel)
 
 
@@ -48,18 +48,18 @@ def attention_core_flops(keys: int, width: int) -> int:
 
     Args:
         keys: Tokens that each token attends to, including masked ones.
-        width: Width of all heads together.
+        width: Total width of all heads.
     """
     return 2 * linear_flops(keys, width)
 
 
 def learners_share(spec: ACMSpec, dense_flops: int) -> float:
-    """FLOPs of all learners ÷ those of the dense modules that they replace."""
+    """FLOPs of all learners ÷ FLOPs of the dense modules that they replace."""
     return spec.num_learners * learner_flops(spec) / dense_flops
 
 
 def gate_share(spec: ACMSpec, dense_flops: int) -> float:
-    """FLOPs of the gate ÷ those of the dense modules that the layer replaces."""
+    """FLOPs of the gate ÷ FLOPs of the dense modules that the layer replaces."""
     return gate_flops(spec) / dense_flops
 
 
@@ -72,7 +72,7 @@ class ModelFlops:
         gates: FLOPs of the gates of all ACM layers.
         dense_sites: FLOPs of dense modules that an ACM layer could replace.
         attention_core: FLOPs of attention scores and mixing.
-        rest: FLOPs of embedding, convolutions and heads.
+        rest: FLOPs of embeddings, convolutions and heads.
     """
 
     learners: int

@@ -17,11 +17,11 @@ if TYPE_CHECKING:
 
 
 class Gate(nn.Module):
-    """One or several linear maps, with or without an activation between them; always float32.
+    """One or more linear maps, optionally with an activation between them; always float32.
 
-    Which learners run must not depend on the dtype of the model, and a gate is about 1% of its FLOPs: parameters stay
-    float32 through ``.half()`` and ``.to(dtype)``, and inputs are cast to float32. For inference in half precision on
-    an NVIDIA GPU, a gate of one linear map is one kernel that reads x once (modules/gate_logits.py).
+    Routing must not depend on the dtype of the model, and gates are about 1% of its FLOPs, so parameters stay float32
+    through ``.half()`` and ``.to(dtype)``, and inputs are cast to float32. For half-precision inference on an
+    NVIDIA GPU, a gate with one linear map is one kernel that reads x once (modules/gate_logits.py).
 
     Args:
         dims: Input width, hidden widths, number of choices: ``(D, ..., C)``.
@@ -45,7 +45,7 @@ class Gate(nn.Module):
         return torch.as_tensor(z)
 
     def _runs_as_one_kernel(self, x: torch.Tensor) -> bool:
-        if torch.compiler.is_exporting():  # exported programs hold ordinary ops
+        if torch.compiler.is_exporting():  # exported programs use ordinary ops
             return False
         if len(self.linears) > 1 or not x.is_cuda or x.dtype not in DTYPES:
             return False

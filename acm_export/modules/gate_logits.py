@@ -1,4 +1,4 @@
-"""``acm::gate_logits``: the gate of one linear map as one PyTorch op, which reads x in half precision.
+"""``acm::gate_logits``: a gate with one linear map as one PyTorch op that reads x in half precision.
 
 On NVIDIA GPUs it runs the kernel of acm_export.plugins.kernels.gate; elsewhere it casts x and applies the linear map.
 It has no gradient: :class:`acm_export.modules.Gate` uses it for inference only, and never during an export.
@@ -26,10 +26,10 @@ def gate_logits(x: torch.Tensor, weight: torch.Tensor, bias: torch.Tensor) -> to
         bias: ``[C]``, float32.
 
     Returns:
-        Gate logits ``[..., C]``, float32. Products and sums are float32 and on a GPU in a fixed order.
+        Gate logits ``[..., C]``, float32. Products and sums are float32, on a GPU in a fixed order.
 
     Raises:
-        OpError: Shapes, dtypes or devices do not fit together; the message has both values.
+        OpError: Shapes, dtypes or devices contradict each other; the message has both values.
     """
     _check(x, weight, bias)
     return functional.linear(x.float(), weight, bias)

@@ -1,8 +1,7 @@
 """``acm::gated_learners``: the operator as one PyTorch op that skips idle learners.
 
-One op, not a composition, so that ``torch.export`` keeps it whole and ``torch.compile`` does not look inside. On NVIDIA
-GPUs it runs the staircase kernels (acm_export.plugins.kernels); elsewhere one matrix product per learner on the tokens
-that run it.
+It is one op so that ``torch.export`` keeps it whole and ``torch.compile`` does not trace into it. On NVIDIA GPUs it
+runs the staircase kernels (acm_export.plugins.kernels); elsewhere it runs each learner on the tokens that need it.
 """
 
 from __future__ import annotations
@@ -49,12 +48,12 @@ def gated_learners(
 
     Returns:
         y ``[..., D]``, T, and counts ``[...]``, int32. Hidden values are rounded to T; sums are float32. On a GPU
-        nothing waits for the device, and float32 stays exact unless ``torch.backends.cuda.matmul.fp32_precision`` is
-        ``"tf32"``.
+        the op never synchronises with the device, and float32 does not use TF32 unless
+        ``torch.backends.cuda.matmul.fp32_precision`` is ``"tf32"``.
 
     Raises:
-        OpError: Shapes, dtypes or attributes are not those of docs/op.md; the message has both values.
-        KernelError: The GPU is older than sm_80, or unknown to the kernels.
+        OpError: Shapes, dtypes or attributes violate docs/op.md; the message has both values.
+        KernelError: The GPU is older than sm_80, or the kernels do not support it.
     """
     _check((x, gate_logits, thresholds, w1, b1, w2, b2), Signature(num_learners, min_learners, activation))
     counts = learner_counts(gate_logits, thresholds, min_learners)
@@ -117,7 +116,7 @@ def _(
 
 
 def margins(gate_logits: torch.Tensor) -> torch.Tensor:
-    """Margins ``[..., C - 1]`` of gate logits ``[..., C]``, float32; NaN where any logit of the token is NaN."""
+    """Margins ``[..., C - 1]`` of gate logits ``[..., C]``, float32; NaN for tokens with a NaN logit."""
     choices = gate_logits.shape[-1]
     if choices == 1:
         return gate_logits.new_empty((*gate_logits.shape[:-1], 0))

@@ -1,4 +1,4 @@
-"""The ACM layer: a gate and N ordered learners in place of an MLP or a projection."""
+"""The ACM layer: a gate and N ordered learners that replace an MLP or a projection."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ _MAX_SIZE = 1 << 24
 
 @dataclass(frozen=True)
 class ACMSpec:
-    """The shapes and the arithmetic of one ACM layer.
+    """Sizes, activations and gate of one ACM layer.
 
     Args:
         model_dim: D, the width of a token.
@@ -57,7 +57,7 @@ class ACMSpec:
         }
         for name, values in sizes.items():
             if not all(isinstance(value, int) and 1 <= value <= _MAX_SIZE for value in values):
-                raise OpError(f"{name} is {getattr(self, name)}; expected whole numbers from 1 to {_MAX_SIZE}")
+                raise OpError(f"{name} is {getattr(self, name)}; expected integers from 1 to {_MAX_SIZE}")
         if self.gate_activation not in ACTIVATIONS:
             raise OpError(f"gate_activation is {self.gate_activation!r}; it must be one of {', '.join(ACTIVATIONS)}")
 
@@ -73,10 +73,10 @@ class ACMSpec:
 
 
 class ACMLayer(nn.Module):
-    """For each token the sum of its first k learners, with k chosen by the gate (arXiv 2312.10193; docs/op.md).
+    """The sum of the first k learners for each token, with k chosen by the gate (arXiv 2312.10193; docs/op.md).
 
-    Maps tokens ``[..., D]`` to ``[..., D]``. ``thresholds`` (float32 ``[N]``, zeros: the trained argmax) may be changed
-    in place at any time; the thresholds and the gate stay float32 whatever the layer's dtype. ``valid`` (bool
+    Maps tokens ``[..., D]`` to ``[..., D]``. ``thresholds`` (float32 ``[N]``; zeros give the trained argmax) may be
+    changed in place at any time; thresholds and gate stay float32 for every dtype of the layer. ``valid`` (bool
     ``[...]``, None for no padding) is False for padding, which runs ``min_learners``; the model sets it during its
     forward pass (acm_export/surgery/padding.py).
 
@@ -108,8 +108,8 @@ class ACMLayer(nn.Module):
     def gate_logits(self, x: torch.Tensor) -> torch.Tensor:
         """Gate logits of tokens ``[..., D]``: ``[..., C]``, float32.
 
-        Padding gets 0 for the fewest learners and -inf for any other choice, so that its margins are not above any
-        threshold, not even -inf.
+        Padding gets 0 for the fewest learners and -inf for any other choice, so that its margins exceed no threshold,
+        not even -inf.
         """
         z: torch.Tensor = self.gate(x)
         if self.valid is None:
@@ -118,7 +118,7 @@ class ACMLayer(nn.Module):
         return torch.where(self.valid.unsqueeze(-1), z, fewest)
 
     def run(self, x: torch.Tensor, gate_logits: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
-        """Y ``[..., D]`` and learner counts ``[...]`` (int32) for tokens ``[..., D]`` and gate logits ``[..., C]``."""
+        """Compute y ``[..., D]`` and counts ``[...]`` (int32) from tokens ``[..., D]`` and gate logits ``[..., C]``."""
         spec = self.spec
         y, counts = gated_learners(
             x,

@@ -1,4 +1,4 @@
-"""The module that is exported: tensors in, tensors out, float32 at both ends."""
+"""The module that is exported: tensors in, tensors out, all float32."""
 
 from __future__ import annotations
 
@@ -22,8 +22,8 @@ ExampleInputs = Mapping[str, torch.Tensor] | Sequence[torch.Tensor] | torch.Tens
 class Exportable(nn.Module):
     """Calls a module with named inputs, casts floating inputs to its dtype and its outputs to float32.
 
-    Inputs and outputs of every file are float32, whatever its weights: numpy has no bfloat16, one feed serves every
-    dtype, and the cost of the casts is negligible.
+    Inputs and outputs are float32 for every dtype of the weights: numpy has no bfloat16, the same inputs fit every
+    file, and the cost of the casts is negligible.
 
     Args:
         module: Any module with ACM layers.
@@ -49,7 +49,7 @@ class Exportable(nn.Module):
         results = []
         for value in self.outputs(*inputs).values():
             result = value.float() if value.is_floating_point() else value
-            # The exporter names tensors; a tensor that is also an input, a weight or another output would lose a name.
+            # The exporter names tensors; one that is also an input, a weight or another output would lose a name.
             named = isinstance(result, nn.Parameter) or any(value is other or result is other for other in given)
             results.append(result.clone() if named else result)
             given += [value, result]
@@ -75,13 +75,13 @@ class Exportable(nn.Module):
         )
 
     def in_dtype(self, dtype: torch.dtype) -> Exportable:
-        """This module with another dtype inside, without parametrizations; copied only where something changes."""
+        """This module in another dtype, without parametrizations; shares what does not change."""
         module = as_dtype(fold_parametrizations(self.module), dtype)
         return Exportable(module, self._input_names, dtype, self._fields).eval()
 
 
 class SingleLayer(nn.Module):
-    """Holds a layer that is exported by itself, so that it has a name."""
+    """Wraps a layer that is exported on its own, so that it has a name."""
 
     def __init__(self, layer: ACMLayer) -> None:
         super().__init__()
@@ -93,7 +93,7 @@ class SingleLayer(nn.Module):
 
 
 def as_dtype(module: nn.Module, dtype: torch.dtype) -> nn.Module:
-    """The module itself where nothing would change, otherwise a converted copy; gates and thresholds stay float32."""
+    """The module itself if it has this dtype, otherwise a converted copy; gates and thresholds stay float32."""
     layers = [layer for _, layer in acm_layers(module)]
     float32 = {id(t) for layer in layers for t in (layer.thresholds, *layer.gate.parameters())}
     tensors = [t for t in (*module.parameters(), *module.buffers()) if t.is_floating_point() and id(t) not in float32]
@@ -103,12 +103,12 @@ def as_dtype(module: nn.Module, dtype: torch.dtype) -> nn.Module:
 
 
 def fold_parametrizations(module: nn.Module) -> nn.Module:
-    """Compute weights once that PyTorch computes from others in every pass, such as those under weight norm.
+    """Replace parametrized weights, such as weights under weight norm, by their computed values.
 
     Fold before any conversion to half precision: the norm of a large weight must be computed in float32.
 
     Returns:
-        The module itself where nothing is parametrized, otherwise a copy that shares all other weights.
+        The module itself if nothing is parametrized, otherwise a copy that shares all other weights.
     """
     found = [(name, part) for name, part in module.named_modules() if parametrize.is_parametrized(part)]
     if not found:
@@ -122,11 +122,11 @@ def fold_parametrizations(module: nn.Module) -> nn.Module:
 
 
 def _plain(module: nn.Module) -> nn.Module:
-    """The same layer of its original class, with the parametrized tensors as parameters.
+    """A copy of a layer in its original class, with the parametrized tensors as parameters.
 
-    ``parametrize.remove_parametrizations`` would change the class that the original and its copies share.
+    ``parametrize.remove_parametrizations`` would change the class, which the original and its copies share.
     """
-    original: type[nn.Module] = type(module).__bases__[0]  # PyTorch puts a class of its own on top
+    original: type[nn.Module] = type(module).__bases__[0]  # parametrize inserts a subclass
     plain = original.__new__(original)
     vars(plain).update({name: copy.copy(value) for name, value in vars(module).items()})
     names = list(module.parametrizations)  # type: ignore[arg-type]
@@ -138,7 +138,7 @@ def _plain(module: nn.Module) -> nn.Module:
 
 
 def name_inputs(module: nn.Module, example_inputs: ExampleInputs) -> dict[str, torch.Tensor]:
-    """Example inputs by the names of ``forward``'s parameters.
+    """Map example inputs to the names of ``forward``'s parameters.
 
     Raises:
         ExportError: The inputs do not fit the signature, or are not tensors with a batch dimension.

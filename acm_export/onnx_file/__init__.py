@@ -1,1 +1,1 @@
-"""An ONNX file and what it says about itself: manifest, budget table, thresholds, budget input, targets, lowering."""
+"""ONNX files and their metadata: manifest, budget table, thresholds, budget input, targets, lowering."""

@@ -59,7 +59,7 @@ def attach(model: onnx.ModelProto, manifest: Manifest) -> None:
 
 
 def check_free(model: onnx.ModelProto) -> None:
-    """Check that no value of the model is named like the input.
+    """Check that no value of the model already has the name of the input.
 
     Raises:
         ModelFileError: The model already has a value named ``budget``.

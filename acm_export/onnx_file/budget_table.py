@@ -107,7 +107,7 @@ def neighbours(knots: NDArray[np.float32]) -> tuple[NDArray[np.float32], NDArray
 def interpolate(weights: NDArray[np.float32], rows: NDArray[np.float32]) -> NDArray[np.float32]:
     """Weighted sum over knots: weights ``[K]``, rows ``[K, N]`` to ``[N]``.
 
-    At most two terms are nonzero, so the sum is rounded once, whatever its order.
+    At most two terms are nonzero, so the sum is rounded once, in any order.
     """
     return np.asarray((weights[:, None] * rows).sum(0, dtype=np.float32))
 
@@ -118,7 +118,7 @@ class KnotRecord:
 
     Args:
         budget: Measured β.
-        divergence: Divergence from the output with all learners, in the measure :attr:`Calibration.divergence`.
+        divergence: Divergence from the output with all learners; :attr:`Calibration.divergence` names the measure.
         accuracy: Share of correctly classified samples, if the data has labels.
     """
 
@@ -152,11 +152,11 @@ class Calibration:
         solver: Name of the solver: sensitivity or uniform.
         table: Budget table.
         trained_budget: β measured at τ = 0.
-        data_sha256: SHA-256 of the arrays that were fed.
+        data_sha256: SHA-256 of the arrays that were fed to the model.
         samples: Number of samples that the table was fitted on.
         held_out_samples: Number of samples that it was checked on.
         tokens: Number of tokens that reached ACM layers in the calibration samples, without padding.
-        divergence: Measure of the divergence of a knot.
+        divergence: Name of the measure of divergence.
         knots: Measurements of the knots, in the order of the table.
         requests: Requested budgets, ascending.
         budget_input: Whether the graph takes ``budget`` as an input.

@@ -122,14 +122,14 @@ def check_graph(model: onnx.ModelProto, manifest: Manifest, path: Path) -> None:
     """
     if manifest.target not in TARGETS:
         raise ModelFileError(
-            f"{path} is for the target {manifest.target!r}; this version knows {', '.join(TARGETS)}",
+            f"{path} is for the target {manifest.target!r}; this version supports {', '.join(TARGETS)}",
             "update acm-export",
         )
     nodes = [node.name for node in gated_learners_nodes(model)]
     names = [layer.name for layer in manifest.layers]
     if sorted(nodes) != sorted(names):
         raise ModelFileError(
-            f"the GatedLearners nodes of {path} ({len(nodes)}) are not the layers of its manifest ({len(names)})",
+            f"the {len(nodes)} GatedLearners nodes of {path} do not match the {len(names)} layers of its manifest",
             "another tool changed the file; export it again",
         )
     tensors = {tensor.name: tensor for tensor in model.graph.initializer}
@@ -158,7 +158,7 @@ def check_graph(model: onnx.ModelProto, manifest: Manifest, path: Path) -> None:
 
 
 def stored_thresholds(model: onnx.ModelProto, manifest: Manifest, folder: Path) -> dict[str, NDArray[np.float32]]:
-    """Thresholds float32 ``[N]`` stored in the file, by layer; those of the default budget if it has a budget input."""
+    """Thresholds float32 ``[N]`` stored in the file, by layer; with a budget input, for its default budget."""
     if manifest.budget_input:
         return setting_thresholds(manifest)
     tensors = {tensor.name: tensor for tensor in model.graph.initializer}
@@ -174,7 +174,7 @@ def check_thresholds(model: onnx.ModelProto, manifest: Manifest, path: Path) -> 
         path: Path of the file, for errors.
 
     Raises:
-        ModelFileError: The thresholds are not those of the setting: another tool changed them.
+        ModelFileError: The thresholds do not match the setting: another tool changed them.
     """
     if manifest.setting.threshold is None and manifest.setting.budget is None:
         return
@@ -193,7 +193,7 @@ def _runs_on(model: onnx.ModelProto, manifest: Manifest) -> str:
     if not has_overloads(model):
         return runtime
     first = ".".join(map(str, FIRST))
-    return f"{runtime}, {first} or later (older versions run layers that differ in N, min or activation with one body)"
+    return f"{runtime}, {first} or later (older versions run layers with different N, min or activation wrongly)"
 
 
 def _data_bytes(tensor: TensorProto, path: Path) -> int:

@@ -77,11 +77,11 @@ class Source:
 
 @dataclass(frozen=True)
 class Setting:
-    """How much of its learners a file runs: one threshold or a budget, and a bound on the learners per token.
+    """How many learners a file runs: one threshold or a budget, and an upper bound on the learners per token.
 
     Args:
-        threshold: τ of all layers; 0 is the trained argmax. None if a budget is set, or if the model came with one
-            threshold per learner.
+        threshold: τ of all layers; 0 is the trained argmax. None if a budget is set, or if each learner has
+            its own threshold.
         max_learners: Upper bound on the learners of a token, or None.
         budget: β, for which the budget table gives the thresholds, or None.
     """
@@ -109,7 +109,7 @@ class Manifest:
         example_inputs: Input shapes of the one sample that ``rest_flops`` and ``tokens`` refer to.
         setting: Current setting of the thresholds.
         producer: Name and version of the program that wrote the file.
-        calibration: Budget table and how it was measured, if the file is calibrated.
+        calibration: Budget table and its measurements, if the file is calibrated.
         schema: Version of this document.
     """
 
@@ -157,7 +157,7 @@ class Manifest:
 
     @property
     def least_budget(self) -> float:
-        """Smallest possible budget: that of the learners that always run; 0 without ACM layers."""
+        """Smallest possible budget: only the learners that always run; 0 without ACM layers."""
         always = sum(e.tokens * e.min_learners * e.learner_flops for e in self.layers)
         return always / max(1, self.all_learners_flops)
 

@@ -25,7 +25,7 @@ if TYPE_CHECKING:
     from collections.abc import Iterator
 
 EXTERNAL_ABOVE = 1 << 30
-"""Bytes of weights above which they go to a data file. Protobuf ends at 2 GiB and needs a second copy while writing."""
+"""Bytes of weights above which they go to a data file; Protobuf is limited to 2 GiB and copies weights when writing."""
 
 _MAX_PROTO = (2 << 30) - 1
 _DAMAGED = "if acm-export wrote this file, it is truncated or damaged: export it again"
@@ -34,7 +34,7 @@ _PER_BYTE = {"INT4": 2, "UINT4": 2, "FLOAT4E2M1": 2, "INT2": 4, "UINT2": 4}
 
 
 def read_model(path: Path) -> onnx.ModelProto:
-    """Parse an ONNX file; tensors with external data keep pointing at it.
+    """Parse an ONNX file; external data is not read.
 
     Args:
         path: Path of the file.
@@ -52,7 +52,7 @@ def read_model(path: Path) -> onnx.ModelProto:
     if size > _MAX_PROTO:
         raise ModelFileError(
             f"{path} has {size} bytes; an ONNX file has at most {_MAX_PROTO}",
-            "weights of that size belong in a file beside the model; export it again",
+            "larger weights belong in an external data file; export the model again",
         )
     try:
         model = onnx.load(path, format="protobuf", load_external_data=False)
@@ -67,7 +67,7 @@ def read_model(path: Path) -> onnx.ModelProto:
 
 
 def _check_kind(path: Path) -> None:
-    """Say what a file or folder is if it is recognisably not ONNX."""
+    """Refuse a file or folder that is recognisably not ONNX, and say what it is."""
     kind = file_kind(path)
     if kind not in (None, ONNX):
         raise ModelFileError(f"{path} is {kind.description}, not an ONNX file", kind.hint or _DAMAGED)

@@ -11,7 +11,7 @@ if TYPE_CHECKING:
     import onnx
 
 FIRST = (1, 27)
-"""First ONNX Runtime that supports overloads. Tested: 1.23.2 and 1.26.0 run every node with one of the bodies."""
+"""First version of ONNX Runtime that supports overloads. Tested: 1.23.2 and 1.26.0 run all nodes with the same body."""
 
 
 def serialize(model: onnx.ModelProto, runtime: str) -> bytes:
@@ -21,7 +21,7 @@ def serialize(model: onnx.ModelProto, runtime: str) -> bytes:
         model: Model whose function bodies do not call each other; not changed.
         runtime: Version of ONNX Runtime.
     """
-    overloaded = [] if knows_overloads(runtime) or not has_overloads(model) else list(_overloaded(model))
+    overloaded = [] if supports_overloads(runtime) or not has_overloads(model) else list(_overloaded(model))
     kept = [(_get_name(item), item.overload) for item in overloaded]
     try:
         for item in overloaded:
@@ -33,7 +33,7 @@ def serialize(model: onnx.ModelProto, runtime: str) -> bytes:
     return content
 
 
-def knows_overloads(runtime: str) -> bool:
+def supports_overloads(runtime: str) -> bool:
     """Whether this version of ONNX Runtime distinguishes function bodies by overload."""
     return tuple(map(int, re.findall(r"\d+", runtime)[:2])) >= FIRST
 

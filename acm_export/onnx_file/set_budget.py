@@ -1,4 +1,4 @@
-"""Change how much of its learners a file runs: rewrites thresholds, without reading external weights."""
+"""Change the budget of a file by rewriting its thresholds, without reading external weights."""
 
 from __future__ import annotations
 
@@ -27,9 +27,9 @@ def set_budget(
     max_learners: int | None = None,
     trained: bool = False,
 ) -> Manifest:
-    """Change how much of its learners a file runs.
+    """Change how many learners a file runs.
 
-    Options that are not given keep their value; ``trained`` starts from τ = 0 without a bound.
+    Omitted options keep their value; ``trained`` resets to τ = 0 without a bound.
 
     Args:
         model: Path of an exported file, for any target.
@@ -52,7 +52,7 @@ def set_budget(
     if budget is None and threshold is None and max_learners is None and not trained:
         raise UsageError("nothing to set", "give a budget, --threshold, --max-learners or --trained")
     if (budget is not None) + (threshold is not None) + trained > 1:
-        raise UsageError("a budget, --threshold and --trained exclude each other", "give one of them")
+        raise UsageError("a budget, --threshold and --trained are mutually exclusive", "give one of them")
     path = Path(model)
     proto = read_model(path)
     manifest = read_manifest(proto, path)
@@ -84,7 +84,7 @@ def _new_setting(
     bound = max_learners if max_learners is not None or trained else before.max_learners
     if manifest.budget_input and threshold is not None:
         raise UsageError(
-            f"{path} computes its thresholds from its budget input, so no threshold can be set",
+            f"{path} computes its thresholds from its budget input, so --threshold does not apply",
             "set a budget, or calibrate without --budget-input",
         )
     if manifest.budget_input and trained and manifest.calibration is not None:
@@ -115,14 +115,14 @@ def _clamped(manifest: Manifest, path: Path, budget: float) -> float:
     if manifest.budget_input and manifest.target != "portable":
         raise UsageError(
             f"{path} takes its budget with each call and has no default for the target {manifest.target}",
-            "feed the input budget when you run the file",
+            "feed the input budget with each run",
         )
     table = manifest.calibration.table
     clamped = table.clamped(budget)
     if clamped != budget:
         warnings.warn(
             f"the table of {path.name} covers {table.smallest:.4g} to {table.largest:.4g}; "
-            f"{budget:g} becomes {clamped:.4g}",
+            f"using {clamped:.4g} instead of {budget:g}",
             AcmWarning,
             stacklevel=4,
         )

@@ -1,4 +1,4 @@
-"""The targets of an export, and the rewrite of a file for another target; weights are not touched."""
+"""The targets of an export, and how to rewrite a file for another target without touching weights."""
 
 from __future__ import annotations
 

@@ -40,7 +40,7 @@ def thresholds_for(layer: LayerEntry, setting: Setting) -> NDArray[np.float32]:
 
     Args:
         layer: ACM layer.
-        setting: Setting with one τ for all learners; learners beyond ``max_learners`` never run (τ = +inf).
+        setting: Setting with one τ for all learners; learners above ``max_learners`` never run (τ = +inf).
 
     Returns:
         float32 ``[N]``.
@@ -77,7 +77,7 @@ def by_layer(layers: Sequence[LayerEntry], flat: NDArray[np.float32]) -> dict[st
 
 
 def check_setting(setting: Setting, layers: tuple[LayerEntry, ...]) -> None:
-    """Check that every layer can follow a setting.
+    """Check that a setting is possible for every layer.
 
     Args:
         setting: New setting.

@@ -26,7 +26,7 @@ def embedding_sizes(model: onnx.ModelProto) -> dict[str, int]:
         model: Model whose weights need not be loaded.
 
     Returns:
-        Rows of the smallest embedding, by input name; inputs that index no embedding are left out.
+        Rows of the smallest embedding, by input name; inputs that index no embedding are omitted.
     """
     rows = {tensor.name: tensor.dims[0] for tensor in model.graph.initializer if len(tensor.dims) > 1}
     origin = {v.name: v.name for v in model.graph.input if v.type.tensor_type.elem_type in _INTEGERS}

@@ -20,7 +20,7 @@ def margins(gate_logits: NDArray[np.float32]) -> NDArray[np.float32]:
         gate_logits: z, float32 ``[..., C]``.
 
     Returns:
-        float32 ``[..., C - 1]``; NaN for a whole token where any of its logits is NaN.
+        float32 ``[..., C - 1]``; all NaN for a token with a NaN logit.
     """
     z = np.asarray(gate_logits, np.float32)
     if z.shape[-1] == 1:

@@ -73,7 +73,7 @@ def _schema() -> OpSchema:
 
 
 def _infer(ctx: Any) -> None:  # Any: onnx does not export the type of the context
-    """Infer y (type and shape of x) and counts (int32, shape of x without D); refuse shapes that contradict."""
+    """Infer y (type and shape of x) and counts (int32, shape of x without D); refuse contradicting shapes."""
     try:
         signature = Signature(
             ctx.get_attribute("num_learners").i,

@@ -49,7 +49,7 @@ class Signature:
 
     @property
     def num_choices(self) -> int:
-        """Number of gate logits per token C: one for each learner count min_learners..N."""
+        """C, the number of gate logits per token: one for each learner count min_learners..N."""
         return self.num_learners - self.min_learners + 1
 
     @property

@@ -1,1 +1,1 @@
-"""Results as people read them."""
+"""Results as tables, text and HTML reports."""

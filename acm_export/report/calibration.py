@@ -16,7 +16,7 @@ if TYPE_CHECKING:
 
 
 def calibration_table(result: CalibrationResult) -> Table:
-    """One row for each requested budget, measured on both parts of the data, beside the simpler solvers."""
+    """One row for each requested budget, measured on both parts of the data and compared with simpler solvers."""
     record = _record(result)
     table = Table(title=f"{result.path.name}: {record.solver}, {result.runtime}", title_justify="left")
     for column in ("β requested", "calibration", "held out", "± 2 standard errors", "divergence", "accuracy %"):
@@ -47,7 +47,7 @@ def describe_calibration(result: CalibrationResult) -> Iterator[str]:
     record = _record(result)
     yield f"divergence: {record.divergence}, from the output with all learners, on the calibration data"
     yield (
-        f"{record.samples} samples made the table, {record.held_out_samples} checked it; "
+        f"table from {record.samples} samples, checked on {record.held_out_samples}; "
         f"{len(record.table.budgets)} knots from β {record.table.smallest:.3f} to {record.table.largest:.3f}, "
         f"τ = 0 has β₀ {record.trained_budget:.3f}"
     )

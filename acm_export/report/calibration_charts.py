@@ -1,4 +1,4 @@
-"""Charts of a calibration, as SVG that takes its colours from the page that shows it."""
+"""Charts of a calibration, as SVG that uses the colours of the page around it."""
 
 from __future__ import annotations
 
@@ -18,18 +18,18 @@ if TYPE_CHECKING:
     from acm_export.calibration.result import CalibrationResult
 
 _INK, _FAINT = "#010203", "#040506"
-"""Placeholders for the page's colours, replaced in the finished SVG; nothing else in a chart has them."""
+"""Placeholder colours, used for nothing else; the finished SVG has the page's colours instead."""
 
 _SERIES = {"table": "#1f77b4", "uniform": "#d9822b", "same count": "#2f9e63"}
-_TITLES = {"table": "this table", "uniform": "one threshold for all layers", "same count": "every token the same count"}
+_TITLES = {"table": "this table", "uniform": "one threshold for all layers", "same count": "same count for every token"}
 _MARKERS = {"table": "o", "uniform": "s", "same count": "^"}
 
 _NARROW = 5.0
-"""Width in inches below which the legend is above the chart, where it does not cover the lines."""
+"""Width in inches below which the legend goes above the chart, so that it does not cover the lines."""
 
 
 def curve_chart(points: Mapping[str, Sequence[tuple[float, float]]], axis: str, width: float, *, log: bool) -> str:
-    """Lines over β, one for each family.
+    """Draw one line over β for each family.
 
     Args:
         points: (β, value) by family, ascending.
@@ -55,7 +55,7 @@ def curve_chart(points: Mapping[str, Sequence[tuple[float, float]]], axis: str, 
 
 
 def count_chart(shares: Mapping[str, Sequence[float]], title: str, width: float) -> str:
-    """Learner counts of the tokens of each layer, as stacked bars.
+    """Draw the learner counts of each layer's tokens as stacked bars.
 
     Args:
         shares: Shares of the tokens with 0, 1, ... learners, by layer.
@@ -95,7 +95,7 @@ def count_chart(shares: Mapping[str, Sequence[float]], title: str, width: float)
 
 
 def _common_prefix(names: Sequence[str]) -> str:
-    """The parts of dotted names that all begin with, and the dot after them."""
+    """The common leading parts of dotted names, with the dot after them."""
     parts = [name.split(".") for name in names]
     shared = [column[0] for column in itertools.takewhile(lambda c: len(set(c)) == 1, zip(*parts, strict=False))]
     return ".".join(shared[: min(map(len, parts)) - 1]) + "." if shared and len(names) > 1 else ""
@@ -209,7 +209,7 @@ def _figure(width: float, height: float) -> tuple[Any, Any]:
 
 
 def _svg(figure: Any) -> str:
-    """Without date and random names, text as text, scaling with the page."""
+    """Finished SVG: no date or random names, text as text, scaled with the page."""
     buffer = io.StringIO()
     with require("matplotlib").rc_context({"svg.fonttype": "none", "svg.hashsalt": "acm-export"}):
         figure.savefig(buffer, format="svg", metadata={"Date": None, "Creator": None})

@@ -1,4 +1,4 @@
-"""Report of a calibration: one HTML file that needs only a browser."""
+"""Report of a calibration as one self-contained HTML file."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ if TYPE_CHECKING:
 
 _GIGA = 1e9
 _WIDTHS = {"on-wide": 7.2, "on-narrow": 3.8}
-"""Widths of charts in inches, by the class of the pages that show them."""
+"""Widths of charts in inches, by CSS class."""
 
 _TEMPLATE = Path(__file__).with_name("calibration.html")
 
@@ -69,7 +69,7 @@ def calibration_page(result: CalibrationResult) -> str:
         "thresholds": _thresholds(result, record),
         "knots": _knots(record),
         "footer": html.escape(
-            f"Written by {manifest.producer}. Ran in {result.runtime}. Data sha256 {record.data_sha256[:16]}…"
+            f"Written by {manifest.producer}. Run in {result.runtime}. Data sha256 {record.data_sha256[:16]}…"
         ),
     }
     return Template(_TEMPLATE.read_text(encoding="utf-8")).substitute(parts)
@@ -84,13 +84,13 @@ def _divergence_text(record: Calibration) -> str:
     return (
         f"How much the model's output changes when learners are left out: {what}; lower is better. The table is "
         "compared with two simpler ways to spend the same budget: one threshold for all layers, and the same number of "
-        "learners for every token, whatever the gates say."
+        "learners for every token, regardless of the gates."
     )
 
 
 def _curves(result: CalibrationResult, record: Calibration) -> str:
     if not result.curves:
-        return "<p>There are too few samples to hold any out.</p>"
+        return "<p>There were too few samples to hold any out.</p>"
     axis = "Jensen-Shannon divergence, nats" if record.divergence == JENSEN_SHANNON else "squared error ÷ variance"
     positive = {family: [(x, y) for x, y in points if y > 0] for family, points in curves(result, "divergence").items()}
     divergence = {family: points for family, points in positive.items() if points}
@@ -101,7 +101,7 @@ def _curves(result: CalibrationResult, record: Calibration) -> str:
     accuracy = curves(result, "accuracy")
     if accuracy:
         percent = {family: [(x, 100 * y) for x, y in points] for family, points in accuracy.items()}
-        caption = f"Accuracy by the labels; one sample is {100 / record.held_out_samples:.2g} points"
+        caption = f"Accuracy; one sample is {100 / record.held_out_samples:.2g} points"
         charts.append(_chart(lambda width: curve_chart(percent, "accuracy, %", width, log=False), caption))
     return "".join(charts)
 
@@ -207,7 +207,7 @@ def _knots(record: Calibration) -> str:
 
 
 def _chart(draw: Callable[[float], str], caption: str) -> str:
-    """A chart in two widths, for wide and for narrow pages; the page shows one of them."""
+    """A chart in two widths, for wide and narrow screens; CSS shows one of them."""
     both = "".join(f'<div class="{name}">{draw(width)}</div>' for name, width in _WIDTHS.items())
     return f"<figure>{both}<figcaption>{html.escape(caption)}</figcaption></figure>"
 

@@ -1,4 +1,4 @@
-"""The plan and the result of ``acmize`` as tables and as JSON."""
+"""Plan and result of ``acmize`` as tables and as JSON."""
 
 from __future__ import annotations
 

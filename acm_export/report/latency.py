@@ -19,7 +19,7 @@ _STATISTICS = ("mean", "std", "p50", "p90", "p95", "p99", "max")
 
 
 def latency_table(result: LatencyResult) -> Table:
-    """One row for each run, with host times in milliseconds; columns without a value are left out."""
+    """One row for each run, with host times in milliseconds; empty columns are omitted."""
     runtime, streams = result.runtime, max((run.streams for run in result.runs), default=1)
     parts = (
         " ".join(filter(None, (runtime.name, runtime.version))),
@@ -58,7 +58,7 @@ def breakdown_table(result: LatencyResult) -> Table | None:
 
 
 def percentile_table(result: LatencyResult) -> Table | None:
-    """The further percentiles that were requested; None if there are none."""
+    """The additional percentiles that were requested; None if there are none."""
     runs = result.runs
     if all(run.percentiles is None for run in runs):
         return None
@@ -68,14 +68,14 @@ def percentile_table(result: LatencyResult) -> Table | None:
         for name in dict.fromkeys(name for run in runs for name in (run.percentiles or {}).get(time, {})):
             cells = [_short((run.percentiles or {}).get(time, {}).get(name)) for run in runs]
             columns[f"{time.removesuffix('_ms')} {name}"] = cells
-    return _table("further percentiles (ms)", columns)
+    return _table("additional percentiles (ms)", columns)
 
 
 def describe_latency(result: LatencyResult) -> Iterator[str]:
     """Notes below the table."""
     if result.runtime.name != "trtexec" and all(run.budget_requested is None for run in result.runs):
         others = [run.routing for run in result.runs if run.routing != DATA]
-        controlled = "; skewed, least and most are controlled routing" if others else ""
+        controlled = "; skewed, least and most use controlled routing" if others else ""
         yield f"no budgets requested: data ran at the thresholds of the file or of --threshold{controlled}"
     line = result.fit
     if line.fixed_ms is not None and line.ms_per_budget is not None:
@@ -85,7 +85,7 @@ def describe_latency(result: LatencyResult) -> Iterator[str]:
             f"batch {result.runs[0].batch}"
         )
     else:
-        yield "no line of latency against β: fitting it needs at least three different β at one batch size"
+        yield "latency was not fitted against β: that needs at least three different β at one batch size"
     if result.baseline is not None:
         yield f"÷ baseline: ratio of the medians; {result.baseline.model.file} was timed between the blocks"
 
@@ -110,7 +110,7 @@ def _median(statistics: Statistics | None) -> str:
 
 
 def _short(value: float | None) -> str:
-    """Three significant digits, or all digits before the point; empty for None."""
+    """Three significant digits, or all digits of the integer part; empty for None."""
     if value is None:
         return ""
     return f"{value:.3g}" if value < 1000 else f"{value:.0f}"

@@ -36,7 +36,7 @@ def verification_table(report: VerificationReport) -> Table:
 
 
 def _disagreements(layer: LayerRouting) -> str:
-    """Number of tokens, their distance from the thresholds, and the range of the listed margins."""
+    """Number of disagreements, their distance from the thresholds, and the range of the listed margins."""
     text = f"{layer.disagreements}, margin within {layer.farthest:.1e} of τ"
     margins = sorted(example.margin for example in layer.examples if not math.isnan(example.margin))
     if not margins:

@@ -1,8 +1,8 @@
-"""Memory, streams, events and graphs of the CUDA driver API, through ctypes: what running an engine needs of CUDA.
+"""Memory, streams, events and graphs of the CUDA driver API, through ctypes: all that running an engine needs.
 
 TensorRT's Python package neither allocates nor copies memory. The driver library is on every machine with a GPU, Jetson
-included, and these functions have not changed since CUDA 11.4, whereas a Python package for CUDA would have to match
-the machine's CUDA version. Versioned names such as ``cuMemAlloc_v2`` are those that ``cuda.h`` maps the plain names to.
+included, and these functions have not changed since CUDA 11.4, whereas a Python package for CUDA has to match the
+machine's CUDA version. ``cuda.h`` maps plain names to versioned ones such as ``cuMemAlloc_v2``, which are used here.
 """
 
 from __future__ import annotations
@@ -123,7 +123,7 @@ class Buffer:
 
     Args:
         driver: CUDA driver whose context is current.
-        size: Size in bytes; 0 allocates one byte, because the driver rejects empty allocations.
+        size: Size in bytes; for 0, one byte is allocated, because the driver rejects empty allocations.
 
     Raises:
         CudaError: The memory cannot be allocated.
@@ -176,7 +176,7 @@ class Stream:
         self._graph = 0
 
     def mark(self, index: int) -> None:
-        """Record an event after the work that is in the stream."""
+        """Record an event after the work enqueued so far."""
         self._driver.call("cuEventRecord", self._marks[index], self.handle)
 
     def between(self, first: int, second: int) -> float:
@@ -190,7 +190,7 @@ class Stream:
         self._driver.call("cuStreamSynchronize", self.handle)
 
     def begin_capture(self) -> None:
-        """Capture the work that is enqueued from now on instead of running it."""
+        """Start capturing enqueued work instead of running it."""
         self._driver.call("cuStreamBeginCapture_v2", self.handle, _CAPTURE_THREAD_LOCAL)
 
     def end_capture(self) -> None:

@@ -21,8 +21,8 @@ if TYPE_CHECKING:
 
 _ERRORS_ONLY = 3
 _COPIES_WEIGHTS = ("ConstantFolding", "FuseFp16InitializerToFp32NodeTransformer")
-"""Optimizers that make a second copy of the weights. The latter, without the former, crashes on fp16 files up to 1.27
-(tested: 1.23.2, 1.26.0, 1.27.0 crash, 1.30.0 does not)."""
+"""Optimizers that make a second copy of the weights. Disabling only the first makes ONNX Runtime up to 1.27 crash on
+fp16 files (tested: 1.23.2, 1.26.0, 1.27.0 crash, 1.30.0 does not)."""
 
 _log = logging.getLogger(__name__)
 
@@ -34,7 +34,7 @@ class Session:
         model: Model whose external data, if any, is in ``folder``.
         folder: Folder of the model.
         threads: Threads of one operator; 0 for one per core.
-        lean: Make no second copy of the weights, prepacked or split, at the cost of speed.
+        lean: Save memory at the cost of speed: make no second copy of the weights, prepacked or split.
         provider_options: Options of the first execution provider, as ONNX Runtime documents them.
 
     Raises:
@@ -59,7 +59,7 @@ class Session:
             raise MissingDependencyError(
                 f"ONNX Runtime {runtime.__version__} has no {self.providers[0]}, "
                 f"only {', '.join(runtime.get_available_providers())}",
-                "pip install 'acm-export[gpu]' in place of acm-export[cpu]",
+                "pip install 'acm-export[gpu]' instead of acm-export[cpu]",
             )
         options = runtime.SessionOptions()
         options.intra_op_num_threads = threads
@@ -88,7 +88,7 @@ class Session:
         self.output_names: list[str] = [value.name for value in self._session.get_outputs()]
 
     def run(self, feeds: Arrays, outputs: Sequence[str] | None = None) -> Arrays:
-        """Run once.
+        """Run the model once.
 
         Args:
             feeds: Arrays by input name.

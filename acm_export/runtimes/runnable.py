@@ -84,7 +84,7 @@ def open_runnable(
         manifest: Manifest of the file.
         folder: Folder of the external data.
         session: Session class that runs the model.
-        lean: As for :class:`acm_export.runtimes.onnx_runtime.Session`.
+        lean: Save memory at the cost of speed (:class:`acm_export.runtimes.onnx_runtime.Session`).
         scratch: Folder for the float32 weights of a bf16 file; by default the system's temporary folder.
 
     Returns:
@@ -119,7 +119,7 @@ def convert_to_float32(model: onnx.ModelProto, folder: Path, scratch: Path) -> N
     Args:
         model: Model to convert.
         folder: Folder of its external data.
-        scratch: Folder for the float32 weights, written one tensor after the other as the new external data.
+        scratch: Folder for the float32 weights, written one tensor at a time as the new external data.
     """
     for value in (*model.graph.input, *model.graph.output, *model.graph.value_info):
         if value.type.tensor_type.elem_type == TensorProto.BFLOAT16:

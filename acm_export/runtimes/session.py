@@ -29,7 +29,7 @@ if TYPE_CHECKING:
 
 
 class TappedSession:
-    """One session for every setting of the thresholds.
+    """A session whose thresholds are inputs, so that it serves every threshold setting.
 
     Args:
         path: Path of an exported file, for any target.
@@ -54,7 +54,7 @@ class TappedSession:
         if scalars := [value.name for value in self.inputs if not value.shape]:
             raise ModelFileError(
                 f"{path} has the scalar input {scalars[0]}; every input needs a batch axis",
-                "export the model without it, or as an input with a batch axis",
+                "export the model without this input, or give it a batch axis",
             )
         self.outputs = [value.name for value in model.graph.output if not value.name.startswith("counts/")]
         copy, self.notes = runnable_copy(model, self.manifest)
@@ -64,7 +64,7 @@ class TappedSession:
         self.name = self._session.name
 
     def run(self, feeds: Arrays, thresholds: NDArray[np.float32]) -> tuple[Arrays, list[NDArray[np.int32]]]:
-        """Run once.
+        """Run the model once.
 
         Args:
             feeds: Inputs of the model.
@@ -80,7 +80,7 @@ class TappedSession:
     def run_with_masks(
         self, feeds: Arrays, thresholds: NDArray[np.float32]
     ) -> tuple[Arrays, list[NDArray[np.int32]], TokenMasks]:
-        """Run once; returns the model's outputs, the learner counts of each layer, and the token masks."""
+        """Run the model once; returns the model's outputs, the learner counts of each layer, and the token masks."""
         if MASK not in feeds:
             return *self.run(feeds, thresholds), TokenMasks({})
         counts = [f"counts/{layer.name}" for layer in self.layers]
@@ -92,14 +92,14 @@ class TappedSession:
     def run_with_logits(
         self, feeds: Arrays, thresholds: NDArray[np.float32]
     ) -> tuple[Arrays, list[NDArray[np.float32]]]:
-        """Run once; returns the model's outputs and the gate logits ``[..., C]`` of each layer."""
+        """Run the model once; returns the model's outputs and the gate logits ``[..., C]`` of each layer."""
         logits = [self._logits[layer.name] for layer in self.layers]
         ran = self._run(feeds, thresholds, logits)
         return {name: ran[name] for name in self.outputs}, [ran[name] for name in logits]
 
     @property
     def num_thresholds(self) -> int:
-        """Number of learners of all layers together."""
+        """Total number of learners in all layers."""
         return sum(layer.num_learners for layer in self.layers)
 
     def _run(self, feeds: Arrays, thresholds: NDArray[np.float32], more: list[str]) -> Arrays:

@@ -1,9 +1,9 @@
-"""Surgery: where ACM layers go in a transformer, how large they are, and how they are installed."""
+"""Surgery: where ACM layers go in a transformer, how large they are, and how to install them."""
 
 from acm_export.surgery.accounting import model_flops
 from acm_export.surgery.families import FAMILIES, family_of
 from acm_export.surgery.family import FFNSite, InputSpec, ModelFamily
-from acm_export.surgery.install import install_acm_layers, keep_ffns_whole
+from acm_export.surgery.install import disable_ffn_chunking, install_acm_layers
 from acm_export.surgery.sites import Site, find_sites, select_sites
 from acm_export.surgery.sizing import spec_for
 
@@ -13,10 +13,10 @@ __all__ = [
     "InputSpec",
     "ModelFamily",
     "Site",
+    "disable_ffn_chunking",
     "family_of",
     "find_sites",
     "install_acm_layers",
-    "keep_ffns_whole",
     "model_flops",
     "select_sites",
     "spec_for",

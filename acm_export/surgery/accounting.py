@@ -38,10 +38,10 @@ def model_flops(model: PreTrainedModel, family: ModelFamily, inputs: Mapping[str
         model: Dense model or model with ACM layers; runs once, in evaluation mode and without gradients.
         family: Family of the model.
         inputs: Inputs by the names of ``forward``'s parameters. With model and inputs on the device ``meta``, nothing
-            is computed; there must be no masks then, because transformers reads their values.
+            is computed; the inputs must then contain no masks, because transformers reads their values.
 
     Returns:
-        FLOPs by part. The total of a dense model is what ``torch.utils.flop_counter`` finds without fused attention.
+        FLOPs by part. The total of a dense model equals that of ``torch.utils.flop_counter`` without fused attention.
     """
     counter = _Counter(model, family)
     with ExitStack() as stack, torch.no_grad(), evaluating(model):
@@ -69,7 +69,7 @@ class _Counter:
                 yield name, module
 
     def add(self, name: str, module: nn.Module, _inputs: object, output: torch.Tensor) -> None:
-        """Add the FLOPs of one call of a module."""
+        """Add the FLOPs of one call to a module."""
         if isinstance(module, ACMLayer):
             tokens = output[..., 0].numel()
             self.found["learners"] += tokens * module.spec.num_learners * learner_flops(module.spec)

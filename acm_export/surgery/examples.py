@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 def example_inputs(
     model: PreTrainedModel, family: ModelFamily, batch: int = 2, seed: int = 0
 ) -> dict[str, torch.Tensor]:
-    """Random inputs by name: standard normal floats, integers below their bound, and masks.
+    """Make random inputs: standard normal floats, integers below their bound, and masks.
 
     Args:
         model: Model whose config determines the shapes.
@@ -26,8 +26,7 @@ def example_inputs(
         seed: Seed of the values.
 
     Returns:
-        Inputs by name. The first sample has no padding, later ones have more and more; values at padding are random
-        too.
+        Inputs by name. The first sample has no padding, and each later one has more; padding has random values too.
     """
     generator = torch.Generator().manual_seed(seed)
     lengths = {"batch": batch, **family.lengths(model.config)}

@@ -32,7 +32,7 @@ def _text(config: PretrainedConfig) -> tuple[InputSpec, ...]:
 
 
 def _audio(config: PretrainedConfig) -> tuple[InputSpec, ...]:
-    """Samples, and a mask where the model was trained with one: where its feature encoder uses layer norm."""
+    """Samples, and a mask if the model was trained with one, that is, if its feature encoder uses layer norm."""
     values = InputSpec("input_values", ("batch", "samples"))
     if config.feat_extract_norm != "layer":
         return (values,)
@@ -40,7 +40,7 @@ def _audio(config: PretrainedConfig) -> tuple[InputSpec, ...]:
 
 
 def _spectrograms(config: PretrainedConfig) -> tuple[InputSpec, ...]:
-    """Whisper's encoder takes one length: two frames per position, as its second convolution has stride 2."""
+    """Whisper's encoder takes a fixed length: two frames per position, because its second convolution has stride 2."""
     return (InputSpec("input_features", ("batch", config.num_mel_bins, 2 * config.max_source_positions)),)
 
 
@@ -61,7 +61,7 @@ def _audio_bounds(config: PretrainedConfig) -> Mapping[str, tuple[int, int | Non
 
 
 def _samples(config: PretrainedConfig, tokens: int) -> int:
-    """The fewest samples that the convolutions turn into this many tokens."""
+    """Smallest number of samples that the convolutions turn into this many tokens."""
     samples = tokens
     for kernel, stride in zip(reversed(config.conv_kernel), reversed(config.conv_stride), strict=True):
         samples = (samples - 1) * stride + kernel
@@ -177,14 +177,14 @@ FAMILIES: Mapping[str, ModelFamily] = {
 
 
 def family_of(model_type: str, module_names: Iterable[str] = ()) -> ModelFamily:
-    """The family of a ``model_type``.
+    """Return the family of a ``model_type``.
 
     Args:
         model_type: Model type, as in ``config.json``.
-        module_names: Names of the model's modules or weights, if known; they may explain why it is not supported.
+        module_names: Names of the model's modules or weights, if known, to explain why a model is not supported.
 
     Raises:
-        CheckpointError: The family is not supported; the message lists those that are.
+        CheckpointError: The family is not supported; the message lists the supported ones.
     """
     if model_type in FAMILIES:
         return FAMILIES[model_type]

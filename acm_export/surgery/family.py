@@ -15,7 +15,7 @@ if TYPE_CHECKING:
 
     from transformers import PretrainedConfig, PreTrainedModel
 
-# The second projection as Llama, Gemma, Phi-3, DINOv2 (modules; files) and T5 v1.1 of transformers name it.
+# Names of the second projection in Llama, Gemma, Phi-3, DINOv2 (modules; files) and T5 v1.1 of transformers.
 _GATED = re.compile(
     r"^(?P<site>.*\b(?:mlp|feed_forward|ffn|DenseReluDense))\.(?:gate_proj|gate_up_proj|weights_in|wi_1)\b"
 )
@@ -29,7 +29,7 @@ class FFNSite:
         place: Module that the ACM layer replaces.
         up: Up projection.
         activation: Activation between the projections.
-        down: Down projection. Those of the three that lie outside ``place`` become ``nn.Identity``.
+        down: Down projection. Up, activation and down become ``nn.Identity`` if they are outside ``place``.
     """
 
     place: str
@@ -60,22 +60,22 @@ class ModelFamily:
     """One family of Hugging Face transformers.
 
     Args:
-        model_type: As in ``config.json``.
+        model_type: Model type, as in ``config.json``.
         outputs: For each supported architecture, the fields of its output that an export returns.
         layers: Path of the list of transformer layers, relative to the base model.
-        num_layers: Config entry with the number of transformer layers.
+        num_layers: Name of the config entry with the number of transformer layers.
         ffn: Feed-forward site.
-        projections: Paths of the attention projections by their short name (q_proj, k_proj, v_proj, o_proj).
+        projections: Paths of the attention projections, by short name (q_proj, k_proj, v_proj, o_proj).
         inputs: Maps a config to the inputs of a forward pass.
-        stored_names: Patterns in the names that transformers writes, and the module names that replace them.
-        optional: Prefixes of names, relative to the base model, that a file may hold although the architecture does not
-            have them: heads, and buffers of older versions.
+        stored_names: Patterns in the tensor names that transformers writes, and the module names that replace them.
+        optional: Prefixes of names, relative to the base model, that a file may contain although the architecture does
+            not have them: heads, and buffers of older versions.
         lengths: Maps a config to the length of each dynamic dimension except the batch, for example inputs.
         bounds: Maps a config to the smallest and largest length of its bounded dynamic dimensions.
-        tokens: Maps a config and a dynamic length of the input to the number of tokens, where they differ.
+        tokens: Maps a config and a dynamic length of the input to the number of tokens, if they differ.
         masked: Path, relative to the base model, of the module whose ``forward`` takes an ``attention_mask`` of shape
-            [batch, tokens]; empty for the base model itself, None where no module takes one.
-        read_as: Architectures of which only a part is read, and the architecture of that part.
+            [batch, tokens]; empty for the base model itself, None if no module takes one.
+        read_as: Architectures of which only a part is loaded, and the architecture of that part.
         training_only: Names, relative to the base model, of parameters that only training uses and a file may lack.
     """
 
@@ -96,14 +96,14 @@ class ModelFamily:
     training_only: tuple[str, ...] = ()
 
     def data_inputs(self, config: PretrainedConfig) -> tuple[GraphInput, ...]:
-        """Inputs of the model with this config, for the reader of data."""
+        """Inputs of a model with this config, for the reader of data."""
         lengths = dict(self.bounds(config))
         return tuple(
             GraphInput(spec.name, spec.shape, np.dtype(spec.dtype), spec.below, lengths) for spec in self.inputs(config)
         )
 
     def base_path(self, model: PreTrainedModel) -> str:
-        """Prefix of the names of the base model's modules in ``model``: ``"vit."``, or nothing."""
+        """Prefix of the base model's modules in ``model``: for example ``"vit."``, or the empty string."""
         prefix = model.base_model_prefix
         return f"{prefix}." if hasattr(model, prefix) else ""
 
@@ -113,9 +113,9 @@ class ModelFamily:
 
 
 def gated_ffn(names: Iterable[str]) -> str | None:
-    """Name of the first gated feed-forward network (SwiGLU) among modules or weights, or None.
+    """Find a gated feed-forward network (SwiGLU) among modules or weights; returns the name of the first, or None.
 
-    Its hidden values are multiplied by a second up projection, which ACM layers do not have.
+    Hidden values of such a network are multiplied by a second up projection, which ACM layers do not have.
 
     Args:
         names: Names of the modules or weights.

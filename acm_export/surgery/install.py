@@ -23,12 +23,12 @@ if TYPE_CHECKING:
 def install_acm_layers(model: PreTrainedModel, family: ModelFamily, specs: Mapping[str, ACMSpec]) -> None:
     """Replace dense modules by untrained ACM layers, in place.
 
-    Where the model takes a padding mask, its padding tokens run ``min_learners``.
+    If the model takes a padding mask, padding tokens run ``min_learners``.
 
     Args:
         model: Model of ``family``, changed in place.
         family: Family of the model.
-        specs: Descriptions of the ACM layers by the qualified name of the module that each replaces.
+        specs: Descriptions of the ACM layers, by the qualified name of the module that each one replaces.
 
     Raises:
         CheckpointError: A name is not a site of the model, or a width contradicts the modules at that site.
@@ -45,19 +45,19 @@ def install_acm_layers(model: PreTrainedModel, family: ModelFamily, specs: Mappi
         if (reads, writes) != (spec.model_dim, spec.model_dim):
             width = reads if reads == writes else f"{reads} at its input and {writes} at its output"
             raise CheckpointError(
-                f"the ACM layer {name!r} has D = {spec.model_dim} where the model has width {width}",
-                "the layers and the rest of the weights must come from one model",
+                f"the ACM layer {name!r} has D = {spec.model_dim}, but the model has width {width}",
+                "the ACM layers and the other weights must come from the same model",
             )
         model.set_submodule(name, ACMLayer(spec))
         for other in others:
             if not other.startswith(f"{name}."):
                 model.set_submodule(other, nn.Identity())
-    keep_ffns_whole(model)
+    disable_ffn_chunking(model)
     mark_padding(model, family)
 
 
-def keep_ffns_whole(model: PreTrainedModel) -> None:
-    """Undo ``chunk_size_feed_forward``: chunks of tokens save memory but would not fit the padding mask."""
+def disable_ffn_chunking(model: PreTrainedModel) -> None:
+    """Disable ``chunk_size_feed_forward``: chunks of tokens save memory, but the padding mask would not fit them."""
     for module in model.modules():
         if hasattr(module, "chunk_size_feed_forward"):
             module.chunk_size_feed_forward = 0

@@ -18,10 +18,10 @@ MASK = "attention_mask"
 
 
 def mark_padding(model: PreTrainedModel, family: ModelFamily) -> None:
-    """Give the attention mask of every forward pass to the ACM layers of a model.
+    """Pass the attention mask of every forward pass to the ACM layers of a model.
 
-    Does nothing where no module of the model takes a mask of the shape of the tokens. Copies and exports of the model
-    keep this behaviour; a second call changes nothing.
+    Does nothing if no module of the model takes a mask with the shape of the tokens. Copies and exports of the model
+    keep this behaviour. Calling it again has no effect.
 
     Args:
         model: Model whose ACM layers are installed.
@@ -30,27 +30,27 @@ def mark_padding(model: PreTrainedModel, family: ModelFamily) -> None:
     if family.masked is None:
         return
     masked = model.get_submodule(f"{family.base_path(model)}{family.masked}".rstrip("."))
-    if any(isinstance(hook, _Mark) for hook in masked._forward_pre_hooks.values()):  # noqa: SLF001
+    if any(isinstance(hook, _SetMask) for hook in masked._forward_pre_hooks.values()):  # noqa: SLF001
         return
-    masked.register_forward_pre_hook(_Mark(), with_kwargs=True)
-    masked.register_forward_hook(_Unmark(), always_call=True)
+    masked.register_forward_pre_hook(_SetMask(), with_kwargs=True)
+    masked.register_forward_hook(_ClearMask(), always_call=True)
 
 
-class _Mark:
-    """Gives the mask to every ACM layer below the module. A class, because a closure would not be copied with it."""
+class _SetMask:
+    """Passes the mask to every ACM layer below the module. A class, because a closure is not copied with the module."""
 
     def __call__(self, module: nn.Module, args: tuple[object, ...], kwargs: dict[str, object]) -> None:
         bound = inspect.signature(module.forward).bind_partial(*args, **kwargs)
         mask: torch.Tensor | None = bound.arguments.get(MASK)
-        _give(module, mask.bool() if mask is not None and mask.ndim == 2 else None)
+        _set_valid(module, mask.bool() if mask is not None and mask.ndim == 2 else None)
 
 
-class _Unmark:
+class _ClearMask:
     def __call__(self, module: nn.Module, _args: object, _output: object) -> None:
-        _give(module, None)
+        _set_valid(module, None)
 
 
-def _give(module: nn.Module, valid: torch.Tensor | None) -> None:
+def _set_valid(module: nn.Module, valid: torch.Tensor | None) -> None:
     for part in module.modules():
         if isinstance(part, ACMLayer):
             part.valid = valid

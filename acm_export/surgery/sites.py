@@ -39,10 +39,9 @@ class Site:
     Args:
         place: Qualified name of the module that becomes the ACM layer.
         kind: ``ffn``, or the short name of a projection: q_proj, k_proj, v_proj, o_proj.
-        modules: Names of the dense modules in the order of computation: up, activation, down; or one linear.
+        modules: Names of the dense modules in the order of computation: up, activation, down; or one linear map.
         widths: Input and output widths of the linear maps.
-        activation: The operator's name for the activation; None for a projection, and for an activation that the
-            operator does not have.
+        activation: The operator's name for the activation; None for projections and unsupported activations.
     """
 
     place: str
@@ -63,7 +62,7 @@ class Site:
 
     @property
     def under_residual(self) -> bool:
-        """Whether the site's output is added to a residual stream, so that a token can skip the site."""
+        """Whether a residual connection bypasses the site, so that a token can skip it."""
         return self.kind in _UNDER_RESIDUAL
 
 
@@ -73,18 +72,18 @@ def find_sites(model: PreTrainedModel, family: ModelFamily) -> dict[str, tuple[s
 
 
 def select_sites(model: PreTrainedModel, family: ModelFamily, sites: str = FFN) -> tuple[Site, ...]:
-    """The sites that a user selects, in the order of the model.
+    """Select sites of a model, in the order of the model.
 
     Args:
         model: Model that is dense at the selected sites.
         family: Family of the model.
-        sites: Separated by commas: ``ffn``; ``qkvo`` for all four projections; the short name of one, as ``q_proj``;
-            or a pattern over the names of places, as ``*.layers.[0-5].mlp``.
+        sites: Parts separated by commas: ``ffn``; ``qkvo`` for all four projections; the short name of one projection,
+            such as ``q_proj``; or a pattern over the names of places, such as ``*.layers.[0-5].mlp``.
 
     Raises:
         UsageError: A part selects nothing; the message lists the available sites.
-        CheckpointError: A selected place holds an ACM layer, a gated FFN, or a linear map whose output is not as wide
-            as its input.
+        CheckpointError: A selected place has an ACM layer, a gated FFN, or a linear map whose input and output widths
+            differ.
     """
     places = _places(model, family)
     selected: set[str] = set()
@@ -102,8 +101,8 @@ def select_sites(model: PreTrainedModel, family: ModelFamily, sites: str = FFN) 
 
 
 def abridged(names: list[str]) -> str:
-    """The first six names, and the number of all names."""
-    return ", ".join(names[:6]) + (f", ... ({len(names)} in all)" if len(names) > 6 else "")
+    """The first six names, and the total number of names."""
+    return ", ".join(names[:6]) + (f", ... ({len(names)} in total)" if len(names) > 6 else "")
 
 
 def _places(model: PreTrainedModel, family: ModelFamily) -> dict[str, tuple[str, tuple[str, ...]]]:
@@ -124,7 +123,7 @@ def _matches(part: str, place: str, kind: str) -> bool:
 
 def _site(model: PreTrainedModel, place: str, kind: str, names: tuple[str, ...]) -> Site:
     if isinstance(model.get_submodule(place), ACMLayer):
-        raise CheckpointError(f"{place} is an ACM layer already", "select other sites, or give the dense model")
+        raise CheckpointError(f"{place} is already an ACM layer", "select other sites, or give the dense model")
     try:
         modules = [model.get_submodule(name) for name in names]
     except AttributeError as error:
@@ -136,7 +135,7 @@ def _site(model: PreTrainedModel, place: str, kind: str, names: tuple[str, ...])
     widths = tuple((linear.in_features, linear.out_features) for linear in linears)
     if len(linears) != (2 if kind == FFN else 1):
         kinds = ", ".join(type(module).__name__ for module in modules)
-        raise CheckpointError(f"{place} is made of {kinds}; expected linear maps", "select other sites")
+        raise CheckpointError(f"{place} consists of {kinds}; expected linear maps", "select other sites")
     if widths[0][0] != widths[-1][1]:
         raise CheckpointError(
             f"{place} maps width {widths[0][0]} to {widths[-1][1]}; an ACM layer needs equal widths",

@@ -81,7 +81,7 @@ def time_runs(
             if gpu is not None:
                 gpu.check_throttling(str(timed.runs[-1]), calls[0])
         except BaseException as error:
-            interrupted = isinstance(error, interrupts.Interrupted) or interrupts.asked()
+            interrupted = isinstance(error, interrupts.Interrupted) or interrupts.received()
             if not interrupted and isinstance(error, Exception):
                 failure = _named(error, name)
                 if not timed.runs:
@@ -90,7 +90,7 @@ def time_runs(
                 return timed
             if not timed.runs or not interrupted:
                 raise
-            interrupts.answered()
+            interrupts.clear()
             timed.partial = True
             return timed
     return timed

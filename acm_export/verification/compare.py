@@ -1,8 +1,8 @@
 """Compare an ONNX file with the PyTorch model it was exported from.
 
-Two runtimes round differently, so a token whose margin is close to its threshold may be routed differently, and from
-then on all values of its sample differ. Therefore the file runs first and its learner counts are replayed in PyTorch.
-Both sides then do the same work and the remaining difference is numeric error; the counts that PyTorch's gates would
+Two runtimes round differently, so a token whose margin is close to its threshold may be routed differently, and
+after that all values of its sample differ. Therefore the file runs first, and PyTorch replays its learner counts. Both
+sides then do the same work, and any remaining difference is numeric error. The counts that PyTorch's own gates would
 have chosen for the same inputs are compared separately.
 """
 
@@ -24,7 +24,7 @@ from acm_export.onnx_file.token_ids import check_token_ids, embedding_sizes
 from acm_export.op.routing import learner_counts, margins
 from acm_export.runtimes.runnable import open_runnable, runnable_copy
 from acm_export.verification.measurement import budget_of
-from acm_export.verification.replay import replaying
+from acm_export.verification.replay import replay_counts
 from acm_export.verification.report import (
     Disagreement,
     LayerRouting,
@@ -65,7 +65,7 @@ def verify_model(
         path: Path of the ONNX file.
         model: Model in float32.
         inputs: Inputs by name; the leading axis of each is the batch.
-        atol: Largest accepted absolute error; by default relative to the outputs (report.py).
+        atol: Largest accepted absolute error; by default relative to the outputs (:mod:`.report`).
         scratch: Folder for the float32 weights of a bf16 file; by default the system's temporary folder.
 
     Returns:
@@ -93,11 +93,11 @@ def verify_model(
     overridable = {layer.thresholds for layer in manifest.layers}
     expected = [name for name in session.input_names if name not in overridable]
     if sorted(expected) != sorted(inputs):
-        raise VerificationError(f"the inputs of the file are {', '.join(expected)}; the data has {', '.join(inputs)}")
+        raise VerificationError(f"the file has the inputs {', '.join(expected)}; the data has {', '.join(inputs)}")
     feeds = {name: np.ascontiguousarray(value.numpy()) for name, value in inputs.items()}
     check_token_ids(sizes, feeds)
     with torch.no_grad():
-        with replaying(module, None) as own:
+        with replay_counts(module, None) as own:
             outputs = _run(model, inputs)
         observed = {name: margins(logits) for name, logits in own.gate_logits.items()}
         settings += choose_settings(manifest.layers, observed)
@@ -160,12 +160,12 @@ def _compare(
                 f"layer {layer.name} reports counts from {ran_counts.min()} to {ran_counts.max()}, "
                 f"expected {layer.min_learners} to {layer.num_learners}"
             )
-    with replaying(model.module, counts) as replay:
+    with replay_counts(model.module, counts) as replay:
         reference = [value.numpy() for value in model(*inputs.values())]
     outputs = [ran[name] for name in session.output_names if not name.startswith("counts/")]
     if [o.shape for o in outputs] != [r.shape for r in reference]:
         raise VerificationError(
-            f"the file's outputs have shapes {[o.shape for o in outputs]}, those of the model "
+            f"the file's outputs have shapes {[o.shape for o in outputs]}, the model's have "
             f"{[r.shape for r in reference]}"
         )
     worst = max((_errors(o, r) for o, r in zip(outputs, reference, strict=True)), key=lambda e: e.rank(atol))

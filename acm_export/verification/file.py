@@ -33,22 +33,22 @@ def verify(
     samples: int = 4,
     atol: float | None = None,
 ) -> VerificationReport:
-    """Compare an ONNX file with its checkpoint at the trained budget and at two others.
+    """Compare an ONNX file with its checkpoint at the trained budget and at two other budgets.
 
     Args:
         model: Path of the ONNX file.
         checkpoint: Checkpoint folder, or a checkpoint from :func:`acm_export.checkpoints.load_checkpoint`, whose model
             is converted to float32.
-        data: Samples, as :func:`acm_export.data.open_data.open_data` takes them; by default random inputs.
-        processor: Folder or file with the settings of the image or sound processor, where ``checkpoint`` has none.
-        samples: Number of samples to run; at most those of ``data``.
+        data: Samples in any form that :func:`acm_export.data.open_data.open_data` takes; by default random inputs.
+        processor: Folder or file with the settings of the image or sound processor, if ``checkpoint`` has none.
+        samples: Maximum number of samples to run.
         atol: Largest accepted absolute error; by default relative to the outputs.
 
     Returns:
         Errors and routing disagreements; :attr:`VerificationReport.passed` says whether they are within tolerance.
 
     Raises:
-        UsageError: There is no such file, the data does not fit the model, or ``atol`` is negative or NaN.
+        UsageError: The file does not exist, the data does not fit the model, or ``atol`` is negative or NaN.
         ModelFileError: The file cannot be read or loaded.
         CheckpointError: The checkpoint cannot be read.
         VerificationError: The layers or inputs of file and checkpoint differ.

@@ -26,9 +26,9 @@ class Measurement:
     Args:
         histograms: Valid tokens of each layer that ran 0, 1, ..., N learners.
         budget: β, executed ÷ all learner FLOPs over valid tokens and layers.
-        standard_error: Standard error of β, from the scatter between samples; None for fewer than two of them.
+        standard_error: Standard error of β, from the variance between samples; None for fewer than two samples.
         divergence: Divergence from the output with all learners, mean over samples.
-        accuracy: Share of correctly classified samples, where there are labels and class scores.
+        accuracy: Share of correctly classified samples, if there are labels and class scores.
         samples: Number of samples.
     """
 
@@ -41,7 +41,7 @@ class Measurement:
 
 
 class Accumulator:
-    """Accumulates batches into one measurement; its size does not depend on their number.
+    """Accumulates batches into one measurement, in constant memory.
 
     Args:
         layers: Layers of the manifest.
@@ -67,7 +67,7 @@ class Accumulator:
 
         Args:
             counts: Learner counts of each layer, ``[samples, ...]``.
-            masks: Valid tokens of each layer, or None where all are.
+            masks: Valid tokens of each layer, or None if all are valid.
             divergence: Sum of the samples' divergences.
             right: Number of correctly classified samples, or None.
             samples: Number of samples in the batch.
@@ -98,14 +98,14 @@ class Accumulator:
 
 
 def _by_sample(values: np.ndarray, samples: int) -> NDArray[np.float64]:
-    """Sums over everything but the leading axis; spread evenly where a layer merges samples into one axis."""
+    """Sums over everything but the leading axis; spread evenly if a layer merges samples into one axis."""
     if values.size % samples:
         return np.full(samples, values.sum() / samples)
     return np.asarray(values.reshape(samples, -1).sum(1), np.float64)
 
 
 def budget_of(layers: Sequence[LayerEntry], histograms: Sequence[Sequence[int]]) -> float:
-    """β from the learner counts of each layer, in whole numbers; 1 where nothing could run."""
+    """β from the learner counts of each layer, in integer arithmetic; 1 if no learner could run."""
     executed = possible = 0
     for layer, histogram in zip(layers, histograms, strict=True):
         executed += layer.learner_flops * sum(k * tokens for k, tokens in enumerate(histogram))
@@ -116,7 +116,7 @@ def budget_of(layers: Sequence[LayerEntry], histograms: Sequence[Sequence[int]])
 def js_divergence(reference: np.ndarray, output: np.ndarray) -> NDArray[np.float64]:
     """Jensen-Shannon divergence between the softmaxes of each row of ``[..., classes]``, in nats, at most log 2.
 
-    The Kullback-Leibler divergence has no bound: a few samples that a model gets confidently wrong outweigh all others,
+    The Kullback-Leibler divergence is unbounded: a few samples that a model gets confidently wrong outweigh all others,
     and thresholds chosen for those few did worse than simpler ones on unseen data.
     """
     p, q = log_softmax(reference), log_softmax(output)

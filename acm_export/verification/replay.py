@@ -21,13 +21,13 @@ if TYPE_CHECKING:
 
 @dataclass
 class Replay:
-    """Gate logits ``[tokens, C]`` of each layer, float32, computed while the given counts ran."""
+    """Gate logits ``[tokens, C]`` of each layer, float32, recorded while the given counts ran."""
 
     gate_logits: dict[str, np.ndarray] = field(default_factory=dict)
 
 
 @contextmanager
-def replaying(module: nn.Module, counts: Mapping[str, np.ndarray] | None) -> Iterator[Replay]:
+def replay_counts(module: nn.Module, counts: Mapping[str, np.ndarray] | None) -> Iterator[Replay]:
     """While the block runs, ACM layers run the given counts, or follow their own gates at τ = 0.
 
     Args:
@@ -41,24 +41,26 @@ def replaying(module: nn.Module, counts: Mapping[str, np.ndarray] | None) -> Ite
     with ExitStack() as stack:
         for name, layer in acm_layers(module):
             forced = None if counts is None else torch.from_numpy(counts[name])
-            stack.enter_context(running(layer, _FixedCounts(replay, name, layer, forced)))
+            stack.enter_context(override_gate_logits(layer, _FixedCounts(replay, name, layer, forced)))
             stack.callback(_restore_thresholds(layer))
             layer.thresholds = torch.zeros_like(layer.thresholds)
         yield replay
 
 
 @contextmanager
-def running(layer: ACMLayer, watch: Callable[[torch.Tensor, torch.Tensor], torch.Tensor]) -> Iterator[None]:
-    """While the block runs, the layer uses the gate logits that ``watch`` returns.
+def override_gate_logits(
+    layer: ACMLayer, override: Callable[[torch.Tensor, torch.Tensor], torch.Tensor]
+) -> Iterator[None]:
+    """While the block runs, the layer uses the gate logits that ``override`` returns.
 
     This wraps the layer's ``run``, because a hook on a gate cannot distinguish layers that share it.
 
     Args:
         layer: ACM layer.
-        watch: Function of the layer's tokens and gate logits that returns gate logits.
+        override: Function of the layer's tokens and gate logits that returns the gate logits to use.
     """
     run = layer.run
-    vars(layer)["run"] = lambda x, gate_logits: run(x, watch(x, gate_logits))
+    vars(layer)["run"] = lambda x, gate_logits: run(x, override(x, gate_logits))
     try:
         yield
     finally:

@@ -16,8 +16,8 @@ OUTPUT_TOLERANCE = {"fp32": 1e-4, "fp16": 2e-2, "bf16": 1e-1}
 5e-7, 9e-4 and 5e-3 (``demo`` and ``export --dtype`` print them); deeper models accumulate more."""
 
 MARGIN_TOLERANCE = {"fp32": 1e-3, "fp16": 1e-1, "bf16": 5e-1}
-"""Accepted distance between a margin and its threshold where two runtimes route a token differently, relative to the
-standard deviation of the layer's margins. A larger distance is a routing defect rather than a rounding error."""
+"""Accepted distance between margin and threshold of a token that two runtimes route differently, relative to the
+standard deviation of the layer's margins. A larger distance indicates a routing defect, not a rounding error."""
 
 
 def check_atol(atol: float | None) -> None:
@@ -32,7 +32,7 @@ def check_atol(atol: float | None) -> None:
 
 @dataclass(frozen=True)
 class Disagreement:
-    """A token that two runtimes routed differently, with the first learner on which they disagree.
+    """A token that two runtimes routed differently, and the first learner on which they disagree.
 
     Args:
         margin: Margin of that learner in PyTorch.
@@ -55,10 +55,10 @@ class LayerRouting:
         name: Name of the layer.
         tokens: Number of compared tokens.
         disagreements: Number of tokens whose learner counts differ.
-        farthest: Largest distance between margin and threshold among the disagreements; 0 without any.
+        farthest: Largest distance between margin and threshold among the disagreements; 0 if there are none.
         spread: Standard deviation of the layer's finite margins, the scale for ``farthest``.
         mean_share: Mean of count / N.
-        examples: Disagreements farthest from their thresholds, farthest first; limited in number.
+        examples: Some disagreements, farthest from their thresholds first.
     """
 
     name: str
@@ -72,7 +72,7 @@ class LayerRouting:
 
 @dataclass(frozen=True)
 class SettingResult:
-    """Errors at one setting of the thresholds; both sides ran the learners that the file chose.
+    """Errors at one threshold setting; both sides ran the learners that the file chose.
 
     Args:
         name: Description of the setting.
@@ -101,11 +101,11 @@ class VerificationReport:
     """The result of a verification.
 
     Args:
-        settings: One result for each setting of the thresholds.
+        settings: One result for each threshold setting.
         dtype: Precision of the file.
         atol: Absolute tolerance, if one was given.
         runtime: Runtime that ran the file.
-        notes: How the comparison differs from running the file as it is, for example in another dtype.
+        notes: How the comparison differs from running the file unchanged, for example in another dtype.
     """
 
     settings: tuple[SettingResult, ...]
@@ -120,7 +120,7 @@ class VerificationReport:
 
     @property
     def failure(self) -> str | None:
-        """The first error outside its tolerance, as a sentence; None if there is none."""
+        """The first error outside its tolerance, as a sentence, or None."""
         for setting in self.settings:
             tolerance = self.tolerance(setting)
             if not setting.max_abs <= tolerance:
@@ -180,7 +180,7 @@ class VerificationError(AcmError):
     Args:
         message: What is wrong.
         hint: What to do next.
-        report: Report of the verification, if it was completed.
+        report: Report of the verification, if it completed.
     """
 
     def __init__(self, message: str, hint: str | None = None, report: VerificationReport | None = None) -> None:

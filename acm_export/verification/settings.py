@@ -19,7 +19,7 @@ _SHARES = (0.2, 0.5, 0.8)
 
 @dataclass(frozen=True)
 class ThresholdSetting:
-    """Thresholds of each layer, float32 ``[N]``, and a readable name."""
+    """Thresholds of each layer, float32 ``[N]``, and a name for reports."""
 
     name: str
     thresholds: Mapping[str, NDArray[np.float32]]
@@ -35,8 +35,8 @@ def choose_settings(
         margins: Margins of each layer at τ = 0, ``[tokens, C - 1]``.
 
     Returns:
-        τ = 0, and two thresholds at quantiles of the margins, those farthest from the trained share. If the margins do
-        not vary, settings that give every token the same number of learners.
+        τ = 0, and the two quantiles of the margins whose shares are farthest from the trained one. If the margins do
+        not vary: settings that give every token the same number of learners.
     """
     settings = [uniform("τ = 0", 0.0, layers)]
     gated = [margins[layer.name].ravel() for layer in layers if layer.num_learners > layer.min_learners]
@@ -54,11 +54,11 @@ def choose_settings(
 
 
 def uniform(name: str, tau: float, layers: tuple[LayerEntry, ...]) -> ThresholdSetting:
-    """One threshold for every learner of every layer."""
+    """A setting with one threshold for every learner of every layer."""
     return ThresholdSetting(name, {e.name: np.full(e.num_learners, tau, np.float32) for e in layers})
 
 
 def same_count(k: int, layers: tuple[LayerEntry, ...]) -> ThresholdSetting:
-    """Every token runs k learners, or as close to k as its layer allows."""
+    """A setting in which every token runs k learners, or as close to k as its layer allows."""
     thresholds = {e.name: np.where(np.arange(e.num_learners) < k, -np.inf, np.inf).astype(np.float32) for e in layers}
     return ThresholdSetting(f"k = {k} for every token", thresholds)

@@ -39,7 +39,7 @@ std::size_t bytes(Dims const& shape) {
 }
 
 int main(int argc, char** argv) {
-    need(argc == 4 || argc == 5, "takes MODEL.plan LIBRARY.so INPUT.f32 [BUDGET]");
+    need(argc == 4 || argc == 5, "expected MODEL.plan LIBRARY.so INPUT.f32 [BUDGET]");
     auto const plan = read(argv[1]), input = read(argv[3]);
     float const budget = argc == 5 ? std::strtof(argv[4], nullptr) : 1.0F;
 
@@ -47,21 +47,21 @@ int main(int argc, char** argv) {
     need(cudaStreamCreate(&stream) == cudaSuccess, "CUDA finds no GPU");
     Logger logger;
     std::unique_ptr<nvinfer1::IRuntime> runtime(nvinfer1::createInferRuntime(logger));
-    need(runtime != nullptr, "TensorRT does not start");
+    need(runtime != nullptr, "cannot create the TensorRT runtime");
 #if NV_TENSORRT_MAJOR < 10
     need(dlopen(argv[2], RTLD_NOW) != nullptr, "the plugin library cannot be loaded");
 #else
     need(runtime->getPluginRegistry().loadLibrary(argv[2]) != nullptr, "the plugin library cannot be loaded");
 #endif
     std::unique_ptr<nvinfer1::ICudaEngine> engine(runtime->deserializeCudaEngine(plan.data(), plan.size()));
-    need(engine != nullptr, "the engine is not for this TensorRT, GPU or plugin library");
+    need(engine != nullptr, "the engine was not built for this TensorRT, GPU or plugin library");
     std::unique_ptr<nvinfer1::IExecutionContext> context(engine->createExecutionContext());
-    need(context != nullptr, "there is no memory for an execution context");
+    need(context != nullptr, "not enough memory for an execution context");
 
     auto const place = [&](char const* name, Dims const& shape) {
         void* device = nullptr;
-        need(cudaMalloc(&device, bytes(shape)) == cudaSuccess, "there is no memory on the GPU");
-        need(context->setTensorAddress(name, device), "TensorRT does not take an address");
+        need(cudaMalloc(&device, bytes(shape)) == cudaSuccess, "not enough GPU memory");
+        need(context->setTensorAddress(name, device), "TensorRT rejected the address of a tensor");
         return device;
     };
     std::vector<char const*> outputs;
@@ -76,12 +76,12 @@ int main(int argc, char** argv) {
         void const* host = dial ? static_cast<void const*>(&budget) : input.data();
         Dims shape = engine->getTensorShape(name);
         if (!dial && shape.d[0] < 0) shape.d[0] = 1, shape.d[0] = input.size() / bytes(shape);  // the batch
-        need(dial || bytes(shape) == input.size(), "the input file is not of the engine's shape");
+        need(dial || bytes(shape) == input.size(), "the input file does not have the engine's input shape");
         need(context->setInputShape(name, shape), "the batch is outside the engine's profile");
         cudaMemcpyAsync(place(name, shape), host, bytes(shape), cudaMemcpyHostToDevice, stream);
     }
-    for (auto name : outputs) place(name, context->getTensorShape(name));  // shapes follow from those of the inputs
-    need(context->enqueueV3(stream), "the engine does not run");
+    for (auto name : outputs) place(name, context->getTensorShape(name));  // shapes follow from the input shapes
+    need(context->enqueueV3(stream), "the engine failed to run");
     for (auto name : outputs) {
         if (engine->getTensorDataType(name) != DataType::kFLOAT) continue;
         std::vector<float> values(bytes(context->getTensorShape(name)) / sizeof(float));

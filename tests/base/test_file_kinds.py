@@ -1,4 +1,4 @@
-"""Files are recognised by their content, whatever their names."""
+"""Files are recognised by their content, not by their names."""
 
 from __future__ import annotations
 
@@ -75,7 +75,7 @@ def with_bytes(content: bytes) -> Callable[[Path], object]:
         (write_safetensors, "a safetensors file", "None"),
     ],
 )
-def test_a_file_is_described_by_what_it_holds(
+def test_a_file_is_described_by_its_content(
     write: Callable[[Path], object], description: str, hint: str, tmp_path: Path
 ) -> None:
     path = tmp_path / "m.onnx"

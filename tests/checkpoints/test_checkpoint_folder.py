@@ -1,4 +1,4 @@
-"""The Hugging Face folder with an ``acm`` section: written whole and read back bit for bit."""
+"""The Hugging Face folder with an ``acm`` section: written atomically and read back bit for bit."""
 
 from __future__ import annotations
 
@@ -95,7 +95,7 @@ def test_a_base_model_saved_without_its_pooler_is_read(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("names", ["stored", "modules"])
-def test_heads_that_the_architecture_does_not_have_are_left_out(names: str, tmp_path: Path) -> None:
+def test_heads_that_the_architecture_does_not_have_are_ignored(names: str, tmp_path: Path) -> None:
     model = tiny_vit({})
     model.save_pretrained(tmp_path / "dense")
     weights = tmp_path / "dense" / "model.safetensors"
@@ -141,7 +141,7 @@ def test_an_earlier_checkpoint_is_replaced(folder: Path) -> None:
     load_checkpoint(folder)
 
 
-def test_a_folder_with_other_files_is_refused_and_left_alone(folder: Path) -> None:
+def test_a_folder_with_other_files_is_refused_and_unchanged(folder: Path) -> None:
     (folder / "thesis.tex").write_text("years of work")
     before = {p.name: p.read_bytes() for p in folder.iterdir()}
     with pytest.raises(OutputError, match=r"thesis\.tex"):

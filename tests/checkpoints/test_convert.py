@@ -1,4 +1,4 @@
-"""From the ACM authors' weights to a Hugging Face model that gives the same logits."""
+"""Conversion of the ACM authors' weights to a Hugging Face model with the same logits."""
 
 from __future__ import annotations
 
@@ -41,9 +41,7 @@ def logits(converted: ConvertedModel, images: torch.Tensor, threshold: float = 0
 
 @pytest.mark.parametrize("threshold", [0.0, INF, -INF])
 @pytest.mark.parametrize("seed", [0, 1])
-def test_an_acm_model_gives_the_logits_of_the_forward_pass_written_out(
-    threshold: float, seed: int, tmp_path: Path
-) -> None:
+def test_an_acm_model_matches_a_handwritten_forward_pass(threshold: float, seed: int, tmp_path: Path) -> None:
     torch.manual_seed(seed)
     state, images = acm_state(), torch.randn(3, 1, 8, 8)
     converted = convert(tmp_path, state)
@@ -52,7 +50,7 @@ def test_an_acm_model_gives_the_logits_of_the_forward_pass_written_out(
 
 
 @pytest.mark.parametrize("fused", [False, True])
-def test_a_dense_model_gives_the_logits_of_the_forward_pass_written_out(fused: bool, tmp_path: Path) -> None:
+def test_a_dense_model_matches_a_handwritten_forward_pass(fused: bool, tmp_path: Path) -> None:
     state, images = dense_state(), torch.randn(3, 1, 8, 8)
     converted = convert(tmp_path, vit.fused_projections(state) if fused else state)
     assert converted.num_learners is None
@@ -79,7 +77,7 @@ def test_the_dense_ffns_beside_acm_layers_may_have_any_width(acm_index: int, den
     )
 
 
-def test_b2_becomes_its_running_sum_and_missing_biases_zero(tmp_path: Path) -> None:
+def test_b2_becomes_its_cumulative_sum_and_missing_biases_become_zero(tmp_path: Path) -> None:
     state = acm_state()
     layers = dict(acm_layers(convert(tmp_path, state).model))
     rows = state[f"{MLP0}.b2"].reshape(5, 12)
@@ -89,7 +87,7 @@ def test_b2_becomes_its_running_sum_and_missing_biases_zero(tmp_path: Path) -> N
     assert torch.equal(layers["vit.layers.1.mlp"].b2, torch.zeros(5, 12))
 
 
-def test_everything_in_the_weights_is_inferred(tmp_path: Path) -> None:
+def test_n_and_min_learners_are_inferred_from_the_weights(tmp_path: Path) -> None:
     converted = convert(tmp_path, acm_state())
     specs = {name: layer.spec for name, layer in acm_layers(converted.model)}
     assert converted.num_learners == 4
@@ -115,9 +113,7 @@ def test_flags_that_agree_with_the_weights_are_accepted(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("options", [{}, {"num_learners": 4}, {"min_learners": {"q_proj": 1}}])
-def test_n_is_inferred_from_b2_where_every_gate_skips_the_first_learners(
-    options: dict[str, Any], tmp_path: Path
-) -> None:
+def test_n_is_inferred_from_b2_if_every_gate_skips_the_first_learners(options: dict[str, Any], tmp_path: Path) -> None:
     state, images = with_acm(dense_state(), Q0, acm_layer(h=6, minimum=1)), torch.randn(2, 1, 8, 8)
     converted = convert(tmp_path, state, **options)
     assert converted.num_learners == 4
@@ -160,7 +156,7 @@ def test_the_temperature_of_training_is_ignored(tmp_path: Path) -> None:
     convert(tmp_path, acm_state() | {f"{MLP0}.gating_network.gs_tau": torch.ones(1)})
 
 
-def test_the_number_of_heads_is_taken_from_the_file_where_it_is_recorded(tmp_path: Path) -> None:
+def test_the_number_of_heads_is_read_from_the_file_if_recorded(tmp_path: Path) -> None:
     args = {"model_args": {"num_heads": HEADS}}
     converted = convert(tmp_path, dense_state(), args, num_heads=None)
     assert converted.model.config.num_attention_heads == HEADS

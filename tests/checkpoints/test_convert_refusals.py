@@ -31,7 +31,7 @@ def test_heads_that_do_not_divide_the_width_are_refused(heads: int, tmp_path: Pa
         convert(tmp_path, dense_state(), num_heads=heads)
 
 
-def test_not_a_number_in_the_weights_is_a_warning_with_the_name(tmp_path: Path) -> None:
+def test_nan_in_the_weights_gives_a_warning_with_the_name(tmp_path: Path) -> None:
     state = acm_state()
     state[f"{MLP0}.w1"][0, :2] = float("nan")
     state["class_token"][0, 0, 0] = float("inf")
@@ -42,11 +42,11 @@ def test_not_a_number_in_the_weights_is_a_warning_with_the_name(tmp_path: Path) 
 @pytest.mark.parametrize(
     ("options", "said"),
     [
-        ({"num_learners": 3}, r"5 rows.*N = 4.*N = 3"),
-        ({"num_learners": 5}, r"5 rows.*N = 4.*N = 5"),
+        ({"num_learners": 3}, r"5 rows.*N = 4.*--num-learners is 3"),
+        ({"num_learners": 5}, r"5 rows.*N = 4.*--num-learners is 5"),
         ({"num_learners": 65}, "65"),
-        ({"min_learners": {"q_proj": 2}, "num_learners": 4}, r"q_proj.*4 choices.*= 1.*gives 2"),
-        ({"min_learners": {"mlp": 1}, "num_learners": 4}, r"mlp.*5 choices.*= 0.*gives 1"),
+        ({"min_learners": {"q_proj": 2}, "num_learners": 4}, r"q_proj.*4 choices.*= 1.*--min-learners is 2"),
+        ({"min_learners": {"mlp": 1}, "num_learners": 4}, r"mlp.*5 choices.*= 0.*--min-learners is 1"),
         ({"min_learners": {"q_proj": -1}}, r"q_proj.*-1"),
     ],
 )
@@ -58,7 +58,7 @@ def test_flags_that_contradict_the_weights_are_refused(options: dict[str, Any], 
 
 @pytest.mark.parametrize(
     ("options", "said"),
-    [({"num_learners": 3}, r"5 choices.*N = 3"), ({"num_learners": 5}, "the widest with 5 choices")],
+    [({"num_learners": 3}, r"5 choices.*N = 3"), ({"num_learners": 5}, "the widest, with 5 choices")],
 )
 def test_without_b2_the_gates_contradict_the_flags(options: dict[str, Any], said: str, tmp_path: Path) -> None:
     state = {name: tensor for name, tensor in acm_state().items() if not name.endswith(".b2")}
@@ -68,7 +68,11 @@ def test_without_b2_the_gates_contradict_the_flags(options: dict[str, Any], said
 
 @pytest.mark.parametrize(
     ("options", "said"),
-    [({"num_learners": 0}, "N = 0"), ({"num_learners": -1}, "N = -1"), ({"min_learners": {"k_proj": 1}}, "k_proj")],
+    [
+        ({"num_learners": 0}, "--num-learners is 0"),
+        ({"num_learners": -1}, "--num-learners is -1"),
+        ({"min_learners": {"k_proj": 1}}, "k_proj"),
+    ],
 )
 def test_impossible_options_are_usage_errors(options: dict[str, Any], said: str, tmp_path: Path) -> None:
     with pytest.raises(UsageError, match=said) as refused:

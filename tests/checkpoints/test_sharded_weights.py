@@ -53,13 +53,13 @@ def sharded(whole: Path) -> Path:
     return folder
 
 
-def test_shards_load_as_the_whole_file_does(whole: Path, sharded: Path) -> None:
+def test_shards_load_like_a_single_file(whole: Path, sharded: Path) -> None:
     a, b = load_checkpoint(whole).model.state_dict(), load_checkpoint(sharded).model.state_dict()
     assert a.keys() == b.keys()
     assert all(torch.equal(a[name], b[name]) for name in a)
 
 
-def test_shards_that_transformers_writes_load(tmp_path: Path) -> None:
+def test_shards_written_by_transformers_load(tmp_path: Path) -> None:
     model = tiny_vit({})
     model.save_pretrained(tmp_path / "dense", max_shard_size="8KB")
     assert len(find_weights(tmp_path / "dense").files) > 1
@@ -136,10 +136,10 @@ def _tensor_left_out_everywhere(folder: Path, shards: dict[str, str]) -> None:
     [
         (_missing_shard, f"names the shard {SECOND}, which is not in"),
         (_truncated_shard, f"{SECOND} is truncated"),
-        (_tensor_of_no_shard, f"lists vit.extra in {FIRST}, but no shard holds it"),
+        (_tensor_of_no_shard, f"lists vit.extra in {FIRST}, but no shard contains it"),
         (_tensor_of_another_shard, f"in {SECOND}, but it is in {FIRST}"),
         (_unlisted_tensor, f"which {INDEX} does not list"),
-        (_tensor_of_two_shards, f"is in two shards, {FIRST} and {SECOND}"),
+        (_tensor_of_two_shards, f"is in two shards: {FIRST} and {SECOND}"),
         (_tensor_listed_twice, "'a' is listed twice"),
         (_tensor_left_out_everywhere, "contradicts config.json: it lacks"),
     ],
@@ -164,7 +164,7 @@ def test_an_index_that_contradicts_its_shards_is_refused(
         ('{"metadata": {}, "weight_map": {}}', "lists no tensors"),
     ],
 )
-def test_an_index_that_is_not_one_is_refused(content: str, message: str, sharded: Path) -> None:
+def test_an_invalid_index_is_refused(content: str, message: str, sharded: Path) -> None:
     (sharded / INDEX).write_text(content)
     with pytest.raises(CheckpointError, match=message):
         load_checkpoint(sharded)

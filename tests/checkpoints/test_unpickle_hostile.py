@@ -1,4 +1,4 @@
-"""Hostile files: nothing in them runs, nothing in them takes memory that the file does not have."""
+"""Hostile files: none of their code runs, and they take no more memory than their size justifies."""
 
 from __future__ import annotations
 
@@ -53,7 +53,7 @@ def test_nothing_that_a_file_names_is_called(where: str, function: str, protocol
 
 
 @pytest.mark.parametrize("opcode", ["(S'touch MARKER'\nios\nsystem\n.", "cos\nsystem\n(S'touch MARKER'\ntR."])
-def test_old_opcodes_run_nothing_either(opcode: str, tmp_path: Path) -> None:
+def test_old_opcodes_do_not_run_code(opcode: str, tmp_path: Path) -> None:
     marker = tmp_path / "ran"
     path = zip_of(tmp_path / "old.pth", opcode.replace("MARKER", str(marker)).encode())
     with pytest.raises(CheckpointError):
@@ -79,7 +79,7 @@ def test_a_tensor_that_fits_its_crafted_storage_is_read(tmp_path: Path) -> None:
     assert load_crafted(tmp_path, {"model_state": {"w": tensor(0, (2, 3), (3, 1))}})[0]["w"].shape == (2, 3)
 
 
-def test_expanded_views_are_refused_with_what_to_do(tmp_path: Path) -> None:
+def test_expanded_views_are_refused_with_a_hint(tmp_path: Path) -> None:
     with pytest.raises(CheckpointError, match="contiguous"):
         load_state(saved(tmp_path, {"model_state": {"w": torch.ones(1).expand(1000)}}))
 
@@ -93,14 +93,14 @@ def test_many_names_for_one_storage_are_refused_with_both_sizes(tmp_path: Path) 
 
 
 @pytest.mark.parametrize("count", [5, 7, -6, 1 << 60, "x", None, float("nan"), float("inf")])
-def test_a_storage_of_another_length_than_announced_is_refused(count: Any, tmp_path: Path) -> None:
+def test_a_storage_of_the_wrong_length_is_refused(count: Any, tmp_path: Path) -> None:
     crafted = tensor(0, (2,), (1,), count)
     with pytest.raises(CheckpointError):
         load_crafted(tmp_path, {"model_state": {"w": crafted}})
 
 
 @pytest.mark.parametrize("pid", ["storage", 7, ("storage", torch.FloatStorage, "0"), ("module", 1, 2, 3, 4)])
-def test_storages_named_in_another_way_are_refused(pid: Any, tmp_path: Path) -> None:
+def test_invalid_storage_references_are_refused(pid: Any, tmp_path: Path) -> None:
     storage = Storage(6)
     storage.pid = pid
     with pytest.raises(CheckpointError):
@@ -114,7 +114,7 @@ def test_a_storage_that_is_not_in_the_file_is_refused(key: str, tmp_path: Path) 
         load_crafted(tmp_path, {"model_state": {"w": crafted}})
 
 
-def test_a_state_given_to_a_tensor_neither_grows_it_nor_hooks_into_it(tmp_path: Path) -> None:
+def test_a_pickled_state_cannot_change_a_tensor(tmp_path: Path) -> None:
     grow = (Call(torch._utils._rebuild_tensor_v2, Storage(0, "1"), 0, (0,), (1,)), 0, (1 << 20,), (1,))
     path = tmp_path / "grow.pth"
     empty = Call(torch._utils._rebuild_tensor_v2, Storage(0, "1"), 0, (0,), (1,), state=grow)
@@ -126,7 +126,7 @@ def test_a_state_given_to_a_tensor_neither_grows_it_nor_hooks_into_it(tmp_path: 
     assert state["w"].numel() == 0
 
 
-def test_the_pickle_cannot_change_the_class_that_it_names(tmp_path: Path) -> None:
+def test_the_pickle_cannot_change_the_classes_in_it(tmp_path: Path) -> None:
     poke = pickle.PROTO + b"\x02" + b"ccollections\nOrderedDict\n" + b"N}X\x01\x00\x00\x00xK\x01s\x86b."
     with pytest.raises(CheckpointError):
         load_state(zip_of(tmp_path / "poke.pth", poke))
@@ -151,7 +151,7 @@ def test_a_broken_pickle_in_a_whole_zip_is_refused(content: bytes, tmp_path: Pat
 
 @given(data=st.data())
 @examples(300)
-def test_whatever_bytes_change_in_the_pickle_it_is_read_or_refused(
+def test_a_pickle_with_random_changes_is_read_or_refused(
     data: st.DataObject, tmp_path_factory: pytest.TempPathFactory
 ) -> None:
     content = bytearray(pickled({"args": {"a": [1, 2.5, "x"]}, "model_state": {"w": tensor(0, (2, 3), (3, 1))}}))

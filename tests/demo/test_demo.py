@@ -29,7 +29,7 @@ def outcome(tmp_path_factory: pytest.TempPathFactory) -> demo.Demo:
         return demo.run_demo(tmp_path_factory.mktemp("demo") / "new")
 
 
-def test_shares_and_accuracies_are_those_of_training(outcome: demo.Demo) -> None:
+def test_shares_and_accuracies_match_training(outcome: demo.Demo) -> None:
     assert [row.threshold for row in outcome.rows] == list(MEASURED)
     for row in outcome.rows:
         share, accuracy = MEASURED[row.threshold]
@@ -47,7 +47,7 @@ def test_flops_follow_the_budget(outcome: demo.Demo) -> None:
     assert first.flops - last.flops == pytest.approx((first.budget - last.budget) * learners)
 
 
-def test_dense_flops_are_those_of_a_hand_count(outcome: demo.Demo) -> None:
+def test_dense_flops_match_a_hand_count(outcome: demo.Demo) -> None:
     tokens, d = 17, 48
     layer = 4 * 2 * tokens * d * d + 2 * 2 * tokens * tokens * d + 2 * 2 * tokens * d * 96
     patches, head = 2 * 16 * (3 * 8 * 8) * d, 2 * d * 10
@@ -78,7 +78,7 @@ def test_embedded_files_are_small_and_say_where_they_come_from() -> None:
     assert {p.name for p in (ACM, DENSE)} == {"digits-acm", "digits-dense"}
 
 
-def test_images_are_the_360_of_the_split() -> None:
+def test_the_test_images_are_the_360_of_the_split() -> None:
     images, labels = load_test_images()
     assert images.shape == (360, 3, 32, 32)
     assert images.dtype == "float32"

@@ -15,7 +15,7 @@ from tiny_models import randomize
 from acm_export.distillation.batches import StepOrder
 from acm_export.distillation.choices import chosen_output, learners_run, logits_at, prefix_outputs, straight_through
 from acm_export.distillation.ctc import edit_distance
-from acm_export.distillation.layerwise import learner_worths, priced_labels, relative_labels, squared_errors
+from acm_export.distillation.layerwise import learner_gains, priced_labels, relative_labels, squared_errors
 from acm_export.distillation.losses import negative_entropy, negative_spread, sample_budgets
 from acm_export.distillation.threshold_table import KNOTS, ThresholdTable, thresholds_by_share
 from acm_export.modules import ACMLayer, ACMSpec
@@ -57,7 +57,7 @@ def test_prefix_outputs_match_the_operator(least: int) -> None:
             torch.testing.assert_close(found[:, choice], acm.run(x, z)[0])
 
 
-def test_a_chosen_output_is_the_one_hot_times_the_prefixes_with_the_gradients_of_both() -> None:
+def test_a_chosen_output_has_the_gradients_of_the_choice_and_the_prefixes() -> None:
     acm, x = layer(1), torch.randn(5, 6)
     choice = torch.randn(5, 3).softmax(-1).requires_grad_()
     quick = chosen_output(acm, x, choice)
@@ -101,14 +101,14 @@ def test_the_first_and_the_last_choice_can_be_labels() -> None:
 @given(st.lists(st.floats(0, 50), min_size=2, max_size=6), st.floats(0.01, 60))
 def test_priced_labels_minimise_error_plus_price(row: list[float], price: float) -> None:
     errors = torch.tensor([row], dtype=torch.float64)
-    label = int(priced_labels(learner_worths(errors), torch.tensor([price], dtype=torch.float64)))
+    label = int(priced_labels(learner_gains(errors), torch.tensor([price], dtype=torch.float64)))
     costs = [error + price * n for n, error in enumerate(row)]
     assert costs[label] == pytest.approx(min(costs), abs=1e-9)
 
 
 @given(st.lists(st.floats(0, 50), min_size=2, max_size=6))
-def test_worths_of_learners_never_increase(row: list[float]) -> None:
-    worth = learner_worths(torch.tensor([row], dtype=torch.float64))[0]
+def test_learner_gains_never_increase(row: list[float]) -> None:
+    worth = learner_gains(torch.tensor([row], dtype=torch.float64))[0]
     assert bool((worth.diff() <= 1e-9).all())
     assert float(worth.sum()) == pytest.approx(row[0] - row[-1], abs=1e-9)
 
@@ -148,7 +148,7 @@ def test_drawn_choices_are_as_frequent_as_their_probabilities() -> None:
 
 
 @pytest.mark.parametrize("share", [0.0, 0.25, 0.5, 0.9, 1.0])
-def test_the_dial_finds_the_threshold_that_a_share_exceeds(share: float) -> None:
+def test_the_threshold_table_finds_the_threshold_that_a_share_exceeds(share: float) -> None:
     margins = {"a": torch.randn(1000, 3), "b": 5 + torch.randn(2000, 2)}
     costs = {"a": 2.0, "b": 0.5}
     table = ThresholdTable()
@@ -159,7 +159,7 @@ def test_the_dial_finds_the_threshold_that_a_share_exceeds(share: float) -> None
     assert exceeding / everything == pytest.approx(share, abs=0.02)
 
 
-def test_the_dial_falls_and_moves_slowly() -> None:
+def test_the_threshold_table_decreases_and_moves_slowly() -> None:
     table = ThresholdTable()
     assert table.at(torch.tensor([0.3])).tolist() == [0.0]
     table.update(torch.linspace(10, 0, KNOTS))
@@ -168,7 +168,7 @@ def test_the_dial_falls_and_moves_slowly() -> None:
     assert float(table.at(torch.tensor(0.0))) == pytest.approx(9.0)
 
 
-def test_sample_budgets_weigh_layers_by_cost_and_leave_padding_out() -> None:
+def test_sample_budgets_weight_layers_by_cost_and_exclude_padding() -> None:
     a = torch.eye(3)[torch.tensor([[2, 0], [1, 1]])]  # N = 2 of 2: counts 2 0 / 1 1
     b = torch.eye(2)[torch.tensor([[0, 1], [1, 1]])]  # N = 2, one always: counts 1 2 / 2 2
     valid = torch.tensor([[True, False], [True, True]])
@@ -176,7 +176,7 @@ def test_sample_budgets_weigh_layers_by_cost_and_leave_padding_out() -> None:
     assert found.tolist() == pytest.approx([(3 * 2 + 1 * 1) / 8, (3 * 1 + 1 * 2) / 8])
 
 
-def test_entropy_and_spread() -> None:
+def test_negative_entropy_and_spread_of_known_choices() -> None:
     even = {"a": torch.full((2, 3, 4), 0.25)}
     assert float(negative_entropy(even, None)) == pytest.approx(-1)
     assert float(negative_entropy({"a": torch.eye(4)[:1].expand(2, 3, 4)}, None)) == pytest.approx(0, abs=1e-6)
@@ -189,7 +189,7 @@ def test_entropy_and_spread() -> None:
 
 @given(st.integers(1, 40), st.integers(1, 12), st.integers(0, 30))
 @settings(deadline=None)
-def test_steps_that_go_on_take_the_same_samples(samples: int, batch: int, first: int) -> None:
+def test_resumed_steps_use_the_same_samples(samples: int, batch: int, first: int) -> None:
     whole = list(StepOrder(samples, batch, 3, 0, 40))
     assert list(StepOrder(samples, batch, 3, first, 40)) == whole[first:]
     per_epoch = samples // min(batch, samples)
@@ -198,7 +198,7 @@ def test_steps_that_go_on_take_the_same_samples(samples: int, batch: int, first:
     assert all(0 <= index < samples for index in epoch)
 
 
-def test_other_seeds_take_other_samples() -> None:
+def test_other_seeds_use_other_samples() -> None:
     assert list(StepOrder(50, 10, 0, 0, 3)) != list(StepOrder(50, 10, 1, 0, 3))
 
 
@@ -209,6 +209,6 @@ def test_edit_distance(left: str, right: str, distance: int) -> None:
 
 
 def test_gains_of_errors_that_fall_evenly() -> None:
-    assert learner_worths(torch.tensor([[9.0, 6.0, 3.0]]))[0].tolist() == [3.0, 3.0]
-    assert learner_worths(torch.tensor([[9.0, 9.0, 1.0]]))[0].tolist() == [4.0, 4.0]  # no use in stopping halfway
-    assert math.isclose(float(learner_worths(torch.tensor([[1.0, 2.0]]))[0, 0]), -1.0)
+    assert learner_gains(torch.tensor([[9.0, 6.0, 3.0]]))[0].tolist() == [3.0, 3.0]
+    assert learner_gains(torch.tensor([[9.0, 9.0, 1.0]]))[0].tolist() == [4.0, 4.0]  # no use in stopping halfway
+    assert math.isclose(float(learner_gains(torch.tensor([[1.0, 2.0]]))[0, 0]), -1.0)

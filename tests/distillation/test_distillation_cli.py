@@ -80,7 +80,7 @@ def test_the_result_can_be_exported_verified_and_calibrated(folder: Path, tmp_pa
         assert done.exit_code == 0, (command, done.stderr)
 
 
-def test_images_in_folders(folder: Path, tmp_path: Path) -> None:
+def test_a_folder_of_images_is_acmized(folder: Path, tmp_path: Path) -> None:
     for label in "01234":
         (tmp_path / "images" / label).mkdir(parents=True)
         for i in range(4):
@@ -134,7 +134,7 @@ def test_every_family_is_acmized(name: str, tmp_path: Path, monkeypatch: pytest.
     assert all(bool(p.isfinite().all()) for layer in layers.values() for p in layer.parameters())
 
 
-def test_speech_in_folders(tmp_path: Path) -> None:
+def test_a_folder_of_speech_is_acmized(tmp_path: Path) -> None:
     dense_model("wav2vec2 ctc, XLS-R").save_pretrained(tmp_path / "dense")
     (tmp_path / "dense" / "vocab.json").write_text(LETTERS)
     (tmp_path / "speech").mkdir()
@@ -159,7 +159,7 @@ def test_speech_without_transcripts_imitates_the_teacher(tmp_path: Path) -> None
     assert json.loads(result.stdout)["curve"]["quality_name"] == "cosine to the teacher"
 
 
-def test_a_loss_of_the_users_own(folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_custom_loss_is_used(folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     (tmp_path / "mine_loss.py").write_text(
         "def loss(output, batch, teacher):\n    return (output.logits - teacher.logits).square().mean()\n"
     )
@@ -179,19 +179,19 @@ def test_a_loss_of_the_users_own(folder: Path, tmp_path: Path, monkeypatch: pyte
         (("--sites", "nothing.*"), 2, "'nothing.*' selects no site"),
         (("--flops-factor", "0"), 2, "FLOPs factor is 0"),
         (("--flops-factor", "0.01"), 2, "hidden units each"),
-        (("--learners", "2", "--min-learners", "2"), 2, "leaves its gate nothing to decide"),
-        (("--learners", "1", "--sites", "q_proj"), 2, "leaves its gate nothing to decide"),
-        (("--recipe", "paper"), 2, "as in --budget 0.5"),
+        (("--learners", "2", "--min-learners", "2"), 2, "so the gate would have no choice"),
+        (("--learners", "1", "--sites", "q_proj"), 2, "so the gate would have no choice"),
+        (("--recipe", "paper"), 2, "for example: --budget 0.5"),
         (("--steps", "nan,2,2"), 2, "whole numbers"),
         (("--steps", "inf,2,2"), 2, "whole numbers"),
-        (("--learners", "4", "--min-learners", "5"), 2, "leaves its gate nothing to decide"),
+        (("--learners", "4", "--min-learners", "5"), 2, "so the gate would have no choice"),
         (("--sites", "ffn,"), 2, "empty part"),
         (("--seed", "99999999999999999999999"), 2, "--seed"),
-        (("--budget", "0.5"), 2, "a budget of 0.5 was given with the recipe any-budget"),
+        (("--budget", "0.5"), 2, "the budget is 0.5, but the recipe any-budget"),
         (("--recipe", "paper", "--budget", "1.5"), 2, "it must be above 0 and at most 1"),
         (("--steps", "1,2"), 2, "three"),
         (("--steps", "1,2,-3"), 2, "whole numbers"),
-        (("--steps", "1,2,x"), 2, "no number"),
+        (("--steps", "1,2,x"), 2, "is not a number"),
         (("--lr", "1,2,3"), 2, "learning rates"),
         (("--task", "ctc"), 2, "not a task of ViTForImageClassification"),
         (("--task", "nowhere:loss"), 2, "cannot import nowhere:loss"),
@@ -211,7 +211,7 @@ def test_an_acm_model_is_refused_as_teacher(folder: Path, tmp_path: Path) -> Non
     assert run(folder / "dense", "--data", folder / "data.npz", "-o", tmp_path / "acm", *QUICK).exit_code == 0
     again = run(tmp_path / "acm", "--data", folder / "data.npz", "-o", tmp_path / "again")
     assert again.exit_code == 1
-    assert "is an ACM layer already" in again.stderr
+    assert "is already an ACM layer" in again.stderr
 
 
 def test_a_gated_ffn_is_not_supported_yet(folder: Path, tmp_path: Path) -> None:

@@ -1,4 +1,4 @@
-"""Where samples come from, and how they become batches."""
+"""Samples from every source, and their batches."""
 
 from __future__ import annotations
 
@@ -60,7 +60,7 @@ def test_sounds_have_their_transcripts(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(("width", "kind", "full"), [(1, "u1", 128), (2, "<i2", 32768), (4, "<i4", 2**31)])
-def test_widths_and_channels_of_sounds(tmp_path: Path, width: int, kind: str, full: int) -> None:
+def test_stereo_sounds_of_every_sample_width_are_read(tmp_path: Path, width: int, kind: str, full: int) -> None:
     folder = speech(tmp_path)
     (folder / "model" / "preprocessor_config.json").write_text('{"do_normalize": false, "sampling_rate": 8000}')
     for path in folder.rglob("*.wav"):
@@ -90,7 +90,7 @@ def test_speech_that_cannot_be_used_is_named(tmp_path: Path, change: Any, messag
         list(map(opened(folder, folder / "model", SOUND, transcripts=True).__getitem__, range(3)))
 
 
-def test_sounds_need_no_transcripts_where_labels_are_of_no_use(tmp_path: Path) -> None:
+def test_sounds_need_no_transcripts_if_the_task_needs_no_labels(tmp_path: Path) -> None:
     folder = speech(tmp_path)
     (folder / "b" / "three.txt").unlink()
     (folder / "model" / "vocab.json").unlink()
@@ -99,7 +99,7 @@ def test_sounds_need_no_transcripts_where_labels_are_of_no_use(tmp_path: Path) -
 
 
 @pytest.mark.parametrize("save", [np.savez, np.savez_compressed])
-def test_arrays_of_an_npz(tmp_path: Path, save: Any) -> None:
+def test_arrays_of_an_npz_are_samples(tmp_path: Path, save: Any) -> None:
     values = np.asfortranarray(np.arange(12.0).reshape(3, 4))
     save(tmp_path / "d.npz", x=values, labels=np.array([4, 5, 6]), other=np.array([{}], object))
     samples = opened(tmp_path / "d.npz", tmp_path, ROW)
@@ -127,7 +127,7 @@ def test_an_npz_that_cannot_be_used_is_named(tmp_path: Path, arrays: dict[str, A
         opened(tmp_path / "d.npz", tmp_path, ROW)
 
 
-def test_a_file_that_is_cut_off_is_named(tmp_path: Path) -> None:
+def test_a_truncated_file_is_named(tmp_path: Path) -> None:
     np.savez(tmp_path / "d.npz", x=np.zeros((3, 4)))
     content = (tmp_path / "d.npz").read_bytes()
     for name, part in (("half.npz", content[: len(content) // 2]), ("text.npz", b"no"), ("array.npy", content[30:])):
@@ -138,7 +138,7 @@ def test_a_file_that_is_cut_off_is_named(tmp_path: Path) -> None:
 
 
 class Rows:
-    """As those of Hugging Face: a length, and mappings by number."""
+    """A dataset like those of Hugging Face: it has a length and mappings by index."""
 
     def __init__(self, rows: list[dict[str, Any]]) -> None:
         self._rows = rows
@@ -172,7 +172,7 @@ def test_a_function_may_return_arrays(monkeypatch: pytest.MonkeyPatch, tmp_path:
     ("content", "message"),
     [([], "no samples"), (3, "returned int"), ([1, 2], "sample 0 of mine_for_tests:make is int"), (None, "NoneType")],
 )
-def test_functions_that_return_none_are_named(
+def test_functions_that_return_no_samples_are_named(
     monkeypatch: pytest.MonkeyPatch, tmp_path: Path, content: Any, message: str
 ) -> None:
     module(monkeypatch, make=lambda: content)
@@ -190,9 +190,7 @@ def test_functions_that_return_none_are_named(
         ("a b:c", "not module:function"),
     ],
 )
-def test_data_that_are_not_there_are_named(
-    monkeypatch: pytest.MonkeyPatch, tmp_path: Path, text: str, message: str
-) -> None:
+def test_missing_data_is_named(monkeypatch: pytest.MonkeyPatch, tmp_path: Path, text: str, message: str) -> None:
     def fails() -> None:
         raise KeyError("x")
 
@@ -210,7 +208,7 @@ def test_a_function_is_read_no_further_than_needed(monkeypatch: pytest.MonkeyPat
     assert len(opened("mine_for_tests:endless", tmp_path, IDS, limit=7)) == 7
 
 
-def test_one_sample_of_five_is_held_out(tmp_path: Path) -> None:
+def test_one_in_five_samples_is_held_out(tmp_path: Path) -> None:
     np.savez(tmp_path / "d.npz", x=np.arange(27), labels=np.arange(27) % 3)
     kept, other = opened(tmp_path / "d.npz", tmp_path, NUMBER).split()
     held = [int(other[i]["x"]) for i in range(len(other))]
@@ -221,7 +219,7 @@ def test_one_sample_of_five_is_held_out(tmp_path: Path) -> None:
         opened(tmp_path / "few.npz", tmp_path, NUMBER).split()
 
 
-def test_the_digest_sees_values_and_length(tmp_path: Path) -> None:
+def test_the_digest_depends_on_values_and_length(tmp_path: Path) -> None:
     digests = set()
     for values in (np.arange(5), np.arange(6), np.arange(5) * 2):
         np.savez(tmp_path / "d.npz", x=values)
@@ -238,7 +236,7 @@ def test_sequences_are_padded_and_masked() -> None:
     assert batch["labels"].tolist() == [[1, -100], [2, 3]]
 
 
-def test_a_fixed_length_is_padded_to() -> None:
+def test_samples_are_padded_to_a_fixed_length() -> None:
     fixed = [GraphInput(value.name, ("batch", 4), value.dtype) for value in (IDS, MASK)]
     batch = batch_of([{"input_ids": [1, 2, 3]}, {"input_ids": [4]}], *fixed)
     assert batch["input_ids"].tolist() == [[1, 2, 3, 0], [4, 0, 0, 0]]

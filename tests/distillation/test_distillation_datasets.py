@@ -1,4 +1,4 @@
-"""Datasets of Hugging Face as people load them: columns, formats, splits, streams, and what is refused."""
+"""Hugging Face datasets as users load them: columns, formats, splits, streams, and refusals."""
 
 from __future__ import annotations
 
@@ -43,7 +43,7 @@ INPUTS = {
 
 
 def opened(monkeypatch: pytest.MonkeyPatch, folder: Path, content: Any, *inputs: str) -> Dataset:
-    """What a function returns that a user names, for a model that takes these inputs."""
+    """Open the data that a user's function returns, for a model with these inputs."""
     module(monkeypatch, make=content if callable(content) else lambda: content)
     return open_data("mine_for_tests:make", [INPUTS[name] for name in inputs], model_folder=folder, transcripts=True)
 
@@ -61,7 +61,7 @@ def greys(count: int = ROWS) -> list[Image.Image]:
 
 
 def pictures(column: str = "image", count: int = ROWS) -> Any:
-    """As those of image classification on the Hub: encoded images and the number of a named class."""
+    """A dataset like those for image classification on the Hub: encoded images and class numbers."""
     names = ["ant", "bee", "cat", "dog", "elk"]
     features = datasets.Features({column: datasets.Image(), "label": datasets.ClassLabel(names=names)})
     rows = {column: greys(count), "label": [i % 5 for i in range(count)]}
@@ -138,7 +138,7 @@ def test_pictures_are_processed_as_those_in_folders(monkeypatch: pytest.MonkeyPa
             assert samples[i][LABELS] == i
 
 
-def test_inputs_that_are_there_win_over_other_columns(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+def test_columns_with_input_names_take_precedence(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     given = pictures(count=2).add_column(PIXELS, [[[[1.0]]], [[[2.0]]]]).add_column("labels", [4, 3])
     samples = opened(monkeypatch, tmp_path, given, PIXELS)  # without any settings of a processor
     assert [(samples[i][PIXELS].item(), samples[i][LABELS]) for i in range(2)] == [(1.0, 4), (2.0, 3)]
@@ -178,7 +178,7 @@ def test_a_dataset_of_speech_is_acmized(tmp_path: Path, monkeypatch: pytest.Monk
 
 
 class Decoder:
-    """As the one that datasets gives from version 4: two items, and neither a mapping nor a length."""
+    """A decoder like that of datasets 4: two items, but neither a mapping nor a length."""
 
     def __getitem__(self, key: str) -> Any:
         return {"array": np.array([0.5, -0.5], np.float32), "sampling_rate": 16000}[key]
@@ -198,9 +198,7 @@ def test_sounds_come_from_decoders_and_from_encoded_files(monkeypatch: pytest.Mo
 
 
 @pytest.mark.skipif(not hasattr(datasets.config, "TORCHCODEC_AVAILABLE"), reason="datasets before 4 need no torchcodec")
-def test_what_the_library_says_about_its_own_decoder_is_passed_on(
-    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
-) -> None:
+def test_decoder_errors_of_the_library_are_passed_on(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     monkeypatch.setattr(datasets.config, "TORCHCODEC_AVAILABLE", False)
     write_wav(tmp_path / "a.wav", np.zeros(9, "<i2"))
     column = datasets.Dataset.from_dict(
@@ -271,7 +269,12 @@ def test_pictures_in_a_format_of_arrays_are_refused(monkeypatch: pytest.MonkeyPa
         ),
         ("bert sequences", {TOKENS: 3, LABELS: 0}, r"input_ids is int64 \[\], the model takes int64 \[tokens\]", None),
         ("bert sequences", {TOKENS: [[1], [2, 3]], LABELS: 0}, "input_ids is not an array", None),
-        ("bert sequences", {TOKENS: [1], "label": "spam"}, "no labels, which the task classification", "as numbers"),
+        (
+            "bert sequences",
+            {TOKENS: [1], "label": "spam"},
+            "no labels, but the task classification",
+            "numbers named labels",
+        ),
         ("bert sequences", {TOKENS: [1], "label": -1}, "label -1", None),
     ],
 )
@@ -287,14 +290,14 @@ def test_rows_that_do_not_fit_the_model_are_refused_before_training(
     assert not (tmp_path / "acm").exists()
 
 
-def test_text_is_left_alone_where_the_model_needs_none(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+def test_unused_text_columns_are_ignored(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     row = {"text": "a b", "label": "spam", TOKENS: [1, 2]}
     sample = opened(monkeypatch, tmp_path, datasets.Dataset.from_list([row]), TOKENS)[0]
     assert {name: array.tolist() for name, array in sample.items()} == {TOKENS: [1, 2]}
 
 
 @pytest.mark.parametrize("kind", ["DatasetDict", "IterableDatasetDict"])
-def test_splits_have_to_be_chosen(monkeypatch: pytest.MonkeyPatch, tmp_path: Path, kind: str) -> None:
+def test_a_split_must_be_chosen(monkeypatch: pytest.MonkeyPatch, tmp_path: Path, kind: str) -> None:
     one = datasets.Dataset.from_dict({TOKENS: [[1]]})
     one = one.to_iterable_dataset() if "Iterable" in kind else one
     splits = getattr(datasets, kind)({"train": one, "test": one})
@@ -303,7 +306,7 @@ def test_splits_have_to_be_chosen(monkeypatch: pytest.MonkeyPatch, tmp_path: Pat
     assert 'dataset["train"]' in str(refusal.value.hint)
 
 
-def test_streams_are_read_whole(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+def test_streams_are_read_completely(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     samples = opened(monkeypatch, model_folder(tmp_path), pictures(count=4).to_iterable_dataset(), PIXELS)
     expected = opened(monkeypatch, tmp_path, pictures(count=4), PIXELS)
     assert len(samples) == 4
@@ -340,7 +343,7 @@ def test_transcripts_need_letters(monkeypatch: pytest.MonkeyPatch, tmp_path: Pat
     assert opened(monkeypatch, tmp_path, [row | {"labels": [1, 2]}], SOUND)[0][LABELS].tolist() == [1, 2]
 
 
-def test_the_digest_is_of_what_the_model_sees(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+def test_the_digest_covers_the_model_inputs(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     folder = model_folder(tmp_path)
 
     def of(content: Any, *names: str) -> str:

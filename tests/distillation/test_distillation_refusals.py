@@ -42,7 +42,7 @@ def digests(folder: Path) -> dict[str, str]:
 
 
 @pytest.mark.parametrize(
-    ("name", "code", "message"), [("dense", 2, "is also an input"), ("other", 1, "holds no ACM model")]
+    ("name", "code", "message"), [("dense", 2, "is also an input"), ("other", 1, "is not an ACM model")]
 )
 def test_neither_the_teacher_nor_another_dense_model_is_replaced(
     folder: Path, name: str, code: int, message: str
@@ -143,7 +143,7 @@ def test_sounds_of_different_lengths_need_a_mask(monkeypatch: pytest.MonkeyPatch
     assert CliRunner().invoke(main, ["acmize", *map(str, args), *QUICK[:-1], "1", "--restart"]).exit_code == 0
 
 
-def test_a_mask_is_used_where_only_some_samples_have_one() -> None:
+def test_masks_are_used_even_if_only_some_samples_have_one() -> None:
     batch = batch_of([{"input_ids": [1, 2, 3], "attention_mask": [1, 0, 0]}, {"input_ids": [4, 5]}], TOKENS, MASK)
     assert batch["attention_mask"].tolist() == [[1, 0, 0], [1, 1, 0]]
 
@@ -156,7 +156,7 @@ def test_a_teacher_with_infinite_weights_is_refused(folder: Path) -> None:
     save_file(tensors, path, metadata={"format": "pt"})
     result = run(folder / "dense", "--data", folder / "data.npz", "-o", folder / "acm")
     assert result.exit_code == 1
-    assert "mlp.fc1.weight of the model holds NaN or infinity" in result.stderr
+    assert "mlp.fc1.weight of the model contains NaN or infinity" in result.stderr
     assert "--lr" not in result.stderr
 
 
@@ -165,7 +165,7 @@ def test_an_acm_model_is_refused_as_teacher_for_other_sites(folder: Path) -> Non
     assert run(folder / "dense", "--data", data, "-o", folder / "acm").exit_code == 0
     result = run(folder / "acm", "--data", data, "-o", folder / "again", "--sites", "qkvo")
     assert result.exit_code == 1
-    assert "is an ACM layer already" in result.stderr
+    assert "is already an ACM layer" in result.stderr
 
 
 def _boom(_output: Any, _batch: Any, _teacher: Any) -> Any:
@@ -181,7 +181,7 @@ def _boom(_output: Any, _batch: Any, _teacher: Any) -> Any:
         (lambda _output, _batch, _teacher: torch.tensor(1.0), "does not depend on the model's output"),
     ],
 )
-def test_a_loss_of_the_users_own_is_tried_before_any_training(
+def test_a_custom_loss_is_tried_before_training(
     monkeypatch: pytest.MonkeyPatch, folder: Path, loss: Callable[..., Any], message: str
 ) -> None:
     module(monkeypatch, loss=loss)

@@ -29,11 +29,11 @@ SETTINGS = AcmizeSettings(num_learners=3, steps=(5, 4, 6), batch=8, checkpoint_e
 
 
 class Killed(BaseException):
-    """Stands for a signal that cannot be caught."""
+    """Simulates a signal that cannot be caught."""
 
 
 class StepCounter:
-    """Counts training steps, and dies at one of them if told to."""
+    """Counts training steps, and dies at a given step."""
 
     def __init__(self, dies_at: int = -1, dies_of: type[BaseException] = Killed) -> None:
         self._steps, self._dies_at, self._dies_of = 0, dies_at, dies_of
@@ -119,7 +119,7 @@ def test_training_changes_every_part_and_lowers_the_loss_of_phase_1(folder: Path
     assert before.history == ()
 
 
-def test_without_steps_all_learners_compute_what_the_teacher_computes(folder: Path) -> None:
+def test_without_steps_all_learners_match_the_teacher(folder: Path) -> None:
     run(folder, replace(SETTINGS, steps=(0, 0, 0), num_learners=4))
     teacher, student = load_checkpoint(folder / "dense").model, load_checkpoint(folder / "out").model
     for _, layer in acm_layers(student):
@@ -199,9 +199,9 @@ def test_a_resumed_run_logs_where_it_resumes(folder: Path, caplog: pytest.LogCap
 @pytest.mark.parametrize(
     ("dies_at", "message"),
     [
-        (0, "interrupted before a state was saved; the same command starts from the beginning"),
-        (1, "interrupted; the same command resumes at step 0 of phase 1 (learners)"),
-        (8, "interrupted; the same command resumes at step 2 of phase 2 (gates)"),
+        (0, "interrupted before a state was saved; the same command will start from the beginning"),
+        (1, "interrupted; the same command will resume at step 0 of phase 1 (learners)"),
+        (8, "interrupted; the same command will resume at step 2 of phase 2 (gates)"),
     ],
 )
 def test_an_interrupt_says_where_the_same_command_resumes(
@@ -222,10 +222,10 @@ def test_an_interrupt_during_the_quality_measurement_says_so(
     monkeypatch.setattr("acm_export.distillation.evaluate.Evaluation.curve", interrupted)
     with pytest.raises(KeyboardInterrupt):
         run(folder)
-    assert "interrupted; the same command resumes at the quality measurement after phase 3" in caplog.messages
+    assert "interrupted; the same command will resume at the quality measurement after phase 3" in caplog.messages
 
 
-def test_stages_have_totals_and_say_what_is_left(folder: Path) -> None:
+def test_stages_show_totals_and_remaining_steps(folder: Path) -> None:
     progress = StepCounter()
     run_distillation(load_checkpoint(folder / "dense"), folder / "data.npz", None, SETTINGS, folder / "out", progress)
     assert progress.stages[1:4] == [
@@ -329,7 +329,7 @@ def test_one_bad_label_among_many_is_found(folder: Path) -> None:
         run(folder)
 
 
-def test_data_without_labels_need_the_task_distil(folder: Path) -> None:
+def test_data_without_labels_needs_the_task_distil(folder: Path) -> None:
     np.savez(folder / "data.npz", pixel_values=np.zeros((40, 1, 8, 8), np.float32))
     with pytest.raises(UsageError, match="no labels") as caught:
         run(folder)

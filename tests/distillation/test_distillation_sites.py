@@ -52,7 +52,7 @@ def test_one_pass_records_inputs_and_outputs_of_all_sites(name: str) -> None:
                 torch.testing.assert_close(down(seen[site.place].hidden), seen[site.place].output)
 
 
-def test_padding_is_left_out() -> None:
+def test_padding_is_excluded() -> None:
     model = dense_model("bert")
     sites = select_sites(model, family(model), "ffn")
     with torch.no_grad(), SiteRecorder(model, family(model), sites) as recorder:
@@ -64,7 +64,7 @@ def test_padding_is_left_out() -> None:
         torch.testing.assert_close(seen[site.place].x[6:10], expected[site.place].x, rtol=1e-4, atol=1e-5)
 
 
-def test_the_padding_mask_is_that_of_the_tokens_not_of_the_sound() -> None:
+def test_the_padding_mask_covers_tokens_not_sound_samples() -> None:
     model = dense_model("wav2vec2 ctc, XLS-R")
     with torch.no_grad(), PaddingListener(model, family(model)) as padding:
         logits = model(**INPUTS["wav2vec2 ctc, XLS-R"]).logits
@@ -97,7 +97,7 @@ def test_recording_gradients_changes_no_output() -> None:
 
 
 @pytest.mark.parametrize("name", ["vit", "bert", "whisper"])
-def test_all_learners_initialised_from_an_ffn_compute_what_it_computes(name: str) -> None:
+def test_all_learners_initialised_from_an_ffn_match_the_ffn(name: str) -> None:
     model = dense_model(name)
     site = select_sites(model, family(model), "ffn")[0]
     found = gather_statistics(model, family(model), (site,), [INPUTS[name]])[site.place]

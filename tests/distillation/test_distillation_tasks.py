@@ -1,4 +1,4 @@
-"""The loss, the quality and the checks of each task."""
+"""Loss, quality and checks of each task."""
 
 from __future__ import annotations
 
@@ -20,13 +20,13 @@ def output(**tensors: torch.Tensor) -> Any:
 
 
 class _Output(dict[str, torch.Tensor]):
-    """As those of transformers: fields by name and by key."""
+    """An output like those of transformers: fields by name and by key."""
 
     def __getattr__(self, name: str) -> torch.Tensor:
         return self[name]
 
 
-def test_classification() -> None:
+def test_classification_loss_and_quality() -> None:
     task, labels = Classification(3), torch.tensor([0, 2])
     ours, theirs = output(logits=torch.randn(2, 3)), output(logits=torch.randn(2, 3))
     batch = {"labels": labels}
@@ -39,7 +39,7 @@ def test_classification() -> None:
     assert task.quality(sure, batch, None, None) == (1.0, 2.0)
 
 
-def test_ctc_is_what_transformers_computes() -> None:
+def test_ctc_loss_matches_transformers() -> None:
     model = dense_model("wav2vec2 ctc, XLS-R")
     model.config.ctc_loss_reduction, model.config.ctc_zero_infinity = "mean", True
     inputs = {

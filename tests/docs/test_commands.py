@@ -1,4 +1,4 @@
-"""Commands that the documents show: all of them parse, and those that take seconds on a CPU run."""
+"""Commands in the documents: all of them parse, and the fast ones run."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Documents: links lead to files and headings that exist."""
+"""Documents: every link points to an existing file or heading."""
 
 from __future__ import annotations
 
@@ -25,14 +25,14 @@ def anchors(document: Path) -> set[str]:
 
 
 @pytest.mark.parametrize("document", DOCUMENTS, ids=lambda p: f"{p.parent.name}-{p.name}")
-def test_relative_links_lead_to_files_and_headings(document: Path) -> None:
+def test_relative_links_point_to_files_and_headings(document: Path) -> None:
     for target, anchor in re.findall(r"\]\((?!https?:)([^)#]*)#?([^)]*)\)", prose(document)):
         path = document.parent / target if target else document
         assert path.exists(), target
         assert not anchor or anchor in anchors(path), f"{target}#{anchor}"
 
 
-def test_the_table_of_jetpacks_is_the_doctors() -> None:
+def test_the_jetpack_table_matches_doctor() -> None:
     table = (ROOT / "docs" / "compatibility.md").read_text().partition("## TensorRT and JetPack")[2]
     rows = re.findall(r"^\| ([\d.]+)([^|(]*)\([^|]*\| ([\d., ]+) \|", table, re.MULTILINE)
     shown = {

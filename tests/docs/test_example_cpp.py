@@ -92,11 +92,11 @@ def test_it_feeds_input_and_budget_and_prints_the_logits(folder: Path, arguments
     ("arguments", "message"),
     [
         (("budget.plan", "./none.so", "two.f32"), "the plugin library cannot be loaded"),
-        (("two.f32", "./library.so", "two.f32"), "the engine is not for this TensorRT, GPU or plugin library"),
+        (("two.f32", "./library.so", "two.f32"), "the engine was not built for this TensorRT, GPU or plugin library"),
         (("budget.plan", "./library.so", "five.f32"), "the batch is outside the engine's profile"),
-        (("budget.plan", "./library.so", "odd.f32"), "the input file is not of the engine's shape"),
+        (("budget.plan", "./library.so", "odd.f32"), "the input file does not have the engine's input shape"),
         (("none.plan", "./library.so", "two.f32"), "cannot read none.plan"),
-        ((), "takes MODEL.plan LIBRARY.so INPUT.f32 [BUDGET]"),
+        ((), "expected MODEL.plan LIBRARY.so INPUT.f32 [BUDGET]"),
     ],
 )
 def test_errors_name_the_cause(folder: Path, arguments: tuple[str, ...], message: str) -> None:

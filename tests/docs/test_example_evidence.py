@@ -1,4 +1,4 @@
-"""Parts of examples 05 to 07, whose full runs take too long for a test."""
+"""Helpers of examples 05 to 07, whose full runs take too long for a test."""
 
 from __future__ import annotations
 
@@ -53,14 +53,14 @@ def test_same_counts_are_mixed_to_the_budget(example: Any, budget: float) -> Non
     assert sum(s.weight * executed(s.thresholds) for s in settings) == pytest.approx(max(budget, 64 / 3328))
 
 
-def test_same_counts_differ_by_one_learner_at_most(example: Any) -> None:
+def test_same_counts_differ_by_at_most_one_learner(example: Any) -> None:
     for budget in np.linspace(0.05, 1, 20):
         for setting in example("evidence").between(LAYERS, budget):
             counts = [(part < 0).sum() for part in np.split(setting.thresholds, 3)]
             assert max(counts) - min(counts) <= 1
 
 
-def test_paired_differences_use_that_samples_are_shared(example: Any) -> None:
+def test_paired_differences_compare_the_same_samples(example: Any) -> None:
     generator = np.random.default_rng(0)
     theirs = generator.standard_normal(400)
     ours = theirs + 0.1
@@ -86,7 +86,7 @@ def test_a_spelled_text_is_decoded_to_itself(example: Any) -> None:
     assert speech.written(np.eye(len(speech.LETTERS))[labels.repeat(2)]) == "thre of"  # double letters need a blank
 
 
-def test_frames_are_those_of_the_model(example: Any) -> None:
+def test_frames_match_the_model(example: Any) -> None:
     speech = example("speech")
     model = speech.fresh_model()
     for length in (4000, 8123, 12000):
@@ -114,7 +114,7 @@ def teacher(example: Any, tmp_path: Path) -> Any:
 
 
 @pytest.mark.parametrize("budget", [1.0, 0.6, 0.25])
-def test_the_dense_rival_has_as_many_flops(example: Any, teacher: Any, budget: float) -> None:
+def test_the_narrow_dense_model_has_equal_flops(example: Any, teacher: Any, budget: float) -> None:
     digits = example("digits")
     plan = make_plan(teacher.model, teacher.family, AcmizeSettings(sites="ffn,o_proj"))
     hidden, ffn = digits.widths_for(plan, budget)

@@ -1,4 +1,4 @@
-"""Every example runs, in the order of the numbers and in one folder, as the README says."""
+"""Every example runs, in numerical order and in one folder, as in the README."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from pathlib import Path
 import onnxruntime
 import pytest
 
-from acm_export.onnx_file.overloads import knows_overloads
+from acm_export.onnx_file.overloads import supports_overloads
 
 EXAMPLES = Path(__file__).parents[2] / "examples"
 
@@ -24,7 +24,7 @@ def run(name: str, *arguments: str | Path) -> subprocess.CompletedProcess[str]:
 @pytest.fixture(scope="module")
 def calibrated(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, str]:
     """The folder that example 02 wrote, and its output."""
-    if not knows_overloads(onnxruntime.__version__):
+    if not supports_overloads(onnxruntime.__version__):
         pytest.skip(f"ONNX Runtime {onnxruntime.__version__} does not run the embedded model as it lies in its file")
     folder = tmp_path_factory.mktemp("examples")
     ran = run("02_one_file_for_every_budget.py", folder)

@@ -1,4 +1,4 @@
-"""docs/python.md and docs/cli.md: code runs, tables say what the docstrings say, output is what commands print."""
+"""docs/python.md and docs/cli.md: the code runs, and tables and output match docstrings and commands."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Attention exports in the form that ONNX Runtime fuses, and leaves the model as it was."""
+"""Attention exports in the form that ONNX Runtime fuses, and the model is unchanged afterwards."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""From a Vision Transformer to an ONNX file: graph, names, manifest, and what the file computes."""
+"""From a Vision Transformer to an ONNX file: graph, names, manifest and results."""
 
 from __future__ import annotations
 
@@ -84,7 +84,7 @@ def test_each_layer_is_one_node_with_its_name_and_its_own_initializers(exported:
         assert attributes == vars(SPECS[node.name].signature) | {"plugin_version": "1", "plugin_namespace": ""}
 
 
-def test_the_graph_is_clean(exported: tuple[Any, ExportResult]) -> None:
+def test_the_graph_has_only_the_expected_operators(exported: tuple[Any, ExportResult]) -> None:
     _, result = exported
     model, opset = onnx.load(result.path), result.manifest.opset
     count = Counter(node.op_type for node in model.graph.node)
@@ -127,7 +127,7 @@ def test_version_opset_body_and_interface_are_as_requested(exported: tuple[Any, 
         onnx.checker.check_model(model, full_check=True)
 
 
-def test_the_manifest_says_what_was_exported(exported: tuple[Any, ExportResult]) -> None:
+def test_the_manifest_describes_the_export(exported: tuple[Any, ExportResult]) -> None:
     _, result = exported
     manifest = read_manifest(onnx.load(result.path), result.path)
     assert manifest == result.manifest
@@ -162,7 +162,7 @@ def test_any_batch_gives_the_outputs_and_counts_of_torch(exported: tuple[Any, Ex
 
 
 @pytest.mark.parametrize("exported", ["fp16", "fp16-opset18"], indirect=True)
-def test_a_half_precision_file_computes_what_the_model_in_half_precision_does(
+def test_a_half_precision_file_matches_the_half_precision_model(
     exported: tuple[Any, ExportResult],
 ) -> None:
     model, result = exported

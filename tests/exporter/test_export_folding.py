@@ -52,7 +52,7 @@ def test_folding_shares_what_it_does_not_change_and_leaves_the_module_alone() ->
     assert fold_parametrizations(folded) is folded
 
 
-def test_a_parametrized_module_by_itself_is_folded() -> None:
+def test_a_parametrized_module_on_its_own_is_folded() -> None:
     layer = parametrizations.weight_norm(nn.Linear(6, 4))
     folded = fold_parametrizations(layer)
     x = torch.randn(3, 6)
@@ -61,7 +61,7 @@ def test_a_parametrized_module_by_itself_is_folded() -> None:
 
 
 @pytest.mark.parametrize("dtype", ["fp32", "fp16"])
-def test_the_norm_of_a_weight_is_taken_in_float32_and_once(dtype: str, tmp_path: Path) -> None:
+def test_a_weight_norm_is_computed_once_and_in_float32(dtype: str, tmp_path: Path) -> None:
     export(Normed().eval(), torch.randn(2, 5, 6), tmp_path / "m.onnx", dtype=dtype)  # verifies
     graph = onnx.load(tmp_path / "m.onnx").graph
     assert {"first.weight", "second.weight"} <= {tensor.name for tensor in graph.initializer}

@@ -27,7 +27,7 @@ if TYPE_CHECKING:
     from pathlib import Path
 
 
-def test_a_module_that_is_not_from_transformers(tmp_path: Path) -> None:
+def test_a_module_that_is_not_from_transformers_can_be_exported(tmp_path: Path) -> None:
     model = TwoBranches()
     for _, layer in acm_layers(model):
         layer.thresholds.fill_(0.3)
@@ -52,7 +52,7 @@ def test_a_module_that_is_not_from_transformers(tmp_path: Path) -> None:
         np.testing.assert_array_equal(ran["counts/first"], torch_counts(model, tokens, scale)["first"])
 
 
-def test_the_setting_in_the_manifest_is_that_of_the_thresholds_in_the_file(tmp_path: Path) -> None:
+def test_the_setting_in_the_manifest_matches_the_thresholds_in_the_file(tmp_path: Path) -> None:
     model = nn.Sequential(ACMLayer(ACMSpec(6, 3, 5)))
     model[0].thresholds.fill_(0.5)
     result = export_module(model, torch.randn(2, 6), tmp_path / "m.onnx")
@@ -84,7 +84,7 @@ class Named(nn.Module):
 
 
 @pytest.mark.parametrize("dtype", ["fp32", "fp16"])
-def test_integer_inputs_layers_called_by_keyword_and_mappings(dtype: str, tmp_path: Path) -> None:
+def test_integer_inputs_keyword_calls_and_mappings_are_exported(dtype: str, tmp_path: Path) -> None:
     model = Named()
     result = export_module(model, {"ids": torch.tensor([[1, 2], [3, 4]])}, tmp_path / "m.onnx", dtype=dtype)
     ids = torch.tensor([[0, 8], [1, 1], [5, 6]])
@@ -94,7 +94,7 @@ def test_integer_inputs_layers_called_by_keyword_and_mappings(dtype: str, tmp_pa
     np.testing.assert_array_equal(ran["next"], ids + 1)
 
 
-def test_a_module_without_acm_layers_is_exported_plainly(tmp_path: Path) -> None:
+def test_a_module_without_acm_layers_is_exported_as_plain_onnx(tmp_path: Path) -> None:
     model = nn.Sequential(nn.Linear(6, 3), nn.GELU())
     result = export_module(model, torch.randn(2, 6), tmp_path / "m.onnx")
     proto = onnx.load(result.path)
@@ -103,7 +103,7 @@ def test_a_module_without_acm_layers_is_exported_plainly(tmp_path: Path) -> None
     assert not proto.functions
 
 
-def test_layers_that_hold_equal_tensors_keep_their_own(tmp_path: Path) -> None:
+def test_layers_with_equal_tensors_keep_separate_initializers(tmp_path: Path) -> None:
     layer = ACMLayer(ACMSpec(6, 3, 5))
     model = nn.Sequential(layer, nn.ReLU(), copy.deepcopy(layer))
     result = export_module(model, torch.randn(2, 6), tmp_path / "m.onnx", verify=False)
@@ -202,7 +202,7 @@ class Twice(nn.Module):
         self.acm = ACMLayer(ACMSpec(6, 2, 3))
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
-        """The same layer two times."""
+        """Calls the same layer twice."""
         return torch.as_tensor(self.acm(self.acm(x)))
 
 
@@ -214,7 +214,7 @@ class Branching(nn.Module):
 
 class Text(nn.Module):
     def forward(self, x: torch.Tensor) -> Any:
-        """No tensor."""
+        """Returns no tensor."""
         return f"{x.shape}"
 
 

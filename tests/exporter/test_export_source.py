@@ -35,7 +35,7 @@ def test_a_folder_and_its_checkpoint_give_the_same_file(tmp_path: Path) -> None:
     assert (content["data"], content["verification"]) == (None, None)
 
 
-def test_what_is_missing_or_wrong_is_named_before_any_work(tmp_path: Path) -> None:
+def test_missing_and_wrong_arguments_are_named_before_any_work(tmp_path: Path) -> None:
     layer, x = ACMLayer(ACMSpec(6, 3, 20)), torch.randn(2, 6)
     with pytest.raises(UsageError, match="needs example inputs"):
         export(layer, output=tmp_path / "m.onnx")
@@ -52,7 +52,7 @@ def test_what_is_missing_or_wrong_is_named_before_any_work(tmp_path: Path) -> No
     assert [path.name for path in tmp_path.iterdir()] == ["m.onnx"]
 
 
-def test_a_dense_checkpoint_is_exported_and_every_verb_says_that_it_is_dense(tmp_path: Path) -> None:
+def test_every_verb_says_that_an_exported_dense_checkpoint_is_dense(tmp_path: Path) -> None:
     save_checkpoint(tiny_vit({}), tmp_path / "vit", source={})
     path = tmp_path / "m.onnx"
     ran = CliRunner().invoke(main, ["export", str(tmp_path / "vit"), "-o", str(path)])
@@ -66,9 +66,7 @@ def test_a_dense_checkpoint_is_exported_and_every_verb_says_that_it_is_dense(tmp
     assert "0 ACM layers" in report.notes[-1]
 
 
-def test_external_data_that_is_there_already_is_not_written_again(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_existing_external_data_is_not_written_again(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("acm_export.exporter.exporter.EXTERNAL_ABOVE", 0)
     module, x = nn.Sequential(ACMLayer(ACMSpec(6, 3, 20))), torch.randn(2, 6)
     first = export(module, x, tmp_path / "m.onnx", verify=False)

@@ -1,4 +1,4 @@
-"""The torch op and the layer around it, held against the float64 loop."""
+"""The torch op and the layer around it, compared with the float64 loop."""
 
 from __future__ import annotations
 
@@ -90,7 +90,7 @@ def test_opcheck(dtype: str, leading: tuple[int, ...]) -> None:
 
 
 @pytest.mark.parametrize("transposed", ["x", "gate_logits", "w1", "w2"])
-def test_opcheck_of_inputs_that_are_not_contiguous(transposed: str) -> None:
+def test_opcheck_with_non_contiguous_inputs(transposed: str) -> None:
     signature = Signature(3, 0, "gelu")
     feeds = random_inputs(np.random.default_rng(0), (4,), 5, 3, signature)
     tensors = dict(zip(INPUTS, to_torch(feeds, torch.float32), strict=True))
@@ -157,7 +157,7 @@ def test_the_gate_computes_in_float32_for_inputs_of_any_dtype(dtype: torch.dtype
 
 
 @pytest.mark.parametrize("activation", ["identity", "relu", "gelu"])
-def test_a_gate_of_several_maps_has_its_activation_between_them_only(activation: str) -> None:
+def test_a_gate_applies_its_activation_only_between_its_linear_maps(activation: str) -> None:
     layer = random_layer(gate_hidden=(4, 7), gate_activation=activation)
     functions = {"identity": lambda v: v, "relu": torch.relu, "gelu": nn.functional.gelu}
     act, (a, b, c) = functions[activation], layer.gate.linears
@@ -200,7 +200,7 @@ def test_the_last_learner_of_the_batch_is_not_dropped() -> None:
 
 
 @pytest.mark.parametrize("minimum", [0, 1])
-def test_weights_of_learners_that_do_not_run_are_not_touched(minimum: int) -> None:
+def test_weights_of_idle_learners_do_not_affect_the_output(minimum: int) -> None:
     layer, x = random_layer(min_learners=minimum), torch.randn(6, 6)
     layer.thresholds.zero_()
     expected = layer.run(x, torch.from_numpy(logits_of([1, 2, 1, 2, 1, 2], Signature(3, minimum, "gelu"))))[0]
@@ -250,7 +250,7 @@ def test_contradictory_tensors_are_refused_with_both_values(name: str, change: A
         ({"gate_hidden": (3, 0)}, "gate_hidden"),
     ],
 )
-def test_an_impossible_spec_is_refused(changes: dict[str, Any], said: str) -> None:
+def test_an_invalid_spec_is_refused(changes: dict[str, Any], said: str) -> None:
     with pytest.raises(OpError, match=said):
         ACMSpec(**({"model_dim": 6, "num_learners": 3, "hidden_dim": 5} | changes))
 

@@ -1,4 +1,4 @@
-"""FLOPs by what does them, held against PyTorch's own counter."""
+"""FLOPs by part of the model, compared with PyTorch's counter."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ from acm_export.surgery import Site, find_sites, model_flops, select_sites, spec
 
 
 def counted(module: nn.Module, *inputs: torch.Tensor, **named: torch.Tensor) -> int:
-    """What PyTorch's counter finds; it does not know attention that is fused on CPUs."""
+    """FLOPs according to PyTorch's counter, which does not count fused attention on CPUs."""
     with plain_attention(module), torch.no_grad(), FlopCounterMode(display=False) as counter:
         module(*inputs, **named)
     return int(counter.get_total_flops())
@@ -62,7 +62,7 @@ def test_the_flops_of_a_dense_model_match_the_flop_counter(name: str) -> None:
 
 
 @pytest.mark.parametrize("name", MAKE)
-def test_acm_layers_change_only_the_flops_of_what_they_replace(name: str) -> None:
+def test_acm_layers_change_only_the_flops_of_the_replaced_modules(name: str) -> None:
     dense, acm = dense_model(name), acm_model(name)
     inputs = example_inputs(dense, family(dense), batch=2)
     before, after = (model_flops(model, family(model), inputs) for model in (dense, acm))
@@ -85,7 +85,7 @@ def test_nothing_is_computed_on_meta_tensors() -> None:
     assert model_flops(abstract, family(model), {n: v.to("meta") for n, v in inputs.items()}) == expected
 
 
-def test_a_model_in_training_is_counted_whole_and_stays_in_training() -> None:
+def test_a_model_in_training_mode_is_counted_completely_and_stays_in_training_mode() -> None:
     model = dense_model("wav2vec2")
     inputs = example_inputs(model, family(model))
     expected = model_flops(model, family(model), inputs)
@@ -108,7 +108,7 @@ def projection(d: int, kind: str = "q_proj") -> Site:
     ("site", "learners", "hidden", "gate"),
     [(ffn(768, 3072), 4, 768, 64), (ffn(1024, 4096), 8, 512, 80), (projection(768), 4, 96, 8), (ffn(12, 24), 4, 6, 8)],
 )
-def test_all_learners_cost_what_they_replace(site: Site, learners: int, hidden: int, gate: int) -> None:
+def test_all_learners_cost_as_much_as_the_replaced_modules(site: Site, learners: int, hidden: int, gate: int) -> None:
     spec = spec_for(site, learners)
     assert (spec.hidden_dim, spec.gate_hidden) == (hidden, (gate,))
     assert learners_share(spec, site.flops) == 1
@@ -136,7 +136,7 @@ def test_rounding_changes_the_cost_little(d: int, ratio: int, learners: int, fac
     assert spec.min_learners == (1 if kind == "q_proj" else 0)
 
 
-def test_the_activation_is_the_sites_where_the_operator_has_it() -> None:
+def test_the_activation_of_the_site_is_used_if_supported() -> None:
     assert spec_for(ffn(64, 256, "relu"), 4).activation == "relu"
     assert spec_for(ffn(64, 256, None), 4).activation == "gelu"
     assert spec_for(projection(64), 4, min_learners=2).min_learners == 2

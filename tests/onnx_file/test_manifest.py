@@ -222,7 +222,7 @@ def test_the_length_of_external_data_follows_from_type_and_shape(
 
 
 @pytest.mark.parametrize("name", ["", "a\0b"])
-def test_locations_that_name_no_file_are_refused(exported: Path, tmp_path: Path, name: str) -> None:
+def test_invalid_external_data_locations_are_refused(exported: Path, tmp_path: Path, name: str) -> None:
     path = with_tensor(exported, tmp_path / "m.onnx", f"{MLP}.w1", lambda t: point_at(t, name))
     with pytest.raises(ModelFileError, match="outside the model's folder"):
         read_model(path)

@@ -60,7 +60,7 @@ def test_serialising_does_not_change_the_model(path: Path) -> None:
 
 
 @pytest.mark.parametrize("runtime", ["1.27.0", "1.32.0", "1.100.0.dev1", "2.0"])
-def test_a_runtime_that_knows_overloads_gets_the_model_itself(path: Path, runtime: str) -> None:
+def test_a_runtime_with_overloads_gets_the_unchanged_model(path: Path, runtime: str) -> None:
     assert onnx.load_from_string(serialize(read_model(path), runtime)) == read_model(path)
 
 

@@ -52,7 +52,7 @@ def test_thresholds_are_the_setting_up_to_the_bound() -> None:
     assert thresholds_for(LAYER, Setting(0, 9)).tolist() == [0] * 4
 
 
-def test_a_larger_threshold_is_cheaper_and_infinity_the_least(model: Path, tmp_path: Path) -> None:
+def test_a_larger_threshold_is_cheaper_and_infinity_cheapest(model: Path, tmp_path: Path) -> None:
     means = []
     for tau in (float("-inf"), -2.0, 0.0, 3.0, float("inf")):
         set_budget(model, threshold=tau, output=tmp_path / "other.onnx")
@@ -78,13 +78,13 @@ def test_trained_restores_the_same_bytes(model: Path) -> None:
     assert onnx.load(model) == onnx.load_from_string(before)
 
 
-def test_options_that_are_not_given_keep_their_value(model: Path) -> None:
+def test_omitted_options_keep_their_value(model: Path) -> None:
     set_budget(model, max_learners=3)
     assert set_budget(model, threshold=0.5).setting == Setting(0.5, 3)
     assert set_budget(model, trained=True, max_learners=2).setting == Setting(0.0, 2)
 
 
-def test_without_output_the_file_itself_changes_and_with_output_it_does_not(model: Path, tmp_path: Path) -> None:
+def test_the_file_changes_in_place_unless_an_output_is_given(model: Path, tmp_path: Path) -> None:
     before = model.read_bytes()
     set_budget(model, threshold=1.0, output=tmp_path / "other.onnx")
     assert model.read_bytes() == before

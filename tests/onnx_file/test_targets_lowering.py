@@ -1,4 +1,4 @@
-"""The rules that lower a graph for TensorRT 8.5: what they write, that it computes the same, and what they refuse."""
+"""The rules that lower a graph for TensorRT 8.5: their output, its numerical equality, and refusals."""
 
 from __future__ import annotations
 

@@ -106,7 +106,7 @@ def test_each_operator_is_decomposed_once_and_nothing_else_changes(pair: Any) ->
     assert after == expected
 
 
-def test_the_file_holds_only_operators_that_the_parser_supports(pair: Any) -> None:
+def test_the_file_contains_only_operators_that_the_parser_supports(pair: Any) -> None:
     _, portable, lowered, _ = pair
     model = onnx.load(lowered.path)
     onnx.checker.check_model(model, full_check=True)
@@ -125,14 +125,14 @@ def test_the_file_holds_only_operators_that_the_parser_supports(pair: Any) -> No
     assert [n.name for n in gated] == [n.name for n in onnx.load(portable.path).graph.node if n.op_type == NAME]
 
 
-def test_it_was_verified_with_the_portable_body_and_says_so(pair: Any) -> None:
+def test_the_report_says_that_the_portable_body_was_verified(pair: Any) -> None:
     _, _, lowered, _ = pair
     assert lowered.report.passed
     assert any("tensorrt-8" in note for note in lowered.report.notes)
 
 
 @pytest.mark.parametrize("batch", [1, 3])
-def test_it_computes_what_the_portable_file_computes(pair: Any, batch: int) -> None:
+def test_it_matches_the_portable_file(pair: Any, batch: int) -> None:
     _, portable, lowered, inputs = pair
     inputs = {name: value[:batch] for name, value in inputs.items()}
     twin = session(retargeted(onnx.load(lowered.path), "portable").SerializeToString())
@@ -188,7 +188,7 @@ def test_large_weights_stay_in_a_file_beside_it(tmp_path: Path, monkeypatch: pyt
     assert names(tmp_path) == sorted(["m.onnx", result.data_path.name])
 
 
-def test_inspection_says_what_runs_it(tmp_path: Path) -> None:
+def test_inspect_says_which_runtime_runs_the_file(tmp_path: Path) -> None:
     result, _ = export_of("mixed", tmp_path / "m.onnx", target="tensorrt-8", verify=False)
     assert inspect(result.path).runs_on == "TensorRT 8.5 and 8.6"
 
@@ -207,7 +207,7 @@ def test_options_that_do_not_fit_are_refused(options: dict[str, Any], said: str,
     assert names(tmp_path) == []
 
 
-def test_the_opset_may_be_given(tmp_path: Path) -> None:
+def test_opset_17_can_be_given_explicitly(tmp_path: Path) -> None:
     options = {"target": "tensorrt-8", "opset": 17}
     assert export_of("mixed", tmp_path / "m.onnx", verify=False, **options)[0].manifest.opset == 17
 

@@ -1,4 +1,4 @@
-"""A file or folder that is not an ONNX file is described by what it is, with the command that takes it."""
+"""Errors for files and folders that are not ONNX say what they are and which command takes them."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ def test_a_missing_file_is_a_usage_error(verb: str, tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("verb", VERBS)
-def test_what_is_not_an_onnx_file_is_described(verb: str, tmp_path: Path) -> None:
+def test_other_kinds_of_file_are_described(verb: str, tmp_path: Path) -> None:
     (tmp_path / "cpu.json").write_text(json.dumps({"model": {}, "runtime": {}, "runs": []}))
     np.save(tmp_path / "x.npy", np.zeros(3))
     (tmp_path / "m.plan").write_bytes(b"ftrt" + bytes(100))
@@ -56,7 +56,7 @@ def test_what_is_not_an_onnx_file_is_described(verb: str, tmp_path: Path) -> Non
         ("folder", 1, "has no config.json"),
     ],
 )
-def test_what_is_not_a_checkpoint_folder_is_described(name: str, code: int, words: str, tmp_path: Path) -> None:
+def test_anything_but_a_checkpoint_folder_is_described(name: str, code: int, words: str, tmp_path: Path) -> None:
     (tmp_path / "r.json").write_text("{}")
     (tmp_path / "folder").mkdir()
     result = run("export", tmp_path / name, "-o", tmp_path / "m.onnx")

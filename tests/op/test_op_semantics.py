@@ -1,4 +1,4 @@
-"""The routing rule in numpy and in PyTorch, compared with a formula written out here."""
+"""The routing rule in numpy and in PyTorch, compared with the formula from docs/op.md."""
 
 from __future__ import annotations
 
@@ -82,7 +82,7 @@ def test_threshold_zero_is_the_first_argmax(case: Any) -> None:
 
 
 @given(routings(st.one_of(FINITE, TIED), st.just(0.0)))
-def test_margins_never_increase_along_the_learners(case: Any) -> None:
+def test_margins_never_increase_with_the_learner_number(case: Any) -> None:
     assert (np.diff(margins(case[0]), axis=-1) <= 0).all()
 
 
@@ -101,7 +101,7 @@ def test_nan_anywhere_gives_min_learners(case: Any, position: int, tau: float) -
 
 
 @given(routings(FINITE, st.just(0.0)))
-def test_infinite_thresholds_run_nothing_or_everything(case: Any) -> None:
+def test_infinite_thresholds_run_no_learner_or_all_learners(case: Any) -> None:
     logits, thresholds, minimum = case
     assert both(logits, np.full_like(thresholds, INF), minimum) == [minimum] * len(logits)
     assert both(logits, np.full_like(thresholds, -INF), minimum) == [len(thresholds)] * len(logits)
@@ -164,7 +164,7 @@ def test_counts_have_the_leading_shape(leading: tuple[int, ...]) -> None:
 
 
 @pytest.mark.parametrize("name", ["gelu", "gelu_tanh", "relu", "silu", "identity"])
-def test_the_reference_activations_are_those_of_torch(name: str) -> None:
+def test_the_reference_activations_match_torch(name: str) -> None:
     v = torch.linspace(-30, 30, 301, dtype=torch.float64)
     functions = torch.nn.functional
     expected = {

@@ -46,7 +46,7 @@ def cases(draw: st.DrawFn) -> Any:
 
 @given(cases())
 @examples(250)
-def test_the_body_computes_what_the_loop_computes(case: Any) -> None:
+def test_the_body_matches_the_float64_loop(case: Any) -> None:
     feeds, signature, opset, constants = case
     y, counts = run_body(feeds, signature, opset, constants=constants)
     assert y.dtype == feeds["x"].dtype
@@ -96,7 +96,7 @@ def test_tokens_keep_their_order(wanted: list[int], minimum: int) -> None:
 
 
 @given(st.integers(0, 2**32), st.integers(0, 3), st.sampled_from(["plain", "subnormal", "huge"]))
-def test_counts_are_those_of_numpy_bit_for_bit(seed: int, minimum: int, kind: str) -> None:
+def test_counts_equal_numpys(seed: int, minimum: int, kind: str) -> None:
     signature = Signature(4, minimum, "relu")
     rng = np.random.default_rng(seed)
     feeds = random_inputs(rng, (64,), 2, 1, signature)
@@ -122,7 +122,7 @@ def test_one_session_serves_any_number_of_tokens() -> None:
 
 @pytest.mark.parametrize("bad", [NAN, INF])
 @pytest.mark.parametrize("minimum", [0, 1])
-def test_weights_of_learners_that_do_not_run_are_not_touched(bad: float, minimum: int) -> None:
+def test_weights_of_idle_learners_do_not_affect_the_output(bad: float, minimum: int) -> None:
     signature = Signature(3, minimum, "gelu")
     feeds = random_inputs(np.random.default_rng(5), (9,), 4, 3, signature)
     feeds["gate_logits"] = logits_of(np.arange(9) % (4 - minimum) + minimum, signature)
@@ -135,7 +135,7 @@ def test_weights_of_learners_that_do_not_run_are_not_touched(bad: float, minimum
 
 
 @pytest.mark.parametrize("minimum", [0, 2])
-def test_each_learner_multiplies_only_the_tokens_that_run_it(minimum: int, tmp_path: Path) -> None:
+def test_each_learner_processes_only_its_own_tokens(minimum: int, tmp_path: Path) -> None:
     signature, model_dim, hidden = Signature(4, minimum, "gelu"), 11, 7
     wanted = [4, 2, 2, 3, 2, 4, 2] if minimum else [4, 0, 1, 3, 0, 4, 0]
     feeds = random_inputs(np.random.default_rng(6), (7,), model_dim, hidden, signature)

@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 
 
 @pytest.mark.parametrize("precision", PRECISIONS.values(), ids=str)
-def test_the_names_are_those_of_torch_onnx_and_safetensors(precision: Precision, tmp_path: Path) -> None:
+def test_the_names_match_torch_onnx_and_safetensors(precision: Precision, tmp_path: Path) -> None:
     dtype = TORCH_DTYPES[precision.name]
     assert str(dtype) == f"torch.{precision.torch_name}"
     save_file({"w": torch.zeros(2, dtype=dtype)}, tmp_path / "w.safetensors")

@@ -14,7 +14,7 @@ from tiny_models import IMAGES
 from torch import nn
 
 from acm_export.modules import acm_layers
-from acm_export.onnx_file.overloads import knows_overloads, serialize
+from acm_export.onnx_file.overloads import serialize, supports_overloads
 
 
 def images(batch: int) -> torch.Tensor:
@@ -37,7 +37,7 @@ def session(model: Path | bytes) -> onnxruntime.InferenceSession:
     """Open a file, or its content, in ONNX Runtime."""
     options = onnxruntime.SessionOptions()
     options.log_severity_level = 3
-    if not knows_overloads(onnxruntime.__version__):
+    if not supports_overloads(onnxruntime.__version__):
         folder = model.parent if isinstance(model, Path) else Path()
         options.add_session_config_entry("session.model_external_initializers_file_folder_path", str(folder))
         read = onnx.load_from_string if isinstance(model, bytes) else partial(onnx.load, load_external_data=False)

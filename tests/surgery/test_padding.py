@@ -1,4 +1,4 @@
-"""Tokens that an attention mask calls padding run min_learners, in PyTorch and in the file, and change no others."""
+"""Padding tokens run min_learners, in PyTorch and in the file, and do not affect other tokens."""
 
 from __future__ import annotations
 
@@ -109,7 +109,7 @@ def test_a_sample_has_the_same_output_alone_and_padded(case: tuple[Any, Path]) -
         assert np.abs(together[index, valid[index]] - alone[0]).max() <= 1e-4 * np.abs(alone).max()
 
 
-def test_calibration_leaves_padding_out(case: tuple[Any, Path]) -> None:
+def test_calibration_excludes_padding(case: tuple[Any, Path]) -> None:
     model, path = case
     feeds = {name: value.numpy() for name, value in padded(model, 8).items()}
     session = TappedSession(path)

@@ -51,10 +51,10 @@ def test_a_selection_of_nothing_lists_the_available_sites(part: str) -> None:
     with pytest.raises(UsageError, match="available: ffn, qkvo, q_proj, k_proj, v_proj, o_proj") as refusal:
         select_sites(model, family(model), part)
     assert "vit.layers.0.mlp" in str(refusal.value.hint)
-    assert "10 in all" in str(refusal.value.hint)
+    assert "10 in total" in str(refusal.value.hint)
 
 
-def test_the_activation_is_the_operators_or_none() -> None:
+def test_the_activation_has_the_operators_name_or_is_none() -> None:
     known = {
         "gelu": "gelu",
         "gelu_new": "gelu_tanh",
@@ -105,7 +105,7 @@ def test_an_acm_layer_replaces_all_the_modules_at_its_site(name: str) -> None:
 
 
 def test_a_place_that_cannot_be_replaced_is_named() -> None:
-    with pytest.raises(CheckpointError, match=r"encoder\.layer\.0\.intermediate is an ACM layer already"):
+    with pytest.raises(CheckpointError, match=r"encoder\.layer\.0\.intermediate is already an ACM layer"):
         places(acm_model("bert"), "ffn")
     model = dense_model("bert")
     model.encoder.layer[1].attention.self.query = nn.Linear(12, 6)
@@ -114,12 +114,12 @@ def test_a_place_that_cannot_be_replaced_is_named() -> None:
     with pytest.raises(CheckpointError, match="12 at its input and 6 at its output"):
         install_acm_layers(model, family(model), {"encoder.layer.1.attention.self.query": ACMSpec(12, 4, 2)})
     model.encoder.layer[0].intermediate.dense = ACMLayer(ACMSpec(12, 4, 2))
-    with pytest.raises(CheckpointError, match=r"layer\.0\.intermediate is made of ACMLayer, .*expected linear maps"):
+    with pytest.raises(CheckpointError, match=r"layer\.0\.intermediate consists of ACMLayer, .*expected linear maps"):
         places(model, "ffn")
 
 
 class GatedMLP(nn.Module):
-    """As in Llama."""
+    """A gated FFN as in Llama."""
 
     def __init__(self) -> None:
         super().__init__()

@@ -91,7 +91,7 @@ def test_further_percentiles_are_a_field_and_a_table(folder: Path, tmp_path: Pat
     args = [str(folder / arg) if arg.endswith(".onnx") else arg for arg in args[:-1]] + [str(tmp_path / "r.json")]
     shown = CliRunner().invoke(main, [*args, "--percentile", "75,99.9", "--percentile", "10"])
     assert shown.exit_code == 0, shown.stderr
-    assert "further percentiles (ms)" in shown.stdout
+    assert "additional percentiles (ms)" in shown.stdout
     assert "host p99.9" in shown.stdout
     assert "not stable after the warm-up" in shown.stderr
     result = read_result(tmp_path / "r.json")

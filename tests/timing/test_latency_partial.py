@@ -48,7 +48,7 @@ def test_an_interrupt_keeps_what_was_measured(
     def interrupted(*args: Any) -> Any:
         calls.append(args)
         if len(calls) == 3:
-            monkeypatch.setattr(interrupts._Memory, "asked", True)
+            monkeypatch.setattr(interrupts._Memory, "received", True)
             raise ImportError("lost") if lost else interrupts.Interrupted
         return real(*args)
 

@@ -84,7 +84,7 @@ def edit_body(find: str, replace: str, position: int = 0) -> Callable[[onnx.Mode
 
 
 def drop_last_learner(proto: onnx.ModelProto) -> None:
-    """As the published code does: the tokens of the last learner miss it."""
+    """Like the published code: tokens that need the last learner do not get its output."""
     for function in proto.functions:
         for node in function.node:
             if node.output[0].startswith("learner") and node.output[0].endswith("_hidden"):
@@ -105,7 +105,7 @@ def wrong_counts(offset: int) -> Callable[[onnx.ModelProto], None]:
 
 
 @pytest.mark.parametrize("target", ["portable", "tensorrt", "ort-tensorrt"])
-def test_an_untouched_file_passes_at_three_budgets(target: str, tmp_path: Path) -> None:
+def test_an_unmodified_file_passes_at_three_budgets(target: str, tmp_path: Path) -> None:
     model = Model(tmp_path, target=target)
     report = verify_model(model.path, model.exportable, model.inputs)
     assert report.passed
@@ -210,7 +210,7 @@ def test_a_disagreement_next_to_the_threshold_is_tolerated_and_reported(tmp_path
 
 
 @pytest.mark.parametrize("change", ["layers", "inputs", "outputs"])
-def test_a_model_with_other_layers_inputs_or_outputs_is_refused(change: str, tmp_path: Path) -> None:
+def test_a_model_with_different_layers_inputs_or_outputs_is_refused(change: str, tmp_path: Path) -> None:
     model = Model(tmp_path)
     inputs = model.inputs
     if change == "layers":

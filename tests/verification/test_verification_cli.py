@@ -1,4 +1,4 @@
-"""What ``export`` and ``verify`` report if a verification fails or is not possible."""
+"""What ``export`` and ``verify`` report when a verification fails or is impossible."""
 
 from __future__ import annotations
 
@@ -33,9 +33,7 @@ def checkpoint(tmp_path: Path) -> Path:
 
 
 @pytest.mark.parametrize("as_json", [False, True])
-def test_an_export_that_fails_its_verification_shows_what_was_found(
-    as_json: bool, checkpoint: Path, tmp_path: Path
-) -> None:
+def test_an_export_that_fails_verification_shows_the_errors(as_json: bool, checkpoint: Path, tmp_path: Path) -> None:
     call = ["export", str(checkpoint), "-o", str(tmp_path / "m.onnx"), "--atol", "1e-30"]
     ran = CliRunner().invoke(main, [*call, "--json"] if as_json else call)
     assert ran.exit_code == 1

@@ -46,7 +46,7 @@ def test_token_ids_out_of_range_name_the_input_and_the_size_of_its_embedding(ber
         check(bert, inputs)
 
 
-def test_inputs_longer_than_the_model_takes_are_named(bert: tuple[Any, Path]) -> None:
+def test_inputs_that_are_too_long_are_named(bert: tuple[Any, Path]) -> None:
     model, _ = bert
     length = model.config.max_position_embeddings + 1
     inputs = {name: torch.ones(1, length, dtype=torch.long) for name in example_inputs(model, family(model))}

@@ -1,4 +1,4 @@
-"""The arithmetic of a verification, on given values."""
+"""The arithmetic of a verification, with given values."""
 
 from __future__ import annotations
 
@@ -86,7 +86,7 @@ def test_without_disagreements_the_spread_does_not_matter() -> None:
     assert not report_of(scripted(layers=(LayerRouting("l", 9, 1, 0.1, 0.0, 0.5),))).passed
 
 
-def test_json_has_everything_that_the_table_shows() -> None:
+def test_json_contains_everything_in_the_table() -> None:
     examples = (Disagreement(0.25, 0.5, 1, 2), Disagreement(NAN, INF, 3, 0))
     routing = LayerRouting("l", 9, 2, 1e-5, 2.0, 0.5, examples)
     content = report_of(scripted(1e-6, 2.0, (routing,))).to_json()
@@ -144,7 +144,7 @@ def test_equal_infinities_and_nans_agree_and_others_do_not() -> None:
     assert not np.isfinite(error[3:]).any()
 
 
-def test_the_budget_weighs_layers_by_the_flops_of_their_learners() -> None:
+def test_the_budget_weights_layers_by_their_learner_flops() -> None:
     big = LayerEntry("big", 6, 2, 5, 0, "gelu", 360, 0, 1)
     counts = {"l": np.array([3, 0]), "big": np.array([[2, 1]])}
     assert executed_budget((ENTRY, big), counts) == (3 * 120 + 3 * 360) / (6 * 120 + 4 * 360)
@@ -182,7 +182,7 @@ def test_the_disagreements_farthest_from_their_thresholds_are_listed() -> None:
     assert routing.farthest == abs(first.margin - first.threshold)
 
 
-def test_a_disagreement_with_learners_that_always_run_is_counted_from_them() -> None:
+def test_disagreements_count_from_the_learners_that_always_run() -> None:
     entry = LayerEntry("l", 6, 3, 5, 1, "gelu", 120, 48, 4)
     logits = np.array([[0, 0.5, 0]], np.float32)
     routing = _routing(entry, np.array([1], np.int32), logits, np.array([NAN, 0, 0], np.float32))
@@ -210,7 +210,7 @@ def test_three_settings_give_clearly_different_budgets(seed: int, shift: float, 
 
 
 @pytest.mark.parametrize("kind", ["ties", "one token", "nan", "infinite", "none"])
-def test_uninformative_margins_give_settings_that_run_nothing_and_everything(kind: str) -> None:
+def test_constant_margins_give_settings_with_no_learners_and_all_learners(kind: str) -> None:
     logits = {
         "ties": np.zeros((5, 4)),
         "one token": np.array([[0.0, 0, 0, 1]]),
@@ -226,7 +226,7 @@ def test_uninformative_margins_give_settings_that_run_nothing_and_everything(kin
     assert counts == {0, 3}
 
 
-def test_layers_that_always_run_everything_need_one_setting() -> None:
+def test_layers_that_always_run_all_learners_need_one_setting() -> None:
     entry = LayerEntry("l", 6, 3, 5, 3, "gelu", 120, 48, 4)
     assert len(choose_settings((entry,), {"l": np.empty((5, 0), np.float32)})) == 1
     assert len(choose_settings((), {})) == 1

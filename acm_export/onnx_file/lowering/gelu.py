@@ -28,7 +28,7 @@ def gelu(node: NodeProto, graph: Graph) -> list[NodeProto]:
 
 
 def _tanh_argument(x: str, element: int, steps: Steps, graph: Graph) -> str:
-    """``sqrt(2 / pi) * (x + 0.044715 * x**3)``; where the cube overflows float16, tanh still gives its limit."""
+    """``sqrt(2 / pi) * (x + 0.044715 * x**3)``; if the cube overflows float16, tanh still gives its limit."""
     cube = steps.add("Mul", steps.add("Mul", x, x), x)
     scaled = steps.add("Mul", cube, graph.scalar(0.044715, element))
     return steps.add("Mul", steps.add("Add", x, scaled), graph.scalar(math.sqrt(2 / math.pi), element))

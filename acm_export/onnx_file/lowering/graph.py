@@ -56,7 +56,7 @@ class Graph:
         raise refusal(node, f"the file does not have the type of {name}")
 
     def shape(self, node: NodeProto, name: str) -> list[int | None]:
-        """Shape of an input of ``node``; None for dimensions that are known only at run time."""
+        """Shape of an input of ``node``; None for dynamic dimensions."""
         if name in self._initializers:
             return list(self._initializers[name].dims)
         if name in self._values and self._values[name].type.tensor_type.HasField("shape"):

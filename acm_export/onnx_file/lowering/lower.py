@@ -48,7 +48,7 @@ RULES: dict[str, Callable[[NodeProto, Graph], list[NodeProto]]] = {
     "ReduceSum": reduction,
     "ReduceSumSquare": reduction,
 }
-"""Rules for operators that it supports in another form."""
+"""Rules for operators that the parser supports in another form."""
 
 
 def lower(graph: GraphProto, opset: int) -> None:

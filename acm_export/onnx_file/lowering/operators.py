@@ -1,7 +1,7 @@
 """Operators and types that the ONNX parser of TensorRT 8.5 supports.
 
 From docs/operators.md, builtin_op_importers.cpp and onnx2trt_utils.cpp of onnx-tensorrt, branch 8.5-GA. The parser of
-8.6 supports the same and some more.
+8.6 supports all of these and a few more.
 """
 
 from __future__ import annotations
@@ -37,7 +37,7 @@ PARSED = frozenset(_PARSED.split())
 """Operators of the default domain that the parser supports, except If, Loop and Scan, which contain graphs."""
 
 CHANGED = frozenset({"AveragePool", "DequantizeLinear", "GridSample", "LpPool", "QuantizeLinear", "Resize"})
-"""Operators whose attributes or inputs changed after opset 17 and that have no rule. Others gained types at most."""
+"""Operators without a rule whose attributes or inputs changed after opset 17; the others at most gained types."""
 
 ELEMENT_TYPES = frozenset(
     {
@@ -51,7 +51,7 @@ ELEMENT_TYPES = frozenset(
         TensorProto.INT64,
     }
 )
-"""The parser reads DOUBLE as FLOAT and INT64 as INT32."""
+"""Element types that the parser supports; it reads DOUBLE as FLOAT and INT64 as INT32."""
 
 
 def check_operator(node: NodeProto, opset: int) -> None:
