@@ -53,7 +53,7 @@ def models(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture(autouse=True)
 def _short(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(warm_up, "WINDOW_SECONDS", 0.0)
-    monkeypatch.setattr(warm_up, "MOST_RUNS", 10)
+    monkeypatch.setattr(warm_up, "MAX_WARM_UP_RUNS", 10)
 
 
 def run(verb: str, folder: Path, data: object, output: Path) -> tuple[int, str]:

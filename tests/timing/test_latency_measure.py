@@ -9,11 +9,10 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from acm_export.timing import measure as measuring
 from acm_export.timing.backends.backend import DeviceTimes
-from acm_export.timing.measure import SETTLE_SECONDS, SETTLING_RUNS, Measurement, WarmUp, measure, warm_up
-from acm_export.timing.request import TimingOptions
+from acm_export.timing.measure import MAX_BLOCKS, SETTLE_SECONDS, SETTLING_RUNS, Measurement, measure
 from acm_export.timing.statistics import LinearFit, fit_line, percentile, percentiles, summarize
+from acm_export.timing.warm_up import MAX_WARM_UP_SECONDS, WarmUp, warm_up
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
@@ -124,7 +123,7 @@ def test_warm_up_ends_unstable_after_its_time_limit() -> None:
     clock = FakeClock()
     ended = warm_up(Scripted(clock, (2.0**n for n in range(-6, 20))), clock)
     assert not ended.stable
-    assert measuring.MAX_WARM_UP_SECONDS <= ended.seconds < 8
+    assert MAX_WARM_UP_SECONDS <= ended.seconds < 8
 
 
 def test_one_run_longer_than_the_limit_ends_the_warm_up() -> None:
@@ -134,7 +133,7 @@ def test_one_run_longer_than_the_limit_ends_the_warm_up() -> None:
 
 
 def test_warm_up_is_bounded_in_runs(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(measuring, "MAX_WARM_UP_RUNS", 7)
+    monkeypatch.setattr("acm_export.timing.warm_up.MAX_WARM_UP_RUNS", 7)
     clock = FakeClock()
     ended = warm_up(Scripted(clock, repeat(0.0)), clock)
     assert (ended.runs, ended.stable) == (7, False)
@@ -152,9 +151,8 @@ def test_a_warm_up_of_a_fixed_time_ignores_stability() -> None:
 
 def test_the_baseline_is_warmed_up_for_the_same_time() -> None:
     clock = FakeClock()
-    options = TimingOptions(runs=4, warm_up=1.0)
     runs = [Scripted(clock, repeat(ticks * TICK)) for ticks in (2, 4)]
-    model, baseline = measure(runs[:1], runs[1:], options, clock)
+    model, baseline = measure(runs[:1], runs[1:], runs=4, warm_up_seconds=1.0, clock=clock)
     assert baseline is not None
     assert (model.warm_up.runs, baseline.warm_up.runs) == (32, 16)
 
@@ -163,7 +161,7 @@ def test_blocks_of_model_and_baseline_alternate_in_order() -> None:
     clock, log = FakeClock(), list[str]()
     model = Scripted(clock, repeat(2 * TICK), "m", log)
     baseline = Scripted(clock, repeat(4 * TICK), "b", log)
-    timed, beside = measure([model], [baseline], TimingOptions(runs=40), clock)
+    timed, beside = measure([model], [baseline], runs=40, clock=clock)
     assert beside is not None
     runs = log[timed.warm_up.runs + beside.warm_up.runs :]
     order = [name for index, name in enumerate(runs) if index == 0 or runs[index - 1] != name]
@@ -177,30 +175,30 @@ def test_blocks_of_model_and_baseline_alternate_in_order() -> None:
 
 def test_a_duration_is_spread_over_the_blocks() -> None:
     clock = FakeClock()
-    timed, _ = measure([Scripted(clock, repeat(TICK))], None, TimingOptions(seconds=2.0), clock)
+    timed, _ = measure([Scripted(clock, repeat(TICK))], seconds=2.0, clock=clock)
     assert [len(block) for block in timed.blocks] == [16] * 8  # 16 runs of 1/64 s are a quarter of a second
     assert timed.reported_ms("device_ms") is None
 
 
 def test_slow_models_get_fewer_blocks_and_at_least_one_run_in_each() -> None:
     clock = FakeClock()
-    timed, _ = measure([Scripted(clock, repeat(8.0))], None, TimingOptions(seconds=2.0), clock)
+    timed, _ = measure([Scripted(clock, repeat(8.0))], seconds=2.0, clock=clock)
     assert [len(block) for block in timed.blocks] == [1, 1]
 
 
 @pytest.mark.parametrize("runs", [1, 2, 7, 11, 39, 41, 100])
 def test_exactly_the_requested_runs_are_timed(runs: int) -> None:
     clock = FakeClock()
-    timed, _ = measure([Scripted(clock, repeat(TICK))], None, TimingOptions(runs=runs), clock)
+    timed, _ = measure([Scripted(clock, repeat(TICK))], runs=runs, clock=clock)
     assert len(timed.host_ms) == runs
-    assert len(timed.blocks) <= measuring.MAX_BLOCKS
+    assert len(timed.blocks) <= MAX_BLOCKS
 
 
 def test_settling_runs_do_not_count() -> None:
     clock = FakeClock()
     block = [32 * TICK, 16 * TICK, *([2 * TICK] * 5)]  # two settling runs, then five that count
     run = Scripted(clock, chain([2 * TICK] * 10, block, block))
-    timed, _ = measure([run], None, TimingOptions(runs=10), clock)
+    timed, _ = measure([run], runs=10, clock=clock)
     assert timed.warm_up.runs == 10
     assert set(timed.host_ms) == {2e3 * TICK}
 
@@ -208,13 +206,13 @@ def test_settling_runs_do_not_count() -> None:
 def test_drift_compares_the_last_block_with_the_first() -> None:
     clock = FakeClock()
     script = chain(repeat(4 * TICK, 10 + 7), repeat(5 * TICK))
-    timed, _ = measure([Scripted(clock, script)], None, TimingOptions(runs=10), clock)
+    timed, _ = measure([Scripted(clock, script)], runs=10, clock=clock)
     assert timed.drift == pytest.approx(0.25)
 
 
 def test_device_times_are_kept_if_the_runtime_reports_them() -> None:
     clock = FakeClock()
-    timed, _ = measure([Scripted(clock, repeat(TICK), device_ms=1.5)], None, TimingOptions(runs=10), clock)
+    timed, _ = measure([Scripted(clock, repeat(TICK), device_ms=1.5)], runs=10, clock=clock)
     assert timed.reported_ms("device_ms") == (1.5,) * 10
     assert timed.reported_ms("enqueue_ms") is None
 
@@ -227,7 +225,7 @@ def test_every_reported_time_is_kept_beside_its_run() -> None:
         clock.time += TICK
         return next(reported)
 
-    timed, _ = measure([run], None, TimingOptions(runs=2), clock)
+    timed, _ = measure([run], runs=2, clock=clock)
     first = timed.warm_up.runs + SETTLING_RUNS + 1
     second = first + SETTLING_RUNS + 1
     assert timed.reported_ms("device_ms") == (first, second)
@@ -244,7 +242,7 @@ def test_a_time_that_one_run_lacks_has_no_statistics() -> None:
 
 def test_throughput_includes_the_time_between_runs() -> None:
     clock = Waiting()
-    timed, _ = measure([Scripted(clock, repeat(3 * TICK))], None, TimingOptions(runs=10), clock)
+    timed, _ = measure([Scripted(clock, repeat(3 * TICK))], runs=10, clock=clock)
     assert set(timed.host_ms) == {4e3 * TICK}  # a run, and the reading of the clock after it
     assert timed.seconds == 2 * (5 * (4 + 1) * TICK)  # two blocks: a reading before each of five runs
     assert timed.runs_per_second == 10 / timed.seconds
