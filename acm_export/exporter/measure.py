@@ -43,7 +43,7 @@ def run_one_sample(model: Exportable, one_sample: tuple[torch.Tensor, ...]) -> P
         one_sample: Inputs, with batch size 1 where they have a batch axis.
 
     Returns:
-        Layers, with their names in ``model``, FLOPs and output names.
+        Layers, with their names in the wrapped module, FLOPs and output names.
 
     Raises:
         ExportError: The module does not run on the inputs, or the forward pass does not reach an ACM layer.
@@ -82,7 +82,7 @@ class _TokenCounter:
 def _entry(name: str, layer: ACMLayer, tokens: int) -> LayerEntry:
     spec = layer.spec
     return LayerEntry(
-        name,
+        name.removeprefix(PREFIX),
         spec.model_dim,
         spec.num_learners,
         spec.hidden_dim,
