@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 
 import pytest
 import torch
-from test_distillation_run import _no_collection, vit  # noqa: F401  a fixture
+from distillation_runs import vit
 
 from acm_export.base.errors import UsageError
 from acm_export.checkpoints import load_checkpoint
