@@ -34,8 +34,6 @@ from acm_export.modules import ACMLayer, ACMSpec
 from acm_export.onnx_file.set_budget import set_budget
 from acm_export.timing.backends.onnx_backend import OnnxBackend
 from acm_export.timing.measure import measure
-from acm_export.timing.request import TimingOptions
-from acm_export.timing.streams import SystemClock
 
 TOKENS, ALL_LEARNERS = 197, -1e9
 WARM_UP = 20
@@ -104,7 +102,7 @@ def overhead_us(runs: int) -> tuple[float, float]:
     model = helper.make_model(graph, ir_version=10, opset_imports=[helper.make_opsetid("", 20)])
     feeds = {"x": np.zeros(1, np.float32)}
     context = OnnxBackend().open(model, Path()).context()
-    timed, _ = measure([lambda: context.run(feeds)], None, TimingOptions(runs=runs), SystemClock())
+    timed, _ = measure([lambda: context.run(feeds)], runs=runs)
     session = onnxruntime.InferenceSession(model.SerializeToString(), providers=["CPUExecutionProvider"])
     times = []
     for _ in range(WARM_UP + runs):

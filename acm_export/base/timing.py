@@ -1,10 +1,10 @@
-"""Compare the run times of two callables on a machine that other processes use too."""
+"""A clock, and the comparison of the run times of two callables on a machine that other processes use too."""
 
 from __future__ import annotations
 
 import time
 from statistics import median
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Protocol
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -13,6 +13,28 @@ _SETTLE_SECONDS = 0.03
 """ONNX Runtime's threads spin for a few milliseconds after a run and would take cores from the other session."""
 
 _WARM_UP = 2
+
+
+class Clock(Protocol):
+    """A monotonic clock, which tests replace."""
+
+    def now(self) -> float:
+        """Seconds since an arbitrary moment."""
+
+    def sleep(self, seconds: float) -> None:
+        """Wait."""
+
+
+class SystemClock:
+    """The machine's performance counter."""
+
+    def now(self) -> float:
+        """Seconds of the performance counter."""
+        return time.perf_counter()
+
+    def sleep(self, seconds: float) -> None:
+        """Wait."""
+        time.sleep(seconds)
 
 
 def block_seconds(run: Callable[[], object], runs: int) -> float:

@@ -24,9 +24,9 @@ from acm_export.exporter.tracing import trace
 from acm_export.modules import acm_layers
 from acm_export.modules.evaluating import evaluating
 from acm_export.modules.gated_learners import TORCH_DTYPES
-from acm_export.modules.wrapper import PREFIX, Exportable, as_dtype
+from acm_export.modules.wrapper import Exportable, as_dtype
 from acm_export.onnx_file.embedding import write_embedded
-from acm_export.onnx_file.manifest import LayerEntry, Manifest, Setting, write_manifest
+from acm_export.onnx_file.manifest import Manifest, Setting, write_manifest
 from acm_export.onnx_file.model_file import EXTERNAL_ABOVE, external_tensors
 from acm_export.onnx_file.targets import retarget
 from acm_export.verification.compare import verify_model
@@ -137,14 +137,16 @@ def export(
     resolved = resolve_source(source, example_inputs, dynamic_shapes, output_fields)
     with staging_folder(path) as staging, evaluating(resolved.module), torch.no_grad():
         staged = staging / path.name
-        original = _in_float32(resolved)
+        in_float32 = as_dtype(resolved.module, torch.float32)
+        original = Exportable(in_float32, list(resolved.inputs), torch.float32, resolved.output_fields).eval()
         manifest, output_names = _describe(original, resolved, dtype, target, traced_opset)
         _log.info("tracing %s with %d ACM layers", type(resolved.module).__name__, len(manifest.layers))
         traced = original.in_dtype(TORCH_DTYPES[dtype])
         graph = trace(traced, resolved.inputs, output_names, resolved.axes, traced_opset)
         clean(graph, [layer.name for layer in manifest.layers])
         if with_counts:
-            graph.graph.outputs.extend(_counts(graph, manifest))
+            nodes = {node.name: node for node in graph.graph}
+            graph.graph.outputs.extend(nodes[layer.name].outputs[1] for layer in manifest.layers)
         _log.info("writing %s", path.name)
         manifest = _write(graph, manifest, staged)
         del graph
@@ -162,11 +164,6 @@ def export(
     return ExportResult(path, data_path, manifest, report)
 
 
-def _in_float32(source: ExportSource) -> Exportable:
-    module = as_dtype(source.module, torch.float32)
-    return Exportable(module, list(source.inputs), torch.float32, source.output_fields).eval()
-
-
 def _describe(
     original: Exportable, source: ExportSource, dtype: str, target: str, opset: int
 ) -> tuple[Manifest, list[str]]:
@@ -179,7 +176,7 @@ def _describe(
         dtype=dtype,
         target=target,
         opset=opset,
-        layers=tuple(_without_prefix(e) for e in probe.layers),
+        layers=probe.layers,
         rest_flops=probe.rest_flops,
         example_inputs={name: list(v.shape) for name, v in zip(source.inputs, one_sample, strict=True)},
         setting=_setting(original),
@@ -201,15 +198,6 @@ def _first_samples(inputs: Mapping[str, torch.Tensor], axes: Mapping[str, Mappin
     for name, value in inputs.items():
         batch = axes.get(name, {}).get(0)
         yield value if batch is None or batch in further else value[:1]
-
-
-def _without_prefix(entry: LayerEntry) -> LayerEntry:
-    return LayerEntry(**(vars(entry) | {"name": entry.name.removeprefix(PREFIX)}))
-
-
-def _counts(model: ir.Model, manifest: Manifest) -> list[ir.Value]:
-    nodes = {node.name: node for node in model.graph}
-    return [nodes[layer.name].outputs[1] for layer in manifest.layers]
 
 
 def _write(model: ir.Model, manifest: Manifest, path: Path) -> Manifest:

@@ -82,7 +82,7 @@ class _TokenCounter:
 def _entry(name: str, layer: ACMLayer, tokens: int) -> LayerEntry:
     spec = layer.spec
     return LayerEntry(
-        name,
+        name.removeprefix(PREFIX),
         spec.model_dim,
         spec.num_learners,
         spec.hidden_dim,

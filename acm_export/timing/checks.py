@@ -44,6 +44,48 @@ class Checks:
     old_path: Path | None = None
     max_regression: float = 0.05
 
+    def check_budgets(self, budgets: Collection[float | None]) -> None:
+        """Refuse assertions on budgets that are not timed.
+
+        Raises:
+            UsageError: An assertion names another budget.
+        """
+        for assertion in self.assertions:
+            if assertion.budget is not None and assertion.budget not in budgets:
+                timed = ", ".join(f"{b:g}" for b in budgets if b is not None) or "none"
+                raise UsageError(
+                    f"--assert-p99 names the budget {assertion.budget:g}, --budgets has {timed}",
+                    "name the same budgets in --budgets and --assert-p99",
+                )
+
+    def check_model(self, model: Path, sha256: str | None) -> None:
+        """Refuse to compare with a measurement of another model; engines built from one ONNX file are one model.
+
+        Args:
+            model: Path of the model that is timed.
+            sha256: SHA-256 of the ONNX file, or of the engine if the ONNX file is not known; None if neither is.
+
+        Raises:
+            UsageError: The models differ.
+        """
+        before = None if self.old is None else self.old.identity
+        if None not in (before, sha256) and before != sha256:
+            raise UsageError(
+                f"{self.old_path} was measured on another model: its sha256 is {before}, that of {model} is {sha256}",
+                "compare results of the same model, or leave --compare out",
+            )
+
+    def check_runs(self, keys: Collection[RunKey]) -> None:
+        """Refuse to compare if the earlier result has none of the runs that are to be timed.
+
+        Raises:
+            UsageError: There is no such run.
+        """
+        if self.old is not None and not {run.key for run in self.old.runs} & set(keys):
+            raise UsageError(
+                "the earlier result has none of these runs", "time the same budgets, batch sizes and streams as before"
+            )
+
 
 def read_checks(assertions: Sequence[str], compare: Path | None, max_regression: str | float) -> Checks:
     """Parse assertions and read the earlier result.
@@ -80,21 +122,6 @@ def parse_assertion(text: str) -> Assertion:
         raise UsageError(f"{budget!r} in {text!r} is not a budget", "write the assertion as 4ms@0.5") from error
 
 
-def check_assertions(assertions: Sequence[Assertion], budgets: Collection[float | None]) -> None:
-    """Refuse assertions on budgets that are not timed.
-
-    Raises:
-        UsageError: An assertion names another budget.
-    """
-    for assertion in assertions:
-        if assertion.budget is not None and assertion.budget not in budgets:
-            timed = ", ".join(f"{b:g}" for b in budgets if b is not None) or "none"
-            raise UsageError(
-                f"--assert-p99 names the budget {assertion.budget:g}, --budgets has {timed}",
-                "name the same budgets in --budgets and --assert-p99",
-            )
-
-
 def failed_assertions(assertions: Sequence[Assertion], runs: Sequence[RunResult]) -> Iterator[str]:
     """Assertions that failed; each applies to every batch size, with the routing of the data."""
     for assertion in assertions:
@@ -119,41 +146,6 @@ def parse_percent(text: str) -> float:
     if not 0 <= share < float("inf"):
         raise UsageError(f"{text!r} is not a valid share", "write --max-regression as 5% or 0.05")
     return share
-
-
-def check_comparable(old: LatencyResult, old_path: Path, sha256: str | None, model: Path) -> None:
-    """Refuse to compare with a measurement of another model; engines built from one ONNX file are one model.
-
-    Args:
-        old: Earlier result.
-        old_path: Path of the earlier result.
-        sha256: SHA-256 of the ONNX file, or of the engine if the ONNX file is not known; None if neither is.
-        model: Path of the model that is timed.
-
-    Raises:
-        UsageError: The models differ.
-    """
-    if None not in (old.identity, sha256) and old.identity != sha256:
-        raise UsageError(
-            f"{old_path} was measured on another model: its sha256 is {old.identity}, that of {model} is {sha256}",
-            "compare results of the same model, or leave --compare out",
-        )
-
-
-def check_common_runs(old: LatencyResult, keys: Collection[RunKey]) -> None:
-    """Refuse to compare if the two results have no run in common, before anything is timed.
-
-    Args:
-        old: Earlier result.
-        keys: Keys of the runs to time, from :func:`acm_export.timing.result.run_key`.
-
-    Raises:
-        UsageError: There is no such run.
-    """
-    if not {run.key for run in old.runs} & set(keys):
-        raise UsageError(
-            "the earlier result has none of these runs", "time the same budgets, batch sizes and streams as before"
-        )
 
 
 def differences(old: LatencyResult, new: LatencyResult) -> Iterator[str]:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import platform
+import time
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -234,12 +235,12 @@ class EnvironmentWatch:
         self._load = load_average()
         self._began, self._use, self._processes = 0.0, cpu_use(), dict[int, Process]()
 
-    def start(self, now: float) -> None:
-        """Start at a time in seconds."""
-        self._processes, self._use, self._began = processes(), cpu_use(), now
+    def start(self) -> None:
+        """Start to observe."""
+        self._processes, self._use, self._began = processes(), cpu_use(), time.perf_counter()
 
-    def stop(self, now: float) -> Environment:
-        """What was observed from the start to a time in seconds of the same clock."""
-        after, seconds = cpu_use(), now - self._began
+    def stop(self) -> Environment:
+        """What was observed since the start."""
+        after, seconds = cpu_use(), time.perf_counter() - self._began
         names = busiest(self._processes, processes(), seconds, os.getpid())
         return Environment(os.cpu_count() or 1, self._load, governors(), self._use, after, seconds, names)

@@ -12,6 +12,7 @@ from acm_export.data.batches import draw
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
+    from pathlib import Path
 
     from acm_export.data.batches import Arrays, GraphInput
     from acm_export.data.dataset import Dataset
@@ -58,6 +59,25 @@ def check_batch_sizes(inputs: Sequence[GraphInput], sizes: Sequence[int]) -> Non
             )
 
 
+def check_same_inputs(baseline: Path, given: Sequence[GraphInput], model: Path, wanted: Sequence[GraphInput]) -> None:
+    """Refuse a baseline that does not take the inputs of the model.
+
+    Args:
+        baseline: Path of the baseline.
+        given: Inputs of the baseline.
+        model: Path of the model.
+        wanted: Inputs of the model.
+
+    Raises:
+        UsageError: Names, dtypes or shapes of the inputs differ.
+    """
+    if len(given) != len(wanted) or not all(any(_same(a, b) for b in wanted) for a in given):
+        raise UsageError(
+            f"the baseline {baseline} takes {_listed(given)}; {model} takes {_listed(wanted)}",
+            "give a baseline with the same inputs: both are fed the same arrays",
+        )
+
+
 def random_batches(inputs: Sequence[GraphInput], example: Mapping[str, list[int]], batch: int) -> InputBatches:
     """Random inputs: standard normal floats, ones for integers and booleans.
 
@@ -102,3 +122,13 @@ def _shape(value: GraphInput, example: Mapping[str, list[int]], symbol: int | st
         )
     sizes = zip(value.shape, given, strict=True)
     return [batch if dim == symbol else dim if isinstance(dim, int) else size for dim, size in sizes]
+
+
+def _same(one: GraphInput, other: GraphInput) -> bool:
+    if (one.name, one.dtype, len(one.shape)) != (other.name, other.dtype, len(other.shape)):
+        return False
+    return all(isinstance(a, str) or isinstance(b, str) or a == b for a, b in zip(one.shape, other.shape, strict=True))
+
+
+def _listed(inputs: Sequence[GraphInput]) -> str:
+    return ", ".join(f"{v.name} {v.dtype} [{', '.join(map(str, v.shape))}]" for v in inputs) or "no inputs"

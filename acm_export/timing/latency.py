@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import shlex
 import sys
+from contextlib import closing
 from dataclasses import replace
 from datetime import datetime
 from pathlib import Path
@@ -13,33 +14,26 @@ from typing import TYPE_CHECKING
 from acm_export.base.errors import AcmError, OutputError, UsageError
 from acm_export.base.files import check_input, sha256_of, write_text
 from acm_export.base.progress import Silent
-from acm_export.data.open_data import open_data
-from acm_export.timing import checks
 from acm_export.timing.backends import open_backend
+from acm_export.timing.checks import differences, failures, read_checks
 from acm_export.timing.environment import EnvironmentWatch
 from acm_export.timing.gpu_watch import watch_gpu
-from acm_export.timing.inputs import MAX_BATCHES, check_batch_sizes
-from acm_export.timing.models import Models, check_baseline
 from acm_export.timing.plot import write_plot
-from acm_export.timing.reliability import device_warnings, environment_warnings, steadiness_warnings
-from acm_export.timing.request import LatencyRequest, TimingOptions
+from acm_export.timing.reliability import device_warnings, environment_warnings, input_warnings, steadiness_warnings
+from acm_export.timing.request import LatencyRequest
 from acm_export.timing.result import Baseline, LatencyResult, ModelFile, ResultNotWrittenError
 from acm_export.timing.result_file import to_text
 from acm_export.timing.routing import SKEWED
-from acm_export.timing.runs import prepare_runs, run_warnings, settings
+from acm_export.timing.runs import prepare_runs
 from acm_export.timing.statistics import LinearFit, fit_line
-from acm_export.timing.streams import SystemClock
-from acm_export.timing.timed_runs import time_runs
+from acm_export.timing.timed_runs import LoadedModels, time_runs
 from acm_export.timing.trtexec import trtexec_result
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
     from acm_export.base.progress import Progress
-    from acm_export.timing.backends.backend import Backend, TimedFile
-    from acm_export.timing.checks import Checks
     from acm_export.timing.result import RunResult
-    from acm_export.timing.runs import Run
     from acm_export.timing.timed_runs import TimedRuns
 
     StrPath = str | os.PathLike[str]
@@ -128,7 +122,9 @@ def latency(
         baseline=_path(baseline),
         data=None if data is None else os.fspath(data),
         processor=_path(processor),
-        timing=TimingOptions(duration, runs, warm_up),
+        duration=duration,
+        runs=runs,
+        warm_up=warm_up,
         percentiles=tuple(dict.fromkeys(percentiles)),
         runtime=runtime,
         plugin=_path(plugin),
@@ -137,19 +133,19 @@ def latency(
         checkpoint=_path(checkpoint),
         cuda_graph=cuda_graph,
         trtexec_times=_path(trtexec_times),
+        checks=read_checks(assert_p99, _path(compare), max_regression),
         output=_path(output),
         plot=_path(plot),
+        command=command or shlex.join([Path(sys.argv[0]).name, *sys.argv[1:]]),
     )
-    required = checks.read_checks(assert_p99, _path(compare), max_regression)
     request.check_outputs()
-    command = command or shlex.join([Path(sys.argv[0]).name, *sys.argv[1:]])
     if request.trtexec_times is not None:
-        result = trtexec_result(request.trtexec_times, _path(model), request, required, command)
+        result = trtexec_result(request, request.trtexec_times)
     else:
-        result = _measure(request, required, watch, progress or Silent(), command)
-    if required.old is not None:
-        result = replace(result, warnings=(*result.warnings, *checks.differences(required.old, result)))
-    result = replace(result, failures=(*checks.failures(required, result), *result.failures))
+        result = _measure(request, watch, progress or Silent())
+    if request.checks.old is not None:
+        result = replace(result, warnings=(*result.warnings, *differences(request.checks.old, result)))
+    result = replace(result, failures=(*failures(request.checks, result), *result.failures))
     try:
         if request.output is not None:
             write_text(to_text(result), request.output)
@@ -164,79 +160,50 @@ def _path(value: StrPath | None) -> Path | None:
     return None if value is None else Path(value)
 
 
-def _measure(
-    request: LatencyRequest, required: Checks, watch: EnvironmentWatch, progress: Progress, command: str
-) -> LatencyResult:
+def _measure(request: LatencyRequest, watch: EnvironmentWatch, progress: Progress) -> LatencyResult:
     check_input(request.model, "file or folder" if request.runtime == "pytorch" else "file")
     backend = open_backend(request)
     gpu = watch_gpu() if backend.on_gpu else None
     try:
         file = backend.read(request.model)
-        runs, baseline = _prepare(request, required, backend, file, progress)
-        models, clock = Models(backend, file, request.baseline, request.streams), SystemClock()
+        runs = prepare_runs(request, backend, file, progress)
+        baseline = None
+        if request.baseline is not None:
+            baseline = ModelFile(str(request.baseline), backend.baseline_digest(request.baseline))
         device, began = backend.device(), datetime.now().astimezone().isoformat(timespec="seconds")
-        watch.start(clock.now())
-        try:
-            timed = time_runs(runs, models, request, clock, progress, gpu)
-            environment = watch.stop(clock.now())
-        finally:
-            models.close()
+        watch.start()
+        with closing(LoadedModels(backend, file, request)) as models:
+            timed = time_runs(request, runs, models, progress, gpu)
+            environment = watch.stop()
     except AcmError as error:
         if gpu is not None and gpu.processes and not isinstance(error, UsageError):
             hint = error.hint or "run again with --debug for the traceback"
             error.hint = f"{hint}; the GPU is also used by {', '.join(gpu.processes)}"
         raise
-    warnings = [*run_warnings(file, runs), *environment_warnings(environment)]
-    warnings += [] if gpu is None else gpu.warnings()
-    warnings += steadiness_warnings(
-        timed.steadiness, clocks_known=device.clocks is not None, percentiles=request.percentiles
-    )
-    warnings += device_warnings(timed.runs, cuda_graph=request.cuda_graph)
     return LatencyResult(
         model=ModelFile(str(file.path), sha256_of(file.path)),
         runtime=backend.info(),
         device=device,
-        command=command,
+        command=request.command,
         time=began,
         runs=tuple(timed.runs),
         fit=_fit(timed.runs),
         baseline=None if baseline is None else Baseline(baseline, tuple(timed.baseline)),
-        warnings=tuple(warnings),
+        warnings=(
+            *input_warnings(file, runs),
+            *environment_warnings(environment),
+            *(() if gpu is None else gpu.warnings()),
+            *steadiness_warnings(
+                timed.steadiness, clocks_known=device.clocks is not None, percentiles=request.percentiles
+            ),
+            *device_warnings(timed.runs, cuda_graph=request.cuda_graph),
+        ),
         partial=timed.partial,
         error=None if timed.error is None else str(timed.error),
         source=file.source,
         cuda_graph=request.cuda_graph,
         failures=(_ended_early(timed, len(runs), request.output),) if timed.partial else (),
     )
-
-
-def _prepare(
-    request: LatencyRequest, required: Checks, backend: Backend, file: TimedFile, progress: Progress
-) -> tuple[tuple[Run, ...], ModelFile | None]:
-    """Check the request against the file; returns the runs, and the baseline's file."""
-    check_batch_sizes(file.inputs, request.batch)
-    thresholds = settings(request, file)
-    checks.check_assertions(required.assertions, thresholds.keys())
-    if required.old is not None and required.old_path is not None:
-        digest = file.source.sha256 if file.source else sha256_of(file.path)
-        checks.check_comparable(required.old, required.old_path, digest, file.path)
-    baseline = None
-    if request.baseline is not None:
-        check_baseline(request.baseline, file, backend)
-        baseline = ModelFile(str(request.baseline), backend.baseline_digest(request.baseline))
-    source = None
-    if request.data is not None:
-        source = open_data(
-            request.data,
-            file.inputs,
-            model_folder=request.model.absolute().parent,
-            processor=request.processor,
-            limit=max(request.batch) * MAX_BATCHES,
-        )
-    runs = prepare_runs(request, file, thresholds, backend, source, progress)
-    if required.old is not None:
-        checks.check_common_runs(required.old, [run.key(request.streams) for run in runs])
-    return runs, baseline
 
 
 def _fit(runs: Sequence[RunResult]) -> LinearFit:

@@ -2,28 +2,33 @@
 
 Each block begins with a pause (:data:`SETTLE_SECONDS`: worker threads of the other session spin for some milliseconds)
 and :data:`SETTLING_RUNS` runs that do not count. The order of each pair of blocks alternates: model, baseline,
-baseline, model, and so on, so that a steady drift affects both alike.
-
-Warm-up: runs are grouped into windows of at least :data:`WINDOW_RUNS` runs and :data:`WINDOW_SECONDS` seconds. Times
-are stable once the medians of the last two windows differ by at most :data:`TOLERANCE` of the earlier one. Without a
-fixed length, the warm-up ends when times are stable, or after :data:`MAX_WARM_UP_SECONDS` seconds or
-:data:`MAX_WARM_UP_RUNS` runs, whichever comes first; the run that crosses the limit is finished.
+baseline, model, and so on, so that a steady drift affects both alike. Each stream has its own thread, and all start
+together.
 """
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import ExitStack, closing
+from dataclasses import dataclass, field
+from itertools import chain
 from statistics import median
+from threading import Barrier, BrokenBarrierError, Event
 from typing import TYPE_CHECKING
 
-from acm_export.timing.streams import Streams
+from acm_export.base.timing import SystemClock
+from acm_export.timing.warm_up import warm_up
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
+    from concurrent.futures import Future
 
+    from acm_export.base.timing import Clock
     from acm_export.timing.backends.backend import DeviceTimes
-    from acm_export.timing.request import TimingOptions
-    from acm_export.timing.streams import Call, Clock
+    from acm_export.timing.warm_up import WarmUp
+
+    Call = Callable[[], DeviceTimes]
+    """Runs a model once and returns when the outputs are in host memory."""
 
 SETTLE_SECONDS = 0.03
 SETTLING_RUNS = 2
@@ -31,29 +36,6 @@ MAX_BLOCKS = 8
 MIN_BLOCKS = 2
 BLOCK_RUNS = 5
 """There are fewer blocks, down to two, if they would hold fewer runs than this."""
-
-WINDOW_RUNS = 5
-WINDOW_SECONDS = 0.1
-TOLERANCE = 0.02
-MAX_WARM_UP_SECONDS = 5.0
-MAX_WARM_UP_RUNS = 20_000
-
-
-@dataclass(frozen=True)
-class WarmUp:
-    """Result of a warm-up.
-
-    Args:
-        runs: Number of runs.
-        seconds: Duration of all runs together.
-        run_seconds: Median run of the last window.
-        stable: Whether times were stable at the end.
-    """
-
-    runs: int
-    seconds: float
-    run_seconds: float
-    stable: bool
 
 
 @dataclass(frozen=True)
@@ -95,89 +77,144 @@ class Measurement:
 
 
 def measure(
-    model: Sequence[Call], baseline: Sequence[Call] | None, options: TimingOptions, clock: Clock
+    model: Sequence[Call],
+    baseline: Sequence[Call] | None = None,
+    *,
+    seconds: float = 2.0,
+    runs: int | None = None,
+    warm_up_seconds: float | None = None,
+    clock: Clock | None = None,
 ) -> tuple[Measurement, Measurement | None]:
     """Warm up and time a model, and a baseline between its blocks.
 
     Args:
         model: Call of the model for each stream.
         baseline: Call of the baseline for each stream, or None.
-        options: How long to time each of them.
-        clock: Clock of the measurement.
+        seconds: Duration of the timed runs of each of them, if ``runs`` is None.
+        runs: Timed runs of each stream.
+        warm_up_seconds: Duration of the warm-up; None to warm up until times are stable.
+        clock: Clock of the measurement; by default the machine's performance counter.
 
     Returns:
         Measurements of the model and of the baseline.
     """
-    timed: list[_BlockTimer] = []
-    try:
-        timed.extend(_BlockTimer(calls, options, clock) for calls in (model, baseline) if calls is not None)
-        count = _blocks(options, timed[0].warm_up.run_seconds)
+    clock = clock or SystemClock()
+    models = [model] if baseline is None else [model, baseline]
+    warm_ups = [warm_up(calls[0], clock, warm_up_seconds) for calls in models]
+    count = _block_count(seconds, runs, warm_ups[0].run_seconds)
+    with ExitStack() as stack:
+        timed = [(stack.enter_context(closing(Streams(calls, clock))), list[list[StreamBlock]]()) for calls in models]
         for index in range(count):
-            runs = None if options.runs is None else options.runs // count + (index < options.runs % count)
-            for timer in timed if index % 2 == 0 else reversed(timed):
-                timer.block(options.seconds / count, runs)
-        measurements = [timer.measurement() for timer in timed]
-    finally:
-        for timer in timed:
-            timer.close()
+            block_runs = None if runs is None else runs // count + (index < runs % count)
+            for streams, blocks in timed if index % 2 == 0 else reversed(timed):
+                clock.sleep(SETTLE_SECONDS)
+                blocks.append(streams.run_block(SETTLING_RUNS, seconds / count, block_runs))
+    measurements = [_measurement(blocks, warmed_up) for (_, blocks), warmed_up in zip(timed, warm_ups, strict=True)]
     return measurements[0], measurements[1] if baseline is not None else None
 
 
-def _blocks(options: TimingOptions, run_seconds: float) -> int:
-    """Number of blocks for runs that take about this long."""
-    expected = options.runs if options.runs is not None else options.seconds / max(run_seconds, 1e-9)
+def _block_count(seconds: float, runs: int | None, run_seconds: float) -> int:
+    """Number of blocks for runs that take about ``run_seconds``."""
+    expected = runs if runs is not None else seconds / max(run_seconds, 1e-9)
     wanted = max(MIN_BLOCKS, min(MAX_BLOCKS, int(expected // BLOCK_RUNS)))
-    return wanted if options.runs is None else min(wanted, options.runs)
+    return wanted if runs is None else min(wanted, runs)
 
 
-class _BlockTimer:
-    def __init__(self, calls: Sequence[Call], options: TimingOptions, clock: Clock) -> None:
-        self._clock = clock
-        self._blocks: list[tuple[float, ...]] = []
-        self._device_times: list[DeviceTimes] = []
-        self._seconds = 0.0
-        self.warm_up = warm_up(calls[0], clock, options.warm_up)
-        self._streams = Streams(calls, clock)
-
-    def block(self, seconds: float, runs: int | None) -> None:
-        """Time for some seconds, or a number of runs if that is given; at least one run of each stream."""
-        self._clock.sleep(SETTLE_SECONDS)
-        streams = self._streams.run_block(SETTLING_RUNS, seconds, runs)
-        self._blocks.append(tuple(value for stream in streams for value in stream.host_ms))
-        self._device_times += [times for stream in streams for times in stream.device_times]
-        self._seconds += max(stream.end for stream in streams) - min(stream.start for stream in streams)
-
-    def measurement(self) -> Measurement:
-        return Measurement(tuple(self._blocks), tuple(self._device_times), self._seconds, self.warm_up)
-
-    def close(self) -> None:
-        self._streams.close()
+def _measurement(blocks: Sequence[Sequence[StreamBlock]], warmed_up: WarmUp) -> Measurement:
+    """The measurement that consists of these blocks, each of which has one part for every stream."""
+    host_ms = tuple(tuple(chain.from_iterable(stream.host_ms for stream in block)) for block in blocks)
+    device_times = tuple(times for block in blocks for stream in block for times in stream.device_times)
+    seconds = sum(max(stream.end for stream in block) - min(stream.start for stream in block) for block in blocks)
+    return Measurement(host_ms, device_times, seconds, warmed_up)
 
 
-def warm_up(call: Callable[[], object], clock: Clock, seconds: float | None = None) -> WarmUp:
-    """Run until times are stable, or for a fixed time.
+@dataclass
+class StreamBlock:
+    """The runs of one stream in one block.
 
     Args:
-        call: Runs once and returns when the work is done.
-        clock: Clock of the measurement.
-        seconds: Duration of the warm-up, at least one run; None to end it when times are stable.
+        start: Seconds of the clock before its first timed run.
+        end: Seconds of the clock after its last timed run.
+        host_ms: Host time of each run.
+        device_times: What the runtime reported about each run.
     """
-    start = window_start = clock.now()
-    runs, stable, window, earlier = 0, False, list[float](), None
-    while True:
-        before = clock.now()
-        call()
-        after = clock.now()
-        runs += 1
-        window.append(after - before)
-        if len(window) >= WINDOW_RUNS and after - window_start >= WINDOW_SECONDS:
-            present = median(window)
-            stable = earlier is not None and abs(present - earlier) <= TOLERANCE * earlier
-            earlier, window, window_start = present, [], after
-        elapsed = after - start
-        if seconds is None:
-            done = stable or elapsed >= MAX_WARM_UP_SECONDS or runs >= MAX_WARM_UP_RUNS
-        else:
-            done = elapsed >= seconds
-        if done:
-            return WarmUp(runs, elapsed, median(window) if window else earlier or 0.0, stable)
+
+    start: float
+    end: float
+    host_ms: list[float] = field(default_factory=list)
+    device_times: list[DeviceTimes] = field(default_factory=list)
+
+
+class Streams:
+    """Runs a model in one or several streams at the same time.
+
+    Args:
+        calls: Call of the model for each stream.
+        clock: Clock of the measurement.
+    """
+
+    def __init__(self, calls: Sequence[Call], clock: Clock) -> None:
+        self._calls, self._clock, self._stop = calls, clock, Event()
+        self._threads = ThreadPoolExecutor(len(calls), "stream") if len(calls) > 1 else None
+
+    def run_block(self, settling: int, seconds: float, runs: int | None) -> list[StreamBlock]:
+        """Run every stream for some seconds, or a number of runs if that is given.
+
+        Args:
+            settling: Runs before, which do not count.
+            seconds: Duration of each stream.
+            runs: Runs of each stream, in place of the duration.
+
+        Raises:
+            Exception: What a run raised; all streams stop for good after their present run.
+        """
+        barrier = Barrier(len(self._calls))
+        if self._threads is None:
+            return [self._stream(self._calls[0], settling, seconds, runs, barrier)]
+        try:
+            submit = self._threads.submit
+            return _results([submit(self._stream, call, settling, seconds, runs, barrier) for call in self._calls])
+        except BaseException:  # of a stream, or of a signal
+            self._stop.set()
+            barrier.abort()
+            raise
+
+    def close(self) -> None:
+        """Stop and end the threads."""
+        self._stop.set()
+        if self._threads is not None:
+            self._threads.shutdown()
+
+    def _stream(self, call: Call, settling: int, seconds: float, runs: int | None, barrier: Barrier) -> StreamBlock:
+        now, stopped = self._clock.now, self._stop.is_set
+        try:
+            for _ in range(settling):
+                call()
+            barrier.wait()
+            start = now()
+            block = StreamBlock(start, start)
+            add_host_ms, add_device_times = block.host_ms.append, block.device_times.append
+            done = 0
+            while True:
+                before = now()
+                device_times = call()
+                after = now()
+                done += 1
+                add_device_times(device_times)
+                add_host_ms((after - before) * 1e3)
+                if stopped() or (done >= runs if runs is not None else after - start >= seconds):
+                    block.end = after
+                    return block
+        except BaseException:
+            self._stop.set()
+            barrier.abort()
+            raise
+
+
+def _results(futures: Sequence[Future[StreamBlock]]) -> list[StreamBlock]:
+    """Results in order; an error of a run takes precedence over the barriers that it broke for the others."""
+    errors = [error for future in futures if (error := future.exception()) is not None]
+    for error in errors:
+        if not isinstance(error, BrokenBarrierError):
+            raise error
+    return [future.result() for future in futures]

@@ -6,11 +6,15 @@ import math
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
+from acm_export.timing import routing
+
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
 
+    from acm_export.timing.backends.backend import TimedFile
     from acm_export.timing.environment import Environment
     from acm_export.timing.result import RunResult
+    from acm_export.timing.runs import Run
 
 MAX_VARIATION = 0.025
 MAX_DRIFT = 0.025
@@ -24,6 +28,27 @@ MIN_DEVICE = 0.5
 """Share of host time below which most of it passes outside the device."""
 TAIL = 99.0
 """The percentile that every result has."""
+
+
+def input_warnings(file: TimedFile, runs: Sequence[Run]) -> Iterator[str]:
+    """Warnings about the inputs, and about what is left out because the file does not allow it."""
+    source = runs[0].inputs.source
+    if source is None:
+        yield "inputs are random: the gates route noise, not data; give real inputs with --data"
+    elif min(len(run.inputs.batches) for run in runs) == 1:
+        yield f"{source} fills only one batch: every run has the same samples"
+    if not file.takes_thresholds:
+        yield (
+            "controlled routing (skewed, least, most) is left out: the engine takes no thresholds; build it with "
+            "--threshold-inputs"
+        )
+    elif routing.can_be_skewed(file.manifest.layers) and all(run.routing != routing.SKEWED for run in runs):
+        yield "skewed routing is left out: it needs gate logits; give the file the engine was built from with --onnx"
+    if any(run.budget_measured is None for run in runs):
+        yield (
+            "β was not measured: the engine does not output learner counts; build it without --no-counts, or give the "
+            "file it was built from with --onnx"
+        )
 
 
 def environment_warnings(environment: Environment) -> Iterator[str]:

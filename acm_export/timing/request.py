@@ -11,28 +11,14 @@ from acm_export.base.errors import UsageError
 from acm_export.base.files import check_apart, check_suffix, check_writable
 from acm_export.base.optional import require
 from acm_export.engine.passport import files_of
+from acm_export.timing.checks import Checks
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
 RUNTIMES = ("onnxruntime", "onnxruntime-cuda", "onnxruntime-tensorrt", "tensorrt", "pytorch")
 MAX_STREAMS = 64
-_WITHOUT_RUNNING = ("model", "trtexec_times", "batch", "streams", "percentiles", "output")
-
-
-@dataclass(frozen=True)
-class TimingOptions:
-    """How long to time the model, and the baseline beside it.
-
-    Args:
-        seconds: Duration of the timed runs, if ``runs`` is None.
-        runs: Timed runs of each stream.
-        warm_up: Seconds of the warm-up; None to warm up until times are stable.
-    """
-
-    seconds: float = 2.0
-    runs: int | None = None
-    warm_up: float | None = None
+_WITHOUT_RUNNING = ("model", "trtexec_times", "batch", "streams", "percentiles", "checks", "output", "command")
 
 
 @dataclass(frozen=True)
@@ -48,7 +34,9 @@ class LatencyRequest:
         baseline: Path of the dense model that is timed between the blocks, or None.
         data: Real inputs, as :func:`acm_export.data.open_data.open_data` takes them; None for random inputs.
         processor: Folder of preprocessor_config.json, for images.
-        timing: How long to time each run.
+        duration: Seconds of timed runs, for each batch size, budget and routing.
+        runs: Timed runs of each stream, in place of ``duration``; None if the duration decides.
+        warm_up: Seconds of the warm-up; None to warm up until times are stable.
         percentiles: Percentiles beside those that every result has.
         runtime: One of :data:`RUNTIMES`; None to choose by the file.
         plugin: Path of the plugin library; None for the one beside the model.
@@ -57,8 +45,10 @@ class LatencyRequest:
         checkpoint: Folder that the model was exported from, for pytorch.
         cuda_graph: Whether to launch each run as a CUDA graph.
         trtexec_times: Times that trtexec exported; nothing is run then.
+        checks: Assertions, and the earlier result to compare with.
         output: Path of the result, or None.
         plot: Path of the plot, or None.
+        command: Command line to record in the result.
 
     Raises:
         UsageError: A value is out of range, or two options exclude each other.
@@ -72,7 +62,9 @@ class LatencyRequest:
     baseline: Path | None = None
     data: str | None = None
     processor: Path | None = None
-    timing: TimingOptions = field(default_factory=TimingOptions)
+    duration: float = 2.0
+    runs: int | None = None
+    warm_up: float | None = None
     percentiles: Sequence[float] = ()
     runtime: str | None = None
     plugin: Path | None = None
@@ -81,8 +73,10 @@ class LatencyRequest:
     checkpoint: Path | None = None
     cuda_graph: bool = False
     trtexec_times: Path | None = None
+    checks: Checks = field(default_factory=Checks)
     output: Path | None = None
     plot: Path | None = None
+    command: str = ""
 
     def __post_init__(self) -> None:
         self._check_values()
@@ -91,25 +85,19 @@ class LatencyRequest:
         if self.trtexec_times is None:
             return
         for option in fields(self):
-            if option.name in _WITHOUT_RUNNING:
-                continue
-            default = TimingOptions() if option.name == "timing" else option.default
-            if getattr(self, option.name) != default:
-                raise UsageError(
-                    f"{_option(option.name)} does not apply with --trtexec-times, which runs nothing",
-                    f"leave {_option(option.name)} out",
-                )
+            if option.name not in _WITHOUT_RUNNING and getattr(self, option.name) != option.default:
+                flag = f"--{option.name.replace('_', '-')}"
+                raise UsageError(f"{flag} does not apply with --trtexec-times, which runs nothing", f"leave {flag} out")
         if len(self.batch) != 1:
             raise UsageError(f"--batch names {len(self.batch)} sizes, trtexec times one", "name that one")
 
     def _check_values(self) -> None:
-        timing = self.timing
-        if not 0 < timing.seconds < math.inf:
-            raise UsageError(f"--duration is {timing.seconds}, expected a positive number of seconds")
-        if timing.runs is not None and timing.runs < 1:
-            raise UsageError(f"--runs is {timing.runs}, expected at least 1")
-        if timing.warm_up is not None and not 0 <= timing.warm_up < math.inf:
-            raise UsageError(f"--warm-up is {timing.warm_up}, expected a number of seconds from 0")
+        if not 0 < self.duration < math.inf:
+            raise UsageError(f"--duration is {self.duration}, expected a positive number of seconds")
+        if self.runs is not None and self.runs < 1:
+            raise UsageError(f"--runs is {self.runs}, expected at least 1")
+        if self.warm_up is not None and not 0 <= self.warm_up < math.inf:
+            raise UsageError(f"--warm-up is {self.warm_up}, expected a number of seconds from 0")
         if not self.batch or min(self.batch) < 1:
             raise UsageError(f"--batch is {', '.join(map(str, self.batch))}, expected sizes of at least 1, as in 1,8")
         if not 1 <= self.streams <= MAX_STREAMS:
@@ -127,15 +115,7 @@ class LatencyRequest:
             OutputError: They cannot be written.
             MissingDependencyError: A plot is asked for, and Matplotlib is not installed.
         """
-        read = (
-            self.model,
-            self.baseline,
-            self.onnx,
-            self.trtexec_times,
-            self.plugin,
-            self.data,
-            self.checkpoint,
-        )
+        read = (self.model, self.baseline, self.onnx, self.trtexec_times, self.plugin, self.data, self.checkpoint)
         paths = [Path(name) for name in read if name is not None]
         check_apart([part for path in paths for part in files_of(path)], {"-o": self.output, "--plot": self.plot})
         if self.output is not None:
@@ -144,7 +124,3 @@ class LatencyRequest:
             check_suffix(self.plot, (".png", ".svg"), "--plot")
             require("matplotlib")
             check_writable(self.plot, "--plot")
-
-
-def _option(name: str) -> str:
-    return "--duration, --runs or --warm-up" if name == "timing" else f"--{name.replace('_', '-')}"

@@ -2,18 +2,21 @@
 
 from __future__ import annotations
 
+from contextlib import closing
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 import numpy as np
 
 from acm_export.base.errors import UsageError
+from acm_export.base.files import sha256_of
+from acm_export.data.open_data import open_data
 from acm_export.engine.profiles import format_shape
 from acm_export.onnx_file.budget_input import INPUT
 from acm_export.onnx_file.manifest import Setting
 from acm_export.onnx_file.thresholds import bound_of, check_setting, thresholds_for
 from acm_export.timing import routing
-from acm_export.timing.inputs import data_batches, random_batches
+from acm_export.timing.inputs import MAX_BATCHES, check_batch_sizes, check_same_inputs, data_batches, random_batches
 from acm_export.timing.result import run_key
 
 if TYPE_CHECKING:
@@ -21,15 +24,11 @@ if TYPE_CHECKING:
 
     from acm_export.base.progress import Progress
     from acm_export.data.batches import Arrays
-    from acm_export.data.dataset import Dataset
     from acm_export.timing.backends.backend import Backend, BudgetMeter, TimedFile
     from acm_export.timing.inputs import InputBatches
     from acm_export.timing.request import LatencyRequest
     from acm_export.timing.result import RunKey
     from acm_export.timing.routing import Thresholds
-
-    Settings = Mapping[float | None, Thresholds | None]
-    """Thresholds by requested β (None for ``--threshold`` or the file's setting); None if only an engine has them."""
 
 _ROUNDING = 5e-4
 """A budget may miss the ends of the table by what an error message rounds away."""
@@ -65,8 +64,74 @@ class Run:
         return run_key(self.inputs.shapes, self.routing, self.budget_requested, streams)
 
 
-def settings(request: LatencyRequest, file: TimedFile) -> Settings:
-    """Thresholds for each requested budget, for the requested threshold, or of the file as it is.
+def prepare_runs(request: LatencyRequest, backend: Backend, file: TimedFile, progress: Progress) -> tuple[Run, ...]:
+    """Check the request against the file, read the inputs, and measure the β of every run.
+
+    Memory for that is freed before anything is timed.
+
+    Args:
+        request: What to time.
+        backend: Runtime that measures β.
+        file: File to time.
+        progress: Receives the steps.
+
+    Raises:
+        UsageError: The file does not support what is requested, or the data do not fit it.
+        AcmError: The runtime cannot run the baseline.
+    """
+    check_batch_sizes(file.inputs, request.batch)
+    thresholds = _thresholds_by_budget(request, file)
+    request.checks.check_budgets(thresholds.keys())
+    request.checks.check_model(file.path, file.source.sha256 if file.source else sha256_of(file.path))
+    if request.baseline is not None:
+        check_same_inputs(request.baseline, backend.baseline_inputs(request.baseline), file.path, file.inputs)
+    inputs = _open_inputs(request, file)
+    progress.stage("loading the model", None)
+    runs: list[Run] = []
+    with closing(backend.meter(file)) as meter:
+        for batches in inputs:
+            progress.stage(f"measuring budgets, batch {batches.samples}", None)
+            runs += _runs_of_batch(file, thresholds, meter, batches)
+    request.checks.check_runs([run.key(request.streams) for run in runs])
+    return tuple(runs)
+
+
+def _open_inputs(request: LatencyRequest, file: TimedFile) -> list[InputBatches]:
+    """Read the inputs of each requested batch size: real data, or random numbers.
+
+    Raises:
+        UsageError: The data do not fit the model, or the engine was not built for these shapes.
+    """
+    sizes, data = dict.fromkeys(request.batch), None
+    if request.data is not None:
+        data = open_data(
+            request.data,
+            file.inputs,
+            model_folder=file.path.absolute().parent,
+            processor=request.processor,
+            limit=max(sizes) * MAX_BATCHES,
+        )
+    opened = []
+    for size in sizes:
+        example = file.manifest.example_inputs
+        opened.append(random_batches(file.inputs, example, size) if data is None else data_batches(data, size))
+        _check_profiles(file, opened[-1].shapes)
+    return opened
+
+
+def _check_profiles(file: TimedFile, shapes: Mapping[str, Sequence[int]]) -> None:
+    for name, (low, _, high) in file.profiles.items():
+        shape = shapes.get(name)
+        if shape is not None and not all(a <= b <= c for a, b, c in zip(low, shape, high, strict=True)):
+            raise UsageError(
+                f"{file.path} was built for shapes of {name} from {format_shape(low)} to {format_shape(high)}, not for "
+                f"{format_shape(shape)}",
+                "choose a --batch inside that range, or build the engine with other --min-shapes and --max-shapes",
+            )
+
+
+def _thresholds_by_budget(request: LatencyRequest, file: TimedFile) -> dict[float | None, Thresholds | None]:
+    """Thresholds for each requested β; for None those of ``--threshold`` or the file, None if only an engine has them.
 
     Raises:
         UsageError: The file does not support the budget or the threshold.
@@ -82,82 +147,16 @@ def settings(request: LatencyRequest, file: TimedFile) -> Settings:
     return {file.manifest.setting.budget: file.stored}
 
 
-def prepare_runs(
-    request: LatencyRequest,
+def _runs_of_batch(
     file: TimedFile,
-    settings: Settings,
-    backend: Backend,
-    source: Dataset | None,
-    progress: Progress,
-) -> tuple[Run, ...]:
-    """Read the inputs and measure the β of every run; memory for that is freed before anything is timed.
-
-    Args:
-        request: Names the batch sizes.
-        file: File to time.
-        settings: Thresholds for each budget, from :func:`settings`.
-        backend: Runtime that measures β.
-        source: Real data, or None for random inputs.
-        progress: Receives the steps.
-
-    Raises:
-        UsageError: The data do not fit the file.
-    """
-    sizes = dict.fromkeys(request.batch)
-    inputs = {size: _inputs(file, source, size) for size in sizes}
-    progress.stage("loading the model", None)
-    meter = backend.meter(file)
-    runs: list[Run] = []
-    try:
-        for size in sizes:
-            progress.stage(f"measuring budgets, batch {size}", None)
-            runs += _runs(file, settings, meter, inputs[size])
-    finally:
-        meter.close()
-    return tuple(runs)
-
-
-def run_warnings(file: TimedFile, runs: Sequence[Run]) -> Iterator[str]:
-    """Warnings about the inputs, and about what is left out because the file does not allow it."""
-    source = runs[0].inputs.source
-    if source is None:
-        yield "inputs are random: the gates route noise, not data; give real inputs with --data"
-    elif min(len(run.inputs.batches) for run in runs) == 1:
-        yield f"{source} fills only one batch: every run has the same samples"
-    if not file.takes_thresholds:
-        yield (
-            "controlled routing (skewed, least, most) is left out: the engine takes no thresholds; build it with "
-            "--threshold-inputs"
-        )
-    elif routing.can_be_skewed(file.manifest.layers) and all(run.routing != routing.SKEWED for run in runs):
-        yield "skewed routing is left out: it needs gate logits; give the file the engine was built from with --onnx"
-    if any(run.budget_measured is None for run in runs):
-        yield (
-            "β was not measured: the engine does not output learner counts; build it without --no-counts, or give the "
-            "file it was built from with --onnx"
-        )
-
-
-def _inputs(file: TimedFile, source: Dataset | None, batch: int) -> InputBatches:
-    if source is None:
-        inputs = random_batches(file.inputs, file.manifest.example_inputs, batch)
-    else:
-        inputs = data_batches(source, batch)
-    for name, (low, _, high) in file.profiles.items():
-        shape = inputs.shapes.get(name)
-        if shape is not None and not all(a <= b <= c for a, b, c in zip(low, shape, high, strict=True)):
-            raise UsageError(
-                f"{file.path} was built for shapes of {name} from {format_shape(low)} to {format_shape(high)}, not for "
-                f"{format_shape(shape)}",
-                "choose a --batch inside that range, or build the engine with other --min-shapes and --max-shapes",
-            )
-    return inputs
-
-
-def _runs(file: TimedFile, settings: Settings, meter: BudgetMeter, inputs: InputBatches) -> Iterator[Run]:
+    thresholds_by_budget: Mapping[float | None, Thresholds | None],
+    meter: BudgetMeter,
+    inputs: InputBatches,
+) -> Iterator[Run]:
+    """The runs of one batch size: each budget with the routing of the data and skewed, then the least and the most."""
     layers, bound = file.manifest.layers, file.manifest.setting.max_learners
     kinds: list[tuple[str, float | None, Thresholds | None]] = []
-    for budget, thresholds in settings.items():
+    for budget, thresholds in thresholds_by_budget.items():
         kinds.append((routing.DATA, budget, thresholds))
         if file.takes_thresholds and routing.can_be_skewed(layers) and thresholds is not None:
             skewed = meter.skewed(inputs, thresholds, bound)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field
+from itertools import cycle
 from typing import TYPE_CHECKING
 
 from acm_export.base import interrupts
@@ -14,18 +15,86 @@ from acm_export.timing.statistics import percentiles, summarize
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
+    from pathlib import Path
 
     from acm_export.base.progress import Progress
+    from acm_export.data.batches import Arrays
+    from acm_export.timing.backends.backend import Backend, LoadedModel, RunContext, TimedFile
     from acm_export.timing.gpu_watch import GpuWatch
-    from acm_export.timing.measure import Measurement
-    from acm_export.timing.models import Models
+    from acm_export.timing.measure import Call, Measurement
     from acm_export.timing.request import LatencyRequest
     from acm_export.timing.result import Percentiles
     from acm_export.timing.runs import Run
     from acm_export.timing.statistics import Statistics
-    from acm_export.timing.streams import Clock
 
-_TIMES = ("device_ms", "enqueue_ms", "transfer_ms")
+_DEVICE_TIMES = ("device_ms", "enqueue_ms", "transfer_ms")
+_DEBUG = "run again with --debug for the traceback"
+
+
+class LoadedModels:
+    """The file, its copy with thresholds as inputs, and the baseline; each is loaded when a run first needs it.
+
+    Args:
+        backend: Runtime of all of them.
+        file: The file to time.
+        request: Names the baseline and the number of streams, each of which gets a context of its own.
+    """
+
+    def __init__(self, backend: Backend, file: TimedFile, request: LatencyRequest) -> None:
+        self._backend, self._file = backend, file
+        self._baseline, self._streams = request.baseline, request.streams
+        self._loaded: dict[str, tuple[LoadedModel, list[RunContext]]] = {}
+
+    def calls(self, run: Run) -> list[Call]:
+        """A call of the model for each stream, after one trial.
+
+        Raises:
+            LatencyError: The model does not run.
+        """
+        name = "file" if run.own_thresholds else "file with thresholds as inputs"
+        feeds = [batch | run.controls for batch in run.inputs.batches]
+        return _calls(self._contexts(name), feeds, self._file.path)
+
+    def baseline_calls(self, run: Run) -> list[Call] | None:
+        """A call of the baseline on the same inputs for each stream, after one trial; None without a baseline.
+
+        Raises:
+            LatencyError: The baseline does not run.
+        """
+        if self._baseline is None:
+            return None
+        return _calls(self._contexts("baseline"), run.inputs.batches, self._baseline)
+
+    def close(self) -> None:
+        """Close all of them."""
+        while self._loaded:
+            model, contexts = self._loaded.popitem()[1]
+            for context in contexts:
+                context.close()
+            model.close()
+
+    def _contexts(self, name: str) -> list[RunContext]:
+        if name not in self._loaded:
+            if name == "baseline" and self._baseline is not None:
+                model = self._backend.load_baseline(self._baseline)
+            else:
+                model = self._backend.load(self._file, own_thresholds=name == "file")
+            contexts: list[RunContext] = []
+            self._loaded[name] = model, contexts  # before contexts are created, so that close() finds all of them
+            contexts.extend(model.context() for _ in range(self._streams))
+        return self._loaded[name][1]
+
+
+def _calls(contexts: Sequence[RunContext], feeds: Sequence[Arrays], path: Path) -> list[Call]:
+    """A call for each context, which takes the feeds in turn."""
+    try:
+        for context in contexts:
+            context.run(feeds[0])
+    except AcmError:
+        raise
+    except Exception as error:  # the runtime's own types, with no common base but Exception
+        raise LatencyError(f"{path} does not run on these inputs: {first_line(error)}", _DEBUG) from error
+    return [map(context.run, cycle(feeds)).__next__ for context in contexts]
 
 
 @dataclass
@@ -48,20 +117,18 @@ class TimedRuns:
 
 
 def time_runs(
-    runs: Sequence[Run],
-    models: Models,
     request: LatencyRequest,
-    clock: Clock,
+    runs: Sequence[Run],
+    models: LoadedModels,
     progress: Progress,
     gpu: GpuWatch | None = None,
 ) -> TimedRuns:
     """Time runs until all are done, or an interrupt or an error drops the present one and those after it.
 
     Args:
-        runs: Runs to time.
-        models: The loaded models.
         request: How long to time each run, and which percentiles to take.
-        clock: Clock of the measurement.
+        runs: Runs to time.
+        models: What the runs call.
         progress: Receives the name of each run; it must not draw while a run is timed.
         gpu: Checks after each run what throttles the GPU, or None.
 
@@ -75,9 +142,11 @@ def time_runs(
         progress.stage(name, None)
         try:
             calls, baseline_calls = models.calls(run), models.baseline_calls(run)
-            measurement, baseline = measure(calls, baseline_calls, request.timing, clock)
+            measured = measure(
+                calls, baseline_calls, seconds=request.duration, runs=request.runs, warm_up_seconds=request.warm_up
+            )
             interrupts.check()
-            _add(timed, run, measurement, baseline, request)
+            _add(timed, request, run, *measured)
             if gpu is not None:
                 gpu.check_throttling(str(timed.runs[-1]), calls[0])
         except BaseException as error:
@@ -97,50 +166,44 @@ def time_runs(
 
 
 def _add(
-    timed: TimedRuns, run: Run, measurement: Measurement, baseline: Measurement | None, request: LatencyRequest
+    timed: TimedRuns, request: LatencyRequest, run: Run, measurement: Measurement, baseline: Measurement | None
 ) -> None:
-    device_ms, enqueue_ms, transfer_ms = (_statistics(measurement.reported_ms(name)) for name in _TIMES)
     result = RunResult(
-        run.inputs.shapes,
-        run.routing,
-        run.budget_requested,
-        run.budget_measured,
-        summarize(measurement.host_ms),
-        device_ms,
-        enqueue_ms,
-        transfer_ms,
-        request.streams,
-        measurement.runs_per_second * run.inputs.samples,
-        _percentiles(measurement, request.percentiles),
+        inputs=run.inputs.shapes,
+        routing=run.routing,
+        budget_requested=run.budget_requested,
+        budget_measured=run.budget_measured,
+        host_ms=summarize(measurement.host_ms),
+        **_device_times(measurement),
+        streams=request.streams,
+        throughput=measurement.runs_per_second * run.inputs.samples,
+        percentiles=_percentiles(measurement, request.percentiles),
     )
     timed.runs.append(result)
     timed.steadiness.append(_steadiness(f"the model ({result})", measurement, result.host_ms))
     if baseline is None:
         return
-    device_ms, enqueue_ms, transfer_ms = (_statistics(baseline.reported_ms(name)) for name in _TIMES)
     host_ms = summarize(baseline.host_ms)
-    timed.baseline.append(
-        BaselineRun(
-            host_ms,
-            device_ms,
-            result.host_ms.p50 / host_ms.p50,
-            enqueue_ms,
-            transfer_ms,
-            baseline.runs_per_second * run.inputs.samples,
-            _percentiles(baseline, request.percentiles),
-        )
+    beside = BaselineRun(
+        host_ms=host_ms,
+        **_device_times(baseline),
+        ratio=result.host_ms.p50 / host_ms.p50,
+        throughput=baseline.runs_per_second * run.inputs.samples,
+        percentiles=_percentiles(baseline, request.percentiles),
     )
+    timed.baseline.append(beside)
     timed.steadiness.append(_steadiness(f"the baseline ({result})", baseline, host_ms))
 
 
-def _statistics(milliseconds: Sequence[float] | None) -> Statistics | None:
-    return None if milliseconds is None else summarize(milliseconds)
+def _device_times(measurement: Measurement) -> dict[str, Statistics | None]:
+    reported = {name: measurement.reported_ms(name) for name in _DEVICE_TIMES}
+    return {name: None if values is None else summarize(values) for name, values in reported.items()}
 
 
 def _percentiles(measurement: Measurement, percents: Sequence[float]) -> Percentiles | None:
     if not percents:
         return None
-    times = {"host_ms": measurement.host_ms, **{name: measurement.reported_ms(name) for name in _TIMES}}
+    times = {"host_ms": measurement.host_ms, **{name: measurement.reported_ms(name) for name in _DEVICE_TIMES}}
     return {name: percentiles(values, percents) for name, values in times.items() if values is not None}
 
 
@@ -152,6 +215,4 @@ def _named(error: Exception, run: str) -> AcmError:
     """An error of a runtime's own type, as one that names the run."""
     if isinstance(error, AcmError):
         return error
-    return LatencyError(
-        f"{run} failed: {type(error).__name__}: {first_line(error)}", "run again with --debug for the traceback"
-    )
+    return LatencyError(f"{run} failed: {type(error).__name__}: {first_line(error)}", _DEBUG)

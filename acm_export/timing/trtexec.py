@@ -19,7 +19,6 @@ from acm_export.base.errors import UsageError
 from acm_export.base.files import sha256_of
 from acm_export.base.json_fields import BrokenFieldError, Kind, checked
 from acm_export.engine.passport import passport_path, read_passport
-from acm_export.timing import checks
 from acm_export.timing.environment import Device
 from acm_export.timing.reliability import Steadiness, device_warnings, steadiness_warnings
 from acm_export.timing.result import LatencyResult, ModelFile, RunResult, RuntimeInfo, run_key
@@ -30,7 +29,6 @@ if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
     from pathlib import Path
 
-    from acm_export.timing.checks import Checks
     from acm_export.timing.request import LatencyRequest
 
 _MAX_BYTES = 1 << 29
@@ -82,32 +80,27 @@ class Query:
     latency: float
 
 
-def trtexec_result(
-    times: Path, model: Path | None, request: LatencyRequest, required: Checks, command: str
-) -> LatencyResult:
+def trtexec_result(request: LatencyRequest, times: Path) -> LatencyResult:
     """The result of what trtexec measured.
 
     Args:
-        times: Path of the times that trtexec exported.
-        model: Path of the engine that trtexec ran, or None if it is not known.
-        request: Batch size and streams of trtexec, and percentiles to take.
-        required: Checks, refused here if they do not fit the times.
-        command: Command line to record.
+        request: Model, batch size and streams of trtexec, percentiles to take, and checks.
+        times: Path of the times that trtexec exported; also the request's model if the engine is not known.
 
     Raises:
         UsageError: A file is missing or was not written by trtexec, or the checks do not fit.
     """
-    if model is not None and not model.is_file():
+    model, known = request.model, request.model != times
+    if known and not model.is_file():
         raise UsageError(f"there is no file {model}", "name the engine that trtexec ran, or leave it out")
-    checks.check_assertions(required.assertions, [None])
-    file = ModelFile(str(model or times), None if model is None else sha256_of(model))
+    file = ModelFile(str(model), sha256_of(model) if known else None)
     source = None
-    if model is not None and passport_path(model).is_file():
+    if known and passport_path(model).is_file():
         onnx_file = read_passport(model).model
         source = ModelFile(onnx_file.name, onnx_file.sha256)
-    if required.old is not None and required.old_path is not None:
-        checks.check_comparable(required.old, required.old_path, (source or file).sha256, model or times)
-        checks.check_common_runs(required.old, [run_key({}, DATA, None, request.streams)])
+    request.checks.check_budgets([None])
+    request.checks.check_model(model, (source or file).sha256)
+    request.checks.check_runs([run_key({}, DATA, None, request.streams)])
     queries = read_times(times)
     enqueue = [query.enqueue for query in queries]
     coarse = resolution(queries) > _MAX_RESOLUTION * median(enqueue)
@@ -117,7 +110,7 @@ def trtexec_result(
         model=file,
         runtime=RuntimeInfo("trtexec", None, "TensorRT"),
         device=Device(None, None),
-        command=command,
+        command=request.command,
         time=written.isoformat(timespec="seconds"),
         runs=(run,),
         fit=LinearFit(),

@@ -16,9 +16,9 @@ from PIL import Image
 from tiny_families import acm_model, dense_model
 from user_data import LETTERS, write_wav
 
-from acm_export.checkpoints import load_checkpoint, save_checkpoint
+from acm_export.checkpoints import save_checkpoint
 from acm_export.cli import main
-from acm_export.exporter import export_checkpoint
+from acm_export.exporter import export
 from acm_export.timing import warm_up
 
 if TYPE_CHECKING:
@@ -41,7 +41,7 @@ def models(tmp_path_factory: pytest.TempPathFactory) -> Path:
         folder = root / name
         dense_model(name).save_pretrained(folder / "dense")
         save_checkpoint(acm_model(name, "ffn"), folder / "acm", source={})
-        export_checkpoint(load_checkpoint(folder / "acm"), folder / "m.onnx", verify=False)
+        export(folder / "acm", output=folder / "m.onnx", verify=False)
         for place in (folder, folder / "dense", folder / "acm"):
             if name == IMAGES:
                 (place / "preprocessor_config.json").write_text(json.dumps(SETTINGS))
@@ -53,7 +53,7 @@ def models(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture(autouse=True)
 def _short(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(warm_up, "WINDOW_SECONDS", 0.0)
-    monkeypatch.setattr(warm_up, "MOST_RUNS", 10)
+    monkeypatch.setattr(warm_up, "MAX_WARM_UP_RUNS", 10)
 
 
 def run(verb: str, folder: Path, data: object, output: Path) -> tuple[int, str]:
@@ -251,7 +251,7 @@ WRONG_FILES: list[tuple[str, Callable[[Path], Any], str]] = [
     (IMAGES, lambda folder: folder / "none.npz", "none.npz hint: --data takes an .npz file, a folder of images"),
     (IMAGES, lambda _: "no_such_module:make", "cannot import no_such_module:make: ModuleNotFoundError"),
     (IMAGES, lambda _: "a b:make", "'a b:make' is not module:function"),
-    (IMAGES, _write("x.npy", b"\x93NUMPY"), "x.npy is not an .npz file of plain arrays"),
+    (IMAGES, _write("x.npy", b"\x93NUMPY"), "x.npy is a NumPy array (.npy); --data takes an .npz file"),
     (IMAGES, _npz(pixels=PIXELS), "d.npz has pixels; the model takes pixel_values"),
     (IMAGES, _npz(pixel_values=PIXELS[:0]), "d.npz has no samples"),
     (IMAGES, _npz(pixel_values=PIXELS, labels=np.zeros(3, int)), "d.npz: the arrays have different lengths"),

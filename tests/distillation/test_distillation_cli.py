@@ -16,9 +16,9 @@ import pytest
 import torch
 import transformers
 from click.testing import CliRunner, Result
+from distillation_runs import vit, weights
 from PIL import Image
 from safetensors.torch import load_file
-from test_distillation_run import _no_collection, vit, weights  # noqa: F401  a fixture
 from tiny_families import MAKE, dense_model
 from user_data import LETTERS, write_wav
 

@@ -9,10 +9,8 @@ import numpy as np
 import pytest
 import torch
 from click.testing import CliRunner, Result
+from distillation_runs import vit
 from safetensors.torch import load_file, save_file
-from test_distillation_data import IDS as TOKENS
-from test_distillation_data import MASK, batch_of
-from test_distillation_run import vit
 from tiny_families import dense_model
 from user_data import module
 
@@ -141,11 +139,6 @@ def test_sounds_of_different_lengths_need_a_mask(monkeypatch: pytest.MonkeyPatch
     assert result.exit_code == 2, result.stderr
     assert "60 to 61 values" in result.stderr
     assert CliRunner().invoke(main, ["acmize", *map(str, args), *QUICK[:-1], "1", "--restart"]).exit_code == 0
-
-
-def test_masks_are_used_even_if_only_some_samples_have_one() -> None:
-    batch = batch_of([{"input_ids": [1, 2, 3], "attention_mask": [1, 0, 0]}, {"input_ids": [4, 5]}], TOKENS, MASK)
-    assert batch["attention_mask"].tolist() == [[1, 0, 0], [1, 1, 0]]
 
 
 def test_a_teacher_with_infinite_weights_is_refused(folder: Path) -> None:

@@ -15,7 +15,7 @@ from acm_export.base.errors import OutputError, UsageError
 from acm_export.cli import main
 from acm_export.exporter import export
 from acm_export.timing import latency as module
-from acm_export.timing import measure as measuring
+from acm_export.timing import warm_up
 from acm_export.timing.latency import latency
 from acm_export.timing.result import LatencyResult, ResultNotWrittenError
 from acm_export.timing.result_file import read_result
@@ -35,8 +35,8 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(autouse=True)
 def _short(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(measuring, "WINDOW_SECONDS", 0.0)
-    monkeypatch.setattr(measuring, "MAX_WARM_UP_RUNS", 10)
+    monkeypatch.setattr(warm_up, "WINDOW_SECONDS", 0.0)
+    monkeypatch.setattr(warm_up, "MAX_WARM_UP_RUNS", 10)
 
 
 class Steps:
@@ -133,7 +133,8 @@ def test_a_result_that_cannot_be_written_is_not_lost(
         ({"runtime": "tvm"}, "unknown runtime 'tvm'"),
         ({"budgets": [0.5], "threshold": 0.0}, "exclude each other"),
         ({"max_regression": -0.1}, "'-0.1' is not a valid share"),
-        ({"trtexec_times": "t.json", "runs": 3}, "--duration, --runs or --warm-up does not apply with --trtexec-times"),
+        ({"trtexec_times": "t.json", "runs": 3}, "--runs does not apply with --trtexec-times"),
+        ({"trtexec_times": "t.json", "warm_up": 0.0}, "--warm-up does not apply with --trtexec-times"),
     ],
 )
 def test_wrong_values_are_refused(folder: Path, options: dict[str, Any], reason: str) -> None:

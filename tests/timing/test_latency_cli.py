@@ -21,8 +21,7 @@ from acm_export.calibration.budgets import budget_of_latency
 from acm_export.cli import main
 from acm_export.cli.latency import _RUNTIMES
 from acm_export.exporter import export
-from acm_export.timing import latency
-from acm_export.timing import measure as measuring
+from acm_export.timing import latency, warm_up
 from acm_export.timing.backends import BACKENDS
 from acm_export.timing.request import RUNTIMES
 
@@ -52,8 +51,8 @@ def folder(tmp_path_factory: pytest.TempPathFactory, vit_files: Path) -> Path:
 
 @pytest.fixture(autouse=True)
 def _short(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(measuring, "WINDOW_SECONDS", 0.0)
-    monkeypatch.setattr(measuring, "MAX_WARM_UP_RUNS", 10)
+    monkeypatch.setattr(warm_up, "WINDOW_SECONDS", 0.0)
+    monkeypatch.setattr(warm_up, "MAX_WARM_UP_RUNS", 10)
 
 
 def test_the_result_has_every_field_and_calibration_reads_it(folder: Path) -> None:
@@ -199,7 +198,7 @@ def test_wrong_options_are_refused_before_any_work(folder: Path, monkeypatch: py
         ((folder / "tensorrt.onnx",), 1, "is exported for the target tensorrt"),
         ((folder / "dense.onnx",), 1, "has no gated learners"),
         ((c, "--baseline", folder / "other.onnx"), 2, "; "),
-        ((c, "--data", wrong), 2, "pixel_values is float32 [1, 1, 5, 8]"),
+        ((c, "--data", wrong), 2, "pixel_values is float32 [1, 5, 8], the model takes float32 [1, 8, 8]"),
         ((c, "--data", few, "--batch", 4), 2, "has 3 samples, --batch is 4"),
         ((c, "--batch", "0"), 2, "is not a list of batch sizes"),
         (
@@ -207,7 +206,7 @@ def test_wrong_options_are_refused_before_any_work(folder: Path, monkeypatch: py
             2,
             "names the budget 0.6, --budgets has 0.5",
         ),
-        ((c, "--assert-p99", "soon"), 2, "'soon' is no time"),
+        ((c, "--assert-p99", "soon"), 2, "'soon' is not a time in milliseconds"),
         ((c, "--compare", folder / "bad.json"), 2, "is not a result of acm-export latency"),
         ((c, "--max-regression", "x"), 2, "is not a valid share"),
         ((c, "-o", folder / "none" / "r.json"), 1, "does not exist"),

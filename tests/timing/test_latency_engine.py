@@ -26,8 +26,7 @@ from acm_export.engine.host import Platform
 from acm_export.engine.passport import passport_path
 from acm_export.exporter import export
 from acm_export.runtimes import cuda_driver
-from acm_export.timing import environment, latency
-from acm_export.timing import measure as measuring
+from acm_export.timing import environment, latency, warm_up
 from acm_export.timing.environment import Device
 
 if TYPE_CHECKING:
@@ -61,8 +60,8 @@ def furnish(patch: pytest.MonkeyPatch, library: Path, place: Platform = ORIN) ->
     patch.setattr(host, "find_platform", lambda _: place)
     patch.setattr(cuda_driver, "LIBRARY", str(library))
     patch.setattr(environment, "gpu", lambda: Device(place.gpu, place.arch))
-    patch.setattr(measuring, "WINDOW_SECONDS", 0.0)
-    patch.setattr(measuring, "MAX_WARM_UP_RUNS", 10)
+    patch.setattr(warm_up, "WINDOW_SECONDS", 0.0)
+    patch.setattr(warm_up, "MAX_WARM_UP_RUNS", 10)
 
 
 @pytest.fixture(scope="module")

@@ -16,8 +16,7 @@ from exported_files import names
 from acm_export.base import interrupts
 from acm_export.base.errors import LatencyError
 from acm_export.cli import main
-from acm_export.timing import measure as measuring
-from acm_export.timing import timed_runs
+from acm_export.timing import timed_runs, warm_up
 
 
 def run(*args: object) -> Result:
@@ -35,8 +34,8 @@ def folder(tmp_path_factory: pytest.TempPathFactory, vit_files: Path) -> Path:
 
 @pytest.fixture(autouse=True)
 def _short(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(measuring, "WINDOW_SECONDS", 0.0)
-    monkeypatch.setattr(measuring, "MAX_WARM_UP_RUNS", 10)
+    monkeypatch.setattr(warm_up, "WINDOW_SECONDS", 0.0)
+    monkeypatch.setattr(warm_up, "MAX_WARM_UP_RUNS", 10)
 
 
 @pytest.mark.parametrize("lost", [False, True])
@@ -45,12 +44,12 @@ def test_an_interrupt_keeps_what_was_measured(
 ) -> None:
     real, calls = timed_runs.measure, []
 
-    def interrupted(*args: Any) -> Any:
+    def interrupted(*args: Any, **options: Any) -> Any:
         calls.append(args)
         if len(calls) == 3:
             monkeypatch.setattr(interrupts._Memory, "received", True)
             raise ImportError("lost") if lost else interrupts.Interrupted
-        return real(*args)
+        return real(*args, **options)
 
     monkeypatch.setattr(timed_runs, "measure", interrupted)
     output = tmp_path / "r.json"
@@ -70,11 +69,11 @@ def test_an_error_of_the_runtime_keeps_what_was_measured(
 ) -> None:
     real, calls = timed_runs.measure, []
 
-    def failing(*args: Any) -> Any:
+    def failing(*args: Any, **options: Any) -> Any:
         calls.append(args)
         if len(calls) == 4:
             raise error
-        return real(*args)
+        return real(*args, **options)
 
     monkeypatch.setattr(timed_runs, "measure", failing)
     output = tmp_path / "r.json"
@@ -110,7 +109,7 @@ def test_no_space_for_the_result_still_shows_it(folder: Path, monkeypatch: pytes
 def test_an_interrupt_before_the_first_run_leaves_the_old_file(
     folder: Path, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
-    def interrupted(*_: Any) -> None:
+    def interrupted(*_: Any, **__: Any) -> None:
         raise interrupts.Interrupted
 
     monkeypatch.setattr(timed_runs, "measure", interrupted)

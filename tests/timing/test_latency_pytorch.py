@@ -18,8 +18,7 @@ from acm_export.checkpoints import load_checkpoint, save_checkpoint
 from acm_export.cli import main
 from acm_export.data.batches import GraphInput
 from acm_export.modules import ACMLayer, ACMSpec, acm_layers
-from acm_export.timing import latency
-from acm_export.timing import measure as measuring
+from acm_export.timing import latency, warm_up
 from acm_export.timing.backends import pytorch_contexts as contexts
 from acm_export.timing.backends.backend import NO_DEVICE_TIMES, DeviceTimes
 from acm_export.timing.backends.pytorch_contexts import CudaContext, PytorchModel
@@ -52,8 +51,8 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(autouse=True)
 def _short(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(measuring, "WINDOW_SECONDS", 0.0)
-    monkeypatch.setattr(measuring, "MAX_WARM_UP_RUNS", 10)
+    monkeypatch.setattr(warm_up, "WINDOW_SECONDS", 0.0)
+    monkeypatch.setattr(warm_up, "MAX_WARM_UP_RUNS", 10)
 
 
 def test_a_checkpoint_is_timed_beside_a_dense_one(folder: Path) -> None:

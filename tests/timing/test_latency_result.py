@@ -95,9 +95,10 @@ def test_results_without_fields_that_were_added_later_are_read(tmp_path: Path) -
 def test_engines_of_one_onnx_file_are_one_model() -> None:
     engine = result(source=ModelFile("m.onnx", "c" * 64))
     assert (result().identity, engine.identity) == ("a" * 64, "c" * 64)
-    checks.check_comparable(engine, Path("old.json"), "c" * 64, Path("m.plan"))
+    same_model = checks.Checks(old=engine, old_path=Path("old.json"))
+    same_model.check_model(Path("m.plan"), "c" * 64)
     with pytest.raises(UsageError, match=f"sha256 is {'c' * 64}, that of m.plan is {'a' * 64}"):
-        checks.check_comparable(engine, Path("old.json"), "a" * 64, Path("m.plan"))
+        same_model.check_model(Path("m.plan"), "a" * 64)
     again = replace(engine, model=ModelFile("m.plan", "d" * 64), cuda_graph=True)
     found = list(checks.differences(engine, again))
     assert [text.split(":")[0].rpartition(" ")[2] for text in found] == ["runtime", "engine"]

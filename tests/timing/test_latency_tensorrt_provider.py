@@ -20,7 +20,7 @@ from acm_export.cli import main
 from acm_export.exporter import export
 from acm_export.onnx_file.manifest import read_manifest
 from acm_export.onnx_file.targets import ORT_TENSORRT_DOMAIN, gated_learners_nodes, retarget
-from acm_export.timing import measure as measuring
+from acm_export.timing import warm_up
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -76,8 +76,8 @@ def opened(monkeypatch: pytest.MonkeyPatch) -> Opened:
 
     monkeypatch.setattr(onnxruntime, "InferenceSession", Session)
     monkeypatch.setattr(onnxruntime, "get_available_providers", lambda: PROVIDERS)
-    monkeypatch.setattr(measuring, "WINDOW_SECONDS", 0.0)
-    monkeypatch.setattr(measuring, "MAX_WARM_UP_RUNS", 10)
+    monkeypatch.setattr(warm_up, "WINDOW_SECONDS", 0.0)
+    monkeypatch.setattr(warm_up, "MAX_WARM_UP_RUNS", 10)
     return opened
 
 

@@ -270,3 +270,8 @@ def test_images_of_two_sizes_are_named() -> None:
     images = GraphInput("pixel_values", ("batch", 1, "height", 4), np.dtype(np.float32))
     with pytest.raises(UsageError, match=r"shapes \[1, 4, 4\] and \[1, 5, 4\]; only sequences"):
         batch_of([{"pixel_values": np.zeros((1, height, 4))} for height in (4, 5)], images)
+
+
+def test_a_mask_is_used_where_only_some_samples_have_one() -> None:
+    batch = batch_of([{"input_ids": [1, 2, 3], "attention_mask": [1, 0, 0]}, {"input_ids": [4, 5]}], IDS, MASK)
+    assert batch["attention_mask"].tolist() == [[1, 0, 0], [1, 1, 0]]
