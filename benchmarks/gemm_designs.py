@@ -7,7 +7,7 @@ Written for whole tiles only: D and h are multiples of every tile, hidden values
 
 # mypy: allow-untyped-defs, allow-incomplete-defs, allow-untyped-decorators, allow-untyped-calls
 # ruff: noqa: N803  constants of a Triton kernel are arguments in capitals
-# fmt: skip: signatures keep tensors, sizes and constants together, as they stand in Triton's own kernels
+# fmt: skip: signatures keep tensors, sizes and constants together, as in Triton's own kernels
 
 from __future__ import annotations
 

@@ -71,11 +71,11 @@ def calibrate(
 ) -> CalibrationResult:
     """Find gate thresholds for budgets on data, and write a file with a table from budgets to thresholds.
 
-    The new file is set to the trained thresholds, τ = 0; with ``budget_input`` its default is the budget of those.
+    The new file is set to the trained thresholds, τ = 0; with ``budget_input``, its default is their budget.
 
     Args:
         model: Path of an exported file, for any target.
-        data: Samples, as :func:`acm_export.data.open_data.open_data` takes them; four of five make the table, the fifth
+        data: Samples, as :func:`acm_export.data.open_data.open_data` takes them; four in five build the table, one
             is held out to check it.
         budgets: Budgets that the table must meet, shares β of learner FLOPs in [0, 1]; may be empty.
         output: Path of the new file; may be that of ``model``.
@@ -84,10 +84,10 @@ def calibrate(
         latency_file: Result of ``acm-export latency`` for this file (JSON).
         solver: One of :data:`SOLVERS`.
         budget_input: Give the graph an input ``budget``.
-        processor: Folder or file of the image processor's settings, where they are not beside data or model.
-        samples: Samples to use at most, the first ones; None for all.
-        probe_samples: Samples with which the solver ``sensitivity`` probes each learner.
-        batch: Samples at a time.
+        processor: Folder or file of the image processor's settings, if they are not next to the data or the model.
+        samples: Largest number of samples; the first ones are used. None for all.
+        probe_samples: Number of samples with which the solver ``sensitivity`` probes each learner.
+        batch: Batch size.
         precision: Largest accepted value of two standard errors of a requested budget; None for any.
         device: ``cpu`` or ``cuda``, which runs the model.
         examples: Keep some held-out images or waveforms with their learner counts, for a report.
@@ -100,7 +100,7 @@ def calibrate(
         UsageError: The data do not fit the model, or an option is out of range.
         CalibrationError: A budget cannot be reached, or not closely enough on these data; or a gate gives NaN.
         ModelFileError: The model file is broken, not from acm-export, or has no ACM layers.
-        OutputError: The new file, or a temporary one, cannot be written; what was there is untouched.
+        OutputError: The new file, or a temporary one, cannot be written; existing files are unchanged.
     """
     path, target = Path(model), Path(output)
     for name, value, known in (("solver", solver, SOLVERS), ("device", device, _RUNTIMES)):
@@ -142,7 +142,7 @@ class _Settings:
 
 @dataclass(frozen=True)
 class _Run:
-    """The model, and evaluators of three parts of the data: to make the table, to probe learners, to check."""
+    """The model, and evaluators of three parts of the data: to build the table, to probe learners, to check it."""
 
     session: TappedSession
     settings: _Settings
@@ -239,7 +239,7 @@ def _build(run: _Run, margins: ModelMargins, requested: list[float]) -> tuple[li
 
 
 def _margins(run: _Run) -> ModelMargins:
-    """Margins with all learners running, and with only those running that always do."""
+    """Margins with all learners running, and with only the learners that always run."""
     layers = run.session.layers
     run.progress.stage("collecting margins", 2 * run.survey.batches)
     with_all = run.calibration.reference()
@@ -258,7 +258,7 @@ def _sensitivity(run: _Run, margins: ModelMargins) -> Sensitivity:
 
 
 def _requests(run: _Run, table: BudgetTable, requested: list[float]) -> tuple[RequestRecord, ...]:
-    """Each requested budget, as the table sets it, on both parts of the data."""
+    """Measure each requested budget, as the table sets it, on both parts of the data."""
     run.progress.stage("checking the requested budgets", None)
     if run.survey.held_out:
         run.held_out.reference()
@@ -274,7 +274,7 @@ def _requests(run: _Run, table: BudgetTable, requested: list[float]) -> tuple[Re
 
 
 def _curves(run: _Run, knots: list[Knot], comparisons: list[Comparison]) -> tuple[CurvePoint, ...]:
-    """The table and its rivals on held-out data, at the budgets where they were compared."""
+    """Measure the table and its rivals on held-out data, at the budgets where they were compared."""
     if not run.survey.held_out:
         return ()
     run.progress.stage("comparing solvers on held-out data", None)

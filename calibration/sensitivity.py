@@ -4,7 +4,7 @@ For each layer alone, with all learners running in the others, the divergence fr
 with learner n left out for the tokens with the smallest margins: a quarter of them, half, three quarters, all; learners
 before n run for every token, those after n for none. Differences between neighbouring states are the benefit of learner
 n for a quarter of the tokens. Benefits are made to grow with the margin and to fall with n (by isotonic regression,
-isotonic.py), which removes noise; where a gate does not know which tokens need a learner they become flat.
+isotonic.py), which removes noise; where a gate does not know which tokens need a learner, they become flat.
 
 Quarters are then taken in the order of benefit per FLOP. The parameter is the share of that order that runs; within a
 quarter the tokens with larger margins come first.

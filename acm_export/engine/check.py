@@ -133,7 +133,7 @@ class EngineCheck:
 
 
 def judge(found: list[Agreement], dtype: str, settings: int) -> Comparison:
-    """Sum up agreements, reject what rounding cannot explain, and warn of what could not be measured.
+    """Summarize agreements, reject what rounding cannot explain, and warn about what could not be measured.
 
     Args:
         found: Agreement on every batch at every setting.
@@ -141,7 +141,7 @@ def judge(found: list[Agreement], dtype: str, settings: int) -> Comparison:
         settings: Number of settings.
 
     Raises:
-        EngineError: Samples with equal learner counts differ by more than the tolerance, or a token with another count
+        EngineError: Samples with equal learner counts differ by more than the tolerance, or one with a different count
             has a margin that is not close to its threshold. For an engine without counts: most samples differ.
     """
     errors = [error for one in found for error in one.errors]
@@ -168,14 +168,14 @@ def judge(found: list[Agreement], dtype: str, settings: int) -> Comparison:
         )
     if distance > MARGIN_TOLERANCE[dtype]:
         raise EngineError(
-            f"the engine routes a token differently whose margin is {distance:.2g} standard deviations from its "
+            f"the engine routes a token differently although its margin is {distance:.2g} standard deviations from its "
             f"threshold; rounding in {dtype} explains at most {MARGIN_TOLERANCE[dtype]:g}",
             _KEEP,
         )
     if not has_counts and beyond:
         _warn(
             f"{len(beyond)} of {samples} samples differ by more than {tolerance:g}: without learner counts, routing "
-            "differences cannot be told from errors"
+            "differences cannot be distinguished from errors"
         )
     if not errors:
         _warn(f"every one of {samples} samples has a token that was routed differently: no error was measured")

@@ -103,10 +103,10 @@ def build_engine(
         threshold_inputs: Whether the engine takes thresholds as inputs instead of a budget.
         tf32: Whether float32 products outside the plugin may be rounded to TF32.
         timing_cache: TensorRT timing cache to read, if it exists, and to write.
-        plugin: Plugin library; by default it is compiled and written beside the engine.
+        plugin: Plugin library; by default it is compiled and written next to the engine.
         tensorrt_root: Folder of TensorRT, for compiling the plugin; by default the usual places are searched.
         cuda_root: Folder of CUDA, for compiling the plugin; by default the usual places are searched.
-        tactic_sources: Changes of the builder's default, as in ``-CUDNN,+CUBLAS``.
+        tactic_sources: Changes to the builder's default tactic sources, as in ``-CUDNN,+CUBLAS``.
         data: Samples for the comparison, as for :func:`acm_export.verify`; by default random inputs.
         processor: Folder with preprocessor_config.json, for image data.
         check: Whether to compare the engine with the portable file.
@@ -118,8 +118,8 @@ def build_engine(
         UsageError: Options contradict each other or the model.
         ModelFileError: The file was not written by acm-export.
         MissingDependencyError: TensorRT is not installed, or ONNX Runtime for the comparison.
-        EngineError: There is no GPU, the registry, the parser or the builder fails, or the engine computes something
-            else than the portable file.
+        EngineError: There is no GPU, the registry, the parser or the builder fails, or the engine does not compute
+            what the portable file computes.
         PluginError: The plugin library cannot be compiled.
         OutputError: The output cannot be written.
     """
@@ -171,7 +171,7 @@ class PluginSource:
     """Where the plugin library comes from.
 
     Args:
-        library: A compiled library; None to compile one, or take it from the cache, and write it beside the engine.
+        library: A compiled library; None to compile one, or take it from the cache, and write it next to the engine.
         tensorrt_root: Folder of TensorRT's headers; None to search the usual places.
         cuda_root: Folder of CUDA's headers; None to search the usual places.
     """

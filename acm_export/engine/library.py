@@ -64,7 +64,7 @@ def load_plugin(tensorrt: ModuleType, path: Path) -> None:
         return
     if loaded is not None:
         raise EngineError(
-            f"{path} (SHA-256 {digest}) is another plugin library than the one already loaded (SHA-256 {loaded})",
+            f"{path} (SHA-256 {digest}) is not the plugin library that is already loaded (SHA-256 {loaded})",
             "use one plugin library per process",
         )
     registry = tensorrt.get_plugin_registry()

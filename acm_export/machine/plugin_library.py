@@ -27,7 +27,7 @@ def check_plugin_library(path: Path | None) -> Finding:
         path: Path of the library; by default the one that build-plugin writes into the working folder.
     """
     name, file = "plugin library", path or Path(LIBRARY)
-    fix = BUILD  # never with -o FILE, which would overwrite a file of the user's
+    fix = BUILD  # never with -o FILE, which would overwrite the user's file
     if file.exists() and not file.is_file():
         return Finding(name, "wrong", f"{file} is not a regular file", fix)
     try:

@@ -51,7 +51,7 @@ class Models:
         return _tried(self._contexts("baseline"), list(run.inputs.batches), self._baseline)
 
     def close(self) -> None:
-        """Close all of them."""
+        """Close all models."""
         while self._loaded:
             model, contexts = self._loaded.popitem()[1]
             for context in contexts:

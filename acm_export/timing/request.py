@@ -1,4 +1,4 @@
-"""What ``latency`` is asked to measure, checked as far as that is possible without opening a model."""
+"""The request of ``latency``, validated as far as possible without opening a model."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ _WITHOUT_RUNNING = ("model", "trtexec_times", "batch", "streams", "percentiles",
 
 @dataclass(frozen=True)
 class TimingOptions:
-    """How long to time the model, and the baseline beside it.
+    """How long to time the model, and its baseline.
 
     Args:
         seconds: Duration of the timed runs, if ``runs`` is None.
@@ -42,16 +42,16 @@ class LatencyRequest:
     Args:
         model: Path of an ONNX file or engine; the times of trtexec if nothing else is known.
         budgets: β to time.
-        threshold: τ of every gated learner, in place of budgets.
+        threshold: τ of every gated learner, instead of budgets.
         batch: Batch sizes.
         streams: Streams that run at the same time.
         baseline: Path of the dense model that is timed between the blocks, or None.
         data: Real inputs, as :func:`acm_export.data.open_data.open_data` takes them; None for random inputs.
-        processor: Folder of preprocessor_config.json, for images.
+        processor: Folder with preprocessor_config.json, for images.
         timing: How long to time each run.
-        percentiles: Percentiles beside those that every result has.
+        percentiles: Percentiles in addition to those that every result has.
         runtime: One of :data:`RUNTIMES`; None to choose by the file.
-        plugin: Path of the plugin library; None for the one beside the model.
+        plugin: Path of the plugin library; None for the one next to the model.
         engine_cache: Folder of the TensorRT provider's engine cache.
         onnx: The ONNX file that an engine was built from.
         checkpoint: Folder that the model was exported from, for pytorch.
@@ -100,7 +100,9 @@ class LatencyRequest:
                     f"leave {_option(option.name)} out",
                 )
         if len(self.batch) != 1:
-            raise UsageError(f"--batch names {len(self.batch)} sizes, trtexec times one", "name that one")
+            raise UsageError(
+                f"--batch names {len(self.batch)} sizes; trtexec times one", "give the size that trtexec timed"
+            )
 
     def _check_values(self) -> None:
         timing = self.timing
@@ -123,8 +125,8 @@ class LatencyRequest:
         """Check before any work that result and plot can be written without replacing what is read.
 
         Raises:
-            UsageError: They would replace an input, or the plot's name has the wrong suffix.
-            OutputError: They cannot be written.
+            UsageError: An output would replace an input, or the plot's name has the wrong suffix.
+            OutputError: An output cannot be written.
         """
         read = (
             self.model,

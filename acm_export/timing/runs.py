@@ -32,7 +32,7 @@ if TYPE_CHECKING:
     """Thresholds by requested β (None for ``--threshold`` or the file's setting); None if only an engine has them."""
 
 _ROUNDING = 5e-4
-"""A budget may miss the ends of the table by what an error message rounds away."""
+"""Tolerance at the ends of the table: what an error message rounds away."""
 
 
 @dataclass(frozen=True)
@@ -44,8 +44,8 @@ class Run:
         routing: data, least, most or skewed.
         budget_requested: Requested β, or None.
         budget_measured: β from the learner counts of an untimed run of the same inputs; None if they are not visible.
-        controls: Thresholds or the budget, fed beside the inputs.
-        own_thresholds: Whether the file has or computes its thresholds itself.
+        controls: Thresholds or the budget, fed with the inputs.
+        own_thresholds: Whether the file stores or computes its own thresholds.
     """
 
     inputs: InputBatches
@@ -93,7 +93,7 @@ def prepare_runs(
     """Read the inputs and measure the β of every run; memory for that is freed before anything is timed.
 
     Args:
-        request: Names the batch sizes.
+        request: Request with the batch sizes.
         file: File to time.
         settings: Thresholds for each budget, from :func:`settings`.
         backend: Runtime that measures β.
@@ -149,7 +149,7 @@ def _inputs(file: TimedFile, source: Dataset | None, batch: int) -> InputBatches
             raise UsageError(
                 f"{file.path} was built for shapes of {name} from {format_shape(low)} to {format_shape(high)}, not for "
                 f"{format_shape(shape)}",
-                "choose a --batch inside that range, or build the engine with other --min-shapes and --max-shapes",
+                "choose a --batch within that range, or build the engine with other --min-shapes and --max-shapes",
             )
     return inputs
 
@@ -192,7 +192,7 @@ def _from_table(file: TimedFile, budget: float) -> Thresholds:
         raise UsageError(
             f"the budget {budget:g} is outside the table of {path.name}, which goes from {table.smallest:.4g} "
             f"to {table.largest:.4g}",
-            "choose a budget inside the table, or calibrate with that budget",
+            "choose a budget within the table, or calibrate with that budget",
         )
     thresholds, bound = table.at(budget), manifest.setting.max_learners
     return {e.name: np.asarray(thresholds[e.name] + bound_of(e, bound), np.float32) for e in manifest.layers}

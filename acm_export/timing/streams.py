@@ -73,12 +73,12 @@ class Streams:
         """Run every stream for some seconds, or a number of runs if that is given.
 
         Args:
-            settling: Runs before, which do not count.
+            settling: Runs at the start that do not count.
             seconds: Duration of each stream.
-            runs: Runs of each stream, in place of the duration.
+            runs: Runs of each stream, instead of the duration.
 
         Raises:
-            Exception: What a run raised; all streams stop for good after their present run.
+            Exception: What a run raised; all streams stop for good after their current run.
         """
         barrier = Barrier(len(self._calls))
         if self._threads is None:

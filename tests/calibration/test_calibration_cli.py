@@ -60,7 +60,7 @@ def test_a_budget_in_flops_and_the_table_for_people(folder: Path) -> None:
     assert "set-budget" in result.stdout
 
 
-def test_what_does_not_fit_is_said_and_nothing_is_written(folder: Path) -> None:
+def test_invalid_calls_are_reported_and_write_nothing(folder: Path) -> None:
     (folder / "bad").mkdir()
     wrong = write_images(folder / "wrong.npz", 10, pixel_values=images(10)[:, :, :5].numpy())
     model, data, output = folder / "m.onnx", folder / "d.npz", folder / "bad" / "x.onnx"

@@ -75,13 +75,13 @@ def test_requested_budgets_are_met_and_the_ends_reached(result: CalibrationResul
     assert not [c for c in result.comparisons if c.lost_to and not result.notes]
 
 
-def test_the_file_is_set_to_what_was_trained(folder: Path, result: CalibrationResult) -> None:
+def test_the_file_is_set_to_the_trained_thresholds(folder: Path, result: CalibrationResult) -> None:
     before, after = run(folder / "m.onnx"), run(result.path)
     assert all((before[name] == after[name]).all() for name in before)
     assert read_manifest(read_model(result.path), result.path).setting == Setting()
 
 
-def test_twice_gives_the_same_bytes_and_the_second_says_what_it_replaces(
+def test_calibration_is_deterministic_and_reports_the_replaced_table(
     folder: Path, result: CalibrationResult, caplog: pytest.LogCaptureFixture
 ) -> None:
     with caplog.at_level("INFO", "acm_export"):
@@ -170,13 +170,13 @@ def test_only_portable_files_give_the_input_a_default(folder: Path, with_input: 
     assert INPUT in {tensor.name for tensor in model.graph.initializer}
 
 
-def test_the_input_can_be_taken_away_again(folder: Path, with_input: Path, result: CalibrationResult) -> None:
+def test_the_budget_input_can_be_removed(folder: Path, with_input: Path, result: CalibrationResult) -> None:
     path = calibrated(with_input, folder / "d.npz", folder / "without.onnx", BUDGETS).path
     assert INPUT not in {value.name for value in read_model(path).graph.input}
     assert path.read_bytes() == result.path.read_bytes()
 
 
-def test_a_table_that_another_tool_changed_is_noticed(folder: Path, with_input: Path) -> None:
+def test_a_table_that_another_tool_changed_is_detected(folder: Path, with_input: Path) -> None:
     path = folder / "broken.onnx"
     model = onnx.load(with_input)
     rows = next(tensor for tensor in model.graph.initializer if tensor.name == "budget_input/rows")
@@ -193,7 +193,7 @@ def test_the_solver_uniform_gives_one_threshold(folder: Path) -> None:
     assert len(inner) < sum(layer.num_learners for layer in done.manifest.layers)
 
 
-def test_what_cannot_be_calibrated_is_refused_and_the_old_file_survives(folder: Path) -> None:
+def test_impossible_calibrations_are_refused_and_keep_the_old_file(folder: Path) -> None:
     output = folder / "old.onnx"
     output.write_bytes(b"old")
     wrong_labels = write_images(folder / "labels.npz", 10, labels=np.full(10, 7))
@@ -215,7 +215,7 @@ def test_what_cannot_be_calibrated_is_refused_and_the_old_file_survives(folder: 
 
 
 @pytest.mark.parametrize("value", [pytest.param("constant", marks=pytest.mark.slow), "nan"])
-def test_gates_that_say_nothing_are_named(folder: Path, value: str) -> None:
+def test_uninformative_gates_are_named(folder: Path, value: str) -> None:
     torch.manual_seed(0)
     model = tiny_vit()
     layers = dict(acm_layers(model))
@@ -260,7 +260,7 @@ def test_a_bound_stays_when_a_file_is_calibrated(folder: Path) -> None:
     check_thresholds(read_model(done.path), done.manifest, done.path)
 
 
-def test_data_that_change_from_pass_to_pass_are_noticed(folder: Path) -> None:
+def test_data_that_change_between_passes_are_detected(folder: Path) -> None:
     class Augmented:
         rng = np.random.default_rng(0)
 
@@ -274,7 +274,7 @@ def test_data_that_change_from_pass_to_pass_are_noticed(folder: Path) -> None:
         calibrate(folder / "m.onnx", Augmented(), [0.5], folder / "x.onnx", solver="uniform")
 
 
-def test_a_value_named_budget_in_the_model_keeps_the_input_away(folder: Path) -> None:
+def test_a_model_with_a_value_named_budget_gets_no_budget_input(folder: Path) -> None:
     model = onnx.load(folder / "m.onnx")
     model.graph.initializer.append(numpy_helper.from_array(np.ones(2, np.float32), INPUT))
     onnx.save(model, folder / "named.onnx")
@@ -282,7 +282,7 @@ def test_a_value_named_budget_in_the_model_keeps_the_input_away(folder: Path) ->
         calibrated(folder / "named.onnx", folder / "d.npz", folder / "x.onnx", budget_input=True)
 
 
-def test_no_space_for_outputs_is_said(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_full_disk_is_reported(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     def full(*_: object) -> None:
         raise OSError(28, "No space left on device")
 
@@ -292,7 +292,7 @@ def test_no_space_for_outputs_is_said(folder: Path, monkeypatch: pytest.MonkeyPa
     assert "TMPDIR" in str(refusal.value.hint)
 
 
-def test_what_does_not_run_is_said_with_what_it_was_given(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_failed_run_reports_its_inputs(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     def refuse(*_: object) -> None:
         raise RuntimeError("bad index")
 

@@ -31,7 +31,7 @@ def exported(digits_file: Path) -> Path:
     return digits_file
 
 
-def test_every_verb_explains_itself_with_an_example() -> None:
+def test_every_verb_has_help_with_an_example() -> None:
     verbs = list(main.commands)
     assert {"convert", "demo", "export", "inspect", "set-budget", "verify"} <= set(verbs)
     for verb in verbs:
@@ -87,7 +87,7 @@ def test_dense_checkpoints_export_too(tmp_path: Path) -> None:
     assert run("verify", tmp_path / "m.onnx", "--checkpoint", DENSE).exit_code == 0
 
 
-def test_a_tolerance_that_does_not_hold_leaves_the_old_file(tmp_path: Path) -> None:
+def test_an_exceeded_tolerance_keeps_the_old_file(tmp_path: Path) -> None:
     path = tmp_path / "m.onnx"
     path.write_text("old")
     result = run("export", ACM, "-o", path, "--atol", "1e-12")

@@ -272,7 +272,7 @@ def test_mistakes_in_files_read_the_same_in_every_verb(
     assert message in error_of_all_verbs(models / name, make(tmp_path / "data"), tmp_path)
 
 
-def test_a_batch_in_place_of_a_sample_is_named_with_the_way_out(
+def test_a_batch_instead_of_a_sample_is_refused_with_a_hint(
     models: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     module(monkeypatch, lambda: iter([{"pixel_values": PIXELS, "labels": np.zeros(12, int)}]))
@@ -281,7 +281,7 @@ def test_a_batch_in_place_of_a_sample_is_named_with_the_way_out(
     assert "a sample has no batch axis: give one mapping for each sample" in " ".join(stderr.split())
 
 
-def test_raw_pixels_are_taken_where_the_processor_leaves_them(
+def test_raw_pixels_are_accepted_if_the_processor_keeps_them(
     models: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     (tmp_path / "raw").mkdir()

@@ -13,7 +13,7 @@ from click.testing import CliRunner
 from engine_fake_runtime import DropsBias, IgnoresThresholds, RunsOneLearnerFewer
 from engine_fake_tensorrt import fake
 from exported_files import run as run_file
-from plugin_build import compile_stand_in_driver, compile_stand_in_plugin
+from plugin_build import compile_fake_driver, compile_fake_plugin
 from tiny_models import tiny_vit
 
 from acm_export.base.errors import CudaError, EngineError, MissingDependencyError
@@ -35,7 +35,7 @@ HERE = Platform("10.3.0", "Orin", "sm_87")
 
 @pytest.fixture(scope="module")
 def library(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return compile_stand_in_driver(tmp_path_factory.mktemp("driver"), "engine_fake_cuda.cpp")
+    return compile_fake_driver(tmp_path_factory.mktemp("driver"), "engine_fake_cuda.cpp")
 
 
 @pytest.fixture(scope="module")
@@ -47,7 +47,7 @@ def files(tmp_path_factory: pytest.TempPathFactory) -> Path:
     write_images(folder / "d.npz", 32)
     calibrated(folder / "m.onnx", folder / "d.npz", folder / "b.onnx", (0.5,), budget_input=True)
     for version in VERSIONS:
-        compile_stand_in_plugin(folder, version)
+        compile_fake_plugin(folder, version)
     return folder
 
 
@@ -237,7 +237,7 @@ def test_shapes_outside_the_profile_are_rejected(files: Path, tmp_path: Path, ma
     engine.close()
 
 
-def test_what_cannot_be_used_here_is_rejected_before_tensorrt_sees_it(
+def test_unusable_engines_are_rejected_before_tensorrt_loads_them(
     files: Path, tmp_path: Path, machine_with: Callable[..., Any]
 ) -> None:
     machine_with()
@@ -271,7 +271,7 @@ def test_a_full_gpu_is_an_error_that_names_the_cause(
         engine.close()
 
 
-def test_a_machine_without_driver_or_tensorrt_says_so(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_missing_driver_or_tensorrt_is_reported(monkeypatch: pytest.MonkeyPatch) -> None:
     with pytest.raises(CudaError, match="no CUDA driver"):
         cuda_driver.Driver("libabsent_cuda.so.1")
     monkeypatch.setitem(sys.modules, "tensorrt", None)
@@ -286,7 +286,7 @@ def test_engines_of_one_process_share_the_plugin(files: Path, tmp_path: Path, ma
     for engine in engines:
         engine.close()
     (tmp_path / "other").mkdir()
-    other = compile_stand_in_plugin(tmp_path / "other", "10.4.0")
+    other = compile_fake_plugin(tmp_path / "other", "10.4.0")
     with pytest.raises(EngineError, match="another plugin library"):
         load_plugin(sys.modules["tensorrt"], other)
 
@@ -296,7 +296,7 @@ def test_contexts_before_tensorrt_10_have_an_engine_each(
     files: Path, tmp_path: Path, machine_with: Callable[..., Any], version: str, loads: int
 ) -> None:
     if not (files / f"plugin-{version}.so").is_file():
-        compile_stand_in_plugin(files, version)
+        compile_fake_plugin(files, version)
     tensorrt = machine_with(version)
     seen: list[bytes] = []
     runtime_of = tensorrt.Runtime
@@ -318,7 +318,7 @@ def test_contexts_before_tensorrt_10_have_an_engine_each(
     engine.close()
 
 
-def test_a_broken_device_does_not_hide_what_went_wrong(
+def test_a_broken_device_does_not_hide_the_first_error(
     files: Path, tmp_path: Path, machine_with: Callable[..., Any], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     machine_with()
@@ -350,7 +350,7 @@ def test_data_that_do_not_fit_the_profile_are_rejected_before_the_build(
 
 
 @pytest.mark.parametrize("option", ["--save-onnx", "--timing-cache"])
-def test_nothing_that_is_read_or_written_is_replaced_by_another(
+def test_outputs_never_replace_inputs_or_each_other(
     files: Path, tmp_path: Path, machine_with: Callable[..., Any], option: str
 ) -> None:
     machine_with()
@@ -364,7 +364,7 @@ def test_nothing_that_is_read_or_written_is_replaced_by_another(
     assert not (tmp_path / "m.plan").exists()
 
 
-def test_a_run_that_cannot_be_captured_says_so(
+def test_a_run_that_cannot_be_captured_is_reported(
     files: Path, tmp_path: Path, machine_with: Callable[..., Any], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     machine_with()

@@ -1,4 +1,4 @@
-"""The plugin's core through its C interface (plugins/tensorrt/harness/core_api.cpp), and the stand-in driver."""
+"""The plugin's core through its C interface (plugins/tensorrt/harness/core_api.cpp), and the fake driver."""
 
 from __future__ import annotations
 
@@ -90,7 +90,7 @@ def c_tensor(dtype: str, shape: Sequence[int], *, linear: bool = True) -> CTenso
 
 
 SPACING = 1 << 36
-"""Between the addresses of stand-in tensors, so that an address tells its tensor."""
+"""Between the addresses of fake tensors, so that an address tells its tensor."""
 
 
 def pointers(**changes: int) -> CPointers:
@@ -201,7 +201,7 @@ class Layer:
 
 @dataclass(frozen=True)
 class EncodedMap:
-    """A tensor map that the stand-in driver encoded."""
+    """A tensor map that the fake driver encoded."""
 
     dtype: str
     address: Place
@@ -212,7 +212,7 @@ class EncodedMap:
 
 @dataclass(frozen=True)
 class Launch:
-    """One kernel launch that the stand-in driver recorded."""
+    """One kernel launch that the fake driver recorded."""
 
     kernel: Identity
     grid: tuple[int, int]

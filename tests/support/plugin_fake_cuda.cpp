@@ -1,4 +1,4 @@
-// A stand-in for the CUDA driver: one device, no memory, and a record of every kernel launch.
+// A fake of the CUDA driver: one device, no memory, and a record of every kernel launch.
 //
 // A "cubin" is the text that tests/plugin_pack.py writes: its identity, a space, one letter for each argument
 // (p, i or m). With ACM_FAKE_CUDA_11 it lacks what the driver has from CUDA 12 on.

@@ -86,7 +86,7 @@ def test_failed_checks_are_in_the_result(folder: Path, tmp_path: Path) -> None:
     assert result.to_json()["failures"] == result.failures
 
 
-def test_further_percentiles_are_a_field_and_a_table(folder: Path, tmp_path: Path) -> None:
+def test_additional_percentiles_are_a_field_and_a_table(folder: Path, tmp_path: Path) -> None:
     args = ["latency", "m.onnx", "--runs", "5", "--baseline", "dense.onnx", "--warm-up", "0", "-o", "r.json"]
     args = [str(folder / arg) if arg.endswith(".onnx") else arg for arg in args[:-1]] + [str(tmp_path / "r.json")]
     shown = CliRunner().invoke(main, [*args, "--percentile", "75,99.9", "--percentile", "10"])

@@ -144,7 +144,7 @@ def test_budgets_are_measured_from_the_counts_of_the_same_inputs(folder: Path, n
     assert measured["most"] == 1
 
 
-def test_without_budgets_the_model_is_timed_as_it_is_with_random_inputs(folder: Path) -> None:
+def test_without_budgets_the_model_is_timed_as_set_with_random_inputs(folder: Path) -> None:
     result = run("latency", folder / "m.onnx", "--runs", 2, "--batch", 2)
     assert result.exit_code == 0, result.stderr
     assert "inputs are random" in result.stderr

@@ -62,7 +62,7 @@ def test_statistics_of_known_numbers() -> None:
     assert s.variation == pytest.approx((20 / 3) ** 0.5 / 5)
 
 
-def test_one_run_has_no_standard_deviation_and_none_no_statistics() -> None:
+def test_one_run_has_no_standard_deviation_and_no_runs_no_statistics() -> None:
     assert summarize([3.0]).std is None
     assert summarize([3.0]).variation == 0
     with pytest.raises(ValueError, match="no run"):
@@ -219,7 +219,7 @@ def test_device_times_are_kept_if_the_runtime_reports_them() -> None:
     assert timed.reported_ms("enqueue_ms") is None
 
 
-def test_every_reported_time_is_kept_beside_its_run() -> None:
+def test_reported_times_are_kept_with_their_run() -> None:
     clock = FakeClock()
     reported = (DeviceTimes(1.0 * n, 2.0 * n, None if n == 12 else 3.0 * n) for n in count(1))
 

@@ -51,7 +51,7 @@ def result(*runs: RunResult, **changes: Any) -> LatencyResult:
     )
 
 
-def test_a_result_is_read_as_it_was_written(tmp_path: Path) -> None:
+def test_a_result_survives_a_round_trip(tmp_path: Path) -> None:
     baseline = Baseline(ModelFile("d.onnx", "b" * 64), (BaselineRun(summarize([1.0, 2.0]), None, 2.0),))
     written = result(
         replace(
@@ -251,7 +251,7 @@ def test_unsteady_times_are_warned_about_with_the_worst_case(changes: dict[str, 
     assert "does not show" not in "".join(found)
 
 
-def test_further_percentiles_need_more_runs() -> None:
+def test_additional_percentiles_need_more_runs() -> None:
     found = list(steadiness_warnings([STEADY], clocks_known=True, percentiles=(99.9, 75, 100, 99.99)))
     assert [text.split(":")[0] for text in found] == [
         "p99.9 is the maximum below 1000 timed runs",
@@ -291,7 +291,7 @@ def test_the_busiest_other_processes_are_named(tmp_path: Path) -> None:
     assert busiest(before, after, 10.0, 1) == ("busy (process 3) 0.5", "new (process 4) 0.2")
 
 
-def test_what_json_printed_on_a_failure_is_read_too(tmp_path: Path) -> None:
+def test_the_json_of_a_failed_run_can_be_read(tmp_path: Path) -> None:
     failed = {"error": {"kind": "latency", "message": "p99 is 5 ms, asserted 4 ms", "hint": None}}
     (tmp_path / "r.json").write_text(json.dumps(json.loads(to_text(result())) | failed))
     assert read_result(tmp_path / "r.json").error == "p99 is 5 ms, asserted 4 ms"

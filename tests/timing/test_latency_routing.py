@@ -123,7 +123,7 @@ def test_sequences_are_padded_to_one_length_for_all_batches(tmp_path: Path) -> N
     assert [int(batch["attention_mask"].sum()) for batch in fed.batches] == [2, 5, 3]
 
 
-def test_another_size_than_a_fixed_batch_is_refused() -> None:
+def test_a_batch_size_other_than_the_fixed_one_is_refused() -> None:
     fixed = GraphInput("x", (2, 3), np.dtype(np.float32))
     check_batch_sizes([fixed], [2])
     with pytest.raises(UsageError, match="--batch is 1, the model has the fixed batch size 2"):

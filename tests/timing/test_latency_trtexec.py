@@ -101,7 +101,7 @@ def test_failed_assertions_and_comparisons_exit_with_1(times: Path, tmp_path: Pa
         ),
     ],
 )
-def test_what_the_times_leave_out_is_warned_about(
+def test_parts_missing_from_the_times_are_warned_about(
     changes: dict[str, float], expected: str | None, tmp_path: Path
 ) -> None:
     spacing = changes.pop("spacing", 10.0)

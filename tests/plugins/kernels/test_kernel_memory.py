@@ -96,7 +96,7 @@ def test_hidden_values_are_written_only_in_tiles_that_the_staircase_has(widths: 
 
 
 @PATHS
-def test_a_token_that_is_not_finite_spoils_no_other(entry: Any, limit: int | None, tokens: int) -> None:
+def test_a_non_finite_token_changes_no_other(entry: Any, limit: int | None, tokens: int) -> None:
     # rows of a tile that do not run its learner are computed from the first token
     signature = Signature(3, 0, "gelu")
     feeds = random_inputs(np.random.default_rng(12), (tokens,), 24, 20, signature)

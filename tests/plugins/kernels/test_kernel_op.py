@@ -178,7 +178,7 @@ def test_every_activation(activation: str, dtype: Any) -> None:
     assert_matches_loop(y, counts, feeds, signature)
 
 
-def test_tokens_that_are_not_finite_spoil_only_their_own_rows() -> None:
+def test_non_finite_tokens_change_only_their_own_rows() -> None:
     for split in (0, 2):
         signature = Signature(3, 0, "gelu")
         feeds = random_inputs(np.random.default_rng(3), (40,), 32, 16, signature)

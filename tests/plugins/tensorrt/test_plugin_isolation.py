@@ -29,8 +29,8 @@ def looked_up(library: Path) -> list[str]:
     return [name for name in names if name.startswith(CPP)]
 
 
-def test_the_core_needs_no_other_cpp_runtime(stand_in_pack: Path, tmp_path: Path) -> None:
-    assert looked_up(build("acm_core_harness", tmp_path, stand_in_pack)) == []
+def test_the_core_needs_no_other_cpp_runtime(fake_pack: Path, tmp_path: Path) -> None:
+    assert looked_up(build("acm_core_harness", tmp_path, fake_pack)) == []
 
 
 @each_header_set()
