@@ -108,8 +108,7 @@ class EngineCheck:
         except MissingDependencyError as error:
             reason = f"the comparison with the portable file needs ONNX Runtime: {error}"
             raise MissingDependencyError(reason, f"{error.hint}; or skip the comparison with --no-check") from error
-        added = {INPUT, *(layer.thresholds for layer in prepared.manifest.layers)}
-        inputs = graph_inputs(prepared.model, tuple(name for name in prepared.inputs if name not in added))
+        inputs = data_inputs(prepared)
         self._batches = batches(inputs, profiles, open_inputs(inputs) if open_inputs else None)
         self._settings = tuple(check_settings(prepared))
 
@@ -130,6 +129,12 @@ class EngineCheck:
         finally:
             context.close()
         return judge(found, dtype, len(self._settings))
+
+
+def data_inputs(prepared: TensorRTModel) -> tuple[GraphInput, ...]:
+    """Inputs that data feed: all except the budget and thresholds."""
+    added = {INPUT, *(layer.thresholds for layer in prepared.manifest.layers)}
+    return graph_inputs(prepared.model, tuple(name for name in prepared.inputs if name not in added))
 
 
 def judge(found: list[Agreement], dtype: str, settings: int) -> Comparison:

@@ -15,7 +15,7 @@ from acm_export.base.progress import Silent
 from acm_export.data.open_data import open_data
 from acm_export.engine import host
 from acm_export.engine.build import build
-from acm_export.engine.check import EngineCheck
+from acm_export.engine.check import EngineCheck, data_inputs
 from acm_export.engine.library import load_plugin
 from acm_export.engine.passport import File, Passport, files_of, passport_path, to_text
 from acm_export.engine.plan import EnginePlan, plan_engine
@@ -155,12 +155,14 @@ def build_engine(
         save_for_trtexec(plans[-1].prepared, saved)
         plans = [replace(plan, saved=saved) if plan.target == plans[-1].target else plan for plan in plans]
     passport = None
+    open_inputs = None
+    if data is not None:
+        open_inputs = partial(open_data, data, model_folder=model.absolute().parent, processor=folder)
+        if dry_run and plans:
+            open_inputs(data_inputs(plans[0].prepared))  # refuses data that a build would refuse
     if tensorrt is not None and not dry_run:
         source = PluginSource(library, _path(tensorrt_root), _path(cuda_root))
         prepared, settings = plans[0].prepared, plans[0].settings
-        open_inputs = None
-        if data is not None:
-            open_inputs = partial(open_data, data, model_folder=model.absolute().parent, processor=folder)
         make_check = partial(EngineCheck, prepared, settings.profiles, open_inputs) if check else None
         passport = build_planned(plans[0], tensorrt, source, make_check, progress)
     return EngineResult(model, output, tuple(plans), passport)

@@ -1,6 +1,6 @@
-"""The rivals of benchmarks/kernels.py match the loop, and the program keeps what it measured.
+"""The rivals of benchmarks/kernels.py match the loop, and the program keeps its results.
 
-On a CPU, with the host's clock in place of device events: the tests check values and files, not times.
+On a CPU, with the host's clock instead of device events: the tests check values and files, not times.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""Tuning tiles: the candidates, and the search among them."""
+"""Tuning tiles: the candidates, and the search through them."""
 
 from __future__ import annotations
 

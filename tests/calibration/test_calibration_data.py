@@ -1,4 +1,4 @@
-"""Calibration data: streaming, the split, images, and what does not fit."""
+"""Calibration data: streaming, the split, images, and data that do not fit."""
 
 from __future__ import annotations
 

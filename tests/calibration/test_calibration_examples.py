@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 
 
 class Ran:
-    """A session that answers with given counts of both layers, ``[samples, tokens]``."""
+    """A session that returns given counts of both layers, ``[samples, tokens]``."""
 
     layers = LAYERS
 

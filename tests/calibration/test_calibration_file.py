@@ -1,4 +1,4 @@
-"""CalibrationResult files: what is written, both dials, and the budget input in ONNX Runtime."""
+"""Calibrated files: their content, both dials, and the budget input in ONNX Runtime."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Summaries of margins: merging, quantiles, and what marginal distributions tell."""
+"""Summaries of margins: merging, quantiles, and shares from marginal distributions."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The verbs as a user calls them: exit codes, messages, JSON, and what is left on disk."""
+"""The verbs as a user calls them: exit codes, messages, JSON, and files on disk."""
 
 from __future__ import annotations
 

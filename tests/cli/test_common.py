@@ -1,4 +1,4 @@
-"""What holds for every verb: one JSON object, exit codes, -v, -q, usage errors, completion."""
+"""Common to every verb: one JSON object, exit codes, -v, -q, usage errors, completion."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""One grammar of ``--data``: what trains a model also calibrates, verifies and times it, and mistakes read the same."""
+"""One grammar of ``--data``: what trains a model also calibrates, verifies and times it, and errors are the same."""
 
 from __future__ import annotations
 

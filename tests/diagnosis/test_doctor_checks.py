@@ -1,4 +1,4 @@
-"""Each check of the doctor with faked surroundings: missing, broken, old, good."""
+"""Each check of the doctor with fake packages and tools: missing, broken, old, good."""
 
 from __future__ import annotations
 

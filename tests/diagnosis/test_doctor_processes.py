@@ -1,4 +1,4 @@
-"""What the doctor asks other processes: answers, and every way in which none comes."""
+"""Probes in other processes: results, and every way to get none."""
 
 from __future__ import annotations
 

@@ -64,7 +64,7 @@ def test_shown_commands_parse(command: Command) -> None:
 
 @pytest.fixture(scope="session")
 def replacements(tmp_path_factory: pytest.TempPathFactory, vit_files: Path) -> Path:
-    """Folder with a tiny checkpoint, its files, a dense file and images, in place of those in the text. Read-only."""
+    """Folder with a tiny checkpoint, its files, a dense file and images, which replace those in the text. Read-only."""
 
     def make(folder: Path) -> None:
         torch.manual_seed(0)  # as vit_files

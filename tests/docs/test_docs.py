@@ -1,4 +1,4 @@
-"""Documents: links lead to files and headings that exist."""
+"""Links in the documents lead to files and headings that exist."""
 
 from __future__ import annotations
 

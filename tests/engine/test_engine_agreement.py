@@ -1,4 +1,4 @@
-"""When an engine counts as computing what its file computes."""
+"""When the outputs of an engine count as those of its file."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Compile the plugin's test libraries, where the tools for that are found."""
+"""Compile the plugin's test libraries, if the tools are found."""
 
 from __future__ import annotations
 
@@ -36,7 +36,7 @@ def header_sets() -> list[TensorRTHeaders]:
 
 
 def each_header_set() -> pytest.MarkDecorator:
-    """Run a test once for each set of TensorRT headers; skip it where there are none."""
+    """Run a test once for each set of TensorRT headers; skip it if there are none."""
     found = header_sets()
     reason = "no TensorRT headers found; set TENSORRT_ROOT to one or more folders, separated by ':'"
     none = pytest.param(None, id="no-headers", marks=pytest.mark.skip(reason=reason))

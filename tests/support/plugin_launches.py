@@ -1,4 +1,4 @@
-"""What plugins/kernels/launch.py launches on tensors in memory, recorded in place of launched."""
+"""Record what plugins/kernels/launch.py launches on tensors in memory, without running it."""
 
 from __future__ import annotations
 

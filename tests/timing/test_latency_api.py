@@ -1,4 +1,4 @@
-"""``latency`` as a Python function: paths, results, errors and what it leaves to the command line."""
+"""``latency`` as a Python function: paths, results and errors."""
 
 from __future__ import annotations
 

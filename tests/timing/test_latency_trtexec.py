@@ -1,4 +1,4 @@
-"""Results made from the times that trtexec exported, with exact numbers; and files that are refused."""
+"""Results from times that trtexec exported, with exact numbers; and files that are refused."""
 
 from __future__ import annotations
 

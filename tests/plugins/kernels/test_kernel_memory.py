@@ -1,4 +1,4 @@
-"""What the kernels read and write, and that results are the same on every run."""
+"""Memory that the kernels read and write, and identical results on every run."""
 
 from __future__ import annotations
 

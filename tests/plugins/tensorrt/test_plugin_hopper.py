@@ -1,4 +1,4 @@
-"""What the plugin's core launches on Hopper is what plugins/kernels/packed.py launches, maps included."""
+"""The plugin's core launches on Hopper what plugins/kernels/packed.py launches, maps included."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The compiled library in the plugin registry of a real TensorRT, in a process of its own."""
+"""The compiled library in the plugin registry of a real TensorRT, in a separate process."""
 
 from __future__ import annotations
 
