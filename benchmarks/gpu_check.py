@@ -74,7 +74,7 @@ def figures(options: argparse.Namespace) -> list[Step]:
 
 
 def tune(options: argparse.Namespace) -> list[Step]:
-    """Tile sizes for this GPU, and the figures with them, in a folder of their own."""
+    """Tile sizes for this GPU, and the figures with them, in a separate folder."""
     tiles = options.output / options.device / f"tiles{'-quick' if options.quick else ''}.json"
     tuned = argparse.Namespace(**vars(options) | {"output": options.output / "tuned"})
     return [

@@ -134,7 +134,7 @@ def table_entries(bench: Bench) -> None:
 
 
 def entries_that_run(given: Case) -> list[Entry]:
-    """Entries of the table for the GPU at hand that can run a case and are not chosen, for any token count."""
+    """Entries of the table for this GPU that can run a case and are not chosen, for any token count."""
     device = given.tokens[0].device
     arch, packed = launch.architecture(device), launch.usable_pack(device) is not None
     return [

@@ -159,5 +159,5 @@ def expected_budget(observed: ModelMargins, thresholds: NDArray[np.float32]) -> 
 
 
 def token_count(summaries: tuple[MarginSummary, ...]) -> int:
-    """Tokens of a layer; 1 where it has no gated learner and therefore no margins."""
+    """Tokens of a layer; 1 if it has no gated learner and therefore no margins."""
     return summaries[0].tokens if summaries else 1

@@ -38,7 +38,7 @@ def _percentiles(context: click.Context, parameter: click.Parameter, values: tup
 @click.command(short_help="Time a model for each budget and for controlled routing.")
 @click.argument("model", type=_PATH, required=False)
 @click.option(
-    "--budgets", callback=numbers, metavar="B,...", help="Budgets β to time. [default: time the model as it is set]"
+    "--budgets", callback=numbers, metavar="B,...", help="Budgets β to time. [default: the current setting of MODEL]"
 )
 @click.option("--threshold", type=float, help="One τ for every gated learner, for models that are not calibrated.")
 @click.option(

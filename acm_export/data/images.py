@@ -24,7 +24,7 @@ IMAGE_SUFFIXES = {".png", ".jpg", ".jpeg", ".bmp", ".webp", ".tif", ".tiff"}
 class ImageFolder:
     """Images on disk.
 
-    Subfolders are classes, numbered in the order of their names, or by their names where all are numbers. Classes
+    Subfolders are classes, numbered in the order of their names, or by their names if all are numbers. Classes
     alternate, so that the first n samples hold all of them.
 
     Args:

@@ -55,7 +55,7 @@ def load_plugin(tensorrt: ModuleType, path: Path) -> None:
 
     Raises:
         EngineError: The library cannot be loaded, the process has loaded another one, or the registry does not list the
-            creator under the name, version and namespace that the parser asks for.
+            creator under the name, version and namespace that the parser looks up.
     """
     check_library(path, tensorrt.__version__)
     digest = sha256_of(path)

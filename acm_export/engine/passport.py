@@ -146,7 +146,7 @@ def check_usable(engine: Path, plugin: Path, here: Platform) -> Passport:
         The engine's passport.
 
     Raises:
-        UsageError: There is no such engine.
+        UsageError: The engine does not exist.
         EngineError: The engine was modified, was built for another GPU or TensorRT, or its plugin library is missing or
             a different one.
     """

@@ -148,7 +148,7 @@ def check_common_runs(old: LatencyResult, keys: Collection[RunKey]) -> None:
         keys: Keys of the runs to time, from :func:`acm_export.timing.result.run_key`.
 
     Raises:
-        UsageError: There is no such run.
+        UsageError: The results have no common run.
     """
     if not {run.key for run in old.runs} & set(keys):
         raise UsageError(

@@ -167,7 +167,7 @@ class Process:
 
 
 def processes(folder: Path = _PROC) -> dict[int, Process]:
-    """Processes by id, except those that end meanwhile or are not visible."""
+    """Processes by id, except those that end during the reading or are not visible."""
     ticks = os.sysconf("SC_CLK_TCK")
     texts = ((int(path.name), _read(path / "stat")) for path in folder.glob("[0-9]*") if path.name.isdigit())
     found = ((number, parse_process(text or "", ticks)) for number, text in texts)

@@ -81,7 +81,7 @@ def latency(
 
     Args:
         model: Path of an ONNX file or engine; optional with ``trtexec_times``.
-        budgets: β to time, from the calibrated table; by default the model is timed as it is set.
+        budgets: β to time, from the calibrated table; by default the current setting of the model.
         threshold: One τ for every gated learner, for models that are not calibrated.
         baseline: Path of the dense model: an ONNX file, an engine or a checkpoint.
         data: Real inputs: a file, a folder or ``module:function``; by default random inputs.

@@ -144,7 +144,7 @@ def measured_budget(session: TappedSession, inputs: InputBatches, thresholds: Th
 
 
 def budget_of_counts(layers: Sequence[LayerEntry], runs: Iterable[tuple[Arrays, Sequence[NDArray[np.int32]]]]) -> float:
-    """β from learner counts alone; padding is left out where the mask has the shape of the tokens.
+    """β from learner counts alone; padding is left out if the mask has the shape of the tokens.
 
     Args:
         layers: Layers of the manifest.

@@ -66,7 +66,7 @@ class Run:
 
 
 def settings(request: LatencyRequest, file: TimedFile) -> Settings:
-    """Thresholds for each requested budget, for the requested threshold, or of the file as it is.
+    """Thresholds for each requested budget, for the requested threshold, or of the file's current setting.
 
     Raises:
         UsageError: The file does not support the budget or the threshold.

@@ -94,7 +94,7 @@ class LinearFit:
     Args:
         fixed_ms: Time at β = 0; None without a fit.
         ms_per_budget: Additional time from β = 0 to β = 1; None without a fit.
-        r2: Share of the variance of the times that the line explains; None if there is no variance.
+        r2: Share of the variance of the times that the line explains; None without variance.
     """
 
     fixed_ms: float | None = None

@@ -36,7 +36,7 @@ def run(*arguments: str) -> Result:
 def pretend(monkeypatch: pytest.MonkeyPatch, *bad: str, state: Any = "missing") -> None:
     """Replace the findings: all ok, except some."""
     findings = tuple(
-        Finding(name, state if name in bad else "ok", "[bold] is no markup", "do this" if name in bad else None)
+        Finding(name, state if name in bad else "ok", "[bold] is not markup", "do this" if name in bad else None)
         for name in (*NAMES, "clocks")
     )
     monkeypatch.setattr(examination, "doctor", lambda *, goal, **_: Examination(findings, goal))
@@ -98,7 +98,7 @@ def test_the_table_shows_every_check_verbatim(monkeypatch: pytest.MonkeyPatch) -
     pretend(monkeypatch, "torch")
     shown = run().stdout
     assert all(name in shown for name in NAMES)
-    assert "[bold] is no markup" in shown
+    assert "[bold] is not markup" in shown
     assert "do this" in shown
     assert "export: cannot work: torch (missing)" in shown
 

@@ -1,6 +1,6 @@
 """Functions for the process that interprets: run kernels on numpy arrays, in memory that exposes wrong accesses.
 
-All memory that the kernels' host code asks for is filled with bytes 0xFF (NaN in every T, -1 in int32), so a value
+All memory that the kernels' host code allocates is filled with bytes 0xFF (NaN in every T, -1 in int32), so a value
 that was never written shows; bytes behind each array tell of writes beyond its end.
 """
 

@@ -44,7 +44,7 @@ class RunContext(Protocol):
         """Run once, from inputs in host memory to outputs in host memory.
 
         Args:
-            feeds: The inputs, and the thresholds or the budget where the model takes them.
+            feeds: The inputs, and the thresholds or the budget if the model takes them.
         """
 
     def close(self) -> None:

@@ -107,7 +107,7 @@ class Buffers:
 class CudaContext:
     """Runs a module on a GPU, in its own stream.
 
-    Device times lie between events in the stream; enqueue time is that of the call that enqueues the work.
+    Device times are measured between events in the stream; enqueue time is the time of the call that enqueues the work.
 
     Args:
         model: Model to run.

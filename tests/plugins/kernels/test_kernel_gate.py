@@ -162,7 +162,7 @@ def test_steps_read_16_bytes_at_once_and_share_nothing_between_threads(arch: str
     assert "st.shared" not in steps
 
 
-# Which gates use it. Tensors that are said to be on a GPU show what is called without one.
+# Which gates use it. Tensors that pretend to be on a GPU show what is called without one.
 
 
 def on_gpu(mode: FakeTensorMode, values: torch.Tensor) -> torch.Tensor:

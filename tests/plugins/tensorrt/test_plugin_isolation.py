@@ -1,7 +1,7 @@
 """The plugin's libraries use their own C++ runtime, whatever a process has loaded.
 
 NVIDIA's libcufile, for example, exports parts of the libstdc++ that it was linked with, such as the constructors of
-string streams. Loaded globally, they would be called in place of those that a library was compiled with.
+string streams. Loaded globally, they would be called instead of those that a library was compiled with.
 """
 
 from __future__ import annotations
