@@ -84,6 +84,6 @@ def _describe(found: Comparison | None) -> str:
     moved = found.routed_differently
     routed = "" if moved is None else f"; {moved} of {found.tokens} tokens routed differently"
     return (
-        f"compared with the portable file in {found.samples} runs of samples at {found.settings} settings: "
+        f"compared with the portable file on {found.samples} sample runs at {found.settings} settings: "
         f"error {error}{routed}"
     )

@@ -40,7 +40,7 @@ class ImageFolder:
         self.name = str(folder)
         self.files = _labelled_files(folder)
         if not self.files:
-            raise UsageError(f"{folder} holds no images ({', '.join(sorted(IMAGE_SUFFIXES))})")
+            raise UsageError(f"{folder} has no images ({', '.join(sorted(IMAGE_SUFFIXES))})")
         self._process = ImageProcessor(find_settings(processor, folder, model_folder))
 
     @property

@@ -82,7 +82,7 @@ def test_unusable_latency_files_are_refused(tmp_path: Path, model: Path) -> None
         ({"model": {"file": "m.onnx", "sha256": "f" * 64}}, 4.0, r"another model: sha256 ffffffffffff\.\.\., .* has"),
         ({"fit": None}, 4.0, "no fit of latency against budget"),
         ({"fit": {"fixed_ms": None, "ms_per_budget": None, "r2": None}}, 4.0, "no fit"),
-        ({"schema": 2}, 4.0, "has schema 2, this version reads up to 1"),
+        ({"schema": 2}, 4.0, "has schema 2; this version reads up to 1"),
         ({"model": None}, 4.0, "is not a result of acm-export latency"),
         ({}, 1.5, "2 ms without learners and 6 ms with all"),
     ):

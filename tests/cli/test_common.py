@@ -155,7 +155,7 @@ def test_out_of_memory_is_not_reported_as_a_bug(error: Exception) -> None:
         raise error
 
     result = call(works)
-    assert result.stderr.startswith("error: there is not enough memory: ")
+    assert result.stderr.startswith("error: not enough memory: ")
     assert "hint: use fewer samples" in result.stderr
 
 

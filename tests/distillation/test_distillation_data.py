@@ -243,7 +243,7 @@ def test_a_fixed_length_is_padded_to() -> None:
     batch = batch_of([{"input_ids": [1, 2, 3]}, {"input_ids": [4]}], *fixed)
     assert batch["input_ids"].tolist() == [[1, 2, 3, 0], [4, 0, 0, 0]]
     assert batch["attention_mask"].tolist() == [[1, 1, 1, 0], [1, 0, 0, 0]]
-    with pytest.raises(UsageError, match=r"input_ids is int64 \[5\], the model takes int64 \[4\]"):
+    with pytest.raises(UsageError, match=r"input_ids is int64 \[5\]; the model takes int64 \[4\]"):
         batch_of([{"input_ids": [1] * 5}], *fixed)
 
 

@@ -226,7 +226,7 @@ def test_what_the_library_says_about_its_own_decoder_is_passed_on(
         ({"audio": {"array": [[0.5]], "sampling_rate": 16000}}, SOUND, r"the shape \[1, 1\]", "mean"),
         ({"audio": 3}, SOUND, "is not a sound: TypeError", None),
         ({"audio": {"array": ["x"], "sampling_rate": 16000}}, SOUND, "is not a sound: ValueError", None),
-        ({"audio": {"bytes": b"RIFF", "path": None}}, SOUND, "is not a sound that can be read", None),
+        ({"audio": {"bytes": b"RIFF", "path": None}}, SOUND, "cannot read the sound", None),
         ({"audio": {"bytes": None, "path": None}}, SOUND, "expected array and sampling_rate", None),
         (
             {"audio": {"array": [0.5], "sampling_rate": 16000}, "text": " "},
@@ -249,7 +249,7 @@ def test_columns_that_cannot_be_used_are_named(
 @pytest.mark.parametrize("form", ["numpy", "torch"])
 def test_pictures_in_a_format_of_arrays_are_refused(monkeypatch: pytest.MonkeyPatch, tmp_path: Path, form: str) -> None:
     samples = opened(monkeypatch, model_folder(tmp_path), pictures().with_format(form), PIXELS)
-    with pytest.raises(UsageError, match="in the column image, expected an image of PIL") as refusal:
+    with pytest.raises(UsageError, match="in the column image; expected a PIL image") as refusal:
         samples[1]
     assert 'with_format(None).cast_column("image"' in str(refusal.value.hint)
 
@@ -260,16 +260,16 @@ def test_pictures_in_a_format_of_arrays_are_refused(monkeypatch: pytest.MonkeyPa
         (
             "vit",
             {PIXELS: [np.zeros((1, 8, 8)).tolist()], LABELS: 0},
-            r"\[1, 1, 8, 8\], the model takes float32 \[1, 8, 8\]",
+            r"\[1, 1, 8, 8\]; the model takes float32 \[1, 8, 8\]",
             "return_tensors",
         ),
         (
             "vit",
             {PIXELS: np.zeros((3, 8, 8)).tolist(), LABELS: 0},
-            r"\[3, 8, 8\], the model takes float32 \[1, 8, 8\]",
+            r"\[3, 8, 8\]; the model takes float32 \[1, 8, 8\]",
             None,
         ),
-        ("bert sequences", {TOKENS: 3, LABELS: 0}, r"input_ids is int64 \[\], the model takes int64 \[tokens\]", None),
+        ("bert sequences", {TOKENS: 3, LABELS: 0}, r"input_ids is int64 \[\]; the model takes int64 \[tokens\]", None),
         ("bert sequences", {TOKENS: [[1], [2, 3]], LABELS: 0}, "input_ids is not an array", None),
         ("bert sequences", {TOKENS: [1], "label": "spam"}, "no labels, which the task classification", "as numbers"),
         ("bert sequences", {TOKENS: [1], "label": -1}, "label -1", None),

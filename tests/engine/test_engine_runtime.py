@@ -59,7 +59,7 @@ def _images(samples: int) -> Any:
 
 @pytest.fixture
 def machine_with(monkeypatch: pytest.MonkeyPatch, library: Path) -> Callable[..., Any]:
-    """Puts a TensorRT and a GPU into this machine."""
+    """Make this machine appear to have TensorRT and a GPU."""
 
     def put(version: str = HERE.tensorrt, **options: Any) -> Any:
         tensorrt, _ = fake(version, driver=library, **options)
@@ -106,7 +106,7 @@ def test_data_are_compared_in_batches_of_the_best_shape(
     machine_with()
     done = build(files, tmp_path / "m.plan", "--data", str(files / "d.npz"), "--opt-shapes", "pixel_values:4x1x8x8")
     assert done.exit_code == 0, done.output
-    assert "48 runs of samples at 3 settings" in done.output
+    assert "48 sample runs at 3 settings" in done.output
 
 
 def _scale(outputs: dict[str, Any]) -> None:
@@ -287,7 +287,7 @@ def test_engines_of_one_process_share_the_plugin(files: Path, tmp_path: Path, ma
         engine.close()
     (tmp_path / "other").mkdir()
     other = compile_fake_plugin(tmp_path / "other", "10.4.0")
-    with pytest.raises(EngineError, match="another plugin library"):
+    with pytest.raises(EngineError, match="not the plugin library that is already loaded"):
         load_plugin(sys.modules["tensorrt"], other)
 
 
@@ -342,7 +342,7 @@ def test_data_that_do_not_fit_the_profile_are_rejected_before_the_build(
     shapes = ("--min-shapes", "pixel_values:4x1x8x8", "--opt-shapes", "pixel_values:8x1x8x8")
     done = build(files, tmp_path / "m.plan", "--data", str(tmp_path / "ten.npz"), *shapes)
     assert done.exit_code == 0, done.output  # the last two are left out
-    assert "24 runs of samples" in done.output
+    assert "24 sample runs" in done.output
     write_images(tmp_path / "two.npz", 2)
     done = build(files, tmp_path / "n.plan", "--data", str(tmp_path / "two.npz"), *shapes)
     assert done.exit_code == 2

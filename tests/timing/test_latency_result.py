@@ -106,7 +106,7 @@ def test_engines_of_one_onnx_file_are_one_model() -> None:
 @pytest.mark.parametrize(
     ("change", "reason"),
     [
-        ({"schema": 2}, "has schema 2, this version reads schemas up to 1"),
+        ({"schema": 2}, "has schema 2; this version reads schemas up to 1"),
         ({"runs": [{}]}, r"runs\[0\]\.\w+ is missing"),
         ({"runs": 1}, "runs is 1; it must be a list"),
         ({"partial": None}, "partial is null"),
@@ -158,7 +158,7 @@ def test_a_regression_is_growth_of_the_median_beyond_the_allowed_share() -> None
     assert "lacks 1 of 3 runs, first data at 0.25, batch 1" in "".join(checks.differences(old, new))
     other = replace(old, device=Device("another", None), partial=True)
     assert [w.split(":")[0] for w in checks.differences(other, old)] == [
-        "the earlier result is of another device",
+        "the earlier result has another device",
         "the earlier result is partial",
     ]
 
@@ -183,7 +183,7 @@ def test_times_are_compared_without_a_common_baseline() -> None:
     for before, now in ((old, plain), (plain, old), (old, other)):
         assert list(checks.regressions(before, now, 0.05)) == []
         assert "times are compared, not ratios to the baseline" in "".join(checks.differences(before, now))
-    assert f"is of another baseline: {'b' * 64}, now {'c' * 64}" in "".join(checks.differences(old, other))
+    assert f"has another baseline: {'b' * 64}, now {'c' * 64}" in "".join(checks.differences(old, other))
     assert list(checks.differences(plain, plain)) == []
 
 
@@ -193,7 +193,7 @@ def test_rebuilt_engines_are_one_baseline() -> None:
     (slower,) = checks.regressions(old, new, 0.05)
     assert "the ratio to the baseline went from 0.5 to 0.9" in slower
     (found,) = checks.differences(old, new)
-    assert "is of another baseline" in found
+    assert "has another baseline" in found
 
 
 def test_a_run_at_another_measured_budget_is_warned_about() -> None:

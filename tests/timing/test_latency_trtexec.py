@@ -155,7 +155,7 @@ def test_options_that_need_a_run_are_refused(times: Path, tmp_path: Path) -> Non
         (("--trtexec-times", times, "--batch", "1,8"), "--batch names 2 sizes"),
         (
             ("--trtexec-times", times, "--assert-p99", "4ms@0.5"),
-            "names the budget 0.5, --budgets has none",
+            "names the budget 0.5; --budgets has none",
         ),
         (("--trtexec-times", times, "-o", times), "would be replaced"),
         ((tmp_path / "none.plan", "--trtexec-times", times), "there is no file"),

@@ -123,6 +123,6 @@ def test_split_products_are_made_only_for_learners_that_a_tile_runs(split: int) 
 def test_offsets_are_computed_in_64_bits() -> None:
     outcome = interpreted(beyond_32_bits)
     if outcome is None:
-        pytest.skip("the system grants no 11 GB of address space that is never touched")
+        pytest.skip("the system does not grant 11 GB of untouched address space")
     found, expected = outcome
     np.testing.assert_allclose(found, expected, rtol=1e-2)

@@ -65,7 +65,7 @@ def test_the_kernels_agree_with_the_loop(case: Any, strided: bool) -> None:
 
 @st.composite
 def staircases(draw: st.DrawFn) -> tuple[list[int], int]:
-    """Counts whose totals m_n lie at and beside the edges of the small tiles, in any order of the tokens, and N."""
+    """Counts whose totals m_n lie at and next to the edges of the small tiles, in any order of the tokens, and N."""
     edges = [0, 1, 15, 16, 17, 31, 32, 33, 48, 63, 64, 65]
     n = draw(st.integers(1, 4))
     tokens = draw(st.sampled_from(edges[1:]))

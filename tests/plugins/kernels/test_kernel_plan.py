@@ -24,7 +24,7 @@ MIB = 1 << 20
 
 @st.composite
 def problems(draw: st.DrawFn) -> Problem:
-    """Shapes that the kernels promise to run."""
+    """Shapes that the kernels must run."""
     n = draw(st.sampled_from([1, 2, 4, 8, 31, 64]))
     return Problem(draw(TOKENS), draw(WIDTHS), draw(WIDTHS), n, draw(st.integers(0, n)), draw(st.sampled_from([2, 4])))
 
@@ -207,7 +207,7 @@ def test_token_counts_choose_among_the_half_precision_tiles_of_sm_90(
 ) -> None:
     problem = Problem(tokens, width, width, 4, 0, 2)
     limits = [entry.max_tokens for entry in entries()[:3]]
-    assert limits == [16, 64, 512], "the table has other limits now: this test is about those"
+    assert limits == [16, 64, 512], "the limits of the table have changed: update this test"
     assert entries().index(select("sm_90", "half", problem, aligned=True, packed=packed)) == index
 
 
