@@ -119,7 +119,7 @@ def _decoded(sound: Any, name: str) -> tuple[np.ndarray[Any, Any], int]:
     try:
         return np.asarray(sound["array"], np.float32), int(sound["sampling_rate"])
     except Exception as error:  # a decoder may raise anything, and so may a column of another type
-        raise UsageError(f"cannot read the sound of {name}: {type(error).__name__}: {error}") from error
+        raise UsageError(f"{name} is not a sound: {type(error).__name__}: {error}") from error
 
 
 def _refuse_unprocessed(missing: Collection[str], sample: Mapping[str, Any], name: str) -> None:

@@ -260,7 +260,7 @@ def test_given_masks_are_kept_and_models_without_one_get_none() -> None:
     [
         ([{"ids": [1]}], "the model takes input_ids"),
         ([{"input_ids": ["a"]}], "input_ids is <U1"),
-        ([{"input_ids": [1], "labels": "dog"}], "labels are <U3, expected numbers"),
+        ([{"input_ids": [1], "labels": "dog"}], "labels are <U3; expected numbers"),
     ],
 )
 def test_samples_that_do_not_fit_are_named(samples: list[dict[str, Any]], message: str) -> None:
