@@ -100,7 +100,7 @@ IMAGE = {"pixel_values": np.full((1, 8, 8), np.nan), "labels": 1}
         ("bert", {"input_ids": []}, IDS, "has 0 tokens"),
         ("bert", {"input_ids": [1, 20]}, IDS, "contains 20; the model takes 0 to 19"),
         ("bert", {"input_ids": [1, -1]}, IDS, "contains -1"),
-        ("bert", IDS | {"token_type_ids": [0, 7, 0]}, IDS, "token_type_ids holds 7"),
+        ("bert", IDS | {"token_type_ids": [0, 7, 0]}, IDS, "token_type_ids contains 7"),
         ("bert", IDS | {"attention_mask": [1, 1]}, IDS, "has the shape [2], input_ids [3]"),
         ("bert", IDS | {"attention_mask": [0, 0, 0]}, IDS, "masks the whole sample"),
         ("wav2vec2 ctc, XLS-R", SOUND | {"input_values": np.ones(8)}, SOUND, "has 8 samples; the model takes at least"),
