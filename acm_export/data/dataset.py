@@ -155,7 +155,8 @@ class Dataset:
                 given = np.full(first.shape, _OPTIONAL[value.name], value.dtype)
             elif value.name in _OPTIONAL and given.shape != first.shape:
                 raise UsageError(
-                    f"{where(0)}: {value.name} has the shape {list(given.shape[1:])}, {needed[0]} {list(first.shape[1:])}",
+                    f"{where(0)}: {value.name} has the shape {list(given.shape[1:])}, {needed[0]} "
+                    f"{list(first.shape[1:])}",
                     "give both the same length",
                 )
             found[value.name] = check_rows(value, self._padded(value, given), where, raw_pixels=self._raw_pixels)

@@ -199,7 +199,7 @@ def test_wrong_options_are_refused_before_any_work(folder: Path, monkeypatch: py
         ((folder / "tensorrt.onnx",), 1, "is exported for the target tensorrt"),
         ((folder / "dense.onnx",), 1, "has no gated learners"),
         ((c, "--baseline", folder / "other.onnx"), 2, "; "),
-        ((c, "--data", wrong), 2, "pixel_values is float32 [1, 1, 5, 8]"),
+        ((c, "--data", wrong), 2, "pixel_values is float32 [1, 5, 8]; the model takes float32 [1, 8, 8]"),
         ((c, "--data", few, "--batch", 4), 2, "has 3 samples; --batch is 4"),
         ((c, "--batch", "0"), 2, "is not a list of batch sizes"),
         (

@@ -155,7 +155,7 @@ def test_a_regression_is_growth_of_the_median_beyond_the_allowed_share() -> None
     new = result(timed(0.5, 105.0, 9.0), timed(1.0, 105.5, 1.0), timed(0.25, 999.0, 1.0))
     found = list(checks.regressions(old, new, 0.05))
     assert found == ["the median went from 100 to 105.5 ms (+5.5%, allowed +5.0%): data at 1, batch 1"]
-    assert "lacks 1 of 3 runs, first data at 0.25, batch 1" in "".join(checks.differences(old, new))
+    assert "lacks 1 of 3 runs; the first is data at 0.25, batch 1" in "".join(checks.differences(old, new))
     other = replace(old, device=Device("another", None), partial=True)
     assert [w.split(":")[0] for w in checks.differences(other, old)] == [
         "the earlier result has another device",

@@ -84,7 +84,7 @@ def test_failed_assertions_and_comparisons_exit_with_1(times: Path, tmp_path: Pa
     compared = run("--trtexec-times", slower, "--compare", tmp_path / "old.json", "--max-regression", "30%")
     assert compared.exit_code == 1
     assert "the median went from 2.75 to 3.75 ms (+36.4%, allowed +30.0%)" in compared.stderr
-    assert "it is not known whether the earlier result is of the same model" in compared.stderr
+    assert "it is unknown whether the earlier result is for the same model" in compared.stderr
     assert run("--trtexec-times", slower, "--compare", tmp_path / "old.json", "--max-regression", "40%").exit_code == 0
 
 
