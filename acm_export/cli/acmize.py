@@ -128,7 +128,7 @@ def acmize(
       acm-export acmize minilm --data mine:sentences --task distil -o acm-minilm
     """
     if not dry_run and (data is None or output is None):
-        raise click.UsageError("--data and -o are needed, or --dry-run")
+        raise click.UsageError("give --data and -o, or --dry-run")
     need_export_packages()
     from acm_export.distillation import acmize as api
 

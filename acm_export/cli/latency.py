@@ -128,7 +128,7 @@ def latency(model: Path | None, *, as_json: bool, **options: Any) -> None:
       acm-export latency m.plan --trtexec-times times.json --assert-p99 4ms
     """
     if model is None and options["trtexec_times"] is None:
-        raise click.UsageError("Missing argument 'MODEL'.")
+        raise click.UsageError("missing argument MODEL")
     if options["runtime"] == "pytorch":
         need_export_packages()
     from acm_export.base.errors import LatencyError

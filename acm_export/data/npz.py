@@ -68,7 +68,7 @@ def _open_array(path: Path, archive: zipfile.ZipFile, name: str) -> np.ndarray[A
     if not shape or dtype.hasobject:
         raise ValueError(f"{name} is {dtype} {list(shape)}")
     if start + nbytes != entry.file_size:
-        raise EOFError(f"{name} has {entry.file_size - start} bytes, expected {nbytes}")
+        raise EOFError(f"{name} has {entry.file_size - start} bytes; expected {nbytes}")
     if not nbytes:
         return np.empty(shape, dtype)
     order: Any = "F" if fortran else "C"

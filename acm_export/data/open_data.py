@@ -43,7 +43,7 @@ class Samples(Protocol):
 Data = str | os.PathLike[str] | Samples | Iterable[Any]
 """What a user may give as data: the text of ``--data``, or samples: a dataset, an iterable, or a mapping of arrays."""
 
-GRAMMAR = "an .npz file, a folder of images or sounds, a folder of datasets.save_to_disk, or module:function"
+GRAMMAR = "an .npz file, a folder of images or sounds, a dataset folder from save_to_disk, or module:function"
 
 
 def open_data(
@@ -145,7 +145,7 @@ class _Sequence:
             raise _failed(f"{self.name} failed at sample {index}", error) from error
         if not isinstance(sample, Mapping):
             raise UsageError(
-                f"sample {index} of {self.name} is {type(sample).__name__}, expected a mapping from the names of "
+                f"sample {index} of {self.name} is {type(sample).__name__}; expected a mapping from the names of "
                 "inputs to arrays"
             )
         return self._columns({str(key): value for key, value in sample.items()}, f"sample {index} of {self.name}")
@@ -203,7 +203,7 @@ def _samples(name: str, content: Any, names: Collection[str], columns: Columns, 
     if isinstance(content, Iterable) and not isinstance(content, str):
         return _Sequence(name, _read_whole(name, content, limit), columns)
     raise UsageError(
-        f"{name} returned {type(content).__name__}, expected samples",
+        f"{name} returned {type(content).__name__}; expected samples",
         "return a dataset or a list of mappings, or yield one mapping per sample",
     )
 

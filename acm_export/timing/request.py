@@ -107,17 +107,17 @@ class LatencyRequest:
     def _check_values(self) -> None:
         timing = self.timing
         if not 0 < timing.seconds < math.inf:
-            raise UsageError(f"--duration is {timing.seconds}, expected a positive number of seconds")
+            raise UsageError(f"--duration is {timing.seconds}; expected a positive number of seconds")
         if timing.runs is not None and timing.runs < 1:
-            raise UsageError(f"--runs is {timing.runs}, expected at least 1")
+            raise UsageError(f"--runs is {timing.runs}; expected at least 1")
         if timing.warm_up is not None and not 0 <= timing.warm_up < math.inf:
-            raise UsageError(f"--warm-up is {timing.warm_up}, expected a number of seconds from 0")
+            raise UsageError(f"--warm-up is {timing.warm_up}; expected a number of seconds from 0")
         if not self.batch or min(self.batch) < 1:
-            raise UsageError(f"--batch is {', '.join(map(str, self.batch))}, expected sizes of at least 1, as in 1,8")
+            raise UsageError(f"--batch is {', '.join(map(str, self.batch))}; expected sizes of at least 1, as in 1,8")
         if not 1 <= self.streams <= MAX_STREAMS:
-            raise UsageError(f"--streams is {self.streams}, expected 1 to {MAX_STREAMS}")
+            raise UsageError(f"--streams is {self.streams}; expected 1 to {MAX_STREAMS}")
         if wrong := [percent for percent in self.percentiles if not 0 < percent <= 100]:
-            raise UsageError(f"--percentile is {wrong[0]:g}, expected a number above 0 and at most 100")
+            raise UsageError(f"--percentile is {wrong[0]:g}; expected a number above 0 and at most 100")
         if self.runtime is not None and self.runtime not in RUNTIMES:
             raise UsageError(f"unknown runtime {self.runtime!r}", f"choose one of {', '.join(RUNTIMES)}")
 

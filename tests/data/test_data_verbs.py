@@ -162,9 +162,9 @@ def _tokens(**entries: Any) -> Callable[[], Any]:
 
 WRONG_FUNCTIONS: list[tuple[str, Callable[[], Any], str]] = [
     (TOKENS, _fail, f"{FUNCTION} failed at sample 1: KeyError: 'x'"),
-    (TOKENS, lambda: 3, f"{FUNCTION} returned int, expected samples"),
+    (TOKENS, lambda: 3, f"{FUNCTION} returned int; expected samples"),
     (TOKENS, list, f"{FUNCTION} has no samples"),
-    (TOKENS, lambda: [3] * 12, f"sample 0 of {FUNCTION} is int, expected a mapping"),
+    (TOKENS, lambda: [3] * 12, f"sample 0 of {FUNCTION} is int; expected a mapping"),
     (TOKENS, _tokens(ids=[1], labels=0), f"sample 0 of {FUNCTION} has ids, labels; the model takes input_ids"),
     (TOKENS, _tokens(input_ids=[1.0], labels=0), "input_ids is float64 [1]; the model takes int64 [tokens]"),
     (TOKENS, _tokens(input_ids=[[1, 2]], labels=0), "input_ids is int64 [1, 2]; the model takes int64 [tokens]"),

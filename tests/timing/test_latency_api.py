@@ -125,7 +125,7 @@ def test_a_result_that_cannot_be_written_is_not_lost(
         ({"runs": 0}, "--runs is 0"),
         ({"batch": ()}, "--batch is "),
         ({"batch": 0}, "--batch is 0"),
-        ({"streams": 65}, "--streams is 65, expected 1 to 64"),
+        ({"streams": 65}, "--streams is 65; expected 1 to 64"),
         ({"percentiles": [100.5]}, "--percentile is 100.5"),
         ({"percentiles": [0]}, "--percentile is 0"),
         ({"warm_up": float("inf")}, "--warm-up is inf"),
