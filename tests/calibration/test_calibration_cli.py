@@ -80,7 +80,7 @@ def test_invalid_calls_are_reported_and_write_nothing(folder: Path) -> None:
         (("--data", data, "--device", "cuda"), 1, "CUDAExecutionProvider"),
         (("--data", data, "--budgets", "1.5"), 2, "the budget 1.5 is out of range"),
         (("--data", data, "--precision", "0.1"), 2, "a precision is given, but no budget"),
-        (("--data", data, "--report", folder / "r.pdf"), 2, "--report is r.pdf, it must end in .html"),
+        (("--data", data, "--report", folder / "r.pdf"), 2, "--report is r.pdf; it must end in .html"),
     )
     for args, code, reason in cases:
         result = run("calibrate", model, *args, "-o", output)
