@@ -1,4 +1,4 @@
-// What CUDA C++ has and C++ has not, for one block of 384 threads at a time on ordinary threads.
+// What CUDA C++ adds to C++, for one block of 384 threads at a time on ordinary threads.
 //
 // The tests compile plugins/kernels/cuda with this, and with device.cuh and wgmma.cuh of this folder instead of the
 // real ones, which are the instructions of the GPU. Copies complete late and in any order, and products read shared

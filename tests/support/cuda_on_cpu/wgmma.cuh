@@ -1,4 +1,4 @@
-// The products of plugins/kernels/cuda/wgmma.cuh on a CPU: each thread computes its own sums, as late as it may.
+// The products of plugins/kernels/cuda/wgmma.cuh on a CPU: each thread computes its own sums, as late as possible.
 #pragma once
 
 #include "device.cuh"
