@@ -19,7 +19,7 @@ from user_data import LETTERS, write_wav
 from acm_export.checkpoints import load_checkpoint, save_checkpoint
 from acm_export.cli import main
 from acm_export.exporter import export
-from acm_export.timing import warm_up
+from acm_export.timing import measure
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable
@@ -52,8 +52,8 @@ def models(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(autouse=True)
 def _short(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(warm_up, "WINDOW_SECONDS", 0.0)
-    monkeypatch.setattr(warm_up, "MOST_RUNS", 10)
+    monkeypatch.setattr(measure, "WINDOW_SECONDS", 0.0)
+    monkeypatch.setattr(measure, "MAX_WARM_UP_RUNS", 10)
 
 
 def run(verb: str, folder: Path, data: object, output: Path) -> tuple[int, str]:

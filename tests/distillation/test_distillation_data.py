@@ -78,7 +78,7 @@ def test_widths_and_channels_of_sounds(tmp_path: Path, width: int, kind: str, fu
         (lambda f: (f / "b" / "three.txt").write_text("bad"), "'d'"),
         (lambda f: (f / "model" / "vocab.json").unlink(), "letters"),
         (lambda f: (f / "model" / "vocab.json").write_text("[1]"), "is not a vocabulary"),
-        (lambda f: (f / "b" / "three.wav").write_bytes(b"RIFF"), "cannot be read|can be read"),
+        (lambda f: (f / "b" / "three.wav").write_bytes(b"RIFF"), "three.wav as a .wav file"),
         (lambda f: write_wav(f / "b" / "three.wav", np.zeros(9, "<i2"), rate=8000), "8000 samples per second"),
         (lambda f: write_wav(f / "b" / "three.wav", np.zeros(0, "<i2")), "is empty"),
     ],
@@ -130,11 +130,14 @@ def test_an_npz_that_cannot_be_used_is_named(tmp_path: Path, arrays: dict[str, A
 def test_a_file_that_is_cut_off_is_named(tmp_path: Path) -> None:
     np.savez(tmp_path / "d.npz", x=np.zeros((3, 4)))
     content = (tmp_path / "d.npz").read_bytes()
-    for name, part in (("half.npz", content[: len(content) // 2]), ("text.npz", b"no"), ("array.npy", content[30:])):
+    for name, part, found in (
+        ("half.npz", content[: len(content) // 2], "is a damaged zip archive; --data takes an .npz file"),
+        ("text.npz", b"no", "is a text file; --data takes an .npz file"),
+        ("array.npy", content[30:], r"is not an \.npz file of plain arrays"),
+    ):
         (tmp_path / name).write_bytes(part)
-        with pytest.raises(UsageError, match=r"is not an \.npz file of plain arrays") as refusal:
+        with pytest.raises(UsageError, match=found):
             opened(tmp_path / name, tmp_path, ROW)
-        assert "numpy.savez" in str(refusal.value.hint)
 
 
 class Rows:
