@@ -255,7 +255,7 @@ WRONG_FILES: list[tuple[str, Callable[[Path], Any], str]] = [
     (IMAGES, lambda folder: folder / "none.npz", "none.npz hint: --data takes an .npz file, a folder of images"),
     (IMAGES, lambda _: "no_such_module:make", "cannot import no_such_module:make: ModuleNotFoundError"),
     (IMAGES, lambda _: "a b:make", "'a b:make' is not module:function"),
-    (IMAGES, _write("x.npy", b"\x93NUMPY"), "x.npy is not an .npz file of plain arrays"),
+    (IMAGES, _write("x.npy", b"\x93NUMPY"), "x.npy is a NumPy array (.npy); --data takes an .npz file"),
     (IMAGES, _npz(pixels=PIXELS), "d.npz has pixels; the model takes pixel_values"),
     (IMAGES, _npz(pixel_values=PIXELS[:0]), "d.npz has no samples"),
     (IMAGES, _npz(pixel_values=PIXELS, labels=np.zeros(3, int)), "d.npz: the arrays have different lengths"),
