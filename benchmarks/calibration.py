@@ -1,6 +1,6 @@
 """Calibration of the embedded model: budgets and solvers on unseen images, both dials, and memory.
 
-All 1,797 images, five folds; each is measured once, with a table made from the other four. Half of the budgets lie on
+All 1,797 images, five folds; each is measured once, with a table from the other four. Half of the budgets lie on
 knots, the others between them.
 """
 
@@ -48,7 +48,7 @@ FOLDS = 5
 
 
 def quality(calibrated: CalibrationResult, evaluator: Evaluator) -> list[dict[str, Any]]:
-    """The table and its rivals at the same budgets, on images that neither was made from."""
+    """The table and its rivals at the same budgets, on images that neither was calibrated on."""
     rows = []
     for c in calibrated.comparisons:
         settings = {"table": c.knot.thresholds} | {name: rival.thresholds for name, rival in c.rivals.items()}
@@ -118,7 +118,7 @@ def through_input(
 
 
 def mean_quality(rows: list[dict[str, Any]]) -> list[dict[str, Any]]:
-    """Over the folds, weighted by their images."""
+    """Mean over the folds, weighted by their images."""
     found = []
     for budget in sorted({round(row["budget"], 3) for row in rows}):
         for family in ("table", "uniform", "same count"):
@@ -140,7 +140,7 @@ def mean_quality(rows: list[dict[str, Any]]) -> list[dict[str, Any]]:
 
 
 def memory(folder: Path, path: Path, *, quick: bool) -> list[dict[str, Any]]:
-    """Growth of this process while margins are collected, for little and for much data in a file."""
+    """Growth of this process while margins are collected, for a small and a large data file."""
     session = TappedSession(path)
     zero = np.zeros(session.num_thresholds, np.float32)
     images, _ = load_all_images()
@@ -160,7 +160,7 @@ def memory(folder: Path, path: Path, *, quick: bool) -> list[dict[str, Any]]:
 
 
 class _Peak:
-    """Memory after the first batch, and the most after any later one."""
+    """Memory after the first batch, and the largest after any later one."""
 
     def __init__(self) -> None:
         self._first: int | None = None

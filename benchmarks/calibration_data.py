@@ -1,4 +1,4 @@
-"""What the benchmarks of calibration share: data in memory, a table measured on unseen data, and its errors."""
+"""Shared by the calibration benchmarks: data in memory, a table measured on unseen data, and its errors."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ def unlabelled(images: np.ndarray[Any, Any]) -> Arrays:
 
 
 def unseen(session: TappedSession, arrays: Arrays, batch: int) -> Evaluator:
-    """Evaluates on images that no table was made from."""
+    """Create an evaluator on images that no table was calibrated on."""
     data = open_data(arrays, session.inputs, model_folder=Path())
     evaluator = Evaluator(session, partial(data.batches, batch))
     evaluator.reference()
@@ -59,7 +59,7 @@ def error_row(budget: float, measured: Measurement, kind: str) -> dict[str, Any]
 
 
 def table_errors(calibrated: CalibrationResult, evaluator: Evaluator) -> list[dict[str, Any]]:
-    """The table at each budget, on images it was not made from."""
+    """Measure the table at each budget, on images it was not calibrated on."""
     record = calibrated.manifest.calibration
     if record is None:
         raise ValueError("not calibrated")
@@ -72,7 +72,7 @@ def table_errors(calibrated: CalibrationResult, evaluator: Evaluator) -> list[di
 
 
 def print_errors(rows: list[dict[str, Any]], title: str) -> None:
-    """How many budgets are within the limit, and the worst of each kind."""
+    """Print how many budgets are within the limit, and the worst of each kind."""
     summary = []
     for kind in ("knot", "between", "input"):
         mine = [row for row in rows if row["kind"] == kind]

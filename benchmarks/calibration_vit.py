@@ -1,6 +1,6 @@
-"""Calibration of a model of the ViT-B/16 shape: budgets on unseen images, and what margins and both dials cost.
+"""Calibration of a model of the ViT-B/16 shape: budgets on unseen images, and the cost of margins and both dials.
 
-Weights, gates and images are random, so budgets and times mean something and outputs do not.
+Weights, gates and images are random, so budgets and times are meaningful and outputs are not.
 """
 
 from __future__ import annotations
@@ -51,7 +51,7 @@ def random_images(samples: int, seed: int) -> np.ndarray[Any, Any]:
 
 
 def vit(folder: Path, shape: Shape, *, samples: int) -> dict[str, Any]:
-    """Budgets of a random model on unseen images; the solver is uniform, because its outputs mean nothing."""
+    """Budgets of a random model on unseen images; the solver is uniform, because its outputs are meaningless."""
     path = folder / "vit.onnx"
     example = torch.from_numpy(random_images(2, 0))
     export(random_vit(shape, acm=True), {"pixel_values": example}, path, verify=False, output_fields=["logits"])

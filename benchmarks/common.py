@@ -1,13 +1,13 @@
 """Shared by the benchmark programs: options, block-interleaved timing, tables, and results as JSON.
 
-Timing. Threads of ONNX Runtime spin on for some milliseconds after a run and take the cores of the next session, so
+Timing. Threads of ONNX Runtime keep spinning for milliseconds after a run and take the cores of the next session, so
 runs that strictly alternate measure each other. ``base.timing.block_seconds`` therefore measures in blocks: a
 pause, two runs that are not counted, then n counted runs back to back, of which the block's median is kept. Here the
 blocks alternate between a dense baseline and the cases, round after round: baseline, case 1, baseline, case 2, ...
 One ratio is ``2 * case / (baseline before + baseline after)``; a result is the median of the rounds' ratios with their
-quartiles, so a disturbance that lasts for some seconds moves single ratios and not the result.
+quartiles, so a disturbance of a few seconds changes single ratios but not the result.
 
-Results go to ``OUTPUT/DEVICE/NAME.json`` and name the machine by what it is, never by what it is called.
+Results go to ``OUTPUT/DEVICE/NAME.json`` and describe the machine by its hardware, never by its name.
 """
 
 from __future__ import annotations
@@ -42,7 +42,7 @@ _PACKAGES = ("acm-export", "torch", "transformers", "onnx", "onnxruntime", "nump
 
 @dataclass(frozen=True)
 class Timing:
-    """Time of a case beside its dense baseline.
+    """Time of a case compared with its dense baseline.
 
     Args:
         ratio: Case ÷ baseline, median over the rounds.
@@ -89,7 +89,7 @@ def interleaved(
 
 
 def _summary(measured: np.ndarray[Any, Any], runs: int) -> Timing:
-    # measured: (rounds, 2), seconds of the case and of the baseline beside it
+    # measured: (rounds, 2), seconds of the case and of the baseline around it
     q25, middle, q75 = np.quantile(measured[:, 0] / measured[:, 1], (0.25, 0.5, 0.75)).tolist()
     ms, baseline_ms = (1e3 * np.median(measured, axis=0)).tolist()
     return Timing(middle, q25, q75, ms, baseline_ms, len(measured), runs)
@@ -111,7 +111,7 @@ class ResultFile:
     Args:
         name: Name of the program; a quick run writes ``NAME-quick.json``, so that it never replaces a measurement.
         options: Options parsed by :func:`parser`.
-        program: Program that measures, where it is not ``benchmarks/NAME.py``.
+        program: Program that measures, if it is not ``benchmarks/NAME.py``.
     """
 
     def __init__(self, name: str, options: argparse.Namespace, *, program: str | None = None) -> None:
@@ -150,7 +150,7 @@ class ResultFile:
 def write_result(
     name: str, payload: Mapping[str, Any], options: argparse.Namespace, *, program: str | None = None
 ) -> Path:
-    """Write everything that was measured at once, and print where; :class:`ResultFile` describes the arguments.
+    """Write all results at once, and print where; :class:`ResultFile` describes the arguments.
 
     Returns:
         The file.
@@ -162,7 +162,7 @@ def write_result(
 
 
 def _finite(value: object) -> object:
-    """The value with null in place of every number that JSON does not have, at any depth."""
+    """The value with null for every number that JSON does not have, at any depth."""
     if isinstance(value, dict):
         return {key: _finite(item) for key, item in value.items()}
     if isinstance(value, list | tuple):
@@ -197,7 +197,7 @@ def _version(package: str) -> str | None:
 
 
 def print_table(title: str, columns: Sequence[str], rows: Sequence[Sequence[str]]) -> None:
-    """Print a table; all columns but the first are aligned right."""
+    """Print a table; all columns except the first are right-aligned."""
     table = Table(title=title, title_justify="left")
     for index, column in enumerate(columns):
         table.add_column(column, justify="right" if index else "left")

@@ -1,8 +1,8 @@
-"""A whole ViT in PyTorch: with ACM layers at several shares beside the dense model, both compiled; and dense in int8.
+"""A whole ViT in PyTorch: with ACM layers at several shares against the dense model, both compiled; and dense in int8.
 
 Every side runs as CUDA graphs over rotating images (device_timing.py). One captured ACM model serves all shares:
 thresholds are tensors that the graph reads when it runs, so they are set in place. Weights and images are random, so
-times mean something and outputs do not; the accuracy of int8 is not measured.
+times are meaningful and outputs are not; the accuracy of int8 is not measured.
 """
 
 from __future__ import annotations
@@ -46,7 +46,7 @@ them without compiling and only logs it."""
 
 @dataclass(frozen=True)
 class Row:
-    """One model at one batch size beside the compiled dense model.
+    """One model at one batch size, compared with the compiled dense model.
 
     Args:
         batch: Images in a call.
@@ -54,7 +54,7 @@ class Row:
         share: Fraction of the margins that the thresholds let pass; None without ACM layers.
         budget: β as run, mean over the images.
         us: Microseconds of one call on the device.
-        dense_us: Microseconds of the dense model beside it.
+        dense_us: Microseconds of the dense model in the same rounds.
         ratio: Time ÷ that of the dense model, median over the rounds.
         ratio_q25: Lower quartile.
         ratio_q75: Upper quartile.
@@ -78,7 +78,7 @@ class Row:
 def row(
     batch: int, model: str, timing: DeviceTiming, *, share: float | None = None, budget: float | None = None
 ) -> Row:
-    """Make a row of a timing."""
+    """Make a row from a timing."""
     return Row(
         batch,
         model,
@@ -111,7 +111,7 @@ class Measured:
     problems: list[Problem] = field(default_factory=list)
 
     def to_json(self) -> dict[str, Any]:
-        """With the number of places at which PyTorch cut a model into several graphs."""
+        """The results, with the number of graph breaks in PyTorch's compilation."""
         return asdict(self) | {"graph_breaks": sum(counters["graph_break"].values())}
 
 
@@ -128,7 +128,7 @@ class GateHook:
         self._layer, self._executed, self._share = layer, executed, share
 
     def __call__(self, _gate: nn.Module, _args: object, logits: torch.Tensor) -> None:
-        """Look at the gate logits of one pass."""
+        """Read the gate logits of one pass."""
         z, layer = logits.float().cpu().numpy(), self._layer
         if self._share is not None:
             tau = -np.inf if self._share == 1 else float(np.quantile(margins(z), 1 - self._share))
@@ -190,7 +190,7 @@ class Int8Linear(nn.Module):
 
 
 def int8(model: nn.Module) -> nn.Module:
-    """A copy of a dense model with every linear map but the classifier in int8."""
+    """A copy of a dense model with every linear map except the classifier in int8."""
     copy = deepcopy(model)
     for name, module in list(copy.named_modules()):
         if isinstance(module, nn.Linear) and name != "classifier":
@@ -199,7 +199,7 @@ def int8(model: nn.Module) -> nn.Module:
 
 
 class HostRotation(Rotation):
-    """The same on a CPU, by the clock: for trying the program, not for measuring."""
+    """The same on a CPU, by the clock: to try out the program, not to measure."""
 
     def __init__(self, calls: Sequence[Callable[[], object]]) -> None:
         self._calls = calls
@@ -213,14 +213,14 @@ class HostRotation(Rotation):
 
 
 class ViTBenchmark:
-    """Measures batch after batch; a step that fails, or comes after the deadline, is recorded and does not stop others.
+    """Measures batch after batch; a step that fails or misses the deadline is recorded and does not stop others.
 
     Args:
         shape: Shape of both models.
         dtype: Dtype of the models; gates stay float32.
         device: ``cuda``, or ``cpu`` to try the program.
         rounds: Timing rounds of each row.
-        deadline: When no further step begins (``time.monotonic()``).
+        deadline: Time after which no step begins (``time.monotonic()``).
         save: Function called with all results so far after each step.
     """
 
@@ -285,7 +285,7 @@ class ViTBenchmark:
             run()
             if self._device == "cuda":
                 torch.cuda.empty_cache()
-        except Exception as error:  # noqa: BLE001  the other steps are worth having
+        except Exception as error:  # noqa: BLE001  the other steps still run
             self._report(batch, name, _line(error))
         self._save(self.measured)
 
@@ -294,7 +294,7 @@ class ViTBenchmark:
         self.measured.problems.append(Problem(batch, step, reason))
 
     def _rotation(self, batch: int, name: str, model: nn.Module, image_sets: Sequence[torch.Tensor]) -> Rotation:
-        """The compiled model captured on each image set; without ``torch.compile`` where that fails."""
+        """The compiled model captured on each image set; without ``torch.compile`` if that fails."""
         kind = Rotation if self._device == "cuda" else HostRotation
         if name not in self._compiled:
             backend = "inductor" if self._device == "cuda" else "eager"
@@ -304,7 +304,7 @@ class ViTBenchmark:
             compiled(image_sets[0])
             print(f"batch {batch}, {name}: compiled in {time.monotonic() - start:.0f} s", flush=True)
             return kind([partial(compiled, images) for images in image_sets])
-        except Exception as error:  # noqa: BLE001  compilers raise what they like
+        except Exception as error:  # noqa: BLE001  compilers may raise anything
             self._report(batch, name, f"runs without torch.compile: {_line(error)}")
         return kind([partial(model, images) for images in image_sets])
 

@@ -58,7 +58,7 @@ def fused(x: torch.Tensor, w1: torch.Tensor, b1: torch.Tensor, w2: torch.Tensor,
 
 
 def plain_rivals(weights: Weights) -> dict[str, Dense]:
-    """The ways that need no compiler, each with both layouts of the weights."""
+    """The variants that need no compiler, each with both layouts of the weights."""
     layouts = {"": weights, ", weights (out, in)": weights.out_in()}
     return {
         f"{name}{layout}": with_weights(function, given)
@@ -194,7 +194,7 @@ def time_limit(seconds: float) -> Iterator[None]:
     try:
         yield
     except Exception as error:
-        if interrupted:  # a compiler wraps what interrupts it
+        if interrupted:  # a compiler wraps the exception that interrupts it
             raise TimeoutError(limit) from error
         raise
     finally:

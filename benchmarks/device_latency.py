@@ -1,8 +1,8 @@
-"""A whole ViT-B on a GPU: PyTorch with the kernels, ONNX Runtime on CUDA, TensorRT 8.5.3, each beside its dense model.
+"""A whole ViT-B on a GPU: PyTorch with the kernels, ONNX Runtime on CUDA, TensorRT 8.5.3, each against its dense model.
 
 PyTorch: models of the ViT-B/16 shape, compiled, in CUDA graphs (compiled_vit.py). The two runtimes: the verb
 ``latency`` on files and engines that are calibrated and built here, as a user would run it; its JSON and its plot are
-kept beside the result. A part that cannot run is recorded with the reason. Engines are built with ``--tensorrt85 DIR``,
+kept with the result. A part that cannot run is recorded with the reason. Engines are built with ``--tensorrt85 DIR``,
 an unpacked TensorRT 8.5.3 with its own ``python``, and ``--plugin85 LIB``.
 
     python benchmarks/device_latency.py --device h100 [--dtype bf16] [--parts pytorch] [--seconds 180]
@@ -44,10 +44,10 @@ FILE_BATCHES = (1, 8, 32)
 
 FILE_SHARES = (1.0, 0.75, 0.5, 0.25)
 PARTS = ("pytorch", "files", "onnxruntime", "tensorrt85")
-"""Parts of a run; ``files`` writes the files that the two after it measure."""
+"""Parts of a run; ``files`` writes the files that the next two measure."""
 
 _WITHOUT_CUBLAS = "--tactic-sources=-CUBLAS,-CUBLAS_LT,-CUDNN"
-"""The unpacked TensorRT has empty stand-ins for these libraries."""
+"""The unpacked TensorRT has empty stubs of these libraries."""
 
 _PURE = ("rich", "markdown_it", "mdurl", "pygments", "click")
 """Pure Python packages that another Python can share with this one."""
@@ -141,7 +141,7 @@ def _site(folder: Path) -> Path:
 
 
 def attempt(name: str, run: Callable[[], Any], reason: str = "") -> dict[str, Any]:
-    """Run one part; gives its result, or the reason why there is none."""
+    """Run one part; returns its result, or the reason why there is none."""
     print(f"--- {name}", flush=True)
     if reason:
         print(f"not run: {reason}", flush=True)
@@ -175,7 +175,7 @@ def part_names(text: str) -> tuple[str, ...]:
 
 
 def parts_to_run(requested: tuple[str, ...] | None, missing: dict[str, str]) -> tuple[str, ...]:
-    """Parts in their order; by default PyTorch and every runtime that is here.
+    """Parts in their order; by default PyTorch and every runtime that is installed.
 
     Args:
         requested: Parts given with ``--parts``, or None.
@@ -192,7 +192,7 @@ def pytorch(options: argparse.Namespace, save: Callable[[dict[str, Any]], object
 
     Args:
         options: Parsed command line.
-        save: Is called with everything so far after each step.
+        save: Called with all results so far after each step.
 
     Raises:
         RuntimeError: Nothing could be measured.
@@ -213,7 +213,7 @@ def pytorch(options: argparse.Namespace, save: Callable[[dict[str, Any]], object
 
 def _print_pytorch(measured: Measured) -> None:
     print_table(
-        "PyTorch, CUDA graphs, everything compiled, beside the dense model",
+        "PyTorch, CUDA graphs, everything compiled, against the dense model",
         ["model", "batch", "β", "µs", "dense µs", "÷ dense", "quartiles", "images/s", "dense images/s"],
         [
             [
@@ -258,10 +258,13 @@ def _options() -> argparse.Namespace:
     arguments = parser(__doc__ or "")
     arguments.add_argument("--dtype", choices=DTYPES, default="fp16", help="of the PyTorch part (%(default)s)")
     arguments.add_argument(
-        "--parts", type=part_names, help=f"some of {','.join(PARTS)}; by default pytorch and the runtimes that are here"
+        "--parts", type=part_names, help=f"some of {','.join(PARTS)}; by default pytorch and the installed runtimes"
     )
     arguments.add_argument(
-        "--seconds", type=float, default=180, help="when the PyTorch part begins nothing new (%(default)s)"
+        "--seconds",
+        type=float,
+        default=180,
+        help="time after which the PyTorch part starts no further step (%(default)s)",
     )
     arguments.add_argument("--tensorrt85", type=Path, help="folder of an unpacked TensorRT 8.5.3 with its python")
     arguments.add_argument("--plugin85", type=Path, help="plugin library built against the headers of 8.5")
@@ -272,7 +275,7 @@ def _options() -> argparse.Namespace:
 
 
 def main() -> None:
-    """Measure all, print tables, write the result after each step; exit code 1 where a part failed."""
+    """Measure all, print tables, write the result after each step; exit code 1 if a part failed."""
     options = _options()
     name = "device_latency" if options.dtype == "fp16" else f"device_latency_{options.dtype}"
     result = ResultFile(name, options, program="benchmarks/device_latency.py")
@@ -288,7 +291,7 @@ def main() -> None:
     }
     parts: dict[str, dict[str, Any]] = {}
 
-    def save(part: str, content: dict[str, Any]) -> None:  # a part that fails keeps what it measured before
+    def save(part: str, content: dict[str, Any]) -> None:  # a part that fails keeps its earlier results
         parts[part] = parts.get(part, {}) | content
         result.add("parts", parts)
 
@@ -303,7 +306,7 @@ def main() -> None:
         for part in parts_to_run(options.parts, missing):
             reason = missing.get(part, "")
             if part in missing and parts["files"]["state"] != "run":
-                reason = "the files were not made"
+                reason = "the files were not written"
             save(part, attempt(part, runs[part], reason))
             if part in missing and parts[part]["state"] == "run":
                 _print_runtime(part, parts[part]["result"])

@@ -1,7 +1,7 @@
-"""Time on the GPU itself: CUDA graphs over rotating inputs, device events, cases beside their baseline in one run.
+"""Time on the GPU itself: CUDA graphs over rotating inputs, device events, cases and their baseline in one run.
 
 A graph leaves out the time that Python takes to launch. Several input sets rotate, so that no run finds its inputs in
-the cache because the run before left them there. Blocks of the baseline and of the cases alternate; a ratio is a
+the cache from the run before. Blocks of the baseline and of the cases alternate; a ratio is a
 case's block over the mean of the baseline's blocks before and after it; the result is the median over the rounds.
 """
 
@@ -32,11 +32,11 @@ _SETTLING_MS = 20.0
 
 @dataclass(frozen=True)
 class DeviceTiming:
-    """Time of a case beside its baseline.
+    """Time of a case compared with its baseline.
 
     Args:
         us: Microseconds of one run, median over the blocks.
-        baseline_us: Microseconds of one run of the baseline beside it.
+        baseline_us: Microseconds of one run of the baseline.
         ratio: Case ÷ baseline, median over the rounds.
         ratio_q25: Lower quartile.
         ratio_q75: Upper quartile.

@@ -1,16 +1,16 @@
 """Measure what an export costs: seconds, and peak memory against the size of the weights.
 
-What: ViT-B/16, ViT-L/16 and ViT-H/16 shapes (the last one over 2 GiB) with ACM layers in place of their MLPs, N = 4,
+What: ViT-B/16, ViT-L/16 and ViT-H/16 shapes (the last one over 2 GiB) with ACM layers instead of their MLPs, N = 4,
 h = ffn / 4, random float32 weights, saved as checkpoint folders. Measured is what ``acm-export export`` does:
 ``load_checkpoint`` and ``export``, with verification and without.
 
-How: every case runs in a process of its own, made from a small one, so that its resident peak (``getrusage``) is its
+How: every case runs in a separate process, started from a small one, so that the resident peak (``getrusage``) is its
 own. Seconds are split into imports, load, and export with its verification. Memory is reported twice: the whole peak ÷
 weights, and the growth since the imports ÷ weights. The limit of 3 is for the growth: the imports alone
 are 0.4 GB, more than the weights of ViT-B. Pages of files that are only
 mapped, as safetensors maps the weights, are part of the peak, as the system counts them.
 
-Checkpoints and files go to the system's temporary folder (``TMPDIR``) and are removed; free space is checked before.
+Checkpoints and files go to the system's temporary folder (``TMPDIR``) and are removed; free space is checked first.
 
 Run: ``python benchmarks/export_cost.py [--quick]``
 """
@@ -34,7 +34,7 @@ from common import parser, print_table, write_result
 
 LIMIT = 3.0
 DISK_COPIES = 4
-"""Times the weights that a case may hold on disk at once: checkpoint, file, and what is staged while it is written."""
+"""Disk space of a case in multiples of the weights: checkpoint, file, and the staged file while it is written."""
 
 SHAPES, QUICK = ("VIT_B", "VIT_L", "VIT_H"), ("TINY",)
 _RSS_UNIT = 1 if sys.platform == "darwin" else 1024
@@ -65,7 +65,7 @@ def peak_rss() -> int:
 
 
 def prepare(name: str, folder: Path) -> dict[str, Any]:
-    """In a process of its own: save a random checkpoint; returns its shape."""
+    """In a separate process: save a random checkpoint; returns its shape."""
     import random_vit
 
     from acm_export.checkpoints import save_checkpoint
@@ -79,7 +79,7 @@ def prepare(name: str, folder: Path) -> dict[str, Any]:
 
 
 def measure(folder: Path, *, verify: bool) -> dict[str, Any]:
-    """In a process of its own: load and export once."""
+    """In a separate process: load and export once."""
     times = [time.perf_counter()]
     from acm_export.checkpoints import load_checkpoint
     from acm_export.exporter import export
@@ -138,7 +138,7 @@ def cost(name: str) -> list[Row]:
 
 
 def main() -> None:
-    """Measure every shape, print and write; or do one step for the process that measures."""
+    """Measure every shape, print and write; or run one step for the process that measures."""
     options_parser = parser(__doc__ or "")
     options_parser.add_argument("--step", nargs=3, metavar=("STEP", "SHAPE", "FOLDER"), help=argparse.SUPPRESS)
     options = options_parser.parse_args()

@@ -1,4 +1,4 @@
-"""Designs of the staircase's two GEMMs in Triton on a GPU, beside cuBLAS; also the gate and the permutation of rows.
+"""Designs of the staircase's two GEMMs in Triton on a GPU, against cuBLAS; also the gate and the permutation of rows.
 
 Candidates (gemm_*_designs.py) are first compiled and run once by a pool of processes. One that does not return is
 recorded as hung, and its process is killed. The others are compared with PyTorch in float32 and timed alone, in CUDA
@@ -39,7 +39,7 @@ TOKENS = 25216
 """128 images of ViT-B/16."""
 
 FIRST_RUN_SECONDS = 70.0
-"""Time for compiling and running all candidates once; part of --seconds."""
+"""Seconds for compiling and running all candidates once; part of --seconds."""
 
 QUICK_TOKENS = 2048
 
@@ -90,11 +90,11 @@ def _worker_inputs(tokens: int) -> Inputs:
 
 
 def first_run(given: Candidate, tokens: int) -> str:
-    """Compile a candidate and run it once, in a process of the pool; why that failed, or nothing."""
+    """Compile a candidate and run it once, in a process of the pool; returns why that failed, or nothing."""
     try:
         _worker_inputs(tokens).call(given)()
         torch.cuda.synchronize()
-    except Exception as error:  # noqa: BLE001  compilers and drivers raise what they like
+    except Exception as error:  # noqa: BLE001  compilers and drivers may raise anything
         return reason_of(error)
     return ""
 
@@ -118,7 +118,7 @@ def _outcome(result: AsyncResult[str], end: float) -> tuple[str, str] | None:
 
 @dataclass(frozen=True)
 class Row:
-    """One figure: ``state`` is measured, failed, hung or not run; TFLOP/s count executed learners alone."""
+    """One figure: ``state`` is measured, failed, hung or not run; TFLOP/s count only executed learners."""
 
     what: str
     share: float | None
@@ -130,7 +130,7 @@ class Row:
 
 
 class Figures:
-    """Takes the median of ``rounds`` blocks and writes every row at once; after ``seconds`` nothing more is started."""
+    """Takes the median of ``rounds`` blocks and writes every row at once; after ``seconds`` no measurement starts."""
 
     def __init__(self, result: ResultFile, seconds: float, rounds: int) -> None:
         self.rows: list[Row] = []
@@ -159,12 +159,12 @@ class Figures:
             found, turns = error() if error else None, calls()
             us = median_us(Rotation([lambda: [call() for call in turns]]), rounds=self._rounds) / len(turns)
             self.add(Row(what, share, "measured", us, flops / us / 1e6 if flops else None, found))
-        except Exception as failure:  # noqa: BLE001  compilers and drivers raise what they like
+        except Exception as failure:  # noqa: BLE001  compilers and drivers may raise anything
             self.add(Row(what, share, "failed", reason=reason_of(failure)))
 
 
 def library(inputs: Inputs, square: int) -> Iterator[tuple[str, Calls, float | None]]:
-    """Name, calls and FLOPs of PyTorch's functions where every token runs all learners."""
+    """Name, calls and FLOPs of PyTorch's functions, with all learners for every token."""
     x, w1, b1, w2, b2 = inputs.x_sets[0], inputs.w1, inputs.b1, inputs.w2, inputs.b2[-1]
     hidden, flops = inputs.filled[: inputs.num_tokens], inputs.gemm_flops
     a, b = (torch.randn(square, square, device="cuda").bfloat16() for _ in range(2))
@@ -231,7 +231,7 @@ def run(options: argparse.Namespace, chosen: list[Candidate]) -> Figures:
 
 
 def main() -> None:
-    """List or measure; exit code 1 where a candidate failed or hung."""
+    """List or measure; exit code 1 if a candidate failed or hung."""
     arguments = parser(__doc__ or "")
     arguments.add_argument("--seconds", type=float, default=150.0, help="no figure starts later (%(default)s)")
     arguments.add_argument("--warp-specialized", action="store_true", help="also run candidates that may hang")

@@ -41,7 +41,7 @@ class Candidate:
 
     Args:
         design: Name of the kernel.
-        sizes: Tile, warps, stages, largest number of registers. Without block_n where a tile has all columns.
+        sizes: Tile, warps, stages, largest number of registers. No block_n if a tile has all columns.
         programs: Number of programs of a persistent kernel.
         gelu: Whether GEMM 1 ends with GELU.
         flatten: Whether the loops over tiles and over K become one.

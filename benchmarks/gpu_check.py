@@ -55,9 +55,9 @@ def correctness(options: argparse.Namespace) -> list[Step]:
 
 
 def gpu_tests() -> tuple[str, ...]:
-    """Run pytest on the files with tests that need a GPU, in several processes where pytest-xdist is installed.
+    """Run pytest on the files with tests that need a GPU, in several processes if pytest-xdist is installed.
 
-    With -v a failed test is named at once, so also in a run that is cut off.
+    With -v a failed test is named at once, even in a run that is cut off.
     """
     marked = [str(path) for path in sorted(ROOT.glob("tests/**/test_*.py")) if "pytest.mark.gpu" in path.read_text()]
     processes = str(min(_TEST_PROCESSES, os.cpu_count() or 1))
@@ -66,7 +66,7 @@ def gpu_tests() -> tuple[str, ...]:
 
 
 def figures(options: argparse.Namespace) -> list[Step]:
-    """The kernels beside the dense MLP, cuBLAS and other ways to skip learners."""
+    """The kernels against the dense MLP, cuBLAS and other ways to skip learners."""
     return [
         Step("compile kernels of the figures", python("warm_kernels.py", "figures"), 0.3),
         Step("figures", python("kernels.py", *result_options(options), "--seconds", TIME_LEFT)),
@@ -74,7 +74,7 @@ def figures(options: argparse.Namespace) -> list[Step]:
 
 
 def tune(options: argparse.Namespace) -> list[Step]:
-    """Tile sizes for this GPU, and the figures with them, in a folder of their own."""
+    """Tile sizes for this GPU, and the figures with them, in a separate folder."""
     tiles = options.output / options.device / f"tiles{'-quick' if options.quick else ''}.json"
     tuned = argparse.Namespace(**vars(options) | {"output": options.output / "tuned"})
     return [
@@ -88,7 +88,7 @@ def tune(options: argparse.Namespace) -> list[Step]:
 
 
 def model(options: argparse.Namespace) -> list[Step]:
-    """A whole ViT-B beside its dense model."""
+    """A whole ViT-B against its dense model."""
     engines = ("--tensorrt85", str(options.tensorrt85), "--plugin85", str(options.plugin85))
     given = engines if options.tensorrt85 and options.plugin85 else ()
     return [Step("whole model", python("device_latency.py", *result_options(options), "--seconds", TIME_LEFT, *given))]
@@ -135,7 +135,7 @@ class Record:
         result.add("device", dict(device))
 
     def add(self, outcome: Outcome) -> None:
-        """Write an outcome in place of an earlier one of the same step."""
+        """Write an outcome; it replaces an earlier one of the same step."""
         self._steps[outcome.name] = asdict(outcome)
         self._result.add("steps", list(self._steps.values()))
 
@@ -183,13 +183,13 @@ def run_stage(
 
 
 def _unwritten(path: Path | None, began: float) -> str:
-    """Why a file that this stage should have written cannot be used, or empty."""
+    """Why a file that this stage should have written cannot be used; empty if it can."""
     written = path is None or (path.is_file() and path.stat().st_mtime >= began)
     return "" if written else f"{path.name if path else ''} was not written by the step before"
 
 
 def device_facts() -> dict[str, Any]:
-    """Describe the device from a separate process, so that this one never holds a part of the GPU.
+    """Describe the device from a separate process, so that this one never uses the GPU.
 
     Raises:
         SystemExit: PyTorch sees no GPU.
@@ -213,7 +213,7 @@ def parse(arguments: Sequence[str] | None = None) -> argparse.Namespace:
     options.add_argument("--plugin85", type=Path, help="plugin library built against the headers of 8.5")
     given = options.parse_args(arguments)
     given.stage = [stage for stage in STAGES if not given.stage or stage in given.stage]
-    for name in ("output", "tensorrt85", "plugin85"):  # steps run in the checkout, wherever this program was started
+    for name in ("output", "tensorrt85", "plugin85"):  # steps run in the checkout, regardless of the working folder
         if path := getattr(given, name):
             setattr(given, name, path.absolute())
     return given
@@ -230,7 +230,7 @@ def _seconds(text: str) -> float:
 
 
 def main() -> None:
-    """Run the stages and print a table; exit code 1 where a step failed or was cut off."""
+    """Run the stages and print a table; exit code 1 if a step failed or was cut off."""
     options = parse()
     interruption = Interruption()
     result = ResultFile("gpu_check", options)

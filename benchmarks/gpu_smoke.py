@@ -1,9 +1,9 @@
-"""The op on a GPU against a float64 loop over the learners: nine shapes in three dtypes, in some seconds.
+"""The op on a GPU against a float64 loop over the learners: nine shapes in three dtypes, in a few seconds.
 
     python benchmarks/gpu_smoke.py --device h100
 
 Counts must be equal, y within the tolerance of its dtype (docs/op.md, "Output"), and 100 runs equal bit for bit. Every
-case is printed and recorded; exit code 1 where one fails.
+case is printed and recorded; exit code 1 if one fails.
 """
 
 from __future__ import annotations
@@ -72,10 +72,10 @@ class CaseResult:
     Args:
         case: Description of the case.
         dtype: Dtype of x and the weights.
-        error: Largest error of y relative to its largest value; NaN where it was not computed.
+        error: Largest error of y relative to its largest value; NaN if it was not computed.
         tolerance: Largest error that passes.
         counts_equal: Whether all learner counts are those of the reference.
-        runs_that_differ: Runs out of :data:`REPEATS` that differ in a bit; None where the case is not repeated.
+        runs_that_differ: Runs out of :data:`REPEATS` that differ in a bit; None if the case is not repeated.
         reason: The exception, or empty.
     """
 
@@ -89,7 +89,7 @@ class CaseResult:
 
     @property
     def passed(self) -> bool:
-        """Whether everything is as it must be."""
+        """Whether the case passed."""
         return self.error <= self.tolerance and self.counts_equal and not self.runs_that_differ and not self.reason
 
     def __str__(self) -> str:
@@ -106,7 +106,7 @@ def run(inputs: Inputs) -> tuple[torch.Tensor, torch.Tensor]:
 
 
 def check(case: Case, dtype: torch.dtype, device: str = "cuda") -> CaseResult:
-    """Run one case; an exception is a result too."""
+    """Run one case; an exception becomes a result."""
     name, tolerance = str(dtype).removeprefix("torch."), float(TOLERANCE[dtype])
     try:
         inputs = case.inputs(dtype, device)
@@ -117,7 +117,7 @@ def check(case: Case, dtype: torch.dtype, device: str = "cuda") -> CaseResult:
         expected, expected_counts = reference(inputs)
         equal = torch.equal(counts, expected_counts)
         return CaseResult(str(case), name, float(largest_error(y, expected)), tolerance, equal, differ)
-    except Exception as error:  # noqa: BLE001  the other cases are worth having
+    except Exception as error:  # noqa: BLE001  the other cases still run
         reason = f"{type(error).__name__}: {error}".splitlines()[0][:300]
         return CaseResult(
             str(case), name, float("nan"), tolerance, counts_equal=False, runs_that_differ=None, reason=reason
@@ -125,7 +125,7 @@ def check(case: Case, dtype: torch.dtype, device: str = "cuda") -> CaseResult:
 
 
 def main() -> None:
-    """Run all cases; exit code 1 where one fails."""
+    """Run all cases; exit code 1 if one fails."""
     options = parser(__doc__ or "").parse_args()
     if not torch.cuda.is_available():
         sys.exit("error: PyTorch sees no GPU here")

@@ -40,8 +40,8 @@ class Setting:
         wide: D, h, N of the layer whose rate is compared with the peak.
         batch: Number of tokens in a batch of images.
         image: Number of tokens in one image.
-        few: Further token counts, measured at share 0.5.
-        between: Token counts at which every entry of the tile table is timed, to see where each is the fastest.
+        few: Additional token counts, measured at share 0.5.
+        between: Token counts at which every entry of the tile table is timed, to see where each is fastest.
         shares: Shares of the learners to measure.
         peak_size: Rows and columns of the matrices whose product measures the peak.
         copy_bytes: Bytes of the copy that measures bandwidth.
@@ -115,7 +115,7 @@ class Bench:
         return case(sizes, tokens, share, device=setting.device, layer=layer, table=setting.table)
 
     def compare(self, cases: Mapping[str, Rotation], baseline: Rotation) -> dict[str, DeviceTiming]:
-        """Time cases beside a baseline."""
+        """Time cases against a baseline."""
         return interleaved(cases, baseline, rounds=self.setting.rounds, block_ms=self.setting.block_ms)
 
     def us(self, rotation: Rotation, block_ms: float | None = None) -> float:
@@ -134,7 +134,7 @@ class Bench:
         return self._peak
 
     def dense(self, tokens: int) -> Dense:
-        """The fastest dense MLP for this many tokens, of those compared; by default of those without a compiler."""
+        """The fastest compared dense MLP for this many tokens; by default the fastest without a compiler."""
         if tokens not in self._dense:
             self.compare_dense(tokens)
         return self._dense[tokens]
@@ -166,7 +166,7 @@ class Bench:
                 if not error < TOLERANCE:
                     raise ValueError(f"relative error {error:.3g}")  # noqa: TRY301
                 timing = self.compare({name: given.calls(function)}, baseline)[name]
-            except Exception as error:  # noqa: BLE001  compilers and drivers raise what they like
+            except Exception as error:  # noqa: BLE001  compilers and drivers may raise anything
                 row = unmeasured(DENSE, what, error)
             else:
                 row = Row(DENSE, what, timing.us, timing.ratio, "eager", facts={"error": error, **asdict(timing)})

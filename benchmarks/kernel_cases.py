@@ -1,7 +1,7 @@
 """Layers and inputs with chosen learner counts, ready to be timed: the op, its gate, or both.
 
 The first C values of a token encode its learner count (8 at that position, 0 elsewhere), and the gate's weights pass
-them on to the logits. So the gate does its full arithmetic and its decision is known.
+them on to the logits. So the gate does its full arithmetic with a known result.
 """
 
 from __future__ import annotations
@@ -84,7 +84,7 @@ class Case:
         )
 
     def calls(self, function: Callable[[torch.Tensor], object]) -> Rotation:
-        """Any other function of the same tokens."""
+        """Calls of any other function of the same tokens."""
         return Rotation([lambda x=x: function(x) for x in self.tokens])  # type: ignore[misc]
 
     def counts(self) -> list[torch.Tensor]:

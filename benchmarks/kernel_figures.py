@@ -43,7 +43,7 @@ def peak(bench: Bench) -> None:
 
 
 def dense(bench: Bench) -> None:
-    """The dense MLP of equal size in every way, on a batch and on one image."""
+    """The dense MLP of equal size in every variant, on a batch and on one image."""
     modes = {"compiled": None, "compiled, max-autotune": "max-autotune-no-cudagraphs"}
     bench.compare_dense(bench.setting.batch, modes, min(35.0, bench.report.seconds_left / 4))
     bench.compare_dense(bench.setting.image, {"compiled": None}, 20.0)
@@ -59,7 +59,7 @@ def gated(bench: Bench, tokens: int, share: float, limit: float | None = None) -
         limit: Largest ratio allowed for gate + op, or None.
 
     Raises:
-        ValueError: The layer computes something else, or with another share of the learners.
+        ValueError: The layer computes wrong values, or runs a different share of the learners.
     """
     given = bench.case(tokens, share)
     found, error = given.share(), op_error(given)
@@ -110,7 +110,7 @@ def routing(bench: Bench) -> None:
 
 
 def table_entries(bench: Bench) -> None:
-    """The op with every entry of the tile table that can run it ÷ with the entry that is chosen, at share 0.5.
+    """The op with every entry of the tile table that can run it ÷ the op with the chosen entry, at share 0.5.
 
     Raises:
         UnavailableError: On a CPU, which has no entries.
@@ -126,7 +126,7 @@ def table_entries(bench: Bench) -> None:
                 if not (error := op_error(given)) < TOLERANCE:
                     raise ValueError(f"relative error {error:.3g}")  # noqa: TRY301
                 timing = bench.compare({what: given.op()}, chosen.op())[what]
-            except Exception as error:  # noqa: BLE001  the other entries are worth having
+            except Exception as error:  # noqa: BLE001  the other entries still run
                 bench.report.add(unmeasured("entries", what, error))
             else:
                 facts = {"tokens": tokens, "entry": asdict(entry), **asdict(timing)}
@@ -134,7 +134,7 @@ def table_entries(bench: Bench) -> None:
 
 
 def entries_that_run(given: Case) -> list[Entry]:
-    """Entries of the table for the GPU at hand that can run a case and are not the chosen one, for any token count."""
+    """Entries of the table for this GPU that can run a case and are not chosen, for any token count."""
     device = given.tokens[0].device
     arch, packed = launch.architecture(device), launch.usable_pack(device) is not None
     return [

@@ -29,7 +29,7 @@ class OutOfTimeError(Exception):
 
 
 class UnavailableError(Exception):
-    """This machine lacks something that a part needs; the message names it."""
+    """This machine lacks something that a part needs, which the message names."""
 
 
 @dataclass(frozen=True)
@@ -87,7 +87,7 @@ class Row:
 
 
 class Report:
-    """Rows and states of parts, written to the result file at once.
+    """Rows and states of parts, written to the result file immediately.
 
     Args:
         result: Result file.
@@ -133,7 +133,7 @@ class Report:
                 state, reason = "cut short", str(error)
             except UnavailableError as error:
                 state, reason = "not run", str(error)
-            except Exception as error:  # noqa: BLE001  compilers and drivers raise what they like
+            except Exception as error:  # noqa: BLE001  compilers and drivers may raise anything
                 state, reason = "failed", reason_of(error)
                 traceback.print_exc(limit=-4)
         seconds = time.monotonic() - start
@@ -146,7 +146,7 @@ class Report:
                 torch.cuda.empty_cache()
 
     def show(self) -> None:
-        """Print a line for each row, then the parts that did not run to their end."""
+        """Print a line for each row, then the parts that did not finish."""
         print_table(
             "figures",
             ["what", "µs", "ratio", "must"],
@@ -164,7 +164,7 @@ class Report:
             if part["state"] != "run":
                 print(f"{name}: {part['state']}: {part['reason']}")
         musts = [row.must for row in self.rows if row.must]
-        print(f"{sum(must.holds for must in musts)} of {len(musts)} limits hold")
+        print(f"{sum(must.holds for must in musts)} of {len(musts)} limits met")
 
 
 def reason_of(error: BaseException) -> str:
@@ -174,7 +174,7 @@ def reason_of(error: BaseException) -> str:
 
 
 def unmeasured(part: str, what: str, error: Exception) -> Row:
-    """A row without a measurement: skipped where it takes too long or PyTorch lacks it, otherwise failed."""
+    """A row without a measurement: skipped if it takes too long or PyTorch lacks it, otherwise failed."""
     state = "skipped" if isinstance(error, TimeoutError | NotImplementedError) else "failed"
     return Row(part, what, facts={state: reason_of(error)})
 

@@ -2,7 +2,7 @@
 
 Model: two residual blocks with ACM FFNs, 197 tokens, random weights, all learners running (τ = -1e9). The verb runs in
 its own process. A plain loop over ONNX Runtime times the same file on the same inputs, set to the same threshold with
-``set-budget``. The two take turns. Their p50, and the p50 of the verb's own runs, should agree as far as the machine is
+``set-budget``. The two alternate. Their p50, and the p50 of the verb's own runs, should agree as far as the machine is
 steady; no limit is enforced.
 
 Overhead: a model of one Identity node, timed by the verb's loop and by a plain loop around the session's call.
@@ -38,7 +38,7 @@ from acm_export.timing.measure import measure
 TOKENS, ALL_LEARNERS = 197, -1e9
 WARM_UP = 20
 BATCHES = 8
-"""Number of batches that the verb takes in turn."""
+"""Number of batches that the verb cycles through."""
 
 
 @dataclass(frozen=True)
@@ -125,7 +125,7 @@ def main() -> None:
             rows.append(Row(loop, verb, verb / loop))
     tool, plain = overhead_us(100 * runs)
     table = [(f"{r.loop_ms:.3f}", f"{r.verb_ms:.3f}", f"{r.ratio:.3f}") for r in rows]
-    print_table("p50 of the verb latency beside a plain loop, ms", ("plain loop", "verb", "ratio"), table)
+    print_table("p50 of the verb latency against a plain loop, ms", ("plain loop", "verb", "ratio"), table)
     print(f"one Identity: {tool:.1f} us in the tool's loop, {plain:.1f} us in a plain one")
     case = {"dim": dim, "tokens": TOKENS, "batch": 1, "runs": runs, "learners": "all"}
     overhead = {"tool_us": tool, "plain_us": plain}

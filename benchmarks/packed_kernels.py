@@ -1,7 +1,7 @@
 """The op in the core of the plugin compared with the op in PyTorch; one part of kernels.py.
 
-The core runs the kernel pack, through the library that the tests use (tests/support/plugin_core.py). PyTorch runs
-it too on GPUs that have kernels in CUDA; on others Triton compiles the kernels.
+The core runs the kernel pack, through the library that the tests use (tests/support/plugin_core.py). PyTorch also runs
+the pack on GPUs that have kernels in CUDA; on others Triton compiles the kernels.
 """
 
 from __future__ import annotations

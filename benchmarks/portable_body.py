@@ -1,9 +1,9 @@
 """Measure the op's portable body in ONNX Runtime against the dense MLP of equal size.
 
 What: GatedLearners with D = 768, N = 4, h = 768 and gelu, and MatMul-Add-Gelu-MatMul-Add with hidden size N*h = 3072.
-Both stand as they stand in a transformer block, ``out = x + MLP(x)``, with weights as initializers, in float32. Learner
-counts are drawn per token, binomial(N, share), and fed as one-hot gate logits; at share 1 every token runs all N. What
-is reported is the share that really ran. Before anything is timed, some tokens of every case are compared with float64.
+Both are used as in a transformer block, ``out = x + MLP(x)``, with weights as initializers, in float32. Learner
+counts are drawn per token, binomial(N, share), and fed as one-hot gate logits; at share 1 every token runs all N. The
+reported share is the one that actually ran. Before timing, some tokens of every case are compared with float64.
 
 How: blocks of runs, dense, op, dense (benchmarks/common.py), two threads. The limit for time ÷ dense is the executed
 share plus a margin: 0.05 (aim 0.02) at 1576 tokens, 0.08 at 197.
@@ -66,7 +66,7 @@ class Row:
 
 
 def check(values: Arrays, given: Arrays, op: CpuSession, dense: CpuSession) -> tuple[float, float]:
-    """The share that runs, and the largest error of either model on a few tokens, relative to the largest value.
+    """Return the share that runs, and the largest error of either model on a few tokens, relative to the largest value.
 
     Raises:
         VerificationError: A model does not compute what the reference computes.

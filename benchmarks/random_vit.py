@@ -1,4 +1,4 @@
-"""ViTs of known shapes with random weights, dense or with ACM layers in place of their MLPs."""
+"""ViTs of known shapes with random weights, dense or with ACM layers instead of their MLPs."""
 
 from __future__ import annotations
 
@@ -57,7 +57,7 @@ def random_vit(shape: Shape, *, acm: bool, seed: int = 0) -> PreTrainedModel:
 
     Args:
         shape: Shape of the transformer.
-        acm: Replace each MLP by an ACM layer with N = 4, h = ffn / 4 and a gate of one linear map.
+        acm: Replace each MLP with an ACM layer with N = 4, h = ffn / 4 and a gate of one linear map.
         seed: Seed of the weights.
     """
     config = ViTConfig(

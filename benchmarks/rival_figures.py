@@ -40,7 +40,7 @@ class Rival:
     Args:
         name: Name of the row.
         calls: Makes one call for each input set; may compile.
-        expected: Expected y of the first input set, or None where a rival computes something else.
+        expected: Expected y of the first input set, or None if a rival computes something else.
         tolerance: Largest relative error.
         same_routing: Whether it runs the same learners for the same tokens; the op must be faster then.
     """
@@ -89,7 +89,7 @@ def rivals_of(given: Case, share: float) -> Iterator[Rival]:
 
 
 def rivals(bench: Bench) -> None:
-    """The op beside other ways to skip learners, and beside dense MLPs that are narrower or less precise."""
+    """The op against other ways to skip learners, and against dense MLPs that are narrower or less precise."""
     for share in (0.5, 0.75):
         given = bench.case(bench.setting.batch, share)
         op = given.op()
@@ -106,7 +106,7 @@ def _beside_op(bench: Bench, rival: Rival, op: Rotation, what: str) -> Row:
         if error is not None and not error < rival.tolerance:
             return Row("rivals", what, facts={"failed": f"relative error {error:.3g}", "error": error})
         timing = bench.compare({what: Rotation(calls)}, op)[what]
-    except Exception as error:  # noqa: BLE001  compilers and drivers raise what they like
+    except Exception as error:  # noqa: BLE001  compilers and drivers may raise anything
         return unmeasured("rivals", what, error)
     must = Must(timing.ratio, 1.0, at_most=False) if rival.same_routing else None
     return Row("rivals", what, timing.us, timing.ratio, "op", must, {"error": error, **asdict(timing)})

@@ -1,4 +1,4 @@
-"""A few small calls of the kernels, to run under compute-sanitizer (gpu_check.py does)."""
+"""A few small calls of the kernels, which gpu_check.py runs under compute-sanitizer."""
 
 from __future__ import annotations
 

@@ -1,7 +1,7 @@
-"""Other ways to run a prefix of the learners for each token, as plain functions of PyTorch.
+"""Other ways to run a prefix of the learners for each token, in plain PyTorch.
 
 None of them computes the routing: the counts, the order of the tokens and the number of tokens of each learner are
-given. A real model has to compute them and, for these numbers, to wait for the GPU. The op computes its own routing.
+given. A real model has to compute them and to wait for the GPU to read these numbers. The op computes its own routing.
 """
 
 from __future__ import annotations
@@ -93,7 +93,7 @@ class Learners:
 
 
 def masked_loop(routed: Routed, weights: Learners) -> torch.Tensor:
-    """The published implementation: every learner runs on all tokens, and a mask drops the results not needed."""
+    """The published implementation: every learner runs on all tokens, and a mask drops unneeded results."""
     y = weights.b2[routed.counts]
     for learner, part in enumerate(weights.parts()):
         hidden = F.gelu(torch.addmm(weights.b1[part], routed.x, weights.w1[:, part]))
@@ -134,7 +134,7 @@ def grouped_products(routed: Routed, weights: Learners, elementwise: Elementwise
 
 
 def grouped_mm() -> Any:
-    """PyTorch's grouped matrix product.
+    """Return PyTorch's grouped matrix product.
 
     Raises:
         NotImplementedError: This PyTorch has none.

@@ -1,8 +1,8 @@
-"""Run programs as steps of a check: each with a time limit, its output in a log, and no process of it left behind.
+"""Run programs as steps of a check: each with a time limit, its output in a log, and no processes left behind.
 
-A step runs in a session of its own. When its time is up, when the check is interrupted, and also when it ends by
-itself, everything that is left of its process group is stopped. Output goes straight into the log file, so what a step
-printed before it was cut off is kept.
+A step runs in its own session. When its time is up, when the check is interrupted, and also when it ends by itself,
+all remaining processes of its group are stopped. Output goes straight into the log file, so the output of a step that
+is cut off is kept.
 """
 
 from __future__ import annotations
@@ -25,14 +25,14 @@ GRACE = 3.0
 """Seconds between SIGTERM and SIGKILL."""
 
 TIME_LEFT = "TIME_LEFT"
-"""Stands in a command for the seconds after which the program is to begin nothing more."""
+"""Placeholder in a command for the seconds after which the program starts nothing new."""
 
 WIND_DOWN = 20.0
-"""Seconds between that and the time limit: for the program's start, and for what it has begun."""
+"""Seconds between that and the time limit: for the program's start, and for the work in progress."""
 
 KEPT_LINES = 40
 SEARCH_PATH = f"{os.environ.get('PATH', os.defpath)}{os.pathsep}/usr/local/cuda/bin"
-"""Where tools are looked up, by this check and by its steps: CUDA's folder is often not on the PATH."""
+"""PATH for this check and its steps: CUDA's folder is often not on the PATH."""
 
 _TAIL_BYTES = 1 << 18
 _POLL_SECONDS = 0.05
@@ -44,11 +44,11 @@ class Step:
 
     Args:
         name: Unique among all steps of a check.
-        command: Runs in the checkout; :data:`TIME_LEFT` may be one of its arguments.
-        share: Most of the stage's time that it may take, 1 for all that is left.
-        missing: Why it cannot run here, or empty.
+        command: Command to run in the checkout; :data:`TIME_LEFT` may be one of its arguments.
+        share: Largest share of the stage's time that it may take, 1 for all remaining time.
+        missing: Why the step cannot run here, or empty.
         needs: A file that an earlier step of the stage writes.
-        environment: Added to the environment.
+        environment: Variables to add to the environment.
     """
 
     name: str
@@ -64,14 +64,14 @@ class Outcome:
     """Result of a step.
 
     Args:
-        stage: That the step belongs to.
+        stage: Stage of the step.
         name: Name of the step.
         state: ``passed``, ``failed``, ``cut off`` or ``not run``.
-        reason: Why it did not pass, or empty.
-        seconds: That it ran.
-        date: When it ended.
-        log: Name of the file with all of its output, or empty.
-        output: The last lines of it.
+        reason: Why the step did not pass, or empty.
+        seconds: Duration of the step.
+        date: Time when it ended.
+        log: Name of the file with all output, or empty.
+        output: Last lines of the output.
     """
 
     stage: str
@@ -85,7 +85,7 @@ class Outcome:
 
     @property
     def is_failure(self) -> bool:
-        """Whether the check has failed because of this step."""
+        """Whether this step makes the check fail."""
         return self.state in ("failed", "cut off")
 
 
@@ -101,7 +101,7 @@ class Interruption:
 
     @property
     def name(self) -> str:
-        """``SIGINT`` and so on; empty where no signal came."""
+        """``SIGINT`` and so on; empty without a signal."""
         return signal.Signals(self.number).name if self.number else ""
 
     def _remember(self, number: int, *_: Any) -> None:
@@ -112,10 +112,10 @@ def run(step: Step, stage: str, seconds: float, log: Path, interruption: Interru
     """Run a step and stop all of its processes.
 
     Args:
-        step: What to run; ``missing`` and ``needs`` have been looked at.
-        stage: That it belongs to.
-        seconds: Its time limit; stopping it can take some seconds more (:data:`GRACE`).
-        log: Gets the output appended.
+        step: Step to run; ``missing`` and ``needs`` were checked before.
+        stage: Stage of the step.
+        seconds: Time limit; stopping the step can take a few seconds more (:data:`GRACE`).
+        log: File to append the output to.
         interruption: Ends the step early.
 
     Returns:
@@ -170,7 +170,7 @@ def _ending(code: int) -> str:
 
 
 def _stop_group(process: subprocess.Popen[bytes]) -> None:
-    """End every process of the group; the leader may have ended already."""
+    """Stop every process of the group; the leader may have ended already."""
     deadline = time.monotonic() + GRACE
     alive = _signal_group(process, signal.SIGTERM)
     while alive and time.monotonic() < deadline:
@@ -186,7 +186,7 @@ def _stop_group(process: subprocess.Popen[bytes]) -> None:
 
 
 def _signal_group(process: subprocess.Popen[bytes], number: int) -> bool:
-    """Send a signal to the group, 0 for none; returns whether there is a process left in it."""
+    """Send a signal to the group, 0 for none; returns whether it still has a process."""
     try:
         os.killpg(process.pid, number)
     except ProcessLookupError:

@@ -32,7 +32,7 @@ TOLERANCE = {"fp32": 1e-3, "fp16": 3e-2}
 """Largest error of the logits relative to their largest value, over samples whose tokens were all routed alike."""
 
 ROUTED_DIFFERENTLY = {"fp32": 1e-3, "fp16": 3e-2}
-"""Largest share of tokens with another count: those next to a threshold."""
+"""Largest share of tokens with a different count: those next to a threshold."""
 
 
 @dataclass(frozen=True)
@@ -42,8 +42,8 @@ class Comparison:
     Args:
         model: Name of the model.
         dtype: Dtype of the file.
-        routed_differently: Share of tokens with another count.
-        error: Relative error of the logits over samples whose tokens were all routed alike; NaN where there are none.
+        routed_differently: Share of tokens with a different count.
+        error: Relative error of the logits over samples whose tokens were all routed identically; NaN without any.
         samples: Number of those samples.
     """
 
@@ -110,7 +110,7 @@ def compare(
 
 
 def main() -> None:
-    """Run all, print a table; exit code 1 where a comparison does not hold."""
+    """Run all comparisons and print a table; exit code 1 if one fails."""
     options = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
     options.add_argument("--kit", type=Path, required=True, help="folder of TensorRT 8.5.3 with its python")
     options.add_argument("--plugin", type=Path, required=True, help="library built against its headers")

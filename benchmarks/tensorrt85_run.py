@@ -1,6 +1,6 @@
 """Build an engine with TensorRT 8.5 and run it once: MODEL.onnx PLUGIN.so INPUTS.npz OUTPUTS.npz.
 
-Runs under a Python of its own that has nothing but tensorrt, numpy and onnx; tensorrt85_engines.py calls it. Device
+Runs in a separate Python that has only tensorrt, numpy and onnx; tensorrt85_engines.py calls it. Device
 memory comes from the driver's own functions, since no other CUDA package is there.
 """
 
@@ -19,7 +19,7 @@ _WORKSPACE = 1 << 30
 
 
 class Parser:
-    """A parsed network and what it needs to stay alive."""
+    """A parsed network and the objects that must outlive it."""
 
     def __init__(self, model: Path) -> None:
         self.log = trt.Logger(trt.Logger.WARNING)

@@ -14,10 +14,10 @@ if TYPE_CHECKING:
 
 TOKENS = (25216, 197, 48, 8)
 """Token counts to tune at, most valuable first: 128 images of a ViT, one image, and two short pieces of speech. The
-outcome is for the table entry that the present table selects at that count."""
+result is for the entry that the current table selects at that count."""
 
 NOISE = 0.02
-"""A candidate replaces the present entry only where it is faster by more than this."""
+"""A candidate replaces the current entry only if it is faster by more than this."""
 
 TABLE_ROWS = plan.ROWS
 """The workspace is rounded up to this many rows. Tiles with more rows are timed with a larger workspace, so that the
@@ -25,7 +25,7 @@ gain is known, but not chosen."""
 
 
 class Sizes(NamedTuple):
-    """Fields of a tile that a candidate sets; fields it does not name stay as in the present entry."""
+    """Fields of a tile that a candidate sets; other fields stay as in the current entry."""
 
     block_m: int
     block_n: int
@@ -108,7 +108,7 @@ _IMAGE = tuple(
 _FEW = tuple(
     Sizes(*sizes)
     for sizes in (
-        # Time is reading weights once: 16 rows waste least; what counts is bytes in flight over all blocks.
+        # The time is spent reading weights once: 16 rows waste least; bytes in flight over all blocks matter.
         (16, 32, 128, 4, 5),
         (16, 32, 256, 4, 3),
         (16, 64, 128, 4, 4),
@@ -171,14 +171,14 @@ DOWNS: Mapping[int, tuple[tuple[Sizes, int], ...]] = {
 
 
 Measure = Callable[[str, Entry], "float | None"]
-"""Time ÷ time of the present entry, by role and entry; None where it was not timed."""
+"""Time ÷ time of the current entry, by role and entry; None if it was not timed."""
 
 
 def search(present: Entry, tokens: int, measure: Measure) -> Entry:
-    """The fastest entry for a token count; the present one where no other is faster by more than the noise.
+    """The fastest entry for a token count; the current one if no other is faster by more than the noise.
 
     Args:
-        present: Entry of the present table.
+        present: Entry of the current table.
         tokens: A key of UPS and DOWNS.
         measure: Function called for every candidate, most promising first.
     """
@@ -206,7 +206,7 @@ def search(present: Entry, tokens: int, measure: Measure) -> Entry:
 
 
 def candidates(present: Entry, tokens: int) -> list[tuple[str, Entry]]:
-    """Role and entry of everything to compile: a search in which nothing is faster than the present entry."""
+    """Role and entry of everything to compile: a search in which nothing is faster than the current entry."""
     found: list[tuple[str, Entry]] = []
 
     def never_faster(role: str, entry: Entry) -> float:

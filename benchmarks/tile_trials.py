@@ -33,13 +33,13 @@ SHARE = 0.5
 """Mean of count / N."""
 
 COMPILE_SECONDS = 40.0
-"""How long a token count waits for its candidates; what is not compiled by then is left out."""
+"""Seconds that a token count waits for its candidates; those not compiled by then are skipped."""
 
 TOLERANCE = 3e-2
 """Largest error of bfloat16 relative to the largest value (docs/op.md, "Output")."""
 
 LAYERS_OF_FEW_TOKENS = 12
-"""Layers that take turns below 1,000 tokens. Their weights together are twice the L2 cache of an H100, so that weights
+"""Number of layers that alternate below 1,000 tokens. Their weights are twice the L2 cache of an H100, so that weights
 come from memory, as they do in a model whose layers follow each other."""
 
 
@@ -58,7 +58,7 @@ class Trial:
         state: ``measured``, ``failed`` or ``not tried``.
         reason: Why it was not timed.
         first_run_s: Seconds of the first run, which loads its kernels from the cache or compiles them.
-        timing: Time of the whole op without its gate, beside the present entry.
+        timing: Time of the whole op without its gate, compared with the current entry.
     """
 
     tokens: int
@@ -70,14 +70,14 @@ class Trial:
     timing: DeviceTiming | None = None
 
     def to_json(self) -> dict[str, Any]:
-        """Without the fields of the entry that all candidates share."""
+        """The trial for the result file, without the fields that all candidates share."""
         content = asdict(self)
         entry = content.pop("entry")
         return content | {"up": entry["up"], "down": entry["down"], "split": entry["split"]}
 
 
 class Workload:
-    """Calls of the op at one token count that take turns, at half the learners.
+    """Alternating calls of the op at one token count, at half the learners.
 
     Args:
         tokens: Token count.
@@ -141,7 +141,7 @@ def compile_entry(entry: Entry, tokens: int, device: str = "cuda") -> str:
     """Compile the kernels of an entry into Triton's cache, in a process of the pool.
 
     Returns:
-        Why that failed, or nothing.
+        Why it failed, or an empty text.
     """
     model_dim, hidden_dim, learners = SIZES
     try:
@@ -152,7 +152,7 @@ def compile_entry(entry: Entry, tokens: int, device: str = "cuda") -> str:
         weights = (layer.thresholds, layer.w1, layer.b1, layer.w2, layer.b2)
         with torch.no_grad(), compiling_only():
             launch.gated_learners(x, logits, *weights, layer.spec.signature, entry=entry)
-    except Exception as error:  # noqa: BLE001  compilers and drivers raise what they like
+    except Exception as error:  # noqa: BLE001  compilers and drivers may raise anything
         return reason_of(error)
     return ""
 
@@ -163,10 +163,10 @@ def reason_of(error: Exception) -> str:
 
 
 class Compilations:
-    """All candidates, compiled by one process a core; a process that dies costs only the candidate it worked on.
+    """All candidates, compiled by one process per core; a process that dies loses only its current candidate.
 
     Args:
-        presents: Present entry of each token count, in the order of use.
+        presents: Current entry of each token count, in the order of use.
     """
 
     def __init__(self, presents: Mapping[int, Entry]) -> None:
@@ -180,15 +180,15 @@ class Compilations:
 
     @staticmethod
     def _key(tokens: int, role: str, entry: Entry) -> tuple[object, ...]:
-        """The kernel that the role is about: the other GEMM's tile is compiled for a role of its own."""
+        """The kernel of the role: the tile of the other GEMM is compiled for another role."""
         parts = {"up": (entry.up,), "down": (entry.down, entry.split)}
         return tokens, role, *parts.get(role, (entry,))
 
     def reason(self, tokens: int, role: str, entry: Entry, until: float) -> str:
         """Reason why a candidate was not compiled, or empty; waits at most until ``until`` (``time.monotonic()``).
 
-        Where even a present entry was not compiled, processes do not work here: from then on nothing is ruled out, and
-        launches compile what they need.
+        If even a current entry was not compiled, processes do not work here: from then on no candidate is ruled out,
+        and launches compile their kernels.
         """
         result = self._results.get(self._key(tokens, role, entry))
         if self._stopped or result is None:
@@ -204,7 +204,7 @@ class Compilations:
         return reason
 
     def stop(self) -> None:
-        """End the processes, whatever they are doing."""
+        """Kill the processes."""
         self._stopped = True
         self._pool.terminate()
 
@@ -265,7 +265,7 @@ class Tuner:
             first_run_s = time.monotonic() - start
             rotation = self._workload.capture(entry)
             timing = self._timing(rotation, self._rounds * (5 if role == "final" else 1))
-        except Exception as error:  # noqa: BLE001  compilers and drivers raise what they like
+        except Exception as error:  # noqa: BLE001  compilers and drivers may raise anything
             return Trial(self._tokens, role, entry, "failed", reason_of(error))
         self._baseline = self._baseline or rotation
         return Trial(self._tokens, role, entry, "measured", "", first_run_s, timing)

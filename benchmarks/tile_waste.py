@@ -1,7 +1,7 @@
-"""How much more the staircase kernels compute than the tokens need: executed multiply-adds ÷ needed, without a GPU.
+"""Compute how much more the staircase kernels compute than tokens need: executed ÷ needed multiply-adds, without a GPU.
 
-Tiles have edges: a tile is computed whole once one of its tokens needs it. For random, skewed and real counts, at token
-counts from one token to a large batch. Real counts are those of the embedded digits model on its test images.
+A tile is computed whole as soon as one of its tokens needs it. Measured for random, skewed and real counts, from one
+token to a large batch. Real counts come from the embedded digits model on its test images.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ MODEL_DIM, HIDDEN_DIM, LEARNERS = 768, 768, 4
 
 @dataclass(frozen=True)
 class Row:
-    """Waste of one routing: ``counts`` says how counts were made, ``share`` is the mean of count / N."""
+    """Waste of one routing: ``counts`` says how counts were generated, ``share`` is the mean of count / N."""
 
     arch: str
     tokens: int
@@ -38,7 +38,7 @@ class Row:
 
 
 def routings(tokens: int, rng: np.random.Generator, real: NDArray[np.int32]) -> dict[str, NDArray[np.int32]]:
-    """Counts by how they were made."""
+    """Counts by the way they were generated."""
     made: dict[str, NDArray[np.integer[Any]]] = {
         f"random {share:.2f}": rng.binomial(LEARNERS, share, tokens) for share in SHARES
     }

@@ -1,10 +1,10 @@
-"""Choose tile sizes on a GPU: times a written list of tiles for each GEMM and token count, and writes a tile table.
+"""Choose tile sizes on a GPU: time a fixed list of tiles for each GEMM and token count, and write a tile table.
 
 All candidates are compiled first, on all cores, into Triton's cache. Then they are tried one at a time: run once and
-compared with PyTorch, captured, timed beside the present entry, freed. A candidate that fails is recorded with the
-reason. First GEMM 2 is tuned with the present tile of GEMM 1, then GEMM 1 with the fastest GEMM 2 that fits; the best
+compared with PyTorch, captured, timed against the current entry, freed. A candidate that fails is recorded with the
+reason. First GEMM 2 is tuned with the current tile of GEMM 1, then GEMM 1 with the fastest GEMM 2 that fits; the best
 three pairs are timed again. ``OUTPUT/DEVICE/tiles.json`` is the package's table with the changed entries, and
-``--install`` copies it into the package. Afterwards the kernel pack has to be made again.
+``--install`` copies it into the package. Afterwards compile the kernel pack again.
 
     python benchmarks/tune_kernels.py --device h100 --seconds 150
 """
@@ -41,8 +41,8 @@ def merged(table: Sequence[Entry], chosen: Mapping[Entry, Entry], arch: str) -> 
     """The table with new entries for one architecture.
 
     Args:
-        table: Present table.
-        chosen: Present entry to new entry; other architectures keep the present one.
+        table: Current table.
+        chosen: New entry by current entry; other architectures keep the current one.
         arch: ``sm_90`` and so on.
     """
     rows: list[Entry] = []
@@ -72,7 +72,7 @@ def tune(options: argparse.Namespace, result: ResultFile, trials: list[Trial]) -
         trials: Trials so far; new ones are appended.
 
     Returns:
-        Present entry to new entry, where one is faster; and why token counts were given up.
+        New entry by current entry, where one is faster; and why token counts were given up.
     """
     deadline = time.monotonic() + options.seconds
     arch, facts = launch.architecture(torch.device("cuda")), device_facts()
@@ -93,7 +93,7 @@ def tune(options: argparse.Namespace, result: ResultFile, trials: list[Trial]) -
             try:
                 tuner = Tuner(result, trials, tokens, compilations, deadline, 1 if options.quick else 3)
                 best = search(present, tokens, tuner.measure)
-            except Exception as error:  # noqa: BLE001  the other token counts are worth having
+            except Exception as error:  # noqa: BLE001  the other token counts still run
                 stopped.append(f"{tokens} tokens: {reason_of(error)}")
                 result.add("stopped", stopped)
                 print(stopped[-1], flush=True)
@@ -135,14 +135,14 @@ def _table_path(result: ResultFile) -> Path:
 
 
 def main() -> None:
-    """Tune for the GPU at hand; exit code 1 where a token count could not be tuned."""
+    """Tune for this GPU; exit code 1 if a token count could not be tuned."""
     arguments = parser(__doc__ or "")
     arguments.add_argument("--tokens", type=int, nargs="+", choices=TOKENS, help="only these token counts")
     arguments.add_argument("--seconds", type=float, default=150, help="time for trying candidates (%(default)s)")
     arguments.add_argument("--install", action="store_true", help="copy the new table into the package")
     options = arguments.parse_args()
     if options.quick and options.install:
-        arguments.error("--install needs a full run: the numbers of --quick mean nothing")
+        arguments.error("--install needs a full run: the numbers of --quick are meaningless")
     if not torch.cuda.is_available():
         sys.exit("error: tiles are tuned on a GPU, and PyTorch sees none")
     result, trials = ResultFile("tune_kernels", options), list[Trial]()
@@ -157,10 +157,10 @@ def main() -> None:
             if t.timing and t.role in ("present", "final")
         ],
     )
-    print(f"{len(chosen)} entries of the table are new; wrote {result.path}")
+    print(f"{len(chosen)} new entries in the table; wrote {result.path}")
     if options.install and chosen:
         write_text(_table_path(result).read_text(), _package_table())
-        print(f"wrote {_package_table()}; make the pack again: python -m acm_export.plugins.kernels.compile")
+        print(f"wrote {_package_table()}; compile the pack again: python -m acm_export.plugins.kernels.compile")
     sys.exit(bool(stopped))
 
 

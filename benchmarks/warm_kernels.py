@@ -1,4 +1,4 @@
-"""Compile the kernels that a program will use, many at a time, into the cache that Triton keeps on disk.
+"""Compile the kernels that a program will use into Triton's disk cache, many at a time.
 
     python benchmarks/warm_kernels.py smoke
 
@@ -68,9 +68,9 @@ def launch(case: Case, dtype: torch.dtype) -> float:
 
 
 def main() -> None:
-    """Compile; exit code 1 where a launch fails."""
+    """Compile; exit code 1 if a launch fails."""
     options = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
-    options.add_argument("program", choices=PROGRAMS, help="whose kernels to compile")
+    options.add_argument("program", choices=PROGRAMS, help="program whose kernels to compile")
     launches = PROGRAMS[options.parse_args().program]()
     if not torch.cuda.is_available():
         sys.exit("error: PyTorch sees no GPU here")

@@ -2,10 +2,10 @@
 
 What: both models have random weights and are exported by acm_export (verified against PyTorch), float32, target
 portable. Each MLP of the ACM model is a layer with N = 4, h = 768. For a share s every layer gets the threshold that
-lets the fraction s of its (token, learner) margins pass, found layer by layer in one forward pass of PyTorch on the
-images that are timed. What is reported is β, the budget that ONNX Runtime really executed. One more case runs no
+the fraction s of its (token, learner) margins exceeds, found layer by layer in one forward pass of PyTorch on the
+timed images. The reported β is the budget that ONNX Runtime actually executed. One more case runs no
 learner at all (τ = +inf): its time is that of everything else (attention, norms, gates, routing), and its ratio to the
-time at β is the part of the time that is not learners.
+time at β is the share of the time outside learners.
 
 How: blocks of runs, dense, ACM, dense (benchmarks/common.py), two threads, batch 1 and 8.
 
@@ -72,7 +72,7 @@ class Row:
 
 
 class Runner:
-    """An exported file, thresholds as inputs."""
+    """An exported file with thresholds as inputs."""
 
     def __init__(self, exported: ExportResult) -> None:
         self.manifest = exported.manifest
@@ -80,19 +80,19 @@ class Runner:
         self.session = CpuSession(model, exported.path.parent, threads=THREADS)
 
     def budget(self, feeds: Arrays) -> float:
-        """β as executed."""
+        """The executed β."""
         ran = self.session.run(feeds)
         return executed_budget(self.manifest.layers, {e.name: ran[f"counts/{e.name}"] for e in self.manifest.layers})
 
 
 class _SetThresholds:
-    """A hook of a layer's gate: puts the layer's τ where the wanted share of its margins lies above it."""
+    """A hook of a layer's gate that sets the layer's τ so that the requested share of its margins exceeds it."""
 
     def __init__(self, thresholds: torch.Tensor, share: float) -> None:
         self._thresholds, self._share = thresholds, share
 
     def __call__(self, _gate: nn.Module, _args: object, logits: torch.Tensor) -> None:
-        # margins never increase with the learner: of the margins above τ each is one learner that runs
+        # margins never increase with the learner: each margin above τ is one learner that runs
         tau = np.quantile(margins(logits.numpy()), 1 - self._share) if 0 < self._share < 1 else np.inf
         self._thresholds.fill_(-np.inf if self._share == 1 else float(tau))
 

@@ -1,11 +1,11 @@
-"""Measure a whole ViT-B/16 with ACM layers beside the rival that most users would try first: the dense model in int8.
+"""Measure a whole ViT-B/16 with ACM layers against the rival that most users try first: the dense model in int8.
 
 What: the models of ``whole_model.py`` (random weights, float32, target portable). The rival is the exported dense model
 after ``onnxruntime.quantization.quantize_dynamic``: weights of all matrix products in int8, one scale for each output
 column, activations quantised at run time. Random weights say nothing about what int8 costs in accuracy; only time is
 measured.
 
-How: as ``whole_model.py``; every case, the int8 model among them, lies between two blocks of the dense float32 model.
+How: as ``whole_model.py``; every case, including the int8 model, lies between two blocks of the dense float32 model.
 
 Run: ``python benchmarks/whole_model_int8.py [--quick]``
 """
@@ -45,12 +45,12 @@ class Rivals:
 
 @dataclass(frozen=True)
 class Row:
-    """One case beside the dense float32 model.
+    """One case compared with the dense float32 model.
 
     Args:
         batch: Images in a run.
         what: ``dense, int8`` or ``ACM, float32``.
-        budget: β as executed; None for the dense model.
+        budget: Executed β; None for the dense model.
         timing: Time ÷ that of the dense float32 model.
     """
 

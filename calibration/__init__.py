@@ -1,1 +1,1 @@
-"""Calibration: from budgets to the gate thresholds of an exported file."""
+"""Calibration: find the gate thresholds of an exported file for each budget."""

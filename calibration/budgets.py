@@ -40,7 +40,7 @@ def requested_budgets(
         shares: Budgets as shares of learner FLOPs.
         flops: Budgets as FLOPs of the whole model for one sample.
         latency_targets: Budgets as milliseconds on the device.
-        latency_file: Result of ``acm-export latency`` by which times become budgets.
+        latency_file: Result of ``acm-export latency``, which converts times to budgets.
 
     Raises:
         UsageError: A budget is out of range, or times and their file are not given together.
@@ -49,7 +49,7 @@ def requested_budgets(
     if outside := [budget for budget in budgets if not 0 <= budget <= 1]:
         raise UsageError(f"the budget {outside[0]:g} is out of range", "give shares of learner FLOPs, from 0 to 1")
     if bool(times) != (latency_file is not None):
-        raise UsageError("--latency-target and --latency-file belong together", "give both or neither")
+        raise UsageError("--latency-target and --latency-file must be given together", "give both or neither")
     manifest = read_manifest(read_model(model), model)
     budgets |= {budget_of_flops(manifest, value) for value in flops}
     if latency_file is not None:
@@ -65,7 +65,7 @@ def budget_of_flops(manifest: Manifest, flops: float) -> float:
         flops: FLOPs of the whole model.
 
     Raises:
-        UsageError: The model takes more even without learners, or fewer even with all of them.
+        UsageError: The model takes more FLOPs even without learners, or fewer even with all of them.
     """
     learners = manifest.all_learners_flops
     budget = (flops - manifest.fixed_flops) / learners if learners else -1.0
@@ -117,7 +117,7 @@ def budget_of_latency(milliseconds: float, latency_file: Path, model: Path) -> f
         β, at most 1.
 
     Raises:
-        UsageError: The file is broken, of another model or without a fit, or the target is below the fixed cost.
+        UsageError: The file is broken, for another model or without a fit, or the target is below the fixed cost.
     """
     fixed, per_budget, r2 = _fitted_line(latency_file, model)
     if r2 is not None and r2 < _POOR_FIT:
@@ -137,7 +137,7 @@ def _fitted_line(latency_file: Path, model: Path) -> tuple[float, float, float |
         schema = content["schema"]
         if WHOLE.holds(schema) and schema > _LATENCY_SCHEMA:
             raise UsageError(
-                f"{latency_file} has schema {schema}, this version reads up to {_LATENCY_SCHEMA}", "update acm-export"
+                f"{latency_file} has schema {schema}; this version reads up to {_LATENCY_SCHEMA}", "update acm-export"
             )
         origin = content.get("source") or content["model"]  # the source of an engine is an ONNX file
         measured = checked(origin, _MODEL, "model.")["sha256"]
@@ -152,9 +152,9 @@ def _fitted_line(latency_file: Path, model: Path) -> tuple[float, float, float |
         ) from error
     if measured != (own := sha256_of(model)):
         raise UsageError(
-            f"{latency_file} was measured on another model: sha256 {(measured or 'unknown')[:12]}..., {model} has "
+            f"{latency_file} was measured on another model: sha256 {(measured or 'unknown')[:12]}...; {model} has "
             f"{own[:12]}...",
-            f"measure the file to be calibrated: {_MEASURE}",
+            f"measure the file that you calibrate: {_MEASURE}",
         )
     if line is None or line["fixed_ms"] is None or not (line["ms_per_budget"] or 0) > 0:
         raise UsageError(

@@ -51,11 +51,11 @@ def calibrate(
 ) -> CalibrationResult:
     """Find gate thresholds for budgets on data, and write a file with a table from budgets to thresholds.
 
-    The new file is set to the trained thresholds, τ = 0; with ``budget_input`` its default is the budget of those.
+    The new file is set to the trained thresholds, τ = 0; with ``budget_input``, its default is their budget.
 
     Args:
         model: Path of an exported file, for any target.
-        data: Samples, as :func:`acm_export.data.open_data.open_data` takes them; four of five make the table, the fifth
+        data: Samples, as :func:`acm_export.data.open_data.open_data` takes them; four in five build the table, one
             is held out to check it.
         budgets: Budgets that the table must meet, shares β of learner FLOPs in [0, 1]; may be empty.
         output: Path of the new file; may be that of ``model``.
@@ -64,10 +64,10 @@ def calibrate(
         latency_file: Result of ``acm-export latency`` for this file (JSON).
         solver: One of :data:`acm_export.calibration.run.SOLVERS`.
         budget_input: Give the graph an input ``budget``.
-        processor: Folder or file of the image processor's settings, where they are not beside data or model.
-        samples: Samples to use at most, the first ones; None for all.
-        probe_samples: Samples with which the solver ``sensitivity`` probes each learner.
-        batch: Samples at a time.
+        processor: Folder or file of the image processor's settings, if they are not next to the data or the model.
+        samples: Largest number of samples; the first ones are used. None for all.
+        probe_samples: Number of samples with which the solver ``sensitivity`` probes each learner.
+        batch: Batch size.
         precision: Largest accepted value of two standard errors of a requested budget; None for any.
         device: ``cpu`` or ``cuda``, which runs the model.
         examples: Keep some held-out images or waveforms with their learner counts, for a report.
@@ -80,7 +80,7 @@ def calibrate(
         UsageError: The data do not fit the model, or an option is out of range.
         CalibrationError: A budget cannot be reached, or not closely enough on these data; or a gate gives NaN.
         ModelFileError: The model file is broken, not from acm-export, or has no ACM layers.
-        OutputError: The new file, or a temporary one, cannot be written; what was there is untouched.
+        OutputError: The new file, or a temporary one, cannot be written; existing files are unchanged.
     """
     path, target = Path(model), Path(output)
     if device not in _RUNTIMES:

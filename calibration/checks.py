@@ -21,14 +21,14 @@ if TYPE_CHECKING:
 
 
 def check_gates(layers: tuple[LayerEntry, ...], summaries: Summaries) -> None:
-    """Warn of gates that give every token the same logits.
+    """Warn about gates that give every token the same logits.
 
     Args:
         layers: Layers of the manifest.
         summaries: Margins of the layers.
 
     Raises:
-        CalibrationError: All gates do.
+        CalibrationError: All gates give every token the same logits.
     """
     constant = [e.name for e, s in zip(layers, summaries, strict=True) if s and all(m.constant for m in s)]
     if len(constant) == sum(1 for s in summaries if s):
@@ -45,7 +45,7 @@ def check_gates(layers: tuple[LayerEntry, ...], summaries: Summaries) -> None:
 
 
 def check_reach(smallest: float, largest: float, requested: list[float]) -> None:
-    """Refuse budgets that no thresholds have.
+    """Refuse budgets that no thresholds reach.
 
     Args:
         smallest: β with all gates closed.
@@ -93,10 +93,10 @@ def check_precision(budget: float, measured: Measurement, precision: float | Non
 
 
 def warn_of_lost_thresholds(manifest: Manifest) -> None:
-    """Warn where a file has thresholds of its own, which are not those of any setting."""
+    """Warn if a file has a separate threshold for each learner, which no setting describes."""
     if manifest.setting.threshold is None and manifest.setting.budget is None:
         warnings.warn(
-            "this file has a threshold of its own for each learner; the new file has τ = 0 instead",
+            "this file has a separate threshold for each learner; the new file has τ = 0 instead",
             AcmWarning,
             stacklevel=4,
         )
@@ -109,8 +109,8 @@ def notes_on(comparisons: list[Comparison], survey: Survey, trained: Measurement
             ours, theirs = comparison.knot.measured.divergence, comparison.rivals[name].measured.divergence
             yield f"at β {comparison.budget:.3f} {name} has a smaller divergence: {theirs:.4g} against {ours:.4g}"
     if survey.labelled and trained.accuracy is None:
-        yield "no accuracy: it takes one class per sample as labels, and an output logits [samples, classes]"
+        yield "no accuracy: it needs one class per sample as labels, and an output logits [samples, classes]"
     if not survey.held_out:
         unit = "samples" if survey.unit == 1 else f"batches of {survey.unit}"
         given = f"{survey.samples // survey.unit} {unit}"
-        yield f"the table was not checked on held-out data: {given} are given, it takes {HOLD_OUT_EVERY}"
+        yield f"the table was not checked on held-out data: {given} given, at least {HOLD_OUT_EVERY} needed"

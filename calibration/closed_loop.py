@@ -147,5 +147,5 @@ class ClosedLoop:
         return CalibrationError(
             f"no {self.family.name} thresholds come within {self.tolerance:g} of the budget {budget:.4g}: on {samples} "
             f"samples it jumps from {below[0]:.4g} to {above[0]:.4g}, because tokens share their margins",
-            f"give about {max(int(enough) + 1, samples + 1)} samples that differ, or ask for one of those two budgets",
+            f"give about {max(int(enough) + 1, samples + 1)} samples that differ, or request one of those two budgets",
         )

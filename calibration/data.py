@@ -1,4 +1,4 @@
-"""The data of a calibration: most samples make the table, the held-out ones check it, some probe the learners."""
+"""The data of a calibration: most samples build the table, the held-out ones check it, some probe the learners."""
 
 from __future__ import annotations
 
@@ -25,11 +25,11 @@ class Survey:
     """Result of the first pass over the data.
 
     Args:
-        samples: Number of samples that make the table.
+        samples: Number of samples that build the table.
         held_out: Number of samples that check it.
-        batches: Number of batches of the former.
-        unit: Samples that are held out together: the model's batch where it is fixed, or 1.
-        labelled: Whether there are labels.
+        batches: Number of batches of samples that build the table.
+        unit: Samples that are held out together: the model's batch size if it is fixed, or 1.
+        labelled: Whether the samples have labels.
         sha256: SHA-256 of all samples.
     """
 
@@ -45,8 +45,8 @@ class CalibrationData:
     """A dataset, split for a calibration.
 
     Args:
-        dataset: Samples for the model; where the model's batch is fixed, those that fill no batch are left out.
-        batch_size: Samples at a time; a model with a fixed batch decides itself.
+        dataset: Samples for the model; if the model's batch size is fixed, an incomplete last batch is left out.
+        batch_size: Batch size; ignored if the model's batch size is fixed.
 
     Raises:
         UsageError: There are fewer samples than the model's fixed batch.
@@ -59,7 +59,7 @@ class CalibrationData:
         units = len(dataset) // self._unit
         if not units:
             raise UsageError(
-                f"{dataset.name} has {len(dataset)} samples, the batch of the model is fixed to {self._unit}",
+                f"{dataset.name} has {len(dataset)} samples; the model's batch size is fixed to {self._unit}",
                 "give more samples",
             )
         self._used = dataset.take(np.arange(units * self._unit))
@@ -71,7 +71,7 @@ class CalibrationData:
         return self._used.name
 
     def survey(self) -> Survey:
-        """Read all samples, which checks them.
+        """Read and check all samples.
 
         Raises:
             UsageError: A sample cannot be read, or does not fit the model.
@@ -87,15 +87,15 @@ class CalibrationData:
         return Survey(samples, held, -(-samples // self._size), self._unit, labelled, digest.hexdigest())
 
     def calibration(self) -> Iterator[Batch]:
-        """The samples that make the table."""
+        """The samples that build the table."""
         return self._part(np.flatnonzero(~self._marks))
 
     def held_out(self) -> Iterator[Batch]:
-        """The samples that check the table; whole batches where the model's batch is fixed."""
+        """The samples that check the table; whole batches if the model's batch size is fixed."""
         return self._part(np.flatnonzero(self._marks))
 
     def probe(self, samples: int) -> Iterator[Batch]:
-        """About so many of the calibration samples, spread evenly; whole batches where the model's batch is fixed."""
+        """About this many calibration samples, spread evenly; whole batches if the model's batch size is fixed."""
         units = np.flatnonzero(~self._marks)
         return self._part(units[spread(len(units), max(samples // self._unit, 1))])
 

@@ -186,7 +186,7 @@ class _Variance:
 
     @property
     def value(self) -> float:
-        """The variance; 0 where nothing was added."""
+        """The variance; 0 if nothing was added."""
         if not self._count:
             return 0.0
         mean = self._sum / self._count
@@ -206,9 +206,7 @@ def _checksum(batch: Batch) -> int:
 
 
 def _data_changed() -> UsageError:
-    return UsageError(
-        "the data differ from one pass to the next", "give data that are the same each time they are read"
-    )
+    return UsageError("the data differ from one pass to the next", "give data that are the same on every read")
 
 
 def _valid(output: np.ndarray, masks: TokenMasks) -> np.ndarray:

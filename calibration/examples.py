@@ -75,8 +75,8 @@ def find_examples(
         each: Number of the cheapest, and of the most expensive, to keep.
 
     Returns:
-        At most 2 x ``each`` examples, cheapest first; none where the tokens of images are not the patches of a square
-        grid, or where layers have different tokens.
+        At most 2 x ``each`` examples, cheapest first; none if the tokens of images are not the patches of a square
+        grid, or if layers have different tokens.
     """
     kept: list[Example] = []
     for batch in batches:

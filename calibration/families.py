@@ -30,7 +30,7 @@ _HARDLY_OPEN = 1e-9
 
 
 class ThresholdFamily(Protocol):
-    """Thresholds with one parameter, from none of the gated learners to all of them."""
+    """Thresholds with one parameter, from no gated learner running to all of them."""
 
     @property
     def name(self) -> str:
@@ -88,7 +88,7 @@ class ContinuousFamily:
 
 
 def model_margins(layers: tuple[LayerEntry, ...], with_all: Summaries, with_least: Summaries) -> ModelMargins:
-    """Combine margins with all learners running and margins with only those running that always do."""
+    """Combine margins with all learners running and margins with only the learners that always run."""
     low, high = [], []
     for layer, most, least in zip(layers, with_all, with_least, strict=True):
         edges = [_edges(merge(pair)) for pair in zip(most, least, strict=True)]
@@ -117,7 +117,7 @@ def thresholds_for_shares(observed: ModelMargins, shares: Sequence[NDArray[np.fl
 
     Args:
         observed: Margins of the model.
-        shares: Share of tokens that shall run each gated learner, never increasing, ``[N - m]`` for each layer.
+        shares: Share of tokens that should run each gated learner, never increasing, ``[N - m]`` for each layer.
 
     Returns:
         float32 thresholds of all layers, one after the other.
@@ -159,5 +159,5 @@ def expected_budget(observed: ModelMargins, thresholds: NDArray[np.float32]) -> 
 
 
 def token_count(summaries: tuple[MarginSummary, ...]) -> int:
-    """Tokens of a layer; 1 where it has no gated learner and therefore no margins."""
+    """Tokens of a layer; 1 if it has no gated learner and therefore no margins."""
     return summaries[0].tokens if summaries else 1

@@ -2,13 +2,13 @@
 
 A float32 is cut to its sign, exponent and first 7 mantissa bits (16 bits in all), and counted. Counts are whole
 numbers, so summaries can be merged in any order and grouping with the same result; there are at most 65,536 of them,
-whatever the amount of data. A margin is known to 1 part in 128, and quantiles are interpolated in between.
+for any amount of data. A margin is known to 1 part in 128, and quantiles are interpolated in between.
 
 Marginal distributions determine the cost of thresholds. Margins never increase with n (docs/op.md), and the thresholds
 that calibration considers (:func:`thresholds_for_shares`) never decrease with n, except for learners that all tokens
 run or that none runs. Let margin_n > τ_n for a token, and i < n. If all tokens run learner i there is
 nothing to show; otherwise τ_i <= τ_n, and margin_i >= margin_n > τ_n >= τ_i. So the token runs all learners before n,
-and P(count >= n) = P(margin_n > τ_n), whatever the joint distribution of the margins of different learners.
+and P(count >= n) = P(margin_n > τ_n), for any joint distribution of the margins of different learners.
 """
 
 from __future__ import annotations
@@ -92,7 +92,7 @@ def summarize(margins: NDArray[np.float32]) -> MarginSummary:
 
 
 def merge(summaries: Iterable[MarginSummary]) -> MarginSummary:
-    """One summary of the tokens of all summaries, of which there is at least one."""
+    """One summary of the tokens of all summaries, at least one."""
     parts = list(summaries)
     keys, places = np.unique(np.concatenate([p.keys for p in parts]), return_inverse=True)
     counts = np.zeros(keys.size, np.int64)

@@ -1,4 +1,4 @@
-"""The solver ``same count``: every token runs the same number of learners, whatever the gates say.
+"""The solver ``same count``: every token runs the same number of learners, regardless of the gates.
 
 Between two whole counts, the tokens with the larger margins run one learner more, the same share in every layer.
 """

@@ -203,7 +203,7 @@ class TableBuilder:
 
 
 def _attempt(loop: ClosedLoop, budget: float) -> Knot | CalibrationError:
-    """Solve for a budget; returns the error where that fails."""
+    """Solve for a budget; returns the error if that fails."""
     try:
         return _as_knot(loop.solve(budget), loop)
     except CalibrationError as refusal:

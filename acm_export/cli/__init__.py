@@ -40,11 +40,11 @@ VERBS = (
     doctor,
     demo,
 )
-"""In the order in which a model passes through them."""
+"""Verbs in the order in which a model passes through them."""
 
 
 class VerbGroup(click.Group):
-    """Lists verbs along the line, and reports wrong command lines like any other error."""
+    """Lists verbs in the order of the line, and reports usage errors like any other error."""
 
     def list_commands(self, ctx: click.Context) -> list[str]:
         """Names of the verbs, in the order in which they were added."""
@@ -60,7 +60,7 @@ class VerbGroup(click.Group):
     def resolve_command(
         self, ctx: click.Context, args: list[str]
     ) -> tuple[str | None, click.Command | None, list[str]]:
-        """Find the verb; an unknown one is refused with the closest name."""
+        """Find the verb; the error for an unknown one suggests the closest name."""
         name = args[0]
         if not name.startswith("-") and name not in self.commands and not ctx.resilient_parsing:
             close = get_close_matches(name, self.commands, n=1)

@@ -33,8 +33,8 @@ def _three_counts(context: click.Context, parameter: click.Parameter, value: str
 @click.command(short_help="Turn a pre-trained transformer into an ACM model.")
 @click.argument("model", type=click.Path(path_type=Path))
 @click.option("--data", help=f"Training data: {DATA}.")
-@click.option("-o", "--output", type=click.Path(path_type=Path, file_okay=False), help="Checkpoint folder to make.")
-@click.option("--eval-data", help="Data for the quality curve, as --data; by default one sample of five is held out.")
+@click.option("-o", "--output", type=click.Path(path_type=Path, file_okay=False), help="Checkpoint folder to write.")
+@click.option("--eval-data", help="Data for the quality curve, as --data; by default one held-out sample in five.")
 @click.option("--processor", type=click.Path(path_type=Path), help="Folder with preprocessor_config.json, for images.")
 @click.option("--task", metavar="T", help="classification, ctc, distil (no labels), or MODULE:FUNCTION, a loss.")
 @click.option(
@@ -46,7 +46,11 @@ def _three_counts(context: click.Context, parameter: click.Parameter, value: str
 )
 @click.option("--learners", type=click.IntRange(1, 64), default=4, show_default=True, help="Learners per layer (N).")
 @click.option(
-    "--flops-factor", type=float, default=1.0, show_default=True, help="FLOPs of all learners ÷ those they replace."
+    "--flops-factor",
+    type=float,
+    default=1.0,
+    show_default=True,
+    help="FLOPs of all learners ÷ FLOPs of the replaced module.",
 )
 @click.option(
     "--min-learners",
@@ -60,11 +64,11 @@ def _three_counts(context: click.Context, parameter: click.Parameter, value: str
     show_default=True,
     help="One model for all thresholds, or one for a single --budget, as published.",
 )
-@click.option("--budget", type=float, metavar="B", help="β that --recipe paper aims at.")
+@click.option("--budget", type=float, metavar="B", help="Target β of --recipe paper.")
 @click.option(
     "--init",
     type=click.Choice(["teacher", "random"]),
-    help="Initial learners; by default teacher, and random for --recipe paper.",
+    help="Initialization of the learners. [default: teacher; random for --recipe paper]",
 )
 @click.option(
     "--steps",
@@ -110,11 +114,11 @@ def acmize(
     as_json: bool,
     **options: Any,  # as click gives it
 ) -> None:
-    """Replace parts of MODEL, a dense checkpoint folder, by ACM layers, and train them by the paper's three phases.
+    """Replace parts of MODEL, a dense checkpoint folder, with ACM layers, and train them in the paper's three phases.
 
-    Give the same command again to resume an interrupted run. For several processes or GPUs, run it under
-    `accelerate launch`: `accelerate launch --num_processes 2 --module acm_export acmize ...`. What the phases do,
-    and how good the result is: docs/acmize.md.
+    Run the same command again to resume an interrupted run. For several processes or GPUs, run it under
+    `accelerate launch`: `accelerate launch --num_processes 2 --module acm_export acmize ...`. The phases and the
+    quality of the results: docs/acmize.md.
 
     \b
     Examples:
@@ -124,7 +128,7 @@ def acmize(
       acm-export acmize minilm --data mine:sentences --task distil -o acm-minilm
     """
     if not dry_run and (data is None or output is None):
-        raise click.UsageError("--data and -o are needed, or --dry-run")
+        raise click.UsageError("give --data and -o, or --dry-run")
     need_export_packages()
     from acm_export.distillation import acmize as api
 

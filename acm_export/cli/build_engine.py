@@ -25,18 +25,16 @@ _FOLDER = click.Path(path_type=Path, file_okay=False, exists=True)
 @click.option("--max-shapes", metavar="SHAPES", help="Largest input shapes; by default a batch of 8.")
 @click.option("--no-counts", is_flag=True, help="Do not output learner counts, which cost one copy per layer.")
 @click.option(
-    "--threshold-inputs", is_flag=True, help="Take thresholds as inputs instead of a budget: for experiments."
+    "--threshold-inputs", is_flag=True, help="Take thresholds as inputs instead of a budget, for experiments."
 )
 @click.option("--tf32", is_flag=True, help="Allow TF32 for float32 products.")
 @click.option("--timing-cache", type=_FILE, metavar="FILE", help="TensorRT timing cache to read and write.")
-@click.option("--plugin", type=_FILE, metavar="LIB", help="Plugin library; by default compiled beside the engine.")
+@click.option("--plugin", type=_FILE, metavar="LIB", help="Plugin library; by default compiled next to the engine.")
 @click.option(
-    "--tensorrt-root", type=_FOLDER, help="TensorRT's folder, to compile the plugin; by default searched for."
+    "--tensorrt-root", type=_FOLDER, help="TensorRT folder for compiling the plugin; by default the usual places."
 )
-@click.option("--cuda-root", type=_FOLDER, help="CUDA's folder, to compile the plugin; by default searched for.")
-@click.option(
-    "--tactic-sources", metavar="S,...", help="Change the builder's default, as in -CUDNN,+CUBLAS (trtexec's syntax)."
-)
+@click.option("--cuda-root", type=_FOLDER, help="CUDA folder for compiling the plugin; by default the usual places.")
+@click.option("--tactic-sources", metavar="S,...", help="Changes to the default tactic sources, as in -CUDNN,+CUBLAS.")
 @click.option("--data", help=f"Samples for the comparison: {DATA}. [default: random inputs]")
 @click.option("--processor", type=click.Path(path_type=Path), help="Folder with preprocessor_config.json, for images.")
 @click.option("--no-check", is_flag=True, help="Do not compare the engine with the portable file.")
@@ -46,7 +44,7 @@ _FOLDER = click.Path(path_type=Path, file_okay=False, exists=True)
 def build_engine(model: Path, output: Path, no_counts: bool, no_check: bool, as_json: bool, **options: Any) -> None:
     """Build a TensorRT engine from MODEL, an ONNX file for any target, and compare it with the portable file.
 
-    PLAN.json, written beside the engine, says what it was built from, for which GPU and TensorRT, and how it compared.
+    PLAN.json, written next to the engine, says what it was built from, for which GPU and TensorRT, and how it compared.
     An engine that fails the comparison is not written. Not yet tested with a TensorRT builder on a GPU
     (docs/engines.md).
 
@@ -86,6 +84,6 @@ def _describe(found: Comparison | None) -> str:
     moved = found.routed_differently
     routed = "" if moved is None else f"; {moved} of {found.tokens} tokens routed differently"
     return (
-        f"compared with the portable file in {found.samples} runs of samples at {found.settings} settings: "
+        f"compared with the portable file on {found.samples} sample runs at {found.settings} settings: "
         f"error {error}{routed}"
     )

@@ -9,7 +9,7 @@ import click
 from acm_export.cli.common import DATA, numbers, progress, verb, write_json, write_table
 
 
-@click.command(short_help="Find gate thresholds for any budget, and write them into a file.")
+@click.command(short_help="Find gate thresholds for any budget and write them to a file.")
 @click.argument("model", type=click.Path(path_type=Path))
 @click.option("--data", required=True, help=f"Calibration data: {DATA}.")
 @click.option("--budgets", callback=numbers, metavar="B,...", help="Shares of learner FLOPs, as in 0.25,0.4,0.6.")
@@ -31,16 +31,16 @@ from acm_export.cli.common import DATA, numbers, progress, verb, write_json, wri
 @click.option("--budget-input", is_flag=True, help="Make the budget an input of the graph, set in every call.")
 @click.option("--report", type=click.Path(path_type=Path, dir_okay=False), help="Write a report to this HTML file.")
 @click.option("--processor", type=click.Path(path_type=Path), help="Folder with preprocessor_config.json, for images.")
-@click.option("--samples", type=click.IntRange(1), help="Largest number of samples to use, the first ones.")
+@click.option("--samples", type=click.IntRange(1), help="Largest number of samples; the first ones are used.")
 @click.option(
-    "--probe-samples", type=click.IntRange(1), default=256, show_default=True, help="Samples to probe learners with."
+    "--probe-samples", type=click.IntRange(1), default=256, show_default=True, help="Samples for probing learners."
 )
-@click.option("--batch", type=click.IntRange(1), default=32, show_default=True, help="Samples at a time.")
+@click.option("--batch", type=click.IntRange(1), default=32, show_default=True, help="Batch size.")
 @click.option(
     "--precision",
     type=click.FloatRange(0, min_open=True),
     metavar="P",
-    help="Fail where two standard errors of a budget exceed P, and say how many samples are enough.",
+    help="Fail if two standard errors of a budget exceed P; the error says how many samples are enough.",
 )
 @click.option(
     "--device", type=click.Choice(["cpu", "cuda"]), default="cpu", show_default=True, help="Device to run MODEL on."
@@ -65,11 +65,11 @@ def calibrate(
     device: str,
     as_json: bool,
 ) -> None:
-    """Run data through MODEL and write a file with a table from budgets to thresholds.
+    """Run data through MODEL and write a file with a budget table, which maps budgets to thresholds.
 
     The table covers all budgets from the smallest possible one to 1 and meets the given ones; `set-budget` picks from
-    it. Four of five samples make the table, the fifth checks it. The file is set to the trained thresholds, τ = 0; with
-    --budget-input its default is the budget of those.
+    it. Four in five samples build the table, the fifth checks it. The new file is set to the trained thresholds, τ = 0;
+    with --budget-input, its default is the budget that these thresholds have.
 
     \b
     Examples:
@@ -78,7 +78,7 @@ def calibrate(
       acm-export calibrate m.onnx --data images.npz --latency-target 4ms --latency-file orin.json -o m4.onnx
     """
     if (latency_target is None) != (latency_file is None):
-        raise click.UsageError("--latency-target and --latency-file belong together")
+        raise click.UsageError("--latency-target and --latency-file must be given together")
     from acm_export.base.optional import require
 
     require("onnxruntime")

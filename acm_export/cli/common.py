@@ -54,7 +54,7 @@ def need_export_packages() -> None:
 
 
 def log(text: str) -> None:
-    """Say on stderr what goes on; ``-q`` silences it."""
+    """Log a step to stderr; ``-q`` silences it."""
     LOGGER.info("%s", text)
 
 
@@ -64,7 +64,7 @@ def warn(text: str) -> None:
 
 
 def status(text: str) -> AbstractContextManager[Callable[[str], None]]:
-    """A spinner on stderr; the function that it gives changes its text."""
+    """Show a spinner on stderr; yields a function that changes its text."""
     return nullcontext(lambda _: None) if current().quiet else _spinner(text)
 
 
@@ -78,9 +78,9 @@ def _spinner(text: str) -> Iterator[Callable[[str], None]]:
 
 @contextmanager
 def progress() -> Iterator[Progress]:
-    """A progress line on stderr: the stage, batches per second, and the time left where it is known.
+    """Show a progress line on stderr: the stage, batches per second, and the time left if it is known.
 
-    Where stderr is not a terminal each stage is logged once.
+    If stderr is not a terminal, each stage is logged once.
     """
     if current().quiet:
         yield Silent()
@@ -125,7 +125,7 @@ class _Stages:
 
 
 class _ProgressLine(_Stages):
-    """Draws the stage and its batches as a line that moves."""
+    """Draws the stage and its batches as a progress bar."""
 
     shown = False
 

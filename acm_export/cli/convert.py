@@ -23,7 +23,7 @@ def _min_learners(_context: click.Context, _parameter: click.Parameter, value: s
 
 @click.command(short_help="Read a checkpoint of the ACM authors' code.")
 @click.argument("reference", type=click.Path(path_type=Path))
-@click.option("-o", "--output", type=click.Path(path_type=Path), required=True, help="Checkpoint folder to make.")
+@click.option("-o", "--output", type=click.Path(path_type=Path), required=True, help="Checkpoint folder to write.")
 @click.option("--num-heads", type=int, help="Attention heads; needed unless the file records them.")
 @click.option("--num-learners", type=int, help="Learners per layer (N); by default inferred from the weights.")
 @click.option(
@@ -43,7 +43,7 @@ def convert(
 ) -> None:
     """Turn REFERENCE, a .pth file of the ACM authors' code, into a Hugging Face checkpoint folder.
 
-    Nothing that the file names is imported or run. A .safetensors file of its model_state is read too.
+    Nothing that the file names is imported or run. REFERENCE can also be a .safetensors file of its model_state.
 
     \b
     Example:

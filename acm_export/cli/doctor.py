@@ -24,21 +24,21 @@ _STYLES = {"ok": "green", "missing": "yellow", "wrong": "red"}
 
 @click.command(short_help="Show what this machine can do and what is missing.")
 @click.option(
-    "--for", "goal", type=click.Choice(GOALS), help="Exit with 1 where this cannot work; without it always with 0."
+    "--for", "goal", type=click.Choice(GOALS), help="Exit with 1 if this cannot work here. [default: always 0]"
 )
 @click.option(
     "--plugin",
     "library",
     type=click.Path(path_type=Path),
     metavar="LIB",
-    help="Plugin library to look at; by default libacm_gated_learners.so in the current folder.",
+    help="Plugin library to check; by default libacm_gated_learners.so in the current folder.",
 )
 @verb
 def doctor(goal: str | None, library: Path | None, as_json: bool) -> None:
-    """Look at packages, runtimes, GPUs, the plugin library and disks, and say how to fix what is missing or wrong.
+    """Check packages, runtimes, GPUs, the plugin library and disks, and show how to fix what is missing or wrong.
 
-    Packages are imported and libraries loaded in processes of their own, so that a broken one is a line of the table.
-    Nothing is changed and no GPU memory is taken. Takes as long as importing what is installed, usually some seconds.
+    Packages are imported and libraries loaded in separate processes, so that a broken one is a row of the table.
+    Nothing is changed and no GPU memory is taken. It takes as long as importing the packages, usually a few seconds.
 
     \b
     Examples:

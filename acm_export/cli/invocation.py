@@ -30,13 +30,13 @@ _KEY = "acm_export.invocation"
 
 @dataclass(frozen=True)
 class Failure:
-    """Why a verb ends with another exit code than 0.
+    """Why a verb ends with an exit code other than 0.
 
     Args:
         kind: Class of the error in snake case, without ``Error``.
         message: What is wrong.
         hint: What to do about it, or None.
-        exit_code: 1 where the work failed or a check did not pass, 2 for wrong usage.
+        exit_code: 1 if the work failed or a check did not pass, 2 for wrong usage.
     """
 
     kind: str
@@ -101,7 +101,7 @@ class Invocation:
             click.echo(f"{click.style('warning:', fg='yellow')} {text}", err=True)
 
     def finish(self, failure: Failure | None) -> None:
-        """Print the JSON object, and exit where there is a failure."""
+        """Print the JSON object, and exit if there is a failure."""
         LOGGER.debug("finished after %.2f s", time.time() - self.start)
         if self.as_json and (self.content is not None or failure is not None):
             content = self.content or {}
@@ -151,7 +151,7 @@ def current() -> Invocation:
 
 
 def failure_of(error: BaseException) -> Failure:
-    """An exception as the failure that the user sees."""
+    """Convert an exception to the failure that the user sees."""
     if interrupts.received():  # whatever exception the signal turned into on its way
         return Failure("interrupted", "interrupted; existing files are unchanged")
     if isinstance(error, AcmError):
@@ -163,16 +163,16 @@ def failure_of(error: BaseException) -> Failure:
         return Failure("usage", error.format_message(), exit_code=error.exit_code)
     if _is_out_of_memory(error):
         hint = "use fewer samples or a smaller batch, or a machine with more memory"
-        return Failure("memory", f"there is not enough memory: {first_line(error)}", hint)
+        return Failure("memory", f"not enough memory: {first_line(error)}", hint)
     return Failure(
         "unexpected",
         f"unexpected {type(error).__name__}: {first_line(error)}",
-        "this is a defect of acm-export: run again with --debug and report it",
+        "this is a bug in acm-export: run again with --debug and report it",
     )
 
 
 def refuse(error: click.UsageError, args: list[str]) -> NoReturn:
-    """End with a usage error of the command line, before any verb has run."""
+    """Exit with a usage error, before any verb runs."""
     failure = Failure("usage", *describe_usage(error, args), exit_code=2)
     failure.show()
     options = args[: args.index("--")] if "--" in args else args

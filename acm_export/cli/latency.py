@@ -38,16 +38,16 @@ def _percentiles(context: click.Context, parameter: click.Parameter, values: tup
 @click.command(short_help="Time a model for each budget and for controlled routing.")
 @click.argument("model", type=_PATH, required=False)
 @click.option(
-    "--budgets", callback=numbers, metavar="B,...", help="Budgets β to time. [default: time the model as it is set]"
+    "--budgets", callback=numbers, metavar="B,...", help="Budgets β to time. [default: the current setting of MODEL]"
 )
 @click.option("--threshold", type=float, help="One τ for every gated learner, for models that are not calibrated.")
 @click.option(
     "--baseline",
     type=_PATH,
-    help="Dense model to time between the blocks: an ONNX file, engine or checkpoint, as MODEL.",
+    help="Dense model to time between blocks of MODEL: an ONNX file, an engine or a checkpoint.",
 )
 @click.option("--data", help=f"Real inputs: {DATA}. [default: random inputs]")
-@click.option("--processor", type=_PATH, help="Folder of preprocessor_config.json, for images.")
+@click.option("--processor", type=_PATH, help="Folder with preprocessor_config.json, for images.")
 @click.option("--batch", callback=_batches, default="1", show_default=True, metavar="N,...", help="Batch sizes.")
 @click.option(
     "--duration",
@@ -57,7 +57,7 @@ def _percentiles(context: click.Context, parameter: click.Parameter, values: tup
     metavar="SECONDS",
     help="Duration of the timed runs for each batch size, budget and routing, and the same for the baseline.",
 )
-@click.option("--runs", type=click.IntRange(1), metavar="N", help="Number of timed runs, in place of --duration.")
+@click.option("--runs", type=click.IntRange(1), metavar="N", help="Number of timed runs, instead of --duration.")
 @click.option(
     "--warm-up",
     type=float,
@@ -70,14 +70,14 @@ def _percentiles(context: click.Context, parameter: click.Parameter, values: tup
     multiple=True,
     callback=_percentiles,
     metavar="P,...",
-    help="Further percentiles beside p50, p90, p95 and p99, such as 99.9; may be repeated.",
+    help="Percentiles in addition to p50, p90, p95 and p99, such as 99.9; may be repeated.",
 )
 @click.option(
     "--runtime",
     type=click.Choice(_RUNTIMES),
     help="Runtime. [default: tensorrt for an engine, else onnxruntime]",
 )
-@click.option("--plugin", type=_FILE, metavar="LIB", help="Plugin library. [default: the one beside MODEL]")
+@click.option("--plugin", type=_FILE, metavar="LIB", help="Plugin library. [default: the one next to MODEL]")
 @click.option("--engine-cache", type=_PATH, metavar="DIR", help="Folder for the engines of onnxruntime-tensorrt.")
 @click.option(
     "--onnx", type=_FILE, metavar="SOURCE.onnx", help="The ONNX file that the engine was built from, to measure β."
@@ -102,7 +102,7 @@ def _percentiles(context: click.Context, parameter: click.Parameter, values: tup
     default="5%",
     show_default=True,
     metavar="P",
-    help="How much slower than before a run may be, with --compare.",
+    help="Largest accepted slowdown of a run, with --compare.",
 )
 @click.option(
     "--trtexec-times", type=_FILE, metavar="FILE", help="Read the times that trtexec exported; MODEL is not run."
@@ -111,11 +111,12 @@ def _percentiles(context: click.Context, parameter: click.Parameter, values: tup
 @click.option("--plot", type=_FILE, metavar="F.png|svg", help="Plot latency against β.")
 @verb
 def latency(model: Path | None, *, as_json: bool, **options: Any) -> None:
-    """Time MODEL, an ONNX file or an engine, with tokens routed by the gates, all least, all most, and skewed.
+    """Time MODEL, an ONNX file or an engine, with routing by the gates and with controlled routing.
 
-    Times go from inputs to outputs in host memory, after a warm-up. The baseline is timed between the blocks of the
-    model. The exit code is 1 if an assertion or comparison fails, and after an interrupt or an error of the
-    runtime, which keep the runs that are done. Measurement pitfalls: docs/measuring.md.
+    Controlled routing gives every token the fewest learners (least), all of them (most), or one of the two (skewed).
+    Times are from inputs to outputs in host memory, after a warm-up. The baseline is timed between the blocks of the
+    model. The exit code is 1 if an assertion or comparison fails, and after an interrupt or a runtime error; finished
+    runs are kept. Measurement pitfalls: docs/measuring.md.
 
     \b
     Examples:
@@ -127,7 +128,7 @@ def latency(model: Path | None, *, as_json: bool, **options: Any) -> None:
       acm-export latency m.plan --trtexec-times times.json --assert-p99 4ms
     """
     if model is None and options["trtexec_times"] is None:
-        raise click.UsageError("Missing argument 'MODEL'.")
+        raise click.UsageError("missing argument MODEL")
     if options["runtime"] == "pytorch":
         need_export_packages()
     from acm_export.base.errors import LatencyError
@@ -137,7 +138,7 @@ def latency(model: Path | None, *, as_json: bool, **options: Any) -> None:
     command = shlex.join(["acm-export", *sys.argv[1:]])
     try:
         result = measure_latency(model, **options, progress=_Steps(), command=command)
-    except ResultNotWrittenError as error:  # a full disk must not cost the numbers
+    except ResultNotWrittenError as error:  # a full disk must not lose the results
         reason = ": ".join(filter(None, (str(error), error.hint)))
         result = replace(error.result, failures=(*error.result.failures, reason))
     _show(result, as_json=as_json)

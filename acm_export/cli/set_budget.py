@@ -9,7 +9,7 @@ import click
 from acm_export.cli.common import verb, write_json
 
 
-@click.command(name="set-budget", short_help="Change how much of its learners a file runs.")
+@click.command(name="set-budget", short_help="Change how many of its learners a file runs.")
 @click.argument("model", type=click.Path(path_type=Path))
 @click.argument("budget", type=click.FloatRange(0, 1), required=False)
 @click.option(
@@ -35,11 +35,11 @@ def set_budget(
     trained: bool,
     as_json: bool,
 ) -> None:
-    """Rewrite the thresholds of MODEL, in place unless -o is given. Options that are not given keep their value.
+    """Rewrite the thresholds of MODEL, in place unless -o is given. Settings that are not given keep their value.
 
     Weights outside the file are not read. With -o in another folder, the data file there is a hard link to this one
     if the file system supports it, and otherwise a copy. BUDGET, the share of the learner FLOPs, needs a calibrated
-    file; in a portable file with a budget input it becomes the default.
+    file; in a portable file with a budget input, it becomes the default.
 
     \b
     Examples:

@@ -1,4 +1,4 @@
-"""Wrong command lines in the words of the other errors: what is wrong, and the next command."""
+"""Usage errors, worded like all other errors: what is wrong, and the next command."""
 
 from __future__ import annotations
 
@@ -50,12 +50,12 @@ def describe_usage(error: click.UsageError, args: Sequence[str]) -> tuple[str, s
 
 
 def _name(parameter: click.Parameter) -> str:
-    """As the user writes it."""
+    """The parameter as the user writes it."""
     return parameter.human_readable_name if isinstance(parameter, click.Argument) else "/".join(parameter.opts)
 
 
 def _negative(command: click.Command | None, verb: str | None, args: Sequence[str]) -> tuple[str, str] | None:
-    """A negative number, which click takes for an option, where an argument is a number."""
+    """The error for a negative number given as a numeric argument, which click takes for an option."""
     token = next((arg for arg in args if _NEGATIVE_NUMBER.fullmatch(arg)), None)
     argument = next((a for a in _arguments(command) if isinstance(a.type, click.FloatRange | click.IntRange)), None)
     if token is None or argument is None:
@@ -67,7 +67,7 @@ def _negative(command: click.Command | None, verb: str | None, args: Sequence[st
 
 
 def _argument(option: str, command: click.Command | None, verb: str | None) -> tuple[str, str] | None:
-    """An option named like an argument."""
+    """The error for an option named like an argument."""
     argument = next((a for a in _arguments(command) if f"--{a.name}".replace("_", "-") == option), None)
     if argument is None:
         return None

@@ -21,7 +21,7 @@ from acm_export.cli.common import DATA, need_export_packages, verb, write_json, 
     type=click.IntRange(1),
     default=4,
     show_default=True,
-    help="Number of samples to run; at most those of --data.",
+    help="Number of samples to run; fewer if --data has fewer.",
 )
 @click.option("--atol", type=click.FloatRange(0), help="Largest accepted absolute error.")
 @verb

@@ -1,1 +1,1 @@
-"""The data a user brings: one reader and one grammar of --data for every verb."""
+"""User data: one reader and one grammar of --data for every verb."""

@@ -23,7 +23,7 @@ _KINDS: dict[int, tuple[np.dtype, float]] = {
     2: (np.dtype("<i2"), 32768.0),
     4: (np.dtype("<i4"), 2147483648.0),
 }
-"""Type and full scale of the samples of a .wav, by their bytes."""
+"""dtype and full scale of .wav samples, by bytes per sample."""
 
 
 class AudioFolder:
@@ -38,14 +38,14 @@ class AudioFolder:
         transcribed: Whether to read transcripts; without them samples have no labels.
 
     Raises:
-        UsageError: There is no sound, no transcript, or a letter that the vocabulary lacks.
+        UsageError: The folder has no sounds, a sound has no transcript, or a letter is not in the vocabulary.
     """
 
     def __init__(self, folder: Path, process: SpeechProcessor, *, transcribed: bool = True) -> None:
         self.name = str(folder)
         paths = sorted(p for p in folder.rglob("*") if p.suffix.lower() in SOUND_SUFFIXES)
         if not paths:
-            raise UsageError(f"{folder} holds no sound ({', '.join(SOUND_SUFFIXES)})")
+            raise UsageError(f"{folder} has no sounds ({', '.join(SOUND_SUFFIXES)})")
         listed = _listed(folder) if transcribed else {}
         self._files = [(p, process.labels(_transcript(p, listed), str(p)) if transcribed else None) for p in paths]
         self._process = process
@@ -54,10 +54,10 @@ class AudioFolder:
         return len(self._files)
 
     def __getitem__(self, index: int) -> dict[str, np.ndarray]:
-        """One sample.
+        """Read one sample.
 
         Raises:
-            UsageError: The file cannot be read, or has another sampling rate than the model takes.
+            UsageError: The file cannot be read, or its sampling rate is not the model's.
         """
         path, labels = self._files[index]
         values, rate = _read(path)
@@ -99,7 +99,7 @@ def read_encoded(file: object, name: str) -> tuple[np.ndarray, int]:
     try:
         values, rate = soundfile.read(file, dtype="float32", always_2d=True)
     except (soundfile.SoundFileError, OSError) as error:
-        raise UsageError(f"{name} is not a sound that can be read: {error}") from error
+        raise UsageError(f"cannot read the sound {name}: {error}") from error
     return values.mean(1), int(rate)
 
 
@@ -112,9 +112,9 @@ def _read(path: Path) -> tuple[np.ndarray, int]:
             width, channels, rate = sound.getsampwidth(), sound.getnchannels(), sound.getframerate()
             content = sound.readframes(sound.getnframes())
     except (wave.Error, EOFError, OSError) as error:
-        raise UsageError(f"{path} is not a .wav that can be read: {error}") from error
+        raise UsageError(f"cannot read {path} as a .wav file: {error}") from error
     if width not in _KINDS:
-        raise UsageError(f"{path} has {8 * width} bits per sample; 8, 16 and 32 can be read")
+        raise UsageError(f"{path} has {8 * width} bits per sample; expected 8, 16 or 32")
     kind, full_scale = _KINDS[width]
     numbers = np.frombuffer(content, kind).astype(np.float32) - (128 if width == 1 else 0)
     return numbers.reshape(-1, channels).mean(1) / full_scale, rate

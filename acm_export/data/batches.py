@@ -1,4 +1,4 @@
-"""What a model takes, and batches of samples for it."""
+"""Inputs of a model, and batches of samples for them."""
 
 from __future__ import annotations
 
@@ -27,8 +27,8 @@ class GraphInput:
         name: Name of the input.
         shape: Size of each dimension, the batch first; dynamic dimensions have a name.
         dtype: Type of its elements.
-        below: Bound of the values of an integer input, such as the size of the vocabulary; None where none is known.
-        lengths: Smallest and largest size of dynamic dimensions, by name; None for no largest size.
+        below: Exclusive bound of the values of an integer input, such as the size of the vocabulary; None if unknown.
+        lengths: Smallest and largest size of dynamic dimensions, by name; None means no limit.
     """
 
     name: str
@@ -50,7 +50,7 @@ class Batch:
 
     Args:
         feeds: One array for each input of the model, ``[samples, ...]``.
-        labels: ``[samples]`` or ``[samples, labels]``; None where a sample has none.
+        labels: ``[samples]`` or ``[samples, labels]``; None without labels.
     """
 
     feeds: Arrays
@@ -68,7 +68,7 @@ class Batch:
         return labels if labels is not None and labels.ndim == 1 and labels.dtype.kind == "i" else None
 
     def rows(self, chosen: slice) -> Batch:
-        """Some of the samples."""
+        """A slice of the samples."""
         labels = None if self.labels is None else self.labels[chosen]
         return Batch({name: array[chosen] for name, array in self.feeds.items()}, labels)
 
@@ -115,7 +115,7 @@ def _axis(attributes: Iterable[onnx.AttributeProto]) -> int:
 
 
 def draw(rng: np.random.Generator, value: GraphInput, shape: Sequence[int]) -> np.ndarray:
-    """A random input where there are no real ones: standard normal floats, ones for whole numbers and booleans."""
+    """Draw a random input, used without real data: standard normal floats, ones for integers and booleans."""
     if value.dtype.kind == "f":
         return rng.standard_normal(shape).astype(value.dtype)
     return np.ones(shape, value.dtype)

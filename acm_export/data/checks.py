@@ -1,4 +1,4 @@
-"""Whether samples fit a model: one check and one error per mistake, for every verb."""
+"""Check that samples fit a model: one check and one error per mistake, for every verb."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     from acm_export.data.batches import GraphInput
 
 BRIGHTEST = 16
-"""Normalised pixels are smaller: (1 - mean) / std is, for every std above 1/16, and at most 2.64 with ImageNet's."""
+"""Normalised pixels are smaller: (1 - mean) / std is, for every std above 1/16, and at most 2.64 for ImageNet."""
 
 
 def check_rows(
@@ -28,8 +28,8 @@ def check_rows(
     Args:
         value: The input.
         rows: ``[samples, ...]``.
-        where: From a row to the name of its sample, for errors.
-        raw_pixels: The model takes pixels from 0 to 255.
+        where: Names the sample of a row, for errors.
+        raw_pixels: Whether the model takes pixels from 0 to 255.
 
     Returns:
         The rows in the dtype that the model takes.
@@ -55,8 +55,8 @@ def _check_shape(value: GraphInput, rows: np.ndarray, where: str) -> None:
         hint = None
         if len(have) == len(want) + 1:
             hint = (
-                "a sample has no batch axis: give one mapping for each sample, and for a batch of processors, which "
-                "add that axis with return_tensors, its rows"
+                "samples have no batch axis: give one mapping per sample; a processor adds the axis with "
+                "return_tensors, so give the rows of its batch"
             )
         raise UsageError(f"{where}: {_mismatch(value, rows)}", hint)
     for given, size in zip(have, want, strict=True):
@@ -64,7 +64,7 @@ def _check_shape(value: GraphInput, rows: np.ndarray, where: str) -> None:
         if given < least or (most is not None and given > most):
             allowed = f"at least {least}" if most is None else f"{least} to {most}"
             raise UsageError(
-                f"{where}: {value.name} has {given} {size}, the model takes {allowed}", "cut it or leave it out"
+                f"{where}: {value.name} has {given} {size}; the model takes {allowed}", "truncate it or leave it out"
             )
 
 
@@ -80,20 +80,20 @@ def _check_dtype(value: GraphInput, rows: np.ndarray, where: str) -> None:
 def _check_values(value: GraphInput, rows: np.ndarray, cast: np.ndarray, where: Callable[[int], str]) -> None:
     if value.dtype.kind == "f":
         if (row := _first(~np.isfinite(rows))) is not None:
-            raise UsageError(f"{where(row)}: {value.name} holds NaN or infinity", "leave such samples out")
+            raise UsageError(f"{where(row)}: {value.name} contains NaN or infinity", "leave those samples out")
         if (row := _first(~np.isfinite(cast))) is not None:
-            raise UsageError(f"{where(row)}: {value.name} holds values beyond {value.dtype}, which the model takes")
+            raise UsageError(f"{where(row)}: {value.name} has values out of range for {value.dtype}, the model's dtype")
         return
     if (row := _first(np.not_equal(cast, rows))) is not None:
-        raise UsageError(f"{where(row)}: {value.name} holds values beyond {value.dtype}, which the model takes")
+        raise UsageError(f"{where(row)}: {value.name} has values out of range for {value.dtype}, the model's dtype")
     if value.below is not None and (row := _first(np.asarray((cast < 0) | (cast >= value.below)))) is not None:
         bad = int(cast[row].min()) if cast[row].min() < 0 else int(cast[row].max())
         raise UsageError(
-            f"{where(row)}: {value.name} holds {bad}, the model takes 0 to {value.below - 1}",
-            "use the tokenizer that belongs to this model" if value.name == "input_ids" else None,
+            f"{where(row)}: {value.name} contains {bad}; the model takes 0 to {value.below - 1}",
+            "use this model's tokenizer" if value.name == "input_ids" else None,
         )
     if value.name == MASK and (row := _first(np.asarray(~cast.astype(bool).any(-1)))) is not None:
-        raise UsageError(f"{where(row)}: {MASK} masks the whole sample", "leave such samples out")
+        raise UsageError(f"{where(row)}: {MASK} masks the whole sample", "leave those samples out")
 
 
 def _refuse_raw_pixels(value: GraphInput, rows: np.ndarray, where: Callable[[int], str]) -> None:
@@ -121,8 +121,8 @@ def missing_inputs(where: str, held: Iterable[str], missing: Iterable[str]) -> U
 
     Args:
         where: Name of the sample or file.
-        held: Names of what is there.
-        missing: Names of what is not.
+        held: Names of the arrays that are there.
+        missing: Names of the missing arrays.
     """
     return UsageError(
         f"{where} has {', '.join(sorted(held)) or 'nothing'}; the model takes {', '.join(missing)}",
@@ -134,10 +134,10 @@ def label_rows(rows: np.ndarray, where: str) -> np.ndarray:
     """Labels of samples as int64 or float32 ``[samples, ...]``.
 
     Raises:
-        UsageError: They are not numbers.
+        UsageError: The labels are not numbers.
     """
     if rows.dtype.kind not in "iuf":
-        raise UsageError(f"{where}: labels are {rows.dtype}, expected numbers", "number the classes from 0")
+        raise UsageError(f"{where}: labels are {rows.dtype}; expected numbers", "number the classes from 0")
     return rows.astype(np.float32 if rows.dtype.kind == "f" else np.int64)
 
 
@@ -155,7 +155,7 @@ def check_classes(labels: NDArray[np.int64], classes: int) -> None:
     if len(bad):
         raise UsageError(
             f"label {int(bad[0])} is out of range: the model has {classes} classes, 0 to {classes - 1}",
-            "number the classes as in the training of the model, or leave labels out",
+            "number the classes as in the model's training, or leave labels out",
         )
 
 
@@ -168,7 +168,7 @@ def _first(wrong: NDArray[np.bool_]) -> int | None:
 
 def _mismatch(value: GraphInput, rows: np.ndarray) -> str:
     expected = f"{value.dtype} [{', '.join(map(str, value.shape[1:]))}]"
-    return f"{value.name} is {_kind(rows)}, the model takes {expected}"
+    return f"{value.name} is {_kind(rows)}; the model takes {expected}"
 
 
 def _kind(rows: np.ndarray) -> str:

@@ -1,4 +1,4 @@
-"""Samples of different lengths become one batch: padded at the end, and masked there."""
+"""Stack samples of different lengths into one batch, padded at the end and masked there."""
 
 from __future__ import annotations
 
@@ -19,18 +19,18 @@ Value = TypeVar("Value")
 
 LABELS = "labels"
 NO_LABEL = -100
-"""PyTorch's losses ignore it; it pads the labels of samples that have fewer than others."""
+"""Label that PyTorch's losses ignore; pads the labels of samples that have fewer than others."""
 
 
 def collate(samples: Sequence[Mapping[str, np.ndarray]], inputs: Sequence[GraphInput]) -> Batch:
-    """Stack samples; sequences are padded with zeros at the end, which leaves them out of the attention mask.
+    """Stack samples; sequences and their attention mask are padded with zeros at the end.
 
     Args:
         samples: Arrays without a batch axis, as :class:`Dataset` gives them; at least one.
         inputs: Inputs of the model.
 
     Raises:
-        UsageError: Samples differ in more than their length, or in their length where the model takes no mask.
+        UsageError: Samples differ in more than their length, or in their length although the model takes no mask.
     """
     masked = any(value.name == MASK for value in inputs)
     feeds = {value.name: _stack(value, [sample[value.name] for sample in samples], masked) for value in inputs}
@@ -39,7 +39,7 @@ def collate(samples: Sequence[Mapping[str, np.ndarray]], inputs: Sequence[GraphI
 
 
 def model_inputs(batch: Mapping[str, Value]) -> dict[str, Value]:
-    """The inputs of a model in a batch: all but the labels."""
+    """The model inputs in a batch: everything except the labels."""
     return {name: value for name, value in batch.items() if name != LABELS}
 
 
@@ -48,7 +48,7 @@ def _stack(value: GraphInput, arrays: Sequence[np.ndarray], masked: bool) -> np.
     if len(shapes) == 1:
         return np.stack(arrays)
     if len(value.shape) != 2:
-        hint = "give images of one size, or processor settings that crop them" if value.is_image else None
+        hint = "give images of equal size, or processor settings that crop them" if value.is_image else None
         raise UsageError(
             f"{value.name} has samples of the shapes {list(shapes[0])} and {list(shapes[-1])}; only sequences of "
             "numbers are padded",
@@ -58,7 +58,7 @@ def _stack(value: GraphInput, arrays: Sequence[np.ndarray], masked: bool) -> np.
         raise UsageError(
             f"{value.name} has samples of {shapes[0][0]} to {shapes[-1][0]} values, and the model takes no "
             "attention_mask that would mark padding",
-            "give samples of one length, or one sample at a time: --batch 1",
+            "give samples of equal length, or one sample at a time: --batch 1",
         )
     return pad(arrays, 0)
 
@@ -77,7 +77,7 @@ def pad(arrays: Sequence[np.ndarray], fill: int, length: int | None = None) -> n
 
     Args:
         arrays: One-dimensional arrays.
-        fill: Value behind the end of a sequence.
+        fill: Value after the end of a sequence.
         length: Length of the result; by default that of the longest sequence.
 
     Returns:

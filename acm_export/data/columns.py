@@ -1,4 +1,4 @@
-"""Columns of a dataset, such as images, sounds, transcripts and classes, become inputs and labels of a model."""
+"""Turn columns of a dataset, such as images, sounds, transcripts and classes, into inputs and labels of a model."""
 
 from __future__ import annotations
 
@@ -28,15 +28,15 @@ _TOKENS, _SPECTROGRAM = "input_ids", "input_features"
 
 
 class Columns:
-    """Makes the inputs that a sample lacks; those that it has are left as they are.
+    """Makes the inputs that a sample lacks, and leaves the others unchanged.
 
-    ``pixel_values`` come from an image of PIL, ``input_values`` from a sound, ``labels`` from its transcript or from
+    ``pixel_values`` come from a PIL image, ``input_values`` from a sound, ``labels`` from its transcript or from
     the number of a class.
 
     Args:
         inputs: Names of the model's inputs.
         model_folder: Folder with the settings of processors and the vocabulary.
-        processor: Folder or file of the image processor's settings, where they are elsewhere.
+        processor: Folder or file of the image processor's settings, if they are elsewhere.
         transcribed: Whether transcripts become labels.
     """
 
@@ -83,13 +83,13 @@ class Columns:
     def _pixels(self, image: Any, column: str, name: str) -> np.ndarray:
         if not _is_image(image):
             raise UsageError(
-                f"{name} has {type(image).__name__} in the column {column}, expected an image of PIL",
+                f"{name} has {type(image).__name__} in the column {column}; expected a PIL image",
                 f'return dataset.with_format(None).cast_column("{column}", datasets.Image())',
             )
         try:
             return self._images(image)
-        except OSError as error:  # of a file that PIL reads only now
-            raise UsageError(f"the column {column} of {name} is not an image that can be read: {error}") from error
+        except OSError as error:  # PIL reads the file only now
+            raise UsageError(f"cannot read the image in the column {column} of {name}: {error}") from error
 
 
 def _image_column(sample: Mapping[str, object], name: str) -> str | None:
@@ -100,7 +100,7 @@ def _image_column(sample: Mapping[str, object], name: str) -> str | None:
     if len(images) > 1:
         raise UsageError(
             f"{name} has images in the columns {', '.join(images)}",
-            f'name the one that is meant "image": dataset.rename_column("{images[0]}", "image")',
+            f'rename the right one to "image": dataset.rename_column("{images[0]}", "image")',
         )
     return images[0] if images else None
 
@@ -115,11 +115,11 @@ def _decoded(sound: Any, name: str) -> tuple[np.ndarray, int]:
     if isinstance(sound, Mapping) and "array" not in sound:
         content, path = sound.get("bytes"), sound.get("path")
         if content is None and path is None:
-            raise UsageError(f"{name} has {', '.join(map(str, sound)) or 'nothing'}, expected array and sampling_rate")
+            raise UsageError(f"{name} has {', '.join(map(str, sound)) or 'nothing'}; expected array and sampling_rate")
         return read_encoded(path if content is None else io.BytesIO(content), name)
     try:
         return np.asarray(sound["array"], np.float32), int(sound["sampling_rate"])
-    except Exception as error:  # whatever a decoder raises, or a column of another kind
+    except Exception as error:  # a decoder may raise anything, and so may a column of another type
         raise UsageError(f"{name} is not a sound: {type(error).__name__}: {error}") from error
 
 
@@ -127,12 +127,12 @@ def _refuse_unprocessed(missing: Collection[str], sample: Mapping[str, object], 
     texts = [column for column, value in sample.items() if isinstance(value, str)]
     if _TOKENS in missing and texts:
         raise UsageError(
-            f"{name} has text in {', '.join(texts)}, and no {_TOKENS}: text is not tokenised here",
+            f"{name} has text in {', '.join(texts)} but no {_TOKENS}: acm-export does not tokenise text",
             f'return dataset.map(lambda row: tokenizer(row["{texts[0]}"], truncation=True))',
         )
     if _SPECTROGRAM in missing and _SOUND in sample:
         raise UsageError(
-            f"{name} has sound in {_SOUND}, and no {_SPECTROGRAM}: spectrograms are not computed here",
+            f"{name} has sound in {_SOUND} but no {_SPECTROGRAM}: acm-export does not compute spectrograms",
             'return dataset.map(lambda row: {"input_features": extractor(row["audio"]["array"], '
             "sampling_rate=16000).input_features[0]})",
         )

@@ -1,4 +1,4 @@
-"""Samples of a user for a model: checked, by number or as batches, and the samples that are held out."""
+"""A user's samples for a model: checked, by index or in batches, and split into used and held-out samples."""
 
 from __future__ import annotations
 
@@ -21,14 +21,14 @@ if TYPE_CHECKING:
     from acm_export.data.batches import GraphInput
 
 HOLD_OUT_EVERY = 5
-"""One sample of five is held out, by every verb: 20% measure an accuracy or a budget with about twice the error of the
-rest. The same samples each time, so that `calibrate` checks its table on samples that `acmize` did not train on."""
+"""Every verb holds out one sample in five: 20% measure an accuracy or a budget with about twice the error of the
+rest. They are always the same, so that `calibrate` checks its table on samples that `acmize` did not train on."""
 
 _GOLDEN_RATIO = 2654435769
 """2^32 ÷ φ: its multiples are spread evenly and repeat no short pattern (Knuth, TAOCP 3, 6.4)."""
 
 _OPTIONAL = {MASK: 1, "token_type_ids": 0}
-"""Inputs that a sample may lack, and the value that stands for them."""
+"""Optional inputs, and their values in samples that lack them."""
 
 _DIGESTED = 256
 
@@ -36,8 +36,8 @@ _DIGESTED = 256
 class Reader(Protocol):
     """Samples as they come from a file or a function: values by name, labels under ``labels``.
 
-    The same each time. A reader may have ``labels``, those of all samples ``[samples]``, where they can be had at once;
-    and ``rows``, which gives several samples of one shape as arrays ``[samples, ...]``.
+    Reading is repeatable. A reader may have ``labels``, the labels of all samples ``[samples]``, if they are available
+    without reading the samples; and ``rows``, which reads several samples of one shape as arrays ``[samples, ...]``.
     """
 
     @property
@@ -50,13 +50,13 @@ class Reader(Protocol):
 
 
 class Dataset:
-    """Samples for a model; a map-style dataset of PyTorch too.
+    """Samples for a model; also a map-style PyTorch dataset.
 
     Args:
         reader: Where samples come from.
-        inputs: Inputs of the model; other entries of a sample are left out, but for its labels.
+        inputs: Inputs of the model; other entries of a sample are ignored, except its labels.
         indices: Samples to use; all by default.
-        raw_pixels: Images may have pixels from 0 to 255, because the model takes such.
+        raw_pixels: Images may have pixels from 0 to 255, because the model takes them.
     """
 
     def __init__(
@@ -76,10 +76,10 @@ class Dataset:
         return len(self._indices)
 
     def __getitem__(self, index: int) -> Arrays:
-        """One sample: the model's inputs in its dtypes, without a batch axis, and ``labels`` where there are any.
+        """One sample: the model's inputs in its dtypes, without a batch axis, and ``labels`` if it has any.
 
         Raises:
-            UsageError: It cannot be read, or does not fit the model.
+            UsageError: The sample cannot be read, or does not fit the model.
         """
         place = int(self._indices[index])
         where = f"sample {place} of {self.name}"
@@ -90,23 +90,23 @@ class Dataset:
 
     @property
     def labels(self) -> np.ndarray | None:
-        """Labels of all samples, where they can be had without reading them."""
+        """Labels of all samples, or None if they are only available by reading the samples."""
         labels = getattr(self._reader, "labels", None)
         return labels[self._indices] if isinstance(labels, np.ndarray) else None
 
     def take(self, indices: NDArray[np.int64]) -> Dataset:
-        """Some of the samples."""
+        """A subset of the samples."""
         return Dataset(self._reader, self.inputs, self._indices[indices], raw_pixels=self._raw_pixels)
 
     def spread(self, samples: int) -> Dataset:
-        """So many samples at most, spread evenly."""
+        """At most this many samples, spread evenly."""
         return self.take(spread(len(self), samples))
 
     def split(self) -> tuple[Dataset, Dataset]:
-        """Samples to work with, and those held out (:func:`held_out`).
+        """Split into the samples to use and those held out (:func:`held_out`).
 
         Raises:
-            UsageError: There are too few to hold any out.
+            UsageError: There are too few samples to hold one out.
         """
         marks = held_out(len(self))
         if not marks.any():
@@ -139,7 +139,7 @@ class Dataset:
         return found.hexdigest()
 
     def _checked(self, rows: Mapping[str, np.ndarray], held: Mapping[str, object], places: Sequence[int]) -> Arrays:
-        """Samples of one shape, ``[samples, ...]``, in what the model takes."""
+        """Check samples of one shape, ``[samples, ...]``, and convert them to the model's dtypes."""
 
         def where(row: int) -> str:
             return f"sample {places[row]} of {self.name}"
@@ -165,7 +165,7 @@ class Dataset:
         return found
 
     def _padded(self, value: GraphInput, rows: np.ndarray) -> np.ndarray:
-        """Sequences in the length of an input whose length is fixed, where a mask marks the padding."""
+        """Pad sequences to the fixed length of an input, if a mask marks the padding."""
         length = value.shape[-1]
         sequences = rows.ndim == len(value.shape) == 2 and rows.dtype.kind in "fiub"
         if not (self._masked and sequences and isinstance(length, int)):
@@ -174,9 +174,9 @@ class Dataset:
 
 
 def held_out(samples: int) -> NDArray[np.bool_]:
-    """Which samples are held out: one of each five in a row, at a place that changes from five to five.
+    """Choose the held-out samples: one in each group of five, at a position that changes from group to group.
 
-    A fixed place would hold out a single class where classes alternate, as those of image folders do.
+    A fixed position could hold out a single class if classes alternate, as in image folders.
 
     Args:
         samples: Number of samples.
@@ -194,7 +194,7 @@ def spread(total: int, wanted: int) -> NDArray[np.int64]:
 
 
 def add_to_digest(digest: hashlib._Hash, sample: Mapping[str, np.ndarray]) -> None:
-    """Update a hash of :mod:`hashlib` with a sample, whatever the order of its entries."""
+    """Update a :mod:`hashlib` hash with a sample, independent of the order of its entries."""
     for name in sorted(sample):
         array = np.ascontiguousarray(sample[name])
         digest.update(f"{name}:{array.dtype}{array.shape}".encode())
@@ -204,5 +204,5 @@ def add_to_digest(digest: hashlib._Hash, sample: Mapping[str, np.ndarray]) -> No
 def _as_array(name: str, value: object, where: str) -> np.ndarray:
     try:
         return np.asarray(value)
-    except (ValueError, TypeError, RuntimeError) as error:  # uneven lists; tensors of a GPU, or with gradients
+    except (ValueError, TypeError, RuntimeError) as error:  # ragged lists, GPU tensors, tensors with gradients
         raise UsageError(f"{where}: {name} is not an array: {error}") from error

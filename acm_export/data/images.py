@@ -1,4 +1,4 @@
-"""Images on disk, one folder for each class or all in one, and the processor that is saved with a checkpoint."""
+"""Images on disk, in one folder per class or all in one, and the image processor saved with a checkpoint."""
 
 from __future__ import annotations
 
@@ -26,13 +26,13 @@ IMAGE_SUFFIXES = {".png", ".jpg", ".jpeg", ".bmp", ".webp", ".tif", ".tiff"}
 class ImageFolder:
     """Images on disk.
 
-    Subfolders are classes, numbered in the order of their names, or by their names where all are numbers. Classes
+    Subfolders are classes, numbered in the order of their names, or by their names if all are numbers. Classes
     alternate, so that the first n samples hold all of them.
 
     Args:
         folder: Folder of images, or of one subfolder of images for each class.
-        processor: File or folder of the image processor's settings; None where the user named none.
-        model_folder: Folder in which settings are looked for if there are none in ``folder``.
+        processor: File or folder of the image processor's settings; None if the user named none.
+        model_folder: Folder to search for settings if there are none in ``folder``.
 
     Raises:
         UsageError: There are no images or no settings.
@@ -42,12 +42,12 @@ class ImageFolder:
         self.name = str(folder)
         self.files = _labelled_files(folder)
         if not self.files:
-            raise UsageError(f"{folder} holds no images ({', '.join(sorted(IMAGE_SUFFIXES))})")
+            raise UsageError(f"{folder} has no images ({', '.join(sorted(IMAGE_SUFFIXES))})")
         self._process = ImageProcessor(find_settings(processor, folder, model_folder))
 
     @property
     def labels(self) -> np.ndarray | None:
-        """Classes of all images, int64 ``[images]``; None where there are none."""
+        """Classes of all images, int64 ``[images]``; None without classes."""
         found = [label for _, label in self.files if label is not None]
         return np.array(found, np.int64) if found else None
 
@@ -55,7 +55,7 @@ class ImageFolder:
         return len(self.files)
 
     def __getitem__(self, index: int) -> Arrays:
-        """``pixel_values`` float32 ``[channels, height, width]``, and ``labels`` where there are classes."""
+        """``pixel_values`` float32 ``[channels, height, width]``, and ``labels`` if there are classes."""
         path, label = self.files[index]
         arrays: Arrays = {PIXELS: self._process(_read(path))}
         if label is not None:
@@ -86,7 +86,7 @@ def _read(path: Path) -> Image:
         with image_module.open(path) as image:
             image.load()
     except (OSError, ValueError, image_module.DecompressionBombError) as error:
-        raise UsageError(f"{path} is not an image that can be read: {error}") from error
+        raise UsageError(f"cannot read the image {path}: {error}") from error
     return image
 
 
@@ -94,11 +94,11 @@ def find_settings(processor: Path | None, *folders: Path) -> Path:
     """Find the settings of an image processor.
 
     Args:
-        processor: File or folder of the settings; None where the user named none.
-        folders: Folders to look in then, the first one first.
+        processor: File or folder of the settings; None if the user named none.
+        folders: Folders to search otherwise, in this order.
 
     Raises:
-        UsageError: They are in none of them.
+        UsageError: There are no settings in any of them.
     """
     if processor is not None:
         places = [processor if processor.is_file() else processor / SETTINGS]
@@ -114,11 +114,11 @@ def find_settings(processor: Path | None, *folders: Path) -> Path:
 
 
 def takes_raw_pixels(processor: Path | None, *folders: Path) -> bool:
-    """Whether the settings of an image processor leave pixels from 0 to 255; False where there are no settings.
+    """Whether the settings of an image processor leave pixels from 0 to 255; False without settings.
 
     Args:
-        processor: File or folder of the settings; None where the user named none.
-        folders: Folders to look in then, the first one first.
+        processor: File or folder of the settings; None if the user named none.
+        folders: Folders to search otherwise, in this order.
     """
     try:
         return ImageProcessor(find_settings(processor, *folders)).brightest > BRIGHTEST
@@ -133,7 +133,7 @@ class ImageProcessor:
         path: Path of preprocessor_config.json.
 
     Raises:
-        UsageError: It has no settings of an image processor.
+        UsageError: The file has no image processor settings.
     """
 
     def __init__(self, path: Path) -> None:
@@ -149,7 +149,7 @@ class ImageProcessor:
             self._mean = np.array(settings["image_mean"] if normalize else [0.0], np.float32)
             self._std = np.array(settings["image_std"] if normalize else [1.0], np.float32)
         except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
-            raise UsageError(f"{path} has no settings of an image processor: {error!r}") from error
+            raise UsageError(f"{path} has no image processor settings: {error!r}") from error
         self._mode = "L" if self._mean.size == 1 and normalize else "RGB"
 
     @property
@@ -158,7 +158,7 @@ class ImageProcessor:
         return float(((255 * self._scale - self._mean) / self._std).max())
 
     def __call__(self, image: Image) -> np.ndarray:
-        """Process an image of PIL; returns float32 ``[channels, height, width]``."""
+        """Process a PIL image; returns float32 ``[channels, height, width]``."""
         image = image.convert(self._mode)
         if self._size is not None:
             image = image.resize(self._size[::-1], self._resample)
@@ -174,7 +174,7 @@ class ImageProcessor:
 
 
 def _height_width(size: Any) -> tuple[int, int] | None:
-    """Height and width from any form that settings have; None where only the shortest edge is given."""
+    """Height and width from any form of the size setting; None if it gives only the shortest edge."""
     if isinstance(size, int):
         return size, size
     if "height" in size:

@@ -22,7 +22,7 @@ if TYPE_CHECKING:
     from acm_export.data.batches import Arrays
 
 _LOCAL_HEADER = struct.Struct("<26xHH")
-"""Header of a zip entry, of which the lengths of its name and of its extra field are needed."""
+"""Header of a zip entry; only the lengths of its name and extra field are read."""
 
 _UNREADABLE = (
     OSError,
@@ -38,21 +38,21 @@ _UNREADABLE = (
     zlib.error,
     struct.error,
 )
-"""What zipfile and numpy raise for a broken file."""
+"""Exceptions that zipfile and numpy raise for a broken file."""
 
 
 def open_npz(path: Path, names: Collection[str]) -> tuple[Arrays, list[str]]:
-    """Open an ``.npz`` file; nothing in it is executed, and only what is used of an array is read.
+    """Open an ``.npz`` file; nothing in it is executed, and arrays are read only where they are used.
 
     Args:
         path: File written by ``numpy.savez``.
-        names: Names of the arrays of interest; others are not looked at.
+        names: Names of the arrays to open; others are ignored.
 
     Returns:
         The arrays by name, and the names of all arrays of the file.
 
     Raises:
-        UsageError: It is not such a file.
+        UsageError: The file is not an .npz file of plain arrays.
     """
     try:
         with zipfile.ZipFile(path) as archive:
@@ -78,7 +78,7 @@ def _open_array(path: Path, archive: zipfile.ZipFile, name: str) -> np.ndarray:
     if not shape or dtype.hasobject:
         raise ValueError(f"{name} is {dtype} {list(shape)}")
     if start + nbytes != entry.file_size:
-        raise EOFError(f"{name} has {entry.file_size - start} bytes, expected {nbytes}")
+        raise EOFError(f"{name} has {entry.file_size - start} bytes; expected {nbytes}")
     if not nbytes:
         return np.empty(shape, dtype)
     order: Any = "F" if fortran else "C"
@@ -88,7 +88,7 @@ def _open_array(path: Path, archive: zipfile.ZipFile, name: str) -> np.ndarray:
 
 @contextmanager
 def _stored(path: Path, archive: zipfile.ZipFile, entry: zipfile.ZipInfo) -> Iterator[tuple[IO[bytes], int]]:
-    """A file that holds an entry uncompressed, and where: the archive itself, or a temporary copy."""
+    """Open a file with the uncompressed entry, and give its offset: in the archive itself or in a temporary copy."""
     if entry.compress_type == zipfile.ZIP_STORED:
         with path.open("rb") as file:
             file.seek(entry.header_offset)

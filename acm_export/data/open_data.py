@@ -1,4 +1,4 @@
-"""The data that a user names: a file, a folder, a function, or samples themselves."""
+"""Open the data that a user gives: a file, a folder, a function, or the samples themselves."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ if TYPE_CHECKING:
 
 
 class Samples(Protocol):
-    """A dataset of Hugging Face or PyTorch, a list: samples by number."""
+    """Samples by index: a Hugging Face or PyTorch dataset, or a list."""
 
     def __len__(self) -> int: ...
 
@@ -43,7 +43,7 @@ class Samples(Protocol):
 Data = str | os.PathLike[str] | Samples | Iterable[object]
 """What a user may give as data: the text of ``--data``, or samples: a dataset, an iterable, or a mapping of arrays."""
 
-GRAMMAR = "an .npz file, a folder of images or sounds, a folder of datasets.save_to_disk, or module:function"
+GRAMMAR = "an .npz file, a folder of images or sounds, a dataset folder from save_to_disk, or module:function"
 
 
 def open_data(
@@ -63,15 +63,15 @@ def open_data(
             saved by Hugging Face ``datasets``; ``module:function``, a function that returns or yields samples; or the
             samples themselves: a dataset, an iterable of mappings, or a mapping of arrays with one row per sample.
         inputs: Inputs of the model.
-        model_folder: Folder in which the settings of processors and the vocabulary are looked for.
-        processor: Folder or file of the settings of the image or sound processor, where they are elsewhere.
+        model_folder: Folder with the settings of processors and the vocabulary.
+        processor: Folder or file of the settings of the image or sound processor, if they are elsewhere.
         option: Option that names the data, for errors.
-        limit: Samples to use at most, the first ones; of iterables no more are read.
+        limit: Largest number of samples; the first ones are used, and no more are read from an iterable.
         transcripts: Whether sounds need transcripts, as labels.
 
     Raises:
-        UsageError: It is none of these, is broken, or holds no samples.
-        MissingDependencyError: A package that reads it is not installed.
+        UsageError: The data are of another kind, broken, or empty.
+        MissingDependencyError: A package that reads the data is not installed.
     """
     if isinstance(data, Dataset):
         return data
@@ -104,7 +104,7 @@ class _ArrayRows:
 
     Args:
         name: Name for errors and reports.
-        arrays: Arrays that are of use, by name.
+        arrays: Arrays to use, by name.
         held: Names of all arrays of the file.
         needed: Names of the model's inputs.
     """
@@ -130,7 +130,7 @@ class _ArrayRows:
 
 
 class _Sequence:
-    """A dataset of Hugging Face or PyTorch, or a list of mappings."""
+    """A Hugging Face or PyTorch dataset, or a list of mappings."""
 
     def __init__(self, name: str, items: Any, columns: Columns) -> None:
         self.name, self._items, self._columns = name, items, columns
@@ -141,11 +141,11 @@ class _Sequence:
     def __getitem__(self, index: int) -> Mapping[str, object]:
         try:
             sample = self._items[index]
-        except Exception as error:  # the user's own transforms run here, and decoders
+        except Exception as error:  # runs the user's transforms, and decoders
             raise _failed(f"{self.name} failed at sample {index}", error) from error
         if not isinstance(sample, Mapping):
             raise UsageError(
-                f"sample {index} of {self.name} is {type(sample).__name__}, expected a mapping from the names of "
+                f"sample {index} of {self.name} is {type(sample).__name__}; expected a mapping from the names of "
                 "inputs to arrays"
             )
         return self._columns({str(key): value for key, value in sample.items()}, f"sample {index} of {self.name}")
@@ -155,8 +155,8 @@ def _folder(path: Path, columns: Columns, model_folder: Path, processor: Path | 
     if (path / "dataset_dict.json").is_file():
         splits = sorted(p.name for p in path.iterdir() if (p / "state.json").is_file())
         raise UsageError(
-            f"{path} holds the splits {', '.join(splits)}, expected the samples of one",
-            f"name one: {path / (splits or ['train'])[0]}",
+            f"{path} has the splits {', '.join(splits)}; expected a single split",
+            f"name one of them: {path / (splits or ['train'])[0]}",
         )
     if (path / "state.json").is_file() and (path / "dataset_info.json").is_file():
         return _Sequence(str(path), _saved_dataset(path), columns)
@@ -165,7 +165,7 @@ def _folder(path: Path, columns: Columns, model_folder: Path, processor: Path | 
         return AudioFolder(path, SpeechProcessor.of_model(model_folder, processor), transcribed=transcripts)
     if not suffixes & IMAGE_SUFFIXES:
         raise UsageError(
-            f"{path} holds nothing that can be read: no images ({', '.join(sorted(IMAGE_SUFFIXES))}), no sounds "
+            f"{path} has no data that can be read: no images ({', '.join(sorted(IMAGE_SUFFIXES))}), no sounds "
             f"({', '.join(SOUND_SUFFIXES)}), and no dataset saved by save_to_disk"
         )
     return ImageFolder(path, processor, model_folder)
@@ -181,7 +181,7 @@ def _saved_dataset(path: Path) -> Any:
                 dataset = dataset.cast_column(name, datasets.Audio(decode=False))
     except Exception as error:  # pyarrow, JSON and datasets raise errors of many kinds for broken files
         raise UsageError(
-            f"{path} is not a dataset that can be read: {type(error).__name__}: {error}",
+            f"cannot read the dataset {path}: {type(error).__name__}: {error}",
             "write it again with save_to_disk",
         ) from error
     return dataset
@@ -191,7 +191,7 @@ def _call(text: str, option: str) -> object:
     function = import_function(text, option)
     try:
         return function()
-    except Exception as error:  # whatever the user's own code raises
+    except Exception as error:  # the user's code may raise anything
         raise _failed(f"{text} failed", error) from error
 
 
@@ -203,7 +203,7 @@ def _samples(name: str, content: object, names: Collection[str], columns: Column
     if isinstance(content, Iterable) and not isinstance(content, str):
         return _Sequence(name, _read_whole(name, content, limit), columns)
     raise UsageError(
-        f"{name} returned {type(content).__name__}, expected samples",
+        f"{name} returned {type(content).__name__}; expected samples",
         "return a dataset or a list of mappings, or yield one mapping per sample",
     )
 
@@ -212,7 +212,7 @@ def _from_mapping(name: str, content: Mapping[Any, Any], names: Collection[str])
     splits = [str(key) for key, value in content.items() if hasattr(value, "column_names")]
     if splits:
         raise UsageError(
-            f"{name} returned the splits {', '.join(splits)}, expected the samples of one",
+            f"{name} returned the splits {', '.join(splits)}; expected a single split",
             f'return dataset["{splits[0]}"], or load_dataset(..., split="{splits[0]}")',
         )
     try:
@@ -220,7 +220,7 @@ def _from_mapping(name: str, content: Mapping[Any, Any], names: Collection[str])
     except ValueError as error:  # rows of different lengths
         raise UsageError(
             f"{name} returned a mapping whose values are not arrays: {error}",
-            "return a list of mappings, one for each sample",
+            "return a list of mappings, one per sample",
         ) from error
     return _ArrayRows(name, arrays, [str(key) for key in content], [n for n in names if n != LABELS])
 
@@ -229,7 +229,7 @@ def _read_whole(name: str, content: Iterable[object], limit: int | None) -> list
     items: list[object] = []
     try:
         items.extend(islice(content, limit))
-    except Exception as error:  # the user's own transforms run here, and decoders
+    except Exception as error:  # runs the user's transforms, and decoders
         raise _failed(f"{name} failed at sample {len(items)}", error) from error
     return items
 

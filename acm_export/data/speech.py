@@ -1,4 +1,4 @@
-"""How a speech model takes sounds and transcripts."""
+"""Convert sounds and transcripts to inputs and labels of a speech model."""
 
 from __future__ import annotations
 
@@ -17,10 +17,10 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class SpeechProcessor:
-    """Turns sounds and transcripts into what a speech model takes.
+    """Converts sounds and transcripts for a speech model.
 
     Args:
-        vocabulary: From letters to labels; ``|`` or a space stands between words. Empty where the model has none.
+        vocabulary: From letters to labels; ``|`` or a space separates words. Empty if the model has none.
         rate: Samples per second.
         normalize: Whether sounds are normalised to mean 0 and variance 1.
     """
@@ -35,7 +35,7 @@ class SpeechProcessor:
 
         Args:
             folder: Folder of the model.
-            processor: Folder or file of the settings, where they are elsewhere.
+            processor: Folder or file of the settings, if they are elsewhere.
 
         Raises:
             UsageError: One of the files is broken.
@@ -45,7 +45,7 @@ class SpeechProcessor:
         return cls(read_vocabulary(folder), int(rate), bool(normalize))
 
     def values(self, values: np.ndarray, rate: int, name: str) -> np.ndarray:
-        """A sound as the model takes it.
+        """Convert a sound to the model's input.
 
         Args:
             values: Real ``[samples]``.
@@ -56,12 +56,12 @@ class SpeechProcessor:
             float32 ``[samples]``.
 
         Raises:
-            UsageError: It is empty, has several channels, or another sampling rate than the model takes.
+            UsageError: The sound is empty, has several channels, or does not have the model's sampling rate.
         """
         if rate != self.rate:
-            raise UsageError(f"{name} has {rate} samples per second, the model takes {self.rate}", "resample it")
+            raise UsageError(f"{name} has {rate} samples per second; the model takes {self.rate}", "resample it")
         if values.ndim != 1:
-            raise UsageError(f"{name} has the shape {list(values.shape)}, expected one channel", "take their mean")
+            raise UsageError(f"{name} has the shape {list(values.shape)}; expected one channel", "take their mean")
         if not values.size:
             raise UsageError(f"{name} is empty")
         if self.normalize:
@@ -69,17 +69,17 @@ class SpeechProcessor:
         return values.astype(np.float32)
 
     def labels(self, text: str, name: str) -> np.ndarray:
-        """The labels of a transcript, int64 ``[letters]``.
+        """Convert a transcript to labels, int64 ``[letters]``.
 
         Args:
-            text: Transcript; it may be in capitals or small letters where the vocabulary has only the others.
+            text: Transcript; also tried in upper and in lower case.
             name: Name of the sound, for errors.
 
         Raises:
-            UsageError: The transcript or the vocabulary is empty, or the latter lacks a letter.
+            UsageError: The transcript or the vocabulary is empty, or a letter is not in the vocabulary.
         """
         if not text.strip():
-            raise UsageError(f"the transcript of {name} is empty", "leave such sounds out")
+            raise UsageError(f"the transcript of {name} is empty", "leave those sounds out")
         if not self.vocabulary:
             raise UsageError(
                 f"the transcript of {name} cannot be encoded: the model has no vocabulary of letters",
@@ -99,7 +99,7 @@ class SpeechProcessor:
 
 
 def read_vocabulary(folder: Path) -> dict[str, int]:
-    """The letters of a speech model, from ``vocab.json`` of its folder; empty where there is none.
+    """Read the letters of a speech model from ``vocab.json`` in its folder; empty if there is no such file.
 
     Raises:
         UsageError: The file is not a vocabulary.
@@ -123,5 +123,5 @@ def _settings(place: Path) -> dict[str, Any]:
     except (OSError, ValueError) as error:
         raise UsageError(f"{path} is not JSON: {error}") from error
     if not isinstance(content, dict):
-        raise UsageError(f"{path} holds {type(content).__name__}, expected settings by name")
+        raise UsageError(f"{path} holds {type(content).__name__}; expected settings by name")
     return content

@@ -1,4 +1,4 @@
-"""Which tokens are padding: they cost nothing, and outputs at their places are ignored."""
+"""Masks of padding tokens, which cost nothing and whose outputs are ignored."""
 
 from __future__ import annotations
 
@@ -29,10 +29,10 @@ class TokenMasks:
 
     @classmethod
     def of_batch(cls, feeds: Arrays, gate_logits: Iterable[NDArray[np.float32]]) -> TokenMasks:
-        """The attention mask among the inputs, and the masks that layers derive from it.
+        """Collect the attention mask among the inputs, and the masks that layers derive from it.
 
-        A speech model takes a mask over samples and masks tokens, each of many samples. The gate logits of padding then
-        leave a single choice: the others are -inf (docs/op.md).
+        A speech model takes a mask over samples but masks tokens, which span many samples each. The gate logits of
+        padding then leave a single choice: the others are -inf (docs/op.md).
 
         Args:
             feeds: The model's inputs.
@@ -48,5 +48,5 @@ class TokenMasks:
         return cls(found)
 
     def of(self, shape: Sequence[int]) -> NDArray[np.bool_] | None:
-        """The mask for learner counts or values of this shape; None where nothing marks padding."""
+        """The mask for learner counts or values of this shape; None if nothing marks padding."""
         return next((m for known, m in self.by_shape.items() if tuple(shape[: len(known)]) == known), None)

@@ -22,13 +22,13 @@ def import_function(text: str, option: str) -> Callable[..., object]:
         option: Option that names it, for errors.
 
     Raises:
-        UsageError: It is not of that form, cannot be imported, or cannot be called.
+        UsageError: The text has another form, or names nothing that can be imported and called.
     """
     module, separator, name = text.partition(":")
     if not (separator and module.replace(".", "").isidentifier() and name.isidentifier()):
-        raise UsageError(f"{text!r} is not module:function", f"{option} takes for example mine:make")
+        raise UsageError(f"{text!r} is not module:function", f"for the function make of mine.py: {option} mine:make")
     if (folder := os.fspath(Path.cwd())) not in sys.path:
-        sys.path.insert(0, folder)  # and left there: the function may import more when it runs
+        sys.path.insert(0, folder)  # stays there, because the function may import more when it runs
     try:
         function = getattr(importlib.import_module(module), name)
     except Exception as error:  # an import runs the user's own code, which may raise anything
@@ -37,13 +37,13 @@ def import_function(text: str, option: str) -> Callable[..., object]:
             f"{option} takes a function of a module in the working folder, or of an installed one",
         ) from error
     if not callable(function):
-        raise UsageError(f"{text} is {type(function).__name__}, expected a function")
+        raise UsageError(f"{text} is {type(function).__name__}; expected a function")
     result: Callable[..., object] = function
     return result
 
 
 def failed(what: str, error: Exception, hint: str = "run again with --debug to see where") -> UsageError:
-    """The error for a function of the user's that raised.
+    """The error for a user function that raised an exception.
 
     Args:
         what: What failed.

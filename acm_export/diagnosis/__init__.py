@@ -1,1 +1,1 @@
-"""What this machine can do, and what it lacks: one check a function, none of which can take the others down."""
+"""Check what this machine can do and what is missing, one function per check; a failing one does not stop others."""

@@ -60,7 +60,7 @@ class Examination:
 
     Args:
         findings: One finding for each check.
-        goal: The goal that was asked about, if any.
+        goal: The goal to check, if any.
     """
 
     findings: tuple[Finding, ...]
@@ -72,7 +72,7 @@ class Examination:
         return {goal: lacking(goal, self.findings) for goal in NEEDS}
 
     def check_goal(self) -> None:
-        """Raise an error if the goal that was asked about cannot work here.
+        """Raise an error if the goal cannot work here.
 
         Raises:
             MachineError: The error names the findings and the first fix.
@@ -97,7 +97,7 @@ def doctor(
     """Check packages, runtimes, GPUs, the plugin library and disks. Nothing on the machine is changed.
 
     Args:
-        goal: What the machine is meant for, a key of :data:`NEEDS`; :meth:`Examination.check_goal` then raises an error
+        goal: Intended use of the machine, a key of :data:`NEEDS`; :meth:`Examination.check_goal` then raises an error
             if that cannot work.
         plugin: Plugin library; by default libacm_gated_learners.so in the working folder.
         progress: Receives the name of each group of checks.

@@ -77,10 +77,10 @@ def _at_least(distribution: str) -> str:
     return f">={oldest}" if oldest else ""
 
 
-def _torch_text(answer: dict[str, Any]) -> str:
-    if "cuda" not in answer:
+def _torch_text(facts: dict[str, Any]) -> str:
+    if "cuda" not in facts:
         return ""
-    return f", built for CUDA {answer['cuda']}" if answer["cuda"] else ", built without CUDA"
+    return f", built for CUDA {facts['cuda']}" if facts["cuda"] else ", built without CUDA"
 
 
 def _runtime_text(answer: dict[str, Any]) -> str:
@@ -94,8 +94,8 @@ def _package(
     name: str,
     distributions: tuple[str, ...],
     fix: str,
-    ask: Callable[[], dict[str, Any]],
-    more: Callable[[dict[str, Any]], str] = lambda _: "",
+    run_probe: Callable[[], dict[str, Any]],
+    describe: Callable[[dict[str, Any]], str] = lambda _: "",
 ) -> Finding:
     """Check a package: its version from its metadata, then whether it can be imported."""
     found = installed(*distributions)
@@ -113,9 +113,9 @@ def _package(
         )
     again = f"pip install --force-reinstall {distribution}"
     try:
-        answer = ask()
+        facts = run_probe()
     except ProbeError as error:
         return Finding(name, "wrong", f"{text} cannot be imported: {error}", again)
-    if _CPU not in answer.get("providers", [_CPU]):
+    if _CPU not in facts.get("providers", [_CPU]):
         return Finding(name, "wrong", f"{text} has no {_CPU}", again)
-    return Finding(name, "ok", text + more(answer))
+    return Finding(name, "ok", text + describe(facts))

@@ -75,17 +75,17 @@ def registry(path: Path | None, found: TensorRT, library_state: str) -> Finding:
     if found.module is None or found.version is None:
         return Finding(name, "missing", "no TensorRT to load the library into", "pip install 'acm-export[gpu]'")
     try:
-        answer = probe("registry", found.module, str(file.absolute()))
+        output = probe("registry", found.module, str(file.absolute()))
     except ProbeError as error:
         return Finding(name, "wrong", f"loading {file} into TensorRT {found.version}: {error}", BUILD)
     wanted = {"version": PLUGIN_VERSION, "namespace": PLUGIN_NAMESPACE}
-    if answer.value["creators"] == [wanted] and answer.value["loaded"]:
+    if output.value["creators"] == [wanted] and output.value["loaded"]:
         return Finding(name, "ok", f"TensorRT {found.version} lists GatedLearners, version {PLUGIN_VERSION}, once")
-    logged = [line.strip() for line in answer.stderr.splitlines() if "GatedLearners" in line]
+    logged = [line.strip() for line in output.stderr.splitlines() if "GatedLearners" in line]
     if logged:
         reason = logged[-1]
-    elif not answer.value["loaded"]:
+    elif not output.value["loaded"]:
         reason = "load_library returned no handle"
     else:
-        reason = f"it lists {answer.value['creators']}; expected {wanted} once"
+        reason = f"it lists {output.value['creators']}; expected {wanted} once"
     return Finding(name, "wrong", f"TensorRT {found.version} rejects {file}: {reason}", BUILD)

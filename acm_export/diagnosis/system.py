@@ -18,7 +18,7 @@ _OLDEST_L4T = 36
 """JetPack 5 has Python 3.8; acm-export's verbs need 3.10."""
 
 ROOM = 2 << 30
-"""Bytes. A ViT-L in float32 takes 1.2 GB, and an output is written beside the old one before it replaces it."""
+"""Bytes. A ViT-L in float32 takes 1.2 GB, and a new output is written next to the old one before it replaces it."""
 
 
 def jetson() -> Finding:

@@ -1,1 +1,1 @@
-"""From a verified file to a TensorRT engine, and what is known about an engine beside it."""
+"""Build TensorRT engines from verified files, and run them; a passport records what an engine was built from."""

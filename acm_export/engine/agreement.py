@@ -1,6 +1,6 @@
 """Compare outputs of an engine with those of the portable file, sample by sample.
 
-Two runtimes round differently, so a token whose margin is close to its threshold may run another number of learners,
+Runtimes round differently, so a token whose margin is close to its threshold may run a different number of learners,
 and everything after it in its sample then differs by more than rounding. Errors are therefore measured on samples in
 which every token of every layer has the same learner count. Each of the other samples is judged by how close the first
 differing token was to its threshold. An engine without learner counts is compared on all samples.

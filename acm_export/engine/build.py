@@ -44,7 +44,7 @@ def build(tensorrt: ModuleType, prepared: TensorRTModel, settings: BuilderSettin
         builder = tensorrt.Builder(log)
     except TypeError as error:  # pybind11 raises it for a constructor that returns null: CUDA did not start
         raise EngineError(
-            "TensorRT cannot create a builder; see its log above", "acm-export doctor shows GPU and driver"
+            "TensorRT cannot create a builder; see its log above", "acm-export doctor shows the GPU and driver"
         ) from error
     network = builder.create_network(network_flags(tensorrt))
     parse(tensorrt.OnnxParser(network, log), prepared.model, str(prepared.source))
@@ -136,7 +136,7 @@ def parse(parser: trt.OnnxParser, model: onnx.ModelProto, path: str) -> None:
     lines = [_explain(error, model) for error in errors[:_SHOWN_ERRORS]]
     more = [f"and {len(errors) - _SHOWN_ERRORS} more"] if len(errors) > _SHOWN_ERRORS else []
     raise EngineError(
-        f"TensorRT's parser rejects {path}:\n" + "\n".join([*lines, *more] or ["it gives no reason"]),
+        f"TensorRT's parser rejects {path}:\n" + "\n".join([*lines, *more] or ["no reason given"]),
         "acm-export doctor --for tensorrt checks TensorRT and the plugin; acm-export inspect lists the operators of "
         f"the file: acm-export inspect {path}",
     )

@@ -108,8 +108,7 @@ class EngineCheck:
         except MissingDependencyError as error:
             reason = f"the comparison with the portable file needs ONNX Runtime: {error}"
             raise MissingDependencyError(reason, f"{error.hint}; or skip the comparison with --no-check") from error
-        added = {INPUT, *(layer.thresholds for layer in prepared.manifest.layers)}
-        inputs = graph_inputs(prepared.model, tuple(name for name in prepared.inputs if name not in added))
+        inputs = data_inputs(prepared)
         self._batches = batches(inputs, profiles, open_inputs(inputs) if open_inputs else None)
         self._settings = tuple(check_settings(prepared))
 
@@ -132,8 +131,14 @@ class EngineCheck:
         return judge(found, dtype, len(self._settings))
 
 
+def data_inputs(prepared: TensorRTModel) -> tuple[GraphInput, ...]:
+    """Inputs that data feed: all except the budget and thresholds."""
+    added = {INPUT, *(layer.thresholds for layer in prepared.manifest.layers)}
+    return graph_inputs(prepared.model, tuple(name for name in prepared.inputs if name not in added))
+
+
 def judge(found: list[Agreement], dtype: str, settings: int) -> Comparison:
-    """Sum up agreements, reject what rounding cannot explain, and warn of what could not be measured.
+    """Summarize agreements, reject what rounding cannot explain, and warn about what could not be measured.
 
     Args:
         found: Agreement on every batch at every setting.
@@ -141,7 +146,7 @@ def judge(found: list[Agreement], dtype: str, settings: int) -> Comparison:
         settings: Number of settings.
 
     Raises:
-        EngineError: Samples with equal learner counts differ by more than the tolerance, or a token with another count
+        EngineError: Samples with equal learner counts differ by more than the tolerance, or one with a different count
             has a margin that is not close to its threshold. For an engine without counts: most samples differ.
     """
     errors = [error for one in found for error in one.errors]
@@ -168,14 +173,14 @@ def judge(found: list[Agreement], dtype: str, settings: int) -> Comparison:
         )
     if distance > MARGIN_TOLERANCE[dtype]:
         raise EngineError(
-            f"the engine routes a token differently whose margin is {distance:.2g} standard deviations from its "
+            f"the engine routes a token differently although its margin is {distance:.2g} standard deviations from its "
             f"threshold; rounding in {dtype} explains at most {MARGIN_TOLERANCE[dtype]:g}",
             _KEEP,
         )
     if not has_counts and beyond:
         _warn(
             f"{len(beyond)} of {samples} samples differ by more than {tolerance:g}: without learner counts, routing "
-            "differences cannot be told from errors"
+            "differences cannot be distinguished from errors"
         )
     if not errors:
         _warn(f"every one of {samples} samples has a token that was routed differently: no error was measured")

@@ -182,7 +182,7 @@ def check_feed(tensor: Tensor, feeds: Arrays, engine: str) -> np.ndarray:
     )
     if not fits:
         expected = format_shape(["?" if size < 0 else size for size in tensor.shape])
-        raise EngineError(f"{engine}: {tensor.name} has shape {format_shape(array.shape)}, expected {expected}")
+        raise EngineError(f"{engine}: {tensor.name} has shape {format_shape(array.shape)}; expected {expected}")
     low, high = (tensor.profile[0], tensor.profile[2]) if tensor.profile else (tensor.shape, tensor.shape)
     if not all(a <= b <= c for a, b, c in zip(low, array.shape, high, strict=True)):
         raise EngineError(

@@ -15,7 +15,7 @@ from acm_export.base.progress import Silent
 from acm_export.data.open_data import open_data
 from acm_export.engine import host
 from acm_export.engine.build_planned import PluginSource, build_planned
-from acm_export.engine.check import EngineCheck
+from acm_export.engine.check import EngineCheck, data_inputs
 from acm_export.engine.passport import Passport, files_of, passport_path
 from acm_export.engine.plan import EnginePlan, plan_engine
 from acm_export.engine.prepare import ExtraIO, save_for_trtexec
@@ -99,10 +99,10 @@ def build_engine(
         threshold_inputs: Whether the engine takes thresholds as inputs instead of a budget.
         tf32: Whether float32 products outside the plugin may be rounded to TF32.
         timing_cache: TensorRT timing cache to read, if it exists, and to write.
-        plugin: Plugin library; by default it is compiled and written beside the engine.
+        plugin: Plugin library; by default it is compiled and written next to the engine.
         tensorrt_root: Folder of TensorRT, for compiling the plugin; by default the usual places are searched.
         cuda_root: Folder of CUDA, for compiling the plugin; by default the usual places are searched.
-        tactic_sources: Changes of the builder's default, as in ``-CUDNN,+CUBLAS``.
+        tactic_sources: Changes to the builder's default tactic sources, as in ``-CUDNN,+CUBLAS``.
         data: Samples for the comparison, as for :func:`acm_export.verify`; by default random inputs.
         processor: Folder with preprocessor_config.json, for image data.
         check: Whether to compare the engine with the portable file.
@@ -114,8 +114,8 @@ def build_engine(
         UsageError: Options contradict each other or the model.
         ModelFileError: The file was not written by acm-export.
         MissingDependencyError: TensorRT is not installed, or ONNX Runtime for the comparison.
-        EngineError: There is no GPU, the registry, the parser or the builder fails, or the engine computes something
-            else than the portable file.
+        EngineError: There is no GPU, the registry, the parser or the builder fails, or the engine does not compute
+            what the portable file computes.
         PluginError: The plugin library cannot be compiled.
         OutputError: The output cannot be written.
     """
@@ -151,12 +151,14 @@ def build_engine(
         save_for_trtexec(plans[-1].prepared, saved)
         plans = [replace(plan, saved=saved) if plan.target == plans[-1].target else plan for plan in plans]
     passport = None
+    open_inputs = None
+    if data is not None:
+        open_inputs = partial(open_data, data, model_folder=model.absolute().parent, processor=folder)
+        if dry_run and plans:
+            open_inputs(data_inputs(plans[0].prepared))  # refuses data that a build would refuse
     if tensorrt is not None and not dry_run:
         source = PluginSource(library, _path(tensorrt_root), _path(cuda_root))
         prepared, settings = plans[0].prepared, plans[0].settings
-        open_inputs = None
-        if data is not None:
-            open_inputs = partial(open_data, data, model_folder=model.absolute().parent, processor=folder)
         make_check = partial(EngineCheck, prepared, settings.profiles, open_inputs) if check else None
         passport = build_planned(plans[0], tensorrt, source, make_check, progress)
     return EngineResult(model, output, tuple(plans), passport)

@@ -57,7 +57,7 @@ def load_plugin(tensorrt: ModuleType, path: Path) -> None:
 
     Raises:
         EngineError: The library cannot be loaded, the process has loaded another one, or the registry does not list the
-            creator under the name, version and namespace that the parser asks for.
+            creator under the name, version and namespace that the parser looks up.
     """
     check_library(path, tensorrt.__version__)
     digest = sha256_of(path)
@@ -66,7 +66,7 @@ def load_plugin(tensorrt: ModuleType, path: Path) -> None:
         return
     if loaded is not None:
         raise EngineError(
-            f"{path} (SHA-256 {digest}) is another plugin library than the one already loaded (SHA-256 {loaded})",
+            f"{path} (SHA-256 {digest}) is not the plugin library that is already loaded (SHA-256 {loaded})",
             "use one plugin library per process",
         )
     registry = tensorrt.get_plugin_registry()

@@ -1,4 +1,4 @@
-"""The passport of an engine: a JSON file beside it that says what it was built from, for which GPU and TensorRT."""
+"""The passport of an engine: a JSON file next to it that says what it was built from, for which GPU and TensorRT."""
 
 from __future__ import annotations
 
@@ -55,7 +55,7 @@ class Comparison:
             sample had equal counts.
         samples: Number of samples that were compared.
         alike: Number of samples with equal learner counts in every token.
-        routed_differently: Number of tokens with another learner count, over all layers; None for an engine without
+        routed_differently: Number of tokens with a different learner count, over all layers; None for an engine without
             learner counts.
         tokens: Number of tokens, over all layers.
     """
@@ -70,7 +70,7 @@ class Comparison:
 
 @dataclass(frozen=True)
 class Passport:
-    """What an engine was built from, for, and how it compared.
+    """What an engine was built from and for, and the result of its comparison.
 
     Args:
         platform: GPU and TensorRT that it was built with.
@@ -148,9 +148,9 @@ def check_usable(engine: Path, plugin: Path, here: Platform) -> Passport:
         The engine's passport.
 
     Raises:
-        UsageError: There is no such engine.
+        UsageError: The engine does not exist.
         EngineError: The engine was modified, was built for another GPU or TensorRT, or its plugin library is missing or
-            another one.
+            a different one.
     """
     check_input(engine)
     found = read_passport(engine)
@@ -166,7 +166,7 @@ def check_usable(engine: Path, plugin: Path, here: Platform) -> Passport:
         if not plugin.is_file():
             raise EngineError(
                 f"{engine} needs the plugin library {plugin}, which does not exist",
-                f"copy {found.plugin.name} beside the engine, or name it with --plugin; else {_REBUILD}",
+                f"copy {found.plugin.name} next to the engine, or name it with --plugin; else {_REBUILD}",
             )
         described.append((plugin, found.plugin))
     for path, file in described:

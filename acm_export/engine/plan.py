@@ -50,7 +50,7 @@ class EnginePlan:
 
     @property
     def converted(self) -> bool:
-        """Whether trtexec needs a file that is not there yet: another target, or more inputs and outputs."""
+        """Whether trtexec needs a file that does not exist yet: another target, or more inputs and outputs."""
         return self.prepared.changed and self.saved is None
 
     @property
@@ -97,7 +97,7 @@ def plan_engine(
         extra: Inputs and outputs to add to those of the model.
         tf32: Whether float32 products outside the plugin may be rounded to TF32.
         timing_cache: Timing cache to read and write.
-        tactic_sources: Changes of the default tactic sources.
+        tactic_sources: Changes to the default tactic sources.
 
     Raises:
         UsageError: A shape does not fit the model.

@@ -39,16 +39,16 @@ _DTYPES = {
 }
 
 _SHARES_PROFILES = (10,)
-"""First TensorRT whose contexts can share an optimization profile. Before it, every context in use needs a profile of
-its own, so it gets an engine of its own, as each stream of trtexec does."""
+"""First TensorRT whose contexts can share an optimization profile. Before it, every context in use needs its own
+profile, so it gets its own engine, as each stream of trtexec does."""
 
 
 class Engine:
     """An engine that ``build-engine`` wrote.
 
     Args:
-        path: Path of the engine; its passport is beside it.
-        plugin: Plugin library that it was built with; by default the one beside it.
+        path: Path of the engine; its passport is next to it.
+        plugin: Plugin library that it was built with; by default the one next to it.
 
     Raises:
         EngineError: The engine was built for another GPU or TensorRT, was modified, lacks its plugin, or does not load.

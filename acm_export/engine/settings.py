@@ -29,7 +29,7 @@ class BuilderSettings:
         tf32: Whether float32 products outside the plugin may be rounded to TF32.
         half: Whether the model is fp16.
         timing_cache: File to read, if it exists, and to write.
-        tactic_sources: Changes of the default tactic sources: a sign and TensorRT's name, as in ``-CUDNN``.
+        tactic_sources: Changes to the default tactic sources: a sign and TensorRT's name, as in ``-CUDNN``.
     """
 
     profiles: dict[str, Profile]

@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     from acm_export.engine.profiles import Profile
 
 _SAMPLES = 16
-"""Most samples of the data to compare on: the portable file runs on the CPU."""
+"""Largest number of samples to compare on: the portable file runs on the CPU."""
 
 
 def batches(inputs: tuple[GraphInput, ...], profiles: Mapping[str, Profile], source: Dataset | None) -> list[Arrays]:

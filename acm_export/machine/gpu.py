@@ -34,7 +34,7 @@ class Cuda:
     Args:
         version: CUDA version of the driver, major and minor; None without a working driver.
         gpus: GPUs that the driver shows.
-        reason: Why there is no version.
+        reason: Why the version is None.
         broken: Whether a driver is installed but does not work.
     """
 
@@ -47,10 +47,10 @@ class Cuda:
 def query_cuda() -> Cuda:
     """Query the driver in another process: one that does not match its kernel module can crash or hang."""
     try:
-        answer = probe("cuda").value
+        output = probe("cuda").value
     except ProbeError as error:
         return Cuda(None, reason=str(error), broken=True)
-    if "absent" in answer:
-        return Cuda(None, reason=answer["absent"])
-    gpus = tuple(Gpu(g["name"], (g["capability"][0], g["capability"][1]), g["integrated"]) for g in answer["gpus"])
-    return Cuda((answer["version"] // 1000, answer["version"] % 1000 // 10), gpus)
+    if "absent" in output:
+        return Cuda(None, reason=output["absent"])
+    gpus = tuple(Gpu(g["name"], (g["capability"][0], g["capability"][1]), g["integrated"]) for g in output["gpus"])
+    return Cuda((output["version"] // 1000, output["version"] % 1000 // 10), gpus)

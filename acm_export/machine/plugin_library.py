@@ -15,7 +15,7 @@ _MACHINES = {"x86_64": 62, "aarch64": 183}
 
 _MACHINE_AT, _ELF_HEADER = 18, 20
 _FIRST_THAT_LOADS, _FIRST_V3 = (8, 6), (10,)
-"""First TensorRT whose registry loads libraries, and first that asks them for IPluginV3."""
+"""First TensorRT whose registry loads libraries, and first that gets IPluginV3 creators from them."""
 
 BUILD = "acm-export build-plugin"
 
@@ -27,7 +27,7 @@ def check_plugin_library(path: Path | None) -> Finding:
         path: Path of the library; by default the one that build-plugin writes into the working folder.
     """
     name, file = "plugin library", path or Path(LIBRARY)
-    fix = BUILD  # never with -o FILE, which would overwrite a file of the user's
+    fix = BUILD  # never with -o FILE, which would overwrite the user's file
     if file.exists() and not file.is_file():
         return Finding(name, "wrong", f"{file} is not a regular file", fix)
     try:
@@ -51,14 +51,14 @@ def check_plugin_library(path: Path | None) -> Finding:
 def _examined(file: Path) -> tuple[str | None, str]:
     """Why a library is not the plugin, or None, and what it was built for."""
     try:
-        answer = probe("library", str(file.absolute())).value
+        output = probe("library", str(file.absolute())).value
     except ProbeError as error:
         return f"{file} cannot be loaded: {error}", ""
-    if answer["built_for"] is None:
+    if output["built_for"] is None:
         return f"{file} is not the plugin library, or is from an earlier acm-export", ""
-    missing = _entry_points(numbers(answer["built_for"])) - set(answer["entry_points"])
+    missing = _entry_points(numbers(output["built_for"])) - set(output["entry_points"])
     reason = f"{file} lacks TensorRT's entry points: {', '.join(sorted(missing))}" if missing else None
-    return reason, f"TensorRT {answer['built_for']}"
+    return reason, f"TensorRT {output['built_for']}"
 
 
 def _entry_points(version: tuple[int, ...]) -> set[str]:

@@ -28,7 +28,7 @@ class ProbeError(Exception):
 
 
 @dataclass(frozen=True)
-class Answer:
+class ProcessOutput:
     """Output of a process.
 
     Args:
@@ -40,7 +40,7 @@ class Answer:
     stderr: str
 
 
-def probe(name: str, *arguments: str, timeout: float | None = None) -> Answer:
+def probe(name: str, *arguments: str, timeout: float | None = None) -> ProcessOutput:
     """Run one of the probes of children.py in a new Python process with the same packages.
 
     Args:
@@ -56,12 +56,12 @@ def probe(name: str, *arguments: str, timeout: float | None = None) -> Answer:
     stdout, stderr = _run(command, timeout or TIMEOUT)
     lines = stdout.strip().splitlines()
     try:
-        return Answer(json.loads(lines[-1]), stderr)  # imported packages may print, too
+        return ProcessOutput(json.loads(lines[-1]), stderr)  # imported packages may print, too
     except (IndexError, ValueError) as error:
         raise ProbeError(f"no result: {lines[-1] if lines else 'no output'}") from error
 
 
-def run_tool(name: str, *arguments: str, timeout: float = 20.0) -> Answer | None:
+def run_tool(name: str, *arguments: str, timeout: float = 20.0) -> ProcessOutput | None:
     """Run a command-line tool.
 
     Returns:
@@ -73,7 +73,7 @@ def run_tool(name: str, *arguments: str, timeout: float = 20.0) -> Answer | None
     path = shutil.which(name)
     if path is None:
         return None
-    return Answer(*_run([path, *arguments], timeout))
+    return ProcessOutput(*_run([path, *arguments], timeout))
 
 
 def _run(command: Sequence[str], timeout: float) -> tuple[str, str]:

@@ -49,7 +49,7 @@ def query_tensorrt() -> TensorRT:
     stem = module.removesuffix("_bindings").replace("_", "-")
     distribution = installed(stem, *(f"{stem}-cu{major}{tail}" for major in (13, 12, 11) for tail in ("", "-bindings")))
     try:
-        answer = probe("tensorrt", module).value
+        output = probe("tensorrt", module).value
     except ProbeError as error:
         return TensorRT(module, broken=str(error), distribution=distribution)
-    return TensorRT(module, answer["version"], answer["builder"], distribution=distribution)
+    return TensorRT(module, output["version"], output["builder"], distribution=distribution)

@@ -29,7 +29,7 @@ def _version(distribution: str) -> str | None:
 
 
 def floor(distribution: str) -> str | None:
-    """The oldest version that acm-export's metadata requires, extras included; None if there is no such bound."""
+    """The oldest version that acm-export's metadata requires, extras included; None without a bound."""
     return _floors().get(distribution)
 
 

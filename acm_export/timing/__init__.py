@@ -1,1 +1,1 @@
-"""Latency: what a file costs on this device, for each budget and for controlled routing."""
+"""Measure the latency of a file on this device, for each budget and for controlled routing."""

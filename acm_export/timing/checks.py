@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     from acm_export.timing.result import LatencyResult, RunKey, RunResult
 
 _SAME_BUDGET = 0.005
-"""Budgets measured on the same inputs that differ by less are the same."""
+"""Budgets measured on the same inputs count as equal if they differ by less."""
 
 
 @dataclass(frozen=True)
@@ -30,7 +30,7 @@ class Assertion:
 
 @dataclass(frozen=True)
 class Checks:
-    """What a result is checked for.
+    """What to check a result for.
 
     Args:
         assertions: Bounds of p99.
@@ -151,7 +151,7 @@ def parse_percent(text: str) -> float:
 def differences(old: LatencyResult, new: LatencyResult) -> Iterator[str]:
     """Warnings about what differs between two results besides the times, and about what is compared."""
     if None in (old.identity, new.identity):
-        yield "it is not known whether the earlier result is of the same model: one of the results names no file"
+        yield "it is unknown whether the earlier result is for the same model: one of the results names no file"
     for what, before, now in (
         ("runtime", _runtime(old), _runtime(new)),
         ("device", old.device.name, new.device.name),
@@ -159,7 +159,7 @@ def differences(old: LatencyResult, new: LatencyResult) -> Iterator[str]:
         ("baseline", *_baseline_digests(old, new)),
     ):
         if before != now:
-            yield f"the earlier result is of another {what}: {before}, now {now}"
+            yield f"the earlier result has another {what}: {before}, now {now}"
     if (old.baseline or new.baseline) and not compares_ratios(old, new):
         yield "times are compared, not ratios to the baseline: the two results have no baseline in common"
     if old.partial:
@@ -167,12 +167,12 @@ def differences(old: LatencyResult, new: LatencyResult) -> Iterator[str]:
     budgets = {run.key: run.budget_measured for run in old.runs}
     if moved := next((run for run in new.runs if _moved(budgets.get(run.key), run.budget_measured)), None):
         yield (
-            f"{moved} ran at β {moved.budget_measured:.3f}, before at {budgets[moved.key]:.3f}: its inputs or "
+            f"{moved} ran at β {moved.budget_measured:.3f}, earlier at {budgets[moved.key]:.3f}: its inputs or "
             "thresholds differ, and so does the work"
         )
     known = {run.key for run in old.runs}
     if new_runs := [run for run in new.runs if run.key not in known]:
-        yield f"the earlier result lacks {len(new_runs)} of {len(new.runs)} runs, first {new_runs[0]}"
+        yield f"the earlier result lacks {len(new_runs)} of {len(new.runs)} runs; the first is {new_runs[0]}"
 
 
 def _moved(before: float | None, now: float | None) -> bool:
@@ -198,7 +198,7 @@ def regressions(old: LatencyResult, new: LatencyResult, max_regression: float) -
 
     Args:
         old: Earlier result.
-        new: Present result.
+        new: New result.
         max_regression: Share by which a run may be slower.
     """
     ratios = compares_ratios(old, new)

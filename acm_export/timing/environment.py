@@ -1,4 +1,4 @@
-"""The device of a measurement, and what else kept its CPUs busy."""
+"""The device of a measurement, and other load on its CPUs."""
 
 from __future__ import annotations
 
@@ -168,7 +168,7 @@ class Process:
 
 
 def processes(folder: Path = _PROC) -> dict[int, Process]:
-    """Processes by id; those that end meanwhile or are not shown are left out."""
+    """Processes by id, except those that end during the reading or are not visible."""
     ticks = os.sysconf("SC_CLK_TCK")
     texts = ((int(path.name), _read(path / "stat")) for path in folder.glob("[0-9]*") if path.name.isdigit())
     found = ((number, parse_process(text or "", ticks)) for number, text in texts)
@@ -176,7 +176,7 @@ def processes(folder: Path = _PROC) -> dict[int, Process]:
 
 
 def parse_process(text: str, ticks: int) -> Process | None:
-    """Parse ``/proc/PID/stat``; None if it is something else."""
+    """Parse ``/proc/PID/stat``; None if the text has another form."""
     head, _, tail = text.rpartition(")")
     fields = tail.split()
     if len(fields) <= _STIME or not (fields[_UTIME].isdigit() and fields[_STIME].isdigit()):

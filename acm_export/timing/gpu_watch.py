@@ -54,7 +54,7 @@ class GpuWatch:
 
 
 def watch_gpu() -> GpuWatch:
-    """Query which processes use the first GPU and how it is set; call it before this process uses the GPU."""
+    """Query the processes that use the first GPU, and its settings; call it before this process uses the GPU."""
     try:
         others = nvidia_smi.processes_on_gpu(nvidia_smi.first_visible())
         processes = tuple(process.text for process in others if process.number != os.getpid())

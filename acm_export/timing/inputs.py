@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     from acm_export.data.dataset import Dataset
 
 MAX_BATCHES = 8
-"""Different batches that runs take in turn, so that a time does not depend on one lucky sample."""
+"""Largest number of batches that runs cycle through, so that a time does not depend on one lucky sample."""
 
 
 @dataclass(frozen=True)
@@ -26,7 +26,7 @@ class InputBatches:
     """Batches of one size.
 
     Args:
-        batches: Batches of the same shapes; runs take them in turn.
+        batches: Batches of the same shapes; runs cycle through them.
         source: Name of the data; None for random numbers.
     """
 
@@ -55,7 +55,7 @@ def check_batch_sizes(inputs: Sequence[GraphInput], sizes: Sequence[int]) -> Non
         if fixed and fixed != {size}:
             accepted = ", ".join(map(str, sorted(fixed, key=int)))
             raise UsageError(
-                f"--batch is {size}, the model has the fixed batch size {accepted}", f"time it with --batch {accepted}"
+                f"--batch is {size}; the model has the fixed batch size {accepted}", f"time it with --batch {accepted}"
             )
 
 
@@ -83,7 +83,7 @@ def random_batches(inputs: Sequence[GraphInput], example: Mapping[str, list[int]
 
     Args:
         inputs: Inputs of the model.
-        example: Shapes of the manifest's example, which give every dynamic axis except the batch.
+        example: Shapes of the manifest's example, which set every dynamic axis except the batch.
         batch: Samples of a batch.
 
     Raises:
@@ -107,7 +107,7 @@ def data_batches(dataset: Dataset, batch: int) -> InputBatches:
     count = min(len(dataset) // batch, MAX_BATCHES)
     if not count:
         samples = "1 sample" if len(dataset) == 1 else f"{len(dataset)} samples"
-        raise UsageError(f"{dataset.name} has {samples}, --batch is {batch}", "give more data or a smaller --batch")
+        raise UsageError(f"{dataset.name} has {samples}; --batch is {batch}", "give more data or a smaller --batch")
     (together,) = dataset.take(np.arange(count * batch)).batches(count * batch)
     parts = (together.rows(slice(start, start + batch)) for start in range(0, count * batch, batch))
     return InputBatches(tuple(part.feeds for part in parts), dataset.name)
@@ -117,7 +117,7 @@ def _shape(value: GraphInput, example: Mapping[str, list[int]], symbol: int | st
     given = example.get(value.name, [])
     if len(given) != len(value.shape):
         raise UsageError(
-            f"the example in the manifest has {value.name} with shape {given}, the model takes {list(value.shape)}",
+            f"the example in the manifest has {value.name} with shape {given}; the model takes {list(value.shape)}",
             "give real inputs with --data",
         )
     sizes = zip(value.shape, given, strict=True)

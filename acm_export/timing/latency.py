@@ -68,26 +68,26 @@ def latency(
     progress: Progress | None = None,
     command: str | None = None,
 ) -> LatencyResult:
-    """Time a model for each budget, with tokens routed by the gates, all least, all most, and skewed.
+    """Time a model for each budget, with routing by the gates and with controlled routing (least, most, skewed).
 
-    Times go from inputs to outputs in host memory, after a warm-up. The blocks of a baseline lie between those of the
+    Times are from inputs to outputs in host memory, after a warm-up. The blocks of a baseline lie between those of the
     model. An interrupt or an error after the first run gives a partial result.
 
     Args:
         model: Path of an ONNX file or engine; optional with ``trtexec_times``.
-        budgets: β to time, from the calibrated table; by default the model is timed as it is set.
+        budgets: β to time, from the calibrated table; by default the current setting of the model.
         threshold: One τ for every gated learner, for models that are not calibrated.
-        baseline: Path of the dense model: an ONNX file, an engine or a checkpoint, as the model.
+        baseline: Path of the dense model: an ONNX file, an engine or a checkpoint.
         data: Real inputs: a file, a folder or ``module:function``; by default random inputs.
-        processor: Folder of preprocessor_config.json, for images.
+        processor: Folder with preprocessor_config.json, for images.
         batch: Batch sizes.
         duration: Seconds of timed runs for each combination of batch size, budget and routing.
-        runs: Number of timed runs of each stream, in place of ``duration``.
+        runs: Number of timed runs of each stream, instead of ``duration``.
         warm_up: Seconds of warm-up before the timed runs; by default until times are stable, at most five seconds.
-        percentiles: Percentiles beside p50, p90, p95 and p99, such as 99.9.
+        percentiles: Percentiles in addition to p50, p90, p95 and p99, such as 99.9.
         runtime: onnxruntime, onnxruntime-cuda, onnxruntime-tensorrt, tensorrt or pytorch; by default tensorrt for an
             engine and onnxruntime for an ONNX file.
-        plugin: Path of the plugin library; by default the one beside the model.
+        plugin: Path of the plugin library; by default the one next to the model.
         engine_cache: Folder in which onnxruntime-tensorrt keeps its engines.
         onnx: The ONNX file that an engine was built from, to measure β.
         checkpoint: Folder that the model was exported from, for pytorch.
@@ -112,7 +112,7 @@ def latency(
     """
     watch = EnvironmentWatch()
     if model is None and trtexec_times is None:
-        raise UsageError("there is no model to time", "name an ONNX file or an engine, or give --trtexec-times")
+        raise UsageError("there is no model to time", "give an ONNX file or an engine, or --trtexec-times")
     request = LatencyRequest(
         model=Path(model or trtexec_times or ""),
         budgets=tuple(budgets),

@@ -96,7 +96,7 @@ def steadiness_warnings(
     Args:
         measured: One for each run, and one for its baseline.
         clocks_known: Whether the machine shows its clocks.
-        percentiles: Requested percentiles beside those that every result has.
+        percentiles: Requested percentiles in addition to those that every result has.
     """
     total = len(measured)
     if varying := [one for one in measured if one.variation > MAX_VARIATION]:

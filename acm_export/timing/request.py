@@ -1,4 +1,4 @@
-"""What ``latency`` is asked to measure, checked as far as that is possible without opening a model."""
+"""The request of ``latency``, validated as far as possible without opening a model."""
 
 from __future__ import annotations
 
@@ -28,18 +28,18 @@ class LatencyRequest:
     Args:
         model: Path of an ONNX file or engine; the times of trtexec if nothing else is known.
         budgets: β to time.
-        threshold: τ of every gated learner, in place of budgets.
+        threshold: τ of every gated learner, instead of budgets.
         batch: Batch sizes.
         streams: Streams that run at the same time.
         baseline: Path of the dense model that is timed between the blocks, or None.
         data: Real inputs, as :func:`acm_export.data.open_data.open_data` takes them; None for random inputs.
-        processor: Folder of preprocessor_config.json, for images.
+        processor: Folder with preprocessor_config.json, for images.
         duration: Seconds of timed runs, for each batch size, budget and routing.
-        runs: Timed runs of each stream, in place of ``duration``; None if the duration decides.
+        runs: Timed runs of each stream, instead of ``duration``; None if the duration decides.
         warm_up: Seconds of the warm-up; None to warm up until times are stable.
-        percentiles: Percentiles beside those that every result has.
+        percentiles: Percentiles in addition to those that every result has.
         runtime: One of :data:`RUNTIMES`; None to choose by the file.
-        plugin: Path of the plugin library; None for the one beside the model.
+        plugin: Path of the plugin library; None for the one next to the model.
         engine_cache: Folder of the TensorRT provider's engine cache.
         onnx: The ONNX file that an engine was built from.
         checkpoint: Folder that the model was exported from, for pytorch.
@@ -89,21 +89,23 @@ class LatencyRequest:
                 flag = f"--{option.name.replace('_', '-')}"
                 raise UsageError(f"{flag} does not apply with --trtexec-times, which runs nothing", f"leave {flag} out")
         if len(self.batch) != 1:
-            raise UsageError(f"--batch names {len(self.batch)} sizes, trtexec times one", "name that one")
+            raise UsageError(
+                f"--batch names {len(self.batch)} sizes; trtexec times one", "give the size that trtexec timed"
+            )
 
     def _check_values(self) -> None:
         if not 0 < self.duration < math.inf:
-            raise UsageError(f"--duration is {self.duration}, expected a positive number of seconds")
+            raise UsageError(f"--duration is {self.duration}; expected a positive number of seconds")
         if self.runs is not None and self.runs < 1:
-            raise UsageError(f"--runs is {self.runs}, expected at least 1")
+            raise UsageError(f"--runs is {self.runs}; expected at least 1")
         if self.warm_up is not None and not 0 <= self.warm_up < math.inf:
-            raise UsageError(f"--warm-up is {self.warm_up}, expected a number of seconds from 0")
+            raise UsageError(f"--warm-up is {self.warm_up}; expected a number of seconds from 0")
         if not self.batch or min(self.batch) < 1:
-            raise UsageError(f"--batch is {', '.join(map(str, self.batch))}, expected sizes of at least 1, as in 1,8")
+            raise UsageError(f"--batch is {', '.join(map(str, self.batch))}; expected sizes of at least 1, as in 1,8")
         if not 1 <= self.streams <= MAX_STREAMS:
-            raise UsageError(f"--streams is {self.streams}, expected 1 to {MAX_STREAMS}")
+            raise UsageError(f"--streams is {self.streams}; expected 1 to {MAX_STREAMS}")
         if wrong := [percent for percent in self.percentiles if not 0 < percent <= 100]:
-            raise UsageError(f"--percentile is {wrong[0]:g}, expected a number above 0 and at most 100")
+            raise UsageError(f"--percentile is {wrong[0]:g}; expected a number above 0 and at most 100")
         if self.runtime is not None and self.runtime not in RUNTIMES:
             raise UsageError(f"unknown runtime {self.runtime!r}", f"choose one of {', '.join(RUNTIMES)}")
 

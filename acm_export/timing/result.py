@@ -40,7 +40,7 @@ class RuntimeInfo:
 
 
 def run_key(inputs: Mapping[str, Sequence[int]], routing: str, budget: float | None, streams: int) -> RunKey:
-    """What identifies the same run in two results: shapes, routing, requested budget and streams."""
+    """Key that identifies the same run in two results: shapes, routing, requested budget and streams."""
     return tuple((name, tuple(shape)) for name, shape in sorted(inputs.items())), routing, budget, streams
 
 
@@ -76,7 +76,7 @@ class RunResult:
 
     @property
     def key(self) -> RunKey:
-        """What identifies the same run in another result."""
+        """Key that identifies the same run in another result."""
         return run_key(self.inputs, self.routing, self.budget_requested, self.streams)
 
     @property
@@ -94,7 +94,7 @@ class RunResult:
 
 @dataclass(frozen=True)
 class BaselineRun:
-    """The baseline timed beside one run, in the same order as the runs.
+    """The baseline timed with one run, in the same order as the runs.
 
     Args:
         host_ms: Host time, as for the run.
@@ -117,7 +117,7 @@ class BaselineRun:
 
 @dataclass(frozen=True)
 class Baseline:
-    """The baseline's file, and its times beside every run."""
+    """The baseline's file, and its times with every run."""
 
     model: ModelFile
     runs: tuple[BaselineRun, ...]
@@ -173,8 +173,8 @@ class ResultNotWrittenError(OutputError):
     """A measurement is done, but its result or plot cannot be written.
 
     Args:
-        error: What prevented it.
-        result: The result, which is not lost.
+        error: Why it cannot be written.
+        result: The result, so that it is not lost.
     """
 
     def __init__(self, error: OutputError, result: LatencyResult) -> None:

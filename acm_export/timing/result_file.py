@@ -65,21 +65,21 @@ _BASELINE_RUN = {
 _ADDED: dict[str, object] = {"error": None, "source": None, "cuda_graph": False, "failures": []}
 _ADDED_BASELINE_RUN = dict.fromkeys(("enqueue_ms", "transfer_ms", "throughput", "percentiles"))
 _ADDED_RUN = {**_ADDED_BASELINE_RUN, "streams": 1}
-"""Fields that were added later, with the value that a result without them stands for."""
+"""Fields that were added later, and their values in results that lack them."""
 
 
 def read_result(path: Path) -> LatencyResult:
     """Read the result of an earlier ``latency``.
 
     Raises:
-        UsageError: The file is missing or is not such a result.
+        UsageError: The file is missing or is not a latency result.
     """
     try:
         content = json.loads(path.read_text(encoding="utf-8"))
         schema = content.get("schema") if isinstance(content, dict) else None
         if isinstance(schema, int) and schema > SCHEMA:
             raise UsageError(
-                f"{path} has schema {schema}, this version reads schemas up to {SCHEMA}", "update acm-export"
+                f"{path} has schema {schema}; this version reads schemas up to {SCHEMA}", "update acm-export"
             )
         if isinstance(content, dict) and isinstance(content.get("error"), dict):  # what --json printed on a failure
             content["error"] = content["error"].get("message")

@@ -57,13 +57,13 @@ class SessionMeter:
 
 
 class NoMeter:
-    """For engines that show neither learner counts nor gate logits."""
+    """The meter of engines that output neither learner counts nor gate logits."""
 
     def budget(self, inputs: InputBatches, thresholds: Thresholds | None, controls: Arrays) -> None:
-        """Not known."""
+        """Return None: not visible."""
 
     def skewed(self, inputs: InputBatches, start: Thresholds, max_learners: int | None) -> None:
-        """Not known."""
+        """Return None: not visible."""
 
     def close(self) -> None:
         """Nothing to free."""
@@ -111,13 +111,12 @@ def skewed(session: TappedSession, inputs: InputBatches, start: Thresholds, max_
     """Run the same number of learners as ``start``, but every token runs either all of them or the fewest.
 
     Goes layer by layer in execution order, because a threshold changes what later layers receive. The first gated
-    learner gets the threshold that lets as many tokens pass as keeps the layer's learners; the others run wherever it
-    does.
+    learner gets the threshold at which the layer runs as many learners as before; the others run for the same tokens.
 
     Args:
         session: Session that shows gate logits and counts.
         inputs: Batches to run; all of them together decide.
-        start: Thresholds whose learners per layer are kept, to less than what one token can run.
+        start: Thresholds whose learners per layer are kept, to within the learners of one token.
         max_learners: The file's bound on learners.
     """
     layers = session.layers
@@ -145,7 +144,7 @@ def measured_budget(session: TappedSession, inputs: InputBatches, thresholds: Th
 
 
 def budget_of_counts(layers: Sequence[LayerEntry], runs: Iterable[tuple[Arrays, Sequence[NDArray[np.int32]]]]) -> float:
-    """β from learner counts alone; padding is left out where the mask has the shape of the tokens.
+    """β from learner counts alone; padding is left out if the mask has the shape of the tokens.
 
     Args:
         layers: Layers of the manifest.

@@ -31,7 +31,7 @@ if TYPE_CHECKING:
     from acm_export.timing.routing import Thresholds
 
 _ROUNDING = 5e-4
-"""A budget may miss the ends of the table by what an error message rounds away."""
+"""Tolerance at the ends of the table: what an error message rounds away."""
 
 
 @dataclass(frozen=True)
@@ -43,8 +43,8 @@ class Run:
         routing: data, least, most or skewed.
         budget_requested: Requested β, or None.
         budget_measured: β from the learner counts of an untimed run of the same inputs; None if they are not visible.
-        controls: Thresholds or the budget, fed beside the inputs.
-        own_thresholds: Whether the file has or computes its thresholds itself.
+        controls: Thresholds or the budget, fed with the inputs.
+        own_thresholds: Whether the file stores or computes its own thresholds.
     """
 
     inputs: InputBatches
@@ -191,7 +191,7 @@ def _from_table(file: TimedFile, budget: float) -> Thresholds:
         raise UsageError(
             f"the budget {budget:g} is outside the table of {path.name}, which goes from {table.smallest:.4g} "
             f"to {table.largest:.4g}",
-            "choose a budget inside the table, or calibrate with that budget",
+            "choose a budget within the table, or calibrate with that budget",
         )
     thresholds, bound = table.at(budget), manifest.setting.max_learners
     return {e.name: np.asarray(thresholds[e.name] + bound_of(e, bound), np.float32) for e in manifest.layers}

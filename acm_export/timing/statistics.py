@@ -51,7 +51,7 @@ def summarize(milliseconds: Sequence[float]) -> Statistics:
         milliseconds: Time of each run, in any order.
 
     Raises:
-        ValueError: There are none.
+        ValueError: There are no times.
     """
     if not milliseconds:
         raise ValueError("no run was timed")
@@ -70,7 +70,7 @@ def percentile(ordered: Sequence[float], percent: float) -> float:
 
     Args:
         ordered: Ascending values, at least one.
-        percent: Above 0, at most 100.
+        percent: Percentage above 0, at most 100.
     """
     rank = math.ceil(Fraction(str(percent)) * len(ordered) / 100)  # exact: 99.9% of 1000 values are 999
     return ordered[rank - 1]
@@ -94,7 +94,7 @@ class LinearFit:
     Args:
         fixed_ms: Time at β = 0; None without a fit.
         ms_per_budget: Additional time from β = 0 to β = 1; None without a fit.
-        r2: Share of the variance of the times that the line explains; None if there is no variance.
+        r2: Share of the variance of the times that the line explains; None without variance.
     """
 
     fixed_ms: float | None = None

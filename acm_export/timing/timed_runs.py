@@ -1,4 +1,4 @@
-"""Time runs one after the other; an interrupt or an error keeps those that are done."""
+"""Time runs one after the other; an interrupt or an error keeps finished runs."""
 
 from __future__ import annotations
 
@@ -103,7 +103,7 @@ class TimedRuns:
 
     Args:
         runs: Results of the model.
-        baseline: Results of the baseline beside them; empty without a baseline.
+        baseline: Results of the baseline, one for each run; empty without a baseline.
         steadiness: How steady the times of each of them were.
         partial: Whether an interrupt or an error ended the measurement early.
         error: The error, or None after an interrupt.
@@ -123,7 +123,7 @@ def time_runs(
     progress: Progress,
     gpu: GpuWatch | None = None,
 ) -> TimedRuns:
-    """Time runs until all are done, or an interrupt or an error drops the present one and those after it.
+    """Time runs until all are done, or an interrupt or an error drops the current one and those after it.
 
     Args:
         request: How long to time each run, and which percentiles to take.
@@ -212,7 +212,7 @@ def _steadiness(name: str, measurement: Measurement, host_ms: Statistics) -> Ste
 
 
 def _named(error: Exception, run: str) -> AcmError:
-    """An error of a runtime's own type, as one that names the run."""
+    """Wrap an error of a runtime's own type in one that names the run."""
     if isinstance(error, AcmError):
         return error
     return LatencyError(f"{run} failed: {type(error).__name__}: {first_line(error)}", _DEBUG)

@@ -132,7 +132,8 @@ def read_times(path: Path) -> list[Query]:
     try:
         if path.stat().st_size > _MAX_BYTES:
             raise UsageError(
-                f"{path} has {path.stat().st_size} bytes, at most {_MAX_BYTES} are read", "let trtexec run shorter"
+                f"{path} has {path.stat().st_size} bytes, at most {_MAX_BYTES} are read",
+                "run trtexec for a shorter time",
             )
         queries = _parse(json.loads(path.read_text(encoding="utf-8")))
     except FileNotFoundError as error:
@@ -140,7 +141,7 @@ def read_times(path: Path) -> list[Query]:
     except (OSError, ValueError, RecursionError, BrokenFieldError) as error:
         raise UsageError(f"{path} was not written by trtexec --exportTimes: {error}", _HINT) from error
     if not queries:
-        raise UsageError(f"{path} holds no queries", "let trtexec run longer, as with --duration=10")
+        raise UsageError(f"{path} holds no queries", "run trtexec for a longer time, for example with --duration=10")
     return queries
 
 
@@ -174,7 +175,7 @@ def _run(queries: Sequence[Query], request: LatencyRequest, *, enqueue_known: bo
 
 
 def trace_warnings(queries: Sequence[Query], *, coarse: bool) -> Iterator[str]:
-    """Warnings about what the times of trtexec leave out.
+    """Warnings about what trtexec's times do not include.
 
     Args:
         queries: Queries in the order of the file.
@@ -186,7 +187,7 @@ def trace_warnings(queries: Sequence[Query], *, coarse: bool) -> Iterator[str]:
     if ahead > len(pairs) / 2:
         yield (
             f"enqueue ahead: {ahead} of {len(queries)} queries were enqueued while the one before was running; their "
-            "latency leaves out the time that they waited. trtexec --exposeDMA enqueues one at a time"
+            "latency excludes the time that they waited. trtexec --exposeDMA enqueues one at a time"
         )
     if not any(query.transfer for query in queries):
         yield (

@@ -99,7 +99,7 @@ def build_plugin(
         progress: Receives the steps.
 
     Raises:
-        UsageError: A folder that was named does not exist.
+        UsageError: A given folder does not exist.
         PluginError: Headers, compiler or CMake are missing, or the compiler failed.
         KernelError: The kernel pack is missing, damaged or stale.
         OutputError: The output cannot be written.

@@ -53,7 +53,7 @@ def tensorrt_headers(root: Path | None = None) -> TensorRTHeaders:
             containers install them.
 
     Raises:
-        PluginError: No headers are found, with the folders that were searched; or they are too old or unreadable.
+        PluginError: The headers are not found (the message lists the folders), too old or unreadable.
     """
     folders = _with_include(root) if root else list(_usual_tensorrt_folders())
     folder = next((folder for folder in folders if (folder / _MARK).is_file()), None)
@@ -80,7 +80,7 @@ def cuda_headers(root: Path | None = None) -> Path:
         root: Folder of a CUDA toolkit, or its ``include``; by default ``CUDA_HOME``, then the usual places.
 
     Raises:
-        PluginError: It is not found; the message lists the folders that were searched.
+        PluginError: The headers are not found; the message lists the folders that were searched.
     """
     folders = _with_include(root) if root else list(_usual_cuda_folders())
     folder = next((folder for folder in folders if (folder / _CUDA_MARK).is_file()), None)

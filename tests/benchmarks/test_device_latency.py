@@ -95,7 +95,7 @@ def test_an_int8_map_is_close_to_the_float_map(bias: bool) -> None:
     assert float((y - expected).abs().max()) < 0.02 * float(expected.abs().max())
 
 
-def test_all_maps_but_the_classifier_become_int8() -> None:
+def test_all_maps_except_the_classifier_become_int8() -> None:
     dense = random_vit(TINY, acm=False)
     names = {name for name, module in dense.named_modules() if isinstance(module, torch.nn.Linear)}
     quantised = int8(dense)
@@ -178,7 +178,7 @@ def test_by_default_pytorch_and_the_installed_runtimes_run() -> None:
     assert parts_to_run(("files", "pytorch"), neither) == ("pytorch", "files")
 
 
-def test_a_part_that_does_not_exist_is_refused() -> None:
+def test_an_unknown_part_is_refused() -> None:
     assert part_names("pytorch,files") == ("pytorch", "files")
     with pytest.raises(argparse.ArgumentTypeError, match="unknown part 'torch'"):
         part_names("pytorch,torch")

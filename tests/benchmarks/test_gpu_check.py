@@ -245,12 +245,12 @@ SMALL = Case(9, 24, 8, Signature(3, 1, "silu"), repeated=True)
 
 
 @pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16, torch.float32])
-def test_a_smoke_case_passes_where_the_op_is_right(dtype: torch.dtype) -> None:
+def test_a_smoke_case_passes_if_the_op_is_correct(dtype: torch.dtype) -> None:
     result = check(SMALL, dtype, "cpu")
     assert (result.passed, result.runs_that_differ) == (True, 0)
 
 
-def test_a_smoke_case_fails_where_y_counts_or_repeated_runs_are_wrong(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_smoke_case_fails_if_y_counts_or_repeated_runs_are_wrong(monkeypatch: pytest.MonkeyPatch) -> None:
     inputs = SMALL.inputs(torch.float32, "cpu")
     y, counts = gpu_smoke.run(inputs)
 
@@ -266,7 +266,7 @@ def test_a_smoke_case_fails_where_y_counts_or_repeated_runs_are_wrong(monkeypatc
     assert result_of((y, counts), (y + 1e-7, counts), (y, counts)).runs_that_differ == 1
 
 
-def test_an_exception_in_a_smoke_case_is_its_result() -> None:
+def test_an_exception_in_a_smoke_case_is_recorded() -> None:
     result = check(replace(SMALL, signature=Signature(3, 1, "gelu")), torch.float32, "no-such-device")
     assert not result.passed
     assert "no-such-device" in result.reason

@@ -1,6 +1,6 @@
-"""The rivals of benchmarks/kernels.py match the loop, and the program keeps what it measured.
+"""The rivals of benchmarks/kernels.py match the loop, and the program keeps its results.
 
-On a CPU, with the host's clock in place of device events: the tests check values and files, not times.
+On a CPU, with the host's clock instead of device events: the tests check values and files, not times.
 """
 
 from __future__ import annotations
@@ -47,14 +47,14 @@ def _without_gradients() -> Any:
 
 
 class Graph:
-    """Stands in for a captured CUDA graph."""
+    """A fake of a captured CUDA graph."""
 
     def __init__(self, call: Callable[[], object]) -> None:
         self.replay = call
 
 
 class Event:
-    """Stands in for a CUDA event."""
+    """A fake of a CUDA event."""
 
     def __init__(self, **_options: bool) -> None:
         self._at = 0.0
@@ -158,7 +158,7 @@ def test_a_narrowed_mlp_is_the_first_learners() -> None:
 
 
 @pytest.mark.parametrize("share", [1.0, 0.5, 0.25])
-def test_the_gate_of_a_case_decides_on_the_wanted_share(share: float) -> None:
+def test_the_gate_of_a_case_runs_the_requested_share(share: float) -> None:
     given = kernel_cases.case(SIZES, 5000, share, device="cpu")
     assert given.share() == pytest.approx(share, abs=0.02)
     assert all(torch.equal(z.argmax(-1).int(), c) for z, c in zip(given.logits, given.counts(), strict=True))
@@ -250,7 +250,7 @@ def test_rows_measured_before_time_runs_out_are_kept(tmp_path: Path, monkeypatch
         (kernel_report.Must(float("nan"), 1.0, at_most=False), False),
     ],
 )
-def test_a_limit_holds(must: kernel_report.Must, holds: bool) -> None:
+def test_limits_are_checked(must: kernel_report.Must, holds: bool) -> None:
     assert must.holds is holds
 
 

@@ -1,4 +1,4 @@
-"""Tuning tiles: the candidates, and the search among them."""
+"""Tuning tiles: the candidates, and the search through them."""
 
 from __future__ import annotations
 
@@ -114,7 +114,7 @@ def test_a_gain_that_does_not_repeat_changes_nothing() -> None:
     assert search(before, 197, lambda role, _: ratios.get(role, 0.5)) == before
 
 
-def test_a_present_entry_that_does_not_run_is_replaced_by_one_that_does() -> None:
+def test_a_current_entry_that_does_not_run_is_replaced_by_one_that_does() -> None:
     before = present(48)
     best = search(before, 48, lambda role, _: None if role == "present" else 1.0)
     assert best != before

@@ -99,7 +99,7 @@ def test_few_tokens_rotate_layers_and_many_rotate_inputs() -> None:
 
 
 class _Compiled:
-    """Stands in for compilations, some of which failed."""
+    """Fake compilations, some of which failed."""
 
     def __init__(self, failed: dict[Entry, str]) -> None:
         self.failed = failed

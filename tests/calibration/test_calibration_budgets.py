@@ -46,7 +46,7 @@ def test_flops_out_of_reach_say_what_is_possible() -> None:
         budget_of_flops(MANIFEST, 500)
 
 
-def test_numbers_are_read_as_people_write_them() -> None:
+def test_numbers_are_parsed_as_users_write_them() -> None:
     assert [parse_flops(text) for text in ("17.5G", " 900M", "1.2e9", "3k")] == [17.5e9, 9e8, 1.2e9, 3e3]
     assert [parse_milliseconds(text) for text in ("4ms", "3.5", " 4 ms")] == [4, 3.5, 4]
     for text in ("", "4x", "fast"):
@@ -62,7 +62,7 @@ def test_times_follow_the_fitted_line(tmp_path: Path, model: Path) -> None:
     assert budget_of_latency(100.0, latency_file(tmp_path, model), model) == 1.0
 
 
-def test_the_result_of_an_engine_serves_the_file_it_was_built_from(tmp_path: Path, model: Path) -> None:
+def test_an_engine_result_is_valid_for_its_onnx_file(tmp_path: Path, model: Path) -> None:
     source = {"file": "m.onnx", "sha256": sha256_of(model)}
     engine = {"file": "m.plan", "sha256": "f" * 64}
     assert budget_of_latency(4.0, latency_file(tmp_path, model, model=engine, source=source), model) == 0.5
@@ -78,12 +78,12 @@ def test_a_poor_fit_is_a_warning(tmp_path: Path, model: Path) -> None:
         budget_of_latency(4.0, latency_file(tmp_path, model, fit=fit), model)
 
 
-def test_latency_files_that_do_not_serve_are_refused(tmp_path: Path, model: Path) -> None:
+def test_unusable_latency_files_are_refused(tmp_path: Path, model: Path) -> None:
     for changes, milliseconds, reason in (
-        ({"model": {"file": "m.onnx", "sha256": "f" * 64}}, 4.0, r"another model: sha256 ffffffffffff\.\.\., .* has"),
+        ({"model": {"file": "m.onnx", "sha256": "f" * 64}}, 4.0, r"another model: sha256 ffffffffffff\.\.\.; .* has"),
         ({"fit": None}, 4.0, "no fit of latency against budget"),
         ({"fit": {"fixed_ms": None, "ms_per_budget": None, "r2": None}}, 4.0, "no fit"),
-        ({"schema": 2}, 4.0, "has schema 2, this version reads up to 1"),
+        ({"schema": 2}, 4.0, "has schema 2; this version reads up to 1"),
         ({"model": None}, 4.0, "is not a result of acm-export latency"),
         ({}, 1.5, "2 ms without learners and 6 ms with all"),
     ):

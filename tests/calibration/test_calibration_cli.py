@@ -60,7 +60,7 @@ def test_a_budget_in_flops_and_the_table_for_people(folder: Path) -> None:
     assert "set-budget" in result.stdout
 
 
-def test_what_does_not_fit_is_said_and_nothing_is_written(folder: Path) -> None:
+def test_invalid_calls_are_reported_and_write_nothing(folder: Path) -> None:
     (folder / "bad").mkdir()
     wrong = write_images(folder / "wrong.npz", 10, pixel_values=images(10)[:, :, :5].numpy())
     model, data, output = folder / "m.onnx", folder / "d.npz", folder / "bad" / "x.onnx"
@@ -70,13 +70,13 @@ def test_what_does_not_fit_is_said_and_nothing_is_written(folder: Path) -> None:
         (
             ("--data", wrong),
             2,
-            f"sample 0 of {wrong}: pixel_values is float32 [1, 5, 8], the model takes float32 [1, 8, 8]",
+            f"sample 0 of {wrong}: pixel_values is float32 [1, 5, 8]; the model takes float32 [1, 8, 8]",
         ),
         (("--data", folder / "none.npz"), 2, "there is no file or folder"),
         (("--data", data, "--budgets", "0.5,x"), 2, "'x' is not a number"),
         (("--data", data, "--budgets", "0.01"), 1, "the smallest is"),
         (("--data", data, "--flops", "1"), 2, "out of reach"),
-        (("--data", data, "--latency-target", "4ms"), 2, "belong together"),
+        (("--data", data, "--latency-target", "4ms"), 2, "must be given together"),
         (("--data", data, "--device", "cuda"), 1, "CUDAExecutionProvider"),
         (("--data", data, "--budgets", "1.5"), 2, "the budget 1.5 is out of range"),
         (("--data", data, "--precision", "0.1"), 2, "a precision is given, but no budget"),

@@ -1,4 +1,4 @@
-"""Calibration data: streaming, the split, images, and what does not fit."""
+"""Calibration data: streaming, the split, images, and data that do not fit."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ def opened(data: Any, inputs: tuple[GraphInput, ...] = (PIXELS,), limit: int | N
     return CalibrationData(dataset, **options)
 
 
-def test_the_same_samples_are_held_out_whatever_the_batch_size(tmp_path: Path) -> None:
+def test_the_same_samples_are_held_out_for_any_batch_size(tmp_path: Path) -> None:
     path = write_images(tmp_path / "d.npz", 23)
     images = np.load(path)["pixel_values"][:, 0, 0, 0].astype(float)
     marks = held_out(23)
@@ -45,7 +45,7 @@ def test_the_same_samples_are_held_out_whatever_the_batch_size(tmp_path: Path) -
 
 
 @pytest.mark.parametrize("classes", [2, 5, 10])
-def test_one_of_each_five_is_held_out_and_alternating_classes_are_all_among_them(classes: int) -> None:
+def test_one_in_five_is_held_out_and_covers_alternating_classes(classes: int) -> None:
     marks = held_out(1003)
     assert not marks[1000:].any()
     assert (marks[:1000].reshape(-1, 5).sum(1) == 1).all()
@@ -61,7 +61,7 @@ def test_a_limit_takes_the_first_samples(tmp_path: Path) -> None:
     assert sorted(samples_of(data.calibration()) + samples_of(data.held_out())) == sorted(images.tolist())
 
 
-def test_probing_takes_samples_from_all_over_the_data(tmp_path: Path) -> None:
+def test_probe_samples_are_spread_over_the_data(tmp_path: Path) -> None:
     data = opened(write_images(tmp_path / "d.npz", 100), batch_size=8)
     every = samples_of(data.calibration())
     for samples in (1, 7, 80, 1000):
@@ -78,7 +78,7 @@ def test_a_model_with_a_fixed_batch_gets_whole_batches(tmp_path: Path) -> None:
     survey = data.survey()
     assert (survey.samples, survey.held_out, survey.batches, survey.unit) == (16, 4, 4, 4)
     assert [[batch.samples for batch in data.probe(n)] for n in (1, 9, 64)] == [[4], [4, 4], [4] * 4]
-    with pytest.raises(UsageError, match="has 3 samples, the batch of the model is fixed to 4"):
+    with pytest.raises(UsageError, match="has 3 samples; the model's batch size is fixed to 4"):
         opened(write_images(tmp_path / "e.npz", 3), (fixed,))
 
 
@@ -97,12 +97,12 @@ def test_image_folders_give_pixels_and_alternating_labels(tmp_path: Path) -> Non
     assert batch.labels.tolist() == [0, 1, 0, 1]
     assert batch.feeds["pixel_values"][:2, 0, 0, 0].tolist() == [2.0, -2.0]
     (tmp_path / "images" / "cat" / "0.png").write_bytes(b"no image")
-    with pytest.raises(UsageError, match="is not an image that can be read"):
+    with pytest.raises(UsageError, match="cannot read the image"):
         list(data.batches(4))
 
 
 def test_image_folders_without_images_or_settings_are_refused(tmp_path: Path) -> None:
-    with pytest.raises(UsageError, match="holds no images"):
+    with pytest.raises(UsageError, match="has no images"):
         ImageFolder(tmp_path, None, tmp_path)
     Image.new("L", (4, 4)).save(tmp_path / "a.png")
     with pytest.raises(UsageError, match=r"there is no preprocessor_config\.json") as refusal:
@@ -110,7 +110,7 @@ def test_image_folders_without_images_or_settings_are_refused(tmp_path: Path) ->
     assert "--processor" in str(refusal.value.hint)
 
 
-def test_the_attention_mask_marks_tokens_where_it_has_their_shape() -> None:
+def test_an_attention_mask_in_the_shape_of_the_tokens_marks_padding() -> None:
     mask = np.array([[1, 1, 0]])
     masks = TokenMasks.of_batch({"attention_mask": mask}, [])
     for shape in ((1, 3), (1, 3, 16)):
@@ -119,7 +119,7 @@ def test_the_attention_mask_marks_tokens_where_it_has_their_shape() -> None:
     assert TokenMasks.of_batch({}, []).of((1, 3)) is None
 
 
-def test_gate_logits_mark_padding_where_the_mask_has_another_shape() -> None:
+def test_gate_logits_mark_padding_if_the_mask_has_another_shape() -> None:
     z = np.array([[[0, 1], [-1, -np.inf], [0, -np.inf]]], np.float32)
     masks = TokenMasks.of_batch({"attention_mask": np.ones((1, 60))}, [z, z[..., :1]])
     assert masks.of((1, 3)).tolist() == [[True, False, False]]  # type: ignore[union-attr]

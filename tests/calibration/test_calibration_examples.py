@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 
 
 class Ran:
-    """A session that answers with given counts of both layers, ``[samples, tokens]``."""
+    """A session that returns given counts of both layers, ``[samples, tokens]``."""
 
     layers = LAYERS
 
@@ -47,7 +47,7 @@ def test_images_keep_the_cheapest_and_the_costliest_with_shares_over_their_patch
 
 
 @pytest.mark.parametrize("tokens", [7, 12])
-def test_tokens_that_are_no_square_grid_are_not_drawn(tokens: int) -> None:
+def test_tokens_that_do_not_form_a_square_grid_are_not_drawn(tokens: int) -> None:
     counts = np.ones((2, tokens), np.int32)
     assert examples_of(Batch({"pixel_values": np.zeros((2, 3, 8, 8), np.float32)}), counts, counts) == ()
 

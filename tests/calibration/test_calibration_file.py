@@ -1,4 +1,4 @@
-"""Calibrated files: what is written, both dials, and the budget input in ONNX Runtime."""
+"""Calibrated files: their content, both dials, and the budget input in ONNX Runtime."""
 
 from __future__ import annotations
 
@@ -73,13 +73,13 @@ def test_requested_budgets_are_met_and_the_ends_reached(result: CalibrationResul
     assert not [c for c in result.comparisons if c.lost_to and not result.notes]
 
 
-def test_the_file_is_set_to_what_was_trained(folder: Path, result: CalibrationResult) -> None:
+def test_the_file_is_set_to_the_trained_thresholds(folder: Path, result: CalibrationResult) -> None:
     before, after = run(folder / "m.onnx"), run(result.path)
     assert all((before[name] == after[name]).all() for name in before)
     assert read_manifest(read_model(result.path), result.path).setting == Setting()
 
 
-def test_twice_gives_the_same_bytes_and_the_second_says_what_it_replaces(
+def test_calibration_is_deterministic_and_reports_the_replaced_table(
     folder: Path, result: CalibrationResult, caplog: pytest.LogCaptureFixture
 ) -> None:
     with caplog.at_level("INFO", "acm_export"):
@@ -168,13 +168,13 @@ def test_only_portable_files_give_the_input_a_default(folder: Path, with_input: 
     assert INPUT in {tensor.name for tensor in model.graph.initializer}
 
 
-def test_the_input_can_be_taken_away_again(folder: Path, with_input: Path, result: CalibrationResult) -> None:
+def test_the_budget_input_can_be_removed(folder: Path, with_input: Path, result: CalibrationResult) -> None:
     path = calibrated(with_input, folder / "d.npz", folder / "without.onnx", BUDGETS).path
     assert INPUT not in {value.name for value in read_model(path).graph.input}
     assert path.read_bytes() == result.path.read_bytes()
 
 
-def test_a_table_that_another_tool_changed_is_noticed(folder: Path, with_input: Path) -> None:
+def test_a_table_that_another_tool_changed_is_detected(folder: Path, with_input: Path) -> None:
     path = folder / "broken.onnx"
     model = onnx.load(with_input)
     rows = next(tensor for tensor in model.graph.initializer if tensor.name == "budget_input/rows")

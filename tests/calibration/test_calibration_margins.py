@@ -1,4 +1,4 @@
-"""Summaries of margins: merging, quantiles, and what marginal distributions tell."""
+"""Summaries of margins: merging, quantiles, and shares from marginal distributions."""
 
 from __future__ import annotations
 
@@ -67,7 +67,7 @@ def test_integers_keep_the_order_of_the_numbers_and_bins_hold_their_numbers(valu
 
 
 @given(Finite, st.floats(0, 1))
-def test_quantiles_are_those_of_numpy_but_for_the_width_of_a_bin(values: list[float], share: float) -> None:
+def test_quantiles_match_numpy_within_one_bin(values: list[float], share: float) -> None:
     array = np.array(values, np.float32)
     found = quantile(summarize(array), share)
     ordered = np.sort(array)
@@ -92,7 +92,7 @@ def test_shares_above_fall_with_the_threshold_and_end_at_none_and_all(values: li
     assert share_above(summary, threshold) >= share_above(summary, threshold + 1)
 
 
-def test_a_constant_margin_is_noticed() -> None:
+def test_a_constant_margin_is_detected() -> None:
     assert summarize(np.full(5, 1.5, np.float32)).constant
     assert not summarize(np.array([1.5, 1.6], np.float32)).constant
     assert not summarize(np.array([1.5, np.inf], np.float32)).constant
@@ -130,7 +130,7 @@ def test_more_tokens_never_raise_a_threshold(seed: int, first: float, second: fl
     assert (many <= few).all()
 
 
-def test_the_expected_budget_is_the_measured_one_where_layers_do_not_depend_on_each_other() -> None:
+def test_expected_and_measured_budgets_agree_for_independent_layers() -> None:
     observed, logits = observed_tokens(1, tokens=5000)
     thresholds = thresholds_for_shares(observed, [np.array([0.9, 0.6, 0.3, 0.1]), np.array([0.5, 0.25])])
     executed = possible = 0.0

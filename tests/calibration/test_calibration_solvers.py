@@ -66,7 +66,7 @@ class Additive:
 
 
 @given(st.lists(st.floats(-100, 100), min_size=1, max_size=30))
-def test_pooling_gives_an_ordered_sequence_of_the_same_sum_that_nothing_ordered_beats(values: list[float]) -> None:
+def test_pooling_gives_the_closest_ordered_sequence_with_the_same_sum(values: list[float]) -> None:
     array = np.array(values)
     found = non_decreasing(array)
     assert (np.diff(found) >= -1e-9).all()
@@ -77,7 +77,7 @@ def test_pooling_gives_an_ordered_sequence_of_the_same_sum_that_nothing_ordered_
 
 
 @given(st.integers(0, 1000), st.integers(1, 5))
-def test_both_orders_hold_and_ordered_numbers_stay(seed: int, rows: int) -> None:
+def test_both_orders_hold_and_ordered_numbers_are_unchanged(seed: int, rows: int) -> None:
     rng = np.random.default_rng(seed)
     found = ordered_both_ways(rng.standard_normal((rows, 4)))
     assert (np.diff(found, axis=1) >= 0).all()
@@ -128,7 +128,7 @@ def test_the_loop_meets_budgets_although_layers_depend_on_each_other(budget: flo
     assert solution.rounds <= 12
 
 
-def test_the_loop_refuses_with_what_is_possible() -> None:
+def test_refusals_name_the_reachable_budgets() -> None:
     model = Additive((1.0, 1.0), tokens=10)
     with pytest.raises(CalibrationError, match=r"jumps from 0\.5 to 0\.5") as refusal:
         model.loop(Uniform(model.observed)).solve(0.506)
@@ -156,7 +156,7 @@ def test_the_table_is_monotone_meets_its_budgets_and_loses_to_no_rival() -> None
         assert measured == pytest.approx(budget, abs=2 * TOLERANCE)
 
 
-def test_requested_budgets_are_knots_and_others_keep_away_from_them() -> None:
+def test_requested_budgets_are_knots_and_others_keep_a_distance() -> None:
     assert knot_budgets(0.1, 1.0, [0.1, 0.31, 1.0], [0.1, 0.3, 0.308, 0.5, 1.0]) == [0.5, 0.31, 0.3]
 
 
@@ -170,7 +170,7 @@ def test_the_ends_meet_the_budgets_next_to_them(budgets: list[float]) -> None:
 
 
 @pytest.mark.parametrize("seed", range(12))
-def test_tables_of_few_tokens_with_equal_margins_end(seed: int) -> None:
+def test_building_a_table_of_few_equal_margins_terminates(seed: int) -> None:
     rng = np.random.default_rng(seed)
     model = Additive((1.0, 0.2), tokens=int(rng.integers(5, 30)))
     model.logits = [np.round(z) for z in model.logits]

@@ -71,7 +71,7 @@ def test_knots_are_exact_the_middle_is_the_mean_and_outside_clamps() -> None:
     assert (TABLE.clamped(0.01), TABLE.clamped(0.3), TABLE.clamped(7)) == (0.125, 0.3, 1.0)
 
 
-def test_a_table_of_one_knot_serves_everything() -> None:
+def test_a_table_of_one_knot_covers_all_budgets() -> None:
     assert BudgetTable((1.0,), {"a": ((2.0,),)}).at(0.3)["a"].tolist() == [2.0]
 
 
@@ -85,7 +85,7 @@ def test_a_table_of_one_knot_serves_everything() -> None:
         ((), (), "do not ascend"),
     ],
 )
-def test_what_is_no_table_is_refused(budgets: tuple[float, ...], rows: tuple[tuple[float]], reason: str) -> None:
+def test_invalid_tables_are_refused(budgets: tuple[float, ...], rows: tuple[tuple[float]], reason: str) -> None:
     with pytest.raises(ValueError, match=reason):
         BudgetTable(budgets, {"a": rows})
 

@@ -1,4 +1,4 @@
-"""What holds for every verb: one JSON object, exit codes, -v, -q, usage errors, completion."""
+"""Common to every verb: one JSON object, exit codes, -v, -q, usage errors, completion."""
 
 from __future__ import annotations
 
@@ -150,12 +150,12 @@ def test_an_unexpected_error_asks_for_a_report_and_debug_shows_where() -> None:
     "error",
     [MemoryError("Unable to allocate 21.8 PiB"), RuntimeError("DefaultCPUAllocator: can't allocate memory: 12 bytes")],
 )
-def test_too_little_memory_is_not_a_defect(error: Exception) -> None:
+def test_out_of_memory_is_not_reported_as_a_bug(error: Exception) -> None:
     def works() -> None:
         raise error
 
     result = call(works)
-    assert result.stderr.startswith("error: there is not enough memory: ")
+    assert result.stderr.startswith("error: not enough memory: ")
     assert "hint: use fewer samples" in result.stderr
 
 
@@ -168,7 +168,7 @@ def test_every_kind_of_error_is_the_class_name_in_snake_case() -> None:
     assert len(set(kinds.values())) == len(kinds)
 
 
-def test_verbs_are_listed_along_the_line() -> None:
+def test_verbs_are_listed_in_the_order_of_the_line() -> None:
     lines = CliRunner().invoke(main, ["--help"]).stdout.partition("Commands:")[2].splitlines()
     assert [line.split()[0] for line in lines if line.startswith("  ") and line[2] != " "] == NAMES
 

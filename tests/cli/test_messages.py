@@ -1,4 +1,4 @@
-"""Wrong command lines over all verbs, and exactly what they print.
+"""Wrong calls of all verbs, and their exact messages.
 
 The stored messages are in messages.txt. After a change of wording, update them and read the difference:
 
@@ -140,7 +140,7 @@ demo -o text.txt
 
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A working folder with right and wrong inputs of every kind."""
+    """A working folder with valid and invalid inputs of every kind."""
     path = tmp_path_factory.mktemp("messages").resolve()
     shutil.copytree(ACM, path / "acm")
     shutil.copytree(DENSE, path / "dense")
@@ -177,12 +177,12 @@ def test_a_wrong_call_prints_its_stored_message(
     before = sorted(path.name for path in folder.iterdir())
     result = CliRunner().invoke(main, call.split())
     printed = f"exit code {result.exit_code}\n{result.stderr}".replace(str(folder), "/folder").rstrip()
-    assert "unexpected" not in printed, "an ordinary mistake must not look like a defect"
+    assert "unexpected" not in printed, "an ordinary mistake must not look like a bug"
     assert "error: " in printed
     assert sorted(path.name for path in folder.iterdir()) == before
     if UPDATE:
         messages[call] = printed
     else:
         assert printed == messages.get(call), (
-            "if the new wording is meant, update messages.txt (see the head of this file)"
+            "if the new wording is intended, update messages.txt (see the top of this file)"
         )

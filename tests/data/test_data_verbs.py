@@ -1,4 +1,4 @@
-"""One grammar of ``--data``: what trains a model also calibrates, verifies and times it, and mistakes read the same."""
+"""One grammar of ``--data``: what trains a model also calibrates, verifies and times it, and errors are the same."""
 
 from __future__ import annotations
 
@@ -162,21 +162,25 @@ def _tokens(**entries: Any) -> Callable[[], Any]:
 
 WRONG_FUNCTIONS: list[tuple[str, Callable[[], Any], str]] = [
     (TOKENS, _fail, f"{FUNCTION} failed at sample 1: KeyError: 'x'"),
-    (TOKENS, lambda: 3, f"{FUNCTION} returned int, expected samples"),
+    (TOKENS, lambda: 3, f"{FUNCTION} returned int; expected samples"),
     (TOKENS, list, f"{FUNCTION} has no samples"),
-    (TOKENS, lambda: [3] * 12, f"sample 0 of {FUNCTION} is int, expected a mapping"),
+    (TOKENS, lambda: [3] * 12, f"sample 0 of {FUNCTION} is int; expected a mapping"),
     (TOKENS, _tokens(ids=[1], labels=0), f"sample 0 of {FUNCTION} has ids, labels; the model takes input_ids"),
-    (TOKENS, _tokens(input_ids=[1.0], labels=0), "input_ids is float64 [1], the model takes int64 [tokens]"),
-    (TOKENS, _tokens(input_ids=[[1, 2]], labels=0), "input_ids is int64 [1, 2], the model takes int64 [tokens]"),
-    (TOKENS, _tokens(input_ids=[1, 20], labels=0), f"sample 0 of {FUNCTION}: input_ids holds 20, the model takes 0 to"),
-    (TOKENS, _tokens(input_ids=[1, -1], labels=0), "input_ids holds -1, the model takes 0 to 19"),
-    (TOKENS, _tokens(input_ids=[1], token_type_ids=[2], labels=0), "token_type_ids holds 2, the model takes 0 to 1"),
+    (TOKENS, _tokens(input_ids=[1.0], labels=0), "input_ids is float64 [1]; the model takes int64 [tokens]"),
+    (TOKENS, _tokens(input_ids=[[1, 2]], labels=0), "input_ids is int64 [1, 2]; the model takes int64 [tokens]"),
+    (
+        TOKENS,
+        _tokens(input_ids=[1, 20], labels=0),
+        f"sample 0 of {FUNCTION}: input_ids contains 20; the model takes 0 to",
+    ),
+    (TOKENS, _tokens(input_ids=[1, -1], labels=0), "input_ids contains -1; the model takes 0 to 19"),
+    (TOKENS, _tokens(input_ids=[1], token_type_ids=[2], labels=0), "token_type_ids contains 2; the model takes 0 to 1"),
     (TOKENS, _tokens(input_ids=[1], attention_mask=[0], labels=0), "attention_mask masks the whole sample"),
-    (TOKENS, _tokens(input_ids=["a"], labels=0), "input_ids is <U1 [1], the model takes int64"),
-    (TOKENS, _tokens(text="a b", labels=0), "has text in text, and no input_ids: text is not tokenised here"),
-    (IMAGES, _images(np.ones((1, 8, 7))), "pixel_values is float64 [1, 8, 7], the model takes float32 [1, 8, 8]"),
-    (IMAGES, _images(np.ones((2, 1, 8, 8))), "pixel_values is float64 [2, 1, 8, 8], the model takes float32 [1, 8, 8]"),
-    (IMAGES, _images(np.full((1, 8, 8), np.nan)), f"sample 0 of {FUNCTION}: pixel_values holds NaN or infinity"),
+    (TOKENS, _tokens(input_ids=["a"], labels=0), "input_ids is <U1 [1]; the model takes int64"),
+    (TOKENS, _tokens(text="a b", labels=0), "has text in text but no input_ids: acm-export does not tokenise text"),
+    (IMAGES, _images(np.ones((1, 8, 7))), "pixel_values is float64 [1, 8, 7]; the model takes float32 [1, 8, 8]"),
+    (IMAGES, _images(np.ones((2, 1, 8, 8))), "pixel_values is float64 [2, 1, 8, 8]; the model takes float32 [1, 8, 8]"),
+    (IMAGES, _images(np.full((1, 8, 8), np.nan)), f"sample 0 of {FUNCTION}: pixel_values contains NaN or infinity"),
     (IMAGES, _images(np.full((1, 8, 8), 255, np.uint8)), "pixel_values is uint8 [1, 8, 8] with values from 255 to 255"),
     (IMAGES, _images(np.full((1, 8, 8), 200.5)), "which are raw pixels; the model takes normalised float32"),
 ]
@@ -256,11 +260,11 @@ WRONG_FILES: list[tuple[str, Callable[[Path], Any], str]] = [
     (IMAGES, _npz(pixel_values=PIXELS[:0]), "d.npz has no samples"),
     (IMAGES, _npz(pixel_values=PIXELS, labels=np.zeros(3, int)), "d.npz: the arrays have different lengths"),
     (IMAGES, _npz(pixel_values=PIXELS + 100, labels=np.zeros(12, int)), "from 100 to 100, which are raw pixels"),
-    (IMAGES, _write("a.txt", b""), "holds nothing that can be read: no images (.bmp, "),
-    (IMAGES, _broken_picture, "0.png is not an image that can be read"),
-    (SOUNDS, _broken_sound, "0.wav is not a .wav that can be read"),
-    (TOKENS, _broken_dataset, "rows is not a dataset that can be read"),
-    (TOKENS, _splits, "both holds the splits test, train, expected the samples of one hint: name one"),
+    (IMAGES, _write("a.txt", b""), "has no data that can be read: no images (.bmp, "),
+    (IMAGES, _broken_picture, "cannot read the image"),
+    (SOUNDS, _broken_sound, "0.wav as a .wav file"),
+    (TOKENS, _broken_dataset, "cannot read the dataset"),
+    (TOKENS, _splits, "both has the splits test, train; expected a single split hint: name one"),
 ]
 
 
@@ -272,16 +276,16 @@ def test_mistakes_in_files_read_the_same_in_every_verb(
     assert message in error_of_all_verbs(models / name, make(tmp_path / "data"), tmp_path)
 
 
-def test_a_batch_in_place_of_a_sample_is_named_with_the_way_out(
+def test_a_batch_instead_of_a_sample_is_refused_with_a_hint(
     models: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     module(monkeypatch, lambda: iter([{"pixel_values": PIXELS, "labels": np.zeros(12, int)}]))
     code, stderr = run("calibrate", models / IMAGES, FUNCTION, tmp_path)
     assert code == 2
-    assert "a sample has no batch axis: give one mapping for each sample" in " ".join(stderr.split())
+    assert "samples have no batch axis: give one mapping per sample" in " ".join(stderr.split())
 
 
-def test_raw_pixels_are_taken_where_the_processor_leaves_them(
+def test_raw_pixels_are_accepted_if_the_processor_keeps_them(
     models: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     (tmp_path / "raw").mkdir()

@@ -78,7 +78,7 @@ def test_stereo_sounds_of_every_sample_width_are_read(tmp_path: Path, width: int
         (lambda f: (f / "b" / "three.txt").write_text("bad"), "'d'"),
         (lambda f: (f / "model" / "vocab.json").unlink(), "letters"),
         (lambda f: (f / "model" / "vocab.json").write_text("[1]"), "is not a vocabulary"),
-        (lambda f: (f / "b" / "three.wav").write_bytes(b"RIFF"), "cannot be read|can be read"),
+        (lambda f: (f / "b" / "three.wav").write_bytes(b"RIFF"), "three.wav as a .wav file"),
         (lambda f: write_wav(f / "b" / "three.wav", np.zeros(9, "<i2"), rate=8000), "8000 samples per second"),
         (lambda f: write_wav(f / "b" / "three.wav", np.zeros(0, "<i2")), "is empty"),
     ],
@@ -130,11 +130,14 @@ def test_an_npz_that_cannot_be_used_is_named(tmp_path: Path, arrays: dict[str, A
 def test_a_truncated_file_is_named(tmp_path: Path) -> None:
     np.savez(tmp_path / "d.npz", x=np.zeros((3, 4)))
     content = (tmp_path / "d.npz").read_bytes()
-    for name, part in (("half.npz", content[: len(content) // 2]), ("text.npz", b"no"), ("array.npy", content[30:])):
+    for name, part, found in (
+        ("half.npz", content[: len(content) // 2], "is a damaged zip archive; --data takes an .npz file"),
+        ("text.npz", b"no", "is a text file; --data takes an .npz file"),
+        ("array.npy", content[30:], r"is not an \.npz file of plain arrays"),
+    ):
         (tmp_path / name).write_bytes(part)
-        with pytest.raises(UsageError, match=r"is not an \.npz file of plain arrays") as refusal:
+        with pytest.raises(UsageError, match=found):
             opened(tmp_path / name, tmp_path, ROW)
-        assert "numpy.savez" in str(refusal.value.hint)
 
 
 class Rows:
@@ -241,7 +244,7 @@ def test_samples_are_padded_to_a_fixed_length() -> None:
     batch = batch_of([{"input_ids": [1, 2, 3]}, {"input_ids": [4]}], *fixed)
     assert batch["input_ids"].tolist() == [[1, 2, 3, 0], [4, 0, 0, 0]]
     assert batch["attention_mask"].tolist() == [[1, 1, 1, 0], [1, 0, 0, 0]]
-    with pytest.raises(UsageError, match=r"input_ids is int64 \[5\], the model takes int64 \[4\]"):
+    with pytest.raises(UsageError, match=r"input_ids is int64 \[5\]; the model takes int64 \[4\]"):
         batch_of([{"input_ids": [1] * 5}], *fixed)
 
 
@@ -258,7 +261,7 @@ def test_given_masks_are_kept_and_models_without_one_get_none() -> None:
     [
         ([{"ids": [1]}], "the model takes input_ids"),
         ([{"input_ids": ["a"]}], "input_ids is <U1"),
-        ([{"input_ids": [1], "labels": "dog"}], "labels are <U3, expected numbers"),
+        ([{"input_ids": [1], "labels": "dog"}], "labels are <U3; expected numbers"),
     ],
 )
 def test_samples_that_do_not_fit_are_named(samples: list[dict[str, Any]], message: str) -> None:

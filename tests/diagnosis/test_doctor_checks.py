@@ -1,4 +1,4 @@
-"""Each check of the doctor with faked surroundings: missing, broken, old, good."""
+"""Each check of the doctor with fake packages and tools: missing, broken, old, good."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 
 import pytest
 from doctor_surroundings import CRASHES, HANGS, Surroundings
-from plugin_pack import write_stand_in_pack
+from plugin_pack import write_fake_pack
 
 from acm_export.diagnosis import gpu, packages, plugin, tensorrt
 from acm_export.machine import processes, versions
@@ -28,7 +28,7 @@ def around(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Surroundings:
 
 @pytest.fixture
 def pack(tmp_path: Path) -> Pack:
-    write_stand_in_pack(tmp_path / "pack")
+    write_fake_pack(tmp_path / "pack")
     return read_pack(tmp_path / "pack")
 
 
@@ -250,7 +250,7 @@ def test_the_pack_is_missing_stale_or_complete(tmp_path: Path, monkeypatch: pyte
     monkeypatch.setattr(plugin, "default_folder", lambda: folder)
     monkeypatch.setattr(plugin, "read_pack", lambda: read_pack(folder))
     assert (plugin.pack()[0].state, plugin.pack()[1]) == ("missing", None)
-    write_stand_in_pack(folder)
+    write_fake_pack(folder)
     finding, held = plugin.pack()
     assert finding.state == "ok"
     assert held is not None

@@ -36,7 +36,7 @@ def run(*arguments: str) -> Result:
 def pretend(monkeypatch: pytest.MonkeyPatch, *bad: str, state: Any = "missing") -> None:
     """Replace the findings: all ok, except some."""
     findings = tuple(
-        Finding(name, state if name in bad else "ok", "[bold] is no markup", "do this" if name in bad else None)
+        Finding(name, state if name in bad else "ok", "[bold] is not markup", "do this" if name in bad else None)
         for name in (*NAMES, "clocks")
     )
     monkeypatch.setattr(examination, "doctor", lambda *, goal, **_: Examination(findings, goal))
@@ -56,7 +56,7 @@ def test_goals_need_checks_that_exist(real: Examination) -> None:
         assert set(needs) <= set(names), goal
 
 
-def test_what_the_tests_themselves_need_is_ok(real: Examination) -> None:
+def test_the_requirements_of_the_tests_are_ok(real: Examination) -> None:
     states = {finding.name: (finding.state, finding.found) for finding in real.findings}
     for name in ("Python", "numpy", "onnx", "click", "rich", "torch", "transformers", "ONNX Runtime"):
         assert states[name][0] == "ok", states[name]
@@ -79,7 +79,7 @@ def test_a_goal_works_when_all_that_it_needs_is_ok(monkeypatch: pytest.MonkeyPat
 
 @pytest.mark.parametrize("state", ["missing", "wrong"])
 @pytest.mark.parametrize(("goal", "name"), [(goal, name) for goal in GOALS for name in NEEDS[goal]])
-def test_a_goal_does_not_work_without_any_of_it(
+def test_a_goal_does_not_work_without_one_of_its_needs(
     monkeypatch: pytest.MonkeyPatch, goal: str, name: str, state: str
 ) -> None:
     pretend(monkeypatch, name, state=state)
@@ -94,11 +94,11 @@ def test_no_gpu_is_an_error_only_for_a_goal_that_needs_it(monkeypatch: pytest.Mo
     assert [run(*arguments).exit_code for arguments in ((), ("--for", "export"), ("--for", "tensorrt"))] == [0, 0, 1]
 
 
-def test_the_table_shows_every_check_as_it_is(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_table_shows_every_check_verbatim(monkeypatch: pytest.MonkeyPatch) -> None:
     pretend(monkeypatch, "torch")
     shown = run().stdout
     assert all(name in shown for name in NAMES)
-    assert "[bold] is no markup" in shown
+    assert "[bold] is not markup" in shown
     assert "do this" in shown
     assert "export: cannot work: torch (missing)" in shown
 

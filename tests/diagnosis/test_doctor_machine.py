@@ -1,4 +1,4 @@
-"""What the doctor finds of clocks, power mode, Jetson and disks, with faked tools."""
+"""Checks of clocks, power mode, Jetson and disks, with fake tools."""
 
 from __future__ import annotations
 

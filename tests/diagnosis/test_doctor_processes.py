@@ -1,4 +1,4 @@
-"""What the doctor asks other processes: answers, and every way in which none comes."""
+"""Probes in other processes: results, and every way to get none."""
 
 from __future__ import annotations
 
@@ -19,9 +19,9 @@ def around(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Surroundings:
 
 def test_a_result_follows_what_a_package_prints(around: Surroundings) -> None:
     around.package("loud", "1.2", "import sys\nprint('hello')\nprint('careful', file=sys.stderr)\n")
-    answer = probe("package", "loud")
-    assert answer.value == {"version": "1.2"}
-    assert answer.stderr.strip() == "careful"
+    output = probe("package", "loud")
+    assert output.value == {"version": "1.2"}
+    assert output.stderr.strip() == "careful"
 
 
 @pytest.mark.parametrize(
@@ -50,7 +50,7 @@ def test_a_process_that_hangs_is_killed_with_its_children(around: Surroundings) 
         probe("package", "slow", timeout=3)
     killed, deadline = int(pid.read_text()), time.monotonic() + 30
     while _runs(killed) and time.monotonic() < deadline:
-        time.sleep(0.02)  # the signal is on its way
+        time.sleep(0.02)  # the signal was sent but not yet handled
     assert not _runs(killed)
 
 
@@ -67,9 +67,9 @@ def test_tools_give_output_or_a_reason(around: Surroundings) -> None:
     around.tool("good", "echo fine")
     around.tool("bad", "echo no permission >&2; exit 1")
     around.tool("hanging", "sleep 600")
-    answer = run_tool("good")
-    assert answer is not None
-    assert answer.value == "fine\n"
+    output = run_tool("good")
+    assert output is not None
+    assert output.value == "fine\n"
     assert run_tool("not-there-at-all") is None
     with pytest.raises(ProbeError, match="no permission"):
         run_tool("bad")

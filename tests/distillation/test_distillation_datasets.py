@@ -70,16 +70,16 @@ def test_a_dataset_of_speech_is_acmized(tmp_path: Path, monkeypatch: pytest.Monk
         (
             "vit",
             {PIXELS: [np.zeros((1, 8, 8)).tolist()], LABELS: 0},
-            r"\[1, 1, 8, 8\], the model takes float32 \[1, 8, 8\]",
+            r"\[1, 1, 8, 8\]; the model takes float32 \[1, 8, 8\]",
             "return_tensors",
         ),
         (
             "vit",
             {PIXELS: np.zeros((3, 8, 8)).tolist(), LABELS: 0},
-            r"\[3, 8, 8\], the model takes float32 \[1, 8, 8\]",
+            r"\[3, 8, 8\]; the model takes float32 \[1, 8, 8\]",
             None,
         ),
-        ("bert sequences", {TOKENS: 3, LABELS: 0}, r"input_ids is int64 \[\], the model takes int64 \[tokens\]", None),
+        ("bert sequences", {TOKENS: 3, LABELS: 0}, r"input_ids is int64 \[\]; the model takes int64 \[tokens\]", None),
         ("bert sequences", {TOKENS: [[1], [2, 3]], LABELS: 0}, "input_ids is not an array", None),
         (
             "bert sequences",

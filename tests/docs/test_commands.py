@@ -63,8 +63,8 @@ def test_shown_commands_parse(command: Command) -> None:
 
 
 @pytest.fixture(scope="session")
-def stand_ins(tmp_path_factory: pytest.TempPathFactory, vit_files: Path) -> Path:
-    """Folder with a tiny checkpoint, its files, a dense file and images, in place of those in the text. Read-only."""
+def replacements(tmp_path_factory: pytest.TempPathFactory, vit_files: Path) -> Path:
+    """Folder with a tiny checkpoint, its files, a dense file and images, which replace those in the text. Read-only."""
 
     def make(folder: Path) -> None:
         torch.manual_seed(0)  # as vit_files
@@ -76,8 +76,8 @@ def stand_ins(tmp_path_factory: pytest.TempPathFactory, vit_files: Path) -> Path
     return shared_folder(tmp_path_factory, "shown", make)
 
 
-def provide(words: list[str], stand_ins: Path, folder: Path) -> None:
-    """Put a stand-in into ``folder`` for each file or checkpoint that a command reads."""
+def provide(words: list[str], replacements: Path, folder: Path) -> None:
+    """Put a replacement into ``folder`` for each file or checkpoint that a command reads."""
     for before, word in pairwise(words):
         path = folder / word
         if before in OUTPUTS or path.exists():
@@ -85,11 +85,11 @@ def provide(words: list[str], stand_ins: Path, folder: Path) -> None:
         if word.endswith(".onnx"):
             calibrates = words[0] == "calibrate"
             name = "dense" if "dense" in word else "m" if calibrates else "calibrated"
-            shutil.copy(stand_ins / f"{name}.onnx", path)
+            shutil.copy(replacements / f"{name}.onnx", path)
         elif word.endswith(".npz"):
-            shutil.copy(stand_ins / "images.npz", path)
+            shutil.copy(replacements / "images.npz", path)
         elif before in ("export", "--checkpoint"):
-            shutil.copytree(stand_ins / "checkpoint", path)
+            shutil.copytree(replacements / "checkpoint", path)
 
 
 @pytest.mark.parametrize(
@@ -97,8 +97,10 @@ def provide(words: list[str], stand_ins: Path, folder: Path) -> None:
     [pytest.param(c, marks=pytest.mark.slow if c.words[0] in ("calibrate", "export") else ()) for c in QUICK],
     ids=str,
 )
-def test_shown_commands_run(command: Command, stand_ins: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    provide(command.words, stand_ins, tmp_path)
+def test_shown_commands_run(
+    command: Command, replacements: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    provide(command.words, replacements, tmp_path)
     monkeypatch.chdir(tmp_path)
     few = ["--runs", "3"] if command.words[0] == "latency" else []
     done = CliRunner().invoke(main, [*command.words, *few])

@@ -1,4 +1,4 @@
-"""Documents: every link points to an existing file or heading."""
+"""Links in the documents lead to files and headings that exist."""
 
 from __future__ import annotations
 

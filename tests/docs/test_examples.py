@@ -58,7 +58,7 @@ def test_03_prints_the_plan_of_a_dry_run(calibrated: tuple[Path, str]) -> None:
 
 @pytest.mark.slow
 @pytest.mark.skipif(find_spec("tensorrt") is not None, reason="this machine has a TensorRT")
-def test_03_says_how_to_install_tensorrt_where_it_is_missing(calibrated: tuple[Path, str]) -> None:
+def test_03_says_how_to_install_a_missing_tensorrt(calibrated: tuple[Path, str]) -> None:
     ran = run("03_engine_on_a_device.py", calibrated[0])
     assert ran.returncode == 1
     assert "no TensorRT" in ran.stdout

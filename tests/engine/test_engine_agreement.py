@@ -1,4 +1,4 @@
-"""When an engine counts as computing what its file computes."""
+"""When the outputs of an engine count as those of its file."""
 
 from __future__ import annotations
 
@@ -77,7 +77,7 @@ def test_only_the_first_layer_of_a_sample_that_differs_is_judged() -> None:
     assert found.margin_distance < 1e-5
 
 
-def test_nan_on_one_side_alone_is_no_agreement() -> None:
+def test_nan_on_one_side_only_is_a_disagreement() -> None:
     expected = reference(LOGITS, COUNTS)
     assert math.isnan(agreement(expected, actual([math.nan, 2], COUNTS), [LAYER]).errors[0])
     both = Reference({"y": actual([math.nan, 2], None)["y"]}, expected.counts, expected.logits, expected.thresholds)
@@ -103,7 +103,7 @@ def test_judgement() -> None:
     assert judge([Agreement((1e-3,), 2, 1, 40, 0.05)], "fp16", 1).routed_differently == 1
 
 
-def test_what_could_not_be_measured_is_a_warning() -> None:
+def test_unmeasured_errors_are_a_warning() -> None:
     with pytest.warns(AcmWarning, match="no error was measured"):
         assert judge([Agreement((), 2, 2, 40, 1e-4)], "fp32", 1).error is None
     with pytest.warns(AcmWarning, match="1 of 3 samples differ"):

@@ -11,7 +11,7 @@ import onnx
 import pytest
 from click.testing import CliRunner
 from engine_fake_tensorrt import fake
-from plugin_build import compile_stand_in_plugin
+from plugin_build import compile_fake_plugin
 
 from acm_export.base.errors import EngineError, UsageError
 from acm_export.base.files import sha256_of
@@ -101,8 +101,8 @@ def test_a_builder_without_result_is_an_error(model: Path, tmp_path: Path) -> No
 
 
 @pytest.mark.parametrize("version", VERSIONS)
-def test_the_registry_is_asked_before_the_parser(tmp_path: Path, version: str) -> None:
-    library = compile_stand_in_plugin(tmp_path, version)
+def test_the_registry_is_checked_before_parsing(tmp_path: Path, version: str) -> None:
+    library = compile_fake_plugin(tmp_path, version)
     load_plugin(fake(version)[0], library)
     with pytest.raises(EngineError, match="it lists version '2'"):
         load_plugin(fake(version, creator=False)[0], library)
@@ -119,7 +119,7 @@ def test_a_file_that_is_not_the_plugin_is_rejected_before_it_is_loaded(tmp_path:
     with pytest.raises(EngineError, match="not a shared library"):
         load_plugin(tensorrt, library)
     with pytest.raises(EngineError, match=r"built for TensorRT 8\.5\.3, but 10\.3\.0 is installed"):
-        check_library(compile_stand_in_plugin(tmp_path, "8.5.3"), "10.3.0")
+        check_library(compile_fake_plugin(tmp_path, "8.5.3"), "10.3.0")
 
 
 def test_headers_of_another_tensorrt_are_rejected_before_compiling(
@@ -148,7 +148,7 @@ def test_tactic_sources_change_the_default() -> None:
 
 def test_an_engine_and_its_passport(model: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(host, "find_platform", lambda _: HERE)
-    plugin, output = compile_stand_in_plugin(tmp_path), tmp_path / "m.plan"
+    plugin, output = compile_fake_plugin(tmp_path), tmp_path / "m.plan"
     planned = plan_engine(model, output, (10, 3))
     build_planned(planned, fake("10.3.0")[0], PluginSource(plugin), None, Silent())
     assert output.read_bytes() == b"engine"
@@ -182,7 +182,7 @@ def test_a_broken_passport_is_rejected(
     model: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, change: dict[str, Any], reason: str
 ) -> None:
     monkeypatch.setattr(host, "find_platform", lambda _: HERE)
-    output, plugin = tmp_path / "m.plan", PluginSource(compile_stand_in_plugin(tmp_path))
+    output, plugin = tmp_path / "m.plan", PluginSource(compile_fake_plugin(tmp_path))
     build_planned(plan_engine(model, output, (10, 3)), fake("10.3.0")[0], plugin, None, Silent())
     content = json.loads(passport_path(output).read_text())
     passport_path(output).write_text(json.dumps(content | change))

@@ -13,7 +13,7 @@ from click.testing import CliRunner
 from engine_fake_runtime import DropsBias, IgnoresThresholds, RunsOneLearnerFewer
 from engine_fake_tensorrt import fake
 from exported_files import run as run_file
-from plugin_build import compile_stand_in_driver, compile_stand_in_plugin
+from plugin_build import compile_fake_driver, compile_fake_plugin
 from tiny_models import tiny_vit
 
 from acm_export.base.errors import CudaError, EngineError, MissingDependencyError, UsageError
@@ -35,7 +35,7 @@ HERE = Platform("10.3.0", "Orin", "sm_87")
 
 @pytest.fixture(scope="module")
 def library(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return compile_stand_in_driver(tmp_path_factory.mktemp("driver"), "engine_fake_cuda.cpp")
+    return compile_fake_driver(tmp_path_factory.mktemp("driver"), "engine_fake_cuda.cpp")
 
 
 @pytest.fixture(scope="module")
@@ -47,7 +47,7 @@ def files(tmp_path_factory: pytest.TempPathFactory) -> Path:
     write_images(folder / "d.npz", 32)
     calibrated(folder / "m.onnx", folder / "d.npz", folder / "b.onnx", (0.5,), budget_input=True)
     for version in VERSIONS:
-        compile_stand_in_plugin(folder, version)
+        compile_fake_plugin(folder, version)
     return folder
 
 
@@ -59,7 +59,7 @@ def _images(samples: int) -> Any:
 
 @pytest.fixture
 def machine_with(monkeypatch: pytest.MonkeyPatch, library: Path) -> Callable[..., Any]:
-    """Puts a TensorRT and a GPU into this machine."""
+    """Make this machine appear to have TensorRT and a GPU."""
 
     def put(version: str = HERE.tensorrt, **options: Any) -> Any:
         tensorrt, _ = fake(version, driver=library, **options)
@@ -106,7 +106,7 @@ def test_data_are_compared_in_batches_of_the_best_shape(
     machine_with()
     done = build(files, tmp_path / "m.plan", "--data", str(files / "d.npz"), "--opt-shapes", "pixel_values:4x1x8x8")
     assert done.exit_code == 0, done.output
-    assert "48 runs of samples at 3 settings" in done.output
+    assert "48 sample runs at 3 settings" in done.output
 
 
 def _scale(outputs: dict[str, Any]) -> None:
@@ -237,7 +237,7 @@ def test_shapes_outside_the_profile_are_rejected(files: Path, tmp_path: Path, ma
     engine.close()
 
 
-def test_what_cannot_be_used_here_is_rejected_before_tensorrt_sees_it(
+def test_unusable_engines_are_rejected_before_tensorrt_loads_them(
     files: Path, tmp_path: Path, machine_with: Callable[..., Any]
 ) -> None:
     machine_with()
@@ -271,7 +271,7 @@ def test_a_full_gpu_is_an_error_that_names_the_cause(
         engine.close()
 
 
-def test_a_machine_without_driver_or_tensorrt_says_so(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_missing_driver_or_tensorrt_is_reported(monkeypatch: pytest.MonkeyPatch) -> None:
     with pytest.raises(CudaError, match="no CUDA driver"):
         cuda_driver.Driver("libabsent_cuda.so.1")
     monkeypatch.setitem(sys.modules, "tensorrt", None)
@@ -286,8 +286,8 @@ def test_engines_of_one_process_share_the_plugin(files: Path, tmp_path: Path, ma
     for engine in engines:
         engine.close()
     (tmp_path / "other").mkdir()
-    other = compile_stand_in_plugin(tmp_path / "other", "10.4.0")
-    with pytest.raises(EngineError, match="another plugin library"):
+    other = compile_fake_plugin(tmp_path / "other", "10.4.0")
+    with pytest.raises(EngineError, match="not the plugin library that is already loaded"):
         load_plugin(sys.modules["tensorrt"], other)
 
 
@@ -296,7 +296,7 @@ def test_contexts_before_tensorrt_10_have_an_engine_each(
     files: Path, tmp_path: Path, machine_with: Callable[..., Any], version: str, loads: int
 ) -> None:
     if not (files / f"plugin-{version}.so").is_file():
-        compile_stand_in_plugin(files, version)
+        compile_fake_plugin(files, version)
     tensorrt = machine_with(version)
     seen: list[bytes] = []
     runtime_of = tensorrt.Runtime
@@ -318,7 +318,7 @@ def test_contexts_before_tensorrt_10_have_an_engine_each(
     engine.close()
 
 
-def test_a_broken_device_does_not_hide_what_went_wrong(
+def test_a_broken_device_does_not_hide_the_first_error(
     files: Path, tmp_path: Path, machine_with: Callable[..., Any], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     machine_with()
@@ -342,7 +342,7 @@ def test_data_that_do_not_fit_the_profile_are_rejected_before_the_build(
     shapes = ("--min-shapes", "pixel_values:4x1x8x8", "--opt-shapes", "pixel_values:8x1x8x8")
     done = build(files, tmp_path / "m.plan", "--data", str(tmp_path / "ten.npz"), *shapes)
     assert done.exit_code == 0, done.output  # the last two are left out
-    assert "24 runs of samples" in done.output
+    assert "24 sample runs" in done.output
     write_images(tmp_path / "two.npz", 2)
     done = build(files, tmp_path / "n.plan", "--data", str(tmp_path / "two.npz"), *shapes)
     assert done.exit_code == 2
@@ -350,7 +350,7 @@ def test_data_that_do_not_fit_the_profile_are_rejected_before_the_build(
 
 
 @pytest.mark.parametrize("option", ["--save-onnx", "--timing-cache"])
-def test_nothing_that_is_read_or_written_is_replaced_by_another(
+def test_outputs_never_replace_inputs_or_each_other(
     files: Path, tmp_path: Path, machine_with: Callable[..., Any], option: str
 ) -> None:
     machine_with()
@@ -364,7 +364,7 @@ def test_nothing_that_is_read_or_written_is_replaced_by_another(
     assert not (tmp_path / "m.plan").exists()
 
 
-def test_a_run_that_cannot_be_captured_says_so(
+def test_a_run_that_cannot_be_captured_is_reported(
     files: Path, tmp_path: Path, machine_with: Callable[..., Any], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     machine_with()

@@ -171,7 +171,7 @@ def test_idle_learners_are_not_read() -> None:
     assert largest_error(y, expected) <= TOLERANCE[torch.float16]
 
 
-def test_tf32_only_where_pytorch_is_told_to() -> None:
+def test_tf32_is_used_only_if_pytorch_allows_it() -> None:
     inputs = random_inputs(2000, 512, 256, Signature(4, 0, "gelu"), torch.float32)
     expected, _ = reference(inputs)
     before = torch.backends.cuda.matmul.fp32_precision

@@ -38,7 +38,7 @@ CASES = [
     for model_dim, hidden_dim in ((768, 384), (80, 336))
     for activation in ACTIVATIONS
     for dtype in ("float16", "bfloat16")
-]  # the last: what Hopper has kernels of its own for
+]  # the last: a case with Hopper kernels
 
 
 @pytest.fixture(scope="session")

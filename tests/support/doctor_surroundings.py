@@ -1,4 +1,4 @@
-"""Stand-ins for what the doctor examines: importable packages, tools on the PATH, a CUDA driver."""
+"""Fakes of what the doctor checks: importable packages, tools on the PATH, a CUDA driver."""
 
 from __future__ import annotations
 
@@ -52,7 +52,7 @@ class Surroundings:
     """Changes what this process and its children find.
 
     Args:
-        folder: For the stand-ins.
+        folder: Folder for the fakes.
         monkeypatch: Undoes it all.
     """
 

@@ -1,5 +1,5 @@
-// A stand-in for the CUDA driver that has memory: "device" memory is host memory, and a stream is a queue of work that
-// is done when somebody waits for it, so that reading a result without waiting reads what was there before.
+// A fake of the CUDA driver that has memory: "device" memory is host memory, and a stream is a queue of work that
+// is done when the host waits for it, so that reading a result without waiting gives the old content.
 //
 // A millisecond passes with every piece of work. Work of the engine comes from the test through fake_enqueue.
 #include <cstdlib>

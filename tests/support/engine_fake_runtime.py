@@ -73,7 +73,7 @@ class GatedLearners(OpRun):
 
 
 class RunsOneLearnerFewer(GatedLearners):
-    """Wrong on purpose: every token that may runs one learner fewer, and says so."""
+    """Wrong on purpose: every token that can runs one learner fewer, and reports that count."""
 
     @staticmethod
     def count(logits: Any, thresholds: Any, least: int) -> int:

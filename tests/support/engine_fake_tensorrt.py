@@ -226,7 +226,7 @@ def fake(  # noqa: C901  one closure for each class of the module
 
     def load_library(_plugin_path: str) -> Any:
         if held:
-            return None  # as the real one, of a creator that it has
+            return None  # like the real one for a registered creator
         held.append(right if creator else wrong)
         return handle
 

@@ -1,4 +1,4 @@
-"""TensorRT's abstract classes with every virtual function aborting, made from the headers at hand."""
+"""TensorRT's abstract classes with every virtual function aborting, generated from the headers that are found."""
 
 from __future__ import annotations
 

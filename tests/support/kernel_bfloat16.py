@@ -1,4 +1,4 @@
-"""What Triton's interpreter does wrong with bfloat16, and how the tests put it right.
+"""Bugs of Triton's interpreter with bfloat16, and their fixes for the tests.
 
 It keeps bfloat16 values as uint16: ``tl.dot`` multiplies those integers, and the conversion from float32 cuts bits off
 where every GPU rounds to the nearest. Imported only where Triton interprets.
@@ -23,14 +23,14 @@ _TRITONS = {name: getattr(InterpreterBuilder, name) for name in ("create_dot", "
 
 
 def correct_bfloat16() -> None:
-    """Put both right, until :func:`uncorrected`."""
+    """Fix both, until :func:`uncorrected`."""
     InterpreterBuilder.create_dot = _create_dot
     InterpreterBuilder.cast_impl = _cast
 
 
 @contextmanager
 def uncorrected() -> Iterator[None]:
-    """Triton as it is."""
+    """Triton without the fixes."""
     for name, function in _TRITONS.items():
         setattr(InterpreterBuilder, name, function)
     yield

@@ -1,4 +1,4 @@
-"""What compiled kernels say about themselves: read with the tools that Triton brings, and with none."""
+"""Read facts about compiled kernels, with Triton's tools and without."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ ABI_VERSION = 8
 
 
 def compiled(arch: str, keys: Iterable[Key], cache_folder: Path) -> list[Compiled]:
-    """Compile some kernels of an architecture, told by their keys; to be run where Triton compiles."""
+    """Compile some kernels of an architecture, by their keys; run it in the process that compiles."""
     os.environ["TRITON_CACHE_DIR"] = str(cache_folder)
     from acm_export.plugins.kernels.compile import compile_variant
     from acm_export.plugins.kernels.variants import variants

@@ -1,4 +1,4 @@
-"""Kernels of the tests themselves. Imported only where Triton interprets."""
+"""Kernels for the tests. Imported only in the process that interprets."""
 
 from __future__ import annotations
 

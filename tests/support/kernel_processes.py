@@ -26,7 +26,7 @@ _running: dict[bool, ProcessPoolExecutor] = {}
 
 
 def interpreted(function: Callable[P, R], *args: P.args, **kwargs: P.kwargs) -> R:
-    """What a function returns where Triton interprets, with its handling of bfloat16 put right."""
+    """Result of a function in the process that interprets, with bfloat16 fixed."""
     if _release("triton") < (3, 7) and _release("numpy") >= (2, 4):
         pytest.skip(
             "Triton 3.6 interprets only with NumPy before 2.4 (it counts on int() of an array with one element)"
@@ -35,7 +35,7 @@ def interpreted(function: Callable[P, R], *args: P.args, **kwargs: P.kwargs) -> 
 
 
 def compiling(function: Callable[P, R], *args: P.args, **kwargs: P.kwargs) -> R:
-    """What a function returns where Triton compiles."""
+    """Result of a function in the process that compiles."""
     _release("triton")
     return _call(False, function, *args, **kwargs)
 
@@ -53,7 +53,7 @@ def _call(interpret: bool, function: Callable[P, R], *args: P.args, **kwargs: P.
     try:
         return _running[interpret].submit(function, *args, **kwargs).result()
     except BrokenProcessPool:
-        del _running[interpret]  # a kernel that reads a wrong address ends its process, not the tests behind it
+        del _running[interpret]  # a kernel that reads a wrong address ends its process, not the remaining tests
         raise
 
 

@@ -1,6 +1,6 @@
-"""What the tests send to the interpreting process: kernels run on numpy arrays, in memory that betrays what was wrong.
+"""Functions for the process that interprets: run kernels on numpy arrays, in memory that exposes wrong accesses.
 
-All memory that the kernels' host code asks for is filled with bytes 0xFF (NaN in every T, -1 in int32), so a value
+All memory that the kernels' host code allocates is filled with bytes 0xFF (NaN in every T, -1 in int32), so a value
 that was never written shows; bytes behind each array tell of writes beyond its end.
 """
 
@@ -33,14 +33,14 @@ SMALL_BLOCKS = ((8, 16), (32, 16), (128, 16))
 
 
 def tensor(array: Array) -> torch.Tensor:
-    """A torch tensor of an array; bfloat16 too."""
+    """Convert an array to a torch tensor, bfloat16 included."""
     if array.dtype == ml_dtypes.bfloat16:
         return torch.from_numpy(array.view(np.int16)).view(torch.bfloat16)
     return torch.from_numpy(array)
 
 
 def array(tensor: torch.Tensor) -> Array:
-    """The other way."""
+    """Convert a torch tensor to an array."""
     if tensor.dtype == torch.bfloat16:
         return tensor.view(torch.int16).numpy().view(ml_dtypes.bfloat16)
     return tensor.numpy()
@@ -96,7 +96,7 @@ def operator(
 
 @dataclass(frozen=True)
 class Routed:
-    """What the routing kernels leave, and whether they wrote anything else."""
+    """Results of the routing kernels, and whether they wrote anything else."""
 
     counts: Array
     order: Array
@@ -171,7 +171,7 @@ def hidden_values(
 
 
 def partial_sums(feeds: dict[str, Array], signature: Signature, entry: Entry) -> Array:
-    """What GEMM 2 of few tokens leaves for the summation, ``[N, slices, sorted rows, D]``."""
+    """Partial sums of GEMM 2 for few tokens, ``[N, slices, sorted rows, D]``."""
     from acm_export.plugins.kernels import launch
 
     spaces: list[launch.Space] = []

@@ -1,4 +1,4 @@
-"""Compile the plugin's test libraries, where the tools for that are found."""
+"""Compile the plugin's test libraries, if the tools are found."""
 
 from __future__ import annotations
 
@@ -36,7 +36,7 @@ def header_sets() -> list[TensorRTHeaders]:
 
 
 def each_header_set() -> pytest.MarkDecorator:
-    """Run a test once for each set of TensorRT headers; skip it where there are none."""
+    """Run a test once for each set of TensorRT headers; skip it if there are none."""
     found = header_sets()
     reason = "no TensorRT headers found; set TENSORRT_ROOT to one or more folders, separated by ':'"
     none = pytest.param(None, id="no-headers", marks=pytest.mark.skip(reason=reason))
@@ -82,8 +82,8 @@ def build(target: str, folder: Path, pack: Path, headers: TensorRTHeaders | None
     return folder / f"lib{target}.so"
 
 
-def compile_stand_in_driver(folder: Path, source: str = "plugin_fake_cuda.cpp", *macros: str) -> Path:
-    """Compile a stand-in for the CUDA driver."""
+def compile_fake_driver(folder: Path, source: str = "plugin_fake_cuda.cpp", *macros: str) -> Path:
+    """Compile a fake CUDA driver."""
     need_tools()
     library = folder / "libfake_cuda.so"
     flags = ["-std=c++17", "-O1", "-shared", "-fPIC", "-fvisibility=hidden", "-Wall", "-Wextra", "-Werror"]
@@ -92,7 +92,7 @@ def compile_stand_in_driver(folder: Path, source: str = "plugin_fake_cuda.cpp", 
     return library
 
 
-def compile_stand_in_plugin(folder: Path, built_for: str = "10.3.0") -> Path:
+def compile_fake_plugin(folder: Path, built_for: str = "10.3.0") -> Path:
     """Compile a library that looks like the plugin, and does nothing."""
     need_tools()
     source, library = folder / "plugin.cpp", folder / f"plugin-{built_for}.so"

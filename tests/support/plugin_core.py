@@ -1,4 +1,4 @@
-"""The plugin's core through its C interface (plugins/tensorrt/harness/core_api.cpp), and the stand-in driver."""
+"""The plugin's core through its C interface (plugins/tensorrt/harness/core_api.cpp), and the fake driver."""
 
 from __future__ import annotations
 
@@ -90,7 +90,7 @@ def c_tensor(dtype: str, shape: Sequence[int], *, linear: bool = True) -> CTenso
 
 
 SPACING = 1 << 36
-"""Between the addresses of stand-in tensors, so that an address tells its tensor."""
+"""Between the addresses of fake tensors, so that an address tells its tensor."""
 
 
 def pointers(**changes: int) -> CPointers:
@@ -125,7 +125,7 @@ class Core:
         return str(self._c.acm_error().decode())
 
     def plan(self, problem: Problem) -> list[int] | None:
-        """None where it is refused; ``error`` has the reason."""
+        """None if it is refused; ``error`` has the reason."""
         out = (c_int64 * 14)()
         return list(out) if self._c.acm_plan(_numbers(problem), out) == 0 else None
 
@@ -138,14 +138,14 @@ class Core:
         return int(self._c.acm_select(int(arch[3:]), number, _numbers(problem), int(aligned), int(packed)))
 
     def grids(self, problem: Problem, entry: int, rows: int) -> tuple[int, int, bool, bool] | None:
-        """None where they are refused; ``error`` has the reason."""
+        """None if they are refused; ``error`` has the reason."""
         out = (c_int64 * 4)()
         if self._c.acm_grids(_numbers(problem), entry, c_int64(rows), out) != 0:
             return None
         return out[0], out[1], bool(out[2]), bool(out[3])
 
     def tensor_maps(self, problem: Problem, entry: int, rows: int) -> dict[str, TensorMap] | None:
-        """None where they are refused; ``error`` has the reason."""
+        """None if they are refused; ``error`` has the reason."""
         out = (c_uint64 * 24)()
         if self._c.acm_tensor_maps(_numbers(problem), entry, c_int64(rows), out) != 0:
             return None
@@ -156,7 +156,7 @@ class Core:
         }
 
     def hopper_grids(self, problem: Problem, entry: int, rows: int, multiprocessors: int) -> tuple[int, int] | None:
-        """None where they are refused; ``error`` has the reason."""
+        """None if they are refused; ``error`` has the reason."""
         out = (c_int64 * 2)()
         refused = self._c.acm_hopper_grids(_numbers(problem), entry, c_int64(rows), multiprocessors, out)
         return None if refused else (out[0], out[1])
@@ -201,7 +201,7 @@ class Layer:
 
 @dataclass(frozen=True)
 class EncodedMap:
-    """A tensor map that the stand-in driver encoded."""
+    """A tensor map that the fake driver encoded."""
 
     dtype: str
     address: Place
@@ -212,7 +212,7 @@ class EncodedMap:
 
 @dataclass(frozen=True)
 class Launch:
-    """One kernel launch that the stand-in driver recorded."""
+    """One kernel launch that the fake driver recorded."""
 
     kernel: Identity
     grid: tuple[int, int]

@@ -1,7 +1,7 @@
-// A stand-in for the CUDA driver: one device, no memory, and a record of every kernel launch.
+// A fake of the CUDA driver: one device, no memory, and a record of every kernel launch.
 //
 // A "cubin" is the text that tests/plugin_pack.py writes: its identity, a space, one letter for each argument
-// (p, i or m). With ACM_FAKE_CUDA_11 it lacks what the driver has from CUDA 12 on.
+// (p, i or m). With ACM_FAKE_CUDA_11 it lacks the functions that came with CUDA 12.
 #include <algorithm>
 #include <cstdint>
 #include <cstring>
@@ -25,7 +25,7 @@ struct Function {
   int max_shared = 48 << 10;
 };
 
-// What an encoded tensor map says; the rest of its 128 bytes is 0. tests/plugin_core.py reads it.
+// Content of an encoded tensor map; the rest of its 128 bytes is 0. tests/plugin_core.py reads it.
 struct EncodedMap {
   char magic[8];
   std::uint64_t address;
@@ -217,7 +217,7 @@ EXPORT int cuLaunchKernel(void* handle, unsigned grid_x, unsigned grid_y, unsign
     std::memcpy(&value, *arguments++, kind == 'p' ? 8 : 4);
     launch.arguments.push_back(value);
   }
-  // Only kernels of Triton have these two; none takes tensor maps, which kernels in CUDA all do.
+  // Only Triton's kernels have these two, and they take no tensor maps; all kernels in CUDA do.
   const bool of_triton = kinds.find('m') == std::string::npos;
   for (int i = 0; of_triton && i < 2; ++i) {
     void* scratch;

@@ -1,4 +1,4 @@
-"""Fixtures of the plugin's tests: the stand-in pack and driver, and the compiled core."""
+"""Fixtures of the plugin's tests: the fake pack and driver, and the compiled core."""
 
 from __future__ import annotations
 
@@ -7,11 +7,11 @@ from types import SimpleNamespace
 from typing import TYPE_CHECKING, Any
 
 import pytest
-from plugin_build import build, compile_stand_in_driver
+from plugin_build import build, compile_fake_driver
 from plugin_core import Core, Driver
 from plugin_harness import Harness
 from plugin_launches import Recorder
-from plugin_pack import write_stand_in_pack
+from plugin_pack import write_fake_pack
 from shared_files import shared_folder
 
 from acm_export.plugins.kernels import launch
@@ -23,64 +23,64 @@ if TYPE_CHECKING:
 
 
 def fresh(library: Path) -> Driver:
-    """The stand-in driver of a library, as a discrete GPU of architecture sm_90 that has launched nothing."""
-    stand_in = Driver(library)
-    stand_in.reset()
-    return stand_in
+    """The fake driver of a library, as a discrete GPU of architecture sm_90 that has launched nothing."""
+    fake = Driver(library)
+    fake.reset()
+    return fake
 
 
 @pytest.fixture(scope="session")
-def stand_in_pack(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return shared_folder(tmp_path_factory, "plugin", lambda folder: write_stand_in_pack(folder / "pack")) / "pack"
+def fake_pack(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return shared_folder(tmp_path_factory, "plugin", lambda folder: write_fake_pack(folder / "pack")) / "pack"
 
 
 @pytest.fixture(scope="session")
-def stand_in_driver(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return compile_stand_in_driver(tmp_path_factory.mktemp("driver"))
+def fake_driver(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return compile_fake_driver(tmp_path_factory.mktemp("driver"))
 
 
 @pytest.fixture(scope="session")
-def core_library(stand_in_pack: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+def core_library(fake_pack: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     target = "acm_core_harness"
-    folder = shared_folder(tmp_path_factory, "core", lambda folder: build(target, folder, stand_in_pack))
+    folder = shared_folder(tmp_path_factory, "core", lambda folder: build(target, folder, fake_pack))
     return folder / f"lib{target}.so"
 
 
 @pytest.fixture(scope="session")
-def core(core_library: Path, stand_in_driver: Path) -> Core:
-    return Core(core_library, stand_in_driver)
+def core(core_library: Path, fake_driver: Path) -> Core:
+    return Core(core_library, fake_driver)
 
 
 @pytest.fixture
-def driver(core: Core, stand_in_driver: Path) -> Driver:
-    """The stand-in driver that ``core`` opens, as a discrete GPU of architecture sm_90."""
+def driver(core: Core, fake_driver: Path) -> Driver:
+    """The fake driver that ``core`` opens, as a discrete GPU of architecture sm_90."""
     assert core
-    return fresh(stand_in_driver)
+    return fresh(fake_driver)
 
 
 @pytest.fixture(scope="session")
-def built(headers: TensorRTHeaders, stand_in_pack: Path, tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
+def built(headers: TensorRTHeaders, fake_pack: Path, tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
     """The plugin library and its harness, for one set of TensorRT headers."""
     targets = ("acm_plugin_harness", "acm_gated_learners")
 
     def make(folder: Path) -> None:
         for target in targets:
-            build(target, folder, stand_in_pack, headers)
+            build(target, folder, fake_pack, headers)
 
     folder = shared_folder(tmp_path_factory, f"trt{headers.version_text}", make)
     return {target: folder / f"lib{target}.so" for target in targets}
 
 
 @pytest.fixture(scope="session")
-def harness(built: dict[str, Path], stand_in_driver: Path) -> Harness:
-    return Harness(built["acm_plugin_harness"], stand_in_driver)
+def harness(built: dict[str, Path], fake_driver: Path) -> Harness:
+    return Harness(built["acm_plugin_harness"], fake_driver)
 
 
 @pytest.fixture
-def gpu(harness: Harness, stand_in_driver: Path) -> Driver:
-    """The stand-in driver that ``harness`` opens, as a discrete GPU of architecture sm_90; the log is empty."""
+def gpu(harness: Harness, fake_driver: Path) -> Driver:
+    """The fake driver that ``harness`` opens, as a discrete GPU of architecture sm_90; the log is empty."""
     harness.take_log()
-    return fresh(stand_in_driver)
+    return fresh(fake_driver)
 
 
 @pytest.fixture
@@ -97,7 +97,7 @@ def recorded(monkeypatch: pytest.MonkeyPatch) -> list[tuple[str, tuple[int, ...]
 
 @pytest.fixture(scope="session")
 def cuda_11_library(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return compile_stand_in_driver(tmp_path_factory.mktemp("cuda_11"), "plugin_fake_cuda.cpp", "ACM_FAKE_CUDA_11")
+    return compile_fake_driver(tmp_path_factory.mktemp("cuda_11"), "plugin_fake_cuda.cpp", "ACM_FAKE_CUDA_11")
 
 
 @pytest.fixture(scope="session")

@@ -1,4 +1,4 @@
-"""What plugins/kernels/launch.py launches on tensors in memory, recorded in place of launched."""
+"""Record what plugins/kernels/launch.py launches on tensors in memory, without running it."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ if TYPE_CHECKING:
 
 
 class Recorder:
-    """Stands in the place of a Triton kernel and records what it is launched with."""
+    """Replaces a Triton kernel and records its launches."""
 
     def __init__(self, name: str, log: list[tuple[str, tuple[int, ...], dict[str, Any], dict[str, Any]]]) -> None:
         self._name, self._log = name, log
@@ -39,6 +39,6 @@ def run_python(case: Case, arch: str, monkeypatch: pytest.MonkeyPatch) -> dict[i
 
 
 def placed(address: int, starts: dict[int, str], workspace: int) -> Place:
-    """Tensor and byte offset of an address, as the stand-in driver reports them."""
+    """Tensor and byte offset of an address, as the fake driver reports them."""
     name = starts.get(address)
     return (name, 0) if name else ("workspace", address - workspace)

@@ -1,4 +1,4 @@
-"""A kernel pack without kernels: the table is the real one, each cubin is a text that the stand-in driver reads.
+"""A kernel pack without kernels: the table is the real one, each cubin is a text that the fake driver reads.
 
 So the plugin's own logic is tested with no Triton, no compiled pack and no GPU.
 """
@@ -42,7 +42,7 @@ _POINTERS = {
 
 @dataclass(frozen=True)
 class Identity:
-    """Which kernel a stand-in cubin is."""
+    """Which kernel a fake cubin is."""
 
     arch: str
     kernel: str
@@ -83,12 +83,12 @@ def argument_kind(kernel: str, name: str) -> str:
     return "ptr" if name in _POINTERS else "i32"
 
 
-def write_stand_in_pack(folder: Path, architectures: tuple[str, ...] = ARCHITECTURES) -> None:
+def write_fake_pack(folder: Path, architectures: tuple[str, ...] = ARCHITECTURES) -> None:
     """Write a pack that `read_pack` takes."""
     rows, blob = [], b""
     for arch in architectures:
         for variant in variants(arch):
-            kernel, cubin = _stand_in(arch, variant, len(blob))
+            kernel, cubin = _fake_kernel(arch, variant, len(blob))
             rows.append(kernel)
             blob += cubin
     pack = Pack(tuple(rows), "0.0.0", "12.9", source_digest(), blob)
@@ -98,7 +98,7 @@ def write_stand_in_pack(folder: Path, architectures: tuple[str, ...] = ARCHITECT
     (folder / CUBINS).write_bytes(blob)
 
 
-def _stand_in(arch: str, variant: Variant, offset: int) -> tuple[Kernel, bytes]:
+def _fake_kernel(arch: str, variant: Variant, offset: int) -> tuple[Kernel, bytes]:
     kinds = tuple((name, argument_kind(variant.kernel, name)) for name in argument_names()[variant.kernel])
     letters = "".join(kind[0] for _, kind in kinds)
     cubin = f"{Identity(arch, *variant.key)} {letters}\0".encode()

@@ -1,4 +1,4 @@
-"""Load a plugin library into the registry of a real TensorRT and print what came of it as JSON.
+"""Load a plugin library into the registry of a real TensorRT and print the result as JSON.
 
 Run by test_plugin_registry.py with a Python that has a TensorRT: ``PYTHON plugin_registry_probe.py LIBRARY HOW``;
 HOW is ``load`` (loadLibrary), ``dlopen``, or ``dlopen,load``. Knows only NumPy and TensorRT, and no GPU is needed.

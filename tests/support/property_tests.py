@@ -1,4 +1,4 @@
-"""How many examples property tests run: all of them, or a third of them where the profile ``quick`` is loaded."""
+"""Number of examples that property tests run: all, or a third with the profile ``quick``."""
 
 from __future__ import annotations
 
@@ -15,5 +15,5 @@ def register_profiles() -> None:
 
 
 def examples(full: int) -> settings:
-    """Run ``full`` examples in the profile ``full``, and as large a share of them as the loaded profile has."""
+    """Run ``full`` examples in the profile ``full``, and the share of the loaded profile in others."""
     return settings(max_examples=full * settings().max_examples // EXAMPLES["full"])

@@ -19,7 +19,7 @@ def shared_folder(tmp_path_factory: pytest.TempPathFactory, name: str, make: Cal
     Args:
         tmp_path_factory: pytest's fixture.
         name: Name of the folder, unique in the test suite.
-        make: Function that fills the folder. The first process that asks calls it; the others wait for it.
+        make: Function that fills the folder. The first process calls it; the others wait for it.
     """
     root = tmp_path_factory.getbasetemp()
     if "PYTEST_XDIST_WORKER" in os.environ:

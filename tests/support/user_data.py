@@ -1,4 +1,4 @@
-"""Sounds and functions as users bring them, for the tests."""
+"""Sounds and functions as users give them."""
 
 from __future__ import annotations
 

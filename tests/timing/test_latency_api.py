@@ -1,4 +1,4 @@
-"""``latency`` as a Python function: paths, results, errors and what it leaves to the command line."""
+"""``latency`` as a Python function: paths, results and errors."""
 
 from __future__ import annotations
 
@@ -86,7 +86,7 @@ def test_failed_checks_are_in_the_result(folder: Path, tmp_path: Path) -> None:
     assert result.to_json()["failures"] == result.failures
 
 
-def test_further_percentiles_are_a_field_and_a_table(folder: Path, tmp_path: Path) -> None:
+def test_additional_percentiles_are_a_field_and_a_table(folder: Path, tmp_path: Path) -> None:
     args = ["latency", "m.onnx", "--runs", "5", "--baseline", "dense.onnx", "--warm-up", "0", "-o", "r.json"]
     args = [str(folder / arg) if arg.endswith(".onnx") else arg for arg in args[:-1]] + [str(tmp_path / "r.json")]
     shown = CliRunner().invoke(main, [*args, "--percentile", "75,99.9", "--percentile", "10"])
@@ -125,7 +125,7 @@ def test_a_result_that_cannot_be_written_is_not_lost(
         ({"runs": 0}, "--runs is 0"),
         ({"batch": ()}, "--batch is "),
         ({"batch": 0}, "--batch is 0"),
-        ({"streams": 65}, "--streams is 65, expected 1 to 64"),
+        ({"streams": 65}, "--streams is 65; expected 1 to 64"),
         ({"percentiles": [100.5]}, "--percentile is 100.5"),
         ({"percentiles": [0]}, "--percentile is 0"),
         ({"warm_up": float("inf")}, "--warm-up is inf"),

@@ -1,4 +1,4 @@
-"""``latency`` of engines, with stand-ins for TensorRT and the CUDA driver."""
+"""``latency`` of engines, with fakes of TensorRT and the CUDA driver."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from click.testing import CliRunner, Result
 from doctor_surroundings import Surroundings
 from engine_fake_tensorrt import fake
 from exported_files import images
-from plugin_build import compile_stand_in_driver, compile_stand_in_plugin
+from plugin_build import compile_fake_driver, compile_fake_plugin
 
 from acm_export.base.errors import CudaError
 from acm_export.base.files import sha256_of
@@ -45,7 +45,7 @@ FILES = {
 
 @pytest.fixture(scope="module")
 def library(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return compile_stand_in_driver(tmp_path_factory.mktemp("driver"), "engine_fake_cuda.cpp")
+    return compile_fake_driver(tmp_path_factory.mktemp("driver"), "engine_fake_cuda.cpp")
 
 
 @functools.cache
@@ -71,7 +71,7 @@ def folder(tmp_path_factory: pytest.TempPathFactory, vit_files: Path, library: P
     export(torch.nn.Linear(8, 8), images(2), folder / "other.onnx", verify=False)
     write_images(folder / "d.npz", 40)
     calibrated(folder / "m.onnx", folder / "d.npz", folder / "b.onnx", (0.5,), solver="uniform", budget_input=True)
-    compile_stand_in_plugin(folder, VERSION).rename(folder / "libacm_gated_learners.so")
+    compile_fake_plugin(folder, VERSION).rename(folder / "libacm_gated_learners.so")
     with pytest.MonkeyPatch.context() as patch:
         furnish(patch, library)
         for name, (model, options) in FILES.items():
@@ -113,7 +113,7 @@ def test_the_budget_is_fed_if_the_engine_takes_one(folder: Path, library: Path) 
     assert content["source"] == {"file": "b.onnx", "sha256": sha256_of(folder / "b.onnx")}
     for r in content["runs"]:
         assert r["budget_measured"] == pytest.approx(r["budget_requested"], abs=0.1)  # a handful of samples
-        assert (r["device_ms"]["p50"], r["transfer_ms"]["p50"]) == (1, 2 + 4)  # as the stand-in driver's clock ticks
+        assert (r["device_ms"]["p50"], r["transfer_ms"]["p50"]) == (1, 2 + 4)  # as the fake driver's clock ticks
         assert r["enqueue_ms"]["n"] == 3
     assert any("controlled routing (skewed, least, most) is left out" in warning for warning in content["warnings"])
 
@@ -147,7 +147,7 @@ def test_without_counts_budgets_are_null_or_come_from_the_file(folder: Path) -> 
     assert content["runs"][-1]["budget_measured"] == 1
 
 
-def test_a_fixed_engine_is_timed_as_it_is(folder: Path) -> None:
+def test_a_fixed_engine_is_timed_as_built(folder: Path) -> None:
     content = measured(folder / "fixed.plan", "--cuda-graph", "--streams", 2)
     assert rows(content) == [("data", None)]
     assert content["runs"][0]["budget_measured"] > 0

@@ -1,4 +1,4 @@
-"""Observing the GPU, with stand-ins for NVIDIA's tools, and warnings about device times."""
+"""Observing the GPU, with fakes of NVIDIA's tools, and warnings about device times."""
 
 from __future__ import annotations
 

@@ -164,7 +164,7 @@ def test_device_times_are_kept_if_the_runtime_reports_them() -> None:
     assert timed.reported_ms("enqueue_ms") is None
 
 
-def test_every_reported_time_is_kept_beside_its_run() -> None:
+def test_reported_times_are_kept_with_their_run() -> None:
     clock = FakeClock()
     reported = (DeviceTimes(1.0 * n, 2.0 * n, None if n == 12 else 3.0 * n) for n in count(1))
 

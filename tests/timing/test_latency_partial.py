@@ -92,7 +92,7 @@ def test_an_error_of_the_runtime_keeps_what_was_measured(
     assert str(error).splitlines()[0] in first.stderr
 
 
-def test_no_space_for_the_result_still_shows_it(folder: Path, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+def test_a_full_disk_still_shows_the_result(folder: Path, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     def full(path: Path, *_: Any, **__: Any) -> int:
         raise OSError(errno.ENOSPC, "No space left on device", str(path))
 

@@ -1,4 +1,4 @@
-"""``latency`` of checkpoints in PyTorch: on the CPU, and on a GPU with a stand-in for ``torch.cuda``."""
+"""``latency`` of checkpoints in PyTorch: on the CPU, and on a GPU with a fake of ``torch.cuda``."""
 
 from __future__ import annotations
 
@@ -55,7 +55,7 @@ def _short(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(warm_up, "MAX_WARM_UP_RUNS", 10)
 
 
-def test_a_checkpoint_is_timed_beside_a_dense_one(folder: Path) -> None:
+def test_a_checkpoint_is_timed_with_a_dense_baseline(folder: Path) -> None:
     result = run(
         "latency",
         folder / "b.onnx",

@@ -51,7 +51,7 @@ def result(*runs: RunResult, **changes: Any) -> LatencyResult:
     )
 
 
-def test_a_result_is_read_as_it_was_written(tmp_path: Path) -> None:
+def test_a_result_survives_a_round_trip(tmp_path: Path) -> None:
     baseline = Baseline(ModelFile("d.onnx", "b" * 64), (BaselineRun(summarize([1.0, 2.0]), None, 2.0),))
     written = result(
         replace(
@@ -107,7 +107,7 @@ def test_engines_of_one_onnx_file_are_one_model() -> None:
 @pytest.mark.parametrize(
     ("change", "reason"),
     [
-        ({"schema": 2}, "has schema 2, this version reads schemas up to 1"),
+        ({"schema": 2}, "has schema 2; this version reads schemas up to 1"),
         ({"runs": [{}]}, r"runs\[0\]\.\w+ is missing"),
         ({"runs": 1}, "runs is 1; it must be a list"),
         ({"partial": None}, "partial is null"),
@@ -156,10 +156,10 @@ def test_a_regression_is_growth_of_the_median_beyond_the_allowed_share() -> None
     new = result(timed(0.5, 105.0, 9.0), timed(1.0, 105.5, 1.0), timed(0.25, 999.0, 1.0))
     found = list(checks.regressions(old, new, 0.05))
     assert found == ["the median went from 100 to 105.5 ms (+5.5%, allowed +5.0%): data at 1, batch 1"]
-    assert "lacks 1 of 3 runs, first data at 0.25, batch 1" in "".join(checks.differences(old, new))
+    assert "lacks 1 of 3 runs; the first is data at 0.25, batch 1" in "".join(checks.differences(old, new))
     other = replace(old, device=Device("another", None), partial=True)
     assert [w.split(":")[0] for w in checks.differences(other, old)] == [
-        "the earlier result is of another device",
+        "the earlier result has another device",
         "the earlier result is partial",
     ]
 
@@ -184,7 +184,7 @@ def test_times_are_compared_without_a_common_baseline() -> None:
     for before, now in ((old, plain), (plain, old), (old, other)):
         assert list(checks.regressions(before, now, 0.05)) == []
         assert "times are compared, not ratios to the baseline" in "".join(checks.differences(before, now))
-    assert f"is of another baseline: {'b' * 64}, now {'c' * 64}" in "".join(checks.differences(old, other))
+    assert f"has another baseline: {'b' * 64}, now {'c' * 64}" in "".join(checks.differences(old, other))
     assert list(checks.differences(plain, plain)) == []
 
 
@@ -194,7 +194,7 @@ def test_rebuilt_engines_are_one_baseline() -> None:
     (slower,) = checks.regressions(old, new, 0.05)
     assert "the ratio to the baseline went from 0.5 to 0.9" in slower
     (found,) = checks.differences(old, new)
-    assert "is of another baseline" in found
+    assert "has another baseline" in found
 
 
 def test_a_run_at_another_measured_budget_is_warned_about() -> None:
@@ -252,7 +252,7 @@ def test_unsteady_times_are_warned_about_with_the_worst_case(changes: dict[str, 
     assert "does not show" not in "".join(found)
 
 
-def test_further_percentiles_need_more_runs() -> None:
+def test_additional_percentiles_need_more_runs() -> None:
     found = list(steadiness_warnings([STEADY], clocks_known=True, percentiles=(99.9, 75, 100, 99.99)))
     assert [text.split(":")[0] for text in found] == [
         "p99.9 is the maximum below 1000 timed runs",
@@ -292,7 +292,7 @@ def test_the_busiest_other_processes_are_named(tmp_path: Path) -> None:
     assert busiest(before, after, 10.0, 1) == ("busy (process 3) 0.5", "new (process 4) 0.2")
 
 
-def test_what_json_printed_on_a_failure_is_read_too(tmp_path: Path) -> None:
+def test_the_json_of_a_failed_run_can_be_read(tmp_path: Path) -> None:
     failed = {"error": {"kind": "latency", "message": "p99 is 5 ms, asserted 4 ms", "hint": None}}
     (tmp_path / "r.json").write_text(json.dumps(json.loads(to_text(result())) | failed))
     assert read_result(tmp_path / "r.json").error == "p99 is 5 ms, asserted 4 ms"

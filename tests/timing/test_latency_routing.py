@@ -95,7 +95,7 @@ def test_random_inputs_have_the_shape_of_the_example_and_the_requested_batch() -
     assert not np.array_equal(fed.batches[0]["x"], fed.batches[1]["x"])
     assert set(fed.batches[0]["ids"].reshape(-1)) == {1}
     assert fed.batches[0]["ids"].dtype == np.int64
-    with pytest.raises(UsageError, match=r"has x with shape \[1, 8\], the model takes"):
+    with pytest.raises(UsageError, match=r"has x with shape \[1, 8\]; the model takes"):
         random_batches([PIXELS], {"x": [1, 8]}, 1)
 
 
@@ -123,8 +123,8 @@ def test_sequences_are_padded_to_one_length_for_all_batches(tmp_path: Path) -> N
     assert [int(batch["attention_mask"].sum()) for batch in fed.batches] == [2, 5, 3]
 
 
-def test_another_size_than_a_fixed_batch_is_refused() -> None:
+def test_a_batch_size_other_than_the_fixed_one_is_refused() -> None:
     fixed = GraphInput("x", (2, 3), np.dtype(np.float32))
     check_batch_sizes([fixed], [2])
-    with pytest.raises(UsageError, match="--batch is 1, the model has the fixed batch size 2"):
+    with pytest.raises(UsageError, match="--batch is 1; the model has the fixed batch size 2"):
         check_batch_sizes([fixed], [2, 1])

@@ -13,7 +13,7 @@ import torch
 from calibration_files import calibrated, write_images
 from click.testing import CliRunner, Result
 from exported_files import images
-from plugin_build import compile_stand_in_plugin
+from plugin_build import compile_fake_plugin
 from tiny_models import tiny_vit
 
 from acm_export.cli import main
@@ -41,7 +41,7 @@ def folder(tmp_path_factory: pytest.TempPathFactory, vit_files: Path) -> Path:
     export(tiny_vit(), images(2), folder / "half.onnx", verify=False, **options)
     write_images(folder / "d.npz", 20)
     calibrated(folder / "m.onnx", folder / "d.npz", folder / "b.onnx", (0.5,), solver="uniform", budget_input=True)
-    compile_stand_in_plugin(folder, "10.3.0").rename(folder / "libacm_gated_learners.so")
+    compile_fake_plugin(folder, "10.3.0").rename(folder / "libacm_gated_learners.so")
     return folder
 
 

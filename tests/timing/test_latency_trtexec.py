@@ -1,4 +1,4 @@
-"""Results made from the times that trtexec exported, with exact numbers; and files that are refused."""
+"""Results from times that trtexec exported, with exact numbers; and files that are refused."""
 
 from __future__ import annotations
 
@@ -84,7 +84,7 @@ def test_failed_assertions_and_comparisons_exit_with_1(times: Path, tmp_path: Pa
     compared = run("--trtexec-times", slower, "--compare", tmp_path / "old.json", "--max-regression", "30%")
     assert compared.exit_code == 1
     assert "the median went from 2.75 to 3.75 ms (+36.4%, allowed +30.0%)" in compared.stderr
-    assert "it is not known whether the earlier result is of the same model" in compared.stderr
+    assert "it is unknown whether the earlier result is for the same model" in compared.stderr
     assert run("--trtexec-times", slower, "--compare", tmp_path / "old.json", "--max-regression", "40%").exit_code == 0
 
 
@@ -101,7 +101,7 @@ def test_failed_assertions_and_comparisons_exit_with_1(times: Path, tmp_path: Pa
         ),
     ],
 )
-def test_what_the_times_leave_out_is_warned_about(
+def test_parts_missing_from_the_times_are_warned_about(
     changes: dict[str, float], expected: str | None, tmp_path: Path
 ) -> None:
     spacing = changes.pop("spacing", 10.0)
@@ -155,11 +155,11 @@ def test_options_that_need_a_run_are_refused(times: Path, tmp_path: Path) -> Non
         (("--trtexec-times", times, "--batch", "1,8"), "--batch names 2 sizes"),
         (
             ("--trtexec-times", times, "--assert-p99", "4ms@0.5"),
-            "names the budget 0.5, --budgets has none",
+            "names the budget 0.5; --budgets has none",
         ),
         (("--trtexec-times", times, "-o", times), "would be replaced"),
         ((tmp_path / "none.plan", "--trtexec-times", times), "there is no file"),
-        ((), "missing argument 'MODEL'"),
+        ((), "missing argument MODEL"),
     ):
         result = run(*args)
         assert result.exit_code == 2, args

@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 
 
 def open_backend(request: LatencyRequest) -> Backend:
-    """Open the runtime that a request asks for.
+    """Open the runtime of a request.
 
     Raises:
         UsageError: An option does not apply to the runtime.

@@ -1,4 +1,4 @@
-"""What a runtime behind ``--runtime`` offers: it reads a model, measures its β, loads it and runs it."""
+"""Interface of the runtimes behind ``--runtime``: read a model, measure its β, load it and run it."""
 
 from __future__ import annotations
 
@@ -44,7 +44,7 @@ class RunContext(Protocol):
         """Run once, from inputs in host memory to outputs in host memory.
 
         Args:
-            feeds: The inputs, and the thresholds or the budget where the model takes them.
+            feeds: The inputs, and the thresholds or the budget if the model takes them.
         """
 
     def close(self) -> None:
@@ -101,7 +101,7 @@ class BudgetMeter(Protocol):
         Args:
             inputs: Batches to run.
             thresholds: Thresholds of the run; None if only the engine holds them.
-            controls: Thresholds or budget that the timed run feeds beside the inputs.
+            controls: Thresholds or budget that the timed run feeds with the inputs.
         """
 
     def skewed(self, inputs: InputBatches, start: Thresholds, max_learners: int | None) -> Thresholds | None:
@@ -132,7 +132,7 @@ class Backend(Protocol):
         """The device that the runtime uses."""
 
     def meter(self, file: TimedFile) -> BudgetMeter:
-        """Open what measures the budgets of a file."""
+        """Open a meter of the budgets of a file."""
 
     def load(self, file: TimedFile, *, own_thresholds: bool) -> LoadedModel:
         """Load a file.
@@ -156,4 +156,4 @@ class Backend(Protocol):
         """SHA-256 of a baseline file, or of a checkpoint's weights."""
 
     def load_baseline(self, path: Path) -> LoadedModel:
-        """Load a baseline as it is."""
+        """Load a baseline, unchanged."""

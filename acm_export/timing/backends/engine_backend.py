@@ -87,7 +87,7 @@ class EngineBackend:
     """Runs engines.
 
     Args:
-        plugin: Path of the plugin library; None for the one beside the engine.
+        plugin: Path of the plugin library; None for the one next to the engine.
         source: The ONNX file that the engine was built from, or None.
         cuda_graph: Whether each run is launched as a CUDA graph.
     """

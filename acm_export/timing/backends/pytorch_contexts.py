@@ -25,7 +25,7 @@ _WARM_UP_RUNS = 3
 
 
 class PytorchModel:
-    """A module whose thresholds are buffers, written when a run feeds other thresholds than the run before.
+    """A module whose thresholds are buffers, written when a run feeds different thresholds than the last run.
 
     Args:
         module: Module that takes tensors in the order of the inputs and returns a tuple of tensors, as
@@ -48,7 +48,7 @@ class PytorchModel:
         return CudaContext(self, cuda_graph=self._cuda_graph) if self.device.type == "cuda" else CpuContext(self)
 
     def write_thresholds(self, feeds: Arrays) -> None:
-        """Write the thresholds among the feeds if they are other arrays than before."""
+        """Write the thresholds among the feeds if they are not the same arrays as before."""
         changed = [name for name in self._thresholds if name in feeds and self._written.get(name) is not feeds[name]]
         for name in changed:
             self._thresholds[name].thresholds.copy_(torch.tensor(feeds[name]))
@@ -107,7 +107,7 @@ class Buffers:
 class CudaContext:
     """Runs a module on a GPU, in its own stream.
 
-    Device times lie between events in the stream; enqueue time is that of the call that enqueues the work.
+    Device times are measured between events in the stream; enqueue time is the time of the call that enqueues the work.
 
     Args:
         model: Model to run.
@@ -152,7 +152,7 @@ class CudaContext:
         self._buffers = None
 
     def _buffers_for(self, arrays: Sequence[torch.Tensor]) -> Buffers:
-        """Buffers for these shapes, made anew when the shapes change."""
+        """Buffers for these shapes, recreated when the shapes change."""
         shapes = tuple(tuple(array.shape) for array in arrays)
         if self._buffers is None or self._buffers.shapes != shapes:
             self._buffers = None  # before new ones are made: there may be no memory for both

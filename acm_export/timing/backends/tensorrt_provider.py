@@ -29,8 +29,8 @@ class TensorrtProvider(OnnxBackend):
     """Runs files of any target; each is rewritten for the target ``ort-tensorrt`` in memory.
 
     Args:
-        plugin: Path of the plugin library; None for the one beside the file.
-        cache: Folder of the provider's engine cache; None to build engines anew.
+        plugin: Path of the plugin library; None for the one next to the file.
+        cache: Folder of the provider's engine cache; None to always build engines.
     """
 
     def __init__(self, plugin: Path | None = None, cache: Path | None = None) -> None:

@@ -9,8 +9,8 @@ namespace acm {
 namespace {
 
 std::string named_library() {
-  const char* stand_in = std::getenv("ACM_HARNESS_CUDA");
-  return stand_in ? stand_in : "libcuda.so.1";
+  const char* double_name = std::getenv("ACM_HARNESS_CUDA");
+  return double_name ? double_name : "libcuda.so.1";
 }
 
 const std::string library = named_library();

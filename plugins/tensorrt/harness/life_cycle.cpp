@@ -6,8 +6,8 @@
 //   void* acm_clone(plugin), acm_attach(plugin), acm_round_trip(plugin)
 //   void acm_destroy(plugin)
 //   int acm_supports(plugin, pos, tensors[9])                 1 or 0
-//   int acm_output_types(plugin, inputs[7], out[2])           AcmTensor.type of the inputs; types as in
-//   AcmTensor int acm_output_shapes(plugin, tensors[9])                 fills the shapes of tensors 7 and 8
+//   int acm_output_types(plugin, inputs[7], out[2])           types as in AcmTensor
+//   int acm_output_shapes(plugin, tensors[9])                 fills the shapes of tensors 7 and 8
 //   int acm_configure(plugin, current[9], smallest[9], largest[9])
 //   int64 acm_workspace(plugin, current[9], smallest[9], largest[9])
 //   int acm_tactics(plugin, out, capacity), acm_set_tactic(plugin, tactic)

@@ -86,7 +86,7 @@ def test_chunks_of_sorted_rows(kernels: Kernels) -> None:
 
 
 @pytest.mark.slow
-def test_results_are_the_same_in_whatever_order_copies_complete(kernels: Kernels) -> None:
+def test_results_do_not_depend_on_the_order_in_which_copies_complete(kernels: Kernels) -> None:
     counts = random_counts(400, 3)
     feeds, _ = inputs(kernels, counts, 144, 112, 3)
     first, *others = (kernels.run(feeds, counts, seed=seed).tobytes() for seed in range(4))

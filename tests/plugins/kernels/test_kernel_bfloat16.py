@@ -43,4 +43,4 @@ def test_triton_is_still_wrong_without_the_correction(fault: str) -> None:
         values = halfway()
         found, right = interpreted(rounded, values, corrected=False), values.astype(ml_dtypes.bfloat16)
     wrong = not np.allclose(found.astype(np.float32), right.astype(np.float32), equal_nan=True, atol=1e-3, rtol=1e-3)
-    assert wrong, "Triton's interpreter has learnt this: take the correction out of tests/kernel_bfloat16.py"
+    assert wrong, "Triton's interpreter is fixed: remove the workaround from tests/support/kernel_bfloat16.py"

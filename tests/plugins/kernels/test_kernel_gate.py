@@ -146,7 +146,7 @@ def test_no_register_is_spilled(vectors: bool, arch: str, tmp_path: Path) -> Non
 
 @pytest.mark.slow
 @pytest.mark.parametrize("choices", range(1, 10))
-def test_no_register_is_spilled_whatever_the_number_of_choices(choices: int, tmp_path: Path) -> None:
+def test_no_register_is_spilled_for_any_number_of_choices(choices: int, tmp_path: Path) -> None:
     for arch in ("sm_80", "sm_87", "sm_90"):
         for dtype in ("fp16", "bf16"):
             assert compiling(ptx_and_stack, arch, dtype, choices, True, tmp_path)[1] == 0, (arch, dtype)
@@ -162,7 +162,7 @@ def test_steps_read_16_bytes_at_once_and_share_nothing_between_threads(arch: str
     assert "st.shared" not in steps
 
 
-# Which gates use it. Tensors that are said to be on a GPU show what is called without one.
+# Which gates use it. Tensors that pretend to be on a GPU show what is called without one.
 
 
 def on_gpu(mode: FakeTensorMode, values: torch.Tensor) -> torch.Tensor:

@@ -1,4 +1,4 @@
-"""What the kernels read and write, and that results are the same on every run."""
+"""Memory that the kernels read and write, and identical results on every run."""
 
 from __future__ import annotations
 
@@ -96,7 +96,7 @@ def test_hidden_values_are_written_only_in_tiles_that_the_staircase_has(widths: 
 
 
 @PATHS
-def test_a_token_that_is_not_finite_spoils_no_other(entry: Any, limit: int | None, tokens: int) -> None:
+def test_a_non_finite_token_changes_no_other(entry: Any, limit: int | None, tokens: int) -> None:
     # rows of a tile that do not run its learner are computed from the first token
     signature = Signature(3, 0, "gelu")
     feeds = random_inputs(np.random.default_rng(12), (tokens,), 24, 20, signature)
@@ -123,6 +123,6 @@ def test_split_products_are_made_only_for_learners_that_a_tile_runs(split: int) 
 def test_offsets_are_computed_in_64_bits() -> None:
     outcome = interpreted(beyond_32_bits)
     if outcome is None:
-        pytest.skip("the system grants no 11 GB of address space that is never touched")
+        pytest.skip("the system does not grant 11 GB of untouched address space")
     found, expected = outcome
     np.testing.assert_allclose(found, expected, rtol=1e-2)

@@ -65,7 +65,7 @@ def test_the_kernels_agree_with_the_loop(case: Any, strided: bool) -> None:
 
 @st.composite
 def staircases(draw: st.DrawFn) -> tuple[list[int], int]:
-    """Counts whose totals m_n lie at and beside the edges of the small tiles, in any order of the tokens, and N."""
+    """Counts whose totals m_n lie at and next to the edges of the small tiles, in any order of the tokens, and N."""
     edges = [0, 1, 15, 16, 17, 31, 32, 33, 48, 63, 64, 65]
     n = draw(st.integers(1, 4))
     tokens = draw(st.sampled_from(edges[1:]))
@@ -178,7 +178,7 @@ def test_every_activation(activation: str, dtype: Any) -> None:
     assert_matches_loop(y, counts, feeds, signature)
 
 
-def test_tokens_that_are_not_finite_spoil_only_their_own_rows() -> None:
+def test_non_finite_tokens_change_only_their_own_rows() -> None:
     for split in (0, 2):
         signature = Signature(3, 0, "gelu")
         feeds = random_inputs(np.random.default_rng(3), (40,), 32, 16, signature)

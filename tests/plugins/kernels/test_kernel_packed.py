@@ -1,4 +1,4 @@
-"""Launching kernels of the pack from PyTorch, on the stand-in driver: launches, arguments, maps and failures."""
+"""Launching kernels of the pack from PyTorch, on the fake driver: launches, arguments, maps and failures."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from unittest.mock import patch
 
 import pytest
 import torch
-from plugin_build import compile_stand_in_driver
+from plugin_build import compile_fake_driver
 from plugin_core import Driver, EncodedMap
 
 from acm_export.base.errors import KernelError
@@ -37,20 +37,20 @@ TOKENS, MULTIPROCESSORS = 1000, 132
 
 
 @pytest.fixture(scope="module")
-def pack(stand_in_pack: Path) -> Pack:
-    return read_pack(stand_in_pack)
+def pack(fake_pack: Path) -> Pack:
+    return read_pack(fake_pack)
 
 
 @pytest.fixture
-def gpu(stand_in_driver: Path) -> Driver:
-    stand_in = Driver(stand_in_driver)
-    stand_in.reset()
-    return stand_in
+def gpu(fake_driver: Path) -> Driver:
+    fake = Driver(fake_driver)
+    fake.reset()
+    return fake
 
 
 @pytest.fixture
-def packed(pack: Pack, stand_in_driver: Path) -> PackedKernels:
-    return PackedKernels(pack, "sm_90", MULTIPROCESSORS, library=str(stand_in_driver))
+def packed(pack: Pack, fake_driver: Path) -> PackedKernels:
+    return PackedKernels(pack, "sm_90", MULTIPROCESSORS, library=str(fake_driver))
 
 
 class Call:
@@ -228,19 +228,19 @@ def test_structures_are_laid_out_as_in_the_header_of_cuda(tmp_path: Path) -> Non
 
 
 @pytest.mark.parametrize(("version", "number"), [(12020, 0), (12030, 2)])
-def test_launches_overlap_where_the_driver_can_capture_that(
-    pack: Pack, stand_in_driver: Path, gpu: Driver, version: int, number: int
+def test_launches_overlap_if_the_driver_can_capture_them(
+    pack: Pack, fake_driver: Path, gpu: Driver, version: int, number: int
 ) -> None:
     gpu.version(version)
-    Call(FOR_CUDA[0]).run(PackedKernels(pack, "sm_90", MULTIPROCESSORS, library=str(stand_in_driver)))
+    Call(FOR_CUDA[0]).run(PackedKernels(pack, "sm_90", MULTIPROCESSORS, library=str(fake_driver)))
     assert gpu.num_overlapping == number
     assert len(gpu.launches(lambda address: ("", address))) == 4
 
 
-def test_a_kernel_that_the_pack_lacks_is_named(pack: Pack, stand_in_driver: Path, gpu: Driver) -> None:
+def test_a_kernel_that_the_pack_lacks_is_named(pack: Pack, fake_driver: Path, gpu: Driver) -> None:
     without = replace(pack, kernels=tuple(kernel for kernel in pack.kernels if kernel.kernel != hopper.DOWN))
     for arch, held, missing in (("sm_90", without, hopper.DOWN), ("sm_80", pack, hopper.UP)):
-        kernels = PackedKernels(held, arch, MULTIPROCESSORS, library=str(stand_in_driver))
+        kernels = PackedKernels(held, arch, MULTIPROCESSORS, library=str(fake_driver))
         with pytest.raises(KernelError, match=f"the kernel pack has no kernel .*{missing}"):
             Call(FOR_CUDA[0]).run(kernels)
     assert gpu.launches() == []
@@ -261,7 +261,7 @@ def test_a_map_that_the_driver_refuses_gives_its_reason(packed: PackedKernels, g
 
 
 def test_a_driver_before_cuda_12_is_rejected(pack: Pack, tmp_path: Path) -> None:
-    older = compile_stand_in_driver(tmp_path, "plugin_fake_cuda.cpp", "ACM_FAKE_CUDA_11")
+    older = compile_fake_driver(tmp_path, "plugin_fake_cuda.cpp", "ACM_FAKE_CUDA_11")
     with pytest.raises(KernelError, match="no cuTensorMapEncodeTiled") as caught:
         PackedKernels(pack, "sm_90", MULTIPROCESSORS, library=str(older))
     assert "CUDA 12" in str(caught.value.hint)

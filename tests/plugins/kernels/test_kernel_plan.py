@@ -24,13 +24,13 @@ MIB = 1 << 20
 
 @st.composite
 def problems(draw: st.DrawFn) -> Problem:
-    """Shapes that the kernels promise to run."""
+    """Shapes that the kernels must run."""
     n = draw(st.sampled_from([1, 2, 4, 8, 31, 64]))
     return Problem(draw(TOKENS), draw(WIDTHS), draw(WIDTHS), n, draw(st.integers(0, n)), draw(st.sampled_from([2, 4])))
 
 
 @given(problems())
-def test_sections_of_the_workspace_are_aligned_and_hold_what_they_are_for(problem: Problem) -> None:
+def test_sections_of_the_workspace_are_aligned_and_large_enough(problem: Problem) -> None:
     layout = workspace(problem)
     offsets = [getattr(layout, field.name) for field in fields(layout)]
     sizes = {
@@ -207,7 +207,7 @@ def test_token_counts_choose_among_the_half_precision_tiles_of_sm_90(
 ) -> None:
     problem = Problem(tokens, width, width, 4, 0, 2)
     limits = [entry.max_tokens for entry in entries()[:3]]
-    assert limits == [16, 64, 512], "the table has other limits now: this test is about those"
+    assert limits == [16, 64, 512], "the limits of the table have changed: update this test"
     assert entries().index(select("sm_90", "half", problem, aligned=True, packed=packed)) == index
 
 
@@ -216,7 +216,7 @@ def test_an_unknown_architecture_error_lists_those_of_the_table() -> None:
         select("sm_75", "half", Problem(5, 16, 16, 2, 0, 2), aligned=True)
 
 
-def test_every_entry_keeps_the_promises_that_chunks_and_sums_rely_on() -> None:
+def test_every_entry_meets_the_assumptions_of_chunks_and_sums() -> None:
     for entry in entries():
         assert plan.ROWS % entry.up.block_m == 0
         assert entry.up.block_m % entry.down.block_m == 0
@@ -243,7 +243,7 @@ def broken(**changes: Any) -> dict[str, Any]:
     return json.loads(json.dumps({"schema": SCHEMA, "entries": [entry | changes]}))
 
 
-def test_a_table_is_read_as_it_is_written() -> None:
+def test_a_table_survives_a_round_trip() -> None:
     (entry,) = parse(broken())
     assert (entry.archs, entry.up.block_m, entry.up.registers) == (("sm_80",), 64, 0)
 

@@ -174,7 +174,7 @@ def test_infinite_tied_and_subnormal_logits(logits: list[float], tau: float, cou
     assert check([logits] * 3, [tau, tau], 0).tolist() == [count] * 3
 
 
-def test_a_learner_that_may_not_run_stops_those_behind_it() -> None:
+def test_a_learner_that_does_not_run_stops_the_ones_after_it() -> None:
     assert (check(normal(20, 4), [-INF, INF, -INF], 0) == 1).all()
 
 

@@ -28,7 +28,7 @@ def test_a_missing_compiler_is_named_with_the_command_that_installs_it() -> None
     assert "pip install 'nvidia-cuda-nvrtc-cu12" in str(caught.value.hint)
 
 
-def test_a_source_that_does_not_compile_error_has_the_log_of_the_compiler() -> None:
+def test_compile_errors_have_the_log_of_the_compiler() -> None:
     try:
         nvrtc.version()
     except MissingDependencyError as error:

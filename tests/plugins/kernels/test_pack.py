@@ -66,7 +66,7 @@ def refused(folder: Path) -> str:
     return str(caught.value)
 
 
-def test_a_pack_is_read_as_it_was_written(folder: Path) -> None:
+def test_a_pack_survives_a_round_trip(folder: Path) -> None:
     pack = read_pack(folder)
     assert pack == pack_of("sm_80", "sm_121")
     assert [pack.cubin(row) for row in pack.kernels] == [b"cubin of sm_80", b"cubin of sm_121"]
@@ -131,7 +131,7 @@ def test_a_pack_of_other_sources_is_stale(folder: Path) -> None:
     assert source_digest()[:12] in message
 
 
-def test_a_pack_is_not_written_over_something_else(tmp_path: Path) -> None:
+def test_a_pack_does_not_overwrite_other_files(tmp_path: Path) -> None:
     (tmp_path / "mine").mkdir()
     (tmp_path / "mine" / "thesis.txt").write_text("precious")
     with pytest.raises(OutputError):
@@ -170,9 +170,7 @@ def test_the_exact_architecture_or_on_discrete_8x_chips_that_of_sm_80(
         ((11, 0), True, "an integrated GPU of architecture sm_110"),
     ],
 )
-def test_any_other_error_lists_the_architectures_of_the_pack(
-    capability: tuple[int, int], integrated: bool, message: str
-) -> None:
+def test_errors_list_the_architectures_of_the_pack(capability: tuple[int, int], integrated: bool, message: str) -> None:
     with pytest.raises(KernelError, match=f"{message}; the pack has sm_80, sm_90, sm_121"):
         pack_of("sm_121", "sm_90", "sm_80").architecture_for(capability, integrated=integrated)
 

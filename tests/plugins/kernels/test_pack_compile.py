@@ -1,4 +1,4 @@
-"""Compiling kernels ahead of time: what the table says of a kernel is what the compiler made."""
+"""Compiling kernels ahead of time: the table describes each kernel as compiled."""
 
 from __future__ import annotations
 

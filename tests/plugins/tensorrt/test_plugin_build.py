@@ -36,7 +36,7 @@ VERSION_11 = """\
 def write_headers(root: Path, version: str) -> Path:
     """A TensorRT that has a version and nothing else."""
     (root / "include").mkdir(parents=True)
-    (root / "include" / "NvInferRuntime.h").write_text("#error stand-in\n")
+    (root / "include" / "NvInferRuntime.h").write_text("#error fake\n")
     (root / "include" / "NvInferVersion.h").write_text(version)
     (root / "include" / "cuda_runtime_api.h").touch()
     return root
@@ -117,12 +117,12 @@ def test_no_pack_is_an_error(tmp_path: Path) -> None:
     assert f"there is no folder {tmp_path / 'nothing'}" in result.stderr
 
 
-def test_a_stale_pack_is_an_error(tmp_path: Path, stand_in_pack: Path) -> None:
+def test_a_stale_pack_is_an_error(tmp_path: Path, fake_pack: Path) -> None:
     stale = tmp_path / "stale"
     stale.mkdir()
-    table = json.loads((stand_in_pack / "table.json").read_text())
+    table = json.loads((fake_pack / "table.json").read_text())
     (stale / "table.json").write_text(json.dumps(table | {"source_digest": "0" * 64}))
-    (stale / "kernels.bin").write_bytes((stand_in_pack / "kernels.bin").read_bytes())
+    (stale / "kernels.bin").write_bytes((fake_pack / "kernels.bin").read_bytes())
     result = run(*wanted(tmp_path), "--pack", stale, "-o", tmp_path / "lib.so")
     assert result.exit_code == 1
     assert "is stale: compiled from sources 000000000000" in result.stderr
@@ -130,41 +130,41 @@ def test_a_stale_pack_is_an_error(tmp_path: Path, stand_in_pack: Path) -> None:
 
 @pytest.mark.parametrize(("found", "message"), [(None, "no C++ compiler"), ("c++", "cmake is not on the PATH")])
 def test_missing_tools_are_an_error(
-    tmp_path: Path, stand_in_pack: Path, monkeypatch: pytest.MonkeyPatch, found: str | None, message: str
+    tmp_path: Path, fake_pack: Path, monkeypatch: pytest.MonkeyPatch, found: str | None, message: str
 ) -> None:
     monkeypatch.setattr(building.shutil, "which", lambda name: found if name != "cmake" else None)
-    result = run(*wanted(tmp_path), "--pack", stand_in_pack, "-o", tmp_path / "lib.so")
+    result = run(*wanted(tmp_path), "--pack", fake_pack, "-o", tmp_path / "lib.so")
     assert result.exit_code == 1
     assert message in result.stderr
 
 
-def test_an_output_that_cannot_be_written_costs_no_time(tmp_path: Path, stand_in_pack: Path, cache: Path) -> None:
+def test_an_output_that_cannot_be_written_costs_no_time(tmp_path: Path, fake_pack: Path, cache: Path) -> None:
     need_tools()
     for output, message in ((tmp_path, "is a folder"), (tmp_path / "no" / "lib.so", "does not exist")):
-        result = run(*wanted(tmp_path / output.name), "--pack", stand_in_pack, "-o", output)
+        result = run(*wanted(tmp_path / output.name), "--pack", fake_pack, "-o", output)
         assert result.exit_code == 1
         assert message in result.stderr
     assert not cache.exists()
 
 
-def test_a_failed_compilation_shows_the_error_and_keeps_the_output(tmp_path: Path, stand_in_pack: Path) -> None:
+def test_a_failed_compilation_shows_the_error_and_keeps_the_output(tmp_path: Path, fake_pack: Path) -> None:
     need_tools()
     output = tmp_path / "lib.so"
     output.write_text("before")
-    result = run(*wanted(tmp_path), "--pack", stand_in_pack, "-o", output)
+    result = run(*wanted(tmp_path), "--pack", fake_pack, "-o", output)
     assert result.exit_code == 1
     assert "compiling the plugin failed" in result.stderr
-    assert "#error stand-in" in result.stderr
+    assert "#error fake" in result.stderr
     assert output.read_text() == "before"
     assert sorted(path.name for path in tmp_path.iterdir()) == ["cache", "lib.so", "trt"]
 
 
 @each_header_set()
 def test_builds_once_and_then_takes_the_cache(
-    tmp_path: Path, stand_in_pack: Path, headers: TensorRTHeaders, monkeypatch: pytest.MonkeyPatch
+    tmp_path: Path, fake_pack: Path, headers: TensorRTHeaders, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     need_tools()
-    arguments = ["--tensorrt-root", headers.folder, "--pack", stand_in_pack, "--json", "-o"]
+    arguments = ["--tensorrt-root", headers.folder, "--pack", fake_pack, "--json", "-o"]
     first = run(*arguments, tmp_path / "first.so")
     assert first.exit_code == 0, first.stderr
     report = json.loads(first.stdout)

@@ -1,4 +1,4 @@
-"""What the plugin's core launches on Hopper is what plugins/kernels/packed.py launches, maps included."""
+"""The plugin's core launches on Hopper what plugins/kernels/packed.py launches, maps included."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ if TYPE_CHECKING:
 
 pytest_plugins = ["plugin_fixtures"]
 
-MULTIPROCESSORS = 132  # of the stand-in driver
+MULTIPROCESSORS = 132  # of the fake driver
 CASES = [
     Case(leading=(tokens,), model_dim=model_dim, hidden_dim=hidden_dim, dtype=dtype)
     for tokens in (513, 1000, 25_216)
@@ -46,8 +46,8 @@ TRITON_CASES = [
 
 
 @pytest.fixture(scope="module")
-def packed(stand_in_pack: Path, stand_in_driver: Path) -> PackedKernels:
-    return PackedKernels(read_pack(stand_in_pack), "sm_90", MULTIPROCESSORS, library=str(stand_in_driver))
+def packed(fake_pack: Path, fake_driver: Path) -> PackedKernels:
+    return PackedKernels(read_pack(fake_pack), "sm_90", MULTIPROCESSORS, library=str(fake_driver))
 
 
 def gemms(core: Core, driver: Driver, case: Case, **changes: int) -> list[Launch]:
@@ -165,7 +165,7 @@ WIDE = Case(leading=(1000,), model_dim=768, hidden_dim=768)
         ),
     ],
 )
-def test_what_hopper_s_kernels_cannot_run_or_are_not_meant_for_runs_those_of_triton(
+def test_triton_s_kernels_run_what_hopper_s_cannot_or_should_not(
     core: Core, driver: Driver, case: Case, changes: dict[str, int]
 ) -> None:
     up, down, *_ = gemms(core, driver, case, **changes)

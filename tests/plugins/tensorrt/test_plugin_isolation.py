@@ -1,7 +1,7 @@
-"""The plugin's libraries use a C++ runtime of their own, whatever else a process has loaded.
+"""The plugin's libraries use their own C++ runtime, whatever a process has loaded.
 
 NVIDIA's libcufile, for example, exports parts of the libstdc++ that it was linked with, such as the constructors of
-string streams. Loaded globally, they would be called in place of those that a library was compiled with.
+string streams. Loaded globally, they would be called instead of those that a library was compiled with.
 """
 
 from __future__ import annotations
@@ -29,8 +29,8 @@ def looked_up(library: Path) -> list[str]:
     return [name for name in names if name.startswith(CPP)]
 
 
-def test_the_core_needs_no_other_cpp_runtime(stand_in_pack: Path, tmp_path: Path) -> None:
-    assert looked_up(build("acm_core_harness", tmp_path, stand_in_pack)) == []
+def test_the_core_needs_no_other_cpp_runtime(fake_pack: Path, tmp_path: Path) -> None:
+    assert looked_up(build("acm_core_harness", tmp_path, fake_pack)) == []
 
 
 @each_header_set()

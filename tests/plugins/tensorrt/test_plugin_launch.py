@@ -1,4 +1,4 @@
-"""What the plugin's core launches is what plugins/kernels/launch.py launches: kernels, grids, arguments, in order.
+"""The plugin's core launches what plugins/kernels/launch.py launches: kernels, grids, arguments, in order.
 
 The kernels for Hopper: test_plugin_hopper.py.
 """

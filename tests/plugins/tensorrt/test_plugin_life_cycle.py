@@ -1,4 +1,4 @@
-"""The plugin's whole life as TensorRT drives it, for every set of headers that is found, with a stand-in driver."""
+"""The plugin's life cycle as TensorRT drives it, for every set of headers that is found, with a fake driver."""
 
 from __future__ import annotations
 

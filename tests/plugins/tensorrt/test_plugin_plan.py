@@ -221,11 +221,9 @@ def test_an_unknown_architecture_has_no_tiles(core: Core) -> None:
         (13, 0),
     ],
 )
-def test_architecture_choice_agrees(
-    core: Core, stand_in_pack: Path, capability: tuple[int, int], integrated: bool
-) -> None:
+def test_architecture_choice_agrees(core: Core, fake_pack: Path, capability: tuple[int, int], integrated: bool) -> None:
     try:
-        expected, reason = read_pack(stand_in_pack).architecture_for(capability, integrated=integrated), ""
+        expected, reason = read_pack(fake_pack).architecture_for(capability, integrated=integrated), ""
     except KernelError as error:
         expected, reason = None, str(error)
     assert core.architecture(*capability, integrated=integrated) == expected

@@ -1,4 +1,4 @@
-"""The compiled library in the plugin registry of a real TensorRT, in a process of its own."""
+"""The compiled library in the plugin registry of a real TensorRT, in a separate process."""
 
 from __future__ import annotations
 
@@ -47,7 +47,9 @@ def ways(python: str) -> list[str]:
     return ["dlopen"] if version_of(python) < (8, 6) else ["load", "dlopen", "dlopen,load"]
 
 
-def test_is_listed_once_and_makes_plugins(built: dict[str, Path], headers: TensorRTHeaders, python: str) -> None:
+def test_the_library_is_listed_once_and_creates_plugins(
+    built: dict[str, Path], headers: TensorRTHeaders, python: str
+) -> None:
     if version_of(python)[0] != headers.version[0]:
         pytest.skip(f"the library is for TensorRT {headers.version[0]}, the registry of {version_of(python)[0]}")
     for how in ways(python):
@@ -74,7 +76,7 @@ def test_another_major_is_rejected_with_both_versions(
         assert stderr.count(REFUSAL.format(headers.version_text)) == 1
 
 
-def test_loads_in_a_process_without_tensorrt(built: dict[str, Path], python: str) -> None:
+def test_the_library_loads_without_tensorrt(built: dict[str, Path], python: str) -> None:
     script = f"import ctypes; ctypes.CDLL({str(built['acm_gated_learners'])!r})"
     done = subprocess.run([python, "-c", script], capture_output=True, text=True, check=False, timeout=60)
     assert (done.returncode, done.stderr) == (0, "")

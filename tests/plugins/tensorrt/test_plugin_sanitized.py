@@ -32,9 +32,9 @@ def sanitizer_runtimes() -> str:
 
 
 @pytest.mark.parametrize("headers", [None, *header_sets()], ids=lambda h: f"trt{h.version_text}" if h else "core")
-def test_no_sanitizer_complains(headers: object, stand_in_pack: Path, stand_in_driver: Path, tmp_path: Path) -> None:
+def test_no_sanitizer_complains(headers: object, fake_pack: Path, fake_driver: Path, tmp_path: Path) -> None:
     target = "acm_plugin_harness" if headers else "acm_core_harness"
-    library = build(target, tmp_path, stand_in_pack, headers, sanitize="address,undefined")
+    library = build(target, tmp_path, fake_pack, headers, sanitize="address,undefined")
     environment = {
         **os.environ,
         "LD_PRELOAD": sanitizer_runtimes(),
@@ -43,7 +43,7 @@ def test_no_sanitizer_complains(headers: object, stand_in_pack: Path, stand_in_d
         "ASAN_OPTIONS": "detect_leaks=0:abort_on_error=0:exitcode=99",
         "UBSAN_OPTIONS": "print_stacktrace=1",
     }
-    command = [sys.executable, str(TESTS / "plugin_exercise.py"), target, str(library), str(stand_in_driver)]
+    command = [sys.executable, str(TESTS / "plugin_exercise.py"), target, str(library), str(fake_driver)]
     done = subprocess.run(command, env=environment, capture_output=True, text=True, check=False, timeout=300)
     assert done.returncode == 0, done.stdout[-2000:] + done.stderr[-4000:]
     assert done.stdout.split()[-1] == "done"

@@ -42,7 +42,7 @@ WRONG = [
 
 
 @pytest.mark.parametrize(("name", "change", "message"), WRONG, ids=[f"{name}-{change}" for name, change, _ in WRONG])
-def test_is_rejected(core: Core, name: str, change: tuple[int, ...] | str, message: str) -> None:
+def test_invalid_tensors_are_rejected(core: Core, name: str, change: tuple[int, ...] | str, message: str) -> None:
     assert core.layer(CASE).workspace(CASE.tensors(**{name: change})) == -1
     assert core.error == message
 
@@ -80,6 +80,6 @@ def test_an_unknown_dimension_is_rejected(core: Core) -> None:
 
 
 @pytest.mark.parametrize("leading", [(), (7,), (2, 3, 4), (1 << 20,), (1, 1, 1, 1, 1, 1, 9)])
-def test_workspace_is_the_plans(core: Core, leading: tuple[int, ...]) -> None:
+def test_the_workspace_matches_the_plan(core: Core, leading: tuple[int, ...]) -> None:
     case = Case(leading=leading)
     assert core.layer(case).workspace(case.tensors()) == plan.workspace(case.problem).size

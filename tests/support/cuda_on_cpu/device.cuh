@@ -7,7 +7,7 @@ namespace acm {
 
 using Address = unsigned;
 
-// What the tests put into the 128 bytes of a tensor map.
+// Content of the 128 bytes of a tensor map in the tests.
 struct alignas(64) TensorMap {
   const unsigned char* tensor;
   std::int64_t dims[3];

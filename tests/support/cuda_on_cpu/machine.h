@@ -1,6 +1,6 @@
-// What CUDA C++ has and C++ has not, for one block of 384 threads at a time on ordinary threads.
+// What CUDA C++ adds to C++, for one block of 384 threads at a time on ordinary threads.
 //
-// The tests compile plugins/kernels/cuda with this, and with device.cuh and wgmma.cuh of this folder in place of the
+// The tests compile plugins/kernels/cuda with this, and with device.cuh and wgmma.cuh of this folder instead of the
 // real ones, which are the instructions of the GPU. Copies complete late and in any order, and products read shared
 // memory only when they are waited for, so a stage that is released or read too early gives wrong values.
 #pragma once
@@ -174,7 +174,7 @@ class Machine {
     }
   }
 
-  // Now and then a thread goes on late, so that the others of its warp and the next phases run ahead of it.
+  // Sometimes a thread continues late, so that the others of its warp and the next phases run ahead of it.
   static void linger() {
     thread_local std::minstd_rand random(static_cast<unsigned>(threadIdx.x + 1));
     if (random() % 32 == 0) std::this_thread::sleep_for(std::chrono::microseconds(300));

@@ -1,4 +1,4 @@
-// The products of plugins/kernels/cuda/wgmma.cuh on a CPU: each thread computes its own sums, as late as it may.
+// The products of plugins/kernels/cuda/wgmma.cuh on a CPU: each thread computes its own sums, as late as possible.
 #pragma once
 
 #include "device.cuh"
@@ -43,7 +43,7 @@ void multiply(float (&sums)[N / 2], unsigned long long a, unsigned long long b) 
   });
 }
 
-// These instructions are one for all threads of a warp: none goes on before all have come.
+// These instructions are one for all threads of a warp: none continues before all have arrived.
 inline void products_begin() { __syncwarp(); }
 
 inline void products_commit() { groups.push_back(std::exchange(open_group, {})); }
