@@ -12,7 +12,7 @@ import numpy as np
 
 from acm_export.base.errors import UsageError
 from acm_export.data.audio import SOUND, read_encoded
-from acm_export.data.collate import LABELS
+from acm_export.data.collate import CLASS, LABELS
 from acm_export.data.images import PIXELS, ImageProcessor, find_settings
 from acm_export.data.speech import SpeechProcessor
 
@@ -23,7 +23,6 @@ if TYPE_CHECKING:
 _IMAGES = ("image", "img")
 _SOUND = "audio"
 _TRANSCRIPTS = ("text", "sentence", "transcription")
-_CLASS = "label"
 _TOKENS, _SPECTROGRAM = "input_ids", "input_features"
 
 
@@ -66,8 +65,8 @@ class Columns:
             text = next((found[column] for column in self._transcripts if isinstance(found.get(column), str)), None)
             if text is not None and LABELS not in found:
                 found[LABELS] = self._speech.labels(text, name)
-        if LABELS not in found and not isinstance(found.get(_CLASS), (str, type(None))):
-            found[LABELS] = found[_CLASS]
+        if LABELS not in found and not isinstance(found.get(CLASS), (str, type(None))):
+            found[LABELS] = found[CLASS]
         _refuse_unprocessed(missing, found, name)
         return found
 
@@ -86,7 +85,7 @@ class Columns:
                 f'return dataset.with_format(None).cast_column("{column}", datasets.Image())',
             )
         try:
-            return self._images(image)
+            return self._images(image, f"the column {column} of {name}")
         except OSError as error:  # of a file that PIL reads only now
             raise UsageError(f"the column {column} of {name} is not an image that can be read: {error}") from error
 

@@ -89,7 +89,8 @@ class Collate:
         if self._task.needs_labels and LABELS not in batch:
             raise UsageError(
                 f"a sample has no labels, which the task {self._task.name} needs",
-                "name them labels or label, as numbers; --task distil imitates the teacher's outputs instead",
+                "name them labels or label, as numbers, or put images into one subfolder for each class; --task distil "
+                "imitates the teacher's outputs instead",
             )
         self._task.check(batch)
         return batch
