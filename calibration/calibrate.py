@@ -106,6 +106,9 @@ def calibrate(
     for name, value, known in (("solver", solver, SOLVERS), ("device", device, _RUNTIMES)):
         if value not in known:
             raise UsageError(f"unknown {name} {value!r}", f"choose one of {', '.join(known)}")
+    for name, count in (("batch", batch), ("probe_samples", probe_samples)):
+        if count < 1:
+            raise UsageError(f"{name} is {count}, expected at least 1")
     line = None if latency_file is None else Path(latency_file)
     requested = requested_budgets(path, budgets, flops, latency_targets, line)
     if precision is not None and not (requested and precision > 0):

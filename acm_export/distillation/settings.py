@@ -70,6 +70,11 @@ class AcmizeSettings:
         if self.batch < 1 or self.checkpoint_every < 1:
             raise UsageError(f"batch {self.batch} and checkpoint_every {self.checkpoint_every} must both be at least 1")
 
+        if self.mixed_precision not in ("no", "fp16", "bf16"):
+            raise UsageError(f"mixed_precision is {self.mixed_precision!r}; it must be no, fp16 or bf16")
+        if not 0 <= self.seed <= 2**62:
+            raise UsageError(f"the seed is {self.seed}; it must be from 0 to 2^62")
+
     @property
     def origin(self) -> str:
         """Where the initial learners come from: ``teacher`` or ``random``."""

@@ -206,6 +206,12 @@ def test_a_file_that_the_system_cannot_read_is_named(tmp_path: Path, monkeypatch
         opened(tmp_path / "d.npz", model=tmp_path)
 
 
+@pytest.mark.parametrize("limit", [0, -3])
+def test_no_samples_at_all_cannot_be_asked_for(tmp_path: Path, limit: int) -> None:
+    with pytest.raises(UsageError, match=f"the number of samples is {limit}, expected at least 1"):
+        opened([{}], model=tmp_path, limit=limit)
+
+
 def test_a_dataset_whose_length_fails_is_named(tmp_path: Path) -> None:
     class Endless:
         def __len__(self) -> int:
