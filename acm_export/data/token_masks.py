@@ -3,16 +3,14 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Sequence
+    from collections.abc import Iterable, Mapping, Sequence
 
     from numpy.typing import NDArray
-
-    from acm_export.data.batches import Arrays
 
 MASK = "attention_mask"
 
@@ -28,7 +26,7 @@ class TokenMasks:
     by_shape: dict[tuple[int, ...], NDArray[np.bool_]]
 
     @classmethod
-    def of_batch(cls, feeds: Arrays, gate_logits: Iterable[NDArray[np.float32]]) -> TokenMasks:
+    def of_batch(cls, feeds: Mapping[str, NDArray[Any]], gate_logits: Iterable[NDArray[np.float32]]) -> TokenMasks:
         """The attention mask among the inputs, and the masks that layers derive from it.
 
         A speech model takes a mask over samples and masks tokens, each of many samples. The gate logits of padding then

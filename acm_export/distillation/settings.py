@@ -63,6 +63,9 @@ class AcmizeSettings:
             )
         if self.budget is not None and not 0 < self.budget <= 1:
             raise UsageError(f"the budget is {self.budget}; it must be above 0 and at most 1")
+        self._check_training()
+
+    def _check_training(self) -> None:
         if len(self.steps) != 3 or min(self.steps) < 0:
             raise UsageError(f"the steps are {self.steps}; expected three whole numbers, 0 to skip a phase")
         if len(self.learning_rates) != 3 or not all(0 < rate < 1 for rate in self.learning_rates):
