@@ -9,14 +9,16 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from acm_export.base.errors import UsageError
+from acm_export.data.collate import LABELS, NO_LABEL
 from acm_export.data.dataset import add_to_digest, held_out, spread
+from acm_export.data.token_masks import MASK
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
     from numpy.typing import NDArray
 
-    from acm_export.data.batches import Batch
+    from acm_export.data.batches import Arrays, Batch
     from acm_export.data.dataset import Dataset
 
 
@@ -81,7 +83,7 @@ class CalibrationData:
         for batch in self._used.batches(self._size):
             labelled |= batch.labels is not None
             for row in range(batch.samples):
-                add_to_digest(digest, {name: array[row] for name, array in batch.named().items()})
+                add_to_digest(digest, _unpadded({name: array[row] for name, array in batch.named().items()}))
         held = int(self._marks.sum()) * self._unit
         samples = len(self._used) - held
         return Survey(samples, held, -(-samples // self._size), self._unit, labelled, digest.hexdigest())
@@ -102,3 +104,14 @@ class CalibrationData:
     def _part(self, units: NDArray[np.int64]) -> Iterator[Batch]:
         samples = (units[:, None] * self._unit + np.arange(self._unit)).ravel()
         return self._used.take(samples).batches(self._size)
+
+
+def _unpadded(sample: Arrays) -> Arrays:
+    """A sample without the padding of its batch, so that its hash does not depend on the samples beside it."""
+    mask, labels = sample.get(MASK), sample.get(LABELS)
+    if mask is not None and mask.ndim == 1:
+        used = int(np.flatnonzero(mask).max(initial=-1)) + 1
+        sample = {name: array[:used] if array.shape == mask.shape else array for name, array in sample.items()}
+    if labels is not None and labels.ndim == 1:
+        sample[LABELS] = labels[: int(np.flatnonzero(labels != NO_LABEL).max(initial=-1)) + 1]
+    return sample

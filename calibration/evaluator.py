@@ -159,7 +159,7 @@ class Evaluator:
     def _divergence(
         self, name: str, reference: np.ndarray, output: np.ndarray, masks: TokenMasks
     ) -> NDArray[np.float64] | float:
-        """Divergence of each sample, or the mean of the batch."""
+        """Divergence of each sample, whatever the length of those beside it; or the mean of the batch."""
         if not np.isfinite(_valid(output, masks)).all():
             raise CalibrationError(f"the model's output {name} is not finite with some learners left out")
         if self.divergence == JENSEN_SHANNON:
@@ -167,9 +167,11 @@ class Evaluator:
                 return 0.0
             if output.ndim == 2:
                 return js_divergence(reference, output)
-            return float(js_divergence(_valid(reference, masks), _valid(output, masks)).mean())
-        error = _valid(output, masks).astype(np.float64) - _valid(reference, masks)
-        return float((error**2).mean()) / (self._variances[name] or 1.0)
+            pairs = _valid_pairs(reference, output, masks)
+            return np.array([float(js_divergence(r, o).mean()) for r, o in pairs])
+        pairs = _valid_pairs(reference, output, masks)
+        errors = [float(((o.astype(np.float64) - r) ** 2).mean()) for r, o in pairs]
+        return np.array(errors) / (self._variances[name] or 1.0)
 
 
 class _Variance:
@@ -213,3 +215,11 @@ def _valid(output: np.ndarray, masks: TokenMasks) -> np.ndarray:
     """An output without the tokens that are padding."""
     mask = masks.of(output.shape)
     return output if mask is None else np.asarray(output[mask])
+
+
+def _valid_pairs(reference: np.ndarray, output: np.ndarray, masks: TokenMasks) -> list[tuple[np.ndarray, np.ndarray]]:
+    """Reference and output of each sample without padding; of the whole batch where nothing is padded."""
+    mask = masks.of(output.shape)
+    if mask is None:
+        return [(reference, output)]
+    return [(r[m], o[m]) if m.any() else (r, r) for r, o, m in zip(reference, output, mask, strict=True)]

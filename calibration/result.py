@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from dataclasses import asdict, dataclass
+from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -57,3 +57,27 @@ class CalibrationResult:
     trained: Measurement
     examples: tuple[Example, ...]
     notes: tuple[str, ...]
+
+    def to_json(self) -> dict[str, Any]:
+        """The object that ``calibrate --json`` prints."""
+        record = self.manifest.calibration
+        if record is None:
+            raise ValueError("the manifest has no calibration")
+        return {
+            "output": str(self.path),
+            "runtime": self.runtime,
+            "calibration": asdict(record),
+            "trained": asdict(self.trained),
+            "comparisons": [
+                {
+                    "budget": c.budget,
+                    "family": c.knot.family,
+                    "rounds": c.knot.rounds,
+                    "divergence": c.knot.measured.divergence,
+                    "rivals": {name: rival.measured.divergence for name, rival in c.rivals.items()},
+                }
+                for c in self.comparisons
+            ],
+            "held_out": [{"requested": p.requested, "family": p.family, **asdict(p.measured)} for p in self.curves],
+            "notes": list(self.notes),
+        }

@@ -50,7 +50,8 @@ class CalibrationRequest:
         examples: Whether to keep some held-out samples with their learner counts.
 
     Raises:
-        UsageError: The solver is unknown, or the precision is not positive or has no budget to apply to.
+        UsageError: The solver is unknown, a count is below 1, or the precision is not positive or has no budget to
+            apply to.
     """
 
     budgets: list[float]
@@ -64,6 +65,9 @@ class CalibrationRequest:
     def __post_init__(self) -> None:
         if self.solver not in SOLVERS:
             raise UsageError(f"unknown solver {self.solver!r}", f"choose one of {', '.join(SOLVERS)}")
+        for name in ("batch", "probe_samples"):
+            if getattr(self, name) < 1:
+                raise UsageError(f"{name} is {getattr(self, name)}; expected at least 1")
         if self.precision is not None and not (self.budgets and self.precision > 0):
             raise UsageError(
                 f"the precision is {self.precision:g}" if self.budgets else "a precision is given, but no budget",

@@ -7,6 +7,8 @@ import zipfile
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
+from acm_export.base.errors import UsageError
+
 if TYPE_CHECKING:
     from pathlib import Path
 
@@ -68,13 +70,19 @@ def file_kind(path: Path) -> FileKind | None:
 
     Returns:
         The kind, or None if the content is not recognised.
+
+    Raises:
+        UsageError: The file cannot be read.
     """
     if path.is_dir():
         return _folder_kind(path)
     if not path.is_file():
         return FileKind("a device or pipe")
-    with path.open("rb") as file:
-        head = file.read(_HEAD_BYTES)
+    try:
+        with path.open("rb") as file:
+            head = file.read(_HEAD_BYTES)
+    except OSError as error:
+        raise UsageError(f"cannot read {path}: {error.strerror}") from error
     if not head:
         return FileKind("an empty file")
     return _binary_kind(path, head) or _text_kind(path, head)

@@ -135,22 +135,22 @@ def acmize(
     if dry_run or data is None or output is None:
         _show_plan(api.plan_acmize(model, **{name: options[name] for name in _PLAN_OPTIONS}), as_json)
         return
-    from acm_export.report.distillation import describe_result, result_json, result_table
+    from acm_export.report.distillation import describe_result, result_table
 
     with progress() as bars:
         result = api.acmize(model, data, output, progress=bars, **options)
     if not result.is_main_process:
         return
     if as_json:
-        write_json(result_json(result))
+        write_json(result.to_json())
     else:
         write_table(result_table(result), *describe_result(result))
 
 
 def _show_plan(plan: AcmizePlan, as_json: bool) -> None:
-    from acm_export.report.distillation import describe_plan, plan_json, plan_table
+    from acm_export.report.distillation import describe_plan, plan_table
 
     if as_json:
-        write_json(plan_json(plan))
+        write_json(plan.to_json())
     else:
         write_table(plan_table(plan), *describe_plan(plan))

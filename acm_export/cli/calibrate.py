@@ -85,7 +85,7 @@ def calibrate(
     from acm_export.base.files import check_suffix, check_writable, write_text
     from acm_export.calibration.budgets import parse_flops, parse_milliseconds
     from acm_export.calibration.calibrate import calibrate as run
-    from acm_export.report.calibration import calibration_json, calibration_table, describe_calibration
+    from acm_export.report.calibration import calibration_table, describe_calibration
 
     if report is not None:
         check_suffix(report, (".html",), "--report")
@@ -117,6 +117,6 @@ def calibrate(
             shown.stage("drawing the report", None)
             write_text(calibration_page(result), report, "--report")
     if as_json:
-        write_json(calibration_json(result))
+        write_json(result.to_json())
         return
     write_table(calibration_table(result), *describe_calibration(result))

@@ -24,13 +24,16 @@ _KINDS: dict[int, tuple[np.dtype, float]] = {
     4: (np.dtype("<i4"), 2147483648.0),
 }
 """dtype and full scale of .wav samples, by bytes per sample."""
+_STREAMED = 0x7FFF0000
+"""Programs that write into a pipe claim about 2 or 4 GiB, because they do not know the size yet."""
 
 
 class AudioFolder:
     """Sound files, each with a transcript in a ``.txt`` of the same name, or in a ``*.trans.txt`` as LibriSpeech has.
 
-    ``.wav`` is read with the standard library, ``.flac`` with soundfile. A sample has ``input_values`` float32
-    ``[samples]``, normalised as the model's feature extractor does, and ``labels`` int64 ``[letters]``.
+    ``.wav`` of 8, 16 or 32 bits is read with the standard library, everything else with soundfile. A sample has
+    ``input_values`` float32 ``[samples]``, normalised as the model's feature extractor does, and ``labels`` int64
+    ``[letters]``.
 
     Args:
         folder: Folder to search, with all its subfolders.
@@ -43,7 +46,7 @@ class AudioFolder:
 
     def __init__(self, folder: Path, process: SpeechProcessor, *, transcribed: bool = True) -> None:
         self.name = str(folder)
-        paths = sorted(p for p in folder.rglob("*") if p.suffix.lower() in SOUND_SUFFIXES)
+        paths = sorted(path for path in folder.rglob("*") if _is_sound_file(path))
         if not paths:
             raise UsageError(f"{folder} has no sounds ({', '.join(SOUND_SUFFIXES)})")
         listed = _listed(folder) if transcribed else {}
@@ -65,18 +68,29 @@ class AudioFolder:
         return sample if labels is None else {**sample, LABELS: labels}
 
 
+def _is_sound_file(path: Path) -> bool:
+    return path.suffix.lower() in SOUND_SUFFIXES and not path.name.startswith(".") and not path.is_dir()
+
+
+def _read_text(path: Path) -> str:
+    try:
+        return path.read_text(encoding="utf-8-sig")
+    except (OSError, UnicodeDecodeError) as error:
+        raise UsageError(f"{path} cannot be read as text: {error}", "write transcripts in UTF-8") from error
+
+
 def _transcript(path: Path, listed: dict[str, str]) -> str:
     beside = path.with_suffix(".txt")
     text = listed.get(path.stem)
     if text is None and beside.is_file():
-        text = beside.read_text(encoding="utf-8").strip()
+        text = _read_text(beside).strip()
     if not text:
         raise UsageError(f"{path} has no transcript", f"write one into {beside.name}, or into a *.trans.txt")
     return text
 
 
 def _listed(folder: Path) -> dict[str, str]:
-    lines = [line for path in sorted(folder.rglob("*.trans.txt")) for line in path.read_text("utf-8").splitlines()]
+    lines = [line for path in sorted(folder.rglob("*.trans.txt")) for line in _read_text(path).splitlines()]
     pairs = (line.strip().partition(" ") for line in lines)
     return {name: text.strip() for name, _, text in pairs if name}
 
@@ -110,11 +124,18 @@ def _read(path: Path) -> tuple[np.ndarray, int]:
     try:
         with wave.open(str(path), "rb") as sound:
             width, channels, rate = sound.getsampwidth(), sound.getnchannels(), sound.getframerate()
+            expected = sound.getnframes() * channels * width
             content = sound.readframes(sound.getnframes())
     except (wave.Error, EOFError, OSError) as error:
-        raise UsageError(f"cannot read {path} as a .wav file: {error}") from error
+        if str(error).startswith("unknown"):  # floats, compressed samples
+            return read_encoded(path, str(path))
+        raise UsageError(f"cannot read {path} as a .wav file: {str(error) or 'it is truncated'}") from error
+    if len(content) != expected < _STREAMED:
+        raise UsageError(f"{path} is truncated: it has {len(content)} of {expected} bytes")
     if width not in _KINDS:
-        raise UsageError(f"{path} has {8 * width} bits per sample; expected 8, 16 or 32")
+        return read_encoded(path, str(path))
     kind, full_scale = _KINDS[width]
-    numbers = np.frombuffer(content, kind).astype(np.float32) - (128 if width == 1 else 0)
+    numbers = np.frombuffer(content[: len(content) // (width * channels) * (width * channels)], kind).astype(
+        np.float32
+    ) - (128 if width == 1 else 0)
     return numbers.reshape(-1, channels).mean(1) / full_scale, rate

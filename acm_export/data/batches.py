@@ -8,6 +8,8 @@ from typing import TYPE_CHECKING
 import numpy as np
 from onnx import helper
 
+from acm_export.data.token_masks import MASK
+
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping, Sequence
 
@@ -81,7 +83,7 @@ def graph_inputs(model: onnx.ModelProto, names: tuple[str, ...]) -> tuple[GraphI
     """The inputs of an ONNX model that have these names.
 
     Args:
-        model: The model; inputs that index an embedding get the number of its rows as their bound.
+        model: The model; inputs that index an embedding get the number of its rows as their bound, a mask 2.
         names: Names of the inputs of interest.
     """
     found = []
@@ -90,7 +92,9 @@ def graph_inputs(model: onnx.ModelProto, names: tuple[str, ...]) -> tuple[GraphI
             tensor = value.type.tensor_type
             shape = tuple(dim.dim_param or dim.dim_value or "?" for dim in tensor.shape.dim)
             dtype = np.dtype(helper.tensor_dtype_to_np_dtype(tensor.elem_type))
-            below = _embedding_rows(model.graph, value.name) if dtype.kind in "iu" else None
+            below = None
+            if dtype.kind in "iu":
+                below = 2 if value.name == MASK else _embedding_rows(model.graph, value.name)
             found.append(GraphInput(value.name, shape, dtype, below))
     return tuple(found)
 

@@ -18,6 +18,9 @@ if TYPE_CHECKING:
 Value = TypeVar("Value")
 
 LABELS = "labels"
+CLASS = "label"
+"""Name of the labels in datasets of Hugging Face, used where there is no :data:`LABELS`."""
+
 NO_LABEL = -100
 """Label that PyTorch's losses ignore; pads the labels of samples that have fewer than others."""
 

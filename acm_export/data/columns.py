@@ -12,7 +12,7 @@ import numpy as np
 
 from acm_export.base.errors import UsageError
 from acm_export.data.audio import SOUND, read_encoded
-from acm_export.data.collate import LABELS
+from acm_export.data.collate import CLASS, LABELS
 from acm_export.data.images import PIXELS, ImageProcessor, find_settings
 from acm_export.data.speech import SpeechProcessor
 
@@ -23,7 +23,6 @@ if TYPE_CHECKING:
 _IMAGES = ("image", "img")
 _SOUND = "audio"
 _TRANSCRIPTS = ("text", "sentence", "transcription")
-_CLASS = "label"
 _TOKENS, _SPECTROGRAM = "input_ids", "input_features"
 
 
@@ -67,8 +66,8 @@ class Columns:
             text = next((text for text in texts if isinstance(text, str)), None)
             if text is not None and LABELS not in found:
                 found[LABELS] = self._speech.labels(text, name)
-        if LABELS not in found and not isinstance(found.get(_CLASS), (str, type(None))):
-            found[LABELS] = found[_CLASS]
+        if LABELS not in found and not isinstance(found.get(CLASS), (str, type(None))):
+            found[LABELS] = found[CLASS]
         _refuse_unprocessed(missing, found, name)
         return found
 
@@ -87,7 +86,7 @@ class Columns:
                 f'return dataset.with_format(None).cast_column("{column}", datasets.Image())',
             )
         try:
-            return self._images(image)
+            return self._images(image, f"the column {column} of {name}")
         except OSError as error:  # PIL reads the file only now
             raise UsageError(f"cannot read the image in the column {column} of {name}: {error}") from error
 

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import json
+import warnings
 from itertools import zip_longest
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from acm_export.base.errors import UsageError
+from acm_export.base.errors import AcmWarning, UsageError
 from acm_export.base.optional import require
 from acm_export.data.checks import BRIGHTEST
 
@@ -21,6 +22,9 @@ Arrays = dict[str, np.ndarray]
 SETTINGS = "preprocessor_config.json"
 PIXELS = "pixel_values"
 IMAGE_SUFFIXES = {".png", ".jpg", ".jpeg", ".bmp", ".webp", ".tif", ".tiff"}
+_MAX_SIDE = 1 << 14
+_RESAMPLE = range(6)
+"""Filters of Pillow that resize: nearest, Lanczos, bilinear, bicubic, box and Hamming."""
 
 
 class ImageFolder:
@@ -41,8 +45,7 @@ class ImageFolder:
     def __init__(self, folder: Path, processor: Path | None, model_folder: Path) -> None:
         self.name = str(folder)
         self.files = _labelled_files(folder)
-        if not self.files:
-            raise UsageError(f"{folder} has no images ({', '.join(sorted(IMAGE_SUFFIXES))})")
+        _check_all_used(folder, [path for path, _ in self.files])
         self._process = ImageProcessor(find_settings(processor, folder, model_folder))
 
     @property
@@ -57,7 +60,7 @@ class ImageFolder:
     def __getitem__(self, index: int) -> Arrays:
         """``pixel_values`` float32 ``[channels, height, width]``, and ``labels`` if there are classes."""
         path, label = self.files[index]
-        arrays: Arrays = {PIXELS: self._process(_read(path))}
+        arrays: Arrays = {PIXELS: self._process(_read(path), str(path))}
         if label is not None:
             arrays["labels"] = np.array(label, np.int64)
         return arrays
@@ -68,7 +71,7 @@ def _labelled_files(folder: Path) -> list[tuple[Path, int | None]]:
     classes = [path for path in folders if _images(path)]
     if not classes:
         return [(path, None) for path in _images(folder)]
-    numbered = all(path.name.isdigit() for path in classes)
+    numbered = all(path.name.isdecimal() for path in classes)
     columns: list[list[tuple[Path, int | None]]] = [
         [(file, int(path.name) if numbered else index) for file in _images(path)] for index, path in enumerate(classes)
     ]
@@ -76,18 +79,40 @@ def _labelled_files(folder: Path) -> list[tuple[Path, int | None]]:
 
 
 def _images(folder: Path) -> list[Path]:
-    return sorted(p for p in folder.iterdir() if p.suffix.lower() in IMAGE_SUFFIXES and not p.name.startswith("."))
+    return sorted(path for path in folder.iterdir() if _is_image_file(path))
+
+
+def _is_image_file(path: Path) -> bool:
+    return path.suffix.lower() in IMAGE_SUFFIXES and not path.name.startswith(".") and not path.is_dir()
+
+
+def _check_all_used(folder: Path, used: list[Path]) -> None:
+    """Refuse a folder without images, and warn of images that lie where they are not looked for."""
+    layout = "images lie in the folder itself, or in one subfolder for each class"
+    found = (path for path in folder.rglob("*") if _is_image_file(path))
+    others = sorted({p for p in found if not any(q.startswith(".") for q in p.relative_to(folder).parts)} - set(used))
+    if used and others:
+        warnings.warn(
+            f"{len(others)} of the images in {folder} are not used, such as {others[0]}: {layout}",
+            AcmWarning,
+            stacklevel=2,
+        )
+    if not used and others:
+        raise UsageError(f"the images in {folder} lie too deep, such as {others[0]}: {layout}")
+    if not used:
+        raise UsageError(f"{folder} holds no images ({', '.join(sorted(IMAGE_SUFFIXES))})")
 
 
 def _read(path: Path) -> Image:
-    image_module = require("PIL.Image")
-    image: Image
+    """Read an image and apply its EXIF orientation, as Hugging Face's libraries do."""
+    image_module, operations = require("PIL.Image"), require("PIL.ImageOps")
     try:
         with image_module.open(path) as image:
             image.load()
-    except (OSError, ValueError, image_module.DecompressionBombError) as error:
+        upright: Image = operations.exif_transpose(image)
+    except (OSError, ValueError, SyntaxError, image_module.DecompressionBombError) as error:
         raise UsageError(f"cannot read the image {path}: {error}") from error
-    return image
+    return upright
 
 
 def find_settings(processor: Path | None, *folders: Path) -> Path:
@@ -151,20 +176,58 @@ class ImageProcessor:
         except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
             raise UsageError(f"{path} has no image processor settings: {error!r}") from error
         self._mode = "L" if self._mean.size == 1 and normalize else "RGB"
+        self._check(path)
 
     @property
     def brightest(self) -> float:
         """Value of a white pixel."""
         return float(((255 * self._scale - self._mean) / self._std).max())
 
-    def __call__(self, image: Image) -> np.ndarray:
-        """Process a PIL image; returns float32 ``[channels, height, width]``."""
+    def _check(self, path: Path) -> None:
+        """Check the settings.
+
+        Raises:
+            UsageError: A number is out of range.
+        """
+        sides = [*(self._size or ()), *(self._crop or ()), *([] if self._shortest is None else [self._shortest])]
+        wrong = None
+        if not all(isinstance(side, int) and 1 <= side <= _MAX_SIDE for side in sides):
+            wrong = f"sizes are {sides}; expected whole numbers from 1 to {_MAX_SIDE}"
+        elif self._resample not in _RESAMPLE:
+            wrong = f"resample is {self._resample}; expected 0 to {_RESAMPLE[-1]}"
+        elif self._mean.shape != self._std.shape or self._mean.shape not in ((1,), (3,)):
+            wrong = (
+                f"image_mean and image_std have the shapes {self._mean.shape} and {self._std.shape}; expected 1 or 3"
+            )
+        elif not (np.isfinite(self._mean).all() and np.isfinite(self._std).all() and (self._std > 0).all()):
+            wrong = f"image_std is {self._std.tolist()}; expected positive numbers"
+        if wrong is not None:
+            raise UsageError(f"{path}: {wrong}", "copy the file again from the original model")
+
+    def __call__(self, image: Image, name: str) -> np.ndarray:
+        """Process a PIL image.
+
+        Args:
+            image: PIL image with 8 bits per channel.
+            name: Name of the image, for errors.
+
+        Returns:
+            float32 ``[channels, height, width]``.
+
+        Raises:
+            UsageError: The image has more than 8 bits per channel.
+        """
+        if image.mode in ("I", "F") or image.mode.startswith("I;16"):
+            raise UsageError(
+                f"{name} has pixels of more than 8 bits (Pillow mode {image.mode})",
+                "convert it to 8 bits, as in the training of the model; values above 255 would be clipped",
+            )
         image = image.convert(self._mode)
         if self._size is not None:
             image = image.resize(self._size[::-1], self._resample)
         elif self._shortest:
-            factor = self._shortest / min(image.size)
-            image = image.resize([round(side * factor) for side in image.size], self._resample)
+            shorter = min(image.size)  # and the other side as transformers rounds it
+            image = image.resize([self._shortest * side // shorter for side in image.size], self._resample)
         if self._crop is not None:
             left, top = ((have - want) // 2 for have, want in zip(image.size, self._crop[::-1], strict=True))
             image = image.crop((left, top, left + self._crop[1], top + self._crop[0]))

@@ -15,10 +15,10 @@ from acm_export.base.file_kinds import NPZ, file_kind
 from acm_export.base.optional import require
 from acm_export.data.audio import SOUND_SUFFIXES, AudioFolder
 from acm_export.data.checks import missing_inputs
-from acm_export.data.collate import LABELS
+from acm_export.data.collate import CLASS, LABELS
 from acm_export.data.columns import Columns
 from acm_export.data.dataset import Dataset
-from acm_export.data.images import IMAGE_SUFFIXES, ImageFolder, takes_raw_pixels
+from acm_export.data.images import IMAGE_SUFFIXES, PIXELS, ImageFolder, takes_raw_pixels
 from acm_export.data.npz import open_npz
 from acm_export.data.speech import SpeechProcessor
 from acm_export.data.user_function import failed, import_function
@@ -75,19 +75,24 @@ def open_data(
     """
     if isinstance(data, Dataset):
         return data
-    names = [*(value.name for value in inputs), LABELS]
+    if limit is not None and limit < 1:
+        raise UsageError(f"the number of samples is {limit}, expected at least 1")
+    if isinstance(data, str) and not data:
+        raise UsageError(f"{option} is empty", f"{option} takes {GRAMMAR}")
+    needed = [value.name for value in inputs]
+    names = [*needed, LABELS, CLASS]
     settings = None if processor is None else Path(processor)
-    columns = Columns(names[:-1], model_folder, settings, transcribed=transcripts)
+    columns = Columns(needed, model_folder, settings, transcribed=transcripts)
     if not isinstance(data, (str, os.PathLike)):
         given = getattr(data, "name", None)
         name = given if isinstance(given, str) else f"the {type(data).__name__} given as {option}"
         reader = _samples(name, data, names, columns, limit)
     elif (path := Path(data)).is_dir():
-        reader = _folder(path, columns, model_folder, settings, transcripts=transcripts)
+        reader = _folder(path, needed, columns, model_folder, settings, transcripts=transcripts)
     elif path.is_file():
         if (kind := file_kind(path)) not in (None, NPZ):
             raise UsageError(f"{path} is {kind.description}; {option} takes {GRAMMAR}", kind.hint)
-        reader = _ArrayRows(str(path), *open_npz(path, names), names[:-1])
+        reader = _ArrayRows(str(path), *open_npz(path, names), needed)
     elif ":" in (text := os.fspath(data)):
         reader = _samples(text, _call(text, option), names, columns, limit)
     else:
@@ -112,9 +117,12 @@ class _ArrayRows:
     def __init__(self, name: str, arrays: Arrays, held: Collection[str], needed: Collection[str]) -> None:
         if held and not arrays.keys() & set(needed):
             raise missing_inputs(name, held, needed)
+        if LABELS not in arrays and CLASS in arrays and arrays[CLASS].dtype.kind in "iuf":
+            arrays = {**arrays, LABELS: arrays[CLASS]}
         lengths = {key: len(value) if value.ndim else 0 for key, value in arrays.items()}
         if len(set(lengths.values())) > 1:
-            raise UsageError(f"{name}: the arrays have different lengths: {lengths}")
+            hint = "give one row for each sample in every array"
+            raise UsageError(f"{name}: the arrays have different lengths: {lengths}", hint)
         self.name, self.labels = name, arrays.get(LABELS)
         self._arrays, self._held, self._length = arrays, held, next(iter(lengths.values()), 0)
 
@@ -136,7 +144,10 @@ class _Sequence:
         self.name, self._items, self._columns = name, items, columns
 
     def __len__(self) -> int:
-        return len(self._items)
+        try:
+            return len(self._items)
+        except Exception as error:  # the user's own code
+            raise failed(f"{self.name} has no length", error) from error
 
     def __getitem__(self, index: int) -> Mapping[str, object]:
         try:
@@ -151,7 +162,15 @@ class _Sequence:
         return self._columns({str(key): value for key, value in sample.items()}, f"sample {index} of {self.name}")
 
 
-def _folder(path: Path, columns: Columns, model_folder: Path, processor: Path | None, *, transcripts: bool) -> Reader:
+def _folder(
+    path: Path,
+    needed: Collection[str],
+    columns: Columns,
+    model_folder: Path,
+    processor: Path | None,
+    *,
+    transcripts: bool,
+) -> Reader:
     if (path / "dataset_dict.json").is_file():
         splits = sorted(p.name for p in path.iterdir() if (p / "state.json").is_file())
         raise UsageError(
@@ -168,6 +187,8 @@ def _folder(path: Path, columns: Columns, model_folder: Path, processor: Path | 
             f"{path} has no data that can be read: no images ({', '.join(sorted(IMAGE_SUFFIXES))}), no sounds "
             f"({', '.join(SOUND_SUFFIXES)}), and no dataset saved by save_to_disk"
         )
+    if PIXELS not in needed:
+        raise missing_inputs(f"{path} is a folder of images, which", [PIXELS], needed)
     return ImageFolder(path, processor, model_folder)
 
 
@@ -191,7 +212,7 @@ def _call(text: str, option: str) -> object:
     function = import_function(text, option)
     try:
         return function()
-    except Exception as error:  # the user's code may raise anything
+    except (Exception, SystemExit) as error:  # the user's code may raise anything
         raise _failed(f"{text} failed", error) from error
 
 
@@ -222,7 +243,7 @@ def _from_mapping(name: str, content: Mapping[Any, Any], names: Collection[str])
             f"{name} returned a mapping whose values are not arrays: {error}",
             "return a list of mappings, one per sample",
         ) from error
-    return _ArrayRows(name, arrays, [str(key) for key in content], [n for n in names if n != LABELS])
+    return _ArrayRows(name, arrays, [str(key) for key in content], [n for n in names if n not in (LABELS, CLASS)])
 
 
 def _read_whole(name: str, content: Iterable[object], limit: int | None) -> list[object]:
@@ -234,7 +255,7 @@ def _read_whole(name: str, content: Iterable[object], limit: int | None) -> list
     return items
 
 
-def _failed(what: str, error: Exception) -> UsageError:
+def _failed(what: str, error: BaseException) -> UsageError:
     if any(decoder in str(error) for decoder in ("torchcodec", "librosa")):  # missing, or broken
         hint = 'return dataset.cast_column("audio", datasets.Audio(decode=False)): soundfile then decodes it'
         return failed(what, error, hint)

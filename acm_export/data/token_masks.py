@@ -8,11 +8,9 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Sequence
+    from collections.abc import Iterable, Mapping, Sequence
 
     from numpy.typing import NDArray
-
-    from acm_export.data.batches import Arrays
 
 MASK = "attention_mask"
 
@@ -28,8 +26,8 @@ class TokenMasks:
     by_shape: dict[tuple[int, ...], NDArray[np.bool_]]
 
     @classmethod
-    def of_batch(cls, feeds: Arrays, gate_logits: Iterable[NDArray[np.float32]]) -> TokenMasks:
-        """Collect the attention mask among the inputs, and the masks that layers derive from it.
+    def of_batch(cls, feeds: Mapping[str, np.ndarray], gate_logits: Iterable[NDArray[np.float32]]) -> TokenMasks:
+        """The attention mask among the inputs, and the masks that layers derive from it.
 
         A speech model takes a mask over samples but masks tokens, which span many samples each. The gate logits of
         padding then leave a single choice: the others are -inf (docs/op.md).

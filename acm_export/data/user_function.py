@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import importlib
-import os
 import sys
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -27,11 +26,12 @@ def import_function(text: str, option: str) -> Callable[..., object]:
     module, separator, name = text.partition(":")
     if not (separator and module.replace(".", "").isidentifier() and name.isidentifier()):
         raise UsageError(f"{text!r} is not module:function", f"for the function make of mine.py: {option} mine:make")
-    if (folder := os.fspath(Path.cwd())) not in sys.path:
+    folder = _working_folder()
+    if folder is not None and folder not in sys.path:
         sys.path.insert(0, folder)  # stays there, because the function may import more when it runs
     try:
         function = getattr(importlib.import_module(module), name)
-    except Exception as error:  # an import runs the user's own code, which may raise anything
+    except (Exception, SystemExit) as error:  # an import runs the user's own code, which may raise anything
         raise UsageError(
             f"cannot import {text}: {type(error).__name__}: {error}",
             f"{option} takes a function of a module in the working folder, or of an installed one",
@@ -42,7 +42,14 @@ def import_function(text: str, option: str) -> Callable[..., object]:
     return result
 
 
-def failed(what: str, error: Exception, hint: str = "run again with --debug to see where") -> UsageError:
+def _working_folder() -> str | None:
+    try:
+        return str(Path.cwd())
+    except OSError:  # it was removed
+        return None
+
+
+def failed(what: str, error: BaseException, hint: str = "run again with --debug to see where") -> UsageError:
     """The error for a user function that raised an exception.
 
     Args:

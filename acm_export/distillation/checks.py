@@ -104,6 +104,7 @@ def open_training_data(
         open_data, inputs=inputs, model_folder=teacher.path, processor=processor, transcripts=task.needs_labels
     )
     samples = opened(data)
+    samples[0]  # refuses batches in place of samples before they are counted
     training, held_out = samples.split() if eval_data is None else (samples, opened(eval_data, option="--eval-data"))
     for part in (training, held_out):
         _check_samples(part, Collate(inputs, task), task, teacher)
@@ -114,7 +115,7 @@ def _check_samples(samples: Dataset, collate: Collate, task: AnyTask, teacher: C
     """Check 256 evenly spaced samples, and all labels if they are in one array."""
     labels = samples.labels
     if task.needs_labels and labels is not None:
-        task.check({LABELS: torch.from_numpy(label_rows(labels, samples.name))})
+        task.check({LABELS: torch.from_numpy(label_rows(labels, f"sample 0 of {samples.name}"))})
     some = samples.spread(_CHECKED_SAMPLES)
     for index in range(len(some)):
         batch = collate([some[index]])

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import copy
-from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING
+from dataclasses import asdict, dataclass, replace
+from typing import TYPE_CHECKING, Any
 
 import torch
 
@@ -69,6 +69,21 @@ class AcmizePlan:
         flops = {item.site.place: learner_flops(item.spec) for item in self.replacements}
         mean = sum(flops.values()) / len(flops)
         return {place: value / mean for place, value in flops.items()}
+
+    def to_json(self) -> dict[str, Any]:
+        """The object that ``acmize --dry-run --json`` prints."""
+        sites = [
+            {"site": item.site.place, "kind": item.site.kind}
+            | asdict(item.spec)
+            | {"learners_share": item.learners_share, "gate_share": item.gate_share}
+            for item in self.replacements
+        ]
+        return {
+            "sites": sites,
+            "parameters": {"dense": self.parameters[0], "acm": self.parameters[1]},
+            "flops": {"dense": asdict(self.flops[0]), "acm": asdict(self.flops[1])},
+            "inputs": {name: list(shape) for name, shape in self.tokens.items()},
+        }
 
 
 def replacements_for(model: PreTrainedModel, family: ModelFamily, settings: AcmizeSettings) -> tuple[Replacement, ...]:

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import math
 import resource
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from typing import TYPE_CHECKING
 
 import torch
@@ -42,6 +43,27 @@ class AcmizeResult:
     resumed: tuple[int, int] | None
     processes: int = 1
     is_main_process: bool = True
+
+    def to_json(self) -> JsonObject:
+        """The object that ``acmize --json`` prints; thresholds of -inf, where all learners run, and NaN become null."""
+        curve = asdict(self.curve)
+        curve["dense"] = _number(curve["dense"])
+        for point in (*curve["thresholds"], *curve["same_count"]):
+            point |= {name: _number(point[name]) for name in ("quality", "threshold")}
+        return {
+            "output": str(self.output),
+            "plan": self.plan.to_json(),
+            "curve": curve,
+            "history": list(self.history),
+            "tokens_per_second": self.tokens_per_second,
+            "peak_memory_bytes": self.peak_memory,
+            "processes": self.processes,
+            "resumed": None if self.resumed is None else list(self.resumed),
+        }
+
+
+def _number(value: float | None) -> float | None:
+    return value if value is not None and math.isfinite(value) else None
 
 
 def peak_memory(device: torch.device) -> int:

@@ -63,6 +63,9 @@ class AcmizeSettings:
             )
         if self.budget is not None and not 0 < self.budget <= 1:
             raise UsageError(f"the budget is {self.budget}; it must be above 0 and at most 1")
+        self._check_training()
+
+    def _check_training(self) -> None:
         if len(self.steps) != 3 or min(self.steps) < 0:
             raise UsageError(f"the steps are {self.steps}; expected three integers, 0 to skip a phase")
         if len(self.learning_rates) != 3 or not all(0 < rate < 1 for rate in self.learning_rates):
@@ -71,6 +74,11 @@ class AcmizeSettings:
             raise UsageError(
                 f"batch is {self.batch} and checkpoint_every is {self.checkpoint_every}; both must be at least 1"
             )
+
+        if self.mixed_precision not in ("no", "fp16", "bf16"):
+            raise UsageError(f"mixed_precision is {self.mixed_precision!r}; it must be no, fp16 or bf16")
+        if not 0 <= self.seed <= 2**62:
+            raise UsageError(f"the seed is {self.seed}; it must be from 0 to 2^62")
 
     @property
     def origin(self) -> str:

@@ -1,8 +1,7 @@
-"""Result of a calibration as a table and as JSON."""
+"""Result of a calibration as a table."""
 
 from __future__ import annotations
 
-from dataclasses import asdict
 from typing import TYPE_CHECKING
 
 from rich.table import Table
@@ -10,7 +9,6 @@ from rich.table import Table
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
-    from acm_export.base.json_fields import JsonObject
     from acm_export.calibration.result import CalibrationResult
     from acm_export.onnx_file.budget_table import Calibration
 
@@ -59,28 +57,6 @@ def describe_calibration(result: CalibrationResult) -> Iterator[str]:
         yield f"wrote {result.path}, which takes the budget as an input of each call"
     else:
         yield f"wrote {result.path}, set to τ = 0; set another budget with: acm-export set-budget {result.path} BUDGET"
-
-
-def calibration_json(result: CalibrationResult) -> JsonObject:
-    """The result for ``--json``."""
-    return {
-        "output": str(result.path),
-        "runtime": result.runtime,
-        "calibration": asdict(_record(result)),
-        "trained": asdict(result.trained),
-        "comparisons": [
-            {
-                "budget": c.budget,
-                "family": c.knot.family,
-                "rounds": c.knot.rounds,
-                "divergence": c.knot.measured.divergence,
-                "rivals": {name: rival.measured.divergence for name, rival in c.rivals.items()},
-            }
-            for c in result.comparisons
-        ],
-        "held_out": [{"requested": p.requested, "family": p.family, **asdict(p.measured)} for p in result.curves],
-        "notes": list(result.notes),
-    }
 
 
 def _record(result: CalibrationResult) -> Calibration:

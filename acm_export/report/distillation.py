@@ -1,9 +1,7 @@
-"""Plan and result of ``acmize`` as tables and as JSON."""
+"""Plan and result of ``acmize`` as tables."""
 
 from __future__ import annotations
 
-import math
-from dataclasses import asdict
 from typing import TYPE_CHECKING
 
 from rich.table import Table
@@ -13,7 +11,6 @@ from acm_export.distillation.phase import describe_step
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
-    from acm_export.base.json_fields import JsonObject, JsonValue
     from acm_export.distillation.plan import AcmizePlan
     from acm_export.distillation.result import AcmizeResult
 
@@ -42,22 +39,6 @@ def describe_plan(plan: AcmizePlan) -> Iterator[str]:
         yield f"  at β {budget:g}: {acm.at(budget):,.0f}, {acm.at(budget) / dense.total:.3f} × dense"
 
 
-def plan_json(plan: AcmizePlan) -> JsonObject:
-    """The plan as JSON."""
-    sites: list[JsonValue] = [
-        {"site": item.site.place, "kind": item.site.kind}
-        | asdict(item.spec)
-        | {"learners_share": item.learners_share, "gate_share": item.gate_share}
-        for item in plan.replacements
-    ]
-    return {
-        "sites": sites,
-        "parameters": {"dense": plan.parameters[0], "acm": plan.parameters[1]},
-        "flops": {"dense": asdict(plan.flops[0]), "acm": asdict(plan.flops[1])},
-        "inputs": {name: list(shape) for name, shape in plan.tokens.items()},
-    }
-
-
 def result_table(result: AcmizeResult) -> Table:
     """The quality curve, one row per threshold and per learner count."""
     curve = result.curve
@@ -83,25 +64,3 @@ def describe_result(result: AcmizeResult) -> Iterator[str]:
     speed = "" if result.tokens_per_second is None else f"{result.tokens_per_second:,.0f} tokens/s; "
     yield f"{speed}peak memory {result.peak_memory / 2**20:,.0f} MiB"
     yield f"written: {result.output}; next: acm-export export {result.output} -o {result.output.name}.onnx"
-
-
-def result_json(result: AcmizeResult) -> JsonObject:
-    """The result as JSON; thresholds of -inf, where all learners run, and NaN become null."""
-    curve = asdict(result.curve)
-    curve["dense"] = _number(curve["dense"])
-    for point in (*curve["thresholds"], *curve["same_count"]):
-        point |= {name: _number(point[name]) for name in ("quality", "threshold")}
-    return {
-        "output": str(result.output),
-        "plan": plan_json(result.plan),
-        "curve": curve,
-        "history": list(result.history),
-        "tokens_per_second": result.tokens_per_second,
-        "peak_memory_bytes": result.peak_memory,
-        "processes": result.processes,
-        "resumed": None if result.resumed is None else list(result.resumed),
-    }
-
-
-def _number(value: float | None) -> float | None:
-    return value if value is not None and math.isfinite(value) else None

@@ -104,6 +104,7 @@ def data_batches(dataset: Dataset, batch: int) -> InputBatches:
         UsageError: The data do not fit the model, have fewer samples than a batch, or samples of different shapes that
             cannot be padded.
     """
+    dataset[0]  # refuses batches in place of samples before they are counted
     count = min(len(dataset) // batch, MAX_BATCHES)
     if not count:
         samples = "1 sample" if len(dataset) == 1 else f"{len(dataset)} samples"

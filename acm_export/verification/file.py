@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 
 import torch
 
-from acm_export.base.errors import AcmWarning
+from acm_export.base.errors import AcmWarning, UsageError
 from acm_export.checkpoints import Checkpoint, load_checkpoint
 from acm_export.data.open_data import open_data
 from acm_export.modules.wrapper import Exportable
@@ -54,6 +54,8 @@ def verify(
         VerificationError: The layers or inputs of file and checkpoint differ.
     """
     check_atol(atol)
+    if samples < 1:
+        raise UsageError(f"the number of samples is {samples}, expected at least 1")
     path = Path(model)
     manifest = read_manifest(read_model(path), path)
     if not isinstance(checkpoint, Checkpoint):

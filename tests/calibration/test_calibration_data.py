@@ -124,3 +124,15 @@ def test_gate_logits_mark_padding_if_the_mask_has_another_shape() -> None:
     masks = TokenMasks.of_batch({"attention_mask": np.ones((1, 60))}, [z, z[..., :1]])
     assert masks.of((1, 3)).tolist() == [[True, False, False]]  # type: ignore[union-attr]
     assert TokenMasks.of_batch({}, [z]).of((1, 3)) is None
+
+
+@pytest.mark.parametrize("size", [1, 3, 5])
+def test_the_hash_of_samples_of_different_lengths_does_not_depend_on_the_batch(size: int) -> None:
+    inputs = [
+        GraphInput("input_ids", ("batch", "tokens"), np.dtype("int64")),
+        GraphInput("attention_mask", ("batch", "tokens"), np.dtype("int64")),
+    ]
+    rows = [{"input_ids": np.arange(1, 2 + i), "labels": [i] * (1 + i % 2)} for i in range(5)]
+    dataset = open_data(rows, inputs, model_folder=Path())
+    alone = CalibrationData(dataset, batch_size=1).survey().sha256
+    assert CalibrationData(dataset, batch_size=size).survey().sha256 == alone

@@ -176,6 +176,8 @@ WRONG_FUNCTIONS: list[tuple[str, Callable[[], Any], str]] = [
     (TOKENS, _tokens(input_ids=[1, -1], labels=0), "input_ids contains -1; the model takes 0 to 19"),
     (TOKENS, _tokens(input_ids=[1], token_type_ids=[2], labels=0), "token_type_ids contains 2; the model takes 0 to 1"),
     (TOKENS, _tokens(input_ids=[1], attention_mask=[0], labels=0), "attention_mask masks the whole sample"),
+    (TOKENS, _tokens(input_ids=[1], attention_mask=[2], labels=0), "attention_mask contains 2; the model takes 0 to 1"),
+    (TOKENS, lambda: iter([[1]]), f"sample 0 of {FUNCTION} is list"),
     (TOKENS, _tokens(input_ids=["a"], labels=0), "input_ids is <U1 [1]; the model takes int64"),
     (TOKENS, _tokens(text="a b", labels=0), "has text in text but no input_ids: acm-export does not tokenise text"),
     (IMAGES, _images(np.ones((1, 8, 7))), "pixel_values is float64 [1, 8, 7]; the model takes float32 [1, 8, 8]"),

@@ -45,7 +45,7 @@ def test_the_plan_needs_no_data(folder: Path) -> None:
 def test_wrong_arguments_are_errors_of_acm_export(folder: Path) -> None:
     with pytest.raises(UsageError, match="the steps are"):
         acmize(folder / "dense", folder / "data.npz", folder / "acm", steps=(1, 2, -3))
-    with pytest.raises(UsageError, match="is read here"):
+    with pytest.raises(UsageError, match="is also an input"):
         acmize(folder / "dense", folder / "data.npz", folder / "dense")
     with pytest.raises(UsageError, match="there is no folder"):
         plan_acmize(folder / "missing")
