@@ -2,7 +2,7 @@
 
 Run: ``python examples/07_acmize_speech.py --folder SOMEWHERE``; three quarters of an hour on two cores, most of it for
 the teacher, which is trained here and kept in the folder. Speech is synthesised with espeak-ng (Debian: espeak-ng);
-test voices occur neither in training nor in calibration. Needs acm-export[demo,train] and scipy. (a) is one file with
+test voices occur neither in training nor in calibration. Needs the extras [demo,train] and scipy. (a) is one file with
 calibrated thresholds, (c) the same file with the same learner count for every token.
 """
 

@@ -114,7 +114,6 @@ build-engine text.txt -o x.plan --dry-run
 build-engine m.onnx -o m.onnx --dry-run
 build-engine m.onnx -o x.plan --min-shapes 1x2 --dry-run
 build-engine m.onnx -o x.plan --data wrong.npz --no-check --dry-run
-build-engine m.onnx -o x.plan --data missing.npz --dry-run
 latency
 latency missing.onnx
 latency acm
