@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from contextlib import ExitStack
 from dataclasses import dataclass
 from functools import partial
@@ -11,7 +12,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from acm_export.base.errors import UsageError
-from acm_export.base.files import check_writable
+from acm_export.base.files import check_apart, check_onnx_suffix, check_writable
 from acm_export.base.progress import Progress, Silent
 from acm_export.calibration.blend import Blend
 from acm_export.calibration.budgets import requested_budgets
@@ -35,7 +36,6 @@ from acm_export.runtimes.onnx_runtime import CpuSession, CudaSession
 from acm_export.runtimes.session import TappedSession
 
 if TYPE_CHECKING:
-    import os
     from collections.abc import Callable, Iterable, Iterator
 
     from acm_export.calibration.data import Survey
@@ -113,6 +113,8 @@ def calibrate(
             f"the precision is {precision:g}" if requested else "a precision is given, but no budget",
             "give budgets, and a precision such as 0.01",
         )
+    check_onnx_suffix(target)
+    check_apart([Path(data)] if isinstance(data, (str, os.PathLike)) else [], {"-o": target})
     check_writable(target)
     settings = _Settings(solver, budget_input, probe_samples, batch, precision, examples)
     with ExitStack() as stack:
@@ -252,7 +254,9 @@ def _margins(run: _Run) -> ModelMargins:
 def _sensitivity(run: _Run, margins: ModelMargins) -> Sensitivity:
     samples = min(run.settings.probe_samples, run.survey.samples)
     batches = -(-samples // run.settings.batch)
-    run.progress.stage(f"probing every learner on {samples} samples", (1 + probe_states(margins)) * batches)
+    run.progress.stage(
+        f"probing every learner on {samples} sample{'s' * (samples != 1)}", (1 + probe_states(margins)) * batches
+    )
     run.probe.reference()
     return Sensitivity(margins, measure_benefits(margins, lambda t: run.probe.measure(t).divergence))
 

@@ -11,6 +11,7 @@ import pytest
 
 import acm_export
 from acm_export.base import errors
+from acm_export.base.optional import install_command
 
 ROOT = Path(__file__).parents[1]
 PACKAGE = ROOT / "acm_export"
@@ -73,7 +74,7 @@ def test_a_missing_package_is_named_with_the_command_that_installs_it() -> None:
         "try: acm_export.export\n"
         "except acm_export.MissingDependencyError as error: print(error.hint)"
     )
-    assert python(code).stdout.strip() == "pip install 'acm-export[export]'"
+    assert python(code).stdout.strip() == install_command("export")
 
 
 def copy_checkout(folder: Path, *, links: bool) -> Path:

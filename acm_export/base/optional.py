@@ -19,6 +19,9 @@ if TYPE_CHECKING:
 
 _CHECKOUT = Path(__file__).resolve().parents[2]
 
+BASE = ("numpy", "onnx", "click", "rich")
+"""Required by every verb."""
+
 EXPORT = ("torch", "transformers", "safetensors", "onnxscript")
 """Required to read checkpoints and to export; modules that need these packages import them directly."""
 
@@ -58,7 +61,7 @@ def _import(name: str) -> ModuleType:
 
 
 def install_command(*extras: str) -> str:
-    """The command that installs what extras of acm-export require.
+    """The command that installs what extras of acm-export require, or without extras what every verb requires.
 
     No package index has acm-export. In a checkout the command therefore names the checkout, and elsewhere the packages
     that the extras require.
@@ -66,13 +69,13 @@ def install_command(*extras: str) -> str:
     Args:
         extras: Names of the extras, as in pyproject.toml.
     """
-    listed = ",".join(extras)
+    listed = f"[{','.join(extras)}]" if extras else ""
     if _is_checkout(_CHECKOUT):
-        return f"pip install -e {shlex.quote(f'{_CHECKOUT}[{listed}]')}"
+        return f"pip install -e {shlex.quote(f'{_CHECKOUT}{listed}')}"
     try:
-        requirements = list(dict.fromkeys(r for extra in extras for r in _requirements(extra)))
+        requirements = list(dict.fromkeys(r for extra in extras or (None,) for r in _requirements(extra)))
     except metadata.PackageNotFoundError:  # a copy of the package without its metadata
-        requirements = [f"./acm_export-{__version__}-py3-none-any.whl[{listed}]"]
+        requirements = [f"./acm_export-{__version__}-py3-none-any.whl{listed}"]
     return f"pip install {' '.join(map(shlex.quote, requirements))}"
 
 
@@ -83,8 +86,8 @@ def _is_checkout(folder: Path) -> bool:
         return False
 
 
-def _requirements(extra: str) -> Iterator[str]:
-    """What an extra of the installed package requires on this platform."""
+def _requirements(extra: str | None) -> Iterator[str]:
+    """What the installed package, or an extra of it, requires on this platform."""
     for line in metadata.requires("acm-export") or ():
         requirement, _, marker = (part.strip() for part in line.partition(";"))
         conditions = dict(re.findall(r"(\w+) *== *[\"']([^\"']*)[\"']", marker))

@@ -5,7 +5,7 @@ from __future__ import annotations
 import sys
 from typing import TYPE_CHECKING, Any
 
-from acm_export.base.optional import EXPORT, install_command
+from acm_export.base.optional import BASE, EXPORT, install_command
 from acm_export.machine.finding import Finding
 from acm_export.machine.processes import ProbeError, probe
 from acm_export.machine.versions import PYTHON, floor, installed, numbers
@@ -13,9 +13,6 @@ from acm_export.onnx_file.overloads import FIRST, knows_overloads
 
 if TYPE_CHECKING:
     from collections.abc import Callable
-
-BASE = ("numpy", "onnx", "click", "rich")
-"""Packages that every verb needs."""
 
 RUNTIME = ("onnxruntime", "onnxruntime-gpu")
 _CPU, _CUDA, _TENSORRT = (f"{name}ExecutionProvider" for name in ("CPU", "CUDA", "Tensorrt"))

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from acm_export.base.errors import UsageError
-from acm_export.base.files import check_apart, check_writable
+from acm_export.base.files import check_apart, check_suffix, check_writable
 from acm_export.base.plots import check_plot
 from acm_export.engine.passport import files_of
 
@@ -88,6 +88,8 @@ class LatencyRequest:
         self._check_values()
         if self.budgets and self.threshold is not None:
             raise UsageError("--budgets and --threshold exclude each other", "give one of them")
+        if self.processor is not None and self.data is None:
+            raise UsageError("--processor has no effect without --data", "give images with --data")
         if self.trtexec_times is None:
             return
         for option in fields(self):
@@ -105,17 +107,19 @@ class LatencyRequest:
     def _check_values(self) -> None:
         timing = self.timing
         if not 0 < timing.seconds < math.inf:
-            raise UsageError(f"--duration is {timing.seconds}, expected a positive number of seconds")
+            raise UsageError(f"--duration is {timing.seconds:g} s; it must be above 0", "for example: --duration 2s")
         if timing.runs is not None and timing.runs < 1:
             raise UsageError(f"--runs is {timing.runs}, expected at least 1")
         if timing.warm_up is not None and not 0 <= timing.warm_up < math.inf:
-            raise UsageError(f"--warm-up is {timing.warm_up}, expected a number of seconds from 0")
+            raise UsageError(f"--warm-up is {timing.warm_up:g} s; it must be at least 0", "for example: --warm-up 1s")
         if not self.batch or min(self.batch) < 1:
             raise UsageError(f"--batch is {', '.join(map(str, self.batch))}, expected sizes of at least 1, as in 1,8")
         if not 1 <= self.streams <= MAX_STREAMS:
             raise UsageError(f"--streams is {self.streams}, expected 1 to {MAX_STREAMS}")
         if wrong := [percent for percent in self.percentiles if not 0 < percent <= 100]:
-            raise UsageError(f"--percentile is {wrong[0]:g}, expected a number above 0 and at most 100")
+            raise UsageError(
+                f"--percentile is {wrong[0]:g}, expected a number above 0 and at most 100", "for example: 99.9"
+            )
         if self.runtime is not None and self.runtime not in RUNTIMES:
             raise UsageError(f"unknown runtime {self.runtime!r}", f"choose one of {', '.join(RUNTIMES)}")
 
@@ -123,7 +127,7 @@ class LatencyRequest:
         """Check before any work that result and plot can be written without replacing what is read.
 
         Raises:
-            UsageError: They would replace an input, or the plot's name has the wrong suffix.
+            UsageError: They would replace an input, or a name has the wrong suffix.
             OutputError: They cannot be written.
         """
         read = (
@@ -138,6 +142,7 @@ class LatencyRequest:
         paths = [Path(name) for name in read if name is not None]
         check_apart([part for path in paths for part in files_of(path)], {"-o": self.output, "--plot": self.plot})
         if self.output is not None:
+            check_suffix(self.output, (".json",))
             check_writable(self.output)
         if self.plot is not None:
             check_plot(self.plot)

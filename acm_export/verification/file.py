@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 
 import torch
 
-from acm_export.base.errors import AcmWarning
+from acm_export.base.errors import AcmWarning, UsageError
 from acm_export.checkpoints import Checkpoint, load_checkpoint
 from acm_export.data.open_data import open_data
 from acm_export.modules.wrapper import Exportable
@@ -75,6 +75,8 @@ def _inputs(
     checkpoint: Checkpoint, data: Data | None, processor: StrPath | None, samples: int
 ) -> dict[str, torch.Tensor]:
     if data is None:
+        if processor is not None:
+            raise UsageError("--processor has no effect without --data", "give images with --data")
         return example_inputs(checkpoint.model, checkpoint.family, samples)
     specs = checkpoint.family.data_inputs(checkpoint.model.config)
     dataset = open_data(data, specs, model_folder=checkpoint.path, processor=processor, limit=samples)
