@@ -46,7 +46,9 @@ class FileKind:
 _JSON_KINDS = (
     (
         {"model", "runtime", "runs"},
-        FileKind("a latency result", "`latency --compare` and `calibrate --latency-file` read latency results"),
+        FileKind(
+            "a result of acm-export latency", "`latency --compare` and `calibrate --latency-file` read latency results"
+        ),
     ),
     (
         {"manifest", "engine", "model"},
@@ -87,10 +89,10 @@ def not_a(path: Path, expected: str, reason: str) -> str:
     Args:
         path: Path of the file.
         expected: What it should be, for example "a result of acm-export latency".
-        reason: What is wrong with it, for a JSON document or a file that is not recognised.
+        reason: What is wrong with it, for a file of that kind, a JSON document, or a file that is not recognised.
     """
     kind = file_kind(path) if path.exists() else None
-    if kind is None or kind.description == JSON:
+    if kind is None or kind.description in (JSON, expected):
         return f"{path} is not {expected}: {reason}"
     return f"{path} is {kind.description}, not {expected}"
 

@@ -70,6 +70,8 @@ def _check_kind(path: Path) -> None:
     """Say what a file or folder is if it is recognisably not ONNX."""
     kind = file_kind(path)
     if kind not in (None, ONNX):
+        if kind.description == "an empty file":
+            raise ModelFileError(f"{path} is an empty file, not an ONNX file", _DAMAGED)
         inside = next(path.glob("*.onnx"), None) if path.is_dir() else None
         hint = (
             f"give the ONNX file in it: {inside}"

@@ -73,14 +73,14 @@ def test_what_does_not_fit_is_said_and_nothing_is_written(folder: Path) -> None:
             f"sample 0 of {wrong}: pixel_values is float32 [1, 5, 8], the model takes float32 [1, 8, 8]",
         ),
         (("--data", folder / "none.npz"), 2, "there is no file or folder"),
-        (("--data", data, "--budgets", "0.5,x"), 2, "'x' is no number"),
+        (("--data", data, "--budgets", "0.5,x"), 2, "'x' is not a number"),
         (("--data", data, "--budgets", "0.01"), 1, "the smallest is"),
         (("--data", data, "--flops", "1"), 2, "out of reach"),
-        (("--data", data, "--latency-target", "4ms"), 2, "belong together"),
+        (("--data", data, "--latency-target", "4ms"), 2, "--latency-target needs --latency-file"),
         (("--data", data, "--device", "cuda"), 1, "CUDAExecutionProvider"),
         (("--data", data, "--budgets", "1.5"), 2, "the budget 1.5 is out of range"),
         (("--data", data, "--precision", "0.1"), 2, "a precision is given, but no budget"),
-        (("--data", data, "--report", folder / "r.pdf"), 2, "--report is r.pdf, it must end in .html"),
+        (("--data", data, "--report", folder / "r.pdf"), 2, "--report is r.pdf; it must end in .html"),
     )
     for args, code, reason in cases:
         result = run("calibrate", model, *args, "-o", output)

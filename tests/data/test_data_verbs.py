@@ -18,7 +18,7 @@ from user_data import LETTERS, write_wav
 
 from acm_export.checkpoints import load_checkpoint, save_checkpoint
 from acm_export.cli import main
-from acm_export.exporter import export_checkpoint
+from acm_export.exporter import export
 from acm_export.timing import warm_up
 
 if TYPE_CHECKING:
@@ -41,7 +41,7 @@ def models(tmp_path_factory: pytest.TempPathFactory) -> Path:
         folder = root / name
         dense_model(name).save_pretrained(folder / "dense")
         save_checkpoint(acm_model(name, "ffn"), folder / "acm", source={})
-        export_checkpoint(load_checkpoint(folder / "acm"), folder / "m.onnx", verify=False)
+        export(load_checkpoint(folder / "acm"), output=folder / "m.onnx", verify=False)
         for place in (folder, folder / "dense", folder / "acm"):
             if name == IMAGES:
                 (place / "preprocessor_config.json").write_text(json.dumps(SETTINGS))

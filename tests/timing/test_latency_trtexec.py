@@ -159,7 +159,7 @@ def test_options_that_need_a_run_are_refused(times: Path, tmp_path: Path) -> Non
         ),
         (("--trtexec-times", times, "-o", times), "would be replaced"),
         ((tmp_path / "none.plan", "--trtexec-times", times), "there is no file"),
-        ((), "missing argument 'MODEL'"),
+        ((), "missing argument MODEL"),
     ):
         result = run(*args)
         assert result.exit_code == 2, args
