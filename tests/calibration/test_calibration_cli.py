@@ -44,7 +44,7 @@ def test_a_calibration_with_a_report(folder: Path) -> None:
     assert page.count("<svg") > 6
     assert "The cheapest" in page
     inspected = run("inspect", output)
-    assert "knots by sensitivity, from 48 samples" in inspected.stdout
+    assert "knots (sensitivity), from 48 samples" in inspected.stdout
     result = run("set-budget", output, "0.6", "--json")
     assert json.loads(result.stdout)["setting"]["budget"] == 0.6
 

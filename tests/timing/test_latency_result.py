@@ -205,7 +205,7 @@ def test_a_run_at_another_measured_budget_is_warned_about() -> None:
 
 def test_shares_may_be_percent_or_fractions() -> None:
     assert [checks.parse_percent(text) for text in ("5%", "0.05", " 10 % ", "0")] == [0.05, 0.05, 0.1, 0]
-    for text in ("x", "-1%", "nan", "inf", ""):
+    for text in ("x", "5", "-1%", "nan", "inf", ""):
         with pytest.raises(UsageError):
             checks.parse_percent(text)
 
