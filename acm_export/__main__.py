@@ -14,6 +14,13 @@ def main() -> None:
         from acm_export.cli import main as command
 
         command()
+    except ModuleNotFoundError as error:
+        if error.name != "click":
+            raise
+        from acm_export.base.optional import install_command
+
+        sys.stderr.write(f"error: the package click is not installed\nhint: {install_command()}\n")
+        sys.exit(1)
     except Interrupted:
         sys.stderr.write("error: interrupted\n")
         sys.exit(1)

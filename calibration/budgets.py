@@ -6,7 +6,9 @@ import json
 import warnings
 from typing import TYPE_CHECKING
 
+from acm_export.base.durations import parse_duration
 from acm_export.base.errors import AcmWarning, UsageError
+from acm_export.base.file_kinds import not_a
 from acm_export.base.files import sha256_of
 from acm_export.base.json_fields import NUMBER_OR_NULL, TEXT, TEXT_OR_NULL, WHOLE, BrokenFieldError, checked
 from acm_export.onnx_file.manifest import read_manifest
@@ -49,7 +51,11 @@ def requested_budgets(
     if outside := [budget for budget in budgets if not 0 <= budget <= 1]:
         raise UsageError(f"the budget {outside[0]:g} is out of range", "give shares of learner FLOPs, from 0 to 1")
     if bool(times) != (latency_file is not None):
-        raise UsageError("--latency-target and --latency-file must be given together", "give both or neither")
+        given, other = ("target", "file") if times else ("file", "target")
+        raise UsageError(
+            f"--latency-{given} needs --latency-{other}",
+            f"give the result of: {_MEASURE}" if times else "give latencies, as in --latency-target 4ms,6ms",
+        )
     manifest = read_manifest(read_model(model), model)
     budgets |= {budget_of_flops(manifest, value) for value in flops}
     if latency_file is not None:
@@ -72,7 +78,8 @@ def budget_of_flops(manifest: Manifest, flops: float) -> float:
     if not 0 <= budget <= 1:
         raise UsageError(
             f"{flops:.4g} FLOPs are out of reach: this model takes {manifest.model_flops(0):.4g} without learners "
-            f"and {manifest.model_flops(1):.4g} with all of them"
+            f"and {manifest.model_flops(1):.4g} with all of them",
+            "give a number between these two",
         )
     return budget
 
@@ -91,17 +98,14 @@ def parse_flops(text: str) -> float:
 
 
 def parse_milliseconds(text: str) -> float:
-    """Read a time such as 4ms.
+    """Read a time such as 4ms; a number without a unit is in milliseconds.
 
     Raises:
-        UsageError: The text is not a time in milliseconds.
+        UsageError: The text is not a duration above 0.
     """
-    try:
-        milliseconds = float(text.strip().removesuffix("ms"))
-    except ValueError:
-        milliseconds = 0.0
-    if not milliseconds > 0:
-        raise UsageError(f"{text!r} is not a time in milliseconds", "write it as 4ms")
+    milliseconds = parse_duration(text, "ms")
+    if not milliseconds:
+        raise UsageError(f"the time is {text}; it must be above 0", "write it as 4ms")
     return milliseconds
 
 
@@ -125,7 +129,8 @@ def budget_of_latency(milliseconds: float, latency_file: Path, model: Path) -> f
     if milliseconds <= fixed:
         raise UsageError(
             f"{milliseconds:g} ms are out of reach: the model takes {fixed:.4g} ms without learners and "
-            f"{fixed + per_budget:.4g} ms with all of them"
+            f"{fixed + per_budget:.4g} ms with all of them",
+            "give a time between these two",
         )
     return min((milliseconds - fixed) / per_budget, 1.0)
 
@@ -143,11 +148,11 @@ def _fitted_line(latency_file: Path, model: Path) -> tuple[float, float, float |
         measured = checked(origin, _MODEL, "model.")["sha256"]
         line = None if content["fit"] is None else checked(content["fit"], _FIT, "fit.")
     except FileNotFoundError as error:
-        raise UsageError(f"there is no file {latency_file}") from error
+        raise UsageError(f"there is no file {latency_file}", f"write one with: {_MEASURE}") from error
     except (OSError, ValueError, KeyError, TypeError, RecursionError, BrokenFieldError) as error:
         reason = f"{error} is missing" if isinstance(error, KeyError) else str(error)
         raise UsageError(
-            f"{latency_file} is not a result of acm-export latency: {reason}",
+            not_a(latency_file, "a result of acm-export latency", reason),
             f"write one with: {_MEASURE}",
         ) from error
     if measured != (own := sha256_of(model)):

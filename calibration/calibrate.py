@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import os
 from contextlib import closing
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from acm_export.base.errors import UsageError
-from acm_export.base.files import check_writable
+from acm_export.base.files import check_apart, check_onnx_suffix, check_writable
 from acm_export.base.progress import Progress, Silent
 from acm_export.calibration.budgets import requested_budgets
 from acm_export.calibration.run import CalibrationRequest, CalibrationRun
@@ -20,7 +21,6 @@ from acm_export.runtimes.onnx_runtime import CpuSession, CudaSession
 from acm_export.runtimes.session import TappedSession
 
 if TYPE_CHECKING:
-    import os
     from collections.abc import Iterable
 
     from acm_export.calibration.result import CalibrationResult
@@ -85,6 +85,8 @@ def calibrate(
     path, target = Path(model), Path(output)
     if device not in _RUNTIMES:
         raise UsageError(f"unknown device {device!r}", f"choose one of {', '.join(_RUNTIMES)}")
+    check_onnx_suffix(target)
+    check_apart([Path(data)] if isinstance(data, (str, os.PathLike)) else [], {"-o": target})
     request = CalibrationRequest(
         budgets=requested_budgets(
             path, budgets, flops, latency_targets, None if latency_file is None else Path(latency_file)

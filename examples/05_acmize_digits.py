@@ -1,7 +1,7 @@
 """A Vision Transformer on scikit-learn's digits: one ACM model compared with one model per budget, in cross-validation.
 
-Run: ``python examples/05_acmize_digits.py``; half an hour on two cores. Needs acm-export[demo,train]. Each of the 1,797
-images is held out once, in five folds that all methods share, so differences are paired. (a) is one file made
+Run: ``python examples/05_acmize_digits.py``; half an hour on two cores. Needs the extras [demo,train]. Each of the
+1,797 images is held out once, in five folds that all methods share, so differences are paired. (a) is one file made
 with the recipe any-budget and calibrated on training images; (b) is the paper's recipe, one model per budget with its
 gates as trained; (c) is the file of (a) with the same learner count for every token; (d) are narrower dense models with
 equal FLOPs. ``--export-embedded DIR`` instead makes the embedded ACM model of the package from its dense

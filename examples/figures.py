@@ -2,7 +2,7 @@
 
 Run: ``python examples/figures.py -o docs/images [--digits CHECKPOINT] [--speech FOLDER]``. The curves come from the
 results under benchmarks/results; CHECKPOINT is an ACM model of digits, FOLDER the folder of example 07. Needs
-acm-export[demo,report].
+the extras [demo,report].
 """
 
 from __future__ import annotations

@@ -48,7 +48,9 @@ class FileKind:
 _JSON_KINDS = (
     (
         {"model", "runtime", "runs"},
-        FileKind("a latency result", "`latency --compare` and `calibrate --latency-file` read latency results"),
+        FileKind(
+            "a result of acm-export latency", "`latency --compare` and `calibrate --latency-file` read latency results"
+        ),
     ),
     (
         {"manifest", "engine", "model"},
@@ -58,6 +60,7 @@ _JSON_KINDS = (
 )
 """Fields that identify a JSON object, and the kind that it is."""
 
+JSON = "a JSON document"
 ONNX = FileKind("an ONNX file", "inspect, verify, calibrate, set-budget, build-engine and latency take ONNX files")
 NPZ = FileKind("an archive of NumPy arrays (.npz)", "--data takes .npz files")
 
@@ -86,6 +89,20 @@ def file_kind(path: Path) -> FileKind | None:
     if not head:
         return FileKind("an empty file")
     return _binary_kind(path, head) or _text_kind(path, head)
+
+
+def not_a(path: Path, expected: str, reason: str) -> str:
+    """The message for a file that cannot be read as what it should be.
+
+    Args:
+        path: Path of the file.
+        expected: What it should be, for example "a result of acm-export latency".
+        reason: What is wrong with it, for a file of that kind, a JSON document, or a file that is not recognised.
+    """
+    kind = file_kind(path) if path.exists() else None
+    if kind is None or kind.description in (JSON, expected):
+        return f"{path} is not {expected}: {reason}"
+    return f"{path} is {kind.description}, not {expected}"
 
 
 def _binary_kind(path: Path, head: bytes) -> FileKind | None:
@@ -157,4 +174,4 @@ def _json_kind(path: Path) -> FileKind:
     keys = content.keys() if isinstance(content, dict) else set()
     if "model_type" in keys:
         return FileKind("the config of a checkpoint", _export_hint(path.parent))
-    return next((kind for fields, kind in _JSON_KINDS if fields <= keys), FileKind("a JSON document"))
+    return next((kind for fields, kind in _JSON_KINDS if fields <= keys), FileKind(JSON))

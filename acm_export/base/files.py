@@ -68,6 +68,17 @@ def check_suffix(target: Path, suffixes: Sequence[str], option: str = "-o", hint
         )
 
 
+def check_onnx_suffix(target: Path) -> None:
+    """Check that the name of an output ends in .onnx; for an engine's name the hint is the verb that builds engines.
+
+    Raises:
+        UsageError: The name has another suffix.
+    """
+    engine = target.suffix in (".plan", ".engine")
+    hint = f"acm-export build-engine builds {target.name} from an ONNX file" if engine else None
+    check_suffix(target, (".onnx",), hint=hint)
+
+
 def check_writable(target: Path, option: str = "-o") -> None:
     """Check that a result can be written, before the work that produces it starts.
 

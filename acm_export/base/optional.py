@@ -3,12 +3,24 @@
 from __future__ import annotations
 
 import importlib
+import platform
+import re
+import shlex
+from importlib import metadata
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 from acm_export.base.errors import MissingDependencyError
+from acm_export.base.version import __version__
 
 if TYPE_CHECKING:
+    from collections.abc import Iterator
     from types import ModuleType
+
+_CHECKOUT = Path(__file__).resolve().parents[2]
+
+BASE = ("numpy", "onnx", "click", "rich")
+"""Required by every verb."""
 
 EXPORT = ("torch", "transformers", "safetensors", "onnxscript")
 """Required to read checkpoints and to export; modules that need these packages import them directly."""
@@ -42,7 +54,50 @@ def _import(name: str) -> ModuleType:
         if missing not in _EXTRAS and missing not in _ALONE:
             raise
         extra = _EXTRAS.get(missing)
-        hint = f"pip install 'acm-export[{extra}]'" if extra else f"pip install {missing}"
+        hint = install_command(extra) if extra else f"pip install {missing}"
         if extra == "cpu":
-            hint += "   (on a machine with an NVIDIA GPU: acm-export[gpu])"
-        raise MissingDependencyError(f"this needs the package {missing}, which is not installed", hint) from error
+            hint += f"   (on a machine with an NVIDIA GPU: {install_command('gpu')})"
+        raise MissingDependencyError(f"the package {missing} is not installed", hint) from error
+
+
+def install_command(*extras: str) -> str:
+    """The command that installs what extras of acm-export require, or without extras what every verb requires.
+
+    No package index has acm-export. In a checkout the command therefore names the checkout, and elsewhere the packages
+    that the extras require.
+
+    Args:
+        extras: Names of the extras, as in pyproject.toml.
+    """
+    listed = f"[{','.join(extras)}]" if extras else ""
+    if _is_checkout(_CHECKOUT):
+        return f"pip install -e {shlex.quote(f'{_CHECKOUT}{listed}')}"
+    try:
+        requirements = list(dict.fromkeys(r for extra in extras or (None,) for r in _requirements(extra)))
+    except metadata.PackageNotFoundError:  # a copy of the package without its metadata
+        requirements = [f"./acm_export-{__version__}-py3-none-any.whl{listed}"]
+    return f"pip install {' '.join(map(shlex.quote, requirements))}"
+
+
+def _is_checkout(folder: Path) -> bool:
+    try:
+        return 'name = "acm-export"' in (folder / "pyproject.toml").read_text(encoding="utf-8")
+    except OSError:
+        return False
+
+
+def _requirements(extra: str | None) -> Iterator[str]:
+    """What the installed package, or an extra of it, requires on this platform."""
+    for line in metadata.requires("acm-export") or ():
+        requirement, _, marker = (part.strip() for part in line.partition(";"))
+        conditions = dict(re.findall(r"(\w+) *== *[\"']([^\"']*)[\"']", marker))
+        if (
+            conditions.get("extra") != extra
+            or conditions.get("platform_system", platform.system()) != platform.system()
+        ):
+            continue
+        if own := re.fullmatch(r"acm[-_]export\[(.*)\]", requirement):
+            for other in own[1].split(","):
+                yield from _requirements(other.strip())
+        else:
+            yield requirement

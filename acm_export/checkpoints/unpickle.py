@@ -12,16 +12,16 @@ import pickle
 import struct
 import zipfile
 from dataclasses import dataclass
+from pathlib import Path
 from typing import IO, TYPE_CHECKING, Any, ClassVar, NoReturn
 
 import torch
 
 from acm_export.base.errors import CheckpointError, UsageError
-from acm_export.base.file_kinds import file_kind
+from acm_export.base.file_kinds import not_a
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
-    from pathlib import Path
 
 _MAX_PICKLE_BYTES = 256 << 20
 _MAX_DEPTH = 16
@@ -59,9 +59,8 @@ def load_state(path: Path) -> tuple[dict[str, torch.Tensor], dict[str, Any]]:
     except FileNotFoundError as error:
         raise UsageError(f"there is no file {path}", "give the .pth file that the authors' code saved") from error
     except (OSError, zipfile.BadZipFile) as error:
-        kind = file_kind(path) if path.is_dir() or isinstance(error, zipfile.BadZipFile) else None
-        found = f"{kind.description}, not a PyTorch zip file" if kind else f"not a complete PyTorch zip file: {error}"
-        raise CheckpointError(f"{path} is {found}", _unreadable_hint(path)) from error
+        message = not_a(path, "a PyTorch checkpoint", f"it is not a complete zip file: {error}")
+        raise CheckpointError(message, _unreadable_hint(path)) from error
     except CheckpointError:
         raise
     except (
@@ -124,7 +123,7 @@ def _unreadable_hint(path: Path) -> str:
     except OSError:
         return "check that the file can be read"
     if not start:
-        return "the file is empty: copy or save it again"
+        return "copy or save it again"
     if start.startswith(b"PK"):
         return "the file is truncated or damaged: copy or save it again"
     if start.startswith(b"\x80"):
@@ -241,9 +240,8 @@ class _Reader:
         self._archive = archive
         pickles = [name for name in archive.namelist() if name.endswith("/data.pkl")]
         if len(pickles) != 1:
-            raise CheckpointError(
-                "the zip file is not a PyTorch checkpoint (no data.pkl)", "give a .pth file that torch.save wrote"
-            )
+            message = not_a(Path(archive.filename or ""), "a PyTorch checkpoint", "it has no data.pkl")
+            raise CheckpointError(message, "give a .pth file that torch.save wrote")
         self._root = pickles[0].removesuffix("data.pkl")
         self._storages: dict[str, _Storage] = {}
         if self._root + "byteorder" in archive.namelist() and self._read("byteorder", 16) != b"little":

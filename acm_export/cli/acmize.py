@@ -26,7 +26,7 @@ def _three_numbers(context: click.Context, parameter: click.Parameter, value: st
 def _three_counts(context: click.Context, parameter: click.Parameter, value: str) -> tuple[int, int, int]:
     found = _three_numbers(context, parameter, value)
     if not all(number >= 0 and number.is_integer() for number in found):
-        raise click.BadParameter(f"{value!r} must be three whole numbers, one for each phase")
+        raise click.BadParameter(f"{value!r} must be three whole numbers of at least 0, one for each phase")
     return int(found[0]), int(found[1]), int(found[2])
 
 

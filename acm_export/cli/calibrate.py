@@ -77,8 +77,6 @@ def calibrate(
       acm-export calibrate acm-vit-b.onnx --data photos/ --processor acm-vit-b --flops 20G -o calibrated.onnx
       acm-export calibrate m.onnx --data images.npz --latency-target 4ms --latency-file orin.json -o m4.onnx
     """
-    if (latency_target is None) != (latency_file is None):
-        raise click.UsageError("--latency-target and --latency-file must be given together")
     from acm_export.base.optional import require
 
     require("onnxruntime")

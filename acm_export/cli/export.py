@@ -66,6 +66,8 @@ def export(
     Example:
       acm-export export acm-vit-b -o acm-vit-b.onnx --dtype fp16
     """
+    if no_verify and atol is not None:
+        raise click.UsageError("--atol has no effect with --no-verify; leave one of them out")
     need_export_packages()
     from acm_export.exporter import export as export_model
     from acm_export.verification.report import VerificationError

@@ -16,6 +16,7 @@ import click
 
 from acm_export.base import interrupts
 from acm_export.base.errors import AcmError, AcmWarning, first_line
+from acm_export.base.optional import BASE, install_command
 from acm_export.base.version import __version__
 from acm_export.cli.usage import describe_usage
 
@@ -156,11 +157,10 @@ def failure_of(error: BaseException) -> Failure:
         return Failure("interrupted", "interrupted; existing files are unchanged")
     if isinstance(error, AcmError):
         return Failure(_kind(error), str(error), error.hint, error.exit_code)
-    if isinstance(error, click.UsageError):
-        error.ctx = error.ctx or click.get_current_context(silent=True)
-        return Failure("usage", *describe_usage(error, ()), exit_code=2)
     if isinstance(error, click.ClickException):
-        return Failure("usage", error.format_message(), exit_code=error.exit_code)
+        return _click_failure(error)
+    if isinstance(error, ModuleNotFoundError) and error.name in BASE:
+        return Failure("missing_dependency", f"the package {error.name} is not installed", install_command())
     if _is_out_of_memory(error):
         hint = "use fewer samples or a smaller batch, or a machine with more memory"
         return Failure("memory", f"not enough memory: {first_line(error)}", hint)
@@ -169,6 +169,13 @@ def failure_of(error: BaseException) -> Failure:
         f"unexpected {type(error).__name__}: {first_line(error)}",
         "this is a bug in acm-export: run again with --debug and report it",
     )
+
+
+def _click_failure(error: click.ClickException) -> Failure:
+    if not isinstance(error, click.UsageError):
+        return Failure("usage", error.format_message(), exit_code=error.exit_code)
+    error.ctx = error.ctx or click.get_current_context(silent=True)
+    return Failure("usage", *describe_usage(error, ()), exit_code=2)
 
 
 def refuse(error: click.UsageError, args: list[str]) -> NoReturn:

@@ -11,6 +11,8 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
+from acm_export.base.durations import parse_duration
+from acm_export.base.errors import UsageError
 from acm_export.cli.common import DATA, need_export_packages, numbers, verb, warn, write_json, write_table
 
 if TYPE_CHECKING:
@@ -29,6 +31,14 @@ def _batches(_context: click.Context, _parameter: click.Parameter, value: str) -
     if not sizes or min(sizes) < 1:
         raise click.BadParameter(f"{value!r} is not a list of batch sizes; write it as 1,8")
     return sizes
+
+
+def _duration(_context: click.Context, _parameter: click.Parameter, value: str | None) -> float | None:
+    """Seconds."""
+    try:
+        return None if value is None else parse_duration(value, "s")
+    except UsageError as error:
+        raise click.BadParameter(f"{error}; {error.hint}") from error
 
 
 def _percentiles(context: click.Context, parameter: click.Parameter, values: tuple[str, ...]) -> list[float]:
@@ -51,17 +61,17 @@ def _percentiles(context: click.Context, parameter: click.Parameter, values: tup
 @click.option("--batch", callback=_batches, default="1", show_default=True, metavar="N,...", help="Batch sizes.")
 @click.option(
     "--duration",
-    type=float,
-    default=2.0,
+    callback=_duration,
+    default="2s",
     show_default=True,
-    metavar="SECONDS",
+    metavar="T",
     help="Duration of the timed runs for each batch size, budget and routing, and the same for the baseline.",
 )
 @click.option("--runs", type=click.IntRange(1), metavar="N", help="Number of timed runs, instead of --duration.")
 @click.option(
     "--warm-up",
-    type=float,
-    metavar="SECONDS",
+    callback=_duration,
+    metavar="T",
     help="Duration of the warm-up before the timed runs. [default: until times are stable, at most 5 s]",
 )
 @click.option(
@@ -129,6 +139,7 @@ def latency(model: Path | None, *, as_json: bool, **options: Any) -> None:
     """
     if model is None and options["trtexec_times"] is None:
         raise click.UsageError("missing argument MODEL")
+    _check_combinations()
     if options["runtime"] == "pytorch":
         need_export_packages()
     from acm_export.base.errors import LatencyError
@@ -144,6 +155,19 @@ def latency(model: Path | None, *, as_json: bool, **options: Any) -> None:
     _show(result, as_json=as_json)
     if result.failures:
         raise LatencyError("; ".join(result.failures))
+
+
+def _check_combinations() -> None:
+    """Refuse options that have no effect beside the others."""
+    context = click.get_current_context()
+
+    def given(name: str) -> bool:
+        return context.get_parameter_source(name) is click.core.ParameterSource.COMMANDLINE
+
+    if given("duration") and given("runs"):
+        raise click.UsageError("--duration and --runs exclude each other; give one of them")
+    if given("max_regression") and not given("compare"):
+        raise click.UsageError("--max-regression has no effect without --compare; give --compare OLD.json")
 
 
 class _Steps:

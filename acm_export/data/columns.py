@@ -42,6 +42,7 @@ class Columns:
     def __init__(
         self, inputs: Collection[str], model_folder: Path, processor: Path | None, *, transcribed: bool = True
     ) -> None:
+        self.names = tuple(inputs)
         self._inputs, self._model_folder, self._processor = frozenset(inputs), model_folder, processor
         self._transcripts = _TRANSCRIPTS if transcribed else ()
 

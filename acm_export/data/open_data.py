@@ -12,6 +12,7 @@ import numpy as np
 
 from acm_export.base.errors import UsageError
 from acm_export.base.file_kinds import NPZ, file_kind
+from acm_export.base.files import check_input
 from acm_export.base.optional import require
 from acm_export.data.audio import SOUND_SUFFIXES, AudioFolder
 from acm_export.data.checks import missing_inputs
@@ -82,6 +83,8 @@ def open_data(
     needed = [value.name for value in inputs]
     names = [*needed, LABELS, CLASS]
     settings = None if processor is None else Path(processor)
+    if settings is not None:
+        check_input(settings, "file or folder", "--processor takes the folder or file of preprocessor_config.json")
     columns = Columns(needed, model_folder, settings, transcribed=transcripts)
     if not isinstance(data, (str, os.PathLike)):
         given = getattr(data, "name", None)
@@ -90,15 +93,13 @@ def open_data(
     elif (path := Path(data)).is_dir():
         reader = _folder(path, needed, columns, model_folder, settings, transcripts=transcripts)
     elif path.is_file():
-        if (kind := file_kind(path)) not in (None, NPZ):
-            raise UsageError(f"{path} is {kind.description}; {option} takes {GRAMMAR}", kind.hint)
-        reader = _ArrayRows(str(path), *open_npz(path, names), needed)
+        reader = _file(path, names, needed, option)
     elif ":" in (text := os.fspath(data)):
         reader = _samples(text, _call(text, option), names, columns, limit)
     else:
         raise UsageError(f"there is no file or folder {text}", f"{option} takes {GRAMMAR}")
     if not len(reader):
-        raise UsageError(f"{reader.name} has no samples")
+        raise UsageError(f"{reader.name} has no samples", "give at least one sample")
     indices = None if limit is None else np.arange(min(limit, len(reader)))
     raw_pixels = any(value.is_image for value in inputs) and takes_raw_pixels(settings, model_folder)
     return Dataset(reader, inputs, indices, raw_pixels=raw_pixels)
@@ -157,9 +158,16 @@ class _Sequence:
         if not isinstance(sample, Mapping):
             raise UsageError(
                 f"sample {index} of {self.name} is {type(sample).__name__}; expected a mapping from the names of "
-                "inputs to arrays"
+                "inputs to arrays",
+                f"for example: {{{', '.join(f'{name!r}: array' for name in self._columns.names)}}}",
             )
         return self._columns({str(key): value for key, value in sample.items()}, f"sample {index} of {self.name}")
+
+
+def _file(path: Path, names: Collection[str], needed: Collection[str], option: str) -> Reader:
+    if (kind := file_kind(path)) not in (None, NPZ):
+        raise UsageError(f"{path} is {kind.description}; {option} takes {GRAMMAR}", kind.hint)
+    return _ArrayRows(str(path), *open_npz(path, names), needed)
 
 
 def _folder(

@@ -5,7 +5,7 @@ from __future__ import annotations
 import sys
 from typing import TYPE_CHECKING, Any
 
-from acm_export.base.optional import EXPORT
+from acm_export.base.optional import BASE, EXPORT, install_command
 from acm_export.machine.finding import Finding
 from acm_export.machine.processes import ProbeError, probe
 from acm_export.machine.versions import PYTHON, floor, installed, numbers
@@ -13,9 +13,6 @@ from acm_export.onnx_file.overloads import FIRST, supports_overloads
 
 if TYPE_CHECKING:
     from collections.abc import Callable
-
-BASE = ("numpy", "onnx", "click", "rich")
-"""Packages that every verb needs."""
 
 RUNTIME = ("onnxruntime", "onnxruntime-gpu")
 _CPU, _CUDA, _TENSORRT = (f"{name}ExecutionProvider" for name in ("CPU", "CUDA", "Tensorrt"))
@@ -38,20 +35,20 @@ def base_package(name: str) -> Finding:
 def export_package(name: str) -> Finding:
     """Check a package that export needs."""
     probing = ("torch",) if name == "torch" else ("package", name)
-    return _package(name, (name,), "pip install 'acm-export[export]'", lambda: probe(*probing).value, _torch_text)
+    return _package(name, (name,), install_command("export"), lambda: probe(*probing).value, _torch_text)
 
 
 def onnx_runtime() -> Finding:
     """Check that ONNX Runtime can be imported and has the CPU provider."""
-    fix = "pip install 'acm-export[cpu]'"
+    fix = install_command("cpu")
     return _package("ONNX Runtime", RUNTIME, fix, lambda: probe("onnxruntime").value, _runtime_text)
 
 
 def providers() -> Finding:
     """Check ONNX Runtime's execution providers for NVIDIA GPUs; whether their libraries load is not checked."""
-    name, fix = "GPU providers", "pip uninstall -y onnxruntime && pip install 'acm-export[gpu]'"
+    name, fix = "GPU providers", f"pip uninstall -y onnxruntime && {install_command('gpu')}"
     if installed(*RUNTIME) is None:
-        return Finding(name, "missing", "no ONNX Runtime", "pip install 'acm-export[gpu]'")
+        return Finding(name, "missing", "no ONNX Runtime", install_command("gpu"))
     try:
         listed = probe("onnxruntime").value["providers"]
     except ProbeError as error:

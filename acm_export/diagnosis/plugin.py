@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from acm_export.base.errors import KernelError, PluginError
+from acm_export.base.optional import install_command
 from acm_export.machine.finding import Finding
 from acm_export.machine.plugin_library import BUILD
 from acm_export.machine.processes import ProbeError, probe
@@ -73,7 +74,7 @@ def registry(path: Path | None, found: TensorRT, library_state: str) -> Finding:
     if library_state != "ok":
         return Finding(name, "missing", "no plugin library to load", BUILD)
     if found.module is None or found.version is None:
-        return Finding(name, "missing", "no TensorRT to load the library into", "pip install 'acm-export[gpu]'")
+        return Finding(name, "missing", "no TensorRT to load the library into", install_command("gpu"))
     try:
         output = probe("registry", found.module, str(file.absolute()))
     except ProbeError as error:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from acm_export.base.optional import install_command
 from acm_export.machine.finding import Finding
 from acm_export.machine.tensorrt import JETPACKS, MODULES, TensorRT
 from acm_export.machine.versions import numbers
@@ -11,7 +12,7 @@ _FIRST_V3 = (10, 3)
 """Oldest TensorRT 10 that the plugin supports."""
 
 _INSTALL = (
-    "pip install 'acm-export[gpu]'   (JetPack: apt install python3-libnvinfer; "
+    f"{install_command('gpu')}   (JetPack: apt install python3-libnvinfer; "
     "a virtual environment needs --system-site-packages)"
 )
 

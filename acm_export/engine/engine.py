@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from acm_export.base.errors import ExportError, MissingDependencyError, UsageError
-from acm_export.base.files import check_apart, check_writable
+from acm_export.base.files import check_apart, check_input, check_writable
 from acm_export.base.progress import Silent
 from acm_export.data.open_data import open_data
 from acm_export.engine import host
@@ -123,14 +123,21 @@ def build_engine(
     library, cache, saved, folder = map(_path, (plugin, timing_cache, save_onnx, processor))
     given = (("--min-shapes", min_shapes), ("--opt-shapes", opt_shapes), ("--max-shapes", max_shapes))
     low, best, high = (_shapes(value, option) for option, value in given)
+    if output.suffix in (".onnx", ".json"):
+        raise UsageError(
+            f"-o is {output}; the name of an engine must not end in {output.suffix}",
+            f"for example: -o {output.with_suffix('.plan')}",
+        )
+    if folder is not None and data is None:
+        raise UsageError("--processor has no effect without --data", "give images with --data")
+    if library is not None:
+        check_input(library, hint="acm-export build-plugin compiles it")
     if data is not None and not check:
         raise UsageError(
             "--data is for the comparison of the engine, which --no-check skips", "leave out --data or --no-check"
         )
-    if isinstance(data, (str, os.PathLike)):
-        _check_outputs((model, library, Path(data)), output, saved, cache)
-    else:
-        _check_outputs((model, library), output, saved, cache)
+    given_path = Path(data) if isinstance(data, (str, os.PathLike)) else None
+    _check_outputs((model, library, given_path), output, saved, cache)
     tensorrt = _tensorrt(required=not dry_run)
     sources = () if tactic_sources is None else parse_tactic_sources(tactic_sources)
     plans = []

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from acm_export.base.errors import EngineError, MissingDependencyError
+from acm_export.base.optional import install_command
 from acm_export.machine import gpu
 from acm_export.machine.versions import numbers
 
@@ -38,9 +39,8 @@ def find_tensorrt(*, builder: bool = True) -> ModuleType:
     Raises:
         MissingDependencyError: TensorRT is not installed, cannot be imported, or has no builder.
     """
-    hint = (
-        "pip install 'acm-export[gpu]' (JetPack: apt install python3-libnvinfer); or: acm-export doctor --for tensorrt"
-    )
+    install = f"{install_command('gpu')}   (JetPack: apt install python3-libnvinfer)"
+    hint = f"{install}; or: acm-export doctor --for tensorrt"
     try:
         module = importlib.import_module("tensorrt")
     except (ImportError, OSError) as error:

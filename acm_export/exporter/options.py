@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from acm_export.base.errors import ExportError, UsageError
-from acm_export.base.files import check_suffix
+from acm_export.base.files import check_onnx_suffix
 from acm_export.onnx_file.lowering import OPSET as TENSORRT_8_OPSET
 from acm_export.onnx_file.targets import TARGETS
 from acm_export.op.precision import PRECISIONS
@@ -30,10 +30,7 @@ def check_output(path: Path) -> None:
     Raises:
         UsageError: The name does not end in .onnx.
     """
-    hint = (
-        f"acm-export build-engine builds {path.name} from an ONNX file" if path.suffix in (".plan", ".engine") else None
-    )
-    check_suffix(path, (".onnx",), hint=hint)
+    check_onnx_suffix(path)
 
 
 def check_options(dtype: str, target: str, opset: int | None) -> int:

@@ -46,7 +46,7 @@ def read_model(path: Path) -> onnx.ModelProto:
         UsageError: There is no such file.
         ModelFileError: The file is not ONNX, or refers to data that is missing, too short or outside its folder.
     """
-    check_input(path)
+    check_input(path, hint=f"write it with: acm-export export CHECKPOINT -o {path.with_suffix('.onnx').name}")
     _check_kind(path)
     size = path.stat().st_size
     if size > _MAX_PROTO:
@@ -70,7 +70,15 @@ def _check_kind(path: Path) -> None:
     """Refuse a file or folder that is recognisably not ONNX, and say what it is."""
     kind = file_kind(path)
     if kind not in (None, ONNX):
-        raise ModelFileError(f"{path} is {kind.description}, not an ONNX file", kind.hint or _DAMAGED)
+        if kind.description == "an empty file":
+            raise ModelFileError(f"{path} is an empty file, not an ONNX file", _DAMAGED)
+        inside = next(path.glob("*.onnx"), None) if path.is_dir() else None
+        hint = (
+            f"give the ONNX file in it: {inside}"
+            if inside
+            else "write one with: acm-export export CHECKPOINT -o M.onnx"
+        )
+        raise ModelFileError(f"{path} is {kind.description}, not an ONNX file", kind.hint or hint)
 
 
 def external_tensors(model: onnx.ModelProto) -> Iterator[TensorProto]:

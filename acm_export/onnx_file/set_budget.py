@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from acm_export.base.errors import AcmWarning, ModelFileError, UsageError
+from acm_export.base.files import check_onnx_suffix
 from acm_export.onnx_file import budget_input
 from acm_export.onnx_file.inspection import check_graph, check_has_layers
 from acm_export.onnx_file.manifest import Manifest, Setting, read_manifest, write_manifest
@@ -54,6 +55,8 @@ def set_budget(
     if (budget is not None) + (threshold is not None) + trained > 1:
         raise UsageError("a budget, --threshold and --trained are mutually exclusive", "give one of them")
     path = Path(model)
+    if output is not None:
+        check_onnx_suffix(Path(output))
     proto = read_model(path)
     manifest = read_manifest(proto, path)
     check_graph(proto, manifest, path)

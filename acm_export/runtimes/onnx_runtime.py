@@ -7,7 +7,7 @@ import os
 from typing import TYPE_CHECKING
 
 from acm_export.base.errors import MissingDependencyError, ModelFileError, UsageError, first_line
-from acm_export.base.optional import require
+from acm_export.base.optional import install_command, require
 from acm_export.onnx_file.overloads import serialize
 from acm_export.onnx_file.token_ids import check_token_ids, embedding_sizes
 
@@ -59,7 +59,7 @@ class Session:
             raise MissingDependencyError(
                 f"ONNX Runtime {runtime.__version__} has no {self.providers[0]}, "
                 f"only {', '.join(runtime.get_available_providers())}",
-                "pip install 'acm-export[gpu]' instead of acm-export[cpu]",
+                f"pip uninstall -y onnxruntime && {install_command('gpu')}",
             )
         options = runtime.SessionOptions()
         options.intra_op_num_threads = threads

@@ -143,7 +143,7 @@ def parse_percent(text: str) -> float:
         share = float(stripped.removesuffix("%")) / (100 if stripped.endswith("%") else 1)
     except ValueError:
         share = -1.0
-    if not 0 <= share < float("inf"):
+    if not 0 <= share < float("inf") or (1 <= share <= 100 and not stripped.endswith("%")):
         raise UsageError(f"{text!r} is not a valid share", "write --max-regression as 5% or 0.05")
     return share
 

@@ -161,7 +161,10 @@ def _path(value: StrPath | None) -> Path | None:
 
 
 def _measure(request: LatencyRequest, watch: EnvironmentWatch, progress: Progress) -> LatencyResult:
-    check_input(request.model, "file or folder" if request.runtime == "pytorch" else "file")
+    engine = request.model.suffix in (".plan", ".engine")
+    write = "build-engine M.onnx" if engine else "export CHECKPOINT"
+    what = "file or folder" if request.runtime == "pytorch" else "file"
+    check_input(request.model, what, f"write it with: acm-export {write} -o {request.model.name}")
     backend = open_backend(request)
     gpu = watch_gpu() if backend.on_gpu else None
     try:

@@ -82,6 +82,8 @@ class LatencyRequest:
         self._check_values()
         if self.budgets and self.threshold is not None:
             raise UsageError("--budgets and --threshold exclude each other", "give one of them")
+        if self.processor is not None and self.data is None:
+            raise UsageError("--processor has no effect without --data", "give images with --data")
         if self.trtexec_times is None:
             return
         for option in fields(self):
@@ -95,17 +97,19 @@ class LatencyRequest:
 
     def _check_values(self) -> None:
         if not 0 < self.duration < math.inf:
-            raise UsageError(f"--duration is {self.duration}; expected a positive number of seconds")
+            raise UsageError(f"--duration is {self.duration:g} s; it must be above 0", "for example: --duration 2s")
         if self.runs is not None and self.runs < 1:
             raise UsageError(f"--runs is {self.runs}; expected at least 1")
         if self.warm_up is not None and not 0 <= self.warm_up < math.inf:
-            raise UsageError(f"--warm-up is {self.warm_up}; expected a number of seconds from 0")
+            raise UsageError(f"--warm-up is {self.warm_up:g} s; it must be at least 0", "for example: --warm-up 1s")
         if not self.batch or min(self.batch) < 1:
             raise UsageError(f"--batch is {', '.join(map(str, self.batch))}; expected sizes of at least 1, as in 1,8")
         if not 1 <= self.streams <= MAX_STREAMS:
             raise UsageError(f"--streams is {self.streams}; expected 1 to {MAX_STREAMS}")
         if wrong := [percent for percent in self.percentiles if not 0 < percent <= 100]:
-            raise UsageError(f"--percentile is {wrong[0]:g}; expected a number above 0 and at most 100")
+            raise UsageError(
+                f"--percentile is {wrong[0]:g}; expected a number above 0 and at most 100", "for example: 99.9"
+            )
         if self.runtime is not None and self.runtime not in RUNTIMES:
             raise UsageError(f"unknown runtime {self.runtime!r}", f"choose one of {', '.join(RUNTIMES)}")
 
@@ -113,7 +117,7 @@ class LatencyRequest:
         """Check before any work that result and plot can be written without replacing what is read.
 
         Raises:
-            UsageError: They would replace an input, or the plot's name has the wrong suffix.
+            UsageError: They would replace an input, or a name has the wrong suffix.
             OutputError: They cannot be written.
             MissingDependencyError: A plot is asked for, and Matplotlib is not installed.
         """
@@ -121,6 +125,7 @@ class LatencyRequest:
         paths = [Path(name) for name in read if name is not None]
         check_apart([part for path in paths for part in files_of(path)], {"-o": self.output, "--plot": self.plot})
         if self.output is not None:
+            check_suffix(self.output, (".json",))
             check_writable(self.output)
         if self.plot is not None:
             check_suffix(self.plot, (".png", ".svg"), "--plot")

@@ -9,6 +9,7 @@ import json
 from typing import TYPE_CHECKING, Any
 
 from acm_export.base.errors import UsageError
+from acm_export.base.file_kinds import not_a
 from acm_export.base.json_fields import (
     BOOL,
     LIST,
@@ -87,7 +88,7 @@ def read_result(path: Path) -> LatencyResult:
     except FileNotFoundError as error:
         raise UsageError(f"there is no file {path}", _HINT) from error
     except (OSError, ValueError, RecursionError, BrokenFieldError) as error:
-        raise UsageError(f"{path} is not a result of acm-export latency: {error}", _HINT) from error
+        raise UsageError(not_a(path, "a result of acm-export latency", str(error)), _HINT) from error
 
 
 def _parse(content: object) -> LatencyResult:

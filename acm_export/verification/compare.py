@@ -132,7 +132,14 @@ def _check_layers(entries: tuple[LayerEntry, ...], specs: Mapping[str, ACMSpec])
     in_model = {
         name: (s.model_dim, s.num_learners, s.hidden_dim, s.min_learners, s.activation) for name, s in specs.items()
     }
-    for name in sorted(in_file.keys() | in_model.keys()):
+    if differing := sorted(in_file.keys() ^ in_model.keys()):
+        name = differing[0]
+        place, other = ("file", "checkpoint") if name in in_file else ("checkpoint", "file")
+        raise VerificationError(
+            f"{name} is an ACM layer in the {place}, but not in the {other}",
+            "give the checkpoint that the file was exported from",
+        )
+    for name in sorted(in_file.keys()):
         if in_file.get(name) != in_model.get(name):
             raise VerificationError(
                 f"layer {name} (D, N, h, min_learners, activation) is {in_file.get(name)} in the file "

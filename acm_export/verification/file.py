@@ -77,6 +77,8 @@ def _inputs(
     checkpoint: Checkpoint, data: Data | None, processor: StrPath | None, samples: int
 ) -> dict[str, torch.Tensor]:
     if data is None:
+        if processor is not None:
+            raise UsageError("--processor has no effect without --data", "give images with --data")
         return example_inputs(checkpoint.model, checkpoint.family, samples)
     specs = checkpoint.family.data_inputs(checkpoint.model.config)
     dataset = open_data(data, specs, model_folder=checkpoint.path, processor=processor, limit=samples)

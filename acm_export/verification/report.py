@@ -27,7 +27,7 @@ def check_atol(atol: float | None) -> None:
         UsageError: The tolerance is negative or NaN.
     """
     if atol is not None and not atol >= 0:
-        raise UsageError(f"atol is {atol}; it must be a number >= 0")
+        raise UsageError(f"--atol is {atol}; it must be a number from 0", "for example: --atol 1e-4")
 
 
 @dataclass(frozen=True)

@@ -63,7 +63,11 @@ def with_bytes(content: bytes) -> Callable[[Path], object]:
         (with_bytes(b"ftrt" + bytes(100)), "a TensorRT engine", "acm-export latency"),
         (with_bytes(b"\x7fELF" + bytes(100)), "a shared library", "None"),
         (with_bytes(b"\x80\x02\x8a\nl\xfc"), "a pickled PyTorch checkpoint", "acm-export convert"),
-        (as_json({"model": {}, "runtime": {}, "runs": [], "fit": {}}), "a latency result", "latency --compare"),
+        (
+            as_json({"model": {}, "runtime": {}, "runs": [], "fit": {}}),
+            "a result of acm-export latency",
+            "latency --compare",
+        ),
         (as_json({"schema": 1, "manifest": {}, "engine": {}, "model": {}}), "the record that build-engine", "engine"),
         (as_json({"for": None, "checks": [], "goals": {}}), "a result of acm-export doctor", "None"),
         (as_json({"model_type": "vit"}), "the config of a checkpoint", "acm-export export"),

@@ -76,7 +76,7 @@ def test_invalid_calls_are_reported_and_write_nothing(folder: Path) -> None:
         (("--data", data, "--budgets", "0.5,x"), 2, "'x' is not a number"),
         (("--data", data, "--budgets", "0.01"), 1, "the smallest is"),
         (("--data", data, "--flops", "1"), 2, "out of reach"),
-        (("--data", data, "--latency-target", "4ms"), 2, "must be given together"),
+        (("--data", data, "--latency-target", "4ms"), 2, "--latency-target needs --latency-file"),
         (("--data", data, "--device", "cuda"), 1, "CUDAExecutionProvider"),
         (("--data", data, "--budgets", "1.5"), 2, "the budget 1.5 is out of range"),
         (("--data", data, "--precision", "0.1"), 2, "a precision is given, but no budget"),

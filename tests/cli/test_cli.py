@@ -16,6 +16,7 @@ import onnx
 import pytest
 from click.testing import CliRunner, Result
 
+from acm_export.base.optional import install_command
 from acm_export.cli import main
 from acm_export.demo.digits import ACM, DENSE, load_test_images
 
@@ -71,7 +72,7 @@ def test_device_verbs_need_neither_torch_nor_onnxscript(exported: Path, tmp_path
         check=False,
     )
     assert missing.returncode == 1
-    assert "pip install 'acm-export[export]'" in missing.stderr
+    assert install_command("export") in missing.stderr
 
 
 def test_export_says_what_it_wrote_and_verified(tmp_path: Path) -> None:

@@ -12,6 +12,7 @@ from click.testing import CliRunner, Result
 
 from acm_export.base import errors
 from acm_export.base.errors import AcmError, AcmWarning, ModelFileError
+from acm_export.base.optional import install_command
 from acm_export.cli import VERBS, main
 from acm_export.cli.common import log, progress, status, verb, warn, write_json
 from acm_export.cli.invocation import LOGGER, failure_of
@@ -181,3 +182,10 @@ def test_the_shell_completes_verbs_and_options() -> None:
 
     assert complete("set").split() == ["plain,set-budget"]
     assert "plain,--checkpoint" in complete("verify", "m.onnx", "--ch").split()
+
+
+def test_a_missing_base_package_comes_with_its_install_command() -> None:
+    failure = failure_of(ModuleNotFoundError("No module named 'onnx'", name="onnx"))
+    assert (failure.kind, failure.message) == ("missing_dependency", "the package onnx is not installed")
+    assert failure.hint == install_command()
+    assert failure_of(ModuleNotFoundError("No module named 'other'", name="other")).kind == "unexpected"

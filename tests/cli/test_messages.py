@@ -47,9 +47,14 @@ convert text.txt -o new
 convert empty -o new
 convert m.onnx -o new
 convert folder -o new
+convert acm -o new
+convert array.npy -o new
+convert wrong.npz -o new
+convert engine.plan -o new
 convert text.txt -o new --min-learners q_proj
 export
 export missing -o x.onnx
+export google/vit-base-patch16-224 -o x.onnx
 export m.onnx -o x.onnx
 export folder -o x.onnx
 export text.txt -o x.onnx
@@ -58,11 +63,19 @@ export acm -o x.onnx --dtype int8
 export acm -o x.onnx --target tensorrt-8 --dtype bf16
 export acm -o x.onnx --opset 17
 export acm -o x.onnx --atol -1
+export acm -o x.onnx --atol 1 --no-verify
+export acm -o x.plan
+export acm -o x.txt
 export acm -o missing/x.onnx
 verify m.onnx
 verify missing.onnx --checkpoint acm
 verify m.onnx --checkpoint missing
 verify m.onnx --checkpoint m.onnx
+verify m.onnx --checkpoint dense
+verify m.onnx --checkpoint acm --atol nan
+verify m.onnx --checkpoint acm --processor acm
+verify m.onnx --checkpoint acm --data wrong.npz --processor missing
+verify m.onnx --checkpoint acm --data no_module:make
 verify acm --checkpoint acm
 verify m.onnx --checkpoint acm --data missing.npz
 verify m.onnx --checkpoint acm --data array.npy
@@ -76,6 +89,11 @@ inspect acm
 inspect folder
 inspect text.txt
 inspect empty
+inspect truncated.onnx
+inspect engine.plan
+inspect google/vit-base-patch16-224
+inspect wrong.npz
+inspect models
 inspect result.json
 inspect other.onnx
 inspect m.onnx m.onnx
@@ -90,6 +108,12 @@ calibrate m.onnx --data text.txt -o x.onnx
 calibrate m.onnx --data folder -o x.onnx
 calibrate m.onnx --data wrong.npz --budgets x -o x.onnx
 calibrate m.onnx --data wrong.npz --budgets 1.5 -o x.onnx
+calibrate m.onnx --data wrong.npz --budgets 0.5 -o wrong.npz
+calibrate m.onnx --data wrong.npz --budgets 0.5 -o x.plan
+calibrate m.onnx --data wrong.npz --flops 1 -o x.onnx
+calibrate m.onnx --data wrong.npz --latency-target 0 --latency-file result.json -o x.onnx
+calibrate m.onnx --data wrong.npz --latency-file result.json -o x.onnx
+calibrate m.onnx --data wrong.npz --budgets 0.5 -o x.onnx --report r.pdf
 calibrate m.onnx --data wrong.npz --latency-target 4ms -o x.onnx
 calibrate m.onnx --data wrong.npz --latency-target 4ms --latency-file missing.json -o x.onnx
 calibrate m.onnx --data wrong.npz --latency-target 4ms --latency-file text.txt -o x.onnx
@@ -100,6 +124,11 @@ set-budget result.json 0.5
 set-budget other.onnx 0.5
 set-budget m.onnx 0.5
 set-budget m.onnx 2
+set-budget m.onnx 40
+set-budget 0.4 m.onnx
+set-budget m.onnx 0.4 -o x.plan
+set-budget dense.onnx 0.4
+set-budget engine.plan 0.4
 set-budget m.onnx -0.5
 set-budget m.onnx --budget 0.4
 set-budget m.onnx --max-learners 99
@@ -112,9 +141,12 @@ build-engine missing.onnx -o x.plan --dry-run
 build-engine acm -o x.plan --dry-run
 build-engine text.txt -o x.plan --dry-run
 build-engine m.onnx -o m.onnx --dry-run
+build-engine m.onnx -o x.onnx --dry-run
+build-engine m.onnx -o x.plan --plugin missing.so --dry-run
+build-engine m.onnx -o x.plan --data missing.npz --dry-run
+build-engine m.onnx -o x.plan --processor acm --dry-run
 build-engine m.onnx -o x.plan --min-shapes 1x2 --dry-run
 build-engine m.onnx -o x.plan --data wrong.npz --no-check --dry-run
-build-engine m.onnx -o x.plan --data missing.npz --dry-run
 latency
 latency missing.onnx
 latency acm
@@ -126,13 +158,22 @@ latency m.onnx --budgets 0.5
 latency m.onnx --budgets x
 latency m.onnx --batch 0
 latency m.onnx --duration -1
+latency m.onnx --duration 0
+latency m.onnx --duration 2s --runs 3
+latency m.onnx --warm-up fast
+latency m.onnx --percentile 101
+latency m.onnx --processor acm
 latency m.onnx --data missing
 latency m.onnx --baseline missing.onnx
 latency m.onnx --compare missing.json
 latency m.onnx --compare text.txt
+latency m.onnx --compare m.onnx
+latency m.onnx --max-regression 5%
+latency m.onnx --max-regression 5
 latency m.onnx --assert-p99 fast
 latency m.onnx --trtexec-times missing.json
 latency m.onnx --plot x.pdf
+latency m.onnx -o x.txt
 doctor --for nothing
 demo -o text.txt
 """
@@ -146,6 +187,7 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     shutil.copytree(DENSE, path / "dense")
     (path / "folder").mkdir()
     (path / "empty").touch()
+    (path / "engine.plan").write_bytes(b"ftrt" + bytes(400))
     (path / "text.txt").write_text("text\n")
     (path / "result.json").write_text(json.dumps({"schema": 1}))
     np.save(path / "array.npy", np.zeros(3))
@@ -153,8 +195,13 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     values = [onnx.helper.make_tensor_value_info(name, 1, [1]) for name in "xy"]
     graph = onnx.helper.make_graph([onnx.helper.make_node("Relu", ["x"], ["y"])], "g", values[:1], values[1:])
     onnx.save(onnx.helper.make_model(graph), path / "other.onnx")
-    result = CliRunner().invoke(main, ["export", str(ACM), "-o", str(path / "m.onnx"), "--no-verify"])
-    assert result.exit_code == 0, result.stderr
+    for checkpoint, name in ((ACM, "m.onnx"), (DENSE, "dense.onnx")):
+        result = CliRunner().invoke(main, ["export", str(checkpoint), "-o", str(path / name), "--no-verify"])
+        assert result.exit_code == 0, result.stderr
+    content = (path / "m.onnx").read_bytes()
+    (path / "truncated.onnx").write_bytes(content[: len(content) // 2])
+    (path / "models").mkdir()
+    shutil.copy(path / "m.onnx", path / "models")
     return path
 
 

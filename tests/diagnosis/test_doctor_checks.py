@@ -9,6 +9,7 @@ import pytest
 from doctor_surroundings import CRASHES, HANGS, Surroundings
 from plugin_pack import write_fake_pack
 
+from acm_export.base.optional import BASE, EXPORT, install_command
 from acm_export.diagnosis import gpu, packages, plugin, tensorrt
 from acm_export.machine import processes, versions
 from acm_export.machine.gpu import Cuda, Gpu, query_cuda
@@ -55,15 +56,15 @@ def test_versions_are_compared_as_numbers() -> None:
 
 
 def test_oldest_versions_come_from_the_metadata() -> None:
-    floors = {name: versions.floor(name) for name in (*packages.BASE, *packages.EXPORT, *packages.RUNTIME)}
+    floors = {name: versions.floor(name) for name in (*BASE, *EXPORT, *packages.RUNTIME)}
     assert None not in floors.values(), floors
 
 
 def test_an_absent_package_is_missing(monkeypatch: pytest.MonkeyPatch) -> None:
     none_installed(monkeypatch)
-    assert packages.export_package("torch").fix == "pip install 'acm-export[export]'"
+    assert packages.export_package("torch").fix == install_command("export")
     assert packages.base_package("numpy").state == "missing"
-    assert packages.onnx_runtime().fix == "pip install 'acm-export[cpu]'"
+    assert packages.onnx_runtime().fix == install_command("cpu")
     assert packages.providers().state == "missing"
 
 

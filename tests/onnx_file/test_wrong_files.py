@@ -35,7 +35,7 @@ def test_other_kinds_of_file_are_described(verb: str, tmp_path: Path) -> None:
     np.save(tmp_path / "x.npy", np.zeros(3))
     (tmp_path / "m.plan").write_bytes(b"ftrt" + bytes(100))
     for path, words, hint in (
-        (tmp_path / "cpu.json", "is a latency result, not an ONNX file", "latency --compare"),
+        (tmp_path / "cpu.json", "is a result of acm-export latency, not an ONNX file", "latency --compare"),
         (tmp_path / "x.npy", "is a NumPy array (.npy), not an ONNX file", "--data"),
         (tmp_path / "m.plan", "is a TensorRT engine, not an ONNX file", "acm-export latency"),
         (tmp_path, "is a folder, not an ONNX file", ""),

@@ -16,6 +16,7 @@ from exported_files import images
 from plugin_build import compile_fake_plugin
 from tiny_models import tiny_vit
 
+from acm_export.base.optional import install_command
 from acm_export.cli import main
 from acm_export.exporter import export
 from acm_export.onnx_file.manifest import read_manifest
@@ -129,4 +130,4 @@ def test_without_the_provider_the_error_says_what_installs_it(folder: Path) -> N
     result = run(folder / "m.onnx", "--runs", 1)
     assert result.exit_code == 1
     assert "has no TensorrtExecutionProvider" in result.stderr
-    assert "acm-export[gpu]" in result.stderr
+    assert install_command("gpu") in result.stderr
