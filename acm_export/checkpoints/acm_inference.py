@@ -94,7 +94,7 @@ def infer_learners(
 def _stated_learners(groups: dict[str, State], num_learners: int | None) -> int | None:
     """N from the shapes of b2, [(N+1)*D] with D from w1, compared with the option; None if no layer has a b2."""
     if num_learners is not None and num_learners < 1:
-        raise UsageError(f"--num-learners is {num_learners}, expected at least 1", "leave it out to infer N")
+        raise UsageError(f"--num-learners is {num_learners}; expected at least 1", "leave it out to infer N")
     stated: dict[str, int] = {}
     for name, tensors in groups.items():
         if {"b2", "w1"} <= tensors.keys() and tensors["w1"].ndim == 2:

@@ -70,7 +70,7 @@ def read_config_json(folder: Path) -> dict[str, Any]:
     except (ValueError, RecursionError) as error:
         raise CheckpointError(f"{path} is not JSON: {error}", "copy or save it again") from error
     if not isinstance(config, dict):
-        raise CheckpointError(f"{path} contains a {type(config).__name__}, expected an object")
+        raise CheckpointError(f"{path} contains a {type(config).__name__}; expected an object")
     return config
 
 
@@ -139,7 +139,7 @@ def check_fields(config: dict[str, Any]) -> None:
         value = config.get(field)
         if any(isinstance(item, int) and item < 1 for item in (value if isinstance(value, list) else [value])):
             raise CheckpointError(
-                f"config.json has {field} = {value!r}, expected at least 1", f"correct {field} in config.json"
+                f"config.json has {field} = {value!r}; expected at least 1", f"correct {field} in config.json"
             )
     for field in _ACTIVATIONS:
         activation = config.get(field)

@@ -230,7 +230,7 @@ def _check_dtypes(weights: Weights) -> None:
     for name in sorted(found):
         if found[name] not in (("F32",) if name in pinned else _WEIGHT_DTYPES):
             expected = "float32" if name in pinned else "float32, float16 or bfloat16"
-            raise CheckpointError(f"{file}: {name} is {found[name]}, expected {expected}")
+            raise CheckpointError(f"{file}: {name} is {found[name]}; expected {expected}")
     for name in sorted(found.keys() - pinned):
         if found[name] != common:
             raise CheckpointError(f"{file}: {name} is {found[name]}, but most weights are {common}")

@@ -151,7 +151,7 @@ def _config(state: State, heads: int, specs: dict[str, ACMSpec]) -> PretrainedCo
     layers = {int(match[1]) for name in state if (match := re.match(r"vit\.layers\.(\d+)\.", name))}
     if layers != set(range(len(layers))):
         raise CheckpointError(
-            f"the transformer layers are numbered {sorted(layers)}, expected 0 to {len(layers) - 1}; one is missing",
+            f"the transformer layers are numbered {sorted(layers)}; expected 0 to {len(layers) - 1}; one is missing",
             SAVE_AGAIN,
         )
     side = round((positions - 1) ** 0.5)
@@ -192,7 +192,7 @@ def _assemble(config: PretrainedConfig, specs: dict[str, ACMSpec], state: State)
             raise CheckpointError(f"the weights {where} {name} (Hugging Face name)", SAVE_AGAIN)
         if expected[name].shape != state[name].shape:
             raise CheckpointError(
-                f"{name} is {list(state[name].shape)}, expected {list(expected[name].shape)}", SAVE_AGAIN
+                f"{name} is {list(state[name].shape)}; expected {list(expected[name].shape)}", SAVE_AGAIN
             )
     with no_init_weights():
         model = build_model(model_class, config, FAMILIES["vit"], specs)

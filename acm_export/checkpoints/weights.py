@@ -170,7 +170,7 @@ def compare_shapes(expected: Shapes, found: Shapes, path: Path) -> None:
     for name, shape in expected.items():
         if found[name] != shape:
             raise CheckpointError(
-                f"{path.name} contradicts config.json: {name} is {list(found[name])}, expected {list(shape)}", _ONE_SAVE
+                f"{path.name} contradicts config.json: {name} is {list(found[name])}; expected {list(shape)}", _ONE_SAVE
             )
 
 

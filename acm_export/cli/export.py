@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 
 import click
 
-from acm_export.cli.common import need_export_packages, verb, write_json, write_table
+from acm_export.cli.common import need_export_packages, verb, warn, write_json, write_table
 from acm_export.op.precision import PRECISIONS
 
 if TYPE_CHECKING:
@@ -89,15 +89,15 @@ def export(
         elif error.report:
             _show(error.report)
         raise
+    layers = len(result.manifest.layers)
+    if not layers:
+        warn(f"0 ACM layers; to make it adaptive: acm-export acmize {checkpoint} --data D -o DIR")
     if as_json:
         write_json(result.to_json())
         return
     if result.report:
         _show(result.report)
-    layers = len(result.manifest.layers)
     click.echo(f"{result.path}: {layers} ACM layers, {dtype}, target {target}, {result.size / 1e6:.1f} MB")
-    if not layers:
-        click.echo(f"0 ACM layers; to make it adaptive: acm-export acmize {checkpoint} --data ... -o ...")
 
 
 def _show(report: VerificationReport) -> None:

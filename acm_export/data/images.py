@@ -100,7 +100,7 @@ def _check_all_used(folder: Path, used: list[Path]) -> None:
     if not used and others:
         raise UsageError(f"the images in {folder} lie too deep, such as {others[0]}: {layout}")
     if not used:
-        raise UsageError(f"{folder} holds no images ({', '.join(sorted(IMAGE_SUFFIXES))})")
+        raise UsageError(f"{folder} has no images ({', '.join(sorted(IMAGE_SUFFIXES))})")
 
 
 def _read(path: Path) -> Image:

@@ -77,7 +77,7 @@ def open_data(
     if isinstance(data, Dataset):
         return data
     if limit is not None and limit < 1:
-        raise UsageError(f"the number of samples is {limit}, expected at least 1")
+        raise UsageError(f"the number of samples is {limit}; expected at least 1")
     if isinstance(data, str) and not data:
         raise UsageError(f"{option} is empty", f"{option} takes {GRAMMAR}")
     needed = [value.name for value in inputs]

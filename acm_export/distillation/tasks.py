@@ -68,7 +68,7 @@ class Classification:
         if labels.ndim != 1 or labels.is_floating_point():
             kind = f"{str(labels.dtype).removeprefix('torch.')} {list(labels.shape[1:])}"
             raise UsageError(
-                f"the labels of a sample are {kind}, expected the number of one class",
+                f"the labels of a sample are {kind}; expected the number of one class",
                 "number the classes from 0, as int64 []; --task distil imitates the teacher's outputs instead",
             )
         check_classes(labels.numpy(force=True), self._num_labels)

@@ -66,13 +66,13 @@ def run_kernel(x: torch.Tensor, weight: torch.Tensor, bias: torch.Tensor) -> tor
 
 def _check(x: torch.Tensor, weight: torch.Tensor, bias: torch.Tensor) -> None:
     if x.dtype not in DTYPES:
-        raise OpError(f"x is {x.dtype}, expected one of {', '.join(map(str, DTYPES))}")
+        raise OpError(f"x is {x.dtype}; expected one of {', '.join(map(str, DTYPES))}")
     for name, tensor in (("weight", weight), ("bias", bias)):
         if tensor.dtype != torch.float32:
             raise OpError(f"{name} is {tensor.dtype}; expected torch.float32 for every dtype of x")
         if tensor.device != x.device:
             raise OpError(f"{name} is on {tensor.device} but x is on {x.device}")
     if weight.dim() != 2 or bias.shape != weight.shape[:1]:
-        raise OpError(f"weight is {list(weight.shape)} and bias {list(bias.shape)}, expected [C, D] and [C]")
+        raise OpError(f"weight is {list(weight.shape)} and bias {list(bias.shape)}; expected [C, D] and [C]")
     if x.dim() == 0 or x.shape[-1] != weight.shape[1]:
         raise OpError(f"x is {list(x.shape)} but weight is {list(weight.shape)}; the last sizes must be equal")

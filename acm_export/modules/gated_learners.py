@@ -137,7 +137,7 @@ def _check(tensors: tuple[torch.Tensor, ...], signature: Signature) -> None:
     named = dict(zip(INPUTS, tensors, strict=True))
     dtype = named["x"].dtype
     if dtype not in TORCH_DTYPES.values():
-        raise OpError(f"x is {dtype}, expected one of {', '.join(map(str, TORCH_DTYPES.values()))}")
+        raise OpError(f"x is {dtype}; expected one of {', '.join(map(str, TORCH_DTYPES.values()))}")
     for name in ("w1", "b1", "w2", "b2"):
         if named[name].dtype != dtype:
             raise OpError(f"{name} is {named[name].dtype} but x is {dtype}; they must be equal")

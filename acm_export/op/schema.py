@@ -112,10 +112,10 @@ def infer_shapes(shapes: list[list[Dim] | None], signature: Signature) -> list[D
         ("b2", b2, 2),
     ):
         if shape is not None and len(shape) != rank:
-            raise OpError(f"{name} has rank {len(shape)}, expected {rank}")
+            raise OpError(f"{name} has rank {len(shape)}; expected {rank}")
     for name, shape in (("x", x), ("gate_logits", gate_logits)):
         if shape is not None and not shape:
-            raise OpError(f"{name} is a scalar, expected at least one dimension")
+            raise OpError(f"{name} is a scalar; expected at least one dimension")
     model_dim = _agree("D", [("x", x, -1), ("w1", w1, 0), ("w2", w2, 1), ("b2", b2, 1)])
     width = _agree("N*h", [("w1", w1, 1), ("b1", b1, 0), ("w2", w2, 0)])
     if isinstance(width, int) and (width == 0 or width % n):

@@ -54,7 +54,7 @@ class Checks:
             if assertion.budget is not None and assertion.budget not in budgets:
                 timed = ", ".join(f"{b:g}" for b in budgets if b is not None) or "none"
                 raise UsageError(
-                    f"--assert-p99 names the budget {assertion.budget:g}, --budgets has {timed}",
+                    f"--assert-p99 names the budget {assertion.budget:g}; --budgets has {timed}",
                     "name the same budgets in --budgets and --assert-p99",
                 )
 

@@ -55,7 +55,7 @@ def verify(
     """
     check_atol(atol)
     if samples < 1:
-        raise UsageError(f"the number of samples is {samples}, expected at least 1")
+        raise UsageError(f"the number of samples is {samples}; expected at least 1")
     path = Path(model)
     manifest = read_manifest(read_model(path), path)
     if not isinstance(checkpoint, Checkpoint):

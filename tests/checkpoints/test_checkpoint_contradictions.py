@@ -139,7 +139,7 @@ def test_weights_that_lack_or_add_a_tensor_or_change_its_shape_are_refused(folde
         load_checkpoint(folder)
     (folder / "model.safetensors").write_bytes(original)
     edit_weights(folder, **{"vit.layers.0.mlp.w1": torch.zeros(12, 23)})
-    with pytest.raises(CheckpointError, match=r"w1 is \[12, 23\], expected \[12, 24\]"):
+    with pytest.raises(CheckpointError, match=r"w1 is \[12, 23\]; expected \[12, 24\]"):
         load_checkpoint(folder)
 
 
@@ -150,9 +150,9 @@ def test_weights_that_lack_or_add_a_tensor_or_change_its_shape_are_refused(folde
         ({"vit.encoder.layer.7.output.dense.bias": torch.zeros(12)}, r"has vit\.layers\.7\.mlp\.fc2\.bias"),
         (
             {"vit.encoder.layer.1.intermediate.dense.weight": torch.zeros(24, 11)},
-            r"fc1.*\[24, 11\], expected \[24, 12\]",
+            r"fc1.*\[24, 11\]; expected \[24, 12\]",
         ),
-        ({"classifier.weight": torch.zeros(5, 11)}, r"classifier\.weight is \[5, 11\], expected \[5, 12\]"),
+        ({"classifier.weight": torch.zeros(5, 11)}, r"classifier\.weight is \[5, 11\]; expected \[5, 12\]"),
         ({"embeddings.cls_token": torch.zeros(1, 1, 12)}, "two names"),
     ],
 )

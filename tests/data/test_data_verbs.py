@@ -89,7 +89,7 @@ def samples(name: str, count: int = 12) -> Iterable[dict[str, Any]]:
 
 
 @pytest.mark.parametrize("verb", VERBS)
-@pytest.mark.parametrize("name", [IMAGES, TOKENS, SOUNDS])
+@pytest.mark.parametrize("name", [IMAGES, TOKENS, pytest.param(SOUNDS, marks=pytest.mark.slow)])
 def test_the_function_that_trains_a_model_serves_every_verb(
     models: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, name: str, verb: str
 ) -> None:
@@ -137,7 +137,13 @@ def saved_sounds(folder: Path) -> Path:
 @pytest.mark.parametrize("verb", VERBS)
 @pytest.mark.parametrize(
     ("name", "make"),
-    [(SOUNDS, sounds), (IMAGES, pictures), (IMAGES, arrays), (TOKENS, saved), (SOUNDS, saved_sounds)],
+    [
+        (SOUNDS, sounds),
+        (IMAGES, pictures),
+        (IMAGES, arrays),
+        (TOKENS, saved),
+        pytest.param(SOUNDS, saved_sounds, marks=pytest.mark.slow),
+    ],
 )
 def test_files_and_folders_serve_every_verb(
     models: Path, tmp_path: Path, name: str, make: Callable[[Path], Path], verb: str

@@ -142,16 +142,16 @@ def test_what_the_library_says_about_its_own_decoder_is_passed_on(
 @pytest.mark.parametrize(
     ("row", "inputs", "message", "hint"),
     [
-        ({"text": "a b"}, TOKENS, "sample 0 of mine_for_tests:make has text in text, and no input_ids", "tokenizer("),
+        ({"text": "a b"}, TOKENS, "sample 0 of mine_for_tests:make has text in text but no input_ids", "tokenizer("),
         ({"audio": {"array": [0.0], "sampling_rate": 1}}, "input_features", "no input_features", "extractor("),
-        ({"image": [[0]]}, PIXELS, "sample 0 of .* has list in the column image, expected an image", "with_format"),
+        ({"image": [[0]]}, PIXELS, "sample 0 of .* has list in the column image; expected a PIL image", "with_format"),
         ({"a": Image.new("L", (2, 2)), "b": Image.new("L", (2, 2))}, PIXELS, "images in the columns a, b", "rename"),
         ({"audio": {"array": [0.5], "sampling_rate": 8000}}, SOUND, "has 8000 samples per second", "resample"),
         ({"audio": {"array": [], "sampling_rate": 16000}}, SOUND, "sample 0 of mine_for_tests:make is empty", None),
         ({"audio": {"array": [[0.5]], "sampling_rate": 16000}}, SOUND, r"the shape \[1, 1\]", "mean"),
         ({"audio": 3}, SOUND, "is not a sound: TypeError", None),
         ({"audio": {"array": ["x"], "sampling_rate": 16000}}, SOUND, "is not a sound: ValueError", None),
-        ({"audio": {"bytes": b"RIFF", "path": None}}, SOUND, "is not a sound that can be read", None),
+        ({"audio": {"bytes": b"RIFF", "path": None}}, SOUND, "cannot read the sound", None),
         ({"audio": {"bytes": None, "path": None}}, SOUND, "expected array and sampling_rate", None),
         (
             {"audio": {"array": [0.5], "sampling_rate": 16000}, "text": " "},
@@ -174,7 +174,7 @@ def test_columns_that_cannot_be_used_are_named(
 @pytest.mark.parametrize("form", ["numpy", "torch"])
 def test_pictures_in_a_format_of_arrays_are_refused(monkeypatch: pytest.MonkeyPatch, tmp_path: Path, form: str) -> None:
     samples = opened(monkeypatch, model_folder(tmp_path), pictures().with_format(form), PIXELS)
-    with pytest.raises(UsageError, match="in the column image, expected an image of PIL") as refusal:
+    with pytest.raises(UsageError, match="in the column image; expected a PIL image") as refusal:
         samples[1]
     assert 'with_format(None).cast_column("image"' in str(refusal.value.hint)
 

@@ -52,7 +52,7 @@ def save(path: Path, image: Image.Image, **options: Any) -> None:
 def test_images_of_more_than_eight_bits_are_refused_not_cut_off(folder: Path, mode: str) -> None:
     suffix = "png" if mode == "I;16" else "tif"
     save(folder / f"deep.{suffix}", Image.new(mode, (8, 8), 1000))
-    with pytest.raises(UsageError, match=rf"deep.{suffix} has pixels of more than 8 bits \(mode {mode[:4]}"):
+    with pytest.raises(UsageError, match=rf"deep.{suffix} has pixels of more than 8 bits \(Pillow mode {mode[:4]}"):
         opened(folder)[0]
 
 
@@ -117,14 +117,14 @@ def test_images_for_a_model_that_takes_none_are_refused_before_settings_are_look
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        ({"size": {"height": 0, "width": 8}}, r"sizes are \[0, 8\], expected whole numbers from 1"),
+        ({"size": {"height": 0, "width": 8}}, r"sizes are \[0, 8\]; expected whole numbers from 1"),
         ({"size": {"height": 8, "width": -8}}, r"sizes are \[8, -8\]"),
         ({"size": {"height": 10**8, "width": 10**8}}, "expected whole numbers from 1 to 16384"),
         ({"size": {"shortest_edge": "8"}}, r"sizes are \['8'\]"),
-        ({"image_std": [0.0]}, r"image_std is \[0\.0\], expected positive numbers"),
-        ({"image_mean": [0.5, 0.5], "image_std": [1.0, 1.0]}, r"have the shapes \(2,\) and \(2,\), expected 1 or 3"),
+        ({"image_std": [0.0]}, r"image_std is \[0\.0\]; expected positive numbers"),
+        ({"image_mean": [0.5, 0.5], "image_std": [1.0, 1.0]}, r"have the shapes \(2,\) and \(2,\); expected 1 or 3"),
         ({"image_mean": [0.5, 0.5, 0.5]}, r"have the shapes \(3,\) and \(1,\)"),
-        ({"resample": 9}, "resample is 9, expected 0 to 5"),
+        ({"resample": 9}, "resample is 9; expected 0 to 5"),
     ],
 )
 def test_settings_that_no_image_can_be_processed_with_are_refused(
@@ -156,7 +156,7 @@ def _wav(count: int) -> bytes:
 @pytest.mark.parametrize("size", [301, 302])
 def test_a_sound_that_is_cut_off_is_refused(tmp_path: Path, size: int) -> None:
     (tmp_path / "1.wav").write_bytes(_wav(400)[:size])
-    with pytest.raises(UsageError, match=f"1.wav is cut off: it has {size - 44} of 800 bytes"):
+    with pytest.raises(UsageError, match=f"1.wav is truncated: it has {size - 44} of 800 bytes"):
         opened(tmp_path, SOUND)[0]
 
 
@@ -208,7 +208,7 @@ def test_a_file_that_the_system_cannot_read_is_named(tmp_path: Path, monkeypatch
 
 @pytest.mark.parametrize("limit", [0, -3])
 def test_no_samples_at_all_cannot_be_asked_for(tmp_path: Path, limit: int) -> None:
-    with pytest.raises(UsageError, match=f"the number of samples is {limit}, expected at least 1"):
+    with pytest.raises(UsageError, match=f"the number of samples is {limit}; expected at least 1"):
         opened([{}], model=tmp_path, limit=limit)
 
 

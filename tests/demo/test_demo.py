@@ -29,6 +29,7 @@ def outcome(tmp_path_factory: pytest.TempPathFactory) -> demo.Demo:
         return demo.run_demo(tmp_path_factory.mktemp("demo") / "new")
 
 
+@pytest.mark.slow
 def test_shares_and_accuracies_match_training(outcome: demo.Demo) -> None:
     assert [row.threshold for row in outcome.rows] == list(MEASURED)
     for row in outcome.rows:
@@ -38,6 +39,7 @@ def test_shares_and_accuracies_match_training(outcome: demo.Demo) -> None:
     assert 100 * outcome.dense_accuracy == pytest.approx(95.8, abs=0.06)
 
 
+@pytest.mark.slow
 def test_flops_follow_the_budget(outcome: demo.Demo) -> None:
     flops = [row.flops for row in outcome.rows]
     assert flops == sorted(flops, reverse=True)
@@ -47,6 +49,7 @@ def test_flops_follow_the_budget(outcome: demo.Demo) -> None:
     assert first.flops - last.flops == pytest.approx((first.budget - last.budget) * learners)
 
 
+@pytest.mark.slow
 def test_dense_flops_match_a_hand_count(outcome: demo.Demo) -> None:
     tokens, d = 17, 48
     layer = 4 * 2 * tokens * d * d + 2 * 2 * tokens * tokens * d + 2 * 2 * tokens * d * 96
@@ -54,6 +57,7 @@ def test_dense_flops_match_a_hand_count(outcome: demo.Demo) -> None:
     assert outcome.dense.manifest.model_flops(1) == 3 * layer + patches + head
 
 
+@pytest.mark.slow
 def test_verification_holds_and_everything_can_be_written_as_json(outcome: demo.Demo) -> None:
     content = json.loads(json.dumps(outcome.to_json(), allow_nan=False))
     assert content["verification"]["acm"]["passed"]

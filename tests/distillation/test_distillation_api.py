@@ -54,7 +54,8 @@ def test_wrong_arguments_are_errors_of_acm_export(folder: Path) -> None:
 def test_the_verb_and_the_function_have_the_same_options_and_defaults() -> None:
     parsed = verb.make_context("acmize", ["model", "--data", "data", "-o", "out"]).params
     parameters = inspect.signature(acmize).parameters
-    assert parsed.keys() - {"as_json", "debug", "dry_run"} == parameters.keys() - {"progress"}
+    common = {"as_json", "debug", "quiet", "verbose", "dry_run"}
+    assert parsed.keys() - common == parameters.keys() - {"progress"}
     for name, parameter in parameters.items():
         if parameter.default is not inspect.Parameter.empty and name != "progress":
             assert parsed[name] == parameter.default, name

@@ -62,6 +62,7 @@ def test_a_dry_run_prints_sites_sizes_and_flops_and_writes_nothing(folder: Path)
     assert sorted(folder.iterdir()) == before
 
 
+@pytest.mark.slow
 def test_the_result_can_be_exported_verified_and_calibrated(folder: Path, tmp_path: Path) -> None:
     made, file = tmp_path / "acm", tmp_path / "acm.onnx"
     result = run(folder / "dense", "--data", folder / "data.npz", "-o", made, "--sites", "ffn,qkvo", *QUICK, "--json")

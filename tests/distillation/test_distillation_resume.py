@@ -1,4 +1,4 @@
-"""A run that is killed or interrupted: what it keeps, and how the same command resumes it."""
+"""A run that is killed or interrupted: what it keeps, and how the same command will resume it."""
 
 from __future__ import annotations
 
@@ -82,9 +82,9 @@ def test_a_resumed_run_logs_where_it_resumes(folder: Path, caplog: pytest.LogCap
 @pytest.mark.parametrize(
     ("dies_at", "message"),
     [
-        (0, "interrupted before a state was saved; the same command starts from the beginning"),
-        (1, "interrupted; the same command resumes at step 0 of phase 1 (learners)"),
-        (8, "interrupted; the same command resumes at step 2 of phase 2 (gates)"),
+        (0, "interrupted before a state was saved; the same command will start from the beginning"),
+        (1, "interrupted; the same command will resume at step 0 of phase 1 (learners)"),
+        (8, "interrupted; the same command will resume at step 2 of phase 2 (gates)"),
     ],
 )
 def test_an_interrupt_says_where_the_same_command_resumes(
@@ -105,7 +105,7 @@ def test_an_interrupt_during_the_quality_measurement_says_so(
     monkeypatch.setattr("acm_export.distillation.evaluate.Evaluation.curve", interrupted)
     with pytest.raises(KeyboardInterrupt):
         run(folder)
-    assert "interrupted; the same command resumes at the quality measurement after phase 3" in caplog.messages
+    assert "interrupted; the same command will resume at the quality measurement after phase 3" in caplog.messages
 
 
 def test_stages_have_totals_and_say_what_is_left(folder: Path) -> None:

@@ -139,7 +139,7 @@ def test_an_earlier_result_is_replaced_but_not_other_files(folder: Path) -> None
     [
         (np.full(40, 5), "label 5 is out of range"),
         (np.full(40, -1), "label -1"),
-        (np.zeros((40, 2), int), "one class per"),
+        (np.zeros((40, 2), int), "the number of one class"),
     ],
 )
 def test_labels_are_checked_before_any_training(folder: Path, labels: Any, message: str) -> None:

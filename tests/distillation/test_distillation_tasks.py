@@ -84,9 +84,9 @@ def test_features_are_compared_by_cosine_without_padding() -> None:
 @pytest.mark.parametrize(
     ("task", "labels", "message"),
     [
-        (Classification(3), torch.tensor([0, 3]), "label 3 is out of range; the model has 3"),
+        (Classification(3), torch.tensor([0, 3]), "label 3 is out of range: the model has 3"),
         (Classification(3), torch.tensor([0, -100]), "label -100"),
-        (Classification(3), torch.tensor([0.5]), "one class per sample"),
+        (Classification(3), torch.tensor([0.5]), "the number of one class"),
         (CTC(0, 6), torch.tensor([[1, 6]]), "label 6"),
         (CTC(0, 6), torch.tensor([[1, -1]]), "label -1"),
         (CTC(0, 6), torch.tensor([1, 2]), "one sequence per sample"),

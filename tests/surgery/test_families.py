@@ -129,6 +129,7 @@ def test_a_file_is_verified_on_data_of_any_dtype_width(exported: Any) -> None:
         verify(result.path, load_checkpoint(folder / "acm"), data=folder / "wrong.npz")
 
 
+@pytest.mark.slow
 def test_the_file_is_calibrated_to_budgets_without_padding(exported: Any) -> None:
     model, result, folder = exported
     data = {name: value.numpy() for name, value in example_inputs(model, family(model), batch=48, seed=4).items()}

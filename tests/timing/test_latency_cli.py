@@ -199,7 +199,7 @@ def test_wrong_options_are_refused_before_any_work(folder: Path, monkeypatch: py
         ((folder / "dense.onnx",), 1, "has no gated learners"),
         ((c, "--baseline", folder / "other.onnx"), 2, "; "),
         ((c, "--data", wrong), 2, "pixel_values is float32 [1, 5, 8]"),
-        ((c, "--data", few, "--batch", 4), 2, "has 3 samples, --batch is 4"),
+        ((c, "--data", few, "--batch", 4), 2, "has 3 samples; --batch is 4"),
         ((c, "--batch", "0"), 2, "is not a list of batch sizes"),
         (
             (c, "--budgets", "0.5", "--assert-p99", "4ms@0.6"),

@@ -124,6 +124,7 @@ def test_the_budget_of_an_engine_is_that_of_the_file_it_was_built_from(folder: P
     assert engine["runs"][0]["budget_measured"] == pytest.approx(file["runs"][0]["budget_measured"])
 
 
+@pytest.mark.slow
 def test_thresholds_as_inputs_allow_every_routing(folder: Path) -> None:
     args = ("--budgets", "0.5", "--data", folder / "d.npz", "--onnx", folder / "b.onnx")
     content = measured(folder / "thresholds.plan", *args)

@@ -87,6 +87,7 @@ def test_every_kernel_can_be_launched(pack: Pack) -> None:
         assert kernel.registers * kernel.threads <= 65536
 
 
+@pytest.mark.slow
 def test_no_matrix_product_spills_registers(pack: Pack, tmp_path: Path) -> None:
     for name, most in STACK_BYTES.items():
         sizes = ask(pack, [kernel for kernel in pack.kernels if kernel.kernel == name], stack_bytes, tmp_path)
@@ -102,6 +103,7 @@ def main_products(pack: Pack, *architectures: str) -> list[Kernel]:
     ]
 
 
+@pytest.mark.slow
 def test_products_for_hopper_use_its_matrix_units(pack: Pack, tmp_path: Path) -> None:
     kernels = [kernel for kernel in pack.kernels if kernel.kernel in hopper.SOURCES]
     assert {(kernel.arch, kernel.kernel) for kernel in kernels} == {("sm_90", kernel) for kernel in hopper.SOURCES}
@@ -109,6 +111,7 @@ def test_products_for_hopper_use_its_matrix_units(pack: Pack, tmp_path: Path) ->
     assert [name for name, used in found.items() if not used] == []
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("architectures", "instruction"),
     [

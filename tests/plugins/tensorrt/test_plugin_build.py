@@ -147,6 +147,7 @@ def test_an_output_that_cannot_be_written_costs_no_time(tmp_path: Path, fake_pac
     assert not cache.exists()
 
 
+@pytest.mark.slow
 def test_a_failed_compilation_shows_the_error_and_keeps_the_output(tmp_path: Path, fake_pack: Path) -> None:
     need_tools()
     output = tmp_path / "lib.so"

@@ -29,6 +29,7 @@ def looked_up(library: Path) -> list[str]:
     return [name for name in names if name.startswith(CPP)]
 
 
+@pytest.mark.slow
 def test_the_core_needs_no_other_cpp_runtime(fake_pack: Path, tmp_path: Path) -> None:
     assert looked_up(build("acm_core_harness", tmp_path, fake_pack)) == []
 
