@@ -27,6 +27,8 @@ from acm_export.op import DOMAIN, NAME, VERSION
 if TYPE_CHECKING:
     from pathlib import Path
 
+pytestmark = pytest.mark.slow
+
 PAIRS = [
     *("vit-fp16", "mixed-fp32", "mixed-fp16"),
     *(pytest.param(name, marks=pytest.mark.slow) for name in ("digits-fp32", "digits-fp16", "vit-fp32")),

@@ -18,6 +18,8 @@ from op_model import TOLERANCE, logits_of, random_inputs
 from acm_export.op import Signature
 from acm_export.op.reference import gated_learners
 
+pytestmark = pytest.mark.slow
+
 VARIANTS = [
     ("float16", 128, "gelu"),
     pytest.param(("bfloat16", 128, "silu"), marks=pytest.mark.slow),

@@ -15,6 +15,8 @@ from test_kernel_op import DTYPES, SMALL_UP, small
 from acm_export.op import Signature
 from acm_export.op.reference import activate, gated_learners
 
+pytestmark = pytest.mark.slow
+
 INF, NAN = float("inf"), float("nan")
 PATHS = pytest.mark.parametrize(
     ("entry", "limit", "tokens"),
