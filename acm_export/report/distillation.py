@@ -48,7 +48,9 @@ def result_table(result: AcmizeResult) -> Table:
     dense, acm = result.plan.flops
     for point in (*curve.thresholds, *curve.same_count):
         setting = (
-            f"τ = {point.threshold:.3g}" if point.threshold is not None else f"{point.count} learners for every token"
+            f"τ = {point.threshold:.3g}"
+            if point.threshold is not None
+            else f"{point.count} learner{'s' * (point.count != 1)} for every token"
         )
         share = acm.at(point.budget) / dense.total
         table.add_row(setting, f"{point.budget:.3f}", f"{point.quality:.4f}", f"{share:.3f}")
