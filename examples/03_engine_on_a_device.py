@@ -25,8 +25,8 @@ def main(folder: Path, *, dry_run: bool) -> int:
     if not (folder / MODEL).is_file():
         print(f"{folder / MODEL} does not exist; run: python examples/02_one_file_for_every_budget.py {folder}")
         return 1
-    if dry_run:
-        return run(folder, [*BUILD, "--dry-run"])
+    if dry_run:  # without --plugin: the library is not compiled yet
+        return run(folder, ["build-engine", MODEL, "-o", ENGINE, "--dry-run"])
     if find_spec("tensorrt") is None:
         print("this Python has no TensorRT; to see how to install it, run: acm-export doctor --for tensorrt")
         return 1
