@@ -87,8 +87,8 @@ def _is_image_file(path: Path) -> bool:
 
 
 def _check_all_used(folder: Path, used: list[Path]) -> None:
-    """Refuse a folder without images, and warn of images that lie where they are not looked for."""
-    layout = "images lie in the folder itself, or in one subfolder for each class"
+    """Refuse a folder without images, and warn about images outside the expected layout."""
+    layout = "images must be in the folder itself, or in one subfolder for each class"
     found = (path for path in folder.rglob("*") if _is_image_file(path))
     others = sorted({p for p in found if not any(q.startswith(".") for q in p.relative_to(folder).parts)} - set(used))
     if used and others:
@@ -98,7 +98,7 @@ def _check_all_used(folder: Path, used: list[Path]) -> None:
             stacklevel=2,
         )
     if not used and others:
-        raise UsageError(f"the images in {folder} lie too deep, such as {others[0]}: {layout}")
+        raise UsageError(f"the images in {folder} are nested too deeply, such as {others[0]}: {layout}")
     if not used:
         raise UsageError(f"{folder} has no images ({', '.join(sorted(IMAGE_SUFFIXES))})")
 

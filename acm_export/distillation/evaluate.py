@@ -50,6 +50,13 @@ class CurvePoint:
     count: int | None = None
     requested: float | None = None
 
+    @property
+    def setting(self) -> str:
+        """The threshold or the learner count, for tables."""
+        if self.threshold is not None:
+            return f"τ = {self.threshold:.3g}"
+        return f"{self.count} learner{'s' * (self.count != 1)} for every token"
+
 
 @dataclass(frozen=True)
 class Curve:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from abc import ABC, abstractmethod
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, ClassVar, NamedTuple
 
@@ -57,7 +58,7 @@ class ParameterGroup(NamedTuple):
     rate_factor: float
 
 
-class Phase(nn.Module):
+class Phase(nn.Module, ABC):
     """One of the three phases: a module whose forward pass returns the loss of a step."""
 
     number: ClassVar[int]
@@ -68,9 +69,9 @@ class Phase(nn.Module):
         """What the phase trains."""
         return PHASE_TITLES[self.number - 1]
 
+    @abstractmethod
     def parameter_groups(self) -> list[ParameterGroup]:
         """The parameters that the phase trains."""
-        raise NotImplementedError
 
     def after_step(self, state: State, mean: Callable[[torch.Tensor], torch.Tensor]) -> None:
         """Update values that are not trained by gradients; does nothing by default.

@@ -10,7 +10,7 @@ if TYPE_CHECKING:
     from collections.abc import Iterator
 
     from acm_export.base.json_fields import JsonObject, JsonValue
-    from acm_export.distillation.evaluate import Curve, CurvePoint
+    from acm_export.distillation.evaluate import Curve
     from acm_export.distillation.plan import AcmizePlan
     from acm_export.distillation.settings import AcmizeSettings
 
@@ -100,10 +100,9 @@ def _card(name: str, source: Provenance) -> Iterator[str]:
     yield ""
     yield f"| setting | β | {curve.quality_name} | FLOPs ÷ dense |"
     yield "| --- | --- | --- | --- |"
-    for point in curve.thresholds:
-        yield _row(f"threshold {point.threshold:.3g}", point, acm.at(point.budget) / dense.total)
-    for point in curve.same_count:
-        yield _row(f"{point.count} learners for every token", point, acm.at(point.budget) / dense.total)
+    for point in (*curve.thresholds, *curve.same_count):
+        share = acm.at(point.budget) / dense.total
+        yield f"| {point.setting} | {point.budget:.3f} | {point.quality:.4f} | {share:.3f} |"
     yield ""
     yield "Each threshold is shared by all layers; `acm-export calibrate` finds better ones per layer."
     yield ""
@@ -114,10 +113,6 @@ def _card(name: str, source: Provenance) -> Iterator[str]:
     yield f"- batch size {settings.batch}; learning rates {', '.join(f'{rate:g}' for rate in settings.learning_rates)}"
     yield f"- seed {settings.seed}"
     yield f"- data: {source.data}, SHA-256 {source.data_sha256}"
-
-
-def _row(title: str, point: CurvePoint, flops: float) -> str:
-    return f"| {title} | {point.budget:.3f} | {point.quality:.4f} | {flops:.3f} |"
 
 
 def _shapes(plan: AcmizePlan) -> str:

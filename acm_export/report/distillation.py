@@ -47,13 +47,8 @@ def result_table(result: AcmizeResult) -> Table:
         table.add_column(column, justify="right")
     dense, acm = result.plan.flops
     for point in (*curve.thresholds, *curve.same_count):
-        setting = (
-            f"τ = {point.threshold:.3g}"
-            if point.threshold is not None
-            else f"{point.count} learner{'s' * (point.count != 1)} for every token"
-        )
         share = acm.at(point.budget) / dense.total
-        table.add_row(setting, f"{point.budget:.3f}", f"{point.quality:.4f}", f"{share:.3f}")
+        table.add_row(point.setting, f"{point.budget:.3f}", f"{point.quality:.4f}", f"{share:.3f}")
     table.add_section()
     table.add_row("dense", "", f"{curve.dense:.4f}", "1.000")
     return table

@@ -9,14 +9,10 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import onnx
 import pytest
-import torch
-from calibration_files import calibrated, write_images
-from exported_files import images
+from calibration_files import calibrated
 from onnx import numpy_helper
-from tiny_models import tiny_vit
 
 from acm_export.base.errors import AcmWarning, ModelFileError, UsageError
-from acm_export.exporter import export
 from acm_export.onnx_file.budget_input import INPUT
 from acm_export.onnx_file.inspection import check_graph, check_thresholds, inspect
 from acm_export.onnx_file.manifest import Setting, read_manifest, write_manifest
@@ -29,15 +25,6 @@ if TYPE_CHECKING:
     from acm_export.calibration.result import CalibrationResult
 
 BUDGETS = (0.45, 0.7)
-
-
-@pytest.fixture(scope="module")
-def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    folder = tmp_path_factory.mktemp("calibration")
-    torch.manual_seed(0)
-    export(tiny_vit(), images(2), folder / "m.onnx", verify=False, with_counts=True, output_fields=("logits",))
-    write_images(folder / "d.npz", 60)
-    return folder
 
 
 @pytest.fixture(scope="module")

@@ -25,15 +25,6 @@ if TYPE_CHECKING:
 BUDGETS = (0.45, 0.7)
 
 
-@pytest.fixture(scope="module")
-def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    folder = tmp_path_factory.mktemp("calibration")
-    torch.manual_seed(0)
-    export(tiny_vit(), images(2), folder / "m.onnx", verify=False, with_counts=True, output_fields=("logits",))
-    write_images(folder / "d.npz", 60)
-    return folder
-
-
 def test_what_cannot_be_calibrated_is_refused_and_the_old_file_survives(folder: Path) -> None:
     output = folder / "old.onnx"
     output.write_bytes(b"old")

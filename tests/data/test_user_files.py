@@ -88,7 +88,7 @@ def test_images_that_are_not_looked_at_are_named(folder: Path) -> None:
     for place in ("cat/1.png", "dog/1.png", "dog/more/2.png", "3.png", ".hidden/4.png", "cat/.5.png"):
         save(folder / place, Image.new("L", (8, 8)))
     (folder / "cat" / "folder.png").mkdir()
-    with pytest.warns(AcmWarning, match=r"2 of the images in .* are not used, such as .*3\.png: images lie in"):
+    with pytest.warns(AcmWarning, match=r"2 of the images in .* are not used, such as .*3\.png: images must be in"):
         data = opened(folder)
     assert len(data) == 2
     with warnings.catch_warnings():
@@ -96,9 +96,9 @@ def test_images_that_are_not_looked_at_are_named(folder: Path) -> None:
         opened(folder / "cat", model=folder)
 
 
-def test_images_that_lie_too_deep_are_no_empty_folder(folder: Path) -> None:
+def test_images_nested_too_deeply_are_named(folder: Path) -> None:
     save(folder / "train" / "cat" / "1.png", Image.new("L", (8, 8)))
-    with pytest.raises(UsageError, match=r"lie too deep, such as .*1\.png: images lie in the folder itself, or in one"):
+    with pytest.raises(UsageError, match=r"nested too deeply, such as .*1\.png: images must be in the folder itself"):
         opened(folder)
 
 
