@@ -14,6 +14,7 @@ from acm_export.base.errors import ModelFileError, OpError
 from acm_export.base.json_fields import WHOLE, BrokenFieldError
 from acm_export.onnx_file.budget_table import Calibration
 from acm_export.onnx_file.manifest_fields import checked_fields
+from acm_export.op.quantized_signature import QuantizedSignature
 from acm_export.op.signature import Signature
 
 if TYPE_CHECKING:
@@ -22,8 +23,9 @@ if TYPE_CHECKING:
     from acm_export.base.json_fields import JsonObject
 
 KEY = "acm"
-SCHEMA = 2
-"""Schema 2 added the calibration and ``setting.budget``. Schema 1 is still read, and rewritten as 2."""
+SCHEMA = 3
+"""Schema 2 added the calibration and ``setting.budget``, schema 3 the quantisation. Older ones are read, and rewritten
+as 3."""
 
 _CHANGED = "another tool changed the file; export it again"
 
@@ -44,6 +46,8 @@ class LayerEntry:
         learner_flops: FLOPs per token of one learner (2 per multiply-add).
         gate_flops: FLOPs per token of the gate.
         tokens: Tokens that reach the layer for one sample of the example inputs.
+        activations: ``static`` or ``dynamic`` if the layer runs in int8 (docs/op.md, "The int8 operator"), None if it
+            runs in float.
     """
 
     name: str
@@ -55,11 +59,15 @@ class LayerEntry:
     learner_flops: int
     gate_flops: int
     tokens: int
+    activations: str | None = None
 
     @property
     def signature(self) -> Signature:
-        """Attributes of the layer's node."""
-        return Signature(self.num_learners, self.min_learners, self.activation)
+        """Attributes of the layer's node: a QuantizedSignature if the layer runs in int8."""
+        shared = (self.num_learners, self.min_learners, self.activation)
+        if self.activations is None:
+            return Signature(*shared)
+        return QuantizedSignature(*shared, dynamic=int(self.activations == "dynamic"))
 
     @property
     def thresholds(self) -> str:
@@ -73,6 +81,31 @@ class Source:
 
     name: str
     sha256: str | None = None
+
+
+@dataclass(frozen=True)
+class Quantization:
+    """How ``quantize`` made a file int8. Which ACM layers run in int8 is in :attr:`LayerEntry.activations`.
+
+    Args:
+        activations: ``static`` (fixed scales from data) or ``dynamic`` (each token is scaled at run time).
+        weight_bits: 8, or 7 for CPUs whose int8 products saturate.
+        linears: Names of the dense linear layers in int8: their weight initializers.
+        kept: Names of ACM layers and of weights of linear layers that stay in float because the user asked for it.
+        embeddings: Names of embedding tables stored in int8.
+        migration: SmoothQuant's alpha; None without migration.
+        data_sha256: SHA-256 of the samples that set the scales, or None without data.
+        samples: Number of samples that set the scales; 0 without data.
+    """
+
+    activations: str
+    weight_bits: int
+    linears: tuple[str, ...]
+    kept: tuple[str, ...]
+    embeddings: tuple[str, ...]
+    migration: float | None
+    data_sha256: str | None
+    samples: int
 
 
 @dataclass(frozen=True)
@@ -110,6 +143,7 @@ class Manifest:
         setting: Current setting of the thresholds.
         producer: Name and version of the program that wrote the file.
         calibration: Budget table and its measurements, if the file is calibrated.
+        quantization: How the file was made int8, or None for a float file.
         schema: Version of this document.
     """
 
@@ -123,6 +157,7 @@ class Manifest:
     setting: Setting
     producer: str
     calibration: Calibration | None = None
+    quantization: Quantization | None = None
     schema: int = SCHEMA
 
     def to_json(self) -> JsonObject:
@@ -226,6 +261,9 @@ def _parse(content: dict[str, Any]) -> Manifest:
     }
     if fields.get("calibration") is not None:
         parsed["calibration"] = Calibration.parse(fields["calibration"])
+    if (quantization := fields.get("quantization")) is not None:
+        names = {key: tuple(quantization[key]) for key in ("linears", "kept", "embeddings")}
+        parsed["quantization"] = Quantization(**(quantization | names))
     manifest = Manifest(**(fields | parsed))
     for layer in manifest.layers:
         layer.signature  # noqa: B018  validates

@@ -41,6 +41,10 @@ _LAYER = {
     "gate_flops": WHOLE,
     "tokens": WHOLE,
 }
+_ACTIVATIONS = ("static", "dynamic")
+_LAYER_3 = _LAYER | {
+    "activations": Kind('"static", "dynamic" or null', lambda value: value is None or value in _ACTIVATIONS)
+}
 _DTYPE = Kind(f"one of {', '.join(PRECISIONS)}", lambda v: isinstance(v, str) and v in PRECISIONS)
 _MANIFEST = {
     "source": OBJECT,
@@ -55,6 +59,18 @@ _MANIFEST = {
     "schema": WHOLE,
 }
 _MANIFEST_2 = _MANIFEST | {"calibration": OBJECT_OR_NULL}
+_MANIFEST_3 = _MANIFEST_2 | {"quantization": OBJECT_OR_NULL}
+_NAMES = Kind("a list of names", lambda value: isinstance(value, list) and all(isinstance(n, str) for n in value))
+_QUANTIZATION = {
+    "activations": Kind('"static" or "dynamic"', lambda value: value in _ACTIVATIONS),
+    "weight_bits": Kind("7 or 8", lambda value: type(value) is int and value in (7, 8)),
+    "linears": _NAMES,
+    "kept": _NAMES,
+    "embeddings": _NAMES,
+    "migration": SHARE_OR_NULL,
+    "data_sha256": TEXT_OR_NULL,
+    "samples": WHOLE,
+}
 
 
 def checked_fields(content: object, schema: int) -> dict[str, Any]:
@@ -62,15 +78,17 @@ def checked_fields(content: object, schema: int) -> dict[str, Any]:
 
     Args:
         content: Value from ``json.loads``.
-        schema: Its schema; schema 2 added the calibration and ``setting.budget``.
+        schema: Its schema; schema 2 added the calibration and ``setting.budget``, schema 3 the quantisation.
 
     Raises:
         BrokenFieldError: A field is missing, unknown or invalid.
     """
-    first = schema < 2
-    fields = checked(content, _MANIFEST if first else _MANIFEST_2, "")
+    first, third = schema < 2, schema >= 3
+    fields = checked(content, _MANIFEST if first else _MANIFEST_3 if third else _MANIFEST_2, "")
     for index, layer in enumerate(fields["layers"]):
-        checked(layer, _LAYER, f"layers[{index}].")
+        checked(layer, _LAYER_3 if third else _LAYER, f"layers[{index}].")
+    if fields.get("quantization") is not None:
+        checked(fields["quantization"], _QUANTIZATION, "quantization.")
     checked(fields["source"], _SOURCE, "source.")
     checked(fields["example_inputs"], dict.fromkeys(fields["example_inputs"], SHAPE), "example_inputs.")
     checked(fields["setting"], _SETTING if first else _SETTING_2, "setting.")

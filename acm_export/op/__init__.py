@@ -1,8 +1,9 @@
-"""The operator ``ai.acm::GatedLearners``: identity, semantics, ONNX schema and portable body.
+"""The operators ``ai.acm::GatedLearners`` and ``ai.acm::QuantizedGatedLearners``: semantics, schemas, portable bodies.
 
 docs/op.md is normative. Nothing in this package needs PyTorch or a runtime.
 """
 
+from acm_export.op.quantized_signature import QUANTIZED_INPUTS, QUANTIZED_NAME, QuantizedSignature
 from acm_export.op.signature import (
     ACTIVATIONS,
     DOMAIN,
@@ -14,4 +15,16 @@ from acm_export.op.signature import (
     Signature,
 )
 
-__all__ = ["ACTIVATIONS", "DOMAIN", "INPUTS", "MAX_LEARNERS", "NAME", "OUTPUTS", "VERSION", "Signature"]
+__all__ = [
+    "ACTIVATIONS",
+    "DOMAIN",
+    "INPUTS",
+    "MAX_LEARNERS",
+    "NAME",
+    "OUTPUTS",
+    "QUANTIZED_INPUTS",
+    "QUANTIZED_NAME",
+    "VERSION",
+    "QuantizedSignature",
+    "Signature",
+]

@@ -1,8 +1,8 @@
-"""The ONNX schema of GatedLearners, for the checker and shape inference."""
+"""The ONNX schemas of GatedLearners and QuantizedGatedLearners, for the checker and shape inference."""
 
 from __future__ import annotations
 
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import onnx
 from onnx import TensorProto, TypeProto, defs
@@ -10,7 +10,17 @@ from onnx.defs import OpSchema
 
 from acm_export.base.errors import OpError
 from acm_export.op.precision import FP32, PRECISIONS
+from acm_export.op.quantized_signature import (
+    FLOAT32_INPUTS,
+    INT8_INPUTS,
+    MAX_SUM,
+    QUANTIZED_NAME,
+    QuantizedSignature,
+)
 from acm_export.op.signature import DOMAIN, NAME, VERSION, Signature
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
 
 _INPUT_DOC = {
     "x": "Tokens, shape [..., D].",
@@ -21,72 +31,146 @@ _INPUT_DOC = {
     "w2": "Down projections of all learners, shape [N*h, D].",
     "b2": "Row k is the whole output bias of a token with count k, shape [N+1, D].",
 }
-_FLOAT32_INPUTS = ("gate_logits", "thresholds")
+_QUANTIZED_INPUT_DOC = {
+    "x": "Tokens, shape [..., D].",
+    "gate_logits": _INPUT_DOC["gate_logits"],
+    "thresholds": _INPUT_DOC["thresholds"],
+    "x_mult": "Multipliers of the channels of x before rounding to int8, shape [D].",
+    "w1": "Up projections of all learners, shape [D, N*h].",
+    "s1": "Scales of the hidden columns, which include the scale of x, shape [N*h].",
+    "b1": "Hidden biases of all learners, shape [N*h].",
+    "h_mult": "Multiplier of each learner's hidden values before rounding to int8, shape [N].",
+    "h_zero": "Zero point of each learner's hidden values, shape [N].",
+    "w2": "Down projections of all learners, shape [N*h, D].",
+    "s2": "Scales of the output columns, shape [D].",
+    "b2": "Row k is the output bias of a token with count k, zero points folded in, shape [N+1, D].",
+}
+_FLOAT32_ONLY = ("gate_logits", "thresholds")
 
 Dim = int | str | None
 
 
 def register() -> None:
-    """Register the schema with ``onnx.defs``, once."""
-    if not defs.has(NAME, max_inclusive_version=VERSION, domain=DOMAIN):
-        defs.register_schema(_schema())
+    """Register the schemas with ``onnx.defs``, once."""
+    for name, schema in ((NAME, _float_schema), (QUANTIZED_NAME, _quantized_schema)):
+        if not defs.has(name, max_inclusive_version=VERSION, domain=DOMAIN):
+            defs.register_schema(schema())
 
 
-def _schema() -> OpSchema:
-    parameter, attribute = OpSchema.FormalParameter, OpSchema.Attribute
+def _float_schema() -> OpSchema:
+    types = {name: FP32.onnx_name if name in _FLOAT32_ONLY else "T" for name in _INPUT_DOC}
+    doc = "Runs the first k of N learners for each token, k decided by gate logits and thresholds (docs/op.md)."
+    return _schema(NAME, doc, _INPUT_DOC, types, [], _infer)
+
+
+def _quantized_schema() -> OpSchema:
+    types = dict.fromkeys(INT8_INPUTS, "tensor(int8)") | dict.fromkeys(FLOAT32_INPUTS, FP32.onnx_name) | {"x": "T"}
+    doc = "GatedLearners with int8 weights and activations (docs/op.md, The int8 operator)."
+    dynamic = OpSchema.Attribute(
+        "dynamic", OpSchema.AttrType.INT, "1: scale each token's activations at run time.", required=False
+    )
+    return _schema(QUANTIZED_NAME, doc, _QUANTIZED_INPUT_DOC, types, [dynamic], _infer_quantized)
+
+
+def _schema(
+    name: str,
+    doc: str,
+    inputs: dict[str, str],
+    types: dict[str, str],
+    more_attributes: list[OpSchema.Attribute],
+    infer: Callable[[Any], None],
+) -> OpSchema:
+    parameter, attribute, kind = OpSchema.FormalParameter, OpSchema.Attribute, OpSchema.AttrType
     schema = OpSchema(
-        NAME,
+        name,
         DOMAIN,
         VERSION,
-        doc="Runs the first k of N learners for each token, k decided by gate logits and thresholds (docs/op.md).",
-        inputs=[
-            parameter(name, FP32.onnx_name if name in _FLOAT32_INPUTS else "T", doc) for name, doc in _INPUT_DOC.items()
-        ],
+        doc=doc,
+        inputs=[parameter(name, types[name], text) for name, text in inputs.items()],
         outputs=[
             parameter("y", "T", "Sum of learners 1..count, shape [..., D]."),
             parameter("counts", "tensor(int32)", "Learners that ran for each token, shape [...]."),
         ],
         type_constraints=[("T", [precision.onnx_name for precision in PRECISIONS.values()], "Type of the tokens.")],
         attributes=[
-            attribute("num_learners", OpSchema.AttrType.INT, "N, 1..64.", required=True),
-            attribute("min_learners", OpSchema.AttrType.INT, "Learners that always run, 0..N.", required=True),
-            attribute(
-                "activation",
-                OpSchema.AttrType.STRING,
-                "gelu, gelu_tanh, relu, silu or identity.",
-                required=True,
-            ),
-            attribute("plugin_version", OpSchema.AttrType.STRING, "For TensorRT; ignored elsewhere.", required=False),
-            attribute(
-                "plugin_namespace",
-                OpSchema.AttrType.STRING,
-                "For TensorRT; ignored elsewhere.",
-                required=False,
-            ),
+            attribute("num_learners", kind.INT, "N, 1..64.", required=True),
+            attribute("min_learners", kind.INT, "Learners that always run, 0..N.", required=True),
+            attribute("activation", kind.STRING, "gelu, gelu_tanh, relu, silu or identity.", required=True),
+            attribute("plugin_version", kind.STRING, "For TensorRT; ignored elsewhere.", required=False),
+            attribute("plugin_namespace", kind.STRING, "For TensorRT; ignored elsewhere.", required=False),
+            *more_attributes,
         ],
     )
     if hasattr(
         schema, "set_type_and_shape_inference_function"
     ):  # onnx 1.17, used with old Python versions on devices, lacks it
-        schema.set_type_and_shape_inference_function(_infer)
+        schema.set_type_and_shape_inference_function(infer)
     return schema
 
 
 def _infer(ctx: Any) -> None:  # Any: onnx does not export the type of the context
     """Infer y (type and shape of x) and counts (int32, shape of x without D); refuse contradicting shapes."""
     try:
-        signature = Signature(
-            ctx.get_attribute("num_learners").i,
-            ctx.get_attribute("min_learners").i,
-            ctx.get_attribute("activation").s.decode(),
-        )
-        element_type = ctx.get_input_type(0).tensor_type.elem_type
+        signature = Signature(*_common_attributes(ctx))
         shapes = [_shape(ctx.get_input_type(i)) for i in range(ctx.get_num_inputs())]
         tokens = infer_shapes(shapes, signature)
     except OpError as error:
         raise onnx.shape_inference.InferenceError(f"{NAME}: {error}") from error
-    ctx.set_output_type(0, _tensor_type(element_type, None if tokens is None else [*tokens, _model_dim(shapes)]))
+    _set_outputs(ctx, tokens, _agree("D", [("x", shapes[0], -1), ("w1", shapes[3], 0), ("w2", shapes[5], 1)]))
+
+
+def _infer_quantized(ctx: Any) -> None:  # Any: see _infer
+    """As :func:`_infer`."""
+    try:
+        dynamic = ctx.get_attribute("dynamic")
+        signature = QuantizedSignature(*_common_attributes(ctx), dynamic=0 if dynamic is None else dynamic.i)
+        shapes = [_shape(ctx.get_input_type(i)) for i in range(ctx.get_num_inputs())]
+        tokens = infer_quantized_shapes(shapes, signature)
+    except OpError as error:
+        raise onnx.shape_inference.InferenceError(f"{QUANTIZED_NAME}: {error}") from error
+    _set_outputs(ctx, tokens, _agree("D", [("x", shapes[0], -1), ("w1", shapes[4], 0), ("w2", shapes[9], 1)]))
+
+
+def _common_attributes(ctx: Any) -> tuple[int, int, str]:
+    return (
+        ctx.get_attribute("num_learners").i,
+        ctx.get_attribute("min_learners").i,
+        ctx.get_attribute("activation").s.decode(),
+    )
+
+
+def _set_outputs(ctx: Any, tokens: list[Dim] | None, model_dim: Dim) -> None:
+    element_type = ctx.get_input_type(0).tensor_type.elem_type
+    ctx.set_output_type(0, _tensor_type(element_type, None if tokens is None else [*tokens, model_dim]))
     ctx.set_output_type(1, _tensor_type(TensorProto.INT32, tokens))
+
+
+def infer_quantized_shapes(shapes: list[list[Dim] | None], signature: QuantizedSignature) -> list[Dim] | None:
+    """Check the twelve input shapes of QuantizedGatedLearners and return the leading (token) shape.
+
+    Args:
+        shapes: As for :func:`infer_shapes`, in the order of :data:`acm_export.op.quantized_signature.QUANTIZED_INPUTS`.
+        signature: Attributes of the op.
+
+    Returns:
+        The leading dimensions, or None if no input has a rank.
+
+    Raises:
+        OpError: Two known values contradict each other, or D or N*h is too large for an int32 sum.
+    """
+    x, gate_logits, thresholds, x_mult, w1, s1, b1, h_mult, h_zero, w2, s2, b2 = shapes
+    tokens = infer_shapes([x, gate_logits, thresholds, w1, b1, w2, b2], signature)
+    for name, shape in (("x_mult", x_mult), ("s1", s1), ("h_mult", h_mult), ("h_zero", h_zero), ("s2", s2)):
+        if shape is not None and len(shape) != 1:
+            raise OpError(f"{name} has rank {len(shape)}; expected 1")
+    model_dim = _agree("D", [("w1", w1, 0), ("x", x, -1), ("w2", w2, 1), ("x_mult", x_mult, 0), ("s2", s2, 0)])
+    width = _agree("N*h", [("w1", w1, 1), ("b1", b1, 0), ("w2", w2, 0), ("s1", s1, 0)])
+    for name, shape in (("h_mult", h_mult), ("h_zero", h_zero)):
+        _expect(name, shape, 0, signature.num_learners, "num_learners")
+    for name, size in (("D", model_dim), ("N*h", width)):
+        if isinstance(size, int) and size > MAX_SUM:
+            raise OpError(f"{name} is {size}; int32 sums of int8 products allow at most {MAX_SUM}")
+    return tokens
 
 
 def infer_shapes(shapes: list[list[Dim] | None], signature: Signature) -> list[Dim] | None:
@@ -147,11 +231,6 @@ def _agree(what: str, places: list[tuple[str, list[Dim] | None, int]]) -> Dim:
 def _expect(name: str, shape: list[Dim] | None, axis: int, expected: int, formula: str) -> None:
     if shape is not None and isinstance(shape[axis], int) and shape[axis] != expected:
         raise OpError(f"{name} has size {shape[axis]} where {formula} = {expected} is expected")
-
-
-def _model_dim(shapes: list[list[Dim] | None]) -> Dim:
-    x, _, _, w1, _, w2, b2 = shapes
-    return _agree("D", [("x", x, -1), ("w1", w1, 0), ("w2", w2, 1), ("b2", b2, 1)])
 
 
 def _shape(type_proto: TypeProto | None) -> list[Dim] | None:

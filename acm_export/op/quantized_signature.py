@@ -1,0 +1,55 @@
+"""Identity of the int8 operator QuantizedGatedLearners, and its attributes."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from acm_export.base.errors import OpError
+from acm_export.op.signature import Signature
+
+QUANTIZED_NAME = "QuantizedGatedLearners"
+QUANTIZED_INPUTS = (
+    "x",
+    "gate_logits",
+    "thresholds",
+    "x_mult",
+    "w1",
+    "s1",
+    "b1",
+    "h_mult",
+    "h_zero",
+    "w2",
+    "s2",
+    "b2",
+)
+INT8_INPUTS = ("w1", "h_zero", "w2")
+FLOAT32_INPUTS = ("gate_logits", "thresholds", "x_mult", "s1", "b1", "h_mult", "s2", "b2")
+MAX_SUM = 130_000
+"""Largest D and N*h: 128 * 127 * 130,000 < 2**31, so an int32 sum of products cannot overflow."""
+
+
+@dataclass(frozen=True)
+class QuantizedSignature(Signature):
+    """The attributes of one QuantizedGatedLearners node (docs/op.md, "The int8 operator").
+
+    Args:
+        num_learners: Number of learners N, 1..64.
+        min_learners: Number of learners that always run, 0..N.
+        activation: Activation of the hidden values, one of :data:`acm_export.op.ACTIVATIONS`.
+        dynamic: 1 to scale the activations of each token by their largest value at run time; 0 for fixed scales.
+
+    Raises:
+        OpError: An attribute is out of range.
+    """
+
+    dynamic: int = 0
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if self.dynamic not in (0, 1):
+            raise OpError(f"dynamic is {self.dynamic!r}; it must be 0 or 1")
+
+    @property
+    def overload(self) -> str:
+        """Name of this signature's portable body, unique among the signatures of an ONNX file."""
+        return f"{super().overload}_{'dynamic' if self.dynamic else 'static'}"
