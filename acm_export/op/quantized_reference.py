@@ -37,7 +37,8 @@ def quantize(values: NDArray[np.float32], multiplier: NDArray[np.float32] | np.f
 
 def token_range(values: NDArray[np.float32]) -> NDArray[np.float32]:
     """Largest absolute value over the last axis, kept as an axis of size 1, at least :data:`SMALLEST_RANGE`."""
-    return np.maximum(np.abs(np.asarray(values, np.float32)).max(axis=-1, keepdims=True), SMALLEST_RANGE)
+    largest = np.abs(np.asarray(values, np.float32)).max(axis=-1, keepdims=True)
+    return np.asarray(np.maximum(largest, SMALLEST_RANGE), np.float32)
 
 
 def quantize_tokens(
