@@ -174,6 +174,7 @@ def test_int8_products_use_matrix_units_and_never_handle_single_bytes(
         file = tmp_path / "kernel.cubin"
         file.write_bytes(result.cubin)
         code = machine_code(file)
+        assert result.stack_bytes == 0, result.kernel.key
         assert f" {instruction}" in code, result.kernel.key
         assert f" {by_byte}" not in code, result.kernel.key
         if result.kernel.kernel == "down_int8":  # the other packs hidden values
