@@ -8,17 +8,14 @@
 namespace acm {
 namespace {
 
+static_assert(static_cast<int>(Argument::x) == kX && static_cast<int>(Argument::counts) == kCounts,
+              "arguments begin with the tensors, in the same order");
+
 void set_tensors(Arguments& arguments, const Workspace& layout, const Pointers& pointers) {
   const auto* space = static_cast<const unsigned char*>(pointers.workspace);
-  arguments.set(Argument::x, pointers.x);
-  arguments.set(Argument::gate_logits, pointers.gate_logits);
-  arguments.set(Argument::thresholds, pointers.thresholds);
-  arguments.set(Argument::w1, pointers.w1);
-  arguments.set(Argument::b1, pointers.b1);
-  arguments.set(Argument::w2, pointers.w2);
-  arguments.set(Argument::b2, pointers.b2);
-  arguments.set(Argument::y, pointers.y);
-  arguments.set(Argument::counts, pointers.counts);
+  for (std::int32_t i = 0; i < kNumTensors; ++i) {
+    arguments.set(static_cast<Argument>(i), pointers.tensors[static_cast<std::size_t>(i)]);
+  }
   arguments.set(Argument::reach, space + layout.reach);
   arguments.set(Argument::order, space + layout.order);
   arguments.set(Argument::histograms, space + layout.histograms);
@@ -67,9 +64,9 @@ void run_hopper_gemms(const LayerKernels& kernels, const GemmKernels& gemms, con
   const MapType type = kernels.type() == Type::bfloat16 ? MapType::bfloat16 : MapType::float16;
   const HopperMaps maps = hopper_maps(problem, entry, rows);
   const HopperGrids grids = hopper_grids(problem, entry, rows, kernels.multiprocessors());
-  arguments.set(Argument::w1_map, driver().encode(maps.w1, type, pointers.w1));
+  arguments.set(Argument::w1_map, driver().encode(maps.w1, type, pointers.tensors[kW1]));
   arguments.set(Argument::hidden_map, driver().encode(maps.hidden, type, hidden));
-  arguments.set(Argument::w2_map, driver().encode(maps.w2, type, pointers.w2));
+  arguments.set(Argument::w2_map, driver().encode(maps.w2, type, pointers.tensors[kW2]));
   arguments.launch(gemms.up, {grids.up}, stream, Start::early);
   arguments.launch(gemms.down, {grids.down}, stream, Start::early);
 }

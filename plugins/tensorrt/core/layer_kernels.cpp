@@ -24,7 +24,7 @@ LayerKernels::LayerKernels(const Signature& signature, const Problem& problem, T
       arch_(architecture_for(device_.major, device_.minor, device_.integrated)),
       sizes_(problem),
       type_(type),
-      precision_(precision_of(type, signature.allow_tf32)),
+      precision_(precision_of(signature, type)),
       gemms_(pack().entries.size()) {
   const std::int64_t choices = acm::routing(problem).choices;
   routing_.one_block = load(KernelName::route_one_block, KernelType::any, choices, false);
