@@ -11,6 +11,7 @@ from acm_export.onnx_file import budget_input
 from acm_export.onnx_file.lowering import IR_VERSION as TENSORRT_8_IR_VERSION
 from acm_export.onnx_file.lowering import OPSET as TENSORRT_8_OPSET
 from acm_export.onnx_file.lowering import lower
+from acm_export.onnx_file.lowering.pack_int8 import pack_int8, unpack_int8
 from acm_export.op.body import portable_body
 from acm_export.op.quantized_body import quantized_body
 from acm_export.op.quantized_signature import OPERATORS, QuantizedSignature
@@ -68,6 +69,8 @@ def retarget(model: onnx.ModelProto, manifest: Manifest, target: str) -> Manifes
         )
     if target == "tensorrt-8":
         manifest = _lowered(model, manifest)
+    else:
+        unpack_int8(model.graph, manifest.layers)
     model.ir_version = TENSORRT_8_IR_VERSION if target == "tensorrt-8" else IR_VERSION
     domain = ORT_TENSORRT_DOMAIN if target == "ort-tensorrt" else DOMAIN
     signatures = {layer.name: layer.signature for layer in manifest.layers}
@@ -115,5 +118,7 @@ def _lowered(model: onnx.ModelProto, manifest: Manifest) -> Manifest:
         raise ExportError("the model is bf16, which TensorRT 8 does not support", "export it with --dtype fp16 or fp32")
     if foreign := [f.name for f in model.functions if not _is_body(f)]:
         raise ExportError(f"TensorRT 8 does not parse functions, but the model has {', '.join(foreign)}")
+    pack = pack_int8(model.graph)
     lower(model.graph, manifest.opset)
+    pack()
     return manifest.replaced(opset=TENSORRT_8_OPSET)

@@ -16,6 +16,9 @@ void set_tensors(Arguments& arguments, const Workspace& layout, const Pointers& 
   for (std::int32_t i = 0; i < kNumTensors; ++i) {
     arguments.set(static_cast<Argument>(i), pointers.tensors[static_cast<std::size_t>(i)]);
   }
+  arguments.set(Argument::w1_t, pointers.tensors[kW1]);
+  arguments.set(Argument::w2_t, pointers.tensors[kW2]);
+  arguments.set(Argument::q, space + layout.q);
   arguments.set(Argument::reach, space + layout.reach);
   arguments.set(Argument::order, space + layout.order);
   arguments.set(Argument::histograms, space + layout.histograms);
@@ -44,10 +47,16 @@ void route(const RoutingKernels& kernels, const Problem& problem, Arguments& arg
   arguments.launch(kernels.place, {num_blocks}, stream);
 }
 
-std::int32_t choose_entry(const LayerKernels& kernels, const Problem& problem, const Pointers& p,
+// Whether kernels that load 16 bytes at a time may be used for both products.
+bool is_all_aligned(const Problem& problem, const Pointers& pointers) {
+  const auto& t = pointers.tensors;
+  return aligned(problem, {t[kX], t[kW1], t[kB1], t[kW2], t[kB2], t[kY], pointers.workspace, t[kXMult], t[kS1],
+                           t[kHMult], t[kHZero], t[kS2]});
+}
+
+std::int32_t choose_entry(const LayerKernels& kernels, const Problem& problem, bool is_aligned,
                           std::int32_t forced) {
   const bool tensor_maps = driver().encodes_tensor_maps();
-  const bool is_aligned = aligned(problem, {p.x, p.w1, p.b1, p.w2, p.b2, p.y, p.workspace});
   if (forced >= 0 && static_cast<std::size_t>(forced) < pack().entries.size()) {
     const Entry& entry = pack().entries[static_cast<std::size_t>(forced)];
     if (entry.is_for(kernels.arch(), kernels.precision(), tensor_maps) &&
@@ -75,7 +84,8 @@ void run_hopper_gemms(const LayerKernels& kernels, const GemmKernels& gemms, con
 
 void run(const LayerKernels& kernels, const Problem& problem, Activation activation, const Pointers& pointers,
          std::int32_t forced, Stream stream) {
-  const std::int32_t index = choose_entry(kernels, problem, pointers, forced);
+  const bool is_aligned = is_all_aligned(problem, pointers);
+  const std::int32_t index = choose_entry(kernels, problem, is_aligned, forced);
   const Entry& entry = pack().entries[static_cast<std::size_t>(index)];
   const GemmKernels& gemms = kernels.gemms(index);
   const Workspace layout = workspace(problem);
@@ -94,6 +104,9 @@ void run(const LayerKernels& kernels, const Problem& problem, Activation activat
     if (entry.language == Language::kCuda) {
       run_hopper_gemms(kernels, gemms, problem, entry, pointers, hidden, rows, arguments, stream);
       continue;
+    }
+    if (kernels.precision() == Precision::kInt8) {
+      arguments.launch(kernels.quantize(is_aligned), quantize_grid(problem, rows), stream);
     }
     arguments.launch(gemms.up, {up_grid(problem, entry, rows)}, stream);
     if (entry.split == 0) {

@@ -44,6 +44,8 @@ enum class Argument {
   b2,
   y,
   counts,
+  w1_t,  // W1 and W2 of the int8 operator, each contiguous along the dimension that is summed over
+  w2_t,
   q,
   order,
   reach,

@@ -18,6 +18,8 @@ constexpr std::int64_t kMaxSplit = 4;
 constexpr std::int64_t kLeastRows = 16;
 constexpr std::int64_t kLeastColumns = 32;
 constexpr std::int64_t kAlignment = 256;
+constexpr std::int64_t kQuantizeRows = 8;
+constexpr std::int64_t kQuantizeColumns = 256;
 constexpr std::int64_t kFloatBytes = 4;
 
 struct RoutingBlock {
@@ -136,6 +138,10 @@ std::int64_t up_grid(const Problem& problem, const Entry& entry, std::int64_t nu
 std::int64_t down_grid(const Problem& problem, const Entry& entry, std::int64_t num_rows) {
   return checked_multiply(ceil_div(num_rows, entry.down.block_m),
                           ceil_div(problem.model_dim, entry.down.block_n));
+}
+
+Grid quantize_grid(const Problem& problem, std::int64_t num_rows) {
+  return {ceil_div(num_rows, kQuantizeRows), ceil_div(problem.model_dim, kQuantizeColumns)};
 }
 
 Even even(const Problem& problem, const Entry& entry) {

@@ -6,6 +6,8 @@
 #include <cstdint>
 #include <initializer_list>
 
+#include "core/driver.h"
+
 namespace acm {
 
 struct Entry;
@@ -73,6 +75,9 @@ bool aligned(const Problem& problem, std::initializer_list<const void*> pointers
 // Blocks of GEMM 1 and of GEMM 2 for a chunk of sorted rows.
 std::int64_t up_grid(const Problem& problem, const Entry& entry, std::int64_t num_rows);
 std::int64_t down_grid(const Problem& problem, const Entry& entry, std::int64_t num_rows);
+
+// Blocks of quantize_rows for a chunk.
+Grid quantize_grid(const Problem& problem, std::int64_t num_rows);
 
 // Whether the tiles of each GEMM never reach past D or h.
 struct Even {
