@@ -110,7 +110,8 @@ class QuantizedCase(Case):
 
     def shapes(self) -> dict[str, tuple[int, ...]]:
         d, n, width = self.model_dim, self.num_learners, self.num_learners * self.hidden_dim
-        shapes = super().shapes() | {"x_mult": (d,), "s1": (width,), "h_mult": (n,), "h_zero": (n,), "s2": (d,)}
+        shapes = super().shapes() | {"w1": (width, d), "w2": (d, width)}
+        shapes |= {"x_mult": (d,), "s1": (width,), "h_mult": (n,), "h_zero": (n,), "s2": (d,)}
         if self.packed:
             shapes |= {name: (-(-math.prod(shapes[name]) // 4),) for name in INT8_INPUTS}
         return {name: shapes[name] for name in self.names}
@@ -136,9 +137,14 @@ SPACING = 1 << 36
 _PLACES = (*TENSORS, "workspace", *(name for name in QUANTIZED_INPUTS if name not in INPUTS))
 
 
+def address_of(name: str) -> int:
+    """The address that :func:`pointers` gives a tensor."""
+    return (_PLACES.index(name) + 1) * SPACING
+
+
 def pointers(inputs: Sequence[str] = INPUTS, **changes: int) -> CPointers:
     """An address for each tensor; 0 for null. ``inputs`` are those of the operator."""
-    address = {name: (i + 1) * SPACING for i, name in enumerate(_PLACES)} | {"stream": 77} | changes
+    address = {name: address_of(name) for name in _PLACES} | {"stream": 77} | changes
     given, outputs = (c_void_p * 12)(*(address[n] for n in inputs)), (c_void_p * 2)(*(address[n] for n in OUTPUTS))
     return CPointers(given, outputs, address["workspace"], address["stream"])
 
@@ -186,6 +192,11 @@ class Core:
         if self._c.acm_grids(_numbers(problem), entry, c_int64(rows), out) != 0:
             return None
         return out[0], out[1], bool(out[2]), bool(out[3])
+
+    def quantize_grid(self, problem: Problem, rows: int) -> tuple[int, int]:
+        out = (c_int64 * 2)()
+        self._c.acm_quantize_grid(_numbers(problem), c_int64(rows), out)
+        return out[0], out[1]
 
     def tensor_maps(self, problem: Problem, entry: int, rows: int) -> dict[str, TensorMap] | None:
         """None if they are refused; ``error`` has the reason."""

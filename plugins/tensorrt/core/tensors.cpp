@@ -185,7 +185,7 @@ void check_type(Operator op, TensorIndex tensor, Type type, Type type_of_x, Int8
     fail(name_of(tensor), " is int32, which is how files for the target tensorrt-8 pack int8 values; here it must be ",
          "int8: rewrite the file for the target tensorrt");
   }
-  if (expected == Type::int32 && type == Type::int8) {
+  if (is_int8(tensor) && expected == Type::int32 && type == Type::int8) {
     fail(name_of(tensor), " is int8; TensorRT 8 needs int32 with four int8 values in each: rewrite the file for the ",
          "target tensorrt-8");
   }
@@ -236,18 +236,20 @@ Problem check(const Signature& signature, const Tensors& tensors, Int8Form form)
     fail("N*h is ", width, " in w1; the kernels support up to ", kMaxIndex);
   }
   check_shape(tensors, kThresholds, {n});
-  const Int8Form weights = quantized ? form : Int8Form::plain;
-  check_int8_shape(tensors, kW1, {d, width}, weights);
-  check_shape(tensors, kB1, {width});
-  check_int8_shape(tensors, kW2, {width, d}, weights);
-  check_shape(tensors, kB2, {n + 1, d});
   if (quantized) {
     check_shape(tensors, kXMult, {d});
+    check_int8_shape(tensors, kW1, {width, d}, form);
     check_shape(tensors, kS1, {width});
     check_shape(tensors, kHMult, {n});
     check_int8_shape(tensors, kHZero, {n}, form);
+    check_int8_shape(tensors, kW2, {d, width}, form);
     check_shape(tensors, kS2, {d});
+  } else {
+    check_shape(tensors, kW1, {d, width});
+    check_shape(tensors, kW2, {width, d});
   }
+  check_shape(tensors, kB1, {width});
+  check_shape(tensors, kB2, {n + 1, d});
   check_leading(tensors, kGateLogits, signature.num_choices());
   check_leading(tensors, kY, d);
   check_leading(tensors, kCounts, -1);

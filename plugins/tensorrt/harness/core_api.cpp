@@ -9,6 +9,7 @@
 //   int acm_select(arch, precision, problem[6], aligned, tensor_maps)
 //                                                            index, or -1
 //   int acm_grids(problem[6], entry, rows, out[4])           0, or -1; out: GEMM 1, GEMM 2, even of each
+//   void acm_quantize_grid(problem[6], rows, out[2])
 //   int acm_tensor_maps(problem[6], entry, rows, out[24])    0, or -1; out: dims, strides, box of W1, of
 //                                                            hidden and of W2
 //   int acm_hopper_grids(problem[6], entry, rows, multiprocessors, out[2])
@@ -112,6 +113,12 @@ ACM_API int acm_grids(const std::int64_t* problem, std::int32_t entry, std::int6
     out[3] = tiles.down;
     return 0;
   });
+}
+
+ACM_API void acm_quantize_grid(const std::int64_t* problem, std::int64_t rows, std::int64_t* out) {
+  const acm::Grid grid = acm::quantize_grid(problem_of(problem), rows);
+  out[0] = grid.x;
+  out[1] = grid.y;
 }
 
 ACM_API int acm_tensor_maps(const std::int64_t* problem, std::int32_t entry, std::int64_t rows,

@@ -6,12 +6,11 @@ The kernels for Hopper: test_plugin_hopper.py.
 from __future__ import annotations
 
 from dataclasses import replace
-from types import SimpleNamespace
 from typing import TYPE_CHECKING, Any
 
 import pytest
 import torch
-from plugin_core import Case, Core, Driver, pointers
+from plugin_core import Case, Core, Driver, address_of, pointers
 from plugin_launches import placed, run_python
 
 from acm_export.op.signature import INPUTS
@@ -189,17 +188,9 @@ def test_a_tactic_that_does_not_exist_is_rejected(core: Core) -> None:
 @pytest.mark.parametrize("name", ["x", "w1", "b1", "w2", "b2", "y", "workspace"])
 def test_an_unaligned_address_gets_kernels_without_wide_loads(core: Core, driver: Driver, name: str) -> None:
     case = Case()
-    address = getattr(_addresses(), name)
-    assert core.layer(case).enqueue(case.tensors(), pointers(**{name: address + 4})), core.error
+    assert core.layer(case).enqueue(case.tensors(), pointers(**{name: address_of(name) + 4})), core.error
     up = next(run for run in driver.launches() if run.kernel.kernel == "up")
     assert entries()[up.kernel.entry].alignment == 1
-
-
-def _addresses() -> SimpleNamespace:
-    p = pointers()
-    return SimpleNamespace(
-        **dict(zip(INPUTS, p.inputs, strict=True)), y=p.outputs[0], counts=p.outputs[1], workspace=p.workspace
-    )
 
 
 def test_discrete_chips_of_the_8_family_run_sm_80(core: Core, driver: Driver) -> None:

@@ -1,0 +1,260 @@
+"""The int8 operator in the plugin's core: launches, workspace, tactics, and what it refuses."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from typing import TYPE_CHECKING, Any
+
+import pytest
+from plugin_core import QUANTIZED_TENSORS, Case, Core, Driver, QuantizedCase, address_of, pointers
+
+from acm_export.op.quantized_signature import QUANTIZED_INPUTS
+from acm_export.op.signature import ACTIVATIONS
+from acm_export.plugins.kernels import grids, plan
+from acm_export.plugins.kernels.tiles import entries, select
+
+if TYPE_CHECKING:
+    from plugin_core import Launch, Place
+
+pytest_plugins = ["plugin_fixtures"]
+
+CASE = QuantizedCase()
+CASES = [
+    QuantizedCase(leading=(1,)),
+    QuantizedCase(leading=(16,), dtype="bfloat16", activation="silu"),
+    QuantizedCase(leading=(2, 30), min_learners=1, dtype="float32"),
+    QuantizedCase(leading=(197,), model_dim=768, hidden_dim=768),
+    QuantizedCase(leading=(3, 400), model_dim=128, hidden_dim=256, activation="relu"),
+    QuantizedCase(leading=(257,), num_learners=7),
+    QuantizedCase(leading=(40,), num_learners=64, hidden_dim=16),
+    QuantizedCase(leading=(300,), model_dim=65, hidden_dim=33),
+    QuantizedCase(leading=(30,), model_dim=48, hidden_dim=80, packed=True),
+    QuantizedCase(leading=(500,), model_dim=1040, activation="identity"),
+    QuantizedCase(leading=(9, 30_000), model_dim=16, hidden_dim=1024),  # several chunks
+]
+ROUTING = ("route_one_block", "count_tokens", "place_tokens")
+PRODUCTS = ("quantize_rows", "up_int8", "down_int8", "down_split_int8")
+
+
+def launches_of(core: Core, driver: Driver, case: Case, **addresses: int) -> list[Launch]:
+    """Launches of one call; those of routing are left out."""
+    assert core.layer(case).enqueue(case.tensors(), pointers(case.inputs, **addresses)), core.error
+    return [run for run in driver.launches() if run.kernel.kernel in PRODUCTS]
+
+
+def arguments_of(case: QuantizedCase, name: str, first: int, rows: int) -> dict[str, Any]:
+    """What a kernel gets: tensors of the layer by name, arrays of the workspace, and sizes."""
+    layout = plan.workspace(case.problem)
+    tensors: dict[str, Place] = {tensor: (tensor, 0) for tensor in QUANTIZED_TENSORS}
+    tensors |= {"w1_t": ("w1", 0), "w2_t": ("w2", 0)}
+    tensors |= {
+        array: ("workspace", getattr(layout, array))
+        for array in ("reach", "order", "histograms", "arrivals", "q", "hidden", "partial")
+    }
+    sizes = {
+        "first_row": first,
+        "num_rows": rows,
+        "model_dim": case.model_dim,
+        "hidden_dim": case.hidden_dim,
+        "num_learners": case.num_learners,
+        "activation": ACTIVATIONS.index(case.activation),
+    }
+    given = {
+        "quantize_rows": ("x", "order", "reach", "x_mult", "q", "first_row", "num_rows", "model_dim"),
+        "up_int8": (
+            *("q", "reach", "w1_t", "s1", "b1", "h_mult", "h_zero", "hidden", "first_row", "num_rows", "model_dim"),
+            *("hidden_dim", "num_learners", "activation"),
+        ),
+        "down_int8": (
+            *("hidden", "order", "counts", "reach", "w2_t", "s2", "b2", "y", "first_row", "num_rows", "model_dim"),
+            *("hidden_dim", "num_learners"),
+        ),
+        "down_split_int8": (
+            *("hidden", "order", "counts", "reach", "w2_t", "s2", "b2", "partial", "arrivals", "y", "num_rows"),
+            *("model_dim", "hidden_dim", "num_learners"),
+        ),
+    }[name]
+    return {argument: (tensors | sizes)[argument] for argument in given}
+
+
+@pytest.mark.parametrize("arch", ["sm_80", "sm_87", "sm_90", "sm_110"])
+@pytest.mark.parametrize("case", CASES, ids=str)
+def test_each_chunk_is_rounded_to_int8_and_then_multiplied_twice(
+    core: Core, driver: Driver, case: QuantizedCase, arch: str
+) -> None:
+    driver.reset((int(arch[3:]) // 10, int(arch[3:]) % 10), integrated=arch in ("sm_87", "sm_110"))
+    problem = case.problem
+    entry = select(arch, "int8", problem, aligned=plan.aligned(problem))
+    index, even = entries().index(entry), grids.even(problem, entry)
+    down = "down_split_int8" if entry.split else "down_int8"
+    slices = problem.num_learners * entry.split if entry.split else 1
+    dtype = {"float32": "fp32", "float16": "fp16", "bfloat16": "bf16"}[case.dtype]
+
+    runs = launches_of(core, driver, case)
+
+    chunks = list(problem.chunks())
+    assert [run.kernel.kernel for run in runs] == ["quantize_rows", "up_int8", down] * len(chunks)
+    wide = entry.alignment > 1
+    for i, (first, rows) in enumerate(chunks):
+        quantize, up, product = runs[3 * i : 3 * i + 3]
+        for run in (quantize, up, product):
+            assert run.arguments == arguments_of(case, run.kernel.kernel, first, rows)
+            assert run.stream == 77
+            assert run.kernel.arch == arch
+        assert (quantize.kernel.dtype, quantize.kernel.entry) == (dtype, 16 if plan.aligned(problem) else 1)
+        assert quantize.grid == grids.quantize_grid(problem, rows)
+        assert (up.kernel.dtype, up.kernel.entry, up.kernel.even) == ("", index, wide and even[0])
+        assert (product.kernel.dtype, product.kernel.entry, product.kernel.even) == (dtype, index, wide and even[1])
+        assert up.grid == (grids.up_grid(problem, entry, rows), 1)
+        assert product.grid == (grids.down_grid(problem, entry, rows), slices)
+
+
+def test_grids_and_workspace_written_out(core: Core, driver: Driver) -> None:
+    case = QuantizedCase(leading=(197,), model_dim=780, hidden_dim=48, num_learners=3)
+    quantize, up, down = launches_of(core, driver, case)
+    assert quantize.grid == (25, 4)  # blocks of 8 rows and 256 columns
+    assert quantize.kernel.entry == 1  # 780 is not a multiple of 16
+    tile = entries()[up.kernel.entry].up
+    assert up.grid == (-(-197 // tile.block_m) * 3 * -(-48 // tile.block_n), 1)
+    assert down.grid[1] == 1
+    q, hidden = (up.arguments[name] for name in ("q", "hidden"))
+    assert isinstance(q, tuple)
+    assert isinstance(hidden, tuple)
+    assert hidden[1] - q[1] >= 197 * 784  # rows of q are padded to a multiple of 16 bytes
+    assert core.layer(case).workspace(case.tensors()) >= hidden[1] + 197 * 3 * 48
+
+
+@pytest.mark.parametrize("tokens", [40, 3000])
+def test_routing_is_that_of_the_float_operator(core: Core, driver: Driver, tokens: int) -> None:
+    routed = []
+    for case in (replace(CASE, leading=(tokens,)), Case(leading=(tokens,))):
+        assert core.layer(case).enqueue(case.tensors()), core.error
+        runs = [run for run in driver.launches() if run.kernel.kernel in ROUTING]
+        routed.append(
+            [(run.kernel, run.grid, run.arguments["gate_logits" if i == 0 else "counts"]) for i, run in enumerate(runs)]
+        )
+    assert routed[0] == routed[1]
+    assert len(routed[0]) == (1 if tokens == 40 else 2)
+
+
+@pytest.mark.parametrize("packed", [False, True])
+def test_packed_weights_change_no_launch(core: Core, driver: Driver, packed: bool) -> None:
+    plain = launches_of(core, driver, replace(CASE, model_dim=80, hidden_dim=48, num_learners=3))
+    case = replace(CASE, model_dim=80, hidden_dim=48, num_learners=3, packed=packed)
+    assert launches_of(core, driver, case) == plain
+
+
+@pytest.mark.parametrize("name", [name for name in QUANTIZED_TENSORS if name not in ("gate_logits", "thresholds")])
+def test_an_unaligned_address_gets_kernels_without_wide_loads(core: Core, driver: Driver, name: str) -> None:
+    quantize, up, _ = launches_of(core, driver, CASE, **{name: address_of(name) + 4})
+    alignment = 16 if name == "counts" else 1
+    assert entries()[up.kernel.entry].alignment == alignment
+    assert quantize.kernel.entry == alignment
+
+
+def test_tactics_are_the_entries_for_int8(core: Core, driver: Driver) -> None:
+    case = replace(CASE, leading=(64,))
+    layer = core.layer(case)
+    tactics = layer.tactics(case.tensors())
+    assert len(tactics) > 2
+    assert {entries()[tactic - 1].precision for tactic in tactics} == {"int8"}
+    for tactic in tactics:
+        assert layer.set_tactic(tactic)
+        assert layer.enqueue(case.tensors()), core.error
+        used = {run.kernel.entry for run in driver.launches() if run.kernel.kernel in PRODUCTS[1:]}
+        assert used == {tactic - 1}
+
+
+def test_kernels_are_loaded_once_and_before_the_first_launch(core: Core, driver: Driver) -> None:
+    driver.context(0x9000, 70)
+    layer = core.layer(CASE)
+    assert layer.prepare(CASE.tensors()), core.error
+    loaded = driver.num_modules
+    assert driver.launches() == []
+    for tokens in (1, 16, 64, 197, 4096):  # every entry of the table, aligned and not
+        case = replace(CASE, leading=(tokens,))
+        for addresses in ({}, {"x": address_of("x") + 4}):
+            assert layer.enqueue(case.tensors(), pointers(case.inputs, **addresses)), core.error
+    assert driver.num_modules == loaded
+
+
+def test_nothing_is_launched_for_no_tokens(core: Core, driver: Driver) -> None:
+    case = replace(CASE, leading=(3, 0))
+    nowhere = pointers(case.inputs, **dict.fromkeys(("x", "gate_logits", "y", "counts", "workspace"), 0))
+    assert core.layer(case).enqueue(case.tensors(), nowhere), core.error
+    assert driver.launches() == []
+    assert core.layer(case).workspace(case.tensors()) == 0
+
+
+@pytest.mark.parametrize("name", [*QUANTIZED_INPUTS, "y", "counts", "workspace"])
+def test_a_null_address_is_rejected_before_any_launch(core: Core, driver: Driver, name: str) -> None:
+    assert not core.layer(CASE).enqueue(CASE.tensors(), pointers(CASE.inputs, **{name: 0}))
+    assert f"the address of {'the workspace' if name == 'workspace' else name} is null" in core.error
+    assert driver.launches() == []
+
+
+SHAPES = QuantizedCase(leading=(2, 5), model_dim=64, hidden_dim=32, num_learners=4, min_learners=1)
+PACKED = replace(SHAPES, model_dim=63, hidden_dim=31, num_learners=3, packed=True)
+REWRITE = "rewrite the file for the target"
+WRONG = [
+    (SHAPES, "x", "int8", "x is int8; it must be float32, float16 or bfloat16"),
+    (SHAPES, "w1", "float16", "w1 is float16; with x of float16 it must be int8"),
+    (SHAPES, "h_zero", "float32", "h_zero is float32; with x of float16 it must be int8"),
+    (SHAPES, "w1", "int32", f"target tensorrt-8 pack int8 values; here it must be int8: {REWRITE} tensorrt"),
+    (SHAPES, "b1", "float16", "b1 is float16; with x of float16 it must be float32"),
+    (SHAPES, "b2", "float16", "b2 is float16; with x of float16 it must be float32"),
+    (SHAPES, "s1", "int32", "s1 is int32; with x of float16 it must be float32"),
+    (SHAPES, "y", "float32", "y is float32; with x of float16 it must be float16"),
+    (SHAPES, "counts", "int8", "counts is int8; with x of float16 it must be int32"),
+    (SHAPES, "x_mult", (63,), "x_mult has shape [63], expected [64]"),
+    (SHAPES, "w1", (64, 128), "w1 has shape [64, 128], expected [128, 64]"),
+    (SHAPES, "w1", (8192,), "w1 has rank 1, expected 2"),
+    (SHAPES, "s1", (126,), "N*h is 126 in s1, which is not a positive multiple of num_learners = 4"),
+    (SHAPES, "s1", (4, 32), "s1 has rank 2, expected 1"),
+    (SHAPES, "b1", (127,), "b1 has shape [127], expected [128]"),
+    (SHAPES, "h_mult", (3,), "h_mult has shape [3], expected [4]"),
+    (SHAPES, "h_zero", (1,), "h_zero has shape [1], expected [4]"),
+    (SHAPES, "w2", (128, 64), "w2 has shape [128, 64], expected [64, 128]"),
+    (SHAPES, "s2", (128,), "s2 has shape [128], expected [64]"),
+    (SHAPES, "b2", (4, 64), "b2 has shape [4, 64], expected [5, 64]"),
+    (SHAPES, "gate_logits", (2, 5, 5), "gate_logits has shape [2, 5, 5], expected [2, 5, 4]"),
+    (SHAPES, "counts", (2, 5, 1), "counts has shape [2, 5, 1], expected [2, 5]"),
+    (PACKED, "w1", "int8", f"w1 is int8; TensorRT 8 needs int32 with four int8 values in each: {REWRITE} tensorrt-8"),
+    (PACKED, "w1", (93, 63), "w1 has rank 2, expected 1"),
+    (PACKED, "w1", (1464,), "w1 has shape [1464], expected [1465]"),
+    (PACKED, "w2", (1466,), "w2 has shape [1466], expected [1465]"),
+    (PACKED, "h_zero", (3,), "h_zero has shape [3], expected [1]"),
+]
+
+
+@pytest.mark.parametrize(("case", "name", "change", "reason"), WRONG, ids=[f"{w[1]}-{w[2]}" for w in WRONG])
+def test_wrong_types_and_shapes_are_rejected_with_both_values(
+    core: Core, driver: Driver, case: QuantizedCase, name: str, change: Any, reason: str
+) -> None:
+    layer = core.layer(case)
+    assert layer.enqueue(case.tensors()), core.error
+    driver.launches()
+    for step in (layer.prepare, layer.enqueue):
+        assert not step(case.tensors(**{name: change}))
+        assert reason in core.error
+    assert layer.workspace(case.tensors(**{name: change})) < 0
+    assert driver.launches() == []
+
+
+@pytest.mark.parametrize(
+    ("case", "accepted"),
+    [
+        (QuantizedCase(model_dim=130_000, hidden_dim=1, num_learners=1), True),
+        (QuantizedCase(model_dim=130_001, hidden_dim=1, num_learners=1), False),
+        (QuantizedCase(model_dim=1, hidden_dim=32_500), True),
+        (QuantizedCase(model_dim=1, hidden_dim=32_501), False),
+        (QuantizedCase(model_dim=1, hidden_dim=32_501, packed=True), False),
+    ],
+    ids=str,
+)
+def test_sizes_whose_int32_sums_could_overflow_are_rejected(core: Core, case: QuantizedCase, accepted: bool) -> None:
+    assert (core.layer(case).workspace(case.tensors()) > 0) == accepted
+    if not accepted:
+        width = case.num_learners * case.hidden_dim
+        expected = f"D is {case.model_dim} and N*h is {width}; int32 sums of int8 products allow at most 130000 of each"
+        assert core.error == expected
