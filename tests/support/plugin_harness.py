@@ -107,9 +107,10 @@ class Plugin:
     def supports(self, pos: int, tensors: Any) -> bool:
         return bool(self._c.acm_supports(self._handle, pos, tensors))
 
-    def output_types(self, tensors: Any) -> tuple[str, str]:
+    def output_types(self, tensors: Any) -> tuple[str, str] | None:
         out = (c_int32 * 2)()
-        assert self._c.acm_output_types(self._handle, tensors, out) == 0
+        if self._c.acm_output_types(self._handle, tensors, out) != 0:
+            return None
         return TYPES[out[0]], TYPES[out[1]]
 
     def output_shapes(self, tensors: Any) -> list[tuple[int, ...]] | None:

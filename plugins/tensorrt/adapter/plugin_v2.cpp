@@ -26,8 +26,12 @@ void PluginV2::setPluginNamespace(const char* plugin_namespace) noexcept {
   guarded_action(op(), "setPluginNamespace", [&] { namespace_ = plugin_namespace ? plugin_namespace : ""; });
 }
 
+// It cannot return an error. If TensorRT finds no format afterwards, the log has the reason.
 DataType PluginV2::getOutputDataType(std::int32_t index, const DataType* inputs,
-                                     std::int32_t) const noexcept {
+                                     std::int32_t num_inputs) const noexcept {
+  if (index == 0 && inputs && num_inputs == acm::num_inputs(op())) {
+    guarded_action(op(), "getOutputDataType", [&] { check_int8_types(op(), inputs); });
+  }
   return index == 0 && inputs ? inputs[kX] : DataType::kINT32;
 }
 
