@@ -21,7 +21,7 @@ from acm_export.plugins.kernels import grids, hopper, plan
 from acm_export.plugins.kernels.launcher import LIBRARY, Launch, Launcher
 from acm_export.plugins.kernels.pack import read_pack
 from acm_export.plugins.kernels.tiles import entries
-from acm_export.plugins.kernels.variants import has_kernels_without_masks
+from acm_export.plugins.kernels.variants import ALIGNMENTS, has_kernels_without_masks
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -35,7 +35,7 @@ if TYPE_CHECKING:
 
 _log = logging.getLogger(__name__)
 
-DTYPES = {torch.float16: "fp16", torch.bfloat16: "bf16"}
+DTYPES = {torch.float16: "fp16", torch.bfloat16: "bf16", torch.float32: "fp32"}
 
 _MOST_CALLS, _MOST_MAPS = 1024, 4096
 """Prepared calls and encoded maps that are kept."""
@@ -153,7 +153,7 @@ class PackedKernels:
         kernels = ("route_one_block",) if routing.num_blocks == 1 else ("count_tokens", "place_tokens")
         for kernel in kernels:
             self._add(call, (kernel, "", routing.choices, False, ""), (routing.num_blocks, 1), numbers)
-        name = DTYPES[dtype] if precision == "half" else precision
+        name = DTYPES[dtype] if precision in ("half", "int8") else precision
         even_up, even_down = (even and has_kernels_without_masks(entry) for even in grids.even(problem, entry))
         for first, rows in problem.chunks():
             numbers = numbers | {"first_row": first, "num_rows": rows}
@@ -162,6 +162,16 @@ class PackedKernels:
                 up, down = hopper.grids(problem, entry, rows, self.multiprocessors)
                 self._add(call, (hopper.UP, name, index, False, activation), (up, 1), numbers, maps)
                 self._add(call, (hopper.DOWN, name, index, False, ""), (down, 1), numbers, maps)
+            elif entry.precision == "int8":
+                alignment = ALIGNMENTS[0] if entry.alignment > 1 else ALIGNMENTS[1]
+                kernel, slices = (
+                    ("down_split_int8", problem.num_learners * entry.split) if entry.split else ("down_int8", 1)
+                )
+                up, down = grids.up_grid(problem, entry, rows), grids.down_grid(problem, entry, rows)
+                quantize = grids.quantize_grid(problem, rows)
+                self._add(call, ("quantize_rows", name, alignment, False, ""), quantize, numbers)
+                self._add(call, ("up_int8", "", index, even_up, ""), (up, 1), numbers)
+                self._add(call, (kernel, name, index, even_down, ""), (down, slices), numbers)
             else:
                 kernel, slices = ("down_split", problem.num_learners * entry.split) if entry.split else ("down", 1)
                 up, down = grids.up_grid(problem, entry, rows), grids.down_grid(problem, entry, rows)
