@@ -126,6 +126,21 @@ class QuantizedCase(Case):
         return 1
 
 
+QUANTIZED_CASES = [
+    QuantizedCase(leading=(1,)),
+    QuantizedCase(leading=(16,), dtype="bfloat16", activation="silu"),
+    QuantizedCase(leading=(2, 30), min_learners=1, dtype="float32"),
+    QuantizedCase(leading=(197,), model_dim=768, hidden_dim=768),
+    QuantizedCase(leading=(3, 400), model_dim=128, hidden_dim=256, activation="relu"),
+    QuantizedCase(leading=(257,), num_learners=7),
+    QuantizedCase(leading=(40,), num_learners=64, hidden_dim=16),
+    QuantizedCase(leading=(300,), model_dim=65, hidden_dim=33),
+    QuantizedCase(leading=(30,), model_dim=48, hidden_dim=80),
+    QuantizedCase(leading=(500,), model_dim=1040, activation="identity"),
+    QuantizedCase(leading=(9, 30_000), model_dim=16, hidden_dim=1024),  # several chunks
+]
+
+
 def c_tensor(dtype: str, shape: Sequence[int], *, linear: bool = True) -> CTensor:
     return CTensor(TYPES.index(dtype), int(not linear), len(shape), (c_int64 * 8)(*shape))
 

@@ -47,15 +47,11 @@ void route(const RoutingKernels& kernels, const Problem& problem, Arguments& arg
   arguments.launch(kernels.place, {num_blocks}, stream);
 }
 
-// Whether kernels that load 16 bytes at a time may be used for both products.
-bool is_all_aligned(const Problem& problem, const Pointers& pointers) {
-  const auto& t = pointers.tensors;
-  return aligned(problem, {t[kX], t[kW1], t[kB1], t[kW2], t[kB2], t[kY], pointers.workspace, t[kXMult], t[kS1],
-                           t[kHMult], t[kHZero], t[kS2]});
-}
-
-std::int32_t choose_entry(const LayerKernels& kernels, const Problem& problem, bool is_aligned,
+std::int32_t choose_entry(const LayerKernels& kernels, const Problem& problem, const Pointers& pointers,
                           std::int32_t forced) {
+  const auto& t = pointers.tensors;
+  const bool is_aligned = aligned(problem, {t[kX], t[kXMult], t[kW1], t[kS1], t[kB1], t[kHMult], t[kHZero], t[kW2],
+                                            t[kS2], t[kB2], t[kY], pointers.workspace});
   const bool tensor_maps = driver().encodes_tensor_maps();
   if (forced >= 0 && static_cast<std::size_t>(forced) < pack().entries.size()) {
     const Entry& entry = pack().entries[static_cast<std::size_t>(forced)];
@@ -84,8 +80,7 @@ void run_hopper_gemms(const LayerKernels& kernels, const GemmKernels& gemms, con
 
 void run(const LayerKernels& kernels, const Problem& problem, Activation activation, const Pointers& pointers,
          std::int32_t forced, Stream stream) {
-  const bool is_aligned = is_all_aligned(problem, pointers);
-  const std::int32_t index = choose_entry(kernels, problem, is_aligned, forced);
+  const std::int32_t index = choose_entry(kernels, problem, pointers, forced);
   const Entry& entry = pack().entries[static_cast<std::size_t>(index)];
   const GemmKernels& gemms = kernels.gemms(index);
   const Workspace layout = workspace(problem);
@@ -106,7 +101,7 @@ void run(const LayerKernels& kernels, const Problem& problem, Activation activat
       continue;
     }
     if (kernels.precision() == Precision::kInt8) {
-      arguments.launch(kernels.quantize(is_aligned), quantize_grid(problem, rows), stream);
+      arguments.launch(kernels.quantize(entry), quantize_grid(problem, rows), stream);
     }
     arguments.launch(gemms.up, {up_grid(problem, entry, rows)}, stream);
     if (entry.split == 0) {

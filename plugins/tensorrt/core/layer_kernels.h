@@ -44,7 +44,9 @@ class LayerKernels {
   Precision precision() const { return precision_; }
   std::int32_t multiprocessors() const { return device_.multiprocessors; }
   const RoutingKernels& routing() const { return routing_; }
-  const LoadedKernel& quantize(bool is_aligned) const { return is_aligned ? quantize_.aligned : quantize_.any; }
+  const LoadedKernel& quantize(const Entry& entry) const {
+    return entry.alignment > 1 ? quantize_.aligned : quantize_.any;
+  }
   const GemmKernels& gemms(std::int32_t entry) const { return gemms_[static_cast<std::size_t>(entry)]; }
 
  private:

@@ -1,4 +1,4 @@
-"""The plugin's core launches what plugins/kernels/launch.py launches: kernels, grids, arguments, in order.
+"""The plugin's core launches what plugins/kernels/launch.py and launch_quantized.py launch: kernels, grids, arguments.
 
 The kernels for Hopper: test_plugin_hopper.py.
 """
@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 import torch
-from plugin_core import Case, Core, Driver, address_of, pointers
+from plugin_core import QUANTIZED_CASES, Case, Core, Driver, address_of, pointers
 from plugin_launches import placed, run_python
 
 from acm_export.op.signature import INPUTS
@@ -39,6 +39,7 @@ CASES = [
     Case(leading=(65,), dtype="float32", allow_tf32=True),
     Case(leading=(9, 3000), model_dim=16, hidden_dim=1024, num_learners=4),  # several chunks
     Case(leading=(2, 17_000), model_dim=16, hidden_dim=16, num_learners=64),  # several pieces of tokens for each block
+    *QUANTIZED_CASES,
 ]
 
 
@@ -67,12 +68,13 @@ def test_launches_of_kernels_in_triton_agree(
 
 
 def _check_constants(run: Launch, constants: dict[str, Any], case: Case) -> None:
-    if run.kernel.kernel in ("up", "down", "down_split"):
+    if run.kernel.kernel.startswith(("up", "down")):
         entry = entries()[run.kernel.entry]
-        tile = entry.up if run.kernel.kernel == "up" else entry.down
+        tile = entry.up if run.kernel.kernel.startswith("up") else entry.down
         assert (tile.block_m, tile.block_n, tile.block_k) == tuple(constants[f"BLOCK_{axis}"] for axis in "MNK")
-        assert run.kernel.even == (constants["EVEN"] and entry.alignment > 1 and case.dtype != "float32")
-        assert (run.kernel.dtype == "tf32") == (constants["PRECISION"] == "tf32")
+        has_even = entry.alignment > 1 and (case.quantized or case.dtype != "float32")
+        assert run.kernel.even == (constants["EVEN"] and has_even)
+        assert (run.kernel.dtype == "tf32") == (constants.get("PRECISION") == "tf32")
     elif "CHOICES" in constants:
         assert run.kernel.entry == constants["CHOICES"]
 
