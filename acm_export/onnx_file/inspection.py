@@ -11,12 +11,14 @@ from onnx import TensorProto, numpy_helper
 
 from acm_export.base.errors import ModelFileError
 from acm_export.onnx_file import budget_input
-from acm_export.onnx_file.manifest import Manifest, read_manifest
+from acm_export.onnx_file.int8_check import int8_contradiction
+from acm_export.onnx_file.manifest import LayerEntry, Manifest, read_manifest
 from acm_export.onnx_file.model_file import data_files, external_range, read_model
 from acm_export.onnx_file.overloads import FIRST, has_overloads
 from acm_export.onnx_file.targets import TARGETS, gated_learners_nodes
 from acm_export.onnx_file.thresholds import setting_thresholds
-from acm_export.op.signature import INPUTS
+from acm_export.op.quantized_signature import QUANTIZED_INPUTS, QUANTIZED_NAME
+from acm_export.op.signature import INPUTS, NAME
 
 if TYPE_CHECKING:
     import onnx
@@ -118,7 +120,7 @@ def check_graph(model: onnx.ModelProto, manifest: Manifest, path: Path) -> None:
         path: Path of the file, for errors.
 
     Raises:
-        ModelFileError: A layer has no node, a node with other attributes, or no thresholds.
+        ModelFileError: A layer has no node, a node with other attributes or int8 weights, or no thresholds.
     """
     if manifest.target not in TARGETS:
         raise ModelFileError(
@@ -129,17 +131,15 @@ def check_graph(model: onnx.ModelProto, manifest: Manifest, path: Path) -> None:
     names = [layer.name for layer in manifest.layers]
     if sorted(nodes) != sorted(names):
         raise ModelFileError(
-            f"the {len(nodes)} GatedLearners nodes of {path} do not match the {len(names)} layers of its manifest",
+            f"the {len(nodes)} ACM nodes of {path} do not match the {len(names)} layers of its manifest",
             "another tool changed the file; export it again",
         )
     tensors = {tensor.name: tensor for tensor in model.graph.initializer}
     layers = {layer.name: layer for layer in manifest.layers}
     for node in gated_learners_nodes(model):
         layer = layers[node.name]
-        attributes = {a.name: a.s.decode(errors="replace") if a.s else a.i for a in node.attribute}
-        expected = vars(layer.signature)
-        if {key: attributes.get(key) for key in expected} != expected or len(node.input) != len(INPUTS):
-            raise ModelFileError(f"{path}: node {node.name} contradicts the manifest, which says {expected}")
+        if reason := _node_contradiction(node, layer):
+            raise ModelFileError(f"{path}: node {node.name} contradicts the manifest, which says {reason}")
         if manifest.budget_input:
             continue
         tensor = tensors.get(layer.thresholds)
@@ -155,6 +155,19 @@ def check_graph(model: onnx.ModelProto, manifest: Manifest, path: Path) -> None:
             )
     if manifest.budget_input and (reason := budget_input.contradiction(model, manifest, path.parent)):
         raise ModelFileError(f"{path}: {reason}", "another tool changed the file; calibrate it again")
+    if reason := int8_contradiction(model, manifest):
+        raise ModelFileError(f"{path}: {reason}", "another tool changed the file; quantize the float file again")
+
+
+def _node_contradiction(node: onnx.NodeProto, layer: LayerEntry) -> str | None:
+    """What the manifest says where the node of a layer differs, or None."""
+    operator, inputs = (NAME, INPUTS) if layer.activations is None else (QUANTIZED_NAME, QUANTIZED_INPUTS)
+    if node.op_type != operator or len(node.input) != len(inputs):
+        return f"{operator} with {len(inputs)} inputs"
+    attributes = {a.name: a.s.decode(errors="replace") if a.s else a.i for a in node.attribute}
+    expected = vars(layer.signature)
+    found = {"dynamic": 0} | attributes
+    return None if {key: found.get(key) for key in expected} == expected else str(expected)
 
 
 def stored_thresholds(model: onnx.ModelProto, manifest: Manifest, folder: Path) -> dict[str, NDArray[np.float32]]:

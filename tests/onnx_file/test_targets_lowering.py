@@ -104,6 +104,21 @@ CASES: dict[str, tuple[str, dict[str, int]]] = {
     ),
     "cast": (f"{X} => (float16[a, 3, 8] y) {{ y = Cast <to = 10, saturate = 1> (x) }}", {"Cast": 1}),
     "constant": (f"{X} => (float[2, l] y) {{ {CONSTANT_INTS} }}", {"Constant": 1, "Reshape": 1}),
+    "quantize": (
+        f"{X} => {Y} <float s = {{0.5}}, int8 z = {{3}}> {{ "
+        "q = QuantizeLinear <saturate = 1> (x, s, z) y = DequantizeLinear (q, s, z) }",
+        {"QuantizeLinear": 1, "DequantizeLinear": 1},
+    ),
+    "quantize half": (
+        f"{HALF_X} => {HALF_Y} <float16 s = {{14336}}, int8 z = {{3}}> {{ "
+        "q = QuantizeLinear (x, s, z) y = DequantizeLinear (q, s, z) }",  # the bits of 0.5
+        {"QuantizeLinear": 1, "DequantizeLinear": 1, "Cast": 2},
+    ),
+    "quantize per column": (
+        f"{X} => {Y} <float[8] s = {{1, 2, 3, 4, 5, 6, 7, 8}}, int8[8] z = {{0, 0, 0, 0, 0, 0, 0, 1}}> {{ "
+        "q = QuantizeLinear <axis = 2> (x, s, z) y = DequantizeLinear <axis = 2> (q, s, z) }",
+        {"QuantizeLinear": 1, "DequantizeLinear": 1},
+    ),
     "pad": (
         f"{X} => (float[a, 3, l] y) <int64[6] i = {{0, 0, 1, 0, 0, 2}}> {{ y = Pad (x, i) }}",
         {"Pad": 1},
@@ -199,6 +214,11 @@ REFUSED: dict[str, tuple[str, str]] = {
     "wrapped": (
         f'{X} => (float[a, 3, l] y) <int64[6] i = {{0, 0, 1, 0, 0, 1}}> {{ y = Pad <mode = "wrap"> (x, i) }}',
         "Pad .*wrap",
+    ),
+    "computed scale": (
+        f"{HALF_X} => {HALF_Y} <int8 z = {{0}}> {{ "
+        "s = ReduceMax <keepdims = 0> (x) q = QuantizeLinear (x, s, z) y = DequantizeLinear (q, s, z) }",
+        "QuantizeLinear .*scale s is computed",
     ),
     "text": (f'{X} => {Y} {{ s = Constant <value_string = "a"> () y = Relu (x) }}', "s .*STRING"),
     "bfloat16": (f"{X} => {Y} {{ h = Cast <to = 16> (x) y = Cast <to = 1> (h) }}", "h .*BFLOAT16.*tensorrt-8"),
