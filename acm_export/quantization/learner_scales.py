@@ -11,12 +11,10 @@ from acm_export.onnx_file.quantization.learners import QuantizedLearners
 from acm_export.quantization.activations import activated
 from acm_export.quantization.dense_scales import relative_error
 from acm_export.quantization.scales import (
-    HiddenScale,
     hidden_scale,
     migration,
     quantize_columns,
     round_hidden,
-    round_symmetric,
     symmetric_scale,
 )
 
@@ -80,7 +78,7 @@ def static_learners(weights: FloatLearners, signature: Signature, seen: Observed
     values, w1 = seen.sample / divisor, weights.w1 * divisor[:, None]
     scale = symmetric_scale(values, np.square(w1).sum(1), float((seen.largest / divisor).max()))
     x_mult = (1 / (scale * divisor)).astype(np.float32)
-    q = round_symmetric(seen.sample * (x_mult * scale), scale)
+    q = np.clip(np.rint(seen.sample * x_mult), -128, 127)
     w1_int8, w1_scale = quantize_columns(w1, options.levels)
     s1 = (w1_scale * scale).astype(np.float32)
     runs = _runs(seen, n)
@@ -192,6 +190,3 @@ def _dynamic_error(
 def _rounded_rows(values: NDArray[np.float32]) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
     largest = np.maximum(np.abs(values).max(-1, keepdims=True), np.float32(1e-30))
     return np.rint(values * (np.float32(127) / largest)), largest / np.float32(127)
-
-
-__all__ = ["FloatLearners", "HiddenScale", "LayerResult", "dynamic_learners", "static_learners"]
