@@ -75,7 +75,9 @@ class Application:
             self.parts.append(QuantizedPart(layer.name, "learners", result.error))
             if result.unused:
                 numbers = ", ".join(map(str, result.unused))
-                self.notes.append(f"{layer.name}: the hidden values of learners {numbers} are 0 for every sampled token")
+                self.notes.append(
+                    f"{layer.name}: the hidden values of learners {numbers} are 0 for every sampled token"
+                )
             self._release(weights.x, last, 1)
             on_step()
         rewrite_learners(self._model, rewritten, self._edit, dynamic=self._options.dynamic)
@@ -89,7 +91,8 @@ class Application:
         self._edit.apply()
         int8 = {layer.name for layer, _ in plan.layers}
         layers = tuple(
-            as_int8(layer, self._options.activations) if layer.name in int8 else layer for layer in self._manifest.layers
+            as_int8(layer, self._options.activations) if layer.name in int8 else layer
+            for layer in self._manifest.layers
         )
         return self._manifest.replaced(layers=layers)
 

@@ -15,7 +15,7 @@ if TYPE_CHECKING:
 
     from numpy.typing import NDArray
 
-    from acm_export.data.batches import Arrays, Batch
+    from acm_export.data.batches import Batch
     from acm_export.data.token_masks import TokenMasks
     from acm_export.quantization.dial import DialSetting
     from acm_export.quantization.session import ObservingSession
@@ -87,5 +87,3 @@ def _samples(
     for index in range(len(exact)):
         chosen = slice(None) if mask is None or mask.ndim == 1 else mask[index]
         yield exact[index][chosen].ravel().astype(np.float64), rounded[index][chosen].ravel().astype(np.float64)
-
-

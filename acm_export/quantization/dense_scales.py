@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from acm_export.onnx_file.quantization.dense import QuantizedSite, QuantizedWeight
-from acm_export.quantization.scales import migration, quantize_columns, round_symmetric, symmetric_scale
+from acm_export.quantization.scales import Floats, migration, quantize_columns, round_symmetric, symmetric_scale
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -19,8 +19,8 @@ if TYPE_CHECKING:
     from acm_export.quantization.options import Options
 
 MIGRATION_GAIN = 0.8
-"""A multiplication of its own, unlike one that a norm takes over, is added only where it lowers the squared error of the
-layers to this share or less: it is another pass over the activations."""
+"""A migration that no norm takes over is another pass over the activations. It is used only where it lowers the squared
+error of the layers to this share or less."""
 
 
 @dataclass(frozen=True)
@@ -74,10 +74,11 @@ def dynamic_site(
         options: How to quantise.
         foldable: As for :func:`static_site`.
     """
-    multiplier, divisor = None, np.float32(1)
+    multiplier: NDArray[np.float32] | None = None
+    divisor = np.ones(1, np.float32)
     if seen is not None and options.migration and foldable:
         divisor = migration(seen.largest, channel_reach(weights), options.migration)
-        multiplier = 1 / divisor
+        multiplier = (1 / divisor).astype(np.float32)
     found = {}
     for name, weight in weights.items():
         moved = weight if multiplier is None else weight * divisor[:, None]
@@ -96,7 +97,7 @@ def channel_reach(weights: Mapping[str, NDArray[np.float32]]) -> NDArray[np.floa
     return np.asarray(np.max([np.abs(weight).max(1) for weight in weights.values()], axis=0))
 
 
-def relative_error(values: NDArray[np.float32], exact: NDArray[np.float32]) -> float:
+def relative_error(values: Floats, exact: Floats) -> float:
     """Squared error of values, relative to the sum of squares of the exact ones; 0 if these are all 0."""
     power = float(np.square(exact, dtype=np.float64).sum())
     return float(np.square(values - exact, dtype=np.float64).sum()) / power if power else 0.0
@@ -122,7 +123,7 @@ def _with(
         exact, approximate = values @ weight, rounded @ _floats(int8)
         if name in biases:
             shift = (exact - approximate).mean(0)
-            approximate += shift
+            approximate = approximate + shift
             int8 = QuantizedWeight(int8.values, int8.scale, biases[name] + shift)
         found[name], errors[name] = int8, relative_error(approximate, exact)
     return SiteResult(QuantizedSite(float(scale), multiplier, found), errors)

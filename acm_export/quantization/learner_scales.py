@@ -170,9 +170,7 @@ def _divisor(w1: NDArray[np.float32], seen: Observed, options: Options) -> NDArr
     return migration(seen.largest, np.abs(w1).max(1), options.migration)
 
 
-def _dynamic_error(
-    weights: FloatLearners, learners: QuantizedLearners, signature: Signature, seen: Observed
-) -> float:
+def _dynamic_error(weights: FloatLearners, learners: QuantizedLearners, signature: Signature, seen: Observed) -> float:
     """As the operator computes it with ``dynamic`` = 1."""
     hidden = weights.w1.shape[1] // signature.num_learners
     q, factor = _rounded_rows(seen.sample * learners.x_mult)

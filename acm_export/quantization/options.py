@@ -38,7 +38,7 @@ class Options:
     learners_only: bool = False
     keep: Sequence[str] = ()
     embeddings: bool = False
-    migration: float = 0.5
+    migration: float = 0.8
     samples: int = 256
     batch: int = 32
 

@@ -116,7 +116,7 @@ def make_plan(model: onnx.ModelProto, manifest: Manifest, view: GraphView, path:
         QuantizationError: A layer is too wide for the int8 operator.
     """
     entries = {layer.name: layer for layer in manifest.layers}
-    learners = {name: weights for name, weights in find_learners(model).items()}
+    learners = find_learners(model)
     found, left = find_linears(model, view)
     tables = find_embeddings(view)
     names = [*learners, *(linear.weight for linear in found), *tables, *(kept.name for kept in left)]

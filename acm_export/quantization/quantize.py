@@ -37,7 +37,7 @@ def quantize(
     learners_only: bool = False,
     keep: Sequence[str] = (),
     embeddings: bool = False,
-    migration: float = 0.5,
+    migration: float = 0.8,
     device: str = "cpu",
     progress: Progress | None = None,
 ) -> QuantizationResult:

@@ -87,9 +87,10 @@ def symmetric_scale(sample: Floats, importance: Floats, largest: float) -> np.fl
         largest: Largest absolute value of all tokens, which the sample may lack.
     """
     reach = np.float32(max(largest, float(np.abs(sample).max(initial=0))))
-    candidates = [reach * share / ACTIVATION_LEVELS for share in _SHRINKAGES]
+    candidates = np.asarray(_SHRINKAGES * (reach / ACTIVATION_LEVELS), np.float32)
     errors = [_symmetric_error(sample, importance, scale) for scale in candidates]
-    return np.float32(candidates[int(np.argmin(errors))])
+    best: np.float32 = candidates[int(np.argmin(errors))]
+    return best
 
 
 def round_symmetric(sample: Floats, scale: np.float32) -> Floats:
@@ -113,21 +114,22 @@ def hidden_scale(active: Floats, tokens: Floats, importance: Floats) -> HiddenSc
     low, high = min(float(active.min(initial=0)), 0.0), max(float(active.max(initial=0)), 0.0)
     if high - low < np.finfo(np.float32).tiny * 255:
         return HiddenScale(np.float32(1), 0)
-    best, least = _hidden(low, high), np.inf
-    for _ in range(2):  # the upper end, then the lower one
-        for share in _SHRINKAGES.tolist():
-            upper = _ == 0
-            candidate = _hidden(low if upper else low * share, high * share if upper else high)
-            error = _hidden_error(active, tokens, importance, candidate)
-            if error < least:
-                best, least, ends = candidate, error, (low if upper else low * share, high * share if upper else high)
-        low, high = ends
-    return best
+    uppers = [(low, high * share) for share in _SHRINKAGES.tolist()]
+    high = _best_range(uppers, active, tokens, importance)[1]
+    lowers = [(low * share, high) for share in _SHRINKAGES.tolist()]
+    return _hidden(*_best_range(lowers, active, tokens, importance))
 
 
 def round_hidden(active: Floats, scale: HiddenScale) -> Floats:
     """int8 hidden values as float32, zero point included."""
     return np.asarray(np.clip(np.rint(active * scale.multiplier) + scale.zero, -128, 127), np.float32)
+
+
+def _best_range(
+    ranges: list[tuple[float, float]], active: Floats, tokens: Floats, importance: Floats
+) -> tuple[float, float]:
+    errors = [_hidden_error(active, tokens, importance, _hidden(*ends)) for ends in ranges]
+    return ranges[int(np.argmin(errors))]
 
 
 def _hidden(low: float, high: float) -> HiddenScale:

@@ -18,10 +18,10 @@ from acm_export.checkpoints import load_checkpoint
 from acm_export.demo.digits import ACM
 from acm_export.exporter import ExportResult, export
 from acm_export.modules import ACMLayer, ACMSpec
+from acm_export.onnx_file import staged_file
 from acm_export.onnx_file.inspection import inspect
 from acm_export.onnx_file.lowering.operators import PARSED
 from acm_export.onnx_file.manifest import read_manifest, write_manifest
-from acm_export.onnx_file import staged_file
 from acm_export.onnx_file.targets import TARGETS, retarget
 from acm_export.op import DOMAIN, NAME, VERSION
 

@@ -110,22 +110,25 @@ def _product(
     floats = edit.fresh(f"{linear.weight}.float")
     nodes = [helper.make_node("DequantizeLinear", [linear.weight, scale, zero], [floats], name=floats, axis=1)]
     edit.describe_weight(floats, (linear.in_features, linear.out_features), steps.element)
-    value = linear.product
-    last = [(f"{value}.int8", "Mul", [factor], {})] if factor else []
-    if steps.element != element:
-        last.append((f"{value}.float32", "Cast", [], {"to": element}))
-    name = node.name
-    inputs, op_type, attributes = [x, floats], "MatMul", {}
-    for before, next_op, more, next_attributes in last:
-        output = edit.fresh(before)
-        edit.describe(output, like=value, element=steps.element)
-        nodes.append(helper.make_node(op_type, inputs, [output], name=name, **attributes))
-        inputs, op_type, attributes, name = [output, *more], next_op, next_attributes, output
-    return [*nodes, helper.make_node(op_type, inputs, [value], name=name, **attributes)]
+    chain: list[tuple[str, list[str]]] = [("MatMul", [x, floats])]
+    chain += [("Mul", [factor])] if factor is not None else []
+    chain += [("Cast", [])] if steps.element != element else []
+    previous: list[str] = []
+    for op_type, more in chain:
+        last = len(nodes) == len(chain)
+        output = linear.product if last else edit.fresh(f"{linear.product}.{op_type}")
+        new = helper.make_node(op_type, [*previous, *more], [output], name=node.name if len(nodes) == 1 else output)
+        if op_type == "Cast":
+            new.attribute.append(helper.make_attribute("to", element))
+        if not last:
+            edit.describe(output, like=linear.product, element=steps.element)
+        nodes.append(new)
+        previous = [output]
+    return nodes
 
 
 def _divided_rows(x: str, steps: _Steps, opset: int) -> tuple[str, str]:
-    """x with each row scaled to ±127, and the factor ``[..., 1]`` that its products are multiplied with."""
+    """X with each row scaled to ±127, and the factor ``[..., 1]`` that its products are multiplied with."""
     edit = steps.edit
     levels, smallest = edit.constant("int8/levels", _LEVELS), edit.constant("int8/smallest", _SMALLEST)
     size = steps.add("Abs", x, name="abs")

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from onnx import helper
+from onnx import TensorProto, helper
 
 from acm_export.onnx_file.quantization.edit import attribute
 
@@ -43,7 +43,9 @@ def find_embeddings(view: GraphView) -> tuple[str, ...]:
         and view.shape(name)[0] >= MIN_ROWS
         and name not in view.outputs
         and all(
-            reader.op_type == "Gather" and reader.input[0] == name and name != reader.input[1]
+            reader.op_type == "Gather"
+            and reader.input[0] == name
+            and name != reader.input[1]
             and not attribute(reader, "axis", 0)
             for reader in view.readers(name)
         )
@@ -68,6 +70,6 @@ def rewrite_embedding(table: str, values: QuantizedTable, view: GraphView, edit:
                 helper.make_node("Mul", [floats, row_scale], [output], name=node.name),
             ],
         )
-        edit.describe(rows, like=output, element=helper.TensorProto.INT8)
+        edit.describe(rows, like=output, element=TensorProto.INT8)
         edit.describe(floats, like=output)
         edit.describe(row_scale, like=output, last=1)

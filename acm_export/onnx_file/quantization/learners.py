@@ -74,7 +74,9 @@ def find_learners(model: onnx.ModelProto) -> dict[str, LearnerWeights]:
     }
 
 
-def rewrite_learners(model: onnx.ModelProto, layers: Mapping[str, QuantizedLearners], edit: GraphEdit, dynamic: bool) -> None:
+def rewrite_learners(
+    model: onnx.ModelProto, layers: Mapping[str, QuantizedLearners], edit: GraphEdit, dynamic: bool
+) -> None:
     """Replace the nodes of layers; the new initializers are named ``<layer>.int8.<input>``.
 
     Args:
@@ -86,9 +88,7 @@ def rewrite_learners(model: onnx.ModelProto, layers: Mapping[str, QuantizedLearn
     for node in gated_learners_nodes(model):
         if node.name not in layers:
             continue
-        names = [
-            edit.weight(f"{node.name}.int8.{field}", values) for field, values in vars(layers[node.name]).items()
-        ]
+        names = [edit.weight(f"{node.name}.int8.{field}", values) for field, values in vars(layers[node.name]).items()]
         new = helper.make_node(
             QUANTIZED_NAME, [*node.input[:3], *names], list(node.output), name=node.name, domain=node.domain
         )

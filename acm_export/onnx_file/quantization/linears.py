@@ -109,7 +109,11 @@ def find_linears(model: onnx.ModelProto, view: GraphView) -> tuple[tuple[DenseLi
     found: list[DenseLinear] = []
     kept: list[Kept] = []
     for node in view.nodes:
-        if node.op_type not in ("Gemm", "MatMul") or node.output[0] in gates or not view.is_float_weight(node.input[1], 2):
+        if (
+            node.op_type not in ("Gemm", "MatMul")
+            or node.output[0] in gates
+            or not view.is_float_weight(node.input[1], 2)
+        ):
             continue
         linear = _linear(node, view)
         if (reason := _reason_to_keep(node, linear, view)) is None:
@@ -142,7 +146,8 @@ def _only_for_gates(value: str, logits: set[str], gates: set[str], view: GraphVi
     if value in view.outputs:
         return False
     return all(
-        reader.output[0] in gates or (value in logits and "GatedLearners" in reader.op_type and value != reader.input[0])
+        reader.output[0] in gates
+        or (value in logits and "GatedLearners" in reader.op_type and value != reader.input[0])
         for reader in view.readers(value)
     )
 
