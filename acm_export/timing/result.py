@@ -136,6 +136,7 @@ class LatencyResult:
         runs: Runs in the order in which they were timed.
         fit: Line of time against β, for the first batch size.
         baseline: The baseline, or None.
+        baseline_int8: The int8 version of the baseline, timed in the same blocks, or None.
         warnings: Reasons not to trust the times.
         partial: Whether runs are missing because of an interrupt or an error.
         error: The error that ended the measurement early, or None.
@@ -152,6 +153,7 @@ class LatencyResult:
     runs: tuple[RunResult, ...]
     fit: LinearFit
     baseline: Baseline | None = None
+    baseline_int8: Baseline | None = None
     warnings: tuple[str, ...] = ()
     partial: bool = False
     error: str | None = None
