@@ -21,6 +21,7 @@ from acm_export.plugins.identity import PLUGIN_NAMESPACE, PLUGIN_VERSION
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
+    from pathlib import Path
 
     import onnx
 
@@ -45,13 +46,14 @@ def gated_learners_nodes(model: onnx.ModelProto) -> Iterator[onnx.NodeProto]:
             yield node
 
 
-def retarget(model: onnx.ModelProto, manifest: Manifest, target: str) -> Manifest:
+def retarget(model: onnx.ModelProto, manifest: Manifest, target: str, *, folder: Path | None = None) -> Manifest:
     """Rewrite a model for a target, in place.
 
     Args:
         model: Model that acm-export wrote, for any target.
         manifest: Manifest of the model.
         target: One of :data:`TARGETS`.
+        folder: Folder of the external data, which is read only if the weights of an int8 layer are in it.
 
     Returns:
         The manifest with the new target. For tensorrt-8 the opset becomes 17; rewriting such a file for another target
@@ -67,10 +69,13 @@ def retarget(model: onnx.ModelProto, manifest: Manifest, target: str) -> Manifes
             f"for the target {target}, quantize the float file with static activations: acm-export quantize M.onnx "
             "--data D -o M8.onnx",
         )
-    if target == "tensorrt-8":
-        manifest = _lowered(model, manifest)
+    if target == "portable":
+        unpack_int8(model.graph, manifest.layers, folder)
     else:
-        unpack_int8(model.graph, manifest.layers)
+        pack = pack_int8(model.graph, folder)
+        if target == "tensorrt-8":
+            manifest = _lowered(model, manifest)
+        pack()
     model.ir_version = TENSORRT_8_IR_VERSION if target == "tensorrt-8" else IR_VERSION
     domain = ORT_TENSORRT_DOMAIN if target == "ort-tensorrt" else DOMAIN
     signatures = {layer.name: layer.signature for layer in manifest.layers}
@@ -118,7 +123,5 @@ def _lowered(model: onnx.ModelProto, manifest: Manifest) -> Manifest:
         raise ExportError("the model is bf16, which TensorRT 8 does not support", "export it with --dtype fp16 or fp32")
     if foreign := [f.name for f in model.functions if not _is_body(f)]:
         raise ExportError(f"TensorRT 8 does not parse functions, but the model has {', '.join(foreign)}")
-    pack = pack_int8(model.graph)
     lower(model.graph, manifest.opset)
-    pack()
     return manifest.replaced(opset=TENSORRT_8_OPSET)

@@ -101,24 +101,19 @@ class Case:
 
 @dataclass
 class QuantizedCase(Case):
-    """One layer of the int8 operator; with ``packed``, as TensorRT 8 gets it."""
-
-    packed: bool = False
+    """One layer of the int8 operator, in the form that TensorRT gets."""
 
     inputs: ClassVar[tuple[str, ...]] = QUANTIZED_INPUTS
     quantized: ClassVar[bool] = True
 
     def shapes(self) -> dict[str, tuple[int, ...]]:
         d, n, width = self.model_dim, self.num_learners, self.num_learners * self.hidden_dim
-        shapes = super().shapes() | {"w1": (width, d), "w2": (d, width)}
-        shapes |= {"x_mult": (d,), "s1": (width,), "h_mult": (n,), "h_zero": (n,), "s2": (d,)}
-        if self.packed:
-            shapes |= {name: (-(-math.prod(shapes[name]) // 4),) for name in INT8_INPUTS}
+        shapes = super().shapes() | {"x_mult": (d,), "s1": (width,), "h_mult": (n,), "h_zero": (n,), "s2": (d,)}
+        shapes |= {name: (-(-math.prod(shapes[name]) // 4),) for name in INT8_INPUTS}
         return {name: shapes[name] for name in self.names}
 
     def types(self) -> dict[str, str]:
-        int8 = dict.fromkeys(INT8_INPUTS, "int32" if self.packed else "int8")
-        given = {"x": self.dtype, "y": self.dtype, "counts": "int32"} | int8
+        given = {"x": self.dtype, "y": self.dtype} | dict.fromkeys((*INT8_INPUTS, "counts"), "int32")
         return {name: given.get(name, "float32") for name in self.names}
 
     @property
@@ -237,7 +232,6 @@ class Core:
     def layer(self, case: Case) -> Layer:
         handle = self._c.acm_layer_create(
             int(case.quantized),
-            int(getattr(case, "packed", False)),
             case.num_learners,
             case.min_learners,
             ACTIVATIONS.index(case.activation),

@@ -22,11 +22,10 @@ CASES = [
     for learners in (1, 4, 64)
 ]
 QUANTIZED_CASES = [
-    QuantizedCase(leading=leading, dtype=dtype, model_dim=model_dim, num_learners=learners, packed=packed)
+    QuantizedCase(leading=leading, dtype=dtype, model_dim=model_dim, num_learners=learners)
     for leading in ((1,), (2, 50), (9, 3000), (0, 3))
     for dtype, learners in (("float16", 3), ("float32", 64))
     for model_dim in (64, 65)
-    for packed in (False, True)
 ]
 HUGE = ((1 << 31) - 1, 1 << 62, (1 << 63) - 64, (1 << 63) - 1)
 
@@ -60,8 +59,7 @@ def exercise_core(core: Core) -> None:
 
 
 def exercise_plugin(harness: Harness) -> None:
-    quantized = [case for case in QUANTIZED_CASES if case.packed != harness.is_v3]
-    for case in [*CASES, *quantized]:
+    for case in [*CASES, *QUANTIZED_CASES]:
         largest = replace(case, leading=tuple(4 * size + 1 for size in case.leading))
         unknown = replace(case, leading=(-1,) * len(case.leading))
         made = harness.create(fields_of(case), quantized=case.quantized)

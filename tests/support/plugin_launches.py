@@ -37,7 +37,11 @@ def run_python(case: Case, arch: str, monkeypatch: pytest.MonkeyPatch) -> dict[i
     attributes = (case.num_learners, case.min_learners, case.activation)
     if case.quantized:
         monkeypatch.setattr(launch_quantized, "architecture", lambda _: arch)
-        given = {name: tensor.t() if name in ("w1", "w2") else tensor for name, tensor in tensors.items()}
+        d, width = case.model_dim, case.num_learners * case.hidden_dim
+        tensors["w1"], tensors["w2"], tensors["h_zero"] = (
+            torch.empty(shape, dtype=torch.int8) for shape in ((width, d), (d, width), (case.num_learners,))
+        )
+        given = tensors | {"w1": tensors["w1"].t(), "w2": tensors["w2"].t()}
         y, counts = launch_quantized.quantized_gated_learners(*given.values(), QuantizedSignature(*attributes))
     else:
         monkeypatch.setattr(launch, "architecture", lambda _: arch)

@@ -20,9 +20,6 @@ constexpr Operator kOperators[] = {Operator::gated_learners, Operator::quantized
 constexpr const char* kPluginVersion = "1";
 constexpr const char* kPluginNamespace = "";
 
-// TensorRT 8 has no int8 constants for plugins.
-constexpr Int8Form kInt8Form = ACM_PLUGIN_V3 ? Int8Form::plain : Int8Form::packed;
-
 #if ACM_PLUGIN_V3
 using CreatorInterface = nvinfer1::IPluginCreatorInterface;
 #else

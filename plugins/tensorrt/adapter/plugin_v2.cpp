@@ -30,7 +30,7 @@ void PluginV2::setPluginNamespace(const char* plugin_namespace) noexcept {
 DataType PluginV2::getOutputDataType(std::int32_t index, const DataType* inputs,
                                      std::int32_t num_inputs) const noexcept {
   if (index == 0 && inputs && num_inputs == acm::num_inputs(op())) {
-    guarded_action(op(), "getOutputDataType", [&] { check_int8_types(op(), inputs); });
+    guarded_action(op(), "getOutputDataType", [&] { check_packed_types(op(), inputs); });
   }
   return index == 0 && inputs ? inputs[kX] : DataType::kINT32;
 }

@@ -14,7 +14,7 @@ namespace acm {
 
 class PluginV2 final : public nvinfer1::IPluginV2DynamicExt {
  public:
-  explicit PluginV2(const Signature& signature) : layer_(signature, kInt8Form) {}
+  explicit PluginV2(const Signature& signature) : layer_(signature) {}
 
   nvinfer1::IPluginV2DynamicExt* clone() const noexcept override;
   void destroy() noexcept override { delete this; }

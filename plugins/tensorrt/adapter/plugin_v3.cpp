@@ -44,7 +44,7 @@ std::string timing_id(const Signature& signature, const Range& range) {
 }  // namespace
 
 PluginV3::PluginV3(const Signature& signature)
-    : layer_(signature, kInt8Form), fields_(signature), timing_id_(timing_id(signature)) {}
+    : layer_(signature), fields_(signature), timing_id_(timing_id(signature)) {}
 
 PluginV3::PluginV3(const PluginV3& other)
     : nvinfer1::IPluginV3(),
@@ -78,7 +78,7 @@ std::int32_t PluginV3::getOutputDataTypes(nvinfer1::DataType* outputs, std::int3
                                           std::int32_t num_inputs) const noexcept {
   return guarded_action(op(), "getOutputDataTypes", [&] {
     check_numbers(op(), inputs, num_inputs, outputs, num_outputs);
-    check_int8_types(op(), inputs);
+    check_packed_types(op(), inputs);
     outputs[0] = inputs[kX];
     outputs[1] = nvinfer1::DataType::kINT32;
   });

@@ -85,13 +85,12 @@ void check_numbers(Operator op, const void* inputs, std::int32_t num_inputs, con
   }
 }
 
-void check_int8_types(Operator op, const DataType* inputs) {
+void check_packed_types(Operator op, const DataType* inputs) {
   const Type type_of_x = type_of(inputs[kX]);
   for (std::int32_t i = 0; i < num_inputs(op); ++i) {
     const TensorIndex tensor = tensor_at(op, i);
-    const Type expected = expected_type(op, tensor, type_of_x, kInt8Form);
-    if (expected == Type::int8 || expected == Type::int32) {
-      check_type(op, tensor, type_of(inputs[i]), type_of_x, kInt8Form);
+    if (expected_type(op, tensor, type_of_x) == Type::int32) {
+      check_type(op, tensor, type_of(inputs[i]), type_of_x);
     }
   }
 }
@@ -102,7 +101,7 @@ bool supports(Operator op, std::int32_t pos, const PluginTensorDesc& desc, DataT
   }
   const Type type = type_of(desc.type);
   return pos == kX ? is_element_type(type)
-                   : type == expected_type(op, tensor_at(op, pos), type_of(type_of_x), kInt8Form);
+                   : type == expected_type(op, tensor_at(op, pos), type_of(type_of_x));
 }
 
 Tensors tensors_of(Operator op, const PluginTensorDesc* inputs, std::int32_t num_inputs,

@@ -13,9 +13,9 @@ Type type_of(nvinfer1::DataType type);
 void check_numbers(Operator op, const void* inputs, std::int32_t num_inputs, const void* outputs,
                    std::int32_t num_outputs);
 
-// Throws if inputs of an operator have int8 values in the form of another TensorRT. Without this check TensorRT
-// would only report that it found no format.
-void check_int8_types(Operator op, const nvinfer1::DataType* inputs);
+// Throws if int8 inputs of an operator are not packed into int32. Without this check TensorRT would only report
+// that it found no format.
+void check_packed_types(Operator op, const nvinfer1::DataType* inputs);
 
 // Whether the tensor at position `pos` of inputs and outputs may have its type and format, given the type of x.
 bool supports(Operator op, std::int32_t pos, const nvinfer1::PluginTensorDesc& desc,

@@ -21,19 +21,17 @@ void check_pointers(Operator op, const Pointers& pointers) {
 
 }  // namespace
 
-Layer::Layer(const Signature& signature, Int8Form int8_form) : signature_(signature), int8_form_(int8_form) {
-  acm::check(signature);
-}
+Layer::Layer(const Signature& signature) : signature_(signature) { acm::check(signature); }
 
 Problem Layer::plan_for(const Tensors& largest) {
-  const Problem problem = check_shapes(largest);
+  const Problem problem = acm::check(signature_, largest);
   most_tokens_ = planned_ ? std::max(most_tokens_, problem.tokens) : problem.tokens;
   planned_ = true;
   return problem;
 }
 
 std::size_t Layer::workspace_size(const Tensors& tensors) const {
-  const Problem problem = check_shapes(tensors);
+  const Problem problem = acm::check(signature_, tensors);
   return problem.tokens == 0 ? 0 : static_cast<std::size_t>(workspace(problem).size);
 }
 
@@ -75,10 +73,8 @@ void Layer::set_tactic(std::int32_t tactic) {
   entry_ = tactic - 1;
 }
 
-Problem Layer::check_shapes(const Tensors& tensors) const { return acm::check(signature_, tensors, int8_form_); }
-
 Problem Layer::check(const Tensors& tensors) const {
-  const Problem problem = check_shapes(tensors);
+  const Problem problem = acm::check(signature_, tensors);
   if (problem.tokens > most_tokens_) {
     fail("x has ", problem.tokens, " tokens; the optimization profile allows up to ", most_tokens_);
   }

@@ -12,10 +12,9 @@ namespace acm {
 class Layer {
  public:
   // Throws if an attribute is out of range.
-  Layer(const Signature& signature, Int8Form int8_form);
+  explicit Layer(const Signature& signature);
 
   const Signature& signature() const { return signature_; }
-  Int8Form int8_form() const { return int8_form_; }
 
   // Checks the shapes, and remembers the largest number of tokens that was planned for; more are rejected
   // afterwards.
@@ -37,12 +36,10 @@ class Layer {
   void set_tactic(std::int32_t tactic);
 
  private:
-  Problem check_shapes(const Tensors& tensors) const;
   Problem check(const Tensors& tensors) const;
   void load(const Problem& problem, Type type);
 
   Signature signature_;
-  Int8Form int8_form_;
   std::int64_t most_tokens_ = kMaxTokens;
   bool planned_ = false;
   std::int32_t entry_ = kEntryOfTable;

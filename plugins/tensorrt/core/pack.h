@@ -44,7 +44,7 @@ enum class Argument {
   b2,
   y,
   counts,
-  w1_t,  // W1 and W2 of the int8 operator, each contiguous along the dimension that is summed over
+  w1_t,  // w1 and w2 of the int8 operator, which are transposed
   w2_t,
   q,
   order,

@@ -27,14 +27,14 @@ constexpr std::int64_t kPackedValues = 4;  // int8 values in an int32
 
 bool is_int8(TensorIndex tensor) { return tensor == kW1 || tensor == kHZero || tensor == kW2; }
 
-void check_types(Operator op, const Tensors& tensors, Int8Form form) {
+void check_types(Operator op, const Tensors& tensors) {
   const Type type = tensors[kX].type;
   if (!is_element_type(type)) {
     fail("x is ", name_of(type), "; it must be float32, float16 or bfloat16");
   }
   for (std::int32_t i = 0; i < num_tensors(op); ++i) {
     const TensorIndex tensor = tensor_at(op, i);
-    check_type(op, tensor, tensors[tensor].type, type, form);
+    check_type(op, tensor, tensors[tensor].type, type);
   }
 }
 
@@ -57,17 +57,8 @@ void check_shape(const Tensors& tensors, TensorIndex tensor, std::initializer_li
   }
 }
 
-// As `check_shape`, for a tensor that is flat if it is packed.
-void check_int8_shape(const Tensors& tensors, TensorIndex tensor, std::initializer_list<std::int64_t> expected,
-                      Int8Form form) {
-  if (form == Int8Form::plain) {
-    check_shape(tensors, tensor, expected);
-    return;
-  }
-  std::int64_t values = 1;
-  for (const std::int64_t dim : expected) {
-    values = checked_multiply(values, dim);
-  }
+// The shape of a packed tensor of this many int8 values.
+void check_packed_shape(const Tensors& tensors, TensorIndex tensor, std::int64_t values) {
   check_shape(tensors, tensor, {ceil_div(values, kPackedValues)});
 }
 
@@ -154,7 +145,7 @@ std::string text_of(const Shape& shape) {
   return "[" + content + "]";
 }
 
-Type expected_type(Operator op, TensorIndex tensor, Type type_of_x, Int8Form form) {
+Type expected_type(Operator op, TensorIndex tensor, Type type_of_x) {
   switch (tensor) {
     case kX:
     case kY:
@@ -170,24 +161,17 @@ Type expected_type(Operator op, TensorIndex tensor, Type type_of_x, Int8Form for
   if (op == Operator::gated_learners) {
     return type_of_x;
   }
-  if (is_int8(tensor)) {
-    return form == Int8Form::plain ? Type::int8 : Type::int32;
-  }
-  return Type::float32;
+  return is_int8(tensor) ? Type::int32 : Type::float32;
 }
 
-void check_type(Operator op, TensorIndex tensor, Type type, Type type_of_x, Int8Form form) {
-  const Type expected = expected_type(op, tensor, type_of_x, form);
+void check_type(Operator op, TensorIndex tensor, Type type, Type type_of_x) {
+  const Type expected = expected_type(op, tensor, type_of_x);
   if (type == expected) {
     return;
   }
-  if (expected == Type::int8 && type == Type::int32) {
-    fail(name_of(tensor), " is int32, which is how files for the target tensorrt-8 pack int8 values; here it must be ",
-         "int8: rewrite the file for the target tensorrt");
-  }
-  if (is_int8(tensor) && expected == Type::int32 && type == Type::int8) {
-    fail(name_of(tensor), " is int8; TensorRT 8 needs int32 with four int8 values in each: rewrite the file for the ",
-         "target tensorrt-8");
+  if (op == Operator::quantized_gated_learners && is_int8(tensor) && type == Type::int8) {
+    fail(name_of(tensor), " is int8; files for TensorRT pack int8 values into int32: rewrite this file with ",
+         "acm-export build-engine --save-onnx FILE");
   }
   fail(name_of(tensor), " is ", name_of(type), "; with x of ", name_of(type_of_x), " it must be ",
        name_of(expected));
@@ -209,9 +193,9 @@ Precision precision_of(const Signature& signature, Type type) {
   return signature.allow_tf32 ? Precision::kTf32 : Precision::kFp32;
 }
 
-Problem check(const Signature& signature, const Tensors& tensors, Int8Form form) {
+Problem check(const Signature& signature, const Tensors& tensors) {
   const bool quantized = signature.op == Operator::quantized_gated_learners;
-  check_types(signature.op, tensors, form);
+  check_types(signature.op, tensors);
   const Shape& x = tensors[kX].shape;
   if (x.rank < 1 || x.rank > kMaxRank) {
     fail("x has rank ", x.rank, ", expected 1 to ", kMaxRank);
@@ -238,11 +222,11 @@ Problem check(const Signature& signature, const Tensors& tensors, Int8Form form)
   check_shape(tensors, kThresholds, {n});
   if (quantized) {
     check_shape(tensors, kXMult, {d});
-    check_int8_shape(tensors, kW1, {width, d}, form);
+    check_packed_shape(tensors, kW1, checked_multiply(width, d));
     check_shape(tensors, kS1, {width});
     check_shape(tensors, kHMult, {n});
-    check_int8_shape(tensors, kHZero, {n}, form);
-    check_int8_shape(tensors, kW2, {d, width}, form);
+    check_packed_shape(tensors, kHZero, n);
+    check_packed_shape(tensors, kW2, checked_multiply(width, d));
     check_shape(tensors, kS2, {d});
   } else {
     check_shape(tensors, kW1, {d, width});

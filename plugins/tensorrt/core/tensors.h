@@ -35,12 +35,9 @@ constexpr std::int32_t kNumOutputs = 2;  // y and counts
 constexpr std::int32_t kMostInputs = 12;
 constexpr std::int32_t kMaxRank = 8;
 
+// The int8 tensors of the operator (w1, h_zero, w2) arrive packed: flat int32 tensors with four values in each
+// element, w1 and w2 transposed (acm_export/onnx_file/lowering/pack_int8.py).
 enum class Type { float32, float16, bfloat16, int32, int8, other };
-
-// How int8 tensors arrive: as they are, or as flat int32 tensors with four values per element, little endian,
-// padded with 0 (acm_export/onnx_file/lowering/pack_int8.py), because TensorRT 8 has no int8 constants for
-// plugins. The bytes are the same.
-enum class Int8Form { plain, packed };
 
 struct Shape {
   std::int32_t rank = 0;
@@ -71,10 +68,10 @@ const char* name_of(Type type);
 std::string text_of(const Shape& shape);
 
 // Type that a tensor must have, given the type of x.
-Type expected_type(Operator op, TensorIndex tensor, Type type_of_x, Int8Form form);
+Type expected_type(Operator op, TensorIndex tensor, Type type_of_x);
 
-// Throws if the type of a tensor does not fit that of x; the message says what to do about packed int8 tensors.
-void check_type(Operator op, TensorIndex tensor, Type type, Type type_of_x, Int8Form form);
+// Throws if the type of a tensor does not fit that of x; the message says what to do if it is not packed.
+void check_type(Operator op, TensorIndex tensor, Type type, Type type_of_x);
 
 // Whether T may be this type.
 bool is_element_type(Type type);
@@ -83,6 +80,6 @@ std::int64_t size_of(Type type);
 Precision precision_of(const Signature& signature, Type type);
 
 // Checks that all types and shapes fit together; 0 tokens are allowed. Throws an Error with both values.
-Problem check(const Signature& signature, const Tensors& tensors, Int8Form form);
+Problem check(const Signature& signature, const Tensors& tensors);
 
 }  // namespace acm

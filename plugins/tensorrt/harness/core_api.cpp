@@ -15,7 +15,7 @@
 //   int acm_hopper_grids(problem[6], entry, rows, multiprocessors, out[2])
 //                                                            0, or -1
 //   int acm_architecture(major, minor, integrated)           80 and so on, or -1
-//   void* acm_layer_create(quantized, packed, num, min, activation, tf32)
+//   void* acm_layer_create(quantized, num, min, activation, tf32)
 //                                                            or null; below, `tensors` are the inputs and
 //                                                            outputs of the operator in order
 //   int acm_layer_prepare(layer, tensors)                 0, or -1
@@ -150,12 +150,11 @@ ACM_API int acm_architecture(std::int32_t major, std::int32_t minor, std::int32_
   return guarded(-1, [&] { return acm::architecture_for(major, minor, integrated != 0); });
 }
 
-ACM_API void* acm_layer_create(std::int32_t quantized, std::int32_t packed, std::int32_t num, std::int32_t min,
+ACM_API void* acm_layer_create(std::int32_t quantized, std::int32_t num, std::int32_t min,
                                std::int32_t activation, std::int32_t tf32) {
   return guarded(static_cast<void*>(nullptr), [&]() -> void* {
     const auto op = quantized ? acm::Operator::quantized_gated_learners : acm::Operator::gated_learners;
-    return new acm::Layer({op, num, min, acm::activation_numbered(activation), tf32 != 0},
-                          packed ? acm::Int8Form::packed : acm::Int8Form::plain);
+    return new acm::Layer({op, num, min, acm::activation_numbered(activation), tf32 != 0});
   });
 }
 
