@@ -94,9 +94,9 @@ const PluginFieldCollection& announced_fields(Operator op) {
   };
   static const Fields plain = fields_of(Operator::gated_learners);
   static const Fields quantized = fields_of(Operator::quantized_gated_learners);
-  static const PluginFieldCollection collections[] = {{static_cast<std::int32_t>(plain.size()), plain.data()},
-                                                      {static_cast<std::int32_t>(quantized.size()),
-                                                       quantized.data()}};
+  static const PluginFieldCollection collections[] = {
+      {static_cast<std::int32_t>(plain.size()), plain.data()},
+      {static_cast<std::int32_t>(quantized.size()), quantized.data()}};
   return collections[static_cast<std::size_t>(op)];
 }
 

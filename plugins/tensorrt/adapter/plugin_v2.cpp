@@ -39,8 +39,8 @@ DimsExprs PluginV2::getOutputDimensions(std::int32_t index, const DimsExprs* inp
                                         nvinfer1::IExprBuilder&) noexcept {
   DimsExprs y{};
   DimsExprs counts{};
-  const int failed =
-      guarded_action(op(), "getOutputDimensions", [&] { set_output_shapes(op(), inputs, num_inputs, &y, &counts); });
+  const int failed = guarded_action(op(), "getOutputDimensions",
+                                    [&] { set_output_shapes(op(), inputs, num_inputs, &y, &counts); });
   if (failed) {
     return {-1, {}};
   }

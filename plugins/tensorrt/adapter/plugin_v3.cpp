@@ -31,8 +31,9 @@ std::vector<std::int32_t> tactics_for(const Layer& layer, const Range& range) {
 }
 
 std::string timing_id(const Signature& signature) {
-  return text(name_of(signature.op), " n", signature.num_learners, " min", signature.min_learners, " ", name_of(signature.activation),
-              " tf32 ", signature.allow_tf32, " kernels ", pack().source_digest);
+  return text(name_of(signature.op), " n", signature.num_learners, " min", signature.min_learners, " ",
+              name_of(signature.activation), " tf32 ", signature.allow_tf32, " kernels ",
+              pack().source_digest);
 }
 
 std::string timing_id(const Signature& signature, const Range& range) {

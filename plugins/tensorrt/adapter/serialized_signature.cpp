@@ -7,7 +7,7 @@
 namespace acm {
 namespace {
 
-constexpr std::int32_t kMagic = 0x4d4341;            // "ACM"
+constexpr std::int32_t kMagic = 0x4d4341;             // "ACM"
 constexpr std::int32_t kQuantizedMagic = 0x384d4341;  // "ACM8"
 constexpr std::int32_t kVersion = 1;
 
@@ -43,8 +43,8 @@ Signature deserialize(Operator op, const void* buffer, std::size_t size) {
   Record record;
   std::memcpy(&record, buffer, sizeof record);
   if (record.magic != magic_of(op) || record.version != kVersion) {
-    fail("the serialized plugin begins with ", record.magic, " and ", record.version, ", expected ", magic_of(op),
-         " and ", kVersion);
+    fail("the serialized plugin begins with ", record.magic, " and ", record.version, ", expected ",
+         magic_of(op), " and ", kVersion);
   }
   const Signature signature{op, record.num_learners, record.min_learners,
                             activation_numbered(record.activation), record.allow_tf32 != 0};

@@ -1,5 +1,5 @@
-// Converts TensorRT's tensor descriptions to those of the core. Functions throw if the number of tensors is not
-// that of the operator, or if one is not linear.
+// Converts TensorRT's tensor descriptions to those of the core. Functions throw if the number of tensors is
+// not that of the operator, or if one is not linear.
 #pragma once
 
 #include "adapter/interface.h"
@@ -13,11 +13,12 @@ Type type_of(nvinfer1::DataType type);
 void check_numbers(Operator op, const void* inputs, std::int32_t num_inputs, const void* outputs,
                    std::int32_t num_outputs);
 
-// Throws if int8 inputs of an operator are not packed into int32. Without this check TensorRT would only report
-// that it found no format.
+// Throws if int8 inputs of an operator are not packed into int32. Without this check TensorRT would only
+// report that it found no format.
 void check_packed_types(Operator op, const nvinfer1::DataType* inputs);
 
-// Whether the tensor at position `pos` of inputs and outputs may have its type and format, given the type of x.
+// Whether the tensor at position `pos` of inputs and outputs may have its type and format, given the type of
+// x.
 bool supports(Operator op, std::int32_t pos, const nvinfer1::PluginTensorDesc& desc,
               nvinfer1::DataType type_of_x);
 

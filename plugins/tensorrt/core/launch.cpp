@@ -50,8 +50,8 @@ void route(const RoutingKernels& kernels, const Problem& problem, Arguments& arg
 std::int32_t choose_entry(const LayerKernels& kernels, const Problem& problem, const Pointers& pointers,
                           std::int32_t forced) {
   const auto& t = pointers.tensors;
-  const bool is_aligned = aligned(problem, {t[kX], t[kXMult], t[kW1], t[kS1], t[kB1], t[kHMult], t[kHZero], t[kW2],
-                                            t[kS2], t[kB2], t[kY], pointers.workspace});
+  const bool is_aligned = aligned(problem, {t[kX], t[kXMult], t[kW1], t[kS1], t[kB1], t[kHMult], t[kHZero],
+                                            t[kW2], t[kS2], t[kB2], t[kY], pointers.workspace});
   const bool tensor_maps = driver().encodes_tensor_maps();
   if (forced >= 0 && static_cast<std::size_t>(forced) < pack().entries.size()) {
     const Entry& entry = pack().entries[static_cast<std::size_t>(forced)];

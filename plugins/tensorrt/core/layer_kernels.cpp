@@ -69,7 +69,8 @@ void LayerKernels::load_gemms(const Problem& problem, KernelType type, Activatio
   }
 }
 
-GemmKernels LayerKernels::gemms_of(const Entry& entry, std::int64_t index, KernelType type, Even tiles) const {
+GemmKernels LayerKernels::gemms_of(const Entry& entry, std::int64_t index, KernelType type,
+                                   Even tiles) const {
   const bool is_int8 = precision_ == Precision::kInt8;
   // the pack has kernels without masks only for these (plugins/kernels/variants.py)
   const bool may_be_even = entry.alignment > 1 && (precision_ == Precision::kHalf || is_int8);

@@ -108,13 +108,13 @@ Workspace workspace(const Problem& problem) {
       std::min(ceil_div(problem.tokens, routing(problem).block), kMaxRoutingBlocks);
   const std::int64_t chunk_rows = problem.chunk_rows();
   const std::array<std::int64_t, 7> sizes = {
-      4 * (problem.num_learners + 1),                                                           // reach
-      4 * problem.tokens,                                                                       // order
-      4 * problem.num_choices() * most_blocks,                                                  // histograms
-      4 * problem.arrivals(),                                                                   // arrivals
+      4 * (problem.num_learners + 1),                                                         // reach
+      4 * problem.tokens,                                                                     // order
+      4 * problem.num_choices() * most_blocks,                                                // histograms
+      4 * problem.arrivals(),                                                                 // arrivals
       checked_multiply(std::min(problem.tokens, chunk_rows), problem.quantized_row_bytes()),  // q
-      checked_multiply(chunk_rows, problem.hidden_row_bytes()),                                 // hidden
-      problem.partial_bytes(),                                                                  // partial
+      checked_multiply(chunk_rows, problem.hidden_row_bytes()),                               // hidden
+      problem.partial_bytes(),                                                                // partial
   };
   std::array<std::int64_t, 8> offsets{};
   for (std::size_t i = 0; i < sizes.size(); ++i) {

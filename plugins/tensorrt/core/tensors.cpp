@@ -62,6 +62,30 @@ void check_packed_shape(const Tensors& tensors, TensorIndex tensor, std::int64_t
   check_shape(tensors, tensor, {ceil_div(values, kPackedValues)});
 }
 
+// N*h, from a tensor with that dimension; w1 of the int8 operator is flat.
+std::int64_t width_of(const Signature& signature, const Tensors& tensors) {
+  const bool quantized = signature.op == Operator::quantized_gated_learners;
+  const TensorIndex tensor = quantized ? kS1 : kW1;
+  check_rank(tensors, tensor, quantized ? 1 : 2);
+  const std::int64_t width = tensors[tensor].shape.last();
+  if (width < 1 || width % signature.num_learners != 0) {
+    fail("N*h is ", width, " in ", name_of(tensor),
+         ", which is not a positive multiple of num_learners = ", signature.num_learners);
+  }
+  return width;
+}
+
+// Those tensors of the int8 operator that the one in float does not have in this shape.
+void check_quantized_shapes(const Tensors& tensors, std::int64_t n, std::int64_t d, std::int64_t width) {
+  check_shape(tensors, kXMult, {d});
+  check_packed_shape(tensors, kW1, checked_multiply(d, width));
+  check_shape(tensors, kS1, {width});
+  check_shape(tensors, kHMult, {n});
+  check_packed_shape(tensors, kHZero, n);
+  check_packed_shape(tensors, kW2, checked_multiply(d, width));
+  check_shape(tensors, kS2, {d});
+}
+
 // The shape must be the leading dimensions of x, followed by `last` unless that is negative.
 void check_leading(const Tensors& tensors, TensorIndex tensor, std::int64_t last) {
   Shape wanted = tensors[kX].shape;
@@ -200,19 +224,15 @@ Problem check(const Signature& signature, const Tensors& tensors) {
   if (x.rank < 1 || x.rank > kMaxRank) {
     fail("x has rank ", x.rank, ", expected 1 to ", kMaxRank);
   }
-  const TensorIndex widest = quantized ? kS1 : kW1;  // w1 may be packed
-  check_rank(tensors, widest, quantized ? 1 : 2);
   const std::int64_t n = signature.num_learners;
   const std::int64_t d = x.last();
-  const std::int64_t width = tensors[widest].shape.last();
   if (d < 1 || d > kMaxIndex) {
     fail("x has shape ", text_of(x), "; D must be in 1..", kMaxIndex);
   }
-  if (width < 1 || width % n != 0) {
-    fail("N*h is ", width, " in ", name_of(widest), ", which is not a positive multiple of num_learners = ", n);
-  }
+  const std::int64_t width = width_of(signature, tensors);
   if (quantized && std::max(d, width) > kMaxSum) {
-    fail("D is ", d, " and N*h is ", width, "; int32 sums of int8 products allow at most ", kMaxSum, " of each");
+    fail("D is ", d, " and N*h is ", width, "; int32 sums of int8 products allow at most ", kMaxSum,
+         " of each");
   }
   const std::int64_t h = width / n;
   // N * padded h > kMaxIndex; the product could overflow
@@ -221,13 +241,7 @@ Problem check(const Signature& signature, const Tensors& tensors) {
   }
   check_shape(tensors, kThresholds, {n});
   if (quantized) {
-    check_shape(tensors, kXMult, {d});
-    check_packed_shape(tensors, kW1, checked_multiply(width, d));
-    check_shape(tensors, kS1, {width});
-    check_shape(tensors, kHMult, {n});
-    check_packed_shape(tensors, kHZero, n);
-    check_packed_shape(tensors, kW2, checked_multiply(width, d));
-    check_shape(tensors, kS2, {d});
+    check_quantized_shapes(tensors, n, d, width);
   } else {
     check_shape(tensors, kW1, {d, width});
     check_shape(tensors, kW2, {width, d});
@@ -237,7 +251,8 @@ Problem check(const Signature& signature, const Tensors& tensors) {
   check_leading(tensors, kGateLogits, signature.num_choices());
   check_leading(tensors, kY, d);
   check_leading(tensors, kCounts, -1);
-  return {count_tokens(x), d, h, n, signature.min_learners, quantized ? kInt8Bytes : size_of(tensors[kX].type)};
+  return {
+      count_tokens(x), d, h, n, signature.min_learners, quantized ? kInt8Bytes : size_of(tensors[kX].type)};
 }
 
 }  // namespace acm

@@ -82,9 +82,9 @@ ACM_API int acm_plan(const std::int64_t* problem, std::int64_t* out) {
     const acm::Problem p = problem_of(problem);
     const acm::Workspace w = acm::workspace(p);
     const acm::Routing r = acm::routing(p);
-    const std::int64_t values[] = {w.reach,  w.order,        w.histograms,      w.arrivals,   w.q,
-                                   w.hidden, w.partial,      w.size,            p.chunk_rows(), p.partial_bytes(),
-                                   p.arrivals(), r.block,    r.choices,         r.num_pieces, r.num_blocks};
+    const std::int64_t values[] = {w.reach,      w.order,   w.histograms, w.arrivals,     w.q,
+                                   w.hidden,     w.partial, w.size,       p.chunk_rows(), p.partial_bytes(),
+                                   p.arrivals(), r.block,   r.choices,    r.num_pieces,   r.num_blocks};
     std::copy(std::begin(values), std::end(values), out);
     return 0;
   });

@@ -82,7 +82,8 @@ Descs descs_of(Operator op, const AcmTensor* tensors) {
   return descs;
 }
 
-DynamicDescs dynamic_of(Operator op, const AcmTensor* current, const AcmTensor* smallest, const AcmTensor* largest) {
+DynamicDescs dynamic_of(Operator op, const AcmTensor* current, const AcmTensor* smallest,
+                        const AcmTensor* largest) {
   DynamicDescs descs(static_cast<std::size_t>(num_tensors(op)));
   for (std::size_t i = 0; i < descs.size(); ++i) {
     descs[i].desc = desc_of(current[i]);
@@ -92,7 +93,8 @@ DynamicDescs dynamic_of(Operator op, const AcmTensor* current, const AcmTensor* 
   return descs;
 }
 
-std::unique_ptr<Plugin> create_from(Operator op, const AcmField* fields, std::int32_t count, bool runtime_phase) {
+std::unique_ptr<Plugin> create_from(Operator op, const AcmField* fields, std::int32_t count,
+                                    bool runtime_phase) {
   set_logger_source(harness_logger);
   std::vector<nvinfer1::PluginField> converted;
   for (std::int32_t i = 0; i < count; ++i) {
@@ -187,13 +189,14 @@ ACM_API int acm_output_shapes(void* plugin, AcmTensor* tensors) {
 
 ACM_API int acm_configure(void* plugin, const AcmTensor* current, const AcmTensor* smallest,
                           const AcmTensor* largest) {
-  return plugin_of(plugin).configure(acm::harness::dynamic_of(plugin_of(plugin).op(), current, smallest, largest));
+  return plugin_of(plugin).configure(
+      acm::harness::dynamic_of(plugin_of(plugin).op(), current, smallest, largest));
 }
 
 ACM_API std::int64_t acm_workspace(void* plugin, const AcmTensor* current, const AcmTensor* smallest,
                                    const AcmTensor* largest) {
-  return static_cast<std::int64_t>(
-      plugin_of(plugin).workspace(acm::harness::dynamic_of(plugin_of(plugin).op(), current, smallest, largest)));
+  return static_cast<std::int64_t>(plugin_of(plugin).workspace(
+      acm::harness::dynamic_of(plugin_of(plugin).op(), current, smallest, largest)));
 }
 
 ACM_API int acm_tactics(void* plugin, std::int32_t* out, std::int32_t capacity) {
@@ -214,9 +217,9 @@ ACM_API int acm_enqueue(void* plugin, const AcmTensor* tensors, const AcmPointer
   return plugin_of(plugin).enqueue(acm::harness::descs_of(plugin_of(plugin).op(), tensors), *pointers);
 }
 
-ACM_API std::int64_t acm_run(std::int32_t quantized, const AcmField* fields, std::int32_t count, const AcmTensor* tensors,
-                             const AcmPointers* pointers, std::int64_t workspace_size, std::int32_t tactic,
-                             std::int32_t times) {
+ACM_API std::int64_t acm_run(std::int32_t quantized, const AcmField* fields, std::int32_t count,
+                             const AcmTensor* tensors, const AcmPointers* pointers,
+                             std::int64_t workspace_size, std::int32_t tactic, std::int32_t times) {
   const auto dynamic = acm::harness::dynamic_of(operator_of(quantized), tensors, tensors, tensors);
   const auto descs = acm::harness::descs_of(operator_of(quantized), tensors);
   const auto built = acm::harness::create_from(operator_of(quantized), fields, count, false);

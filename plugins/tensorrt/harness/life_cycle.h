@@ -47,7 +47,8 @@ class Plugin {
 };
 
 // Null if the creator rejects the fields.
-std::unique_ptr<Plugin> create(Operator op, const nvinfer1::PluginFieldCollection* fields, bool runtime_phase);
+std::unique_ptr<Plugin> create(Operator op, const nvinfer1::PluginFieldCollection* fields,
+                               bool runtime_phase);
 
 // Replaces the expression builder that TensorRT passes to getOutputShapes; needed only by adapters that
 // compute with it.

@@ -64,7 +64,8 @@ class V2 final : public Plugin {
     std::vector<char> bytes(plugin_->getSerializationSize());
     plugin_->serialize(bytes.data());
     auto& v2 = static_cast<nvinfer1::IPluginCreator&>(creator(op()));
-    return wrap(op(), static_cast<IPluginV2DynamicExt*>(v2.deserializePlugin("node", bytes.data(), bytes.size())));
+    return wrap(op(),
+                static_cast<IPluginV2DynamicExt*>(v2.deserializePlugin("node", bytes.data(), bytes.size())));
   }
 
   // In the execution phase configurePlugin brings the shapes.

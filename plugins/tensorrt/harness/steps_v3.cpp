@@ -53,7 +53,9 @@ class V3 final : public Plugin {
   const char* timing_id() override { return build().getTimingCacheID(); }
   std::unique_ptr<Plugin> clone() override { return wrap(op(), plugin_->clone()); }
   std::unique_ptr<Plugin> attach() override { return wrap(op(), runtime().attachToContext(nullptr)); }
-  std::unique_ptr<Plugin> round_trip() override { return wrap(op(), make(op(), runtime().getFieldsToSerialize(), true)); }
+  std::unique_ptr<Plugin> round_trip() override {
+    return wrap(op(), make(op(), runtime().getFieldsToSerialize(), true));
+  }
 
   int change_shapes(const Descs& descs) override {
     return runtime().onShapeChange(descs.data(), num_inputs(), descs.data() + num_inputs(), kNumOutputs);
@@ -84,7 +86,8 @@ class V3 final : public Plugin {
 
 }  // namespace
 
-std::unique_ptr<Plugin> create(Operator op, const nvinfer1::PluginFieldCollection* fields, bool runtime_phase) {
+std::unique_ptr<Plugin> create(Operator op, const nvinfer1::PluginFieldCollection* fields,
+                               bool runtime_phase) {
   return V3::wrap(op, make(op, fields, runtime_phase));
 }
 
