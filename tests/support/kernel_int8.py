@@ -73,7 +73,7 @@ def exact_int8_inputs(
         "b1": scale * rng.integers(-9, 10, width).astype(np.float32),
         "h_mult": (2.0 ** rng.integers(-2, 3, n)).astype(np.float32),
         "h_zero": rng.choice(np.array([-128, -127, -1, 0, 3, 127], np.int8), n),
-        "s2": (2.0 ** -rng.integers(2, 9, model_dim)).astype(np.float32),
+        "s2": (2.0 ** -rng.integers(6, 13, model_dim)).astype(np.float32),
     }
 
 

@@ -258,10 +258,11 @@ def test_the_largest_sums_do_not_overflow(widths: tuple[int, int], split: int) -
         )
     feeds["x"][:] = np.array([[-1e3], [1e3]], np.float32)
     feeds["b1"][:], feeds["s1"][:] = 1e4, 1e-9
-    block = {"block_n": 1024, "block_k": 1024}
-    entry = replace(small(split), up=replace(SMALL_UP, **block), down=replace(SMALL_DOWN, **block))
+    long, wide = {"block_n": 16, "block_k": 4096}, {"block_n": 4096, "block_k": 64}
+    up, down = (long, wide) if widths[0] > 1 else (wide, long)
+    entry = replace(small(split), up=replace(SMALL_UP, **up), down=replace(SMALL_DOWN, **down))
     steps = run(feeds, signature, entry=entry)
-    assert (np.abs(steps.q[:, : widths[0]].astype(int)) >= 127).all()
+    assert (np.abs(steps.q[:2, : widths[0]].astype(int)) >= 127).all()
     assert_exact_steps(steps, feeds, signature)
 
 
