@@ -93,7 +93,8 @@ def symmetric_scale(sample: Floats, importance: Floats, largest: float) -> np.fl
     reach = np.float32(max(largest, float(np.abs(sample).max(initial=0))))
     step = reach / np.float32(ACTIVATION_LEVELS)
     share = best_share(lambda share: _symmetric_error(sample, importance, np.float32(step * share)))
-    return np.float32(float(step) * share)
+    scale: np.float32 = np.float32(step) * np.float32(share)
+    return scale
 
 
 def best_share(error: Callable[[float], float]) -> float:
