@@ -2,21 +2,24 @@
 
 from __future__ import annotations
 
-from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import onnx
 import pytest
 from exported_files import session
-from int8_models import ATTENTION, SPECS, export_vit
+from int8_models import ATTENTION, SPECS, export_vit, rewritten
 from onnx import TensorProto
 
 import acm_export as acm
 from acm_export.onnx_file import staged_file
 from acm_export.onnx_file.manifest import read_manifest
 from acm_export.op import QUANTIZED_NAME
-from acm_export.quantization.result import QuantizationResult
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+    from acm_export.quantization.result import QuantizationResult
 
 
 def quantized(source: Path, output: Path, **options: Any) -> QuantizationResult:
@@ -127,7 +130,7 @@ def test_with_dynamic_activations_a_sample_does_not_depend_on_its_batch(int8_sou
 @pytest.mark.parametrize("target", ["tensorrt", "ort-tensorrt"])
 def test_the_target_stays(int8_sources: Path, tmp_path: Path, target: str) -> None:
     source, output = tmp_path / "m.onnx", tmp_path / "m8.onnx"
-    export_vit(source, target=target)
+    rewritten(int8_sources / "m.onnx", source, target=target)
 
     result = acm.quantize(source, output, data=str(int8_sources / "data.npz"))
 
@@ -154,7 +157,7 @@ def test_fp16_files_keep_their_type(int8_sources: Path, tmp_path: Path, target: 
 
 def test_tensorrt_8_files_have_float32_scales_only(int8_sources: Path, tmp_path: Path) -> None:
     source, output = tmp_path / "m.onnx", tmp_path / "m8.onnx"
-    export_vit(source, target="tensorrt-8")
+    rewritten(int8_sources / "m.onnx", source, target="tensorrt-8")
 
     result = acm.quantize(source, output, data=str(int8_sources / "data.npz"))
 
@@ -203,9 +206,7 @@ def test_the_same_file_again_gives_the_same_bytes(int8_sources: Path, tmp_path: 
     assert (tmp_path / "a.onnx").read_bytes() == (tmp_path / "b.onnx").read_bytes()
 
 
-def test_large_weights_go_to_a_data_file(
-    int8_sources: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_large_weights_go_to_a_data_file(int8_sources: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(staged_file, "EXTERNAL_ABOVE", 0)
     source, output = tmp_path / "m.onnx", tmp_path / "m8.onnx"
     export_vit(source)

@@ -5,11 +5,14 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
+import onnx
 import torch
 from tiny_models import IMAGES, tiny_vit
 
 from acm_export.exporter import export
 from acm_export.modules import ACMSpec
+from acm_export.onnx_file.manifest import read_manifest, write_manifest
+from acm_export.onnx_file.targets import retarget
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -55,3 +58,28 @@ def write_images(path: Path, samples: int = 60) -> Path:
     images = rng.standard_normal((samples, *IMAGES)).astype(np.float32)
     np.savez(path, pixel_values=images, labels=rng.integers(0, 5, samples))
     return path
+
+
+def rewritten(source: Path, output: Path, *, target: str | None = None, dtype: str | None = None) -> Path:
+    """Write a copy of a file for another target, or with another dtype in its manifest."""
+    model = onnx.load(source)
+    manifest = read_manifest(model, source)
+    if target is not None:
+        manifest = retarget(model, manifest, target)
+    if dtype is not None:
+        manifest = manifest.replaced(dtype=dtype)
+    write_manifest(model, manifest)
+    onnx.save(model, output)
+    return output
+
+
+def with_weights(source: Path, output: Path, **weights: Any) -> Path:
+    """Write a copy of a file with other values, ``{name with _ for .: values}``, in some initializers."""
+    model = onnx.load(source)
+    tensors = {tensor.name.replace(".", "_"): tensor for tensor in model.graph.initializer}
+    for name, value in weights.items():
+        tensor = tensors[name]
+        values = np.broadcast_to(np.float32(value), tuple(tensor.dims))
+        tensor.CopyFrom(onnx.numpy_helper.from_array(np.ascontiguousarray(values), tensor.name))
+    onnx.save(model, output)
+    return output
