@@ -7,28 +7,17 @@ import numpy as np
 import pytest
 from kernel_int8 import exact_int8_inputs, exact_y
 from kernel_processes import interpreted
-from onnx import helper, numpy_helper
 from op_model import logits_of
 from plugin_core import Core, Driver, QuantizedCase
+from plugin_packed import packed
 from plugin_replay import replay
 
-from acm_export.onnx_file.lowering.pack_int8 import pack_int8
-from acm_export.op import DOMAIN, QUANTIZED_NAME
-from acm_export.op.quantized_signature import QUANTIZED_INPUTS, QuantizedSignature
+from acm_export.op.quantized_signature import QuantizedSignature
 from acm_export.op.routing import learner_counts
 
 pytest_plugins = ["plugin_fixtures"]
 
 DTYPES = {"float32": np.float32, "float16": np.float16, "bfloat16": ml_dtypes.bfloat16}
-
-
-def packed(feeds: dict[str, np.ndarray]) -> dict[str, bytes]:
-    """Memory of each input in a file for TensorRT."""
-    tensors = [numpy_helper.from_array(value, name) for name, value in feeds.items() if name != "x"]
-    node = helper.make_node(QUANTIZED_NAME, QUANTIZED_INPUTS, ["y", "counts"], name="layer", domain=DOMAIN)
-    graph = helper.make_graph([node], "g", [], [], tensors)
-    pack_int8(graph)()
-    return {tensor.name: tensor.raw_data for tensor in graph.initializer} | {"x": feeds["x"].tobytes()}
 
 
 @pytest.mark.parametrize(
