@@ -17,6 +17,9 @@ from acm_export.plugins.kernels.variants import PLAIN_WARPS, activation_precisio
 if TYPE_CHECKING:
     from acm_export.op.quantized_signature import QuantizedSignature
 
+_OF_ROUTING = ("gate_logits", "thresholds", "counts")
+"""Tensors that are never loaded 16 bytes at a time."""
+
 
 def quantized_gated_learners(
     x: torch.Tensor,
@@ -88,8 +91,7 @@ def quantized_gated_learners(
     tensors = {name: tensor.contiguous() for name, tensor in given.items()} | {"y": y, "counts": counts}
     n = signature.num_learners
     problem = Problem(counts.numel(), x.shape[-1], w1.shape[1] // n, n, signature.min_learners, 1)
-    unloaded = ("gate_logits", "thresholds", "counts")  # by quantize_rows and the GEMMs, 16 bytes at a time
-    aligned = plan.aligned(problem, *(t.data_ptr() for name, t in tensors.items() if name not in unloaded))
+    aligned = plan.aligned(problem, *(t.data_ptr() for name, t in tensors.items() if name not in _OF_ROUTING))
     packed = usable_pack(x.device) if entry is None else None
     entry = entry or select(architecture(x.device), "int8", problem, aligned=aligned, packed=packed is not None)
     with torch.cuda.device_of(x):
@@ -107,12 +109,12 @@ def quantized_gated_learners(
 def _run_gemms(problem: Problem, entry: Entry, activation: str, tensors: dict[str, torch.Tensor], space: Space) -> None:
     """Quantise the rows of each chunk and run both GEMMs with Triton's kernels, for routed tokens."""
     for first, rows in problem.chunks():
-        run_quantize_rows(problem, tensors, space, first, rows)
-        run_up(problem, entry, activation, tensors, space, first, rows)
+        _quantize_rows(problem, tensors, space, first, rows)
+        _run_up(problem, entry, activation, tensors, space, first, rows)
         _run_down(problem, entry, tensors, space, first, rows)
 
 
-def run_quantize_rows(problem: Problem, tensors: dict[str, torch.Tensor], space: Space, first: int, rows: int) -> None:
+def _quantize_rows(problem: Problem, tensors: dict[str, torch.Tensor], space: Space, first: int, rows: int) -> None:
     """Write x in int8 to the workspace, for sorted rows ``first ..`` of ``rows``."""
     block_m, block_k = plan.QUANTIZE_BLOCK
     quantize_rows.quantize_rows[grids.quantize_grid(problem, rows)](
@@ -130,7 +132,7 @@ def run_quantize_rows(problem: Problem, tensors: dict[str, torch.Tensor], space:
     )
 
 
-def run_up(
+def _run_up(
     problem: Problem,
     entry: Entry,
     activation: str,

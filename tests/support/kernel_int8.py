@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 from unittest.mock import patch
 
+import ml_dtypes
 import numpy as np
 from kernel_runs import SMALL_BLOCKS, array, telltale_memory, tensor
 
@@ -22,6 +23,9 @@ Feeds = dict[str, Array]
 
 ACTIVATION_ERROR = 3e-5
 """Largest error of an activation in the kernels, which the tests of activations verify."""
+
+TANH_ERROR = 2.0**-11
+"""Relative error of the GPU's tanh instruction."""
 
 
 def random_int8_inputs(
@@ -104,8 +108,9 @@ def int8_operator(
     hidden_limit: int | None = None,
     transposed_weights: bool = False,
     strided: bool = False,
+    device: str = "cpu",
 ) -> Steps:
-    """Run the whole int8 operator.
+    """Run the whole int8 operator with kernels that Triton interprets, or compiles on a GPU.
 
     Args:
         feeds: Inputs by name.
@@ -114,6 +119,7 @@ def int8_operator(
         hidden_limit: Instead of ``plan.HIDDEN_LIMIT``. With several chunks, q and hidden are those of the last one.
         transposed_weights: Give w1 and w2 as transposed views, which are not copied.
         strided: Give x as a view that is not contiguous.
+        device: Where to run it; on ``cuda`` give an entry, because kernels of the pack leave no steps behind.
     """
     from acm_export.plugins.kernels import launch_quantized, plan
     from acm_export.plugins.kernels.launch import Space
@@ -125,12 +131,13 @@ def int8_operator(
             super().__init__(*arguments)
             spaces.append(self)
 
-    tensors = {name: tensor(feeds[name]) for name in QUANTIZED_INPUTS}
+    tensors = {name: tensor(feeds[name]).to(device) for name in QUANTIZED_INPUTS}
     if strided:
         tensors["x"] = tensors["x"].repeat_interleave(2, -1)[..., ::2]
     if transposed_weights:
         tensors |= {name: tensors[name].t().contiguous().t() for name in ("w1", "w2")}
-    limits = {"HIDDEN_LIMIT": hidden_limit or plan.HIDDEN_LIMIT, "ROUTING_BLOCKS": SMALL_BLOCKS}
+    routing_blocks = SMALL_BLOCKS if device == "cpu" else plan.ROUTING_BLOCKS
+    limits = {"HIDDEN_LIMIT": hidden_limit or plan.HIDDEN_LIMIT, "ROUTING_BLOCKS": routing_blocks}
     with (
         patch.multiple(plan, **limits),
         patch.object(launch_quantized, "Space", Recorded),
@@ -143,18 +150,25 @@ def int8_operator(
     pitch, padded = -(-model_dim // 16) * 16, -(-width // 16) * 16
     if not spaces:
         nothing = (np.zeros(0, np.int32), np.zeros((0, pitch), np.int8), np.zeros((0, n, width), np.int8))
-        return Steps(array(y), array(counts), *nothing)
+        return Steps(array(y.cpu()), array(counts.cpu()), *nothing)
     (space,) = spaces
     q = space.q[: space.q.numel() // pitch * pitch].view(-1, pitch)
     hidden = space.hidden[: space.hidden.numel() // (n * padded) * n * padded].view(-1, n, padded)
-    return Steps(array(y), array(counts), array(space.order[:tokens]), array(q), array(hidden)[:, :, :width])
+    y, counts, order, q, hidden = (part.cpu() for part in (y, counts, space.order[:tokens], q, hidden))
+    return Steps(array(y), array(counts), array(order), array(q), array(hidden)[:, :, :width])
 
 
-def assert_exact_steps(steps: Steps, feeds: Feeds, signature: QuantizedSignature) -> None:
+def assert_exact_steps(steps: Steps, feeds: Feeds, signature: QuantizedSignature, *, on_gpu: bool = False) -> None:
     """Assert that every step is what docs/op.md requires of the step before, for one chunk of finite tokens.
 
     Counts, q, and y from the kernel's own hidden values must be equal in every bit. A hidden value may be off by 1
     only if it lies within the activation's error of a value that rounds to the other one.
+
+    Args:
+        steps: What the kernels computed.
+        feeds: Inputs by name.
+        signature: Attributes.
+        on_gpu: Allow for products and sums that are rounded once, and for the GPU's tanh.
     """
     n = signature.num_learners
     counts = learner_counts(feeds["gate_logits"], feeds["thresholds"], signature.min_learners)
@@ -176,18 +190,27 @@ def assert_exact_steps(steps: Steps, feeds: Feeds, signature: QuantizedSignature
         runs = np.flatnonzero(in_order > learner)
         part = slice(learner * steps.hidden.shape[2], (learner + 1) * steps.hidden.shape[2])
         qh = steps.hidden[runs, learner]
-        assert_rounded(qh, u[runs, part], signature.activation, feeds["h_mult"][learner], feeds["h_zero"][learner])
+        scales = feeds["h_mult"][learner], feeds["h_zero"][learner]
+        assert_rounded(qh, u[runs, part], signature.activation, *scales, on_gpu=on_gpu)
         sums[runs] += qh.astype(np.int64) @ feeds["w2"][part].astype(np.int64)
     y = np.empty((len(flat), model_dim), feeds["x"].dtype)
     y[steps.order] = (sums.astype(np.float32) * feeds["s2"] + feeds["b2"][in_order]).astype(feeds["x"].dtype)
-    np.testing.assert_array_equal(steps.y.view(np.uint8), y.reshape(steps.y.shape).view(np.uint8))
+    y = y.reshape(steps.y.shape)
+    if on_gpu:
+        found, expected = steps.y.astype(np.float64), y.astype(np.float64)
+        step = float(ml_dtypes.finfo(y.dtype).eps)
+        np.testing.assert_allclose(found, expected, rtol=step, atol=1e-6 * np.abs(expected).max())
+    else:
+        np.testing.assert_array_equal(steps.y.view(np.uint8), y.view(np.uint8))
 
 
-def assert_rounded(qh: Array, u: Array, activation: str, h_mult: np.float32, h_zero: np.int8) -> None:
+def assert_rounded(
+    qh: Array, u: Array, activation: str, h_mult: np.float32, h_zero: np.int8, *, on_gpu: bool = False
+) -> None:
     """Assert that qh is the rounded activation of some value within the activation's error of ``act(u)``."""
     active = activate(activation, u)
     error = 0 if activation in ("relu", "identity") else ACTIVATION_ERROR + 1e-5 * np.abs(active)
-    error = error + 1e-6 * np.abs(u)  # u itself is a float32 product and sum
+    error = error + (TANH_ERROR if on_gpu else 1e-6) * np.abs(u)  # u itself is a float32 product and sum
     zero = int(h_zero)
     low, high = (
         np.clip(np.rint((active + sign * error) * h_mult.astype(np.float64)) + zero, -128, 127) for sign in (-1, 1)
