@@ -11,6 +11,7 @@ from acm_export.onnx_file import budget_input
 from acm_export.onnx_file.lowering import IR_VERSION as TENSORRT_8_IR_VERSION
 from acm_export.onnx_file.lowering import OPSET as TENSORRT_8_OPSET
 from acm_export.onnx_file.lowering import lower
+from acm_export.onnx_file.zero_points import fit_zero_points
 from acm_export.op.body import portable_body
 from acm_export.op.quantized_body import quantized_body
 from acm_export.op.quantized_signature import OPERATORS, QuantizedSignature
@@ -66,6 +67,7 @@ def retarget(model: onnx.ModelProto, manifest: Manifest, target: str) -> Manifes
             f"for the target {target}, quantize the float file with static activations: acm-export quantize M.onnx "
             "--data D -o M8.onnx",
         )
+    fit_zero_points(model, target)
     if target == "tensorrt-8":
         manifest = _lowered(model, manifest)
     model.ir_version = TENSORRT_8_IR_VERSION if target == "tensorrt-8" else IR_VERSION
