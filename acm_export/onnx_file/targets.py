@@ -12,6 +12,7 @@ from acm_export.onnx_file.lowering import IR_VERSION as TENSORRT_8_IR_VERSION
 from acm_export.onnx_file.lowering import OPSET as TENSORRT_8_OPSET
 from acm_export.onnx_file.lowering import lower
 from acm_export.onnx_file.lowering.pack_int8 import pack_int8, unpack_int8
+from acm_export.onnx_file.zero_points import fit_zero_points
 from acm_export.op.body import portable_body
 from acm_export.op.quantized_body import quantized_body
 from acm_export.op.quantized_signature import OPERATORS, QuantizedSignature
@@ -70,12 +71,13 @@ def retarget(model: onnx.ModelProto, manifest: Manifest, target: str, *, folder:
             "--data D -o M8.onnx",
         )
     if target == "portable":
-        unpack_int8(model.graph, manifest.layers, folder)
+        convert_int8 = unpack_int8(model.graph, manifest.layers, folder)
     else:
-        pack = pack_int8(model.graph, folder)
-        if target == "tensorrt-8":
-            manifest = _lowered(model, manifest)
-        pack()
+        convert_int8 = pack_int8(model.graph, folder)
+    fit_zero_points(model, target)
+    if target == "tensorrt-8":
+        manifest = _lowered(model, manifest)
+    convert_int8()
     model.ir_version = TENSORRT_8_IR_VERSION if target == "tensorrt-8" else IR_VERSION
     domain = ORT_TENSORRT_DOMAIN if target == "ort-tensorrt" else DOMAIN
     signatures = {layer.name: layer.signature for layer in manifest.layers}

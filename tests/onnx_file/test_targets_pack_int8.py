@@ -87,7 +87,7 @@ def test_packed_bytes_are_those_of_the_transposed_weights(d: int, n: int, h: int
         for position in np.ndindex(values.shape):  # the dumb loop: W1[k, c] lies at c * D + k, W2[k, c] at c * N*h + k
             flat = position[0] if values.ndim == 1 else position[1] * values.shape[0] + position[0]
             assert content[flat] == values[position]
-    unpack_int8(packed.graph, [entry])
+    unpack_int8(packed.graph, [entry])()
     assert packed == model
 
 
@@ -134,7 +134,7 @@ def test_a_weight_that_two_layers_share_is_packed_once() -> None:
     packed = copy_of(shared)
     pack_int8(packed.graph)()
     assert list(tensors_of(packed)["a.int8.w1"].dims) == [6]
-    unpack_int8(packed.graph, entries)
+    unpack_int8(packed.graph, entries)()
     assert packed == shared
 
 

@@ -38,7 +38,7 @@ def pack_int8(graph: GraphProto, folder: Path | None = None) -> Callable[[], Non
         folder: Folder of the external data. Packed tensors are stored in the model.
 
     Returns:
-        A function that packs them in place. It does not fail, so a caller can check other things before.
+        A function that packs them in place, so that a caller can check other things before.
 
     Raises:
         ExportError: An input is not an initializer, or is external data and ``folder`` is not given.
@@ -59,20 +59,23 @@ def pack_int8(graph: GraphProto, folder: Path | None = None) -> Callable[[], Non
     return pack
 
 
-def unpack_int8(graph: GraphProto, layers: Iterable[LayerEntry], folder: Path | None = None) -> None:
-    """Turn packed inputs back into int8 in place, for the target portable.
+def unpack_int8(graph: GraphProto, layers: Iterable[LayerEntry], folder: Path | None = None) -> Callable[[], None]:
+    """Check that packed inputs can become int8 again, for the target portable.
 
     Args:
         graph: Graph with a node for each layer; inputs that are int8 already stay so.
         layers: Layers of the manifest, which give the shapes.
         folder: Folder of the external data. Unpacked tensors are stored in the model.
 
+    Returns:
+        A function that unpacks them in place.
+
     Raises:
         ExportError: The size of a packed input contradicts the manifest, or it is external data and ``folder`` is not
-            given; the graph is unchanged.
+            given.
     """
     shapes = {layer.name: int8_shapes(layer) for layer in layers}
-    packed: dict[str, tuple[TensorProto, tuple[int, ...]]] = {}
+    packed: dict[str, tuple[int, ...]] = {}
     for node, name, tensor in _int8_inputs(graph):
         if tensor.data_type == TensorProto.INT32:
             shape = shapes[node.name][name]
@@ -83,11 +86,17 @@ def unpack_int8(graph: GraphProto, layers: Iterable[LayerEntry], folder: Path | 
                     "another tool changed the file; quantize the float file again",
                 )
             _check_stored(tensor, folder)
-            packed[tensor.name] = tensor, shape
-    for tensor, shape in packed.values():
-        values = numpy_helper.to_array(tensor, str(folder or "")).astype("<i4").view(np.int8)
-        _replace(tensor, np.ascontiguousarray(values[: math.prod(shape)].reshape(shape[::-1]).T))
-    _forget_types(graph, packed)
+            packed[tensor.name] = shape
+
+    def unpack() -> None:
+        for tensor in graph.initializer:
+            if tensor.name in packed:
+                shape = packed[tensor.name]
+                values = numpy_helper.to_array(tensor, str(folder or "")).astype("<i4").view(np.int8)
+                _replace(tensor, np.ascontiguousarray(values[: math.prod(shape)].reshape(shape[::-1]).T))
+        _forget_types(graph, packed)
+
+    return unpack
 
 
 def int8_shapes(layer: LayerEntry) -> dict[str, tuple[int, ...]]:
