@@ -44,8 +44,8 @@ def to_text(result: LatencyResult) -> str:
 
 _RESULT = {
     "schema": WHOLE, "model": OBJECT, "runtime": OBJECT, "device": OBJECT, "command": TEXT, "time": TEXT, "runs": LIST,
-    "fit": OBJECT, "baseline": OBJECT_OR_NULL, "baseline_int8": OBJECT_OR_NULL, "warnings": LIST, "partial": BOOL, "error": TEXT_OR_NULL,
-    "source": OBJECT_OR_NULL, "cuda_graph": BOOL, "failures": LIST,
+    "fit": OBJECT, "baseline": OBJECT_OR_NULL, "warnings": LIST, "partial": BOOL, "error": TEXT_OR_NULL,
+    "source": OBJECT_OR_NULL, "cuda_graph": BOOL, "failures": LIST, "baseline_int8": OBJECT_OR_NULL,
 }  # fmt: skip  # a table of fields
 _MODEL = {"file": TEXT, "sha256": TEXT_OR_NULL}
 _RUNTIME = {"name": TEXT, "version": TEXT_OR_NULL, "provider": TEXT}
