@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-from contextlib import suppress
 from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
@@ -141,8 +140,9 @@ def build_engine(
     tensorrt = _tensorrt(required=not dry_run)
     sources = () if tactic_sources is None else parse_tactic_sources(tactic_sources)
     plans = []
-    for version in [host.version_of(tensorrt)] if tensorrt else PLANNED_VERSIONS:
-        with suppress(*() if tensorrt else (ExportError,)):  # TensorRT 8 cannot run bf16
+    versions = [host.version_of(tensorrt)] if tensorrt else PLANNED_VERSIONS
+    for version in versions:
+        try:
             plan = plan_engine(
                 model,
                 output,
@@ -153,7 +153,11 @@ def build_engine(
                 timing_cache=cache,
                 tactic_sources=sources,
             )
-            plans.append(plan if library is None else replace(plan, plugin=library))
+        except ExportError:  # TensorRT 8 cannot run bf16, and no version dynamic int8 activations
+            if version == versions[-1] and not plans:
+                raise
+            continue
+        plans.append(plan if library is None else replace(plan, plugin=library))
     if saved is not None:
         save_for_trtexec(plans[-1].prepared, saved)
         plans = [replace(plan, saved=saved) if plan.target == plans[-1].target else plan for plan in plans]
