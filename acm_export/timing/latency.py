@@ -199,6 +199,7 @@ def _measure(request: LatencyRequest, watch: EnvironmentWatch, progress: Progres
         fit=_fit(timed.runs),
         baseline=beside[0] if beside else None,
         baseline_int8=beside[1] if len(beside) > 1 else None,
+        precision=file.manifest.precision,
         warnings=(
             *input_warnings(file, runs),
             *environment_warnings(environment),

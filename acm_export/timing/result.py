@@ -143,6 +143,7 @@ class LatencyResult:
         cuda_graph: Whether runs were launched as CUDA graphs.
         failures: Assertions and comparisons that failed, and what ended the measurement early.
         baseline_int8: The int8 version of the baseline, timed in the same blocks, or None.
+        precision: Precision of the model in words, as in its manifest; None if it is not known.
     """
 
     model: ModelFile
@@ -160,6 +161,7 @@ class LatencyResult:
     cuda_graph: bool = False
     failures: tuple[str, ...] = ()
     baseline_int8: Baseline | None = None
+    precision: str | None = None
 
     @property
     def identity(self) -> str | None:
