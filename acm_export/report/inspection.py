@@ -19,7 +19,7 @@ def describe(summary: FileSummary) -> Iterator[str]:
     manifest = summary.manifest
     digest = f", weights sha256 {manifest.source.sha256[:12]}..." if manifest.source.sha256 else ""
     yield f"source    {manifest.source.name}{digest}"
-    yield f"written   by {manifest.producer}, {manifest.dtype}, opset {manifest.opset}, {summary.num_nodes} nodes"
+    yield f"written   by {manifest.producer}, {manifest.precision}, opset {manifest.opset}, {summary.num_nodes} nodes"
     yield f"target    {manifest.target}: runs on {summary.runs_on}"
     if manifest.quantization is not None:
         yield f"int8      {_describe_quantization(manifest, manifest.quantization)}"

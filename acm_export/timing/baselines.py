@@ -33,6 +33,20 @@ class BaselineFile:
     model: ModelFile
 
 
+def check_data(request: LatencyRequest, manifest: Manifest) -> None:
+    """Check that there is data if the baseline is to be quantized with static activations.
+
+    Raises:
+        UsageError: There is none.
+    """
+    done = manifest.quantization
+    if request.baseline_int8 and request.data is None and (done is None or done.activations == "static"):
+        raise UsageError(
+            "--baseline-int8 needs --data: the scales of static activations come from data",
+            "give --data, or time a file that was quantized with --activations dynamic",
+        )
+
+
 @contextmanager
 def open_baselines(
     request: LatencyRequest, backend: Backend, manifest: Manifest, progress: Progress
@@ -49,7 +63,6 @@ def open_baselines(
         None, one or two baselines.
 
     Raises:
-        UsageError: Static activations are requested without data.
         AcmError: The baseline cannot be read or quantized.
     """
     if request.baseline is None:
@@ -69,14 +82,10 @@ def _quantized(request: LatencyRequest, dense: Path, manifest: Manifest, output:
     """Quantize the dense file with the options of the timed file, or with the default options if that is float."""
     from acm_export.quantization.quantize import quantize
 
-    options, done = _options(manifest, dense), manifest.quantization
-    data = None if done is not None and not done.samples else request.data
-    if data is None and (done is None or done.activations == "static"):
-        raise UsageError(
-            "--baseline-int8 needs --data: the scales of static activations come from data",
-            "give --data, or time a file that was quantized with --activations dynamic",
-        )
-    quantize(dense, output, data=data, processor=request.processor if data is not None else None, **options)
+    done = manifest.quantization
+    without_data = done is not None and not done.samples
+    data, processor = (None, None) if without_data else (request.data, request.processor)
+    quantize(dense, output, data=data, processor=processor, **_options(manifest, dense))
     return ModelFile(f"{dense}, quantized to int8", sha256_of(output))
 
 

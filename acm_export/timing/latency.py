@@ -15,7 +15,7 @@ from acm_export.base.errors import AcmError, OutputError, UsageError
 from acm_export.base.files import check_input, sha256_of, write_text
 from acm_export.base.progress import Silent
 from acm_export.timing.backends import open_backend
-from acm_export.timing.baselines import open_baselines
+from acm_export.timing.baselines import check_data, open_baselines
 from acm_export.timing.checks import differences, failures, read_checks
 from acm_export.timing.environment import EnvironmentWatch
 from acm_export.timing.gpu_watch import watch_gpu
@@ -174,6 +174,7 @@ def _measure(request: LatencyRequest, watch: EnvironmentWatch, progress: Progres
     gpu = watch_gpu() if backend.on_gpu else None
     try:
         file = backend.read(request.model)
+        check_data(request, file.manifest)
         runs = prepare_runs(request, backend, file, progress)
         with open_baselines(request, backend, file.manifest, progress) as baselines:
             device, began = backend.device(), datetime.now().astimezone().isoformat(timespec="seconds")
@@ -198,6 +199,7 @@ def _measure(request: LatencyRequest, watch: EnvironmentWatch, progress: Progres
         fit=_fit(timed.runs),
         baseline=beside[0] if beside else None,
         baseline_int8=beside[1] if len(beside) > 1 else None,
+        precision=file.manifest.precision,
         warnings=(
             *input_warnings(file, runs),
             *environment_warnings(environment),

@@ -136,13 +136,14 @@ class LatencyResult:
         runs: Runs in the order in which they were timed.
         fit: Line of time against β, for the first batch size.
         baseline: The baseline, or None.
-        baseline_int8: The int8 version of the baseline, timed in the same blocks, or None.
         warnings: Reasons not to trust the times.
         partial: Whether runs are missing because of an interrupt or an error.
         error: The error that ended the measurement early, or None.
         source: The ONNX file that the model was built from, if the model is an engine.
         cuda_graph: Whether runs were launched as CUDA graphs.
         failures: Assertions and comparisons that failed, and what ended the measurement early.
+        baseline_int8: The int8 version of the baseline, timed in the same blocks, or None.
+        precision: Precision of the model in words, as in its manifest; None if it is not known.
     """
 
     model: ModelFile
@@ -153,13 +154,14 @@ class LatencyResult:
     runs: tuple[RunResult, ...]
     fit: LinearFit
     baseline: Baseline | None = None
-    baseline_int8: Baseline | None = None
     warnings: tuple[str, ...] = ()
     partial: bool = False
     error: str | None = None
     source: ModelFile | None = None
     cuda_graph: bool = False
     failures: tuple[str, ...] = ()
+    baseline_int8: Baseline | None = None
+    precision: str | None = None
 
     @property
     def identity(self) -> str | None:

@@ -44,8 +44,9 @@ def to_text(result: LatencyResult) -> str:
 
 _RESULT = {
     "schema": WHOLE, "model": OBJECT, "runtime": OBJECT, "device": OBJECT, "command": TEXT, "time": TEXT, "runs": LIST,
-    "fit": OBJECT, "baseline": OBJECT_OR_NULL, "baseline_int8": OBJECT_OR_NULL, "warnings": LIST, "partial": BOOL, "error": TEXT_OR_NULL,
-    "source": OBJECT_OR_NULL, "cuda_graph": BOOL, "failures": LIST,
+    "fit": OBJECT, "baseline": OBJECT_OR_NULL, "warnings": LIST, "partial": BOOL, "error": TEXT_OR_NULL,
+    "source": OBJECT_OR_NULL, "cuda_graph": BOOL, "failures": LIST, "baseline_int8": OBJECT_OR_NULL,
+    "precision": TEXT_OR_NULL,
 }  # fmt: skip  # a table of fields
 _MODEL = {"file": TEXT, "sha256": TEXT_OR_NULL}
 _RUNTIME = {"name": TEXT, "version": TEXT_OR_NULL, "provider": TEXT}
@@ -63,7 +64,14 @@ _BASELINE_RUN = {
     "host_ms": OBJECT, "device_ms": OBJECT_OR_NULL, "ratio": NUMBER, "enqueue_ms": OBJECT_OR_NULL,
     "transfer_ms": OBJECT_OR_NULL, "throughput": NUMBER_OR_NULL, "percentiles": OBJECT_OR_NULL,
 }  # fmt: skip  # a table of fields
-_ADDED: dict[str, object] = {"baseline_int8": None, "error": None, "source": None, "cuda_graph": False, "failures": []}
+_ADDED: dict[str, object] = {
+    "baseline_int8": None,
+    "precision": None,
+    "error": None,
+    "source": None,
+    "cuda_graph": False,
+    "failures": [],
+}
 _ADDED_BASELINE_RUN = dict.fromkeys(("enqueue_ms", "transfer_ms", "throughput", "percentiles"))
 _ADDED_RUN = {**_ADDED_BASELINE_RUN, "streams": 1}
 """Fields that were added later, and their values in results that lack them."""

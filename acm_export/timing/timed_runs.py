@@ -62,7 +62,7 @@ class LoadedModels:
         Raises:
             LatencyError: A baseline does not run.
         """
-        return [_calls(self._contexts(str(path), path), run.inputs.batches, path) for path in self._baselines]
+        return [_calls(self._contexts(f"baseline {path}", path), run.inputs.batches, path) for path in self._baselines]
 
     def close(self) -> None:
         """Close all of them."""

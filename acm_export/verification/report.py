@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from acm_export.base.errors import AcmError, UsageError
+from acm_export.onnx_file.manifest import precision_text
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -133,7 +134,7 @@ class VerificationReport:
     @property
     def precision(self) -> str:
         """Precision of the file in words."""
-        return self.dtype if self.int8 is None else f"int8 {self.int8} and {self.dtype}"
+        return precision_text(self.dtype, self.int8)
 
     def tolerance(self, setting: SettingResult) -> float | None:
         """Largest accepted absolute error at a setting; None if :data:`INT8_COSINE` decides instead."""

@@ -14,6 +14,8 @@ from acm_export.onnx_file.inspection import inspect
 from acm_export.onnx_file.manifest import read_manifest
 from acm_export.onnx_file.model_file import read_model
 from acm_export.onnx_file.set_budget import set_budget
+from acm_export.report.calibration import calibration_table
+from acm_export.report.calibration_page import calibration_page
 from acm_export.runtimes.onnx_runtime import CpuSession
 from acm_export.verification.measurement import budget_of
 
@@ -46,6 +48,9 @@ def test_calibrating_keeps_the_int8_layers_and_meets_the_budgets(int8_file: Path
     assert after.manifest.quantization == before.manifest.quantization
     assert after.manifest.layers == before.manifest.layers
     assert after.weight_bytes == before.weight_bytes
+    precision = f"int8 {int8_file.stem} and fp32"
+    assert precision in calibration_page(result)
+    assert precision in str(calibration_table(result).title)
     for requested in BUDGETS:
         manifest = set_budget(result.path, requested, output=result.path.with_name("set.onnx"))
         assert manifest.quantization == before.manifest.quantization

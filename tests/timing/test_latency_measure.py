@@ -120,6 +120,17 @@ def test_blocks_of_model_and_baseline_alternate_in_order() -> None:
     assert clock.slept == [SETTLE_SECONDS] * 16
 
 
+def test_blocks_of_three_models_are_mirrored() -> None:
+    clock, log = FakeClock(), list[str]()
+    scripts = [Scripted(clock, repeat(n * TICK), name, log) for n, name in ((2, "m"), (4, "b"), (8, "i"))]
+    timed = measure(*[[script] for script in scripts], runs=40, clock=clock)
+    assert len(timed) == 3
+    runs = log[sum(one.warm_up.runs for one in timed) :]
+    order = [name for index, name in enumerate(runs) if index == 0 or runs[index - 1] != name]
+    assert "".join(order) == "mbi" + "bmbi" * 3 + "bm"  # m b i, i b m, m b i, ...: neighbours run into each other
+    assert [set(one.host_ms) for one in timed] == [{2e3 * TICK}, {4e3 * TICK}, {8e3 * TICK}]
+
+
 def test_a_duration_is_spread_over_the_blocks() -> None:
     clock = FakeClock()
     (timed,) = measure([Scripted(clock, repeat(TICK))], seconds=2.0, clock=clock)
