@@ -133,8 +133,8 @@ def test_products_for_hopper_use_its_matrix_units(pack: Pack, tmp_path: Path) ->
         ("half", ("sm_100", "sm_103", "sm_110"), "UTCHMMA"),
         ("half", ("sm_80", "sm_86", "sm_87", "sm_89", "sm_120", "sm_121"), "HMMA"),
         ("int8", ("sm_90",), "IGMMA"),
-        ("int8", ("sm_100", "sm_110"), "UTCIMMA"),
-        ("int8", ("sm_80", "sm_86", "sm_87", "sm_89", "sm_103", "sm_120", "sm_121"), "IMMA"),
+        ("int8", ("sm_100",), "UTCIMMA"),
+        ("int8", ("sm_80", "sm_86", "sm_87", "sm_89", "sm_103", "sm_110", "sm_120", "sm_121"), "IMMA"),
     ],
 )
 def test_main_products_use_the_matrix_units_of_their_architecture(
