@@ -172,7 +172,7 @@ def test_kept_layers_stay_in_float(int8_sources: Path, tmp_path: Path) -> None:
     )
 
     kept = {"vit.layers.0.mlp", "vit.layers.1.attention.k_proj.weight.T"}
-    assert {item.name for item in result.kept if item.reason == "--keep"} == kept
+    assert {item.name for item in result.kept if item.reason == "kept by --keep"} == kept
     assert result.manifest.quantization is not None
     assert set(result.manifest.quantization.kept) == kept
     assert [layer.activations for layer in result.manifest.layers] == [None, "static", "static"]
