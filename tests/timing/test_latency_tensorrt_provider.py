@@ -115,6 +115,7 @@ def test_half_precision_is_allowed_if_the_file_has_it(folder: Path, opened: Open
     result = run(folder / "half.onnx", "--runs", 1)
     assert result.exit_code == 0, result.stderr
     assert {options["trt_fp16_enable"] for options in opened} == {"True"}
+    assert not any("trt_engine_cache_enable" in options for options in opened)
 
 
 def test_an_int8_file_enables_int8_in_the_provider(folder: Path, int8_files: Path, opened: Opened) -> None:
@@ -127,7 +128,6 @@ def test_an_int8_file_enables_int8_in_the_provider(folder: Path, int8_files: Pat
     assert all(options["domains"] == {ORT_TENSORRT_DOMAIN} for options in opened)
     run(folder / "m.onnx", "--runs", 2)
     assert "trt_int8_enable" not in opened[-1]
-    assert not any("trt_engine_cache_enable" in options for options in opened)
 
 
 def test_a_missing_library_is_refused_before_any_work(folder: Path, opened: Opened) -> None:
