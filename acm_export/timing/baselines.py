@@ -25,6 +25,9 @@ _SAMPLES = 256
 """Samples that set the scales, unless the timed file records another number."""
 
 
+_INT8_OPERATORS = frozenset({"DequantizeLinear", "DynamicQuantizeLinear", "MatMulInteger", "QLinearMatMul"})
+
+
 @dataclass(frozen=True)
 class BaselineFile:
     """A baseline to time: its path, and what the result says of it."""
@@ -44,6 +47,18 @@ def check_data(request: LatencyRequest, manifest: Manifest) -> None:
         raise UsageError(
             "--baseline-int8 needs --data: the scales of static activations come from data",
             "give --data, or time a file that was quantized with --activations dynamic",
+        )
+
+
+def baseline_warnings(request: LatencyRequest, manifest: Manifest) -> Iterator[str]:
+    """A warning if an int8 file is compared with nothing but a float ONNX file."""
+    dense = request.baseline
+    if manifest.quantization is None or request.baseline_int8 or dense is None or dense.suffix != ".onnx":
+        return
+    if not _INT8_OPERATORS & {node.op_type for node in read_model(dense).graph.node}:
+        yield (
+            f"the model is int8, the baseline {dense.name} is not: add --baseline-int8 to compare with a dense int8 "
+            "model too"
         )
 
 

@@ -15,7 +15,7 @@ from acm_export.base.errors import AcmError, OutputError, UsageError
 from acm_export.base.files import check_input, sha256_of, write_text
 from acm_export.base.progress import Silent
 from acm_export.timing.backends import open_backend
-from acm_export.timing.baselines import check_data, open_baselines
+from acm_export.timing.baselines import baseline_warnings, check_data, open_baselines
 from acm_export.timing.checks import differences, failures, read_checks
 from acm_export.timing.environment import EnvironmentWatch
 from acm_export.timing.gpu_watch import watch_gpu
@@ -202,6 +202,7 @@ def _measure(request: LatencyRequest, watch: EnvironmentWatch, progress: Progres
         precision=file.manifest.precision,
         warnings=(
             *input_warnings(file, runs),
+            *baseline_warnings(request, file.manifest),
             *environment_warnings(environment),
             *(() if gpu is None else gpu.warnings()),
             *steadiness_warnings(

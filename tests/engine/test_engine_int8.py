@@ -5,19 +5,24 @@ from __future__ import annotations
 import json
 from typing import TYPE_CHECKING, Any
 
+import numpy as np
+import onnx
 import pytest
 from click.testing import CliRunner
 from engine_builds import VERSIONS
 from engine_fake_tensorrt import Layer, fake
+from exported_files import images, run
 
 from acm_export.base.errors import EngineError
 from acm_export.cli import main
 from acm_export.engine.agreement import Agreement
-from acm_export.engine.check import INT8_ENGINE_TOLERANCE, judge
+from acm_export.engine.check import INT8_ENGINE_TOLERANCE, PortableFile, judge
 from acm_export.engine.host import Platform
 from acm_export.engine.passport import File, Passport, passport_path, read_passport, to_text
 from acm_export.engine.plan import plan_engine
 from acm_export.engine.settings import BuilderSettings, set_precision
+from acm_export.onnx_file.manifest import read_manifest, write_manifest
+from acm_export.onnx_file.targets import retarget
 from acm_export.verification.report import INT8_MARGIN_TOLERANCE
 
 if TYPE_CHECKING:
@@ -92,6 +97,19 @@ def test_the_saved_file_and_the_passport_keep_the_manifest(int8_files: Path, tmp
     passport = Passport(here, file, file, file, {}, {}, False, manifest)
     passport_path(tmp_path / "m.plan").write_text(to_text(passport))
     assert read_passport(tmp_path / "m.plan") == passport
+
+
+@pytest.mark.parametrize("target", ["portable", "tensorrt", "ort-tensorrt"])
+def test_the_file_of_an_engine_runs_with_its_int8_body(target: str, int8_files: Path, tmp_path: Path) -> None:
+    model = onnx.load(int8_files / "mixed.onnx")
+    write_manifest(model, retarget(model, read_manifest(model, "mixed"), target))
+    onnx.save(model, tmp_path / "m.onnx")
+    thresholds = {layer.name: np.zeros(4, np.float32) for layer in read_manifest(model, "mixed").layers}
+    feeds = {"pixel_values": images(3).numpy()}
+    found = PortableFile(tmp_path / "m.onnx").run(feeds, thresholds)
+    expected = run(int8_files / "mixed.onnx", pixel_values=images(3))
+    np.testing.assert_allclose(found.outputs["logits"], expected["logits"], atol=1e-5)
+    assert found.counts.keys() == found.logits.keys() == thresholds.keys()
 
 
 def test_an_int8_engine_has_the_tolerances_of_int8() -> None:

@@ -144,6 +144,20 @@ def test_an_int8_baseline_that_is_int8_already_is_refused(folder: Path) -> None:
     assert run(folder, "static.onnx", "--baseline", "dense8.onnx").exit_code == 0
 
 
+def test_an_int8_file_beside_a_float_baseline_gets_a_warning(folder: Path) -> None:
+    quantize_file(folder / "dense.onnx", folder / "rival.onnx", {"pixel_values": images(8)})
+    warned = []
+    for model, baseline in (("static", "dense"), ("static", "rival"), ("m", "dense")):
+        result = latency(folder / f"{model}.onnx", baseline=folder / f"{baseline}.onnx", runs=2, warm_up=0.0)
+        warned.append(any("add --baseline-int8" in text for text in result.warnings))
+    assert warned == [True, False, False]
+
+
+def test_pytorch_does_not_time_an_int8_file(folder: Path) -> None:
+    with pytest.raises(UsageError, match="is int8, but PyTorch would run its float checkpoint"):
+        latency(folder / "static.onnx", runtime="pytorch", checkpoint=folder / "checkpoint")
+
+
 def test_an_int8_file_is_timed_like_a_float_file(folder: Path) -> None:
     result = latency(folder / "static.onnx", runs=2, warm_up=0.0)
     assert [run.routing for run in result.runs] == ["data", "skewed", "least", "most"]
