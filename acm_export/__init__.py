@@ -35,6 +35,7 @@ if _TYPE_CHECKING:
         OpError,
         OutputError,
         PluginError,
+        QuantizationError,
         UsageError,
     )
     from acm_export.calibration.calibrate import calibrate
@@ -48,6 +49,7 @@ if _TYPE_CHECKING:
     from acm_export.modules import ACMLayer, ACMSpec
     from acm_export.onnx_file.inspection import inspect
     from acm_export.onnx_file.set_budget import set_budget
+    from acm_export.quantization.quantize import quantize
     from acm_export.timing.latency import latency
     from acm_export.verification.file import verify
     from acm_export.verification.report import VerificationError
@@ -61,6 +63,7 @@ _WHERE = {
     "inspect": "acm_export.onnx_file.inspection",
     "calibrate": "acm_export.calibration.calibrate",
     "set_budget": "acm_export.onnx_file.set_budget",
+    "quantize": "acm_export.quantization.quantize",
     "build_engine": "acm_export.engine.engine",
     "latency": "acm_export.timing.latency",
     "doctor": "acm_export.diagnosis.examine",
@@ -84,6 +87,7 @@ _WHERE = {
     "OpError": _ERRORS,
     "OutputError": _ERRORS,
     "PluginError": _ERRORS,
+    "QuantizationError": _ERRORS,
     "UsageError": _ERRORS,
     "VerificationError": "acm_export.verification.report",
 }
@@ -108,6 +112,7 @@ __all__ = [
     "OpError",
     "OutputError",
     "PluginError",
+    "QuantizationError",
     "UsageError",
     "VerificationError",
     "__version__",
@@ -120,6 +125,7 @@ __all__ = [
     "inspect",
     "latency",
     "load",
+    "quantize",
     "save",
     "set_budget",
     "verify",

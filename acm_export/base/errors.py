@@ -52,6 +52,10 @@ class CalibrationError(AcmError):
     """No thresholds reach the requested budget with this data and these gates."""
 
 
+class QuantizationError(AcmError):
+    """A file cannot be quantised: its activations set no scale on these data, or the int8 operator does not fit."""
+
+
 class KernelError(AcmError):
     """The GPU kernels do not support this device or problem, or the compiled kernel pack is broken or stale."""
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import logging
-import shutil
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -13,7 +12,7 @@ import onnx_ir as ir
 import torch
 
 from acm_export.base.errors import UsageError
-from acm_export.base.files import check_writable, move_into_place, sha256_of, staging_folder
+from acm_export.base.files import check_writable, staging_folder
 from acm_export.base.version import __version__
 from acm_export.exporter.attention import plain_attention
 from acm_export.exporter.graph import clean
@@ -25,9 +24,8 @@ from acm_export.modules import acm_layers
 from acm_export.modules.evaluating import evaluating
 from acm_export.modules.gated_learners import TORCH_DTYPES
 from acm_export.modules.wrapper import Exportable, as_dtype
-from acm_export.onnx_file.embedding import write_embedded
 from acm_export.onnx_file.manifest import Manifest, Setting, write_manifest
-from acm_export.onnx_file.model_file import EXTERNAL_ABOVE, external_tensors
+from acm_export.onnx_file.staged_file import WEIGHTS, finish
 from acm_export.onnx_file.targets import retarget
 from acm_export.verification.compare import verify_model
 from acm_export.verification.report import VerificationError, VerificationReport, check_atol
@@ -41,9 +39,6 @@ if TYPE_CHECKING:
     from acm_export.base.json_fields import JsonObject
     from acm_export.checkpoints import Checkpoint
     from acm_export.modules.wrapper import ExampleInputs
-
-_WEIGHTS = "weights"
-"""Name of the external data while a file is staged."""
 
 _log = logging.getLogger(__name__)
 
@@ -160,7 +155,7 @@ def export(
                     "nothing was written; to inspect the file, write it with --no-verify",
                     report,
                 )
-        data_path = _finish(staged, path)
+        data_path = finish(staged, path)
     return ExportResult(path, data_path, manifest, report)
 
 
@@ -201,32 +196,10 @@ def _first_samples(inputs: Mapping[str, torch.Tensor], axes: Mapping[str, Mappin
 
 
 def _write(model: ir.Model, manifest: Manifest, path: Path) -> Manifest:
-    """Write the model as ``path`` and its weights beside it as ``_WEIGHTS``, one tensor at a time."""
-    ir.save(model, path, external_data=_WEIGHTS)
+    """Write the model as ``path`` and its weights beside it as ``WEIGHTS``, one tensor at a time."""
+    ir.save(model, path, external_data=WEIGHTS)
     proto = onnx.load(path, load_external_data=False)
     manifest = retarget(proto, manifest, manifest.target)
     write_manifest(proto, manifest)
     onnx.save(proto, path)
     return manifest
-
-
-def _finish(path: Path, target: Path) -> Path | None:
-    """Finish a staged model and move it to ``target``; returns the path of its external data, if any."""
-    proto = onnx.load(path, load_external_data=False)
-    weights = path.with_name(_WEIGHTS)
-    if not weights.exists() or weights.stat().st_size <= EXTERNAL_ABOVE:
-        complete = path.with_suffix(".complete")
-        write_embedded(proto, path.parent, complete)
-        move_into_place(complete, target)
-        return None
-    digest = sha256_of(weights)
-    data = target.with_name(f"{target.stem}.{digest[:12]}.data")
-    for tensor in external_tensors(proto):
-        next(entry for entry in tensor.external_data if entry.key == "location").value = data.name
-    onnx.save(proto, path)
-    if not data.is_file() or sha256_of(data) != digest:
-        with staging_folder(data) as beside:  # the target may be a symbolic link to another file system
-            shutil.move(weights, beside / data.name)
-            move_into_place(beside / data.name, data)
-    move_into_place(path, target)
-    return data

@@ -2,21 +2,24 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 import numpy as np
-from onnx import TensorProto, numpy_helper
+from onnx import TensorProto, helper, numpy_helper
 
 from acm_export.base.errors import ModelFileError
 from acm_export.onnx_file import budget_input
-from acm_export.onnx_file.manifest import Manifest, read_manifest
+from acm_export.onnx_file.int8_check import int8_contradiction
+from acm_export.onnx_file.manifest import LayerEntry, Manifest, read_manifest
 from acm_export.onnx_file.model_file import data_files, external_range, read_model
 from acm_export.onnx_file.overloads import FIRST, has_overloads
 from acm_export.onnx_file.targets import TARGETS, gated_learners_nodes
 from acm_export.onnx_file.thresholds import setting_thresholds
-from acm_export.op.signature import INPUTS
+from acm_export.op.quantized_signature import QUANTIZED_INPUTS, QUANTIZED_NAME
+from acm_export.op.signature import INPUTS, NAME
 
 if TYPE_CHECKING:
     import onnx
@@ -38,6 +41,7 @@ class FileSummary:
         data_files: External data files, relative to the file's folder.
         num_nodes: Number of nodes in the main graph.
         runs_on: Runtimes that run the file.
+        weight_bytes: Size of the initializers, inside and outside the file, by element type.
     """
 
     manifest: Manifest
@@ -47,6 +51,7 @@ class FileSummary:
     data_files: list[str]
     num_nodes: int
     runs_on: str
+    weight_bytes: dict[str, int]
 
     def to_json(self) -> JsonObject:
         """The object that ``inspect --json`` prints; infinite thresholds become strings."""
@@ -89,6 +94,7 @@ def inspect(model: StrPath) -> FileSummary:
         data_files(proto),
         len(proto.graph.node),
         _runs_on(proto, manifest),
+        _weight_bytes(proto),
     )
 
 
@@ -118,7 +124,7 @@ def check_graph(model: onnx.ModelProto, manifest: Manifest, path: Path) -> None:
         path: Path of the file, for errors.
 
     Raises:
-        ModelFileError: A layer has no node, a node with other attributes, or no thresholds.
+        ModelFileError: A layer has no node, a node with other attributes or int8 weights, or no thresholds.
     """
     if manifest.target not in TARGETS:
         raise ModelFileError(
@@ -129,17 +135,15 @@ def check_graph(model: onnx.ModelProto, manifest: Manifest, path: Path) -> None:
     names = [layer.name for layer in manifest.layers]
     if sorted(nodes) != sorted(names):
         raise ModelFileError(
-            f"the {len(nodes)} GatedLearners nodes of {path} do not match the {len(names)} layers of its manifest",
+            f"the {len(nodes)} ACM nodes of {path} do not match the {len(names)} layers of its manifest",
             "another tool changed the file; export it again",
         )
     tensors = {tensor.name: tensor for tensor in model.graph.initializer}
     layers = {layer.name: layer for layer in manifest.layers}
     for node in gated_learners_nodes(model):
         layer = layers[node.name]
-        attributes = {a.name: a.s.decode(errors="replace") if a.s else a.i for a in node.attribute}
-        expected = vars(layer.signature)
-        if {key: attributes.get(key) for key in expected} != expected or len(node.input) != len(INPUTS):
-            raise ModelFileError(f"{path}: node {node.name} contradicts the manifest, which says {expected}")
+        if reason := _node_contradiction(node, layer):
+            raise ModelFileError(f"{path}: node {node.name} contradicts the manifest, which says {reason}")
         if manifest.budget_input:
             continue
         tensor = tensors.get(layer.thresholds)
@@ -155,6 +159,19 @@ def check_graph(model: onnx.ModelProto, manifest: Manifest, path: Path) -> None:
             )
     if manifest.budget_input and (reason := budget_input.contradiction(model, manifest, path.parent)):
         raise ModelFileError(f"{path}: {reason}", "another tool changed the file; calibrate it again")
+    if reason := int8_contradiction(model, manifest):
+        raise ModelFileError(f"{path}: {reason}", "another tool changed the file; quantize the float file again")
+
+
+def _node_contradiction(node: onnx.NodeProto, layer: LayerEntry) -> str | None:
+    """What the manifest says where the node of a layer differs, or None."""
+    operator, inputs = (NAME, INPUTS) if layer.activations is None else (QUANTIZED_NAME, QUANTIZED_INPUTS)
+    if node.op_type != operator or len(node.input) != len(inputs):
+        return f"{operator} with {len(inputs)} inputs"
+    attributes = {a.name: a.s.decode(errors="replace") if a.s else a.i for a in node.attribute}
+    expected = vars(layer.signature)
+    found = {"dynamic": 0} | attributes
+    return None if {key: found.get(key) for key in expected} == expected else str(expected)
 
 
 def stored_thresholds(model: onnx.ModelProto, manifest: Manifest, folder: Path) -> dict[str, NDArray[np.float32]]:
@@ -194,6 +211,15 @@ def _runs_on(model: onnx.ModelProto, manifest: Manifest) -> str:
         return runtime
     first = ".".join(map(str, FIRST))
     return f"{runtime}, {first} or later (older versions run layers with different N, min or activation wrongly)"
+
+
+def _weight_bytes(model: onnx.ModelProto) -> dict[str, int]:
+    """Bytes of the initializers by element type, the largest first."""
+    sizes: dict[str, int] = {}
+    for tensor in model.graph.initializer:
+        dtype = helper.tensor_dtype_to_np_dtype(tensor.data_type)
+        sizes[dtype.name] = sizes.get(dtype.name, 0) + math.prod(tensor.dims) * dtype.itemsize
+    return dict(sorted(sizes.items(), key=lambda item: -item[1]))
 
 
 def _data_bytes(tensor: TensorProto, path: Path) -> int:

@@ -11,17 +11,23 @@ from acm_export.onnx_file import budget_input
 from acm_export.onnx_file.lowering import IR_VERSION as TENSORRT_8_IR_VERSION
 from acm_export.onnx_file.lowering import OPSET as TENSORRT_8_OPSET
 from acm_export.onnx_file.lowering import lower
+from acm_export.onnx_file.lowering.pack_int8 import pack_int8, unpack_int8
+from acm_export.onnx_file.zero_points import fit_zero_points
 from acm_export.op.body import portable_body
+from acm_export.op.quantized_body import quantized_body
+from acm_export.op.quantized_signature import OPERATORS, QuantizedSignature
 from acm_export.op.schema import register
-from acm_export.op.signature import DOMAIN, NAME, VERSION
+from acm_export.op.signature import DOMAIN, VERSION
 from acm_export.plugins.identity import PLUGIN_NAMESPACE, PLUGIN_VERSION
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
+    from pathlib import Path
 
     import onnx
 
     from acm_export.onnx_file.manifest import Manifest
+    from acm_export.op.signature import Signature
 
 TARGETS = {
     "portable": "op and function body: ONNX Runtime on any machine",
@@ -35,19 +41,20 @@ IR_VERSION = 10
 
 
 def gated_learners_nodes(model: onnx.ModelProto) -> Iterator[onnx.NodeProto]:
-    """The GatedLearners nodes of a file, for any target."""
+    """The nodes of the ACM layers of a file, float and int8, for any target."""
     for node in model.graph.node:
-        if node.op_type == NAME and node.domain in (DOMAIN, ORT_TENSORRT_DOMAIN):
+        if node.op_type in OPERATORS and node.domain in (DOMAIN, ORT_TENSORRT_DOMAIN):
             yield node
 
 
-def retarget(model: onnx.ModelProto, manifest: Manifest, target: str) -> Manifest:
+def retarget(model: onnx.ModelProto, manifest: Manifest, target: str, *, folder: Path | None = None) -> Manifest:
     """Rewrite a model for a target, in place.
 
     Args:
         model: Model that acm-export wrote, for any target.
         manifest: Manifest of the model.
         target: One of :data:`TARGETS`.
+        folder: Folder of the external data, which is read only if the weights of an int8 layer are in it.
 
     Returns:
         The manifest with the new target. For tensorrt-8 the opset becomes 17; rewriting such a file for another target
@@ -57,8 +64,20 @@ def retarget(model: onnx.ModelProto, manifest: Manifest, target: str) -> Manifes
         ExportError: The target does not support something in the model; the model is unchanged.
     """
     register()
+    if target != "portable" and (dynamic := [e.name for e in manifest.layers if e.activations == "dynamic"]):
+        raise ExportError(
+            f"layer {dynamic[0]} scales its activations at run time, which the TensorRT plugin does not support",
+            f"for the target {target}, quantize the float file with static activations: acm-export quantize M.onnx "
+            "--data D -o M8.onnx",
+        )
+    if target == "portable":
+        convert_int8 = unpack_int8(model.graph, manifest.layers, folder)
+    else:
+        convert_int8 = pack_int8(model.graph, folder)
+    fit_zero_points(model, target)
     if target == "tensorrt-8":
         manifest = _lowered(model, manifest)
+    convert_int8()
     model.ir_version = TENSORRT_8_IR_VERSION if target == "tensorrt-8" else IR_VERSION
     domain = ORT_TENSORRT_DOMAIN if target == "ort-tensorrt" else DOMAIN
     signatures = {layer.name: layer.signature for layer in manifest.layers}
@@ -68,12 +87,12 @@ def retarget(model: onnx.ModelProto, manifest: Manifest, target: str) -> Manifes
         for name, value in (("plugin_version", PLUGIN_VERSION), ("plugin_namespace", PLUGIN_NAMESPACE)):
             if not any(attribute.name == name for attribute in node.attribute):
                 node.attribute.append(helper.make_attribute(name, value))
-    kept = [f for f in model.functions if (f.domain, f.name) != (DOMAIN, NAME)]
+    kept = [f for f in model.functions if not _is_body(f)]
     del model.functions[:]
     model.functions.extend(kept)
     if target == "portable":
         bodies = {signature.overload: signature for signature in signatures.values()}
-        model.functions.extend(portable_body(bodies[name], manifest.opset) for name in sorted(bodies))
+        model.functions.extend(body_of(bodies[name], manifest.opset) for name in sorted(bodies))
     opsets = {entry.domain: entry.version for entry in model.opset_import}
     opsets = {k: v for k, v in opsets.items() if k not in (DOMAIN, ORT_TENSORRT_DOMAIN)} | {"": manifest.opset}
     if signatures:
@@ -85,10 +104,26 @@ def retarget(model: onnx.ModelProto, manifest: Manifest, target: str) -> Manifes
     return manifest
 
 
+def body_of(signature: Signature, opset: int) -> onnx.FunctionProto:
+    """The portable body of a layer, float or int8.
+
+    Args:
+        signature: Attributes of the layer's node.
+        opset: Version of the default ONNX operator set that the model imports.
+    """
+    if isinstance(signature, QuantizedSignature):
+        return quantized_body(signature, opset)
+    return portable_body(signature, opset)
+
+
+def _is_body(function: onnx.FunctionProto) -> bool:
+    return function.domain == DOMAIN and function.name in OPERATORS
+
+
 def _lowered(model: onnx.ModelProto, manifest: Manifest) -> Manifest:
     if manifest.dtype == "bf16":
         raise ExportError("the model is bf16, which TensorRT 8 does not support", "export it with --dtype fp16 or fp32")
-    if foreign := [f.name for f in model.functions if (f.domain, f.name) != (DOMAIN, NAME)]:
+    if foreign := [f.name for f in model.functions if not _is_body(f)]:
         raise ExportError(f"TensorRT 8 does not parse functions, but the model has {', '.join(foreign)}")
     lower(model.graph, manifest.opset)
     return manifest.replaced(opset=TENSORRT_8_OPSET)

@@ -5,9 +5,11 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from acm_export.base.errors import OpError
-from acm_export.op.signature import Signature
+from acm_export.op.signature import NAME, Signature
 
 QUANTIZED_NAME = "QuantizedGatedLearners"
+OPERATORS = (NAME, QUANTIZED_NAME)
+"""Names of the operators that an ACM layer runs as, float and int8."""
 QUANTIZED_INPUTS = (
     "x",
     "gate_logits",

@@ -186,7 +186,7 @@ def test_an_onnx_file_of_another_tool_has_no_manifest(tmp_path: Path) -> None:
 
 
 def test_external_data_must_exist_inside_the_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("acm_export.exporter.exporter.EXTERNAL_ABOVE", 0)
+    monkeypatch.setattr("acm_export.onnx_file.staged_file.EXTERNAL_ABOVE", 0)
     path = tmp_path / "inside" / "m.onnx"
     path.parent.mkdir()
     assert run("export", ACM, "-o", path, "--no-verify").exit_code == 0

@@ -18,6 +18,7 @@ from acm_export.base.errors import AcmError, ExportError, OutputError, UsageErro
 from acm_export.exporter import export as export_module
 from acm_export.exporter import exporter
 from acm_export.modules import ACMLayer, ACMSpec, acm_layers
+from acm_export.onnx_file import staged_file
 from acm_export.onnx_file.thresholds import thresholds_for
 from acm_export.op import INPUTS, Signature
 from acm_export.op.body import portable_body
@@ -132,7 +133,7 @@ def test_the_module_is_not_changed(dtype: str, tmp_path: Path) -> None:
 
 
 def test_large_weights_go_to_a_file_beside_the_model(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(exporter, "EXTERNAL_ABOVE", 0)
+    monkeypatch.setattr(staged_file, "EXTERNAL_ABOVE", 0)
     model, path = tiny_vit(), tmp_path / "m.onnx"
     result = export_module(model, {"pixel_values": images(2)}, path, output_fields=("logits",))
     assert result.data_path is not None
@@ -172,7 +173,7 @@ def test_a_file_that_fails_verification_is_not_written(
     if old is not None:
         path.write_bytes(old)
     if external:
-        monkeypatch.setattr(exporter, "EXTERNAL_ABOVE", 0)
+        monkeypatch.setattr(staged_file, "EXTERNAL_ABOVE", 0)
     if failure == "wrong":
         monkeypatch.setattr("acm_export.onnx_file.targets.portable_body", wrong_body)
     else:

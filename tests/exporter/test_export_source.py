@@ -68,7 +68,7 @@ def test_every_verb_says_that_an_exported_dense_checkpoint_is_dense(tmp_path: Pa
 
 
 def test_existing_external_data_is_not_written_again(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("acm_export.exporter.exporter.EXTERNAL_ABOVE", 0)
+    monkeypatch.setattr("acm_export.onnx_file.staged_file.EXTERNAL_ABOVE", 0)
     module, x = nn.Sequential(ACMLayer(ACMSpec(6, 3, 20))), torch.randn(2, 6)
     first = export(module, x, tmp_path / "m.onnx", verify=False)
     assert first.data_path is not None
@@ -82,7 +82,7 @@ def test_existing_external_data_is_not_written_again(tmp_path: Path, monkeypatch
 def test_an_export_through_a_link_keeps_the_data_beside_the_link(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("acm_export.exporter.exporter.EXTERNAL_ABOVE", 0)
+    monkeypatch.setattr("acm_export.onnx_file.staged_file.EXTERNAL_ABOVE", 0)
     for name in ("links", "store"):
         (tmp_path / name).mkdir()
     link = tmp_path / "links" / "m.onnx"

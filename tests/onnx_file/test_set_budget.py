@@ -93,7 +93,7 @@ def test_the_file_changes_in_place_unless_an_output_is_given(model: Path, tmp_pa
 
 
 def test_external_weights_are_shared_and_not_read(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("acm_export.exporter.exporter.EXTERNAL_ABOVE", 0)
+    monkeypatch.setattr("acm_export.onnx_file.staged_file.EXTERNAL_ABOVE", 0)
     path = tmp_path / "m.onnx"
     exported = export(load_checkpoint(ACM), output=path, verify=False)
     assert exported.data_path is not None
@@ -110,7 +110,7 @@ def test_external_weights_are_shared_and_not_read(tmp_path: Path, monkeypatch: p
 
 
 def test_a_linked_data_file_keeps_its_permissions(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("acm_export.exporter.exporter.EXTERNAL_ABOVE", 0)
+    monkeypatch.setattr("acm_export.onnx_file.staged_file.EXTERNAL_ABOVE", 0)
     exported = export(load_checkpoint(ACM), output=tmp_path / "m.onnx", verify=False)
     assert exported.data_path is not None
     exported.data_path.chmod(0o440)

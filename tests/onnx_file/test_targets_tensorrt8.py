@@ -16,8 +16,9 @@ from torch import nn
 from acm_export.base.errors import ExportError, UsageError
 from acm_export.checkpoints import load_checkpoint
 from acm_export.demo.digits import ACM
-from acm_export.exporter import ExportResult, export, exporter
+from acm_export.exporter import ExportResult, export
 from acm_export.modules import ACMLayer, ACMSpec
+from acm_export.onnx_file import staged_file
 from acm_export.onnx_file.inspection import inspect
 from acm_export.onnx_file.lowering.operators import PARSED
 from acm_export.onnx_file.manifest import read_manifest, write_manifest
@@ -182,7 +183,7 @@ def test_it_can_be_rewritten_for_every_target(target: str, tmp_path: Path) -> No
 
 
 def test_large_weights_stay_in_a_file_beside_it(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(exporter, "EXTERNAL_ABOVE", 0)
+    monkeypatch.setattr(staged_file, "EXTERNAL_ABOVE", 0)
     result, _ = export_of("vit", tmp_path / "m.onnx", target="tensorrt-8")
     assert result.report is not None
     assert result.report.passed

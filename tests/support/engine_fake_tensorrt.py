@@ -84,18 +84,27 @@ class ProgressMonitor:
     def phase_finish(self, phase_name: str) -> None: ...
 
 
+LAYER_TYPES = ("PLUGIN_V2", "SHAPE", "IDENTITY", "DEQUANTIZE")
+
+
 class Layer:
     """Names of ``tensorrt.ILayer``."""
 
-    def __init__(self, kind: str, dtype: Any, weakly: bool) -> None:
+    def __init__(
+        self, kind: str, dtype: Any, weakly: bool, output: str = "", inputs: tuple[str | None, ...] = ()
+    ) -> None:
         self.type, self.num_outputs, self.types = kind, 1, []  # type: ignore[var-annotated]
-        self._dtype = dtype
+        self._dtype, self._output, self._inputs, self.num_inputs = dtype, output, inputs, len(inputs)
         if weakly:
             self.precision = None
             self.set_output_type = lambda index, dtype: self.types.append((index, dtype))
 
+    def get_input(self, index: int) -> Any:
+        name = self._inputs[index]
+        return None if name is None else SimpleNamespace(name=name)
+
     def get_output(self, _index: int) -> Any:
-        return SimpleNamespace(dtype=self._dtype)
+        return SimpleNamespace(dtype=self._dtype, name=self._output)
 
 
 class Recorded:
@@ -117,6 +126,7 @@ def fake(  # noqa: C901  one closure for each class of the module
     errors: int = 0,
     plan: bytes | None = b"engine",
     creator: bool = True,
+    creators: tuple[str, ...] = ("GatedLearners", "QuantizedGatedLearners"),
     handle: Any = 1,
     driver: Path | None = None,
     change: Callable[[dict[str, Any]], None] = lambda _: None,
@@ -128,7 +138,8 @@ def fake(  # noqa: C901  one closure for each class of the module
         version: Version of TensorRT.
         errors: Number of errors that the parser reports.
         plan: The serialized engine, without a ``driver``.
-        creator: Whether the registry lists the right version of the plugin.
+        creator: Whether the registry lists the right version of the plugins.
+        creators: Names of the plugins in the library.
         handle: Result of ``load_library``.
         driver: Double of the CUDA driver; with it, engines run what the parser was given (engine_fake_runtime.py).
         change: Changes the outputs of every run, to make an engine wrong.
@@ -145,7 +156,7 @@ def fake(  # noqa: C901  one closure for each class of the module
         10: {"EXPLICIT_BATCH": 0, "STRONGLY_TYPED": 1},
         11: {"STRONGLY_TYPED": 2},
     }
-    builder_names = {"TF32": 7} | ({"FP16": 0, "OBEY_PRECISION_CONSTRAINTS": 13} if major < 11 else {})
+    builder_names = {"TF32": 7} | ({"FP16": 0, "INT8": 1, "OBEY_PRECISION_CONSTRAINTS": 13} if major < 11 else {})
     builder_flags = Flag("BuilderFlag", builder_names)
 
     class Config:
@@ -217,17 +228,18 @@ def fake(  # noqa: C901  one closure for each class of the module
         def get_error(self, _index: int) -> ParserError:
             return NamingParserError() if major >= 10 else ParserError()
 
-    right = SimpleNamespace(name="GatedLearners", plugin_version="1", plugin_namespace="")
-    wrong = SimpleNamespace(name="GatedLearners", plugin_version="2", plugin_namespace="")
-    held = [] if major >= 10 else [right if creator else wrong]  # before 10 the library registers itself
+    registered = [
+        SimpleNamespace(name=name, plugin_version="1" if creator else "2", plugin_namespace="") for name in creators
+    ]
+    held = [] if major >= 10 else list(registered)  # before 10 the library registers itself
 
-    def get_creator(_type: str, version: str, _plugin_namespace: str = "") -> Any:
-        return next((item for item in held if item.plugin_version == version), None)
+    def get_creator(type: str, version: str, _plugin_namespace: str = "") -> Any:  # noqa: A002  as TensorRT names it
+        return next((item for item in held if (item.name, item.plugin_version) == (type, version)), None)
 
     def load_library(_plugin_path: str) -> Any:
         if held:
             return None  # like the real one for a registered creator
-        held.append(right if creator else wrong)
+        held.extend(registered)
         return handle
 
     registry: dict[str, Any] = {}
@@ -249,7 +261,9 @@ def fake(  # noqa: C901  one closure for each class of the module
         "OnnxParser": OnnxParser,
         "BuilderFlag": builder_flags,
         "NetworkDefinitionCreationFlag": Flag("Flags", network_names[major]),
-        "LayerType": SimpleNamespace(PLUGIN_V2="PLUGIN_V2", SHAPE="SHAPE"),
+        "LayerType": SimpleNamespace(
+            **{name: name for name in (*LAYER_TYPES, *(() if version < "8.6" else ("CAST",)))}
+        ),
         "float16": float16,
         "float32": float32,
         "TacticSource": Flag("TacticSource", {"CUBLAS": 0, "CUBLAS_LT": 1, "CUDNN": 2, "JIT_CONVOLUTIONS": 3}),

@@ -11,6 +11,7 @@ from acm_export.onnx_file.lowering.graph import Graph
 from acm_export.onnx_file.lowering.layer_normalization import layer_normalization
 from acm_export.onnx_file.lowering.operators import check_form, check_operator, check_types
 from acm_export.onnx_file.lowering.pad import pad
+from acm_export.onnx_file.lowering.quantization import dequantize_linear, quantize_linear
 from acm_export.onnx_file.lowering.reduction import reduction
 from acm_export.onnx_file.lowering.reshape import reshape
 from acm_export.onnx_file.lowering.scatter import scatter
@@ -31,7 +32,9 @@ DECOMPOSITIONS: dict[str, Callable[[NodeProto, Graph], list[NodeProto]]] = {
 RULES: dict[str, Callable[[NodeProto, Graph], list[NodeProto]]] = {
     "Cast": cast,
     "Constant": constant,
+    "DequantizeLinear": dequantize_linear,
     "Pad": pad,
+    "QuantizeLinear": quantize_linear,
     "Reshape": reshape,
     "Shape": shape,
     "Split": split,

@@ -12,7 +12,7 @@ from onnx import TensorProto, checker, defs
 
 from acm_export.base.errors import ExportError
 from acm_export.onnx_file.lowering.graph import TARGET, refusal
-from acm_export.op.signature import NAME
+from acm_export.op.quantized_signature import OPERATORS
 
 if TYPE_CHECKING:
     from onnx import GraphProto, NodeProto
@@ -36,7 +36,7 @@ Sub Sum Tan Tanh ThresholdedRelu Tile TopK Transpose Trilu Unsqueeze Where Xor
 PARSED = frozenset(_PARSED.split())
 """Operators of the default domain that the parser supports, except If, Loop and Scan, which contain graphs."""
 
-CHANGED = frozenset({"AveragePool", "DequantizeLinear", "GridSample", "LpPool", "QuantizeLinear", "Resize"})
+CHANGED = frozenset({"AveragePool", "GridSample", "LpPool", "Resize"})
 """Operators without a rule whose attributes or inputs changed after opset 17; the others at most gained types."""
 
 ELEMENT_TYPES = frozenset(
@@ -64,7 +64,7 @@ def check_operator(node: NodeProto, opset: int) -> None:
     Raises:
         ExportError: The parser does not support the operator, or the operator changed after opset 17.
     """
-    if node.op_type == NAME:
+    if node.op_type in OPERATORS:
         return
     if node.domain not in ("", "ai.onnx") or node.op_type not in PARSED:
         raise refusal(node, "the ONNX parser of TensorRT 8.5 does not support this operator")
@@ -79,7 +79,7 @@ def check_form(node: NodeProto) -> None:
     Raises:
         ExportError: The node uses a newer attribute, input or type.
     """
-    if node.op_type == NAME:
+    if node.op_type in OPERATORS:
         return
     context = checker.C.CheckerContext()
     context.ir_version, context.opset_imports = IR_VERSION, {"": OPSET}

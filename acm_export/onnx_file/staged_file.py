@@ -1,0 +1,79 @@
+"""Finish a file whose weights were staged beside it: inside the file if they are small, in a data file otherwise."""
+
+from __future__ import annotations
+
+import shutil
+from typing import TYPE_CHECKING
+
+import onnx
+from onnx import TensorProto, numpy_helper
+from onnx.external_data_helper import set_external_data
+
+from acm_export.base import interrupts
+from acm_export.base.files import move_into_place, sha256_of, staging_folder
+from acm_export.onnx_file.embedding import write_embedded
+from acm_export.onnx_file.model_file import EXTERNAL_ABOVE, external_tensors
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+WEIGHTS = "weights"
+"""Name of the external data while a file is staged."""
+
+_SMALL = 1024
+"""Bytes below which a tensor stays in the model; shapes and axes must, because rules and runtimes read them."""
+
+
+def stage(model: onnx.ModelProto, folder: Path, path: Path) -> None:
+    """Write a model as ``path`` and its weights beside it as :data:`WEIGHTS`, one tensor at a time.
+
+    Args:
+        model: Model to write; afterwards its weights refer to the staged data.
+        folder: Folder of its external data, if it has any.
+        path: Path of the file to write, in a staging folder.
+    """
+    with path.with_name(WEIGHTS).open("wb") as data:
+        for tensor in model.graph.initializer:
+            interrupts.check()
+            values = numpy_helper.to_array(tensor, str(folder))
+            if values.nbytes < _SMALL and tensor.data_location != TensorProto.EXTERNAL:
+                continue
+            tensor.CopyFrom(numpy_helper.from_array(values, tensor.name))
+            offset = data.tell()
+            data.write(tensor.raw_data)
+            set_external_data(tensor, WEIGHTS, offset=offset, length=len(tensor.raw_data))
+            tensor.ClearField("raw_data")
+    onnx.save(model, path)
+
+
+def finish(path: Path, target: Path) -> Path | None:
+    """Finish a staged file and move it to ``target``.
+
+    Args:
+        path: Staged file, with its weights beside it as :data:`WEIGHTS`.
+        target: Path of the finished file.
+
+    Returns:
+        Path of its data file, or None if the weights are in the file.
+
+    Raises:
+        OutputError: The file cannot be written; an existing file is unchanged.
+    """
+    proto = onnx.load(path, load_external_data=False)
+    weights = path.with_name(WEIGHTS)
+    if not weights.exists() or weights.stat().st_size <= EXTERNAL_ABOVE:
+        complete = path.with_suffix(".complete")
+        write_embedded(proto, path.parent, complete)
+        move_into_place(complete, target)
+        return None
+    digest = sha256_of(weights)
+    data = target.with_name(f"{target.stem}.{digest[:12]}.data")
+    for tensor in external_tensors(proto):
+        next(entry for entry in tensor.external_data if entry.key == "location").value = data.name
+    onnx.save(proto, path)
+    if not data.is_file() or sha256_of(data) != digest:
+        with staging_folder(data) as beside:  # the target may be a symbolic link to another file system
+            shutil.move(weights, beside / data.name)
+            move_into_place(beside / data.name, data)
+    move_into_place(path, target)
+    return data

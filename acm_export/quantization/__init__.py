@@ -1,0 +1,1 @@
+"""Quantisation: int8 learners, dense linear layers and embeddings in an exported file."""
