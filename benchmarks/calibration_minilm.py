@@ -79,7 +79,9 @@ def tokenized(tokenizer: Any, texts: list[str]) -> dict[str, torch.Tensor]:
     return {name: encoded[name] for name in ("input_ids", "attention_mask")}
 
 
-def into_learners(model: BertModel, inputs: dict[str, torch.Tensor], *, steps: int) -> list[float]:
+def into_learners(
+    model: BertModel, inputs: dict[str, torch.Tensor], *, steps: int, min_learners: int = 1
+) -> list[float]:
     """Replace every FFN with learners and a gate, in place; returns each gate's share of correct labels."""
     recorded: dict[int, torch.Tensor] = {}
     valid = inputs["attention_mask"].bool()
@@ -95,21 +97,26 @@ def into_learners(model: BertModel, inputs: dict[str, torch.Tensor], *, steps: i
         hook.remove()
     right = []
     for index, layer in enumerate(model.encoder.layer):
-        acm = as_learners(layer.intermediate.dense, layer.output.dense, recorded[index])
+        acm = as_learners(layer.intermediate.dense, layer.output.dense, recorded[index], min_learners)
         right.append(train_gate(acm, recorded[index], steps=steps))
         layer.intermediate, layer.output.dense = acm, nn.Identity()
     return right
 
 
 @torch.no_grad()
-def as_learners(up: nn.Linear, down: nn.Linear, x: torch.Tensor) -> ACMLayer:
+def as_learners(up: nn.Linear, down: nn.Linear, x: torch.Tensor, min_learners: int) -> ACMLayer:
     """The same FFN as learners: neurons by their mean contribution, and the mean of what is left out as bias."""
     d, width = up.in_features, up.out_features
     hidden = functional.gelu(up(x))
     order = (hidden.abs().mean(0) * down.weight.norm(dim=0)).argsort(descending=True)
     acm = ACMLayer(
         ACMSpec(
-            d, NUM_LEARNERS, width // NUM_LEARNERS, min_learners=1, gate_hidden=(GATE_HIDDEN,), gate_activation="gelu"
+            d,
+            NUM_LEARNERS,
+            width // NUM_LEARNERS,
+            min_learners=min_learners,
+            gate_hidden=(GATE_HIDDEN,),
+            gate_activation="gelu",
         )
     )
     acm.w1.copy_(up.weight[order].T)
@@ -138,13 +145,14 @@ def train_gate(acm: ACMLayer, x: torch.Tensor, *, steps: int) -> float:
 
 @torch.no_grad()
 def gate_labels(acm: ACMLayer, x: torch.Tensor) -> torch.Tensor:
-    """The choice (count - 1) of each token."""
+    """The choice (count - min_learners) of each token; at least one learner."""
     parts = functional.gelu(x @ acm.w1 + acm.b1).reshape(len(x), NUM_LEARNERS, -1)
     learners = torch.einsum("tnh,nhd->tnd", parts, acm.w2.reshape(NUM_LEARNERS, -1, x.shape[1]))
     outputs = learners.cumsum(1) + acm.b2[1:]
     distance = (outputs - outputs[:, -1:]).norm(dim=-1)
     little = distance[:, :-1] < FACTOR * distance[:, 1:]
-    return torch.where(little.any(1), little.int().argmax(1), NUM_LEARNERS - 1)
+    first = torch.where(little.any(1), little.int().argmax(1), NUM_LEARNERS - 1)
+    return first + 1 - acm.spec.min_learners
 
 
 def similarities(

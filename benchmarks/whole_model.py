@@ -38,6 +38,7 @@ if TYPE_CHECKING:
     from torch import nn
     from transformers import PreTrainedModel
 
+    from acm_export.quantization.result import QuantizationResult
     from acm_export.surgery import InputSpec
 
 THREADS = 2
@@ -74,7 +75,7 @@ class Row:
 class Runner:
     """An exported file with thresholds as inputs."""
 
-    def __init__(self, exported: ExportResult) -> None:
+    def __init__(self, exported: ExportResult | QuantizationResult) -> None:
         self.manifest = exported.manifest
         model, _ = runnable_copy(read_model(exported.path), exported.manifest)
         self.session = CpuSession(model, exported.path.parent, threads=THREADS)

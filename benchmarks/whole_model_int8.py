@@ -1,11 +1,12 @@
-"""Measure a whole ViT-B/16 with ACM layers against the rival that most users try first: the dense model in int8.
+"""Measure a whole ViT-B/16 with ACM layers in int8 against the rival that most users try first: dense int8.
 
-What: the models of ``whole_model.py`` (random weights, float32, target portable). The rival is the exported dense model
-after ``onnxruntime.quantization.quantize_dynamic``: weights of all matrix products in int8, one scale for each output
-column, activations quantised at run time. Random weights say nothing about what int8 costs in accuracy; only time is
+What: the models of ``whole_model.py`` (random weights, float32, target portable) and their int8 files made by
+``quantize`` with the same options and images: static scales, all linear layers of the transformer. The second dense
+rival is ``onnxruntime.quantization.quantize_dynamic`` of the exported dense model, weights per column. The faster of
+the two int8 dense models counts. Random weights say nothing about what int8 costs in accuracy; only time and size are
 measured.
 
-How: as ``whole_model.py``; every case, including the int8 model, lies between two blocks of the dense float32 model.
+How: as ``whole_model.py``; every case lies between two blocks of the dense float32 model, two threads, batch 1 and 8.
 
 Run: ``python benchmarks/whole_model_int8.py [--quick]``
 """
@@ -16,60 +17,100 @@ from dataclasses import asdict, dataclass
 from functools import partial
 from pathlib import Path
 from tempfile import TemporaryDirectory
+from typing import TYPE_CHECKING
 
 import torch
 from common import ResultFile, Timing, interleaved, parser, print_table
 from onnxruntime.quantization import quantize_dynamic
 from random_vit import NUM_LEARNERS, TINY, VIT_B, random_vit
-from whole_model import QUICK, SHARES, SIZES, THREADS, Arrays, Runner, Size, images, thresholds_for
+from whole_model import QUICK, SHARES, SIZES, THREADS, Runner, Size, images, thresholds_for
 
 from acm_export.exporter import export
 from acm_export.onnx_file.model_file import read_model
+from acm_export.quantization.quantize import quantize
 from acm_export.runtimes.onnx_runtime import CpuSession
 
-INT8, ACM = "dense, int8", "ACM, float32"
+if TYPE_CHECKING:
+    from collections.abc import Callable
 
+    from random_vit import Shape
+    from whole_model import Arrays
 
-@dataclass(frozen=True)
-class Rivals:
-    """Sessions of the dense model.
-
-    Args:
-        dense: The model in float32, the baseline.
-        int8: The quantised model.
-    """
-
-    dense: CpuSession
-    int8: CpuSession
+DENSE, STATIC, DYNAMIC = "dense, float32", "dense, int8 static", "dense, int8 dynamic"
+ACM, ACM_INT8 = "ACM, float32", "ACM, int8"
+SCALE_IMAGES = 16
 
 
 @dataclass(frozen=True)
 class Row:
-    """One case compared with the dense float32 model.
+    """One case.
 
     Args:
         batch: Images in a run.
-        what: ``dense, int8`` or ``ACM, float32``.
-        budget: Executed β; None for the dense model.
+        what: Model and precision.
+        budget: Executed β; None for a dense model.
+        over_dense_int8: Time ÷ that of the faster dense int8 model.
         timing: Time ÷ that of the dense float32 model.
     """
 
     batch: int
     what: str
     budget: float | None
+    over_dense_int8: float
     timing: Timing
 
 
-def measure(size: Size, inputs: Arrays, feeds: dict[float, Arrays], acm: Runner, rivals: Rivals) -> list[Row]:
-    """The int8 model and every share, each between two blocks of the dense float32 model."""
-    cases = {None: partial(rivals.int8.run, inputs, ["logits"])} | {
-        share: partial(acm.session.run, case, ["logits"]) for share, case in feeds.items()
+class Files:
+    """The files of one shape, and a session of each.
+
+    Args:
+        folder: Folder for the files.
+        shape: Shape of the transformer.
+    """
+
+    def __init__(self, folder: Path, shape: Shape) -> None:
+        self.model = random_vit(shape, acm=True)
+        example = {key: torch.from_numpy(value) for key, value in images(self.model, 2).items()}
+        data = images(self.model, SCALE_IMAGES)
+        exported = {
+            kind: export(module, example, folder / f"{kind}.onnx", output_fields=("logits",))
+            for kind, module in (("acm", self.model), ("dense", random_vit(shape, acm=False)))
+        }
+        quantized = {kind: quantize(folder / f"{kind}.onnx", folder / f"{kind}8.onnx", data=data) for kind in exported}
+        quantize_dynamic(folder / "dense.onnx", folder / "dynamic.onnx", per_channel=True)
+        self.runners = {
+            DENSE: Runner(exported["dense"]),
+            STATIC: Runner(quantized["dense"]),
+            ACM: Runner(exported["acm"]),
+            ACM_INT8: Runner(quantized["acm"]),
+        }
+        self.dynamic = CpuSession(read_model(folder / "dynamic.onnx"), folder, threads=THREADS)
+        self.size_ratios = {kind: file.bytes_after / file.bytes_before for kind, file in quantized.items()}
+
+
+def measure(size: Size, files: Files) -> list[Row]:
+    """Both int8 dense models and both ACM models at every share, each between two blocks of the dense float32 model."""
+    inputs = images(files.model, size.batch)
+    feeds = {share: inputs | thresholds_for(files.model, inputs, share) for share in SHARES}
+    runners = files.runners
+    cases: dict[tuple[str, float | None], Callable[[], Arrays]] = {
+        (STATIC, None): partial(runners[STATIC].session.run, inputs, ["logits"]),
+        (DYNAMIC, None): partial(files.dynamic.run, inputs, ["logits"]),
     }
-    baseline = partial(rivals.dense.run, inputs, ["logits"])
+    for what in (ACM, ACM_INT8):
+        cases |= {(what, share): partial(runners[what].session.run, case, ["logits"]) for share, case in feeds.items()}
+    baseline = partial(runners[DENSE].session.run, inputs, ["logits"])
     timings = interleaved(cases, baseline, rounds=size.rounds, runs=size.runs)
+    rival = min(timings[STATIC, None].ratio, timings[DYNAMIC, None].ratio)
     return [
-        Row(size.batch, INT8, None, timing) if share is None else Row(size.batch, ACM, acm.budget(feeds[share]), timing)
-        for share, timing in timings.items()
+        Row(
+            size.batch,
+            what,
+            None if share is None else runners[what].budget(feeds[share]),
+            timing.ratio / rival,
+            timing,
+        )
+        for (what, share), timing in timings.items()
     ]
 
 
@@ -80,27 +121,20 @@ def main() -> None:
     result, rows = ResultFile("whole_model_int8", options), list[Row]()
     result.add("case", {"shape": asdict(shape), "num_learners": NUM_LEARNERS, "dtype": "fp32", "threads": THREADS})
     with TemporaryDirectory() as name:
-        folder, model = Path(name), random_vit(shape, acm=True)
-        example = {key: torch.from_numpy(value) for key, value in images(model, 2).items()}
-        acm, dense = (
-            Runner(export(module, example, folder / f"{kind}.onnx", output_fields=("logits",)))
-            for kind, module in (("acm", model), ("dense", random_vit(shape, acm=False)))
-        )
-        quantize_dynamic(folder / "dense.onnx", folder / "int8.onnx", per_channel=True)
-        rivals = Rivals(dense.session, CpuSession(read_model(folder / "int8.onnx"), folder, threads=THREADS))
+        files = Files(Path(name), shape)
+        result.add("bytes_int8_over_float32", files.size_ratios)
         for size in sizes:
-            inputs = images(model, size.batch)
-            feeds = {share: inputs | thresholds_for(model, inputs, share) for share in SHARES}
-            rows += measure(size, inputs, feeds, acm, rivals)
+            rows += measure(size, files)
             result.add("rows", [asdict(row) for row in rows])
     print_table(
         f"{shape.name} shape, random weights, ONNX Runtime, {THREADS} threads",
-        ["batch", "model", "β", "time ÷ dense float32", "quartiles", "ms"],
+        ["batch", "model", "β", "time ÷ dense int8", "÷ dense float32", "quartiles", "ms"],
         [
             [
                 str(row.batch),
                 row.what,
                 "" if row.budget is None else f"{row.budget:.2f}",
+                f"{row.over_dense_int8:.2f}",
                 f"{row.timing.ratio:.2f}",
                 f"{row.timing.ratio_q25:.2f} to {row.timing.ratio_q75:.2f}",
                 f"{row.timing.ms:.1f}",
@@ -108,6 +142,7 @@ def main() -> None:
             for row in rows
         ],
     )
+    print(f"int8 ÷ float32, bytes: {files.size_ratios}")
     print(f"wrote {result.path}")
 
 

@@ -98,10 +98,12 @@ def count(signature: Signature, opset: int) -> list[str]:
     statements = [
         "infinity = Constant <value = float[1] {inf}> ()",
         "minus_infinity = Constant <value = float[1] {-inf}> ()",
-        "nan = IsNaN (gate_logits)",
+        f"logits_shape = Constant <value_ints = [-1, {choices}]> ()",
+        "logits = Reshape (gate_logits, logits_shape)",
+        "nan = IsNaN (logits)",
         "nan_to_infinity = Where (nan, infinity, minus_infinity)",
         max_over_columns("nan_bound", "nan_to_infinity", opset),
-        split("z", range(choices), "gate_logits", -1, opset),
+        split("z", range(choices), "logits", 1, opset),
     ]
     for c in range(2, choices):
         statements.append(f"lower{c} = Max ({lower[-1]}, z{c - 1})")
@@ -111,8 +113,8 @@ def count(signature: Signature, opset: int) -> list[str]:
         upper.append(f"upper{c}")
     return [
         *statements,
-        f"lower_choices = Concat <axis = -1> ({', '.join([*lower, lower[-1]])})",
-        f"upper = Concat <axis = -1> ({', '.join([*reversed(upper), upper[0]])})",
+        f"lower_choices = Concat <axis = 1> ({', '.join([*lower, lower[-1]])})",
+        f"upper = Concat <axis = 1> ({', '.join([*reversed(upper), upper[0]])})",
         "lower = Max (lower_choices, nan_bound)",
         "margins = Sub (upper, lower)",
         f"first_gated = Constant <value_ints = [{signature.min_learners}]> ()",
@@ -120,19 +122,20 @@ def count(signature: Signature, opset: int) -> list[str]:
         "tau_and_stop = Concat <axis = 0> (tau, infinity)",
         "runs = Greater (margins, tau_and_stop)",
         f"runs_int = Cast <to = {TensorProto.INT32}> (runs)",
-        "gated_counts = ArgMin <axis = -1, keepdims = 0> (runs_int)",  # the first learner that does not run
-        "gated = Reshape (gated_counts, rest)",
+        "gated_rows = ArgMin <axis = 1, keepdims = 0> (runs_int)",  # the first learner that does not run
+        "gated = Reshape (gated_rows, rest)",  # ONNX Runtime 1.20 keeps the columns if there are no tokens
         *_counts(signature),
     ]
 
 
 def _counts(signature: Signature) -> list[str]:
-    if not signature.min_learners:
-        return [f"counts = Cast <to = {TensorProto.INT32}> (gated_counts)"]
+    source, statements = "gated", list[str]()
+    if signature.min_learners:
+        source, statements = "count", ["count = Add (gated, first_gated)"]
     return [
-        f"always_running = Constant <value_int = {signature.min_learners}> ()",
-        "count = Add (gated_counts, always_running)",
-        f"counts = Cast <to = {TensorProto.INT32}> (count)",
+        *statements,
+        f"count_int = Cast <to = {TensorProto.INT32}> ({source})",
+        "counts = Reshape <allowzero = 1> (count_int, leading)",
     ]
 
 
@@ -190,8 +193,8 @@ def split(prefix: str, numbers: Sequence[int], source: str, axis: int, opset: in
     return f"{names} = Split <axis = {axis}{parts}> ({source})"
 
 
-def max_over_columns(out: str, values: str, opset: int) -> str:
-    """The maximum over the last axis, which is kept."""
+def max_over_columns(out: str, rows: str, opset: int) -> str:
+    """The maximum over axis 1, which is kept. ONNX Runtime 1.23 is wrong for one row if an attribute says axis -1."""
     if opset >= _REDUCTION_AXES_INPUT_OPSET:
-        return f"{out} = ReduceMax <keepdims = 1> ({values}, rest)"
-    return f"{out} = ReduceMax <axes = [-1], keepdims = 1> ({values})"
+        return f"{out} = ReduceMax <keepdims = 1> ({rows}, one)"
+    return f"{out} = ReduceMax <axes = [1], keepdims = 1> ({rows})"
