@@ -102,7 +102,7 @@ def overhead_us(runs: int) -> tuple[float, float]:
     model = helper.make_model(graph, ir_version=10, opset_imports=[helper.make_opsetid("", 20)])
     feeds = {"x": np.zeros(1, np.float32)}
     context = OnnxBackend().open(model, Path()).context()
-    timed, _ = measure([lambda: context.run(feeds)], runs=runs)
+    (timed,) = measure([lambda: context.run(feeds)], runs=runs)
     session = onnxruntime.InferenceSession(model.SerializeToString(), providers=["CPUExecutionProvider"])
     times = []
     for _ in range(WARM_UP + runs):

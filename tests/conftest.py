@@ -55,3 +55,20 @@ def vit_files(tmp_path_factory: pytest.TempPathFactory) -> Path:
             export(model, images(2), folder / f"{name}.onnx", verify=False, output_fields=("logits",))
 
     return shared_folder(tmp_path_factory, "vit", make)
+
+
+@pytest.fixture(scope="session")
+def int8_files(tmp_path_factory: pytest.TempPathFactory, vit_files: Path) -> Path:
+    """Int8 versions of ``vit_files``: ``m``, ``dynamic``, ``mixed`` (one layer in float) and ``dense``. Read-only."""
+
+    def make(folder: Path) -> None:
+        from exported_files import images
+        from quantized_files import quantize_file
+
+        feeds = {"pixel_values": images(8)}
+        for name in ("m", "dense"):
+            quantize_file(vit_files / f"{name}.onnx", folder / f"{name}.onnx", feeds)
+        quantize_file(vit_files / "m.onnx", folder / "dynamic.onnx", feeds, dynamic=True)
+        quantize_file(vit_files / "m.onnx", folder / "mixed.onnx", feeds, keep=["vit.layers.1.mlp"])
+
+    return shared_folder(tmp_path_factory, "int8", make)

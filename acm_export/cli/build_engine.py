@@ -12,6 +12,7 @@ from acm_export.cli.common import DATA, progress, verb, write_json
 if TYPE_CHECKING:
     from acm_export.engine.engine import EngineResult
     from acm_export.engine.passport import Comparison
+    from acm_export.engine.plan import EnginePlan
 
 _FILE = click.Path(path_type=Path, dir_okay=False)
 _FOLDER = click.Path(path_type=Path, file_okay=False, exists=True)
@@ -68,13 +69,22 @@ def _print(result: EngineResult) -> None:
     click.echo(f"{result.output}: {'built' if result.passport else 'would be built'} from {result.model}")
     for plan in result.plans:
         version = ".".join(map(str, plan.version))
-        click.echo(f"TensorRT {version} parses files for {plan.target}\n  {plan.trtexec}")
+        click.echo(f"TensorRT {version} parses files for {plan.target}{_int8(plan)}\n  {plan.trtexec}")
         if plan.converted and plan.target == result.plans[-1].target:
             click.echo("  for trtexec: --save-onnx writes the file that TensorRT parses")
         elif plan.converted:
             click.echo(f"  for trtexec: export the model with --target {plan.target}")
     if result.passport is not None:
         click.echo(_describe(result.passport.comparison))
+
+
+def _int8(plan: EnginePlan) -> str:
+    """What runs in int8, if anything."""
+    manifest = plan.prepared.manifest
+    if manifest.quantization is None:
+        return ""
+    layers = sum(layer.activations is not None for layer in manifest.layers)
+    return f"; int8: {layers} ACM layers in the plugin, {len(manifest.quantization.linears)} linear layers as Q/DQ"
 
 
 def _describe(found: Comparison | None) -> str:

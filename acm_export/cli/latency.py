@@ -56,6 +56,11 @@ def _percentiles(context: click.Context, parameter: click.Parameter, values: tup
     type=_PATH,
     help="Dense model to time between blocks of MODEL: an ONNX file, an engine or a checkpoint.",
 )
+@click.option(
+    "--baseline-int8",
+    is_flag=True,
+    help="Also time an int8 version of --baseline, quantized with the options of MODEL; needs --data if static.",
+)
 @click.option("--data", help=f"Real inputs: {DATA}. [default: random inputs]")
 @click.option("--processor", type=_PATH, help="Folder with preprocessor_config.json, for images.")
 @click.option("--batch", callback=_batches, default="1", show_default=True, metavar="N,...", help="Batch sizes.")
@@ -133,6 +138,7 @@ def latency(model: Path | None, *, as_json: bool, **options: Any) -> None:
       acm-export latency calibrated.onnx --budgets 0.25,0.5,1 --data images.npz --baseline dense.onnx -o cpu.json
       acm-export latency calibrated.onnx --budgets 0.5 --data images.npz --assert-p99 4ms@0.5
       acm-export latency calibrated.onnx --budgets 0.5 --data images.npz --compare cpu.json --max-regression 5%
+      acm-export latency int8.onnx --data images.npz --baseline dense.onnx --baseline-int8
       acm-export latency calibrated.plan --budgets 0.25,0.5,1 --data images.npz --baseline dense.plan --cuda-graph
       acm-export latency calibrated.onnx --runtime pytorch --checkpoint acm-vit-b --baseline vit-b --budgets 0.5
       acm-export latency m.plan --trtexec-times times.json --assert-p99 4ms

@@ -39,6 +39,9 @@ def verify(
     Reports the numeric error while both sides run the same learners, and separately the tokens that the two would
     route differently, with their distance from the threshold. Exit code 1 if an error exceeds its tolerance.
 
+    An int8 file passes if its outputs have a cosine similarity of at least 0.99 with those of the float32 model, and if
+    the integers of each int8 layer are exactly those of the operator's definition.
+
     \b
     Example:
       acm-export verify acm-vit-b.onnx --checkpoint acm-vit-b --data images.npz
@@ -55,7 +58,7 @@ def verify(
         write_table(verification_table(report), *report.notes)
     if not report.passed:
         raise VerificationError(
-            f"{model} does not compute what the checkpoint computes: {report.failure}", None, report
+            f"{model} does not compute what the checkpoint computes: {report.failure}", report.hint, report
         )
     if not as_json:
         click.echo("the file computes what the checkpoint computes")

@@ -21,7 +21,7 @@ from acm_export.onnx_file.model_file import read_model
 from acm_export.onnx_file.thresholds import setting_thresholds
 from acm_export.runtimes.runnable import open_runnable, runnable_copy
 from acm_export.runtimes.session import tap_gate_logits
-from acm_export.verification.report import MARGIN_TOLERANCE, OUTPUT_TOLERANCE
+from acm_export.verification.report import INT8_MARGIN_TOLERANCE, MARGIN_TOLERANCE, OUTPUT_TOLERANCE
 from acm_export.verification.settings import uniform
 
 if TYPE_CHECKING:
@@ -35,6 +35,11 @@ if TYPE_CHECKING:
     from acm_export.engine.prepare import TensorRTModel
     from acm_export.engine.profiles import Profile
     from acm_export.engine.runtime import LoadedEngine
+
+
+INT8_ENGINE_TOLERANCE = 5e-2
+"""As ``OUTPUT_TOLERANCE``, between an int8 engine and its file: TensorRT multiplies by the reciprocal of a scale where
+ONNX Runtime divides, so values next to a half go to different integers."""
 
 
 @dataclass(frozen=True)
@@ -118,17 +123,21 @@ class EngineCheck:
         Raises:
             EngineError: The engine does not compute what the file computes.
         """
-        layers, dtype = self._prepared.manifest.layers, self._prepared.manifest.dtype
+        manifest = self._prepared.manifest
         context = engine.context()
         try:
             found = [
-                agreement(self._portable.run(feeds, setting.thresholds), context.run(feeds | setting.feeds)[0], layers)
+                agreement(
+                    self._portable.run(feeds, setting.thresholds),
+                    context.run(feeds | setting.feeds)[0],
+                    manifest.layers,
+                )
                 for feeds in self._batches
                 for setting in self._settings
             ]
         finally:
             context.close()
-        return judge(found, dtype, len(self._settings))
+        return judge(found, manifest.dtype, len(self._settings), int8=manifest.quantization is not None)
 
 
 def data_inputs(prepared: TensorRTModel) -> tuple[GraphInput, ...]:
@@ -137,20 +146,24 @@ def data_inputs(prepared: TensorRTModel) -> tuple[GraphInput, ...]:
     return graph_inputs(prepared.model, tuple(name for name in prepared.inputs if name not in added))
 
 
-def judge(found: list[Agreement], dtype: str, settings: int) -> Comparison:
+def judge(found: list[Agreement], dtype: str, settings: int, *, int8: bool = False) -> Comparison:
     """Summarize agreements, reject what rounding cannot explain, and warn about what could not be measured.
 
     Args:
         found: Agreement on every batch at every setting.
         dtype: Dtype of the file, which decides the tolerances (verification/report.py).
         settings: Number of settings.
+        int8: Whether the file is quantized; then rounding to int8 decides the tolerances.
 
     Raises:
         EngineError: Samples with equal learner counts differ by more than the tolerance, or one with a different count
             has a margin that is not close to its threshold. For an engine without counts: most samples differ.
     """
     errors = [error for one in found for error in one.errors]
-    tolerance, has_counts = OUTPUT_TOLERANCE[dtype], all(one.rerouted is not None for one in found)
+    tolerance = INT8_ENGINE_TOLERANCE if int8 else OUTPUT_TOLERANCE[dtype]
+    allowed_distance = INT8_MARGIN_TOLERANCE if int8 else MARGIN_TOLERANCE[dtype]
+    precision = "int8" if int8 else dtype
+    has_counts = all(one.rerouted is not None for one in found)
     worst = max((math.inf if math.isnan(error) else error for error in errors), default=None)
     beyond = [error for error in errors if not error <= tolerance]
     distance = max((one.margin_distance for one in found), default=0.0)
@@ -168,13 +181,13 @@ def judge(found: list[Agreement], dtype: str, settings: int) -> Comparison:
     if (has_counts and beyond) or 2 * len(beyond) > len(errors):
         raise EngineError(
             f"outputs of the engine differ by {max(beyond):.2e} of the largest value; {len(beyond)} of {len(errors)} "
-            f"samples exceed the tolerance of {tolerance:g} for {dtype}",
+            f"samples exceed the tolerance of {tolerance:g} for {precision}",
             _KEEP,
         )
-    if distance > MARGIN_TOLERANCE[dtype]:
+    if distance > allowed_distance:
         raise EngineError(
             f"the engine routes a token differently although its margin is {distance:.2g} standard deviations from its "
-            f"threshold; rounding in {dtype} explains at most {MARGIN_TOLERANCE[dtype]:g}",
+            f"threshold; rounding in {precision} explains at most {allowed_distance:g}",
             _KEEP,
         )
     if not has_counts and beyond:

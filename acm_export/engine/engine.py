@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-from contextlib import suppress
 from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
@@ -23,7 +22,7 @@ from acm_export.engine.profiles import parse_shapes
 from acm_export.engine.settings import parse_tactic_sources
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping, Sequence
+    from collections.abc import Callable, Mapping, Sequence
     from types import ModuleType
     from typing import TypeAlias
 
@@ -140,20 +139,18 @@ def build_engine(
     _check_outputs((model, library, given_path), output, saved, cache)
     tensorrt = _tensorrt(required=not dry_run)
     sources = () if tactic_sources is None else parse_tactic_sources(tactic_sources)
-    plans = []
-    for version in [host.version_of(tensorrt)] if tensorrt else PLANNED_VERSIONS:
-        with suppress(*() if tensorrt else (ExportError,)):  # TensorRT 8 cannot run bf16
-            plan = plan_engine(
-                model,
-                output,
-                version,
-                (low, best, high),
-                extra=ExtraIO(counts=counts, thresholds=threshold_inputs),
-                tf32=tf32,
-                timing_cache=cache,
-                tactic_sources=sources,
-            )
-            plans.append(plan if library is None else replace(plan, plugin=library))
+    plan = partial(
+        plan_engine,
+        model,
+        output,
+        shapes=(low, best, high),
+        extra=ExtraIO(counts=counts, thresholds=threshold_inputs),
+        tf32=tf32,
+        timing_cache=cache,
+        tactic_sources=sources,
+    )
+    plans = _plans([host.version_of(tensorrt)] if tensorrt else PLANNED_VERSIONS, plan)
+    plans = plans if library is None else [replace(one, plugin=library) for one in plans]
     if saved is not None:
         save_for_trtexec(plans[-1].prepared, saved)
         plans = [replace(plan, saved=saved) if plan.target == plans[-1].target else plan for plan in plans]
@@ -169,6 +166,22 @@ def build_engine(
         make_check = partial(EngineCheck, prepared, settings.profiles, open_inputs) if check else None
         passport = build_planned(plans[0], tensorrt, source, make_check, progress)
     return EngineResult(model, output, tuple(plans), passport)
+
+
+def _plans(versions: Sequence[tuple[int, int]], plan: Callable[..., EnginePlan]) -> list[EnginePlan]:
+    """A plan for each version, without the versions that cannot run the model; an error if none can."""
+    planned = [_plan_or_refusal(plan, version) for version in versions]
+    plans = [one for one in planned if isinstance(one, EnginePlan)]
+    if not plans and isinstance(planned[-1], ExportError):
+        raise planned[-1]
+    return plans
+
+
+def _plan_or_refusal(plan: Callable[..., EnginePlan], version: tuple[int, int]) -> EnginePlan | ExportError:
+    try:
+        return plan(version=version)
+    except ExportError as error:  # TensorRT 8 cannot run bf16, and no version dynamic int8 activations
+        return error
 
 
 def _check_outputs(read: tuple[Path | None, ...], output: Path, save_onnx: Path | None, cache: Path | None) -> None:

@@ -19,6 +19,7 @@ if TYPE_CHECKING:
     from acm_export.base.json_fields import JsonObject
     from acm_export.engine.prepare import TensorRTModel
     from acm_export.engine.profiles import Profile, Shapes
+    from acm_export.onnx_file.manifest import Manifest
 
 _FIRST_STATIC_PLUGINS = (8, 6)
 
@@ -71,6 +72,7 @@ class EnginePlan:
             "inputs": self.prepared.inputs,
             "outputs": [value.name for value in self.prepared.model.graph.output],
             "budget_input": self.prepared.manifest.budget_input,
+            "int8": None if (quantization := self.prepared.manifest.quantization) is None else asdict(quantization),
             "trtexec": self.trtexec,
             "profiles": {name: asdict(profile) for name, profile in self.settings.profiles.items()},
         }
@@ -107,8 +109,15 @@ def plan_engine(
     """
     prepared = prepare(model, target_for(version), extra)
     chosen = profiles(prepared.inputs, prepared.manifest.example_inputs, *shapes)
-    settings = BuilderSettings(chosen, tf32, prepared.manifest.dtype == "fp16", timing_cache, tactic_sources)
+    half, int8 = prepared.manifest.dtype == "fp16", has_explicit_quantization(prepared.manifest)
+    settings = BuilderSettings(chosen, tf32, half, timing_cache, tactic_sources, int8)
     return EnginePlan(version, prepared, settings, output)
+
+
+def has_explicit_quantization(manifest: Manifest) -> bool:
+    """Whether the graph has int8 values outside the plugin, between QuantizeLinear and DequantizeLinear."""
+    quantization = manifest.quantization
+    return quantization is not None and bool(quantization.linears or quantization.embeddings)
 
 
 def trtexec_command(
@@ -132,6 +141,7 @@ def trtexec_command(
         kinds = {"min": "minimum", "opt": "optimum", "max": "maximum"}
         words += [f"--{short}Shapes={_shapes(settings.profiles, kind)}" for short, kind in kinds.items()]
     if version < (9, 0):
+        words += ["--int8"] if settings.int8 else []
         words += ["--fp16", "--precisionConstraints=obey"] if settings.half else []
     elif version < (11, 0):
         words.append("--stronglyTyped")  # TensorRT 11 is always strongly typed

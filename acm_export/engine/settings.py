@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from acm_export.base.errors import EngineError, UsageError
 
@@ -28,6 +28,7 @@ class BuilderSettings:
         profiles: Shapes of every input with a dynamic dimension.
         tf32: Whether float32 products outside the plugin may be rounded to TF32.
         half: Whether the model is fp16.
+        int8: Whether the model has QuantizeLinear and DequantizeLinear. Strongly typed networks need no setting for it.
         timing_cache: File to read, if it exists, and to write.
         tactic_sources: Changes to the default tactic sources: a sign and TensorRT's name, as in ``-CUDNN``.
     """
@@ -37,6 +38,7 @@ class BuilderSettings:
     half: bool = False
     timing_cache: Path | None = None
     tactic_sources: tuple[str, ...] = ()
+    int8: bool = False
 
 
 def network_flags(tensorrt: ModuleType) -> int:
@@ -51,6 +53,8 @@ def set_precision(
 ) -> None:
     """Set the builder's precision flags; on TensorRT 8 also constrain every layer to the precision of the model.
 
+    Layers that read dequantized values stay free there: the builder runs them in int8.
+
     Args:
         tensorrt: The TensorRT module.
         network: Parsed network; its layers are changed on TensorRT 8.
@@ -59,19 +63,47 @@ def set_precision(
     """
     flags = tensorrt.BuilderFlag
     (config.set_flag if settings.tf32 else config.clear_flag)(flags.TF32)
-    if _strongly_typed(tensorrt) or not settings.half:
+    if _strongly_typed(tensorrt):
+        return
+    if settings.int8:
+        config.set_flag(flags.INT8)
+    if not settings.half:
         return
     config.set_flag(flags.FP16)
     config.set_flag(flags.OBEY_PRECISION_CONSTRAINTS)
     types = (tensorrt.float32, tensorrt.float16)
     kinds = tensorrt.LayerType
-    for layer in (network.get_layer(i) for i in range(network.num_layers)):
+    layers = [network.get_layer(i) for i in range(network.num_layers)]
+    dequantized = _dequantized(kinds, layers) if settings.int8 else set()
+    for layer in layers:
         outputs = [layer.get_output(i).dtype for i in range(layer.num_outputs)]
         if layer.type in (kinds.PLUGIN_V2, kinds.SHAPE) or any(dtype not in types for dtype in outputs):
             continue  # the plugin chooses its own types; shape and integer layers have no precision
+        if dequantized & {value.name for value in (*_inputs(layer), *_outputs(layer))}:
+            continue
         layer.precision = outputs[0]
         for index, dtype in enumerate(outputs):
             layer.set_output_type(index, dtype)
+
+
+def _dequantized(kinds: Any, layers: Sequence[trt.ILayer]) -> set[str]:
+    """Names of dequantized values, also behind casts."""
+    casts = (getattr(kinds, "CAST", None), kinds.IDENTITY)  # 8.5 has no cast layers: there a Cast is an identity
+    names: set[str] = set()
+    for layer in layers:  # in topological order
+        behind = layer.type in casts and any(value.name in names for value in _inputs(layer))
+        if behind or layer.type == kinds.DEQUANTIZE:
+            names |= {value.name for value in _outputs(layer)}
+    return names
+
+
+def _inputs(layer: trt.ILayer) -> list[trt.ITensor]:
+    values = (layer.get_input(i) for i in range(layer.num_inputs))
+    return [value for value in values if value is not None]  # None for an input that is left out
+
+
+def _outputs(layer: trt.ILayer) -> list[trt.ITensor]:
+    return [layer.get_output(i) for i in range(layer.num_outputs)]
 
 
 def parse_tactic_sources(text: str) -> tuple[str, ...]:

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 import numpy as np
-from onnx import TensorProto, numpy_helper
+from onnx import TensorProto, helper, numpy_helper
 
 from acm_export.base.errors import ModelFileError
 from acm_export.onnx_file import budget_input
@@ -40,6 +41,7 @@ class FileSummary:
         data_files: External data files, relative to the file's folder.
         num_nodes: Number of nodes in the main graph.
         runs_on: Runtimes that run the file.
+        weight_bytes: Size of the initializers, inside and outside the file, by element type.
     """
 
     manifest: Manifest
@@ -49,6 +51,7 @@ class FileSummary:
     data_files: list[str]
     num_nodes: int
     runs_on: str
+    weight_bytes: dict[str, int]
 
     def to_json(self) -> JsonObject:
         """The object that ``inspect --json`` prints; infinite thresholds become strings."""
@@ -91,6 +94,7 @@ def inspect(model: StrPath) -> FileSummary:
         data_files(proto),
         len(proto.graph.node),
         _runs_on(proto, manifest),
+        _weight_bytes(proto),
     )
 
 
@@ -207,6 +211,15 @@ def _runs_on(model: onnx.ModelProto, manifest: Manifest) -> str:
         return runtime
     first = ".".join(map(str, FIRST))
     return f"{runtime}, {first} or later (older versions run layers with different N, min or activation wrongly)"
+
+
+def _weight_bytes(model: onnx.ModelProto) -> dict[str, int]:
+    """Bytes of the initializers by element type, the largest first."""
+    sizes: dict[str, int] = {}
+    for tensor in model.graph.initializer:
+        dtype = helper.tensor_dtype_to_np_dtype(tensor.data_type)
+        sizes[dtype.name] = sizes.get(dtype.name, 0) + math.prod(tensor.dims) * dtype.itemsize
+    return dict(sorted(sizes.items(), key=lambda item: -item[1]))
 
 
 def _data_bytes(tensor: TensorProto, path: Path) -> int:

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 from onnx import TensorProto
 
 from acm_export.onnx_file.targets import gated_learners_nodes
-from acm_export.op.quantized_signature import INT8_INPUTS, QUANTIZED_INPUTS
+from acm_export.op.quantized_signature import INT8_INPUTS, MAX_SUM, QUANTIZED_INPUTS
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -47,12 +47,14 @@ def _contradictions(model: onnx.ModelProto, manifest: Manifest) -> Iterator[str]
     for kind, names in (("linear layer", quantization.linears), ("embedding table", quantization.embeddings)):
         for name in names:
             if name not in tensors or tensors[name].data_type != TensorProto.INT8:
-                yield f"the weight {name} of a {kind} is not int8, but the manifest says it is"
+                yield f"{name} ({kind}) is not int8, but the manifest says it is"
 
 
 def _layer_contradictions(
     node: onnx.NodeProto, layer: LayerEntry, tensors: dict[str, TensorProto], *, packed: bool
 ) -> Iterator[str]:
+    if (largest := max(layer.model_dim, layer.num_learners * layer.hidden_dim)) > MAX_SUM:
+        yield f"layer {layer.name} sums {largest} products in int32, which holds at most {MAX_SUM}"
     for name, value in zip(QUANTIZED_INPUTS[3:], node.input[3:], strict=True):
         if value not in tensors:
             yield f"the initializer {value} ({name} of layer {layer.name}) is missing"

@@ -168,6 +168,11 @@ class Manifest:
         return content
 
     @property
+    def precision(self) -> str:
+        """Precision of the file in words, as ``fp32`` or ``int8 static and fp32``."""
+        return precision_text(self.dtype, None if self.quantization is None else self.quantization.activations)
+
+    @property
     def budget_input(self) -> bool:
         """Whether the graph takes ``budget`` as an input."""
         return self.calibration is not None and self.calibration.budget_input
@@ -195,6 +200,16 @@ class Manifest:
         """Smallest possible budget: only the learners that always run; 0 without ACM layers."""
         always = sum(e.tokens * e.min_learners * e.learner_flops for e in self.layers)
         return always / max(1, self.all_learners_flops)
+
+
+def precision_text(dtype: str, activations: str | None) -> str:
+    """Precision of a file in words.
+
+    Args:
+        dtype: Precision of what is not int8.
+        activations: ``static`` or ``dynamic`` for a quantized file, else None.
+    """
+    return dtype if activations is None else f"int8 {activations} and {dtype}"
 
 
 def write_manifest(model: onnx.ModelProto, manifest: Manifest) -> None:

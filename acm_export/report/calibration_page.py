@@ -52,7 +52,7 @@ def calibration_page(result: CalibrationResult) -> str:
     parts = {
         "title": f"Budgets of {html.escape(manifest.source.name)}",
         "subtitle": html.escape(
-            f"{result.path.name} · {len(manifest.layers)} adaptive layers · {manifest.dtype} · "
+            f"{result.path.name} · {len(manifest.layers)} adaptive layers · {manifest.precision} · "
             f"solver {record.solver} · trained budget β₀ = {record.trained_budget:.3f}"
         ),
         "notes": "".join(f'<p class="note">{html.escape(note)}</p>' for note in result.notes),

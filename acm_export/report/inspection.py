@@ -11,7 +11,7 @@ if TYPE_CHECKING:
 
     from acm_export.onnx_file.budget_table import Calibration
     from acm_export.onnx_file.inspection import FileSummary
-    from acm_export.onnx_file.manifest import Setting
+    from acm_export.onnx_file.manifest import LayerEntry, Manifest, Quantization, Setting
 
 
 def describe(summary: FileSummary) -> Iterator[str]:
@@ -19,8 +19,13 @@ def describe(summary: FileSummary) -> Iterator[str]:
     manifest = summary.manifest
     digest = f", weights sha256 {manifest.source.sha256[:12]}..." if manifest.source.sha256 else ""
     yield f"source    {manifest.source.name}{digest}"
-    yield f"written   by {manifest.producer}, {manifest.dtype}, opset {manifest.opset}, {summary.num_nodes} nodes"
+    yield f"written   by {manifest.producer}, {manifest.precision}, opset {manifest.opset}, {summary.num_nodes} nodes"
     yield f"target    {manifest.target}: runs on {summary.runs_on}"
+    if manifest.quantization is not None:
+        yield f"int8      {_describe_quantization(manifest, manifest.quantization)}"
+        if manifest.quantization.kept:
+            yield f"float     kept on request: {', '.join(manifest.quantization.kept)}"
+    yield f"weights   {_describe_sizes(summary.weight_bytes)}"
     for title, values in (("inputs", summary.inputs), ("outputs", summary.outputs)):
         yield f"{title:<9} " + ", ".join(f"{name} {shape}" for name, shape in values.items())
     for name in summary.data_files:
@@ -38,6 +43,25 @@ def describe(summary: FileSummary) -> Iterator[str]:
     if manifest.budget_input:
         default = f"default {manifest.setting.budget:.4g}" if manifest.target == "portable" else "no default"
         yield f"input     budget: each call sets its own budget; {default}"
+
+
+def _describe_sizes(weight_bytes: dict[str, int]) -> str:
+    """Sizes by element type, without types of less than 1% of the total."""
+    least = sum(weight_bytes.values()) / 100
+    return ", ".join(f"{size / 1e6:.3g} MB {name}" for name, size in weight_bytes.items() if size >= least)
+
+
+def _describe_quantization(manifest: Manifest, quantization: Quantization) -> str:
+    layers = sum(layer.activations is not None for layer in manifest.layers)
+    parts = [f"{layers} of {len(manifest.layers)} ACM layers", f"{len(quantization.linears)} dense linear layers"]
+    parts += [f"{len(quantization.embeddings)} embedding tables"] if quantization.embeddings else []
+    scales = f" from {quantization.samples} samples" if quantization.samples else ""
+    return f"{', '.join(parts)}; {quantization.weight_bits}-bit weights, {quantization.activations} scales{scales}"
+
+
+def layer_precision(manifest: Manifest, layer: LayerEntry) -> str:
+    """Precision that a layer's learners run in."""
+    return manifest.dtype if layer.activations is None else f"int8 {layer.activations}"
 
 
 def _describe_table(calibration: Calibration | None) -> str:
@@ -69,6 +93,9 @@ def layer_table(summary: FileSummary) -> Table:
     for column in ("D", "N", "h", "min"):
         table.add_column(column, justify="right")
     table.add_column("activation")
+    int8 = summary.manifest.quantization is not None
+    if int8:
+        table.add_column("precision")
     table.add_column("gate ÷ learners", justify="right")
     table.add_column("thresholds")
     for e in summary.manifest.layers:
@@ -77,6 +104,7 @@ def layer_table(summary: FileSummary) -> Table:
             e.name,
             *map(str, (e.model_dim, e.num_learners, e.hidden_dim, e.min_learners)),
             e.activation,
+            *([layer_precision(summary.manifest, e)] if int8 else []),
             f"{share:.1%}",
             " ".join(f"{v:.3g}" for v in summary.thresholds[e.name]),
         )

@@ -22,6 +22,7 @@ def latency_table(result: LatencyResult) -> Table:
     """One row for each run, with host times in milliseconds; empty columns are omitted."""
     runtime, streams = result.runtime, max((run.streams for run in result.runs), default=1)
     parts = (
+        result.precision,
         " ".join(filter(None, (runtime.name, runtime.version))),
         runtime.provider,
         result.device.name,
@@ -39,6 +40,8 @@ def latency_table(result: LatencyResult) -> Table:
     columns["samples/s"] = [_short(r.throughput) for r in runs]
     if result.baseline is not None:
         columns["÷ baseline"] = [f"{beside.ratio:.2f}" for beside in result.baseline.runs]
+    if result.baseline_int8 is not None:
+        columns["÷ int8 baseline"] = [f"{beside.ratio:.2f}" for beside in result.baseline_int8.runs]
     return _table(f"{result.model.file}: {', '.join(part for part in parts if part)}", columns)
 
 
@@ -88,6 +91,8 @@ def describe_latency(result: LatencyResult) -> Iterator[str]:
         yield "latency was not fitted against β: that needs at least three different β at one batch size"
     if result.baseline is not None:
         yield f"÷ baseline: ratio of the medians; {result.baseline.model.file} was timed between the blocks"
+    if result.baseline_int8 is not None:
+        yield f"÷ int8 baseline: the same for {result.baseline_int8.model.file}, in the same blocks"
 
 
 def _run_columns(result: LatencyResult) -> dict[str, Sequence[str]]:

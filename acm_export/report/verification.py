@@ -8,14 +8,15 @@ from typing import TYPE_CHECKING
 from rich.table import Table
 
 if TYPE_CHECKING:
-    from acm_export.verification.report import LayerRouting, VerificationReport
+    from acm_export.verification.report import LayerRouting, SettingResult, VerificationReport
 
 
 def verification_table(report: VerificationReport) -> Table:
     """One row for each setting, followed by one for each of its layers with routing disagreements."""
-    table = Table(title=f"{report.runtime} compared with PyTorch, {report.dtype}", title_justify="left")
+    table = Table(title=f"{report.runtime} compared with PyTorch, {report.precision}", title_justify="left")
     table.add_column("setting")
-    for column in ("β", "max error", "mean error", "relative", "tolerance", "routed differently"):
+    kinds = ("cosine", "integers") if report.int8 is not None else ("relative", "tolerance")
+    for column in ("β", "max error", "mean error", *kinds, "routed differently"):
         table.add_column(column, justify="right")
     for setting in report.settings:
         tokens = sum(layer.tokens for layer in setting.layers)
@@ -26,13 +27,27 @@ def verification_table(report: VerificationReport) -> Table:
             f"{setting.budget:.3f}",
             f"{setting.max_abs:.2e}",
             f"{setting.mean_abs:.2e}",
-            f"{setting.relative:.1e}",
-            f"{report.tolerance(setting):.1e}",
+            *_judged(report, setting),
             f"{count} of {tokens}",
         )
         for layer in differing:
             table.add_row(f"  {layer.name}", f"{layer.mean_share:.3f}", "", "", "", "", _disagreements(layer))
     return table
+
+
+def _judged(report: VerificationReport, setting: SettingResult) -> tuple[str, str]:
+    """The values that decide whether a setting passes."""
+    if report.int8 is not None:
+        return f"{setting.cosine:.4f}", _integers(setting)
+    return f"{setting.relative:.1e}", f"{report.tolerance(setting):.1e}"
+
+
+def _integers(setting: SettingResult) -> str:
+    """Whether the integers of the int8 layers are exact."""
+    if not setting.integers:
+        return ""
+    wrong = sum(one.failure is not None for one in setting.integers)
+    return f"{wrong} of {len(setting.integers)} layers wrong" if wrong else "exact"
 
 
 def _disagreements(layer: LayerRouting) -> str:

@@ -15,6 +15,7 @@ from acm_export.base.errors import AcmError, OutputError, UsageError
 from acm_export.base.files import check_input, sha256_of, write_text
 from acm_export.base.progress import Silent
 from acm_export.timing.backends import open_backend
+from acm_export.timing.baselines import baseline_warnings, check_data, open_baselines
 from acm_export.timing.checks import differences, failures, read_checks
 from acm_export.timing.environment import EnvironmentWatch
 from acm_export.timing.gpu_watch import watch_gpu
@@ -45,6 +46,7 @@ def latency(
     budgets: Sequence[float] = (),
     threshold: float | None = None,
     baseline: StrPath | None = None,
+    baseline_int8: bool = False,
     data: StrPath | None = None,
     processor: StrPath | None = None,
     batch: int | Sequence[int] = 1,
@@ -78,6 +80,8 @@ def latency(
         budgets: β to time, from the calibrated table; by default the current setting of the model.
         threshold: One τ for every gated learner, for models that are not calibrated.
         baseline: Path of the dense model: an ONNX file, an engine or a checkpoint.
+        baseline_int8: Time an int8 version of the baseline too. It is quantized with the options of an int8 ``model``,
+            or with the default options, and needs ``data`` unless activations are dynamic. For ONNX Runtime.
         data: Real inputs: a file, a folder or ``module:function``; by default random inputs.
         processor: Folder with preprocessor_config.json, for images.
         batch: Batch sizes.
@@ -120,6 +124,7 @@ def latency(
         batch=(batch,) if isinstance(batch, int) else tuple(batch),
         streams=streams,
         baseline=_path(baseline),
+        baseline_int8=baseline_int8,
         data=None if data is None else os.fspath(data),
         processor=_path(processor),
         duration=duration,
@@ -169,20 +174,21 @@ def _measure(request: LatencyRequest, watch: EnvironmentWatch, progress: Progres
     gpu = watch_gpu() if backend.on_gpu else None
     try:
         file = backend.read(request.model)
+        check_data(request, file.manifest)
         runs = prepare_runs(request, backend, file, progress)
-        baseline = None
-        if request.baseline is not None:
-            baseline = ModelFile(str(request.baseline), backend.baseline_digest(request.baseline))
-        device, began = backend.device(), datetime.now().astimezone().isoformat(timespec="seconds")
-        watch.start()
-        with closing(LoadedModels(backend, file, request)) as models:
-            timed = time_runs(request, runs, models, progress, gpu)
-            environment = watch.stop()
+        with open_baselines(request, backend, file.manifest, progress) as baselines:
+            device, began = backend.device(), datetime.now().astimezone().isoformat(timespec="seconds")
+            watch.start()
+            paths = [baseline.path for baseline in baselines]
+            with closing(LoadedModels(backend, file, paths, request.streams)) as models:
+                timed = time_runs(request, runs, models, progress, gpu)
+                environment = watch.stop()
     except AcmError as error:
         if gpu is not None and gpu.processes and not isinstance(error, UsageError):
             hint = error.hint or "run again with --debug for the traceback"
             error.hint = f"{hint}; the GPU is also used by {', '.join(gpu.processes)}"
         raise
+    beside = [Baseline(b.model, tuple(results)) for b, results in zip(baselines, timed.baselines, strict=True)]
     return LatencyResult(
         model=ModelFile(str(file.path), sha256_of(file.path)),
         runtime=backend.info(),
@@ -191,9 +197,12 @@ def _measure(request: LatencyRequest, watch: EnvironmentWatch, progress: Progres
         time=began,
         runs=tuple(timed.runs),
         fit=_fit(timed.runs),
-        baseline=None if baseline is None else Baseline(baseline, tuple(timed.baseline)),
+        baseline=beside[0] if beside else None,
+        baseline_int8=beside[1] if len(beside) > 1 else None,
+        precision=file.manifest.precision,
         warnings=(
             *input_warnings(file, runs),
+            *baseline_warnings(request, file.manifest),
             *environment_warnings(environment),
             *(() if gpu is None else gpu.warnings()),
             *steadiness_warnings(

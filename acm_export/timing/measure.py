@@ -1,8 +1,8 @@
-"""Time a model in blocks; the blocks of a baseline lie between them, so that both run under the same conditions.
+"""Time a model in blocks; the blocks of baselines lie between them, so that all run under the same conditions.
 
 Each block begins with a pause (:data:`SETTLE_SECONDS`: worker threads of the other session spin for some milliseconds)
-and :data:`SETTLING_RUNS` runs that do not count. The order of each pair of blocks alternates: model, baseline,
-baseline, model, and so on, so that a steady drift affects both alike. Each stream has its own thread, and all start
+and :data:`SETTLING_RUNS` runs that do not count. The order of each round of blocks alternates: model, baseline,
+baseline, model, and so on, so that a steady drift affects all alike. Each stream has its own thread, and all start
 together.
 """
 
@@ -78,28 +78,27 @@ class Measurement:
 
 def measure(
     model: Sequence[Call],
-    baseline: Sequence[Call] | None = None,
-    *,
+    *baselines: Sequence[Call],
     seconds: float = 2.0,
     runs: int | None = None,
     warm_up_seconds: float | None = None,
     clock: Clock | None = None,
-) -> tuple[Measurement, Measurement | None]:
-    """Warm up and time a model, and a baseline between its blocks.
+) -> tuple[Measurement, ...]:
+    """Warm up and time a model, and baselines between its blocks.
 
     Args:
         model: Call of the model for each stream.
-        baseline: Call of the baseline for each stream, or None.
+        *baselines: Call of each baseline for each stream.
         seconds: Duration of the timed runs of each of them, if ``runs`` is None.
         runs: Timed runs of each stream.
         warm_up_seconds: Duration of the warm-up; None to warm up until times are stable.
         clock: Clock of the measurement; by default the machine's performance counter.
 
     Returns:
-        Measurements of the model and of the baseline.
+        Measurements of the model and of each baseline.
     """
     clock = clock or SystemClock()
-    models = [model] if baseline is None else [model, baseline]
+    models = [model, *baselines]
     warm_ups = [warm_up(calls[0], clock, warm_up_seconds) for calls in models]
     count = _block_count(seconds, runs, warm_ups[0].run_seconds)
     with ExitStack() as stack:
@@ -109,8 +108,7 @@ def measure(
             for streams, blocks in timed if index % 2 == 0 else reversed(timed):
                 clock.sleep(SETTLE_SECONDS)
                 blocks.append(streams.run_block(SETTLING_RUNS, seconds / count, block_runs))
-    measurements = [_measurement(blocks, warmed_up) for (_, blocks), warmed_up in zip(timed, warm_ups, strict=True)]
-    return measurements[0], measurements[1] if baseline is not None else None
+    return tuple(_measurement(blocks, warmed_up) for (_, blocks), warmed_up in zip(timed, warm_ups, strict=True))
 
 
 def _block_count(seconds: float, runs: int | None, run_seconds: float) -> int:

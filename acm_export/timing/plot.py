@@ -1,4 +1,4 @@
-"""The plot of a latency result: time against β, with the fitted line, p99 and the baseline."""
+"""The plot of a latency result: time against β, with the fitted line, p99 and the baselines."""
 
 from __future__ import annotations
 
@@ -45,9 +45,13 @@ def write_plot(result: LatencyResult, path: Path) -> None:
     if line.fixed_ms is not None and line.ms_per_budget is not None:
         label = f"{line.fixed_ms:.3g} ms + {line.ms_per_budget:.3g} ms · β"
         axes.plot([0, 1], [line.fixed_ms, line.fixed_ms + line.ms_per_budget], color="gray", linewidth=1, label=label)
-    if result.baseline is not None:
-        level = median(result.baseline.runs[i].host_ms.p50 for i, _ in first)
-        axes.axhline(level, color="black", linestyle="--", linewidth=1, label=f"baseline: p50 {level:.3g} ms")
+    for name, baseline, style in (
+        ("baseline", result.baseline, "--"),
+        ("int8 baseline", result.baseline_int8, ":"),
+    ):
+        if baseline is not None:
+            level = median(baseline.runs[i].host_ms.p50 for i, _ in first)
+            axes.axhline(level, color="black", linestyle=style, linewidth=1, label=f"{name}: p50 {level:.3g} ms")
     axes.set_xlim(-0.02, 1.02)
     axes.set_ylim(bottom=0)
     axes.set_xlabel("β (measured share of learner FLOPs that run)")

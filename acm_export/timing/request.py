@@ -32,6 +32,7 @@ class LatencyRequest:
         batch: Batch sizes.
         streams: Streams that run at the same time.
         baseline: Path of the dense model that is timed between the blocks, or None.
+        baseline_int8: Whether to time an int8 version of the baseline too.
         data: Real inputs, as :func:`acm_export.data.open_data.open_data` takes them; None for random inputs.
         processor: Folder with preprocessor_config.json, for images.
         duration: Seconds of timed runs, for each batch size, budget and routing.
@@ -60,6 +61,7 @@ class LatencyRequest:
     batch: Sequence[int] = (1,)
     streams: int = 1
     baseline: Path | None = None
+    baseline_int8: bool = False
     data: str | None = None
     processor: Path | None = None
     duration: float = 2.0
@@ -82,6 +84,8 @@ class LatencyRequest:
         self._check_values()
         if self.budgets and self.threshold is not None:
             raise UsageError("--budgets and --threshold exclude each other", "give one of them")
+        if self.baseline_int8 and self.baseline is None:
+            raise UsageError("--baseline-int8 has no effect without --baseline", "give the dense file with --baseline")
         if self.processor is not None and self.data is None:
             raise UsageError("--processor has no effect without --data", "give images with --data")
         if self.trtexec_times is None:

@@ -142,6 +142,8 @@ class LatencyResult:
         source: The ONNX file that the model was built from, if the model is an engine.
         cuda_graph: Whether runs were launched as CUDA graphs.
         failures: Assertions and comparisons that failed, and what ended the measurement early.
+        baseline_int8: The int8 version of the baseline, timed in the same blocks, or None.
+        precision: Precision of the model in words, as in its manifest; None if it is not known.
     """
 
     model: ModelFile
@@ -158,6 +160,8 @@ class LatencyResult:
     source: ModelFile | None = None
     cuda_graph: bool = False
     failures: tuple[str, ...] = ()
+    baseline_int8: Baseline | None = None
+    precision: str | None = None
 
     @property
     def identity(self) -> str | None:

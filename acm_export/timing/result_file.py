@@ -45,7 +45,8 @@ def to_text(result: LatencyResult) -> str:
 _RESULT = {
     "schema": WHOLE, "model": OBJECT, "runtime": OBJECT, "device": OBJECT, "command": TEXT, "time": TEXT, "runs": LIST,
     "fit": OBJECT, "baseline": OBJECT_OR_NULL, "warnings": LIST, "partial": BOOL, "error": TEXT_OR_NULL,
-    "source": OBJECT_OR_NULL, "cuda_graph": BOOL, "failures": LIST,
+    "source": OBJECT_OR_NULL, "cuda_graph": BOOL, "failures": LIST, "baseline_int8": OBJECT_OR_NULL,
+    "precision": TEXT_OR_NULL,
 }  # fmt: skip  # a table of fields
 _MODEL = {"file": TEXT, "sha256": TEXT_OR_NULL}
 _RUNTIME = {"name": TEXT, "version": TEXT_OR_NULL, "provider": TEXT}
@@ -63,7 +64,14 @@ _BASELINE_RUN = {
     "host_ms": OBJECT, "device_ms": OBJECT_OR_NULL, "ratio": NUMBER, "enqueue_ms": OBJECT_OR_NULL,
     "transfer_ms": OBJECT_OR_NULL, "throughput": NUMBER_OR_NULL, "percentiles": OBJECT_OR_NULL,
 }  # fmt: skip  # a table of fields
-_ADDED: dict[str, object] = {"error": None, "source": None, "cuda_graph": False, "failures": []}
+_ADDED: dict[str, object] = {
+    "baseline_int8": None,
+    "precision": None,
+    "error": None,
+    "source": None,
+    "cuda_graph": False,
+    "failures": [],
+}
 _ADDED_BASELINE_RUN = dict.fromkeys(("enqueue_ms", "transfer_ms", "throughput", "percentiles"))
 _ADDED_RUN = {**_ADDED_BASELINE_RUN, "streams": 1}
 """Fields that were added later, and their values in results that lack them."""
@@ -99,7 +107,7 @@ def _parse(content: object) -> LatencyResult:
         "runtime": RuntimeInfo(**checked(fields["runtime"], _RUNTIME, "runtime.")),
         "device": Device(**checked(fields["device"], _DEVICE, "device.")),
         "fit": LinearFit(**checked(fields["fit"], _FIT, "fit.")),
-        "baseline": None if fields["baseline"] is None else _baseline(fields["baseline"]),
+        **{name: _baseline(fields[name], f"{name}.") for name in ("baseline", "baseline_int8")},
         "source": None if fields["source"] is None else ModelFile(**checked(fields["source"], _MODEL, "source.")),
         "runs": tuple(runs),
         "warnings": tuple(map(str, fields["warnings"])),
@@ -114,10 +122,12 @@ def _run(content: object, where: str) -> RunResult:
     return RunResult(**(fields | _times(fields, where)))
 
 
-def _baseline(content: object) -> Baseline:
-    fields = checked(content, _BASELINE, "baseline.")
-    runs = [_baseline_run(run, f"baseline.runs[{i}].") for i, run in enumerate(fields["runs"])]
-    return Baseline(ModelFile(**checked(fields["model"], _MODEL, "baseline.model.")), tuple(runs))
+def _baseline(content: object, where: str) -> Baseline | None:
+    if content is None:
+        return None
+    fields = checked(content, _BASELINE, where)
+    runs = [_baseline_run(run, f"{where}runs[{i}].") for i, run in enumerate(fields["runs"])]
+    return Baseline(ModelFile(**checked(fields["model"], _MODEL, f"{where}model.")), tuple(runs))
 
 
 def _baseline_run(content: object, where: str) -> BaselineRun:

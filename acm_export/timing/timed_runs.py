@@ -32,17 +32,18 @@ _DEBUG = "run again with --debug for the traceback"
 
 
 class LoadedModels:
-    """The file, its copy with thresholds as inputs, and the baseline; each is loaded when a run first needs it.
+    """The file, its copy with thresholds as inputs, and the baselines; each is loaded when a run first needs it.
 
     Args:
         backend: Runtime of all of them.
         file: The file to time.
-        request: Names the baseline and the number of streams, each of which gets a context of its own.
+        baselines: Paths of the baselines.
+        streams: Number of streams, each of which gets a context of its own.
     """
 
-    def __init__(self, backend: Backend, file: TimedFile, request: LatencyRequest) -> None:
+    def __init__(self, backend: Backend, file: TimedFile, baselines: Sequence[Path], streams: int) -> None:
         self._backend, self._file = backend, file
-        self._baseline, self._streams = request.baseline, request.streams
+        self._baselines, self._streams = baselines, streams
         self._loaded: dict[str, tuple[LoadedModel, list[RunContext]]] = {}
 
     def calls(self, run: Run) -> list[Call]:
@@ -55,15 +56,13 @@ class LoadedModels:
         feeds = [batch | run.controls for batch in run.inputs.batches]
         return _calls(self._contexts(name), feeds, self._file.path)
 
-    def baseline_calls(self, run: Run) -> list[Call] | None:
-        """A call of the baseline on the same inputs for each stream, after one trial; None without a baseline.
+    def baseline_calls(self, run: Run) -> list[list[Call]]:
+        """For each baseline a call on the same inputs for each stream, after one trial.
 
         Raises:
-            LatencyError: The baseline does not run.
+            LatencyError: A baseline does not run.
         """
-        if self._baseline is None:
-            return None
-        return _calls(self._contexts("baseline"), run.inputs.batches, self._baseline)
+        return [_calls(self._contexts(f"baseline {path}", path), run.inputs.batches, path) for path in self._baselines]
 
     def close(self) -> None:
         """Close all of them."""
@@ -73,10 +72,10 @@ class LoadedModels:
                 context.close()
             model.close()
 
-    def _contexts(self, name: str) -> list[RunContext]:
+    def _contexts(self, name: str, baseline: Path | None = None) -> list[RunContext]:
         if name not in self._loaded:
-            if name == "baseline" and self._baseline is not None:
-                model = self._backend.load_baseline(self._baseline)
+            if baseline is not None:
+                model = self._backend.load_baseline(baseline)
             else:
                 model = self._backend.load(self._file, own_thresholds=name == "file")
             contexts: list[RunContext] = []
@@ -103,14 +102,14 @@ class TimedRuns:
 
     Args:
         runs: Results of the model.
-        baseline: Results of the baseline, one for each run; empty without a baseline.
+        baselines: Results of each baseline, one for each run.
         steadiness: How steady the times of each of them were.
         partial: Whether an interrupt or an error ended the measurement early.
         error: The error, or None after an interrupt.
     """
 
     runs: list[RunResult] = field(default_factory=list)
-    baseline: list[BaselineRun] = field(default_factory=list)
+    baselines: list[list[BaselineRun]] = field(default_factory=list)
     steadiness: list[Steadiness] = field(default_factory=list)
     partial: bool = False
     error: AcmError | None = None
@@ -143,7 +142,7 @@ def time_runs(
         try:
             calls, baseline_calls = models.calls(run), models.baseline_calls(run)
             measured = measure(
-                calls, baseline_calls, seconds=request.duration, runs=request.runs, warm_up_seconds=request.warm_up
+                calls, *baseline_calls, seconds=request.duration, runs=request.runs, warm_up_seconds=request.warm_up
             )
             interrupts.check()
             _add(timed, request, run, *measured)
@@ -166,7 +165,7 @@ def time_runs(
 
 
 def _add(
-    timed: TimedRuns, request: LatencyRequest, run: Run, measurement: Measurement, baseline: Measurement | None
+    timed: TimedRuns, request: LatencyRequest, run: Run, measurement: Measurement, *baselines: Measurement
 ) -> None:
     result = RunResult(
         inputs=run.inputs.shapes,
@@ -181,18 +180,18 @@ def _add(
     )
     timed.runs.append(result)
     timed.steadiness.append(_steadiness(f"the model ({result})", measurement, result.host_ms))
-    if baseline is None:
-        return
-    host_ms = summarize(baseline.host_ms)
-    beside = BaselineRun(
-        host_ms=host_ms,
-        **_device_times(baseline),
-        ratio=result.host_ms.p50 / host_ms.p50,
-        throughput=baseline.runs_per_second * run.inputs.samples,
-        percentiles=_percentiles(baseline, request.percentiles),
-    )
-    timed.baseline.append(beside)
-    timed.steadiness.append(_steadiness(f"the baseline ({result})", baseline, host_ms))
+    timed.baselines = timed.baselines or [[] for _ in baselines]
+    for baseline, results, name in zip(baselines, timed.baselines, ("baseline", "int8 baseline"), strict=False):
+        host_ms = summarize(baseline.host_ms)
+        beside = BaselineRun(
+            host_ms=host_ms,
+            **_device_times(baseline),
+            ratio=result.host_ms.p50 / host_ms.p50,
+            throughput=baseline.runs_per_second * run.inputs.samples,
+            percentiles=_percentiles(baseline, request.percentiles),
+        )
+        results.append(beside)
+        timed.steadiness.append(_steadiness(f"the {name} ({result})", baseline, host_ms))
 
 
 def _device_times(measurement: Measurement) -> dict[str, Statistics | None]:

@@ -23,6 +23,7 @@ from acm_export.onnx_file.model_file import read_model
 from acm_export.onnx_file.token_ids import check_token_ids, embedding_sizes
 from acm_export.op.routing import learner_counts, margins
 from acm_export.runtimes.runnable import open_runnable, runnable_copy
+from acm_export.verification.integers import IntegerCheck
 from acm_export.verification.measurement import budget_of
 from acm_export.verification.replay import replay_counts
 from acm_export.verification.report import (
@@ -47,6 +48,7 @@ if TYPE_CHECKING:
     from acm_export.modules.wrapper import Exportable
     from acm_export.runtimes.onnx_runtime import Session
 
+_TINY = np.finfo(np.float64).tiny
 _EXAMPLES = 20
 """Largest number of disagreements that a report lists for a layer."""
 
@@ -87,6 +89,8 @@ def verify_model(
     settings = _current_setting(proto, manifest, path.parent)
     sizes = embedding_sizes(proto)
     copy, notes = runnable_copy(proto, manifest)
+    outputs = [value.name for value in copy.graph.output if not value.name.startswith("counts/")]
+    integers = IntegerCheck(copy, manifest, path.parent)
     session, session_notes = open_runnable(copy, manifest, path.parent, lean=True, scratch=scratch)
     notes += session_notes
     del proto, copy
@@ -98,16 +102,37 @@ def verify_model(
     check_token_ids(sizes, feeds)
     with torch.no_grad():
         with replay_counts(module, None) as own:
-            outputs = _run(model, inputs)
+            returned = _run(model, inputs)
         observed = {name: margins(logits) for name, logits in own.gate_logits.items()}
         settings += choose_settings(manifest.layers, observed)
-        results = [_compare(session, feeds, model, inputs, manifest.layers, setting, atol) for setting in settings]
-    if undefined := sum(int((~torch.isfinite(output)).sum()) for output in outputs):
-        total = sum(output.numel() for output in outputs)
+        file = _File(session, outputs, feeds, manifest.layers, integers)
+        results = [_compare(file, model, inputs, setting, atol) for setting in settings]
+    if undefined := sum(int((~torch.isfinite(output)).sum()) for output in returned):
+        total = sum(output.numel() for output in returned)
         notes = (*notes, f"the PyTorch model itself returns NaN or infinity in {undefined} of {total} values")
     if not manifest.layers:
         notes = (*notes, "0 ACM layers: the file is dense, so only its outputs were compared")
-    return VerificationReport(tuple(results), manifest.dtype, atol, session.name, notes)
+    int8 = None if manifest.quantization is None else manifest.quantization.activations
+    return VerificationReport(tuple(results), manifest.dtype, atol, session.name, notes, int8)
+
+
+@dataclass(frozen=True)
+class _File:
+    """The file in its session.
+
+    Args:
+        session: Session of the runnable copy.
+        outputs: Names of the model's outputs, without learner counts and taps.
+        feeds: Inputs of the model.
+        layers: ACM layers.
+        integers: Check of the int8 layers.
+    """
+
+    session: Session
+    outputs: list[str]
+    feeds: Arrays
+    layers: tuple[LayerEntry, ...]
+    integers: IntegerCheck
 
 
 def _run(model: Exportable, inputs: Mapping[str, torch.Tensor]) -> tuple[torch.Tensor, ...]:
@@ -149,16 +174,15 @@ def _check_layers(entries: tuple[LayerEntry, ...], specs: Mapping[str, ACMSpec])
 
 
 def _compare(
-    session: Session,
-    feeds: Arrays,
+    file: _File,
     model: Exportable,
     inputs: Mapping[str, torch.Tensor],
-    layers: tuple[LayerEntry, ...],
     setting: ThresholdSetting,
     atol: float | None,
 ) -> SettingResult:
+    layers = file.layers
     thresholds = {layer.thresholds: setting.thresholds[layer.name] for layer in layers}
-    ran = session.run(feeds | thresholds)
+    ran = file.session.run(file.feeds | thresholds)
     counts = {layer.name: ran[f"counts/{layer.name}"] for layer in layers}
     for layer in layers:
         ran_counts = counts[layer.name]
@@ -169,7 +193,7 @@ def _compare(
             )
     with replay_counts(model.module, counts) as replay:
         reference = [value.numpy() for value in model(*inputs.values())]
-    outputs = [ran[name] for name in session.output_names if not name.startswith("counts/")]
+    outputs = [ran[name] for name in file.outputs]
     if [o.shape for o in outputs] != [r.shape for r in reference]:
         raise VerificationError(
             f"the file's outputs have shapes {[o.shape for o in outputs]}, the model's have "
@@ -177,7 +201,7 @@ def _compare(
         )
     worst = max((_errors(o, r) for o, r in zip(outputs, reference, strict=True)), key=lambda e: e.rank(atol))
     logits = {name: replay.gate_logits[name].reshape(*values.shape, -1) for name, values in counts.items()}
-    counted = _without_padding(counts, TokenMasks.of_batch(feeds, logits.values()))
+    counted = _without_padding(counts, TokenMasks.of_batch(file.feeds, logits.values()))
     return SettingResult(
         setting.name,
         executed_budget(layers, counted),
@@ -185,6 +209,8 @@ def _compare(
         worst.mean,
         worst.scale,
         tuple(_routing(e, counts[e.name], replay.gate_logits[e.name], setting.thresholds[e.name]) for e in layers),
+        min((cosine_similarity(o, r) for o, r in zip(outputs, reference, strict=True)), default=1.0),
+        file.integers.check(file.feeds | ran, setting.thresholds),
     )
 
 
@@ -217,6 +243,22 @@ def _errors(output: np.ndarray, reference: np.ndarray) -> _Errors:
     error = _error(output, reference)
     scale = np.abs(reference[np.isfinite(reference)]).max(initial=0.0)
     return _Errors(float(error.max(initial=0)), float(error.mean()) if error.size else 0.0, float(scale))
+
+
+def cosine_similarity(output: np.ndarray, reference: np.ndarray) -> float:
+    """Mean cosine similarity of the samples of one output, NaN if a value is not finite.
+
+    Args:
+        output: ``[samples, ...]``.
+        reference: As ``output``. A sample of zeros is similar to zeros (1) and to nothing else (0).
+    """
+    if not output.size:
+        return 1.0
+    one, other = (values.astype(np.float64).reshape(len(values), -1) for values in (output, reference))
+    norms = np.linalg.norm(one, axis=1) * np.linalg.norm(other, axis=1)
+    with np.errstate(invalid="ignore"):
+        similar = np.where(norms == 0, (one == other).all(axis=1), (one * other).sum(axis=1) / np.maximum(norms, _TINY))
+    return float(similar.mean())
 
 
 def _error(output: np.ndarray, reference: np.ndarray) -> NDArray[np.float64]:

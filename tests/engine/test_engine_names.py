@@ -34,9 +34,10 @@ BUILDER = {
     "TacticSource": ["EDGE_MASK_CONVOLUTIONS"],
 }
 BEFORE_10 = {
-    "BuilderFlag": ["FP16", "OBEY_PRECISION_CONSTRAINTS"],
-    "ILayer": ["type", "num_outputs", "precision"],
-    "LayerType": ["PLUGIN_V2", "SHAPE"],
+    "BuilderFlag": ["FP16", "INT8", "OBEY_PRECISION_CONSTRAINTS"],
+    "ILayer": ["type", "num_inputs", "num_outputs", "precision"],
+    "ITensor": ["name"],
+    "LayerType": ["PLUGIN_V2", "SHAPE", "IDENTITY", "DEQUANTIZE"],
     "NetworkDefinitionCreationFlag": ["EXPLICIT_BATCH"],
     "IPluginRegistry": ["plugin_creator_list"],
 }

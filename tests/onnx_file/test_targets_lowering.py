@@ -50,6 +50,8 @@ NORM_X = "g (float[a, 3, 8] x, float[8] w, float[8] b)"
 HALF_X, HALF_NORM_X, HALF_Y = (text.replace("float", "float16") for text in (X, NORM_X, Y))
 THREE_PARTS = "Split <axis = -1, num_outputs = 3>"
 CONSTANT_INTS = "i = Constant <value_ints = [2, -1]> () y = Reshape (x, i)"
+ROUND = "q = QuantizeLinear (x, s, z) y = DequantizeLinear (q, s, z)"
+COLUMNS = "<float[8] s = {1, 2, 3, 4, 5, 6, 7, 8}, int8[8] z = {0, 0, 0, 0, 0, 0, 0, 1}>"
 NORMALIZATION = {"ReduceMean": 2, "Sub": 1, "Mul": 1, "Add": 1, "Sqrt": 1, "Div": 1}
 CASES: dict[str, tuple[str, dict[str, int]]] = {
     "gelu": (f"{X} => {Y} {{ y = Gelu (x) }}", {"Mul": 2, "Div": 1, "Erf": 1, "Add": 1}),
@@ -105,18 +107,15 @@ CASES: dict[str, tuple[str, dict[str, int]]] = {
     "cast": (f"{X} => (float16[a, 3, 8] y) {{ y = Cast <to = 10, saturate = 1> (x) }}", {"Cast": 1}),
     "constant": (f"{X} => (float[2, l] y) {{ {CONSTANT_INTS} }}", {"Constant": 1, "Reshape": 1}),
     "quantize": (
-        f"{X} => {Y} <float s = {{0.5}}, int8 z = {{3}}> {{ "
-        "q = QuantizeLinear <saturate = 1> (x, s, z) y = DequantizeLinear (q, s, z) }",
+        f"{X} => {Y} <float s = {{0.5}}, int8 z = {{3}}> {{ {ROUND.replace('(x', '<saturate = 1> (x')} }}",
         {"QuantizeLinear": 1, "DequantizeLinear": 1},
     ),
     "quantize half": (
-        f"{HALF_X} => {HALF_Y} <float16 s = {{14336}}, int8 z = {{3}}> {{ "
-        "q = QuantizeLinear (x, s, z) y = DequantizeLinear (q, s, z) }",  # the bits of 0.5
+        f"{HALF_X} => {HALF_Y} <float16 s = {{14336}}, int8 z = {{3}}> {{ {ROUND} }}",  # the bits of 0.5
         {"QuantizeLinear": 1, "DequantizeLinear": 1, "Cast": 2},
     ),
     "quantize per column": (
-        f"{X} => {Y} <float[8] s = {{1, 2, 3, 4, 5, 6, 7, 8}}, int8[8] z = {{0, 0, 0, 0, 0, 0, 0, 1}}> {{ "
-        "q = QuantizeLinear <axis = 2> (x, s, z) y = DequantizeLinear <axis = 2> (q, s, z) }",
+        f"{X} => {Y} {COLUMNS} {{ {ROUND.replace(' (', ' <axis = 2> (')} }}",
         {"QuantizeLinear": 1, "DequantizeLinear": 1},
     ),
     "pad": (
@@ -216,8 +215,7 @@ REFUSED: dict[str, tuple[str, str]] = {
         "Pad .*wrap",
     ),
     "computed scale": (
-        f"{HALF_X} => {HALF_Y} <int8 z = {{0}}> {{ "
-        "s = ReduceMax <keepdims = 0> (x) q = QuantizeLinear (x, s, z) y = DequantizeLinear (q, s, z) }",
+        f"{HALF_X} => {HALF_Y} <int8 z = {{0}}> {{ s = ReduceMax <keepdims = 0> (x) {ROUND} }}",
         "QuantizeLinear .*scale s is computed",
     ),
     "text": (f'{X} => {Y} {{ s = Constant <value_string = "a"> () y = Relu (x) }}', "s .*STRING"),

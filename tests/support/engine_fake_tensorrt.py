@@ -84,18 +84,27 @@ class ProgressMonitor:
     def phase_finish(self, phase_name: str) -> None: ...
 
 
+LAYER_TYPES = ("PLUGIN_V2", "SHAPE", "IDENTITY", "DEQUANTIZE")
+
+
 class Layer:
     """Names of ``tensorrt.ILayer``."""
 
-    def __init__(self, kind: str, dtype: Any, weakly: bool) -> None:
+    def __init__(
+        self, kind: str, dtype: Any, weakly: bool, output: str = "", inputs: tuple[str | None, ...] = ()
+    ) -> None:
         self.type, self.num_outputs, self.types = kind, 1, []  # type: ignore[var-annotated]
-        self._dtype = dtype
+        self._dtype, self._output, self._inputs, self.num_inputs = dtype, output, inputs, len(inputs)
         if weakly:
             self.precision = None
             self.set_output_type = lambda index, dtype: self.types.append((index, dtype))
 
+    def get_input(self, index: int) -> Any:
+        name = self._inputs[index]
+        return None if name is None else SimpleNamespace(name=name)
+
     def get_output(self, _index: int) -> Any:
-        return SimpleNamespace(dtype=self._dtype)
+        return SimpleNamespace(dtype=self._dtype, name=self._output)
 
 
 class Recorded:
@@ -145,7 +154,7 @@ def fake(  # noqa: C901  one closure for each class of the module
         10: {"EXPLICIT_BATCH": 0, "STRONGLY_TYPED": 1},
         11: {"STRONGLY_TYPED": 2},
     }
-    builder_names = {"TF32": 7} | ({"FP16": 0, "OBEY_PRECISION_CONSTRAINTS": 13} if major < 11 else {})
+    builder_names = {"TF32": 7} | ({"FP16": 0, "INT8": 1, "OBEY_PRECISION_CONSTRAINTS": 13} if major < 11 else {})
     builder_flags = Flag("BuilderFlag", builder_names)
 
     class Config:
@@ -249,7 +258,9 @@ def fake(  # noqa: C901  one closure for each class of the module
         "OnnxParser": OnnxParser,
         "BuilderFlag": builder_flags,
         "NetworkDefinitionCreationFlag": Flag("Flags", network_names[major]),
-        "LayerType": SimpleNamespace(PLUGIN_V2="PLUGIN_V2", SHAPE="SHAPE"),
+        "LayerType": SimpleNamespace(
+            **{name: name for name in (*LAYER_TYPES, *(() if version < "8.6" else ("CAST",)))}
+        ),
         "float16": float16,
         "float32": float32,
         "TacticSource": Flag("TacticSource", {"CUBLAS": 0, "CUBLAS_LT": 1, "CUDNN": 2, "JIT_CONVOLUTIONS": 3}),

@@ -52,23 +52,34 @@ def quantize_file(
     nodes = [n for n in gated_learners_nodes(model) if n.name in layers]
     seen = _record(model, source, [n.input[0] for n in (*nodes, *dense)], feeds)
     for node in nodes:
-        values = int8_inputs(layers[node.name], seen[node.input[0]], [weights[i] for i in node.input[3:]], dynamic=dynamic)
+        floats = [weights[name] for name in node.input[3:]]
+        values = int8_inputs(layers[node.name], seen[node.input[0]], floats, dynamic=dynamic)
         _replace(model, node, values, dynamic=dynamic)
     for node in dense:
         _explicit(model, node, weights[node.input[1]], seen[node.input[0]])
     mode = "dynamic" if dynamic else "static"
     names = tuple(node.input[1].removesuffix("/dequantized") for node in dense)
-    quantization = Quantization(mode, 8, names, tuple(keep), (), None, None if dynamic else "0" * 64, len(seen))
+    data, samples = (None, 0) if dynamic else ("0" * 64, len(next(iter(feeds.values()))))
+    quantization = Quantization(mode, 8, names, tuple(keep), (), 0.5, data, samples)
     entries = tuple(replace(e, activations=mode if e.name in layers else None) for e in manifest.layers)
     manifest = manifest.replaced(layers=entries, quantization=quantization)
     manifest = retarget(model, manifest, manifest.target)
     write_manifest(model, manifest)
-    used = {name for node in model.graph.node for name in node.input}
-    for index in reversed(range(len(model.graph.initializer))):
-        if model.graph.initializer[index].name not in used:
-            del model.graph.initializer[index]
+    _clean(model)
     onnx.save(model, target)
     return target
+
+
+def _clean(model: onnx.ModelProto) -> None:
+    """Remove unused initializers, and the types that the file has for initializers, which may be float."""
+    used = {name for node in model.graph.node for name in node.input}
+    kept = [t for t in model.graph.initializer if t.name in used]
+    del model.graph.initializer[:]
+    model.graph.initializer.extend(kept)
+    computed = {name for node in model.graph.node for name in node.output}
+    types = [v for v in model.graph.value_info if v.name in computed]
+    del model.graph.value_info[:]
+    model.graph.value_info.extend(types)
 
 
 def int8_inputs(layer: LayerEntry, x: np.ndarray[Any, Any], weights: Sequence[Any], *, dynamic: bool) -> Arrays:
@@ -157,4 +168,3 @@ def _explicit(model: onnx.ModelProto, node: onnx.NodeProto, weight: Any, x: np.n
     position = next(i for i, other in enumerate(model.graph.node) if other is node or other.name == node.name)
     for offset, step in enumerate(steps):
         model.graph.node.insert(position + offset, step)
-

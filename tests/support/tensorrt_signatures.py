@@ -59,6 +59,7 @@ BUILDER = {
     "ParserError.code": [],
 }
 BEFORE_10 = {
+    "ILayer.get_input": ["index"],
     "ILayer.get_output": ["index"],
     "ILayer.set_output_type": ["index", "dtype"],
     "IPluginRegistry.get_plugin_creator": ["type", "version", "plugin_namespace"],

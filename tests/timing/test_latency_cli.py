@@ -95,6 +95,8 @@ def test_the_result_has_every_field_and_calibration_reads_it(folder: Path) -> No
         "source",
         "cuda_graph",
         "failures",
+        "baseline_int8",
+        "precision",
     ]
     assert content["model"] == {"file": str(folder / "c.onnx"), "sha256": sha256_of(folder / "c.onnx")}
     assert content["runtime"]["provider"] == "CPUExecutionProvider"

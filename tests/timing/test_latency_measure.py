@@ -120,23 +120,34 @@ def test_blocks_of_model_and_baseline_alternate_in_order() -> None:
     assert clock.slept == [SETTLE_SECONDS] * 16
 
 
+def test_blocks_of_three_models_are_mirrored() -> None:
+    clock, log = FakeClock(), list[str]()
+    scripts = [Scripted(clock, repeat(n * TICK), name, log) for n, name in ((2, "m"), (4, "b"), (8, "i"))]
+    timed = measure(*[[script] for script in scripts], runs=40, clock=clock)
+    assert len(timed) == 3
+    runs = log[sum(one.warm_up.runs for one in timed) :]
+    order = [name for index, name in enumerate(runs) if index == 0 or runs[index - 1] != name]
+    assert "".join(order) == "mbi" + "bmbi" * 3 + "bm"  # m b i, i b m, m b i, ...: neighbours run into each other
+    assert [set(one.host_ms) for one in timed] == [{2e3 * TICK}, {4e3 * TICK}, {8e3 * TICK}]
+
+
 def test_a_duration_is_spread_over_the_blocks() -> None:
     clock = FakeClock()
-    timed, _ = measure([Scripted(clock, repeat(TICK))], seconds=2.0, clock=clock)
+    (timed,) = measure([Scripted(clock, repeat(TICK))], seconds=2.0, clock=clock)
     assert [len(block) for block in timed.blocks] == [16] * 8  # 16 runs of 1/64 s are a quarter of a second
     assert timed.reported_ms("device_ms") is None
 
 
 def test_slow_models_get_fewer_blocks_and_at_least_one_run_in_each() -> None:
     clock = FakeClock()
-    timed, _ = measure([Scripted(clock, repeat(8.0))], seconds=2.0, clock=clock)
+    (timed,) = measure([Scripted(clock, repeat(8.0))], seconds=2.0, clock=clock)
     assert [len(block) for block in timed.blocks] == [1, 1]
 
 
 @pytest.mark.parametrize("runs", [1, 2, 7, 11, 39, 41, 100])
 def test_exactly_the_requested_runs_are_timed(runs: int) -> None:
     clock = FakeClock()
-    timed, _ = measure([Scripted(clock, repeat(TICK))], runs=runs, clock=clock)
+    (timed,) = measure([Scripted(clock, repeat(TICK))], runs=runs, clock=clock)
     assert len(timed.host_ms) == runs
     assert len(timed.blocks) <= MAX_BLOCKS
 
@@ -145,7 +156,7 @@ def test_settling_runs_do_not_count() -> None:
     clock = FakeClock()
     block = [32 * TICK, 16 * TICK, *([2 * TICK] * 5)]  # two settling runs, then five that count
     run = Scripted(clock, chain([2 * TICK] * 10, block, block))
-    timed, _ = measure([run], runs=10, clock=clock)
+    (timed,) = measure([run], runs=10, clock=clock)
     assert timed.warm_up.runs == 10
     assert set(timed.host_ms) == {2e3 * TICK}
 
@@ -153,13 +164,13 @@ def test_settling_runs_do_not_count() -> None:
 def test_drift_compares_the_last_block_with_the_first() -> None:
     clock = FakeClock()
     script = chain(repeat(4 * TICK, 10 + 7), repeat(5 * TICK))
-    timed, _ = measure([Scripted(clock, script)], runs=10, clock=clock)
+    (timed,) = measure([Scripted(clock, script)], runs=10, clock=clock)
     assert timed.drift == pytest.approx(0.25)
 
 
 def test_device_times_are_kept_if_the_runtime_reports_them() -> None:
     clock = FakeClock()
-    timed, _ = measure([Scripted(clock, repeat(TICK), device_ms=1.5)], runs=10, clock=clock)
+    (timed,) = measure([Scripted(clock, repeat(TICK), device_ms=1.5)], runs=10, clock=clock)
     assert timed.reported_ms("device_ms") == (1.5,) * 10
     assert timed.reported_ms("enqueue_ms") is None
 
@@ -172,7 +183,7 @@ def test_reported_times_are_kept_with_their_run() -> None:
         clock.time += TICK
         return next(reported)
 
-    timed, _ = measure([run], runs=2, clock=clock)
+    (timed,) = measure([run], runs=2, clock=clock)
     first = timed.warm_up.runs + SETTLING_RUNS + 1
     second = first + SETTLING_RUNS + 1
     assert timed.reported_ms("device_ms") == (first, second)
@@ -189,7 +200,7 @@ def test_a_time_that_one_run_lacks_has_no_statistics() -> None:
 
 def test_throughput_includes_the_time_between_runs() -> None:
     clock = Waiting()
-    timed, _ = measure([Scripted(clock, repeat(3 * TICK))], runs=10, clock=clock)
+    (timed,) = measure([Scripted(clock, repeat(3 * TICK))], runs=10, clock=clock)
     assert set(timed.host_ms) == {4e3 * TICK}  # a run, and the reading of the clock after it
     assert timed.seconds == 2 * (5 * (4 + 1) * TICK)  # two blocks: a reading before each of five runs
     assert timed.runs_per_second == 10 / timed.seconds

@@ -70,6 +70,8 @@ def test_a_result_survives_a_round_trip(tmp_path: Path) -> None:
         source=ModelFile("m.onnx", None),
         cuda_graph=True,
         failures=("f",),
+        baseline_int8=replace(baseline, model=ModelFile("d.onnx, quantized to int8", "c" * 64)),
+        precision="int8 static and fp32",
     )
     path = tmp_path / "r.json"
     path.write_text(to_text(written))
@@ -81,7 +83,7 @@ def test_results_without_fields_that_were_added_later_are_read(tmp_path: Path) -
     baseline = Baseline(ModelFile("d.onnx", "b" * 64), (BaselineRun(summarize([1.0, 2.0]), None, 2.0),))
     written = result(timed(0.5, 2.0, 3.0), baseline=baseline)
     content = json.loads(to_text(written))
-    for later in ("error", "source", "cuda_graph", "failures"):
+    for later in ("error", "source", "cuda_graph", "failures", "baseline_int8", "precision"):
         del content[later]
     for run in (content["runs"][0], content["baseline"]["runs"][0]):
         for later in ("enqueue_ms", "transfer_ms", "throughput", "percentiles"):

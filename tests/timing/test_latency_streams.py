@@ -106,7 +106,7 @@ def test_an_error_of_one_stream_ends_all_and_is_the_one_that_is_raised(fails_at:
 def test_throughput_is_that_of_all_streams_together() -> None:
     clock = ThreadClock()
     streams = [Stream(clock, repeat(TICK)) for _ in range(4)]
-    timed, _ = measure(streams, runs=10, clock=clock)
+    (timed,) = measure(streams, runs=10, clock=clock)
     assert len(timed.host_ms) == 4 * 10
     assert set(timed.host_ms) == {1e3 * TICK}
     assert [len(block) for block in timed.blocks] == [20, 20]

@@ -118,6 +118,18 @@ def test_half_precision_is_allowed_if_the_file_has_it(folder: Path, opened: Open
     assert not any("trt_engine_cache_enable" in options for options in opened)
 
 
+def test_an_int8_file_enables_int8_in_the_provider(folder: Path, int8_files: Path, opened: Opened) -> None:
+    plugin = ("--plugin", folder / "libacm_gated_learners.so")
+    for name in ("mixed", "dynamic"):
+        result = run(int8_files / f"{name}.onnx", "--runs", 2, *plugin)
+        assert result.exit_code == (0 if name == "mixed" else 1), result.stderr
+    assert "scales its activations at run time" in result.stderr
+    assert {options["trt_int8_enable"] for options in opened} == {"True"}
+    assert all(options["domains"] == {ORT_TENSORRT_DOMAIN} for options in opened)
+    run(folder / "m.onnx", "--runs", 2)
+    assert "trt_int8_enable" not in opened[-1]
+
+
 def test_a_missing_library_is_refused_before_any_work(folder: Path, opened: Opened) -> None:
     result = run(folder / "m.onnx", "--plugin", folder / "none.so")
     assert result.exit_code == 1

@@ -29,6 +29,12 @@ def open_backend(request: LatencyRequest) -> Backend:
             raise UsageError(
                 f"{option} does not apply to --runtime {name}", f"it applies to --runtime {' and '.join(runtimes)}"
             )
+    if request.baseline_int8 and name not in INT8_BASELINE:
+        raise UsageError(
+            f"--baseline-int8 does not apply to --runtime {name}",
+            f"it applies to --runtime {' and '.join(INT8_BASELINE)}; for an engine, quantize the dense file with "
+            "acm-export quantize, build its engine, and give that with --baseline",
+        )
     backend = BACKENDS[name](request)
     if request.cuda_graph and not backend.cuda_graphs:
         raise UsageError(
@@ -91,6 +97,9 @@ BACKENDS: dict[str, Callable[[LatencyRequest], Backend]] = {
     "pytorch": _pytorch,
 }
 """Backends by the name that ``--runtime`` takes."""
+
+INT8_BASELINE = ("onnxruntime", "onnxruntime-cuda")
+"""Runtimes that take ``--baseline-int8``: those that run a portable ONNX file."""
 
 OPTIONS = (
     ("--plugin", "plugin", ("tensorrt", "onnxruntime-tensorrt")),

@@ -48,9 +48,14 @@ class PytorchBackend:
 
         Raises:
             CheckpointError: The checkpoint is missing or broken.
-            UsageError: The file was not exported from it.
+            UsageError: The file was not exported from it, or is int8, which its checkpoint is not.
         """
         file = read_onnx(path)
+        if file.manifest.quantization is not None:
+            raise UsageError(
+                f"{path} is int8, but PyTorch would run its float checkpoint",
+                "time it with --runtime onnxruntime, or give the float file",
+            )
         _check_same(load_checkpoint(self._folder), file.manifest, path)
         self._dtype = TORCH_DTYPES[file.manifest.dtype]
         return file

@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from acm_export.base.errors import EngineError
+from acm_export.engine.plan import has_explicit_quantization
 from acm_export.machine.plugin_library import check_plugin_library
 from acm_export.onnx_file.model_file import read_model
 from acm_export.onnx_file.targets import retarget
@@ -49,6 +50,8 @@ class TensorrtProvider(OnnxBackend):
         if finding.state != "ok":
             raise EngineError(finding.found, finding.fix)
         self._options = {"trt_extra_plugin_lib_paths": str(library), **_PRECISION.get(manifest.dtype, {})}
+        if has_explicit_quantization(manifest):
+            self._options["trt_int8_enable"] = "True"
         if self._cache is not None:
             self._options |= {"trt_engine_cache_enable": "True", "trt_engine_cache_path": str(self._cache)}
 
