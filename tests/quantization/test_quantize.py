@@ -52,7 +52,7 @@ def test_learners_and_linear_layers_run_in_int8(int8_sources: Path, tmp_path: Pa
     assert [n.name for n in model.graph.node if n.op_type == QUANTIZED_NAME] == list(SPECS)
     assert not [n for n in model.graph.node if n.op_type == "GatedLearners"]
     manifest = read_manifest(model, output)
-    assert [layer.activations for layer in manifest.layers] == ["static"] * 3
+    assert [layer.activations for layer in manifest.layers] == ["static"] * 4
     assert manifest.quantization is not None
     assert list(manifest.quantization.linears) == ATTENTION
     assert set(ATTENTION) < int8_names(output)
@@ -108,7 +108,7 @@ def test_dynamic_activations_need_no_data(int8_sources: Path, tmp_path: Path) ->
 def test_dynamic_activations_are_better_with_data(int8_sources: Path, tmp_path: Path) -> None:
     result = quantized(int8_sources / "m.onnx", tmp_path / "m8.onnx", activations="dynamic")
 
-    assert [layer.activations for layer in result.manifest.layers] == ["dynamic"] * 3
+    assert [layer.activations for layer in result.manifest.layers] == ["dynamic"] * 4
     assert result.comparisons[0].cosine > 0.999
     assert all(part.error is not None for part in result.parts)
 
@@ -168,14 +168,14 @@ def test_tensorrt_8_files_have_float32_scales_only(int8_sources: Path, tmp_path:
 
 def test_kept_layers_stay_in_float(int8_sources: Path, tmp_path: Path) -> None:
     result = quantized(
-        int8_sources / "m.onnx", tmp_path / "m8.onnx", keep=["vit.layers.0.mlp", "*.layers.1.attention.k_proj"]
+        int8_sources / "m.onnx", tmp_path / "m8.onnx", keep=["vit.layers.0.mlp", "*.layers.1.attention.v_proj"]
     )
 
-    kept = {"vit.layers.0.mlp", "vit.layers.1.attention.k_proj.weight.T"}
+    kept = {"vit.layers.0.mlp", "vit.layers.1.attention.v_proj.weight.T"}
     assert {item.name for item in result.kept if item.reason == "kept by --keep"} == kept
     assert result.manifest.quantization is not None
     assert set(result.manifest.quantization.kept) == kept
-    assert [layer.activations for layer in result.manifest.layers] == [None, "static", "static"]
+    assert [layer.activations for layer in result.manifest.layers] == [None, "static", "static", "static"]
     assert not kept & int8_names(tmp_path / "m8.onnx")
     assert result.comparisons[0].cosine > 0.999
 

@@ -22,7 +22,7 @@ def test_the_table_shows_parts_quality_and_sizes(int8_sources: Path, tmp_path: P
     output = tmp_path / "c8.onnx"
 
     code, shown = invoke(
-        str(int8_sources / "c.onnx"), "--data", str(int8_sources / "data.npz"), "-o", str(output), "--keep", "*k_proj"
+        str(int8_sources / "c.onnx"), "--data", str(int8_sources / "data.npz"), "-o", str(output), "--keep", "*v_proj"
     )
 
     assert code == 0
@@ -33,7 +33,7 @@ def test_the_table_shows_parts_quality_and_sizes(int8_sources: Path, tmp_path: P
         "12 held-out samples",
         "all learners: cosine 0.99",
         "tokens rerouted",
-        "k_proj.weight.T and 1 more (kept by --keep)",
+        "v_proj.weight.T and 1 more (kept by --keep)",
         "classifier.weight (it is a head)",
         "knots were measured again",
         f"wrote {output}: ",

@@ -16,9 +16,10 @@ from tiny_models import randomize
 
 import acm_export as acm
 from acm_export.data.batches import Batch
+from acm_export.data.token_masks import TokenMasks
 from acm_export.exporter import export
 from acm_export.modules import ACMSpec
-from acm_export.quantization.dial import dial_settings
+from acm_export.quantization.dial import DialSetting, dial_settings
 from acm_export.quantization.session import ObservingSession
 from acm_export.quantization.statistics import SAMPLED_TOKENS, Statistics
 from acm_export.surgery import FAMILIES, install_acm_layers
@@ -135,3 +136,29 @@ def test_batches_are_split_where_the_tensors_would_not_fit(bert: Path, monkeypat
     assert statistics.batch_size(one, 32) == 5
     monkeypatch.setattr("acm_export.quantization.statistics._BATCH_BYTES", 10)
     assert statistics.batch_size(one, 32) == 1
+
+
+class Positions:
+    """A session whose tensor ``x`` has the position of each token as its only value, from 1."""
+
+    def __init__(self, tokens: int) -> None:
+        self.tokens = tokens
+
+    def run(self, feeds: Arrays, *_: object) -> tuple[Arrays, TokenMasks]:
+        """Return ``x`` ``[batch, tokens, 1]``."""
+        batch = len(feeds["input"])
+        return {"x": np.tile(np.arange(1, self.tokens + 1, dtype=np.float32), (batch, 1))[..., None]}, TokenMasks({})
+
+
+@pytest.mark.parametrize("tokens", [16, 17, 32, 197])
+@pytest.mark.parametrize("batch", [1, 32])
+def test_the_sample_has_tokens_of_every_position(tokens: int, batch: int) -> None:
+    """A regular step through the tokens of a batch would meet a few positions only, such as the class token."""
+    statistics = Statistics(Positions(tokens), {"x": ["layer"]}, {}, [DialSetting("dense", np.empty(0, np.float32))])
+    batches = [Batch({"input": np.zeros(batch)})] * (256 // batch)
+
+    statistics.collect(batches, len(batches), lambda: None)
+
+    positions, times = np.unique(statistics.of("x").sample, return_counts=True)
+    assert len(positions) == min(tokens, len(positions)) > 0.95 * tokens
+    assert times.max() < 6 * max(1024 / tokens, 2)

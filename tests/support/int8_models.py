@@ -21,16 +21,17 @@ WIDTH = 64
 SPECS = {
     "vit.layers.0.mlp": ACMSpec(WIDTH, 4, 32),
     "vit.layers.1.attention.q_proj": ACMSpec(WIDTH, 4, 16, 1, "identity", (8,), "relu"),
+    "vit.layers.1.attention.k_proj": ACMSpec(WIDTH, 2, 24, 0, "identity", (8,), "relu"),  # not in alphabetic order
     "vit.layers.1.mlp": ACMSpec(WIDTH, 3, 40, 1),
 }
 ATTENTION = [
     *(f"vit.layers.0.attention.{name}.weight.T" for name in ("q_proj", "k_proj", "v_proj", "o_proj")),
-    *(f"vit.layers.1.attention.{name}.weight.T" for name in ("k_proj", "v_proj", "o_proj")),
+    *(f"vit.layers.1.attention.{name}.weight.T" for name in ("v_proj", "o_proj")),
 ]
 
 
 def wide_vit(specs: dict[str, ACMSpec] | None = None) -> Any:
-    """Make a ViT of width 64 with two layers; it has three ACM layers unless ``specs`` says otherwise."""
+    """Make a ViT of width 64 with two layers; it has four ACM layers unless ``specs`` says otherwise."""
     torch.manual_seed(1)
     sizes = {"hidden_size": WIDTH, "num_attention_heads": 4, "intermediate_size": 2 * WIDTH}
     model = tiny_vit(SPECS if specs is None else specs, **sizes)
