@@ -74,9 +74,9 @@ def retarget(model: onnx.ModelProto, manifest: Manifest, target: str, *, folder:
         convert_int8 = unpack_int8(model.graph, manifest.layers, folder)
     else:
         convert_int8 = pack_int8(model.graph, folder)
-    fit_zero_points(model, target)
     if target == "tensorrt-8":
         manifest = _lowered(model, manifest)
+    fit_zero_points(model, target)
     convert_int8()
     model.ir_version = TENSORRT_8_IR_VERSION if target == "tensorrt-8" else IR_VERSION
     domain = ORT_TENSORRT_DOMAIN if target == "ort-tensorrt" else DOMAIN
