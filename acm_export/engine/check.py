@@ -71,7 +71,7 @@ class PortableFile:
         manifest = read_manifest(model, path)
         self._layers = manifest.layers
         self.outputs = [value.name for value in model.graph.output if not value.name.startswith("counts/")]
-        copy, _ = runnable_copy(model, manifest)
+        copy, _ = runnable_copy(model, manifest, path.parent)
         self._logits = tap_gate_logits(copy)
         self._session, _ = open_runnable(copy, manifest, path.parent, lean=True)
 

@@ -53,6 +53,7 @@ def _compare(
     cosines: list[float] = []
     largest = 0.0
     budgets = [Accumulator(session.layers) for session in (before, after)]
+    moved = tokens = 0
     for batch in batches:
         (exact, masks), (rounded, _) = (session.run(batch.feeds, setting.thresholds) for session in (before, after))
         for name in before.outputs:
@@ -64,13 +65,19 @@ def _compare(
                     )
                 cosines.append(cosine(reference, output))
                 largest = max(largest, float(np.abs(output - reference).max(initial=0)))
-        for budget, ran in zip(budgets, (exact, rounded), strict=True):
-            counts = [ran[f"counts/{layer.name}"] for layer in before.layers]
-            budget.add(counts, [masks.of(count.shape) for count in counts], 0.0, None, batch.samples)
+        counts = [[ran[f"counts/{layer.name}"] for layer in before.layers] for ran in (exact, rounded)]
+        valid = [masks.of(count.shape) for count in counts[0]]
+        for budget, values in zip(budgets, counts, strict=True):
+            budget.add(values, valid, 0.0, None, batch.samples)
+        for was, now, mask in zip(*counts, valid, strict=True):
+            moved += int(((was != now) & (True if mask is None else mask)).sum())
+            tokens += was.size if mask is None else int(mask.sum())
         on_batch()
-    float_budget, int8_budget = (total.result().budget if before.layers else None for total in budgets)
-    mean = float(np.mean(cosines)) if cosines else 1.0
-    return Comparison(setting.name, mean, min(cosines, default=1.0), largest, float_budget, int8_budget)
+    mean, least = float(np.mean(cosines or [1.0])), min(cosines, default=1.0)
+    if not before.layers:
+        return Comparison(setting.name, mean, least, largest, None, None, None)
+    float_budget, int8_budget = (total.result().budget for total in budgets)
+    return Comparison(setting.name, mean, least, largest, float_budget, int8_budget, moved / max(tokens, 1))
 
 
 def cosine(a: NDArray[np.float64], b: NDArray[np.float64]) -> float:

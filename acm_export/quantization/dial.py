@@ -7,12 +7,12 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from acm_export.onnx_file.thresholds import setting_thresholds
-
 if TYPE_CHECKING:
+    from collections.abc import Mapping, Sequence
+
     from numpy.typing import NDArray
 
-    from acm_export.onnx_file.manifest import Manifest
+    from acm_export.onnx_file.manifest import LayerEntry, Manifest
 
 _SHARES = (0.75, 0.5, 0.25)
 
@@ -47,22 +47,17 @@ def dial_settings(manifest: Manifest, stored: dict[str, NDArray[np.float32]]) ->
     if not manifest.layers:
         return settings
     settings.append(DialSetting("trained thresholds", np.zeros_like(settings[0].thresholds)))
-    settings.append(DialSetting("as the file is set", _flat(stored, manifest)))
+    settings.append(DialSetting("as the file is set", flat_thresholds(stored, manifest.layers)))
     if manifest.calibration is not None:
         table = manifest.calibration.table
-        settings += [DialSetting(f"β {share:g}", _flat(table.at(table.clamped(share)), manifest)) for share in _SHARES]
+        at = {share: table.at(table.clamped(share)) for share in _SHARES}
+        settings += [DialSetting(f"β {share:g}", flat_thresholds(t, manifest.layers)) for share, t in at.items()]
     kept: dict[bytes, DialSetting] = {}
     for setting in settings:
         kept.setdefault(setting.thresholds.tobytes(), setting)
     return list(kept.values())
 
 
-def stored_or_trained(manifest: Manifest) -> dict[str, NDArray[np.float32]]:
-    """Thresholds of a setting; zeros where the manifest has none."""
-    if manifest.setting.threshold is None and manifest.setting.budget is None:
-        return {layer.name: np.zeros(layer.num_learners, np.float32) for layer in manifest.layers}
-    return setting_thresholds(manifest)
-
-
-def _flat(thresholds: dict[str, NDArray[np.float32]], manifest: Manifest) -> NDArray[np.float32]:
-    return np.concatenate([thresholds[layer.name] for layer in manifest.layers])
+def flat_thresholds(thresholds: Mapping[str, NDArray[np.float32]], layers: Sequence[LayerEntry]) -> NDArray[np.float32]:
+    """Thresholds of all layers, concatenated in the order of the manifest; tables and files may have another order."""
+    return np.concatenate([thresholds[layer.name] for layer in layers])

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -11,6 +11,7 @@ from acm_export.onnx_file.quantization.learners import QuantizedLearners
 from acm_export.quantization.activations import activated
 from acm_export.quantization.dense_scales import relative_error
 from acm_export.quantization.scales import (
+    HiddenScale,
     hidden_scale,
     migration,
     quantize_columns,
@@ -19,6 +20,8 @@ from acm_export.quantization.scales import (
 )
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
+
     from numpy.typing import NDArray
 
     from acm_export.op.signature import Signature
@@ -73,53 +76,71 @@ def static_learners(weights: FloatLearners, signature: Signature, seen: Observed
     Returns:
         The int8 layer; biases are corrected for the mean error on the sampled tokens.
     """
-    n, hidden = signature.num_learners, weights.w1.shape[1] // signature.num_learners
     divisor = _divisor(weights.w1, seen, options)
-    values, w1 = seen.sample / divisor, weights.w1 * divisor[:, None]
-    scale = symmetric_scale(values, np.square(w1).sum(1), float((seen.largest / divisor).max()))
+    moved = weights.w1 * divisor[:, None]
+    largest = float((seen.largest / divisor).max())
+    scale = symmetric_scale(seen.sample / divisor, np.square(moved).sum(1), largest)
     x_mult = (1 / (scale * divisor)).astype(np.float32)
     q = np.clip(np.rint(seen.sample * x_mult), -128, 127)
-    w1_int8, w1_scale = quantize_columns(w1, options.levels)
+    w1, w1_scale = quantize_columns(moved, options.levels)
     s1 = (w1_scale * scale).astype(np.float32)
-    runs = _runs(seen, n)
-    b1, b2 = weights.b1.copy(), weights.b2.copy()
-    scaled_w2 = np.empty_like(weights.w2)
-    scales, exact, rounded = [], [], []
-    for learner in range(n):
-        part, tokens = slice(learner * hidden, (learner + 1) * hidden), runs[learner]
+    b1 = weights.b1.copy()
+    learners = []
+    for learner, (part, tokens) in enumerate(zip(_parts(weights, signature), _runs(seen, signature), strict=True)):
         true_u = seen.sample @ weights.w1[:, part]
-        u = (q @ w1_int8[:, part].astype(np.float32)) * s1[part]
+        u = (q @ w1[:, part].astype(np.float32)) * s1[part]
         b1[part] += tokens @ (true_u - u) / tokens.sum()
         active = activated(signature.activation, u + b1[part])
+        exact = activated(signature.activation, true_u + weights.b1[part])
         found = hidden_scale(active, tokens, np.square(weights.w2[part]).sum(1))
-        scales.append(found)
-        scaled_w2[part] = weights.w2[part] / found.multiplier
-        exact.append(activated(signature.activation, true_u + weights.b1[part]))
-        rounded.append(round_hidden(active, found) - found.zero)
-    w2_int8, s2 = quantize_columns(scaled_w2, options.levels)
-    sums, total = np.zeros((2, len(seen.sample), weights.w2.shape[1]), np.float32)
-    for learner, found in enumerate(scales):
-        part, tokens = slice(learner * hidden, (learner + 1) * hidden), runs[learner]
-        true_y = exact[learner] @ weights.w2[part]
-        y = (rounded[learner] @ w2_int8[part].astype(np.float32)) * s2
-        shift = tokens @ (true_y - y) / tokens.sum()
-        b2[learner + 1 :] += shift - s2 * (found.zero * w2_int8[part].sum(0, dtype=np.int64))
-        ran = (runs_exactly(seen, learner))[:, None]
-        sums += ran * (y + shift)
-        total += ran * true_y
-    learners = QuantizedLearners(
-        x_mult=x_mult,
-        w1=w1_int8,
-        s1=s1,
-        b1=b1,
-        h_mult=np.array([found.multiplier for found in scales], np.float32),
-        h_zero=np.array([found.zero for found in scales], np.int8),
-        w2=w2_int8,
-        s2=s2,
-        b2=b2.astype(np.float32),
-    )
-    unused = tuple(index + 1 for index, active in enumerate(exact) if not active.any())
-    return LayerResult(learners, relative_error(sums, total), unused)
+        learners.append(_Hidden(part, tokens, runs_exactly(seen, learner), exact, active, found))
+    unused = tuple(number for number, hidden in enumerate(learners, 1) if not hidden.exact.any())
+    learners = _with_guesses(learners, unused)
+    multipliers = np.array([hidden.scale.multiplier for hidden in learners], np.float32)
+    zeros = np.array([hidden.scale.zero for hidden in learners], np.int8)
+    divided = weights.w2 / np.repeat(multipliers, len(weights.w2) // len(learners))[:, None]
+    w2, s2 = quantize_columns(divided, options.levels)
+    b2, error = _output_biases(weights, learners, w2, s2)
+    return LayerResult(QuantizedLearners(x_mult, w1, s1, b1, multipliers, zeros, w2, s2, b2), error, unused)
+
+
+@dataclass(frozen=True)
+class _Hidden:
+    """The hidden values of one learner.
+
+    Args:
+        part: Its hidden columns.
+        tokens: Weight of each token for the learner's scale.
+        ran: 1 for the tokens that run the learner, 0 for the others.
+        exact: Hidden values of the float layer.
+        active: Hidden values from int8 tokens and weights, before rounding.
+        scale: Their scale.
+    """
+
+    part: slice
+    tokens: NDArray[np.float32]
+    ran: NDArray[np.float32]
+    exact: NDArray[np.float32]
+    active: NDArray[np.float32]
+    scale: HiddenScale
+
+
+def _output_biases(
+    weights: FloatLearners, learners: Sequence[_Hidden], w2: NDArray[np.int8], s2: NDArray[np.float32]
+) -> tuple[NDArray[np.float32], float]:
+    """b2 with the mean errors corrected and the zero points folded in, and the relative error of the sums."""
+    b2 = weights.b2.astype(np.float64)
+    sums, total = np.zeros((2, len(learners[0].exact), weights.w2.shape[1]), np.float32)
+    for learner, hidden in enumerate(learners):
+        rounded = round_hidden(hidden.active, hidden.scale) - hidden.scale.zero
+        exact = hidden.exact @ weights.w2[hidden.part]
+        y = (rounded @ w2[hidden.part].astype(np.float32)) * s2
+        shift = hidden.tokens @ (exact - y) / hidden.tokens.sum()
+        zeros = s2.astype(np.float64) * (hidden.scale.zero * w2[hidden.part].sum(0, dtype=np.int64))
+        b2[learner + 1 :] += shift - zeros
+        sums += hidden.ran[:, None] * (y + shift)
+        total += hidden.ran[:, None] * exact
+    return b2.astype(np.float32), relative_error(sums, total)
 
 
 def dynamic_learners(
@@ -158,10 +179,29 @@ def runs_exactly(seen: Observed, learner: int) -> NDArray[np.float32]:
     return (seen.counts > learner).astype(np.float32)
 
 
-def _runs(seen: Observed, learners: int) -> list[NDArray[np.float32]]:
+def _parts(weights: FloatLearners, signature: Signature) -> list[slice]:
+    """The hidden columns of each learner."""
+    n = signature.num_learners
+    hidden = weights.w1.shape[1] // n
+    return [slice(learner * hidden, (learner + 1) * hidden) for learner in range(n)]
+
+
+def _runs(seen: Observed, signature: Signature) -> list[NDArray[np.float32]]:
     """Weight of each sampled token for each learner's scales."""
-    runs = [runs_exactly(seen, learner) for learner in range(learners)]
+    runs = [runs_exactly(seen, learner) for learner in range(signature.num_learners)]
     return [tokens if tokens.sum() >= ENOUGH_TOKENS else np.ones_like(tokens) for tokens in runs]
+
+
+def _with_guesses(learners: list[_Hidden], unused: Sequence[int]) -> list[_Hidden]:
+    """The learners; those without hidden values, by number, get the median scale of the others.
+
+    A scale of 1 could make their weights the largest of a column, which would cost the other learners accuracy.
+    """
+    used = [hidden.scale for number, hidden in enumerate(learners, 1) if number not in unused]
+    if not used:
+        return learners
+    guess = sorted(used, key=lambda scale: float(scale.multiplier))[len(used) // 2]
+    return [replace(hidden, scale=guess) if n in unused else hidden for n, hidden in enumerate(learners, 1)]
 
 
 def _divisor(w1: NDArray[np.float32], seen: Observed, options: Options) -> NDArray[np.float32]:
@@ -172,11 +212,10 @@ def _divisor(w1: NDArray[np.float32], seen: Observed, options: Options) -> NDArr
 
 def _dynamic_error(weights: FloatLearners, learners: QuantizedLearners, signature: Signature, seen: Observed) -> float:
     """As the operator computes it with ``dynamic`` = 1."""
-    hidden = weights.w1.shape[1] // signature.num_learners
     q, factor = _rounded_rows(seen.sample * learners.x_mult)
     sums, total = np.zeros((2, len(q), weights.w2.shape[1]), np.float32)
-    for learner in range(signature.num_learners):
-        part, ran = slice(learner * hidden, (learner + 1) * hidden), runs_exactly(seen, learner)[:, None]
+    for learner, part in enumerate(_parts(weights, signature)):
+        ran = runs_exactly(seen, learner)[:, None]
         u = (q @ learners.w1[:, part].astype(np.float32)) * factor * learners.s1[part] + weights.b1[part]
         qh, scale = _rounded_rows(activated(signature.activation, u))
         sums += ran * scale * (qh @ learners.w2[part].astype(np.float32)) * learners.s2

@@ -23,7 +23,7 @@ if TYPE_CHECKING:
     from acm_export.onnx_file.quantization.view import GraphView
     from acm_export.quantization.options import Options
 
-_ASKED = "--keep"
+_ASKED = "kept by --keep"
 _FLOAT_TARGETS = ("portable",)
 """Targets whose runtime scales activations at run time."""
 
@@ -125,7 +125,7 @@ def make_plan(model: onnx.ModelProto, manifest: Manifest, view: GraphView, path:
     kept += [item for item in left if item.name not in asked]
     linears = tuple(linear for linear in found if linear.weight not in asked)
     if options.learners_only:
-        kept += [Kept(linear.weight, "--only learners") for linear in linears]
+        kept += [Kept(linear.weight, "left out by --only learners") for linear in linears]
         linears = ()
     layers = tuple((entries[name], weights) for name, weights in learners.items() if name not in asked)
     for layer, _ in layers:

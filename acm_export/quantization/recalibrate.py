@@ -13,6 +13,7 @@ from acm_export.calibration.families import token_count
 from acm_export.calibration.table import shortest
 from acm_export.onnx_file.budget_table import BudgetTable, Calibration, KnotRecord, RequestRecord
 from acm_export.onnx_file.manifest import Setting
+from acm_export.quantization.dial import flat_thresholds
 from acm_export.quantization.result import CorrectedKnot
 from acm_export.runtimes.session import TappedSession
 
@@ -62,7 +63,7 @@ def recalibrate(
     """
     session = TappedSession(path, runtime)
     survey = data.survey()
-    rows = [np.concatenate(list(before.table.at(budget).values())) for budget in before.table.budgets]
+    rows = [flat_thresholds(before.table.at(budget), session.layers) for budget in before.table.budgets]
     progress.stage("correcting the budget table", survey.batches * (len(rows) + 2 + len(before.requests)))
     with (
         closing(Evaluator(session, data.calibration, progress.batch)) as evaluator,
@@ -77,7 +78,7 @@ def recalibrate(
             held_out.reference()
         requests = []
         for record in before.requests:
-            thresholds = np.concatenate(list(table.at(record.requested).values()))
+            thresholds = flat_thresholds(table.at(record.requested), session.layers)
             found = evaluator.measure(thresholds)
             unseen = held_out.measure(thresholds) if survey.held_out else None
             checked = (None, None) if unseen is None else (unseen.budget, unseen.standard_error)

@@ -40,6 +40,8 @@ class Comparison:
         max_error: Largest absolute difference of any output value.
         float_budget: Budget of the float file; None without ACM layers.
         int8_budget: Budget of the int8 file; None without ACM layers.
+        rerouted: Share of the tokens, over all layers, that run another number of learners in the int8 file; None
+            without ACM layers.
     """
 
     setting: str
@@ -48,6 +50,7 @@ class Comparison:
     max_error: float
     float_budget: float | None
     int8_budget: float | None
+    rerouted: float | None
 
 
 @dataclass(frozen=True)

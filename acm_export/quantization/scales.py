@@ -8,14 +8,18 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
+
     from numpy.typing import NDArray
 
 Floats = np.ndarray
 """float32 arrays."""
 
 ACTIVATION_LEVELS = 127
-_SHRINKAGES = np.linspace(1.0, 0.3, 36, dtype=np.float32)
-"""Candidates for the range, as shares of the largest value; the best ones lie between 0.4 and 1."""
+_COARSE: list[float] = np.geomspace(1.0, 0.02, 24).tolist()
+"""Shares of the largest value that are tried first: an outlier can be fifty times as large as all other values."""
+_FINE = 9
+"""Number of shares that are tried around the best coarse one."""
 _DEAD = np.float32(1e-8)
 """Largest absolute value of a channel or column that counts as zero, relative to the largest of all."""
 
@@ -87,10 +91,24 @@ def symmetric_scale(sample: Floats, importance: Floats, largest: float) -> np.fl
         largest: Largest absolute value of all tokens, which the sample may lack.
     """
     reach = np.float32(max(largest, float(np.abs(sample).max(initial=0))))
-    candidates = np.asarray(_SHRINKAGES * (reach / ACTIVATION_LEVELS), np.float32)
-    errors = [_symmetric_error(sample, importance, scale) for scale in candidates]
-    best: np.float32 = candidates[int(np.argmin(errors))]
-    return best
+    step = reach / np.float32(ACTIVATION_LEVELS)
+    share = best_share(lambda share: _symmetric_error(sample, importance, np.float32(step * share)))
+    scale: np.float32 = np.float32(step) * np.float32(share)
+    return scale
+
+
+def best_share(error: Callable[[float], float]) -> float:
+    """The share of the largest value, in (0, 1], with the smallest error: a coarse search, then a fine one.
+
+    Args:
+        error: Error of a share.
+    """
+    coarse = [error(share) for share in _COARSE]
+    best = int(np.argmin(coarse))
+    ends = _COARSE[max(best - 1, 0)], _COARSE[min(best + 1, len(_COARSE) - 1)]
+    found = [(coarse[best], _COARSE[best])]
+    found += [(error(share), share) for share in np.linspace(*ends, _FINE).tolist()]
+    return min(found)[1]
 
 
 def round_symmetric(sample: Floats, scale: np.float32) -> Floats:
@@ -114,22 +132,18 @@ def hidden_scale(active: Floats, tokens: Floats, importance: Floats) -> HiddenSc
     low, high = min(float(active.min(initial=0)), 0.0), max(float(active.max(initial=0)), 0.0)
     if high - low < np.finfo(np.float32).tiny * 255:
         return HiddenScale(np.float32(1), 0)
-    uppers = [(low, high * share) for share in _SHRINKAGES.tolist()]
-    high = _best_range(uppers, active, tokens, importance)[1]
-    lowers = [(low * share, high) for share in _SHRINKAGES.tolist()]
-    return _hidden(*_best_range(lowers, active, tokens, importance))
+
+    def error(low: float, high: float) -> float:
+        return _hidden_error(active, tokens, importance, _hidden(low, high))
+
+    high *= best_share(lambda share: error(low, high * share))
+    low *= best_share(lambda share: error(low * share, high))
+    return _hidden(low, high)
 
 
 def round_hidden(active: Floats, scale: HiddenScale) -> Floats:
     """int8 hidden values as float32, zero point included."""
     return np.asarray(np.clip(np.rint(active * scale.multiplier) + scale.zero, -128, 127), np.float32)
-
-
-def _best_range(
-    ranges: list[tuple[float, float]], active: Floats, tokens: Floats, importance: Floats
-) -> tuple[float, float]:
-    errors = [_hidden_error(active, tokens, importance, _hidden(*ends)) for ends in ranges]
-    return ranges[int(np.argmin(errors))]
 
 
 def _hidden(low: float, high: float) -> HiddenScale:

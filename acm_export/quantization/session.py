@@ -56,7 +56,7 @@ class ObservingSession:
                 "export the model without this input, or give it a batch axis",
             )
         self.outputs = [value.name for value in model.graph.output if not value.name.startswith("counts/")]
-        copy, self.notes = runnable_copy(model, self.manifest)
+        copy, self.notes = runnable_copy(model, self.manifest, path.parent)
         self._logits = list(tap_gate_logits(copy).values())
         elements = {value.name: value.type.tensor_type.elem_type for value in copy.graph.value_info}
         known = {value.name for value in copy.graph.output}

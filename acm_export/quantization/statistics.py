@@ -1,8 +1,8 @@
 """Run a float file over data, and collect what the scales need.
 
 Each batch runs with all learners and at one other setting of the budget dial, so that the scales fit every budget. Of
-each tensor only the largest absolute value of each channel and about a thousand tokens are kept, so memory does not
-grow with the data.
+each tensor only the largest absolute value of each channel and about a thousand random tokens are kept, so memory does
+not grow with the data.
 """
 
 from __future__ import annotations
@@ -12,7 +12,6 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from acm_export.base.errors import QuantizationError
-from acm_export.data.dataset import spread
 from acm_export.quantization.observed import Observed
 
 if TYPE_CHECKING:
@@ -51,6 +50,7 @@ class Statistics:
     ) -> None:
         self._session, self._readers, self._layers = session, readers, layers
         self._first, self._others = settings[0], settings[1:]
+        self._rng = np.random.default_rng(0)  # a regular step could meet the same position of every sample
         self._largest: dict[str, NDArray[np.float32]] = {}
         self._samples: dict[str, list[NDArray[np.float32]]] = {name: [] for name in readers}
         self._counts: dict[str, list[NDArray[np.int32]]] = {n: [] for names in layers.values() for n in names}
@@ -125,7 +125,7 @@ class Statistics:
                 "find the cause with: acm-export verify",
             )
         self._largest[tensor] = np.maximum(self._largest.get(tensor, np.float32(0)), largest)
-        chosen = spread(len(rows), quota)
+        chosen = self._rng.choice(len(rows), min(quota, len(rows)), replace=False)
         self._samples[tensor].append(rows[chosen].astype(np.float32))
         for layer in self._layers.get(tensor, ()):
             counts = ran[f"counts/{layer}"]

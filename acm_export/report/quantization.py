@@ -65,8 +65,9 @@ def _quality(result: QuantizationResult) -> Iterator[str]:
         yield f"outputs against the float file on {result.compared_samples} {kind}, at the same thresholds:"
     for row in result.comparisons:
         budgets = ""
-        if row.float_budget is not None and row.int8_budget is not None:
-            budgets = f", β {row.float_budget:.3f} in float, {row.int8_budget:.3f} in int8"
+        if row.float_budget is not None and row.int8_budget is not None and row.rerouted is not None:
+            moved = f"{100 * row.rerouted:.2g}% of tokens rerouted"
+            budgets = f", β {row.float_budget:.3f} in float, {row.int8_budget:.3f} in int8, {moved}"
         yield (
             f"  {row.setting}: cosine {row.cosine:.4f}, at least {row.least_cosine:.4f}, largest error "
             f"{row.max_error:.3g}{budgets}"

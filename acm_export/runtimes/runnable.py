@@ -28,12 +28,15 @@ _FLOAT32_DATA = "float32-weights"
 _SMALL = 1024
 
 
-def runnable_copy(model: onnx.ModelProto, manifest: Manifest) -> tuple[onnx.ModelProto, tuple[str, ...]]:
+def runnable_copy(
+    model: onnx.ModelProto, manifest: Manifest, folder: Path | None = None
+) -> tuple[onnx.ModelProto, tuple[str, ...]]:
     """Prepare a file of any target for ONNX Runtime's CPU provider.
 
     Args:
         model: Model of the file, changed in place.
         manifest: Manifest of the file.
+        folder: Folder of the external data; needed for int8 files for TensorRT whose weights are external.
 
     Returns:
         The model with the portable body, with the thresholds of each layer as an optional input and its learner counts
@@ -45,7 +48,7 @@ def runnable_copy(model: onnx.ModelProto, manifest: Manifest) -> tuple[onnx.Mode
         budget_input.detach(model, stored_thresholds(model, manifest, Path()))
     if manifest.target != "portable":
         notes += (f"the file is for the target {manifest.target}; its op was run with the portable body",)
-        retarget(model, manifest.replaced(calibration=None), "portable")
+        retarget(model, manifest.replaced(calibration=None), "portable", folder=folder)
     thresholds_as_inputs(model, manifest)
     counts_as_outputs(model)
     return model, notes

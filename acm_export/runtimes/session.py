@@ -57,7 +57,7 @@ class TappedSession:
                 "export the model without this input, or give it a batch axis",
             )
         self.outputs = [value.name for value in model.graph.output if not value.name.startswith("counts/")]
-        copy, self.notes = runnable_copy(model, self.manifest)
+        copy, self.notes = runnable_copy(model, self.manifest, path.parent)
         self._logits = tap_gate_logits(copy)
         self._session, session_notes = open_runnable(copy, self.manifest, path.parent, session=runtime)
         self.notes += session_notes

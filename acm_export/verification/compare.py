@@ -88,7 +88,7 @@ def verify_model(
     _check_layers(manifest.layers, {name: layer.spec for name, layer in acm_layers(module)})
     settings = _current_setting(proto, manifest, path.parent)
     sizes = embedding_sizes(proto)
-    copy, notes = runnable_copy(proto, manifest)
+    copy, notes = runnable_copy(proto, manifest, path.parent)
     outputs = [value.name for value in copy.graph.output if not value.name.startswith("counts/")]
     integers = IntegerCheck(copy, manifest, path.parent)
     session, session_notes = open_runnable(copy, manifest, path.parent, lean=True, scratch=scratch)

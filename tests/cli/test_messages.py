@@ -133,6 +133,22 @@ set-budget m.onnx -0.5
 set-budget m.onnx --budget 0.4
 set-budget m.onnx --max-learners 99
 set-budget m.onnx 0.5 --trained
+quantize m.onnx
+quantize m.onnx -o x.onnx
+quantize missing.onnx --data wrong.npz -o x.onnx
+quantize acm --data wrong.npz -o x.onnx
+quantize other.onnx --data wrong.npz -o x.onnx
+quantize m.onnx --data missing -o x.onnx
+quantize m.onnx --data wrong.npz -o x.onnx
+quantize m.onnx --data text.txt -o x.onnx
+quantize m.onnx --data wrong.npz -o wrong.npz
+quantize m.onnx --data wrong.npz -o x.plan
+quantize m.onnx --activations dynamic --keep nothing -o x.onnx
+quantize m.onnx --activations dynamic --keep * -o x.onnx
+quantize m.onnx --activations fast -o x.onnx
+quantize m.onnx --weight-bits 4 -o x.onnx
+quantize m.onnx --migration 2 -o x.onnx
+quantize m.onnx --only linears -o x.onnx
 build-plugin --pack missing
 build-plugin --tensorrt-root missing
 build-plugin --cuda-root missing

@@ -2,9 +2,10 @@
 
     x -> [Mul by a migration] -> QuantizeLinear -> DequantizeLinear -> MatMul <- DequantizeLinear <- int8 weight
 
-Both sides are symmetric int8 with zero point 0. ONNX Runtime turns the activations into uint8 and fuses the four nodes
-into one int8 product; TensorRT takes the nodes as they are. The zero points are written out, because ONNX Runtime 1.20
-and 1.23 need them. With dynamic scales, each row is first divided by its largest absolute value, in float32.
+Both sides are symmetric int8 with zero point 0, as TensorRT takes them; in portable files the activations become uint8
+with zero point 128 (``zero_points.py``), and ONNX Runtime fuses the nodes into one int8 product. The zero points are
+written out, because ONNX Runtime 1.20 and 1.23 need them. With dynamic scales, each row is first divided by its largest
+absolute value, in float32.
 """
 
 from __future__ import annotations
