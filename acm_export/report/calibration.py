@@ -16,10 +16,8 @@ if TYPE_CHECKING:
 def calibration_table(result: CalibrationResult) -> Table:
     """One row for each requested budget, measured on both parts of the data and compared with simpler solvers."""
     record = _record(result)
-    table = Table(
-        title=f"{result.path.name} ({result.manifest.precision}): {record.solver}, {result.runtime}",
-        title_justify="left",
-    )
+    precision = f" ({result.manifest.precision})" if result.manifest.quantization is not None else ""
+    table = Table(title=f"{result.path.name}{precision}: {record.solver}, {result.runtime}", title_justify="left")
     for column in ("β requested", "calibration", "held out", "± 2 standard errors", "divergence", "accuracy %"):
         table.add_column(column, justify="right")
     names = sorted({name for c in result.comparisons for name in c.rivals})

@@ -22,7 +22,7 @@ def latency_table(result: LatencyResult) -> Table:
     """One row for each run, with host times in milliseconds; empty columns are omitted."""
     runtime, streams = result.runtime, max((run.streams for run in result.runs), default=1)
     parts = (
-        result.precision,
+        result.precision if "int8" in (result.precision or "") else None,
         " ".join(filter(None, (runtime.name, runtime.version))),
         runtime.provider,
         result.device.name,
