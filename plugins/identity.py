@@ -1,4 +1,4 @@
-"""Version and namespace of the TensorRT plugin; its name is that of the operator."""
+"""Version and namespace of the TensorRT plugins; their names are those of the operators."""
 
 from __future__ import annotations
 

@@ -10,6 +10,7 @@ from acm_export.base.optional import install_command
 from acm_export.machine.finding import Finding
 from acm_export.machine.plugin_library import BUILD
 from acm_export.machine.processes import ProbeError, probe
+from acm_export.op.quantized_signature import OPERATORS
 from acm_export.plugins.identity import PLUGIN_NAMESPACE, PLUGIN_VERSION
 from acm_export.plugins.kernels.pack import TABLE, Pack, default_folder, read_pack
 from acm_export.plugins.tensorrt.build import LIBRARY, find_tools
@@ -63,7 +64,7 @@ def cuda_headers_found() -> Finding:
 
 
 def registry(path: Path | None, found: TensorRT, library_state: str) -> Finding:
-    """Check that TensorRT's registry lists the plugin after loading the library.
+    """Check that TensorRT's registry lists the plugins after loading the library.
 
     Args:
         path: Path of the plugin library; by default the one in the working folder.
@@ -76,17 +77,19 @@ def registry(path: Path | None, found: TensorRT, library_state: str) -> Finding:
     if found.module is None or found.version is None:
         return Finding(name, "missing", "no TensorRT to load the library into", install_command("gpu"))
     try:
-        output = probe("registry", found.module, str(file.absolute()))
+        output = probe("registry", found.module, str(file.absolute()), *OPERATORS)
     except ProbeError as error:
         return Finding(name, "wrong", f"loading {file} into TensorRT {found.version}: {error}", BUILD)
-    wanted = {"version": PLUGIN_VERSION, "namespace": PLUGIN_NAMESPACE}
-    if output.value["creators"] == [wanted] and output.value["loaded"]:
-        return Finding(name, "ok", f"TensorRT {found.version} lists GatedLearners, version {PLUGIN_VERSION}, once")
+    wanted = [{"name": op, "version": PLUGIN_VERSION, "namespace": PLUGIN_NAMESPACE} for op in OPERATORS]
+    listed = sorted(output.value["creators"], key=lambda creator: creator["name"])
+    if listed == wanted and output.value["loaded"]:
+        names = " and ".join(OPERATORS)
+        return Finding(name, "ok", f"TensorRT {found.version} lists {names}, version {PLUGIN_VERSION}, once each")
     logged = [line.strip() for line in output.stderr.splitlines() if "GatedLearners" in line]
     if logged:
         reason = logged[-1]
     elif not output.value["loaded"]:
         reason = "load_library returned no handle"
     else:
-        reason = f"it lists {output.value['creators']}; expected {wanted} once"
+        reason = f"it lists {listed}; expected {wanted}"
     return Finding(name, "wrong", f"TensorRT {found.version} rejects {file}: {reason}", BUILD)

@@ -10,7 +10,7 @@ from acm_export.base.files import sha256_of
 from acm_export.machine.plugin_library import check_plugin_library
 from acm_export.machine.processes import probe
 from acm_export.machine.versions import numbers
-from acm_export.op.signature import NAME
+from acm_export.op.quantized_signature import OPERATORS
 from acm_export.plugins.identity import PLUGIN_NAMESPACE, PLUGIN_VERSION
 
 if TYPE_CHECKING:
@@ -47,7 +47,7 @@ for the life of the process and rejects a second one of the same name."""
 
 
 def load_plugin(tensorrt: ModuleType, path: Path) -> None:
-    """Load the library into TensorRT's registry and check that the registry lists the plugin.
+    """Load the library into TensorRT's registry and check that the registry lists its plugins.
 
     Loading the same library again does nothing.
 
@@ -57,7 +57,7 @@ def load_plugin(tensorrt: ModuleType, path: Path) -> None:
 
     Raises:
         EngineError: The library cannot be loaded, the process has loaded another one, or the registry does not list the
-            creator under the name, version and namespace that the parser looks up.
+            creators under the names, version and namespace that the parser looks up.
     """
     check_library(path, tensorrt.__version__)
     digest = sha256_of(path)
@@ -70,13 +70,13 @@ def load_plugin(tensorrt: ModuleType, path: Path) -> None:
             "use one plugin library per process",
         )
     registry = tensorrt.get_plugin_registry()
-    if not _has_creator(registry):  # the program may have loaded the library itself
+    if _missing(registry):  # the program may have loaded the library itself
         _load(tensorrt, registry, path)
-    if not _has_creator(registry):
+    if missing := _missing(registry):
         listed = registry.all_creators if hasattr(registry, "all_creators") else registry.plugin_creator_list
-        there = [f"version {c.plugin_version!r} in {c.plugin_namespace!r}" for c in listed if c.name == NAME]
+        there = [f"version {c.plugin_version!r} in {c.plugin_namespace!r}" for c in listed if c.name == missing]
         raise EngineError(
-            f"TensorRT {tensorrt.__version__} does not list {NAME} version {PLUGIN_VERSION!r} in namespace "
+            f"TensorRT {tensorrt.__version__} does not list {missing} version {PLUGIN_VERSION!r} in namespace "
             f"{PLUGIN_NAMESPACE!r} after loading {path}; it lists {', '.join(there) or 'none'}",
             _BUILD,
         )
@@ -90,6 +90,7 @@ def _load(tensorrt: ModuleType, registry: trt.IPluginRegistry, path: Path) -> No
         raise EngineError(f"TensorRT {tensorrt.__version__} cannot load {path}; see its log", _BUILD)
 
 
-def _has_creator(registry: trt.IPluginRegistry) -> bool:
+def _missing(registry: trt.IPluginRegistry) -> str | None:
+    """Name of the first operator that the registry has no plugin for, or None."""
     find = registry.get_creator if hasattr(registry, "get_creator") else registry.get_plugin_creator
-    return find(NAME, PLUGIN_VERSION, PLUGIN_NAMESPACE) is not None
+    return next((name for name in OPERATORS if find(name, PLUGIN_VERSION, PLUGIN_NAMESPACE) is None), None)

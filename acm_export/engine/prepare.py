@@ -99,7 +99,7 @@ def prepare(path: Path, target: str, extra: ExtraIO = ExtraIO()) -> TensorRTMode
     check_graph(model, manifest, path)
     check_thresholds(model, manifest, path)
     before = _names(model)
-    rewritten = retarget(model, manifest, target)
+    rewritten = retarget(model, manifest, target, folder=path.parent)
     if extra.thresholds:
         rewritten = _take_thresholds(model, rewritten, path)
     if extra.counts:

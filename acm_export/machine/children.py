@@ -93,8 +93,8 @@ def library(path: str) -> dict[str, object]:
     return {"built_for": built_for, "entry_points": [name for name in names if hasattr(handle, name)]}
 
 
-def registry(name: str, path: str) -> dict[str, object]:
-    """Load a plugin library into TensorRT's registry and return what the registry lists for GatedLearners."""
+def registry(name: str, path: str, *plugin_names: str) -> dict[str, object]:
+    """Load a plugin library into TensorRT's registry and return what the registry lists under the given names."""
     module = importlib.import_module(name)
     plugins = module.get_plugin_registry()
     if hasattr(plugins, "load_library"):
@@ -104,9 +104,9 @@ def registry(name: str, path: str) -> dict[str, object]:
         loaded = True
     listed = plugins.all_creators if hasattr(plugins, "all_creators") else plugins.plugin_creator_list
     creators = [
-        {"version": creator.plugin_version, "namespace": creator.plugin_namespace}
+        {"name": creator.name, "version": creator.plugin_version, "namespace": creator.plugin_namespace}
         for creator in listed
-        if creator.name == "GatedLearners"
+        if creator.name in plugin_names
     ]
     return {"loaded": loaded, "creators": creators}
 

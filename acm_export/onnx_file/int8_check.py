@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 
 from onnx import TensorProto
 
+from acm_export.onnx_file.lowering.pack_int8 import packed_size
 from acm_export.onnx_file.targets import gated_learners_nodes
 from acm_export.op.quantized_signature import INT8_INPUTS, MAX_SUM, QUANTIZED_INPUTS
 
@@ -16,9 +17,6 @@ if TYPE_CHECKING:
     import onnx
 
     from acm_export.onnx_file.manifest import LayerEntry, Manifest
-
-_PER_INT32 = 4
-"""Int8 values per element of the packed inputs of files for TensorRT 8."""
 
 
 def int8_contradiction(model: onnx.ModelProto, manifest: Manifest) -> str | None:
@@ -41,7 +39,7 @@ def _contradictions(model: onnx.ModelProto, manifest: Manifest) -> Iterator[str]
         if quantization is None or layer.activations != quantization.activations:
             says = "no quantisation" if quantization is None else f"{quantization.activations} activations"
             yield f"layer {layer.name} has {layer.activations} int8 activations, but the manifest says {says}"
-        yield from _layer_contradictions(nodes[layer.name], layer, tensors, packed=manifest.target == "tensorrt-8")
+        yield from _layer_contradictions(nodes[layer.name], layer, tensors, packed=manifest.target != "portable")
     if quantization is None:
         return
     for kind, names in (("linear layer", quantization.linears), ("embedding table", quantization.embeddings)):
@@ -61,11 +59,10 @@ def _layer_contradictions(
             return
         found = _form(tensors[value])
         expected = _expected(layer, name)
-        forms = [expected]
         if packed and name in INT8_INPUTS:
-            forms.append((TensorProto.INT32, [-(-math.prod(expected[1]) // _PER_INT32)]))
-        if found not in forms:
-            yield f"{value} is {_describe(found)}; {name} of layer {layer.name} must be {_describe(forms[-1])}"
+            expected = TensorProto.INT32, [packed_size(math.prod(expected[1]))]
+        if found != expected:
+            yield f"{value} is {_describe(found)}; {name} of layer {layer.name} must be {_describe(expected)}"
 
 
 def _expected(layer: LayerEntry, name: str) -> tuple[int, list[int]]:

@@ -11,6 +11,7 @@ from acm_export.onnx_file import budget_input
 from acm_export.onnx_file.lowering import IR_VERSION as TENSORRT_8_IR_VERSION
 from acm_export.onnx_file.lowering import OPSET as TENSORRT_8_OPSET
 from acm_export.onnx_file.lowering import lower
+from acm_export.onnx_file.lowering.pack_int8 import pack_int8, unpack_int8
 from acm_export.onnx_file.zero_points import fit_zero_points
 from acm_export.op.body import portable_body
 from acm_export.op.quantized_body import quantized_body
@@ -21,6 +22,7 @@ from acm_export.plugins.identity import PLUGIN_NAMESPACE, PLUGIN_VERSION
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
+    from pathlib import Path
 
     import onnx
 
@@ -45,13 +47,14 @@ def gated_learners_nodes(model: onnx.ModelProto) -> Iterator[onnx.NodeProto]:
             yield node
 
 
-def retarget(model: onnx.ModelProto, manifest: Manifest, target: str) -> Manifest:
+def retarget(model: onnx.ModelProto, manifest: Manifest, target: str, *, folder: Path | None = None) -> Manifest:
     """Rewrite a model for a target, in place.
 
     Args:
         model: Model that acm-export wrote, for any target.
         manifest: Manifest of the model.
         target: One of :data:`TARGETS`.
+        folder: Folder of the external data, which is read only if the weights of an int8 layer are in it.
 
     Returns:
         The manifest with the new target. For tensorrt-8 the opset becomes 17; rewriting such a file for another target
@@ -67,9 +70,14 @@ def retarget(model: onnx.ModelProto, manifest: Manifest, target: str) -> Manifes
             f"for the target {target}, quantize the float file with static activations: acm-export quantize M.onnx "
             "--data D -o M8.onnx",
         )
+    if target == "portable":
+        convert_int8 = unpack_int8(model.graph, manifest.layers, folder)
+    else:
+        convert_int8 = pack_int8(model.graph, folder)
     fit_zero_points(model, target)
     if target == "tensorrt-8":
         manifest = _lowered(model, manifest)
+    convert_int8()
     model.ir_version = TENSORRT_8_IR_VERSION if target == "tensorrt-8" else IR_VERSION
     domain = ORT_TENSORRT_DOMAIN if target == "ort-tensorrt" else DOMAIN
     signatures = {layer.name: layer.signature for layer in manifest.layers}

@@ -228,7 +228,7 @@ def _write_plain(model: onnx.ModelProto, manifest: Manifest, folder: Path, stage
 
 def _write_final(model: onnx.ModelProto, manifest: Manifest, staged: Path) -> None:
     """Write the staged model again, for its target and with its setting."""
-    packs = manifest.target == "tensorrt-8"
+    packs = manifest.target != "portable"
     if packs:  # int8 weights as int32, which needs their values
         load_external_data_for_model(model, str(staged.parent))
     if manifest.budget_input:

@@ -26,7 +26,7 @@ from acm_export.base.optional import require
 from acm_export.plugins.kernels import hopper, nvrtc
 from acm_export.plugins.kernels.pack import CUBINS, TABLE, Kernel, Pack, default_folder, source_digest
 from acm_export.plugins.kernels.tiles import ARCHITECTURES
-from acm_export.plugins.kernels.variants import Variant, variants
+from acm_export.plugins.kernels.variants import INT8_KERNELS, Variant, variants
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -38,10 +38,21 @@ _MODULES = {
     "route_one_block": "routing",
     "count_tokens": "routing",
     "place_tokens": "routing",
+    "quantize_rows": "quantize_rows",
+    "up_int8": "up_int8",
+    "down_int8": "down_int8",
+    "down_split_int8": "down_int8",
 }
 _TENSORS = {"x", "w1", "b1", "hidden", "w2", "b2", "y"}
 _FLOAT32 = {"gate_logits", "thresholds", "partial"}
 _INT32 = {"counts", "order", "reach", "histograms", "arrivals"}
+_INT8_OPERATOR = {
+    "fp32": {"x_mult", "s1", "b1", "h_mult", "s2", "b2"},
+    "i8": {"q", "w1_t", "h_zero", "hidden", "w2_t"},
+    "i32": {"partial"},
+}
+"""Types in the kernels of the int8 operator, apart from T and from the tensors of routing."""
+
 _DIVISIBLE = {"model_dim", "hidden_dim"}
 
 _NEWER_PTXAS = ("sm_110",)
@@ -96,7 +107,7 @@ def compile_variant(arch: str, variant: Variant) -> Compiled:
     module = __import__(f"acm_export.plugins.kernels.{_MODULES[variant.kernel]}", fromlist=[variant.kernel])
     function = getattr(module, variant.kernel)
     names: list[str] = function.arg_names
-    types = {name: "constexpr" if name in variant.constants else _type(name, variant.dtype) for name in names}
+    types = {name: "constexpr" if name in variant.constants else _type(name, variant) for name in names}
     aligned = [n for n in names if variant.aligned and (types[n].startswith("*") or n in _DIVISIBLE)]
     source = ASTSource(
         function,
@@ -148,9 +159,13 @@ def _compile_cuda(arch: str, variant: Variant) -> Compiled:
     return Compiled(row, cubin, "", stack)
 
 
-def _type(name: str, dtype: str) -> str:
+def _type(name: str, variant: Variant) -> str:
+    if variant.kernel in INT8_KERNELS:
+        for kind, arguments in _INT8_OPERATOR.items():
+            if name in arguments:
+                return f"*{kind}"
     if name in _TENSORS:
-        return "*fp32" if dtype == "tf32" else f"*{dtype}"
+        return "*fp32" if variant.dtype == "tf32" else f"*{variant.dtype}"
     if name in _FLOAT32:
         return "*fp32"
     return "*i32" if name in _INT32 else "i32"

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from acm_export.plugins.kernels.plan import cdiv
+from acm_export.plugins.kernels.plan import QUANTIZE_BLOCK, cdiv
 
 if TYPE_CHECKING:
     from acm_export.plugins.kernels.plan import Problem
@@ -20,6 +20,12 @@ def up_grid(problem: Problem, entry: Entry, num_rows: int) -> int:
 def down_grid(problem: Problem, entry: Entry, num_rows: int) -> int:
     """Blocks of GEMM 2 for a chunk; for one slice if K is split."""
     return cdiv(num_rows, entry.down.block_m) * cdiv(problem.model_dim, entry.down.block_n)
+
+
+def quantize_grid(problem: Problem, num_rows: int) -> tuple[int, int]:
+    """Blocks of ``quantize_rows`` for a chunk, along rows and columns."""
+    rows, columns = QUANTIZE_BLOCK
+    return cdiv(num_rows, rows), cdiv(problem.model_dim, columns)
 
 
 def num_arrivals(problem: Problem, entry: Entry) -> int:

@@ -167,7 +167,7 @@ def run_gemms(
             EVEN=even_up,
             PRECISION=input_precision,
             ACTIVATION_PRECISION=activation_precision(precision, interpreted=not hidden.is_cuda),
-            **_blocks(entry.up),
+            **tile_constants(entry.up),
         )
         blocks = grids.down_grid(problem, entry, rows)
         if entry.split:
@@ -186,7 +186,7 @@ def run_gemms(
                 EVEN=even_down,
                 PRECISION=input_precision,
                 SPLIT=entry.split,
-                **_blocks(entry.down),
+                **tile_constants(entry.down),
             )
         else:
             down.down[(blocks,)](
@@ -203,12 +203,18 @@ def run_gemms(
                 GROUP=GROUP,
                 EVEN=even_down,
                 PRECISION=input_precision,
-                **_blocks(entry.down),
+                **tile_constants(entry.down),
             )
 
 
 class Space:
-    """The workspace of one call, cut into its arrays (plan.py, ``Workspace``)."""
+    """The workspace of one call, cut into its arrays (plan.py, ``Workspace``).
+
+    Args:
+        problem: Shapes.
+        dtype: dtype of hidden values; int8 for the int8 operator, whose partial sums are int32.
+        device: Where to allocate it.
+    """
 
     def __init__(self, problem: Problem, dtype: torch.dtype, device: torch.device) -> None:
         layout = plan.workspace(problem)
@@ -218,8 +224,9 @@ class Space:
         self.order = ints[layout.order // 4 :]
         self.histograms = ints[layout.histograms // 4 :]
         self.arrivals = ints[layout.arrivals // 4 :]
+        self.q = memory[layout.q : layout.hidden].view(torch.int8)
         self.hidden = memory[layout.hidden : layout.partial].view(dtype)
-        self.partial = memory[layout.partial :].view(torch.float32)
+        self.partial = memory[layout.partial :].view(torch.int32 if dtype == torch.int8 else torch.float32)
 
 
 def route(
@@ -256,7 +263,8 @@ def route(
     )
 
 
-def _blocks(tile: Tile) -> dict[str, int]:
+def tile_constants(tile: Tile) -> dict[str, int]:
+    """Tile sizes and launch parameters of a GEMM, by the names that Triton takes."""
     return {
         "BLOCK_M": tile.block_m,
         "BLOCK_N": tile.block_n,

@@ -34,15 +34,19 @@ _SOURCES = (
     "cuda/up.cu",
     "cuda/wgmma.cuh",
     "down.py",
+    "down_int8.py",
     "hopper.py",
     "nvrtc.py",
     "pack.py",
     "plan.py",
+    "quantize_rows.py",
+    "rounding.py",
     "routing.py",
     "staircase.py",
     "tiles.json",
     "tiles.py",
     "up.py",
+    "up_int8.py",
     "variants.py",
 )
 _HOW = "compile it with: python -m acm_export.plugins.kernels.compile (needs triton and NVRTC, no GPU)"
@@ -56,7 +60,7 @@ class Kernel:
         arch: GPU architecture, as in ``sm_90``.
         kernel: Name of the function.
         dtype: ``fp16``, ``bf16``, ``fp32`` or ``tf32``; empty where T does not matter.
-        entry: Index into the tile table, or CHOICES of a routing kernel.
+        entry: Index into the tile table, CHOICES of a routing kernel, or the alignment of ``quantize_rows``.
         even: Whether it loads without masks.
         activation: The activation that it applies, or empty.
         symbol: Entry point in the cubin.

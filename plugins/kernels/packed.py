@@ -21,10 +21,10 @@ from acm_export.plugins.kernels import grids, hopper, plan
 from acm_export.plugins.kernels.launcher import LIBRARY, Launch, Launcher
 from acm_export.plugins.kernels.pack import read_pack
 from acm_export.plugins.kernels.tiles import entries
-from acm_export.plugins.kernels.variants import has_kernels_without_masks
+from acm_export.plugins.kernels.variants import ALIGNMENTS, has_kernels_without_masks
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
+    from collections.abc import Iterator, Mapping
 
     from acm_export.plugins.kernels.hopper import TensorMap
     from acm_export.plugins.kernels.launcher import EncodedMap
@@ -35,7 +35,7 @@ if TYPE_CHECKING:
 
 _log = logging.getLogger(__name__)
 
-DTYPES = {torch.float16: "fp16", torch.bfloat16: "bf16"}
+DTYPES = {torch.float16: "fp16", torch.bfloat16: "bf16", torch.float32: "fp32"}
 
 _MOST_CALLS, _MOST_MAPS = 1024, 4096
 """Prepared calls and encoded maps that are kept."""
@@ -153,20 +153,16 @@ class PackedKernels:
         kernels = ("route_one_block",) if routing.num_blocks == 1 else ("count_tokens", "place_tokens")
         for kernel in kernels:
             self._add(call, (kernel, "", routing.choices, False, ""), (routing.num_blocks, 1), numbers)
-        name = DTYPES[dtype] if precision == "half" else precision
-        even_up, even_down = (even and has_kernels_without_masks(entry) for even in grids.even(problem, entry))
         for first, rows in problem.chunks():
             numbers = numbers | {"first_row": first, "num_rows": rows}
             if entry.language == "cuda":
                 maps = hopper.tensor_maps(problem, entry, rows)
                 up, down = hopper.grids(problem, entry, rows, self.multiprocessors)
-                self._add(call, (hopper.UP, name, index, False, activation), (up, 1), numbers, maps)
-                self._add(call, (hopper.DOWN, name, index, False, ""), (down, 1), numbers, maps)
+                self._add(call, (hopper.UP, DTYPES[dtype], index, False, activation), (up, 1), numbers, maps)
+                self._add(call, (hopper.DOWN, DTYPES[dtype], index, False, ""), (down, 1), numbers, maps)
             else:
-                kernel, slices = ("down_split", problem.num_learners * entry.split) if entry.split else ("down", 1)
-                up, down = grids.up_grid(problem, entry, rows), grids.down_grid(problem, entry, rows)
-                self._add(call, ("up", name, index, even_up, ""), (up, 1), numbers)
-                self._add(call, (kernel, name, index, even_down, ""), (down, slices), numbers)
+                for key, grid in _triton_launches(problem, entry, index, precision, dtype, rows):
+                    self._add(call, key, grid, numbers)
         return call
 
     def _add(
@@ -206,6 +202,25 @@ class PackedKernels:
         if key not in self._maps:
             self._maps[key] = self._launcher.encode(tensor_map, address, dtype)
         return self._maps[key].address
+
+
+def _triton_launches(
+    problem: Problem, entry: Entry, index: int, precision: str, dtype: torch.dtype, rows: int
+) -> Iterator[tuple[Key, tuple[int, int]]]:
+    """Key and grid of each of Triton's kernels for a chunk after routing, in order."""
+    even_up, even_down = (even and has_kernels_without_masks(entry) for even in grids.even(problem, entry))
+    name = precision if precision == "tf32" else DTYPES[dtype]
+    suffix = ""
+    if precision == "int8":
+        suffix = "_int8"
+        alignment = next(each for each in ALIGNMENTS if each <= entry.alignment)
+        yield ("quantize_rows", name, alignment, False, ""), grids.quantize_grid(problem, rows)
+    up, down = grids.up_grid(problem, entry, rows), grids.down_grid(problem, entry, rows)
+    yield ("up" + suffix, "" if suffix else name, index, even_up, ""), (up, 1)
+    if entry.split:
+        yield ("down_split" + suffix, name, index, even_down, ""), (down, problem.num_learners * entry.split)
+    else:
+        yield ("down" + suffix, name, index, even_down, ""), (down, 1)
 
 
 @dataclass

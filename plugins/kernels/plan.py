@@ -14,8 +14,8 @@ if TYPE_CHECKING:
     from collections.abc import Iterator
 
 HIDDEN_LIMIT = 192 << 20
-"""Most bytes of hidden values in one chunk of sorted rows. With partial sums and routing the workspace stays within
-256 MiB, except that a chunk has at least ROWS rows."""
+"""Most bytes of hidden values, and of x in int8, in one chunk of sorted rows. With partial sums and routing the
+workspace stays within 256 MiB, except that a chunk has at least ROWS rows."""
 
 PARTIAL_LIMIT = 32 << 20
 """Most bytes of partial sums; if they need more, K is not split."""
@@ -37,6 +37,9 @@ ALIGNMENT = 256
 ROUTING_BLOCKS = ((8, 256), (32, 128), (128, 32))
 """(choices, tokens) of a routing block: tokens that it handles at a time; 4,096 values fit into registers."""
 
+QUANTIZE_BLOCK = (8, 256)
+"""Rows and columns of a block of ``quantize_rows``: its 128 threads store 16 bytes each. Reasoned, not measured."""
+
 MAX_ROUTING_BLOCKS = 512
 """With more tokens, each routing block handles several pieces. Each block reads the histograms of all blocks: at most
 10 KiB with 5 choices, 130 KiB with 65. Four blocks per multiprocessor keep a large GPU busy. Reasoned, not measured.
@@ -53,7 +56,7 @@ class Problem:
         hidden_dim: h.
         num_learners: N.
         min_learners: Learners that always run.
-        element_size: Bytes of T.
+        element_size: Bytes of a hidden value: those of T, or 1 for the int8 operator.
     """
 
     tokens: int
@@ -78,9 +81,14 @@ class Problem:
         return self.num_learners * _round_up(self.hidden_dim, 16) * self.element_size
 
     @property
+    def quantized_row_bytes(self) -> int:
+        """Bytes of one token of x in int8, D padded to a multiple of 16; 0 for float operators."""
+        return _round_up(self.model_dim, 16) if self.element_size == 1 else 0
+
+    @property
     def chunk_rows(self) -> int:
         """Sorted rows per chunk, a multiple of ROWS."""
-        fitting = HIDDEN_LIMIT // self.hidden_row_bytes // ROWS * ROWS
+        fitting = HIDDEN_LIMIT // (self.hidden_row_bytes + self.quantized_row_bytes) // ROWS * ROWS
         return min(max(fitting, ROWS), _round_up(self.tokens, ROWS))
 
     @property
@@ -141,8 +149,9 @@ class Workspace:
         histograms: int32 ``[blocks, C]``, with room for the blocks of every smaller call.
         arrivals: int32 ``[tiles]``: finished slices of each tile of GEMM 2, where K is split. The kernels in CUDA use
             the first element as the counter of tiles taken.
-        hidden: T ``[chunk rows, N * padded h]``.
-        partial: float32 ``[N * slices, tokens, D]``.
+        q: int8 ``[chunk rows, padded D]``, x of the int8 operator; empty for others.
+        hidden: T or int8 ``[chunk rows, N * padded h]``.
+        partial: float32 or int32 ``[N * slices, tokens, D]``.
         size: Total bytes.
     """
 
@@ -150,6 +159,7 @@ class Workspace:
     order: int
     histograms: int
     arrivals: int
+    q: int
     hidden: int
     partial: int
     size: int
@@ -162,6 +172,7 @@ def workspace(problem: Problem) -> Workspace:
         4 * problem.tokens,
         4 * problem.num_choices * min(cdiv(problem.tokens, routing(problem).block), MAX_ROUTING_BLOCKS),
         4 * problem.arrivals,
+        min(problem.tokens, problem.chunk_rows) * problem.quantized_row_bytes,
         problem.chunk_rows * problem.hidden_row_bytes,
         problem.partial_bytes,
     )

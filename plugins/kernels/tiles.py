@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     from acm_export.plugins.kernels.plan import Problem
 
 ARCHITECTURES = ("sm_80", "sm_86", "sm_87", "sm_89", "sm_90", "sm_100", "sm_103", "sm_110", "sm_120", "sm_121")
-PRECISIONS = ("half", "fp32", "tf32")
+PRECISIONS = ("half", "fp32", "tf32", "int8")
 GROUP = 8
 """Rows of tiles in a group (staircase.py, ``grouped``); the usual value, not tuned yet."""
 
@@ -54,7 +54,7 @@ class Entry:
 
     Args:
         archs: Architectures that the entry is for.
-        precision: ``half`` (float16 and bfloat16), ``fp32`` or ``tf32``.
+        precision: ``half`` (float16 and bfloat16), ``fp32``, ``tf32`` or ``int8`` (the int8 operator, any T).
         alignment: D and h must be multiples of this, and pointers of 16 bytes; 1 allows any D, h and pointers.
         max_tokens: Largest number of tokens, or None for no limit.
         up: Tile of GEMM 1.

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 
 from acm_export.op.signature import ACTIVATIONS
 from acm_export.plugins.kernels import hopper
-from acm_export.plugins.kernels.plan import ROUTING_BLOCKS
+from acm_export.plugins.kernels.plan import QUANTIZE_BLOCK, ROUTING_BLOCKS
 from acm_export.plugins.kernels.tiles import GROUP, Entry, Tile, entries
 
 if TYPE_CHECKING:
@@ -21,7 +21,14 @@ PLAIN_WARPS = 4
 
 Key = tuple[str, str, int, bool, str]
 
-DTYPES = {"half": ("fp16", "bf16"), "fp32": ("fp32",), "tf32": ("tf32",)}
+DTYPES = {"half": ("fp16", "bf16"), "fp32": ("fp32",), "tf32": ("tf32",), "int8": ("fp32", "fp16", "bf16")}
+"""T of the kernels for each precision of the table."""
+
+INT8_KERNELS = ("quantize_rows", "up_int8", "down_int8", "down_split_int8")
+"""Kernels of the int8 operator; it shares those of routing."""
+
+ALIGNMENTS = (16, 1)
+"""Kernels of ``quantize_rows`` are identified by the alignment of D and of all pointers instead of a table entry."""
 
 
 def activation_precision(precision: str, *, interpreted: bool = False) -> int:
@@ -31,7 +38,7 @@ def activation_precision(precision: str, *, interpreted: bool = False) -> int:
         precision: Precision of the table's entry.
         interpreted: Whether the kernels run in Triton's interpreter.
     """
-    if precision != "half":
+    if precision not in ("half", "int8"):
         return 0
     return 1 if interpreted else 2
 
@@ -41,7 +48,7 @@ def has_kernels_without_masks(entry: Entry) -> bool:
 
     float32 is compute-bound: masks cost too little there to justify more kernels.
     """
-    return entry.alignment > 1 and entry.precision == "half"
+    return entry.alignment > 1 and entry.precision in ("half", "int8")
 
 
 @dataclass(frozen=True)
@@ -51,7 +58,7 @@ class Variant:
     Args:
         kernel: Name of the function.
         dtype: ``fp16``, ``bf16``, ``fp32`` or ``tf32``; empty where T does not matter.
-        entry: Index into the tile table, or the CHOICES of a routing kernel.
+        entry: Index into the tile table, the CHOICES of a routing kernel, or the alignment of ``quantize_rows``.
         even: Whether it loads without masks (grids.py, ``even``).
         aligned: Whether pointers, D and h are multiples of 16.
         constants: Compile-time arguments.
@@ -86,11 +93,15 @@ class Variant:
 def variants(arch: str) -> Iterator[Variant]:
     """All kernels for an architecture."""
     yield from _routing()
+    yield from _quantize_rows()
     for index, entry in enumerate(entries()):
         if arch not in entry.archs:
             continue
         if entry.language == "cuda":
             yield from _hopper(index, entry)
+            continue
+        if entry.precision == "int8":
+            yield from _int8(index, entry)
             continue
         aligned = entry.alignment > 1
         for dtype in DTYPES[entry.precision]:
@@ -113,6 +124,43 @@ def _routing() -> Iterator[Variant]:
     for choices, block in ROUTING_BLOCKS:
         for kernel in ("route_one_block", "count_tokens", "place_tokens"):
             yield Variant(kernel, "", choices, False, False, {"BLOCK": block, "CHOICES": choices}, PLAIN_WARPS)
+
+
+def _quantize_rows() -> Iterator[Variant]:
+    rows, columns = QUANTIZE_BLOCK
+    for dtype in DTYPES["int8"]:
+        for alignment in ALIGNMENTS:
+            constants: dict[str, int | str | bool] = {"BLOCK_M": rows, "BLOCK_K": columns}
+            yield Variant("quantize_rows", dtype, alignment, False, alignment > 1, constants, PLAIN_WARPS)
+
+
+def _int8(index: int, entry: Entry) -> Iterator[Variant]:
+    up: dict[str, int | str | bool] = {
+        **_blocks(entry.up),
+        "GROUP": GROUP,
+        "ACTIVATION_PRECISION": activation_precision("int8"),
+    }
+    down: dict[str, int | str | bool] = {
+        **_blocks(entry.down),
+        **({"SPLIT": entry.split} if entry.split else {"GROUP": GROUP}),
+    }
+    products = [("up_int8", "", entry.up, up)]
+    products += [
+        ("down_split_int8" if entry.split else "down_int8", dtype, entry.down, down) for dtype in DTYPES["int8"]
+    ]
+    for even in (True, False) if has_kernels_without_masks(entry) else (False,):
+        for kernel, dtype, tile, constants in products:
+            yield Variant(
+                kernel,
+                dtype,
+                index,
+                even,
+                entry.alignment > 1,
+                {**constants, "EVEN": even},
+                tile.warps,
+                tile.stages,
+                tile.registers,
+            )
 
 
 def _hopper(index: int, entry: Entry) -> Iterator[Variant]:

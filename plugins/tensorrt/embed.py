@@ -122,7 +122,7 @@ class _Arrays:
 
 def _entry(entry: Entry, arrays: _Arrays) -> str:
     archs = arrays.span("std::int32_t", (str(_number(arch)) for arch in entry.archs))
-    precision = {"half": "kHalf", "fp32": "kFp32", "tf32": "kTf32"}[entry.precision]
+    precision = {"half": "kHalf", "fp32": "kFp32", "tf32": "kTf32", "int8": "kInt8"}[entry.precision]
     language = {"triton": "kTriton", "cuda": "kCuda"}[entry.language]
     return (
         f"{{{archs}, Precision::{precision}, {entry.alignment}, {entry.max_tokens or 0}, {_tile(entry.up)}, "

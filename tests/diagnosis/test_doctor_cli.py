@@ -128,7 +128,7 @@ def test_lacking_names_only_what_is_needed() -> None:
 
 def test_a_complete_machine_works(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     around = Surroundings(tmp_path, monkeypatch)
-    around.package("tensorrt", "10.3.0", TENSORRT_10.format(load="self.all_creators = [Creator()]; return 1"))
+    around.package("tensorrt", "10.3.0", TENSORRT_10.format(load="self.all_creators = creators(); return 1"))
     for name in EXPORT:  # quick to import
         around.package(name, "99.0", "class version: cuda = None\n")
     around.driver(major=8, minor=7, integrated=1)

@@ -22,9 +22,10 @@ def around(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Surroundings:
 TENSORRT_8 = """
 import os
 class Creator:
-    name, plugin_version, plugin_namespace = 'GatedLearners', '1', ''
+    plugin_version, plugin_namespace = '1', ''
+    def __init__(self, name): self.name = name
 class Registry:
-    plugin_creator_list = [Creator()]
+    plugin_creator_list = [Creator('GatedLearners'), Creator('QuantizedGatedLearners')]
 def get_plugin_registry(): return Registry()
 """
 
@@ -114,13 +115,18 @@ def test_a_library_that_crashes_when_loaded_is_wrong(around: Surroundings) -> No
 @pytest.mark.parametrize(
     ("load", "state", "text"),
     [
-        ("self.all_creators = [Creator()]; return 1", "ok", "lists GatedLearners, version 1, once"),
-        ("self.all_creators = [Creator(), Creator()]; return 1", "wrong", "; expected {"),
-        ("self.all_creators = [Creator()]", "wrong", "load_library returned no handle"),
+        (
+            "self.all_creators = creators(); return 1",
+            "ok",
+            "lists GatedLearners and QuantizedGatedLearners, version 1, once each",
+        ),
+        ("self.all_creators = 2 * creators(); return 1", "wrong", "; expected [{"),
+        ("self.all_creators = creators()[1:]; return 1", "wrong", "it lists [{'name': 'GatedLearners', "),
+        ("self.all_creators = creators()", "wrong", "load_library returned no handle"),
         ("print('GatedLearners: built for TensorRT 10', file=sys.stderr)", "wrong", "built for TensorRT 10"),
         ("import ctypes; ctypes.string_at(0)", "wrong", "crashed with SIGSEGV"),
     ],
-    ids=["good", "twice", "no handle", "refused", "crash"],
+    ids=["good", "twice", "from an earlier acm-export", "no handle", "refused", "crash"],
 )
 def test_the_registry_must_list_the_plugin(around: Surroundings, load: str, state: str, text: str) -> None:
     around.package("tensorrt", "10.13.0", TENSORRT_10.format(load=load))

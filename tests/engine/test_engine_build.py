@@ -106,6 +106,9 @@ def test_the_registry_is_checked_before_parsing(tmp_path: Path, version: str) ->
     load_plugin(fake(version)[0], library)
     with pytest.raises(EngineError, match="it lists version '2'"):
         load_plugin(fake(version, creator=False)[0], library)
+    with pytest.raises(EngineError, match=r"does not list QuantizedGatedLearners version '1' .* it lists none") as old:
+        load_plugin(fake(version, creators=("GatedLearners",))[0], library)
+    assert "acm-export build-plugin" in str(old.value.hint)
     if not version.startswith("8"):
         with pytest.raises(EngineError, match="cannot load"):
             load_plugin(fake(version, handle=None)[0], library)

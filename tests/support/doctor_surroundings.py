@@ -17,7 +17,9 @@ CRASHES = "import ctypes\nctypes.string_at(0)\n"
 TENSORRT_10 = """
 import sys
 class Creator:
-    name, plugin_version, plugin_namespace = 'GatedLearners', '1', ''
+    plugin_version, plugin_namespace = '1', ''
+    def __init__(self, name): self.name = name
+def creators(): return [Creator('QuantizedGatedLearners'), Creator('GatedLearners')]
 class Registry:
     all_creators = []
     def load_library(self, path):

@@ -126,6 +126,7 @@ def fake(  # noqa: C901  one closure for each class of the module
     errors: int = 0,
     plan: bytes | None = b"engine",
     creator: bool = True,
+    creators: tuple[str, ...] = ("GatedLearners", "QuantizedGatedLearners"),
     handle: Any = 1,
     driver: Path | None = None,
     change: Callable[[dict[str, Any]], None] = lambda _: None,
@@ -137,7 +138,8 @@ def fake(  # noqa: C901  one closure for each class of the module
         version: Version of TensorRT.
         errors: Number of errors that the parser reports.
         plan: The serialized engine, without a ``driver``.
-        creator: Whether the registry lists the right version of the plugin.
+        creator: Whether the registry lists the right version of the plugins.
+        creators: Names of the plugins in the library.
         handle: Result of ``load_library``.
         driver: Double of the CUDA driver; with it, engines run what the parser was given (engine_fake_runtime.py).
         change: Changes the outputs of every run, to make an engine wrong.
@@ -226,17 +228,18 @@ def fake(  # noqa: C901  one closure for each class of the module
         def get_error(self, _index: int) -> ParserError:
             return NamingParserError() if major >= 10 else ParserError()
 
-    right = SimpleNamespace(name="GatedLearners", plugin_version="1", plugin_namespace="")
-    wrong = SimpleNamespace(name="GatedLearners", plugin_version="2", plugin_namespace="")
-    held = [] if major >= 10 else [right if creator else wrong]  # before 10 the library registers itself
+    registered = [
+        SimpleNamespace(name=name, plugin_version="1" if creator else "2", plugin_namespace="") for name in creators
+    ]
+    held = [] if major >= 10 else list(registered)  # before 10 the library registers itself
 
-    def get_creator(_type: str, version: str, _plugin_namespace: str = "") -> Any:
-        return next((item for item in held if item.plugin_version == version), None)
+    def get_creator(type: str, version: str, _plugin_namespace: str = "") -> Any:  # noqa: A002  as TensorRT names it
+        return next((item for item in held if (item.name, item.plugin_version) == (type, version)), None)
 
     def load_library(_plugin_path: str) -> Any:
         if held:
             return None  # like the real one for a registered creator
-        held.append(right if creator else wrong)
+        held.extend(registered)
         return handle
 
     registry: dict[str, Any] = {}

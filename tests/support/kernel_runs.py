@@ -165,7 +165,7 @@ def hidden_values(
             EVEN=even,
             PRECISION="ieee",
             ACTIVATION_PRECISION=0,
-            **launch._blocks(entry.up),
+            **launch.tile_constants(entry.up),
         )
     return array(hidden)[:, :, :width]
 

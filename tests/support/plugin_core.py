@@ -9,10 +9,11 @@ import struct
 from ctypes import POINTER, byref, c_char_p, c_int, c_int32, c_int64, c_uint64, c_void_p
 from dataclasses import dataclass, fields
 from itertools import islice
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, ClassVar
 
 from plugin_pack import Identity, argument_kind, argument_names
 
+from acm_export.op.quantized_signature import INT8_INPUTS, QUANTIZED_INPUTS
 from acm_export.op.signature import ACTIVATIONS, INPUTS, OUTPUTS
 from acm_export.plugins.kernels.hopper import TensorMap
 from acm_export.plugins.kernels.plan import Problem
@@ -25,8 +26,9 @@ if TYPE_CHECKING:
 Place = tuple[str, int]
 """A tensor and a byte offset into it."""
 
-TYPES = ("float32", "float16", "bfloat16", "int32", "other")
+TYPES = ("float32", "float16", "bfloat16", "int32", "int8", "other")
 TENSORS = (*INPUTS, *OUTPUTS)
+QUANTIZED_TENSORS = (*QUANTIZED_INPUTS, *OUTPUTS)
 
 
 class CTensor(ctypes.Structure):
@@ -34,7 +36,7 @@ class CTensor(ctypes.Structure):
 
 
 class CPointers(ctypes.Structure):
-    _fields_ = (("inputs", c_void_p * 7), ("outputs", c_void_p * 2), ("workspace", c_void_p), ("stream", c_void_p))
+    _fields_ = (("inputs", c_void_p * 12), ("outputs", c_void_p * 2), ("workspace", c_void_p), ("stream", c_void_p))
 
 
 @dataclass
@@ -49,6 +51,14 @@ class Case:
     activation: str = "gelu"
     dtype: str = "float16"
     allow_tf32: bool = False
+
+    inputs: ClassVar[tuple[str, ...]] = INPUTS
+    quantized: ClassVar[bool] = False
+
+    @property
+    def names(self) -> tuple[str, ...]:
+        """Inputs and outputs in order."""
+        return (*self.inputs, *OUTPUTS)
 
     def shapes(self) -> dict[str, tuple[int, ...]]:
         d, n, width = self.model_dim, self.num_learners, self.num_learners * self.hidden_dim
@@ -66,23 +76,64 @@ class Case:
 
     def types(self) -> dict[str, str]:
         fixed = {"gate_logits": "float32", "thresholds": "float32", "counts": "int32"}
-        return {name: fixed.get(name, self.dtype) for name in TENSORS}
+        return {name: fixed.get(name, self.dtype) for name in self.names}
 
     def tensors(self, **changes: tuple[int, ...] | str) -> Any:
-        """The nine tensors as C structures; a change is another shape or another type."""
+        """All tensors as C structures; a change is another shape or another type."""
         shapes, types = self.shapes(), self.types()
         for name, change in changes.items():
             if isinstance(change, str):
                 types[name] = change
             else:
                 shapes[name] = change
-        return (CTensor * len(TENSORS))(*(c_tensor(types[name], shapes[name]) for name in TENSORS))
+        return (CTensor * len(self.names))(*(c_tensor(types[name], shapes[name]) for name in self.names))
+
+    @property
+    def hidden_bytes(self) -> int:
+        """Bytes of a hidden value."""
+        return 4 if self.dtype == "float32" else 2
 
     @property
     def problem(self) -> Problem:
-        size = 4 if self.dtype == "float32" else 2
-        sizes = (self.model_dim, self.hidden_dim, self.num_learners, self.min_learners, size)
+        sizes = (self.model_dim, self.hidden_dim, self.num_learners, self.min_learners, self.hidden_bytes)
         return Problem(math.prod(self.leading), *sizes)
+
+
+@dataclass
+class QuantizedCase(Case):
+    """One layer of the int8 operator, in the form that TensorRT gets."""
+
+    inputs: ClassVar[tuple[str, ...]] = QUANTIZED_INPUTS
+    quantized: ClassVar[bool] = True
+
+    def shapes(self) -> dict[str, tuple[int, ...]]:
+        d, n, width = self.model_dim, self.num_learners, self.num_learners * self.hidden_dim
+        shapes = super().shapes() | {"x_mult": (d,), "s1": (width,), "h_mult": (n,), "h_zero": (n,), "s2": (d,)}
+        shapes |= {name: (-(-math.prod(shapes[name]) // 4),) for name in INT8_INPUTS}
+        return {name: shapes[name] for name in self.names}
+
+    def types(self) -> dict[str, str]:
+        given = {"x": self.dtype, "y": self.dtype} | dict.fromkeys((*INT8_INPUTS, "counts"), "int32")
+        return {name: given.get(name, "float32") for name in self.names}
+
+    @property
+    def hidden_bytes(self) -> int:
+        return 1
+
+
+QUANTIZED_CASES = [
+    QuantizedCase(leading=(1,)),
+    QuantizedCase(leading=(16,), dtype="bfloat16", activation="silu"),
+    QuantizedCase(leading=(2, 30), min_learners=1, dtype="float32"),
+    QuantizedCase(leading=(197,), model_dim=768, hidden_dim=768),
+    QuantizedCase(leading=(3, 400), model_dim=128, hidden_dim=256, activation="relu"),
+    QuantizedCase(leading=(257,), num_learners=7),
+    QuantizedCase(leading=(40,), num_learners=64, hidden_dim=16),
+    QuantizedCase(leading=(300,), model_dim=65, hidden_dim=33),
+    QuantizedCase(leading=(30,), model_dim=48, hidden_dim=80),
+    QuantizedCase(leading=(500,), model_dim=1040, activation="identity"),
+    QuantizedCase(leading=(9, 30_000), model_dim=16, hidden_dim=1024),  # several chunks
+]
 
 
 def c_tensor(dtype: str, shape: Sequence[int], *, linear: bool = True) -> CTensor:
@@ -93,16 +144,24 @@ SPACING = 1 << 36
 """Between the addresses of fake tensors, so that an address tells its tensor."""
 
 
-def pointers(**changes: int) -> CPointers:
-    """An address for each tensor; 0 for null."""
-    address = {name: (i + 1) * SPACING for i, name in enumerate((*TENSORS, "workspace"))} | {"stream": 77} | changes
-    inputs, outputs = (c_void_p * 7)(*(address[n] for n in INPUTS)), (c_void_p * 2)(*(address[n] for n in OUTPUTS))
-    return CPointers(inputs, outputs, address["workspace"], address["stream"])
+_PLACES = (*TENSORS, "workspace", *(name for name in QUANTIZED_INPUTS if name not in INPUTS))
+
+
+def address_of(name: str) -> int:
+    """The address that :func:`pointers` gives a tensor."""
+    return (_PLACES.index(name) + 1) * SPACING
+
+
+def pointers(inputs: Sequence[str] = INPUTS, **changes: int) -> CPointers:
+    """An address for each tensor; 0 for null. ``inputs`` are those of the operator."""
+    address = {name: address_of(name) for name in _PLACES} | {"stream": 77} | changes
+    given, outputs = (c_void_p * 12)(*(address[n] for n in inputs)), (c_void_p * 2)(*(address[n] for n in OUTPUTS))
+    return CPointers(given, outputs, address["workspace"], address["stream"])
 
 
 def place(address: int) -> Place:
     """Tensor and byte offset of an address that :func:`pointers` gave."""
-    return (*TENSORS, "workspace")[address // SPACING - 1], address % SPACING
+    return _PLACES[address // SPACING - 1], address % SPACING
 
 
 def load(library: Path, driver: Path | str) -> ctypes.CDLL:
@@ -126,7 +185,7 @@ class Core:
 
     def plan(self, problem: Problem) -> list[int] | None:
         """None if it is refused; ``error`` has the reason."""
-        out = (c_int64 * 14)()
+        out = (c_int64 * 15)()
         return list(out) if self._c.acm_plan(_numbers(problem), out) == 0 else None
 
     def splits(self, problem: Problem, split: int) -> bool:
@@ -143,6 +202,11 @@ class Core:
         if self._c.acm_grids(_numbers(problem), entry, c_int64(rows), out) != 0:
             return None
         return out[0], out[1], bool(out[2]), bool(out[3])
+
+    def quantize_grid(self, problem: Problem, rows: int) -> tuple[int, int]:
+        out = (c_int64 * 2)()
+        self._c.acm_quantize_grid(_numbers(problem), c_int64(rows), out)
+        return out[0], out[1]
 
     def tensor_maps(self, problem: Problem, entry: int, rows: int) -> dict[str, TensorMap] | None:
         """None if they are refused; ``error`` has the reason."""
@@ -167,17 +231,21 @@ class Core:
 
     def layer(self, case: Case) -> Layer:
         handle = self._c.acm_layer_create(
-            case.num_learners, case.min_learners, ACTIVATIONS.index(case.activation), int(case.allow_tf32)
+            int(case.quantized),
+            case.num_learners,
+            case.min_learners,
+            ACTIVATIONS.index(case.activation),
+            int(case.allow_tf32),
         )
         assert handle, self.error
-        return Layer(self._c, c_void_p(handle))
+        return Layer(self._c, c_void_p(handle), case.inputs)
 
 
 class Layer:
     """One ``acm::Layer``."""
 
-    def __init__(self, library: ctypes.CDLL, handle: c_void_p) -> None:
-        self._c, self._handle = library, handle
+    def __init__(self, library: ctypes.CDLL, handle: c_void_p, inputs: Sequence[str]) -> None:
+        self._c, self._handle, self._inputs = library, handle, inputs
 
     def __del__(self) -> None:
         self._c.acm_layer_destroy(self._handle)
@@ -189,7 +257,8 @@ class Layer:
         return bool(self._c.acm_layer_prepare(self._handle, tensors) == 0)
 
     def enqueue(self, tensors: Any, addresses: CPointers | None = None) -> bool:
-        return bool(self._c.acm_layer_enqueue(self._handle, tensors, byref(addresses or pointers())) == 0)
+        given = addresses or pointers(self._inputs)
+        return bool(self._c.acm_layer_enqueue(self._handle, tensors, byref(given)) == 0)
 
     def tactics(self, tensors: Any) -> list[int]:
         out = (c_int32 * 64)()

@@ -9,7 +9,7 @@ import sys
 from dataclasses import replace
 from pathlib import Path
 
-from plugin_core import TENSORS, Case, Core, Driver, pointers
+from plugin_core import Case, Core, Driver, QuantizedCase, pointers
 from plugin_harness import Harness, fields_of
 
 from acm_export.plugins.kernels.plan import MAX_TOKENS, Problem
@@ -21,11 +21,18 @@ CASES = [
     for model_dim in (64, 65)
     for learners in (1, 4, 64)
 ]
+QUANTIZED_CASES = [
+    QuantizedCase(leading=leading, dtype=dtype, model_dim=model_dim, num_learners=learners)
+    for leading in ((1,), (2, 50), (9, 3000), (0, 3))
+    for dtype, learners in (("float16", 3), ("float32", 64))
+    for model_dim in (64, 65)
+]
 HUGE = ((1 << 31) - 1, 1 << 62, (1 << 63) - 64, (1 << 63) - 1)
 
 
 def exercise_core(core: Core) -> None:
-    for case in CASES:
+    cases = [*CASES, *QUANTIZED_CASES]
+    for case in cases:
         layer = core.layer(case)
         assert layer.workspace(case.tensors()) >= 0
         assert layer.prepare(case.tensors()), core.error
@@ -33,17 +40,18 @@ def exercise_core(core: Core) -> None:
             assert layer.set_tactic(tactic)
             assert layer.enqueue(case.tensors()), core.error
         assert not layer.set_tactic(-1)
-        for name in TENSORS:
+        for name in case.names:
             assert not layer.enqueue(case.tensors(**{name: (1, 2, 3, 4, 5, 6, 7, 8)}))
             assert not layer.enqueue(case.tensors(**{name: "other"}))
     for size in HUGE:
-        problem = Problem(MAX_TOKENS, size, size, 64, 0, 4)
-        core.plan(problem)
-        core.splits(problem, size)
-        core.grids(problem, 0, size)
-        core.tensor_maps(problem, 0, size)
-        core.hopper_grids(problem, 0, size, 132)
-        for case in CASES:
+        for element_size in (4, 1):
+            problem = Problem(MAX_TOKENS, size, size, 64, 0, element_size)
+            core.plan(problem)
+            core.splits(problem, size)
+            core.grids(problem, 0, size)
+            core.tensor_maps(problem, 0, size)
+            core.hopper_grids(problem, 0, size, 132)
+        for case in cases:
             width = size // case.num_learners * case.num_learners
             assert core.layer(case).workspace(case.tensors(w1=(size, width))) < 0
             for name, shape in case.shapes().items():
@@ -51,14 +59,14 @@ def exercise_core(core: Core) -> None:
 
 
 def exercise_plugin(harness: Harness) -> None:
-    for case in CASES:
+    for case in [*CASES, *QUANTIZED_CASES]:
         largest = replace(case, leading=tuple(4 * size + 1 for size in case.leading))
         unknown = replace(case, leading=(-1,) * len(case.leading))
-        made = harness.create(fields_of(case))
+        made = harness.create(fields_of(case), quantized=case.quantized)
         assert made, harness.take_log()
         for rank in (-1, 0, 1000):
             profile = [shapes.tensors() for shapes in (unknown, case, largest)]
-            for tensor in (tensor for tensors in profile for tensor in tensors[7:]):
+            for tensor in (tensor for tensors in profile for tensor in tensors[-2:]):
                 tensor.rank, tensor.dims[:] = rank, (1 << 62,) * 8
             assert made.configure(*profile) == 0
             assert made.workspace(*profile) > 0
@@ -72,15 +80,18 @@ def exercise_plugin(harness: Harness) -> None:
         for shapes in (case, largest):
             assert loaded.change_shapes(shapes.tensors()) == 0, harness.take_log()
             assert loaded.enqueue(shapes.tensors()) == 0, harness.take_log()
-        for name in TENSORS:
+        for name in case.names:
             assert loaded.enqueue(case.tensors(**{name: (3, 3, 3)})) != 0
             for size in HUGE:
                 assert loaded.enqueue(case.tensors(**{name: (size,) * len(case.shapes()[name])})) != 0
-            assert 0 in case.leading or loaded.enqueue(case.tensors(), pointers(**{name: 0})) != 0
+            nowhere = pointers(case.inputs, **{name: 0})
+            assert 0 in case.leading or loaded.enqueue(case.tensors(), nowhere) != 0
         copy.tactics()
         copy.timing_id()
     for change in ({"activation": None}, {"num_learners": 99}, {"activation": b"x" * 5000}, {"y": 1}):
         assert harness.create(fields_of(CASES[0], **change)) is None
+        assert harness.create(fields_of(QUANTIZED_CASES[0], **change), quantized=True) is None
+    assert harness.create(fields_of(QUANTIZED_CASES[0], dynamic=1), quantized=True) is None
 
 
 def main(target: str, library: Path, driver: Path) -> None:

@@ -14,7 +14,7 @@ from plugin_launches import Recorder
 from plugin_pack import write_fake_pack
 from shared_files import shared_folder
 
-from acm_export.plugins.kernels import launch
+from acm_export.plugins.kernels import launch, launch_quantized
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -86,12 +86,15 @@ def gpu(harness: Harness, fake_driver: Path) -> Driver:
 @pytest.fixture
 def recorded(monkeypatch: pytest.MonkeyPatch) -> list[tuple[str, tuple[int, ...], dict[str, Any], dict[str, Any]]]:
     log: list[tuple[str, tuple[int, ...], dict[str, Any], dict[str, Any]]] = []
-    for module, names in (
-        ("routing", ("route_one_block", "count_tokens", "place_tokens")),
-        ("up", ("up",)),
-        ("down", ("down", "down_split")),
+    for launcher, module, names in (
+        (launch, "routing", ("route_one_block", "count_tokens", "place_tokens")),
+        (launch, "up", ("up",)),
+        (launch, "down", ("down", "down_split")),
+        (launch_quantized, "quantize_rows", ("quantize_rows",)),
+        (launch_quantized, "up_int8", ("up_int8",)),
+        (launch_quantized, "down_int8", ("down_int8", "down_split_int8")),
     ):
-        monkeypatch.setattr(launch, module, SimpleNamespace(**{name: Recorder(name, log) for name in names}))
+        monkeypatch.setattr(launcher, module, SimpleNamespace(**{name: Recorder(name, log) for name in names}))
     return log
 
 

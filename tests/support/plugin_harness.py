@@ -9,6 +9,9 @@ from typing import TYPE_CHECKING, Any
 
 from plugin_core import TYPES, Case, CPointers, load, pointers
 
+from acm_export.op.quantized_signature import QUANTIZED_INPUTS
+from acm_export.op.signature import INPUTS
+
 if TYPE_CHECKING:
     from pathlib import Path
 
@@ -32,6 +35,8 @@ def fields_of(case: Case, **changes: int | str | bytes | None) -> Fields:
     }
     if case.allow_tf32:
         fields["allow_tf32"] = 1
+    if case.quantized:
+        fields["dynamic"] = 0
     return {name: value for name, value in (fields | changes).items() if value is not None}
 
 
@@ -56,18 +61,27 @@ class Harness:
         self.c.acm_clear_log()
         return text
 
-    def create(self, fields: Fields, *, runtime_phase: bool = False) -> Plugin | None:
-        return self.wrap(self.c.acm_create(c_fields(fields), len(fields), int(runtime_phase)))
+    def create(self, fields: Fields, *, quantized: bool = False, runtime_phase: bool = False) -> Plugin | None:
+        return self.wrap(
+            self.c.acm_create(int(quantized), c_fields(fields), len(fields), int(runtime_phase)), quantized=quantized
+        )
 
-    def wrap(self, handle: int | None) -> Plugin | None:
-        return Plugin(self, c_void_p(handle)) if handle else None
+    def wrap(self, handle: int | None, *, quantized: bool) -> Plugin | None:
+        return Plugin(self, c_void_p(handle), quantized=quantized) if handle else None
 
     def run(self, case: Case, addresses: CPointers, *, workspace_size: int, tactic: int = 0, times: int = 1) -> int:
         """The whole life of a plugin; returns the bytes of workspace that it needs, or a negative number."""
         fields = fields_of(case)
         return int(
             self.c.acm_run(
-                c_fields(fields), len(fields), case.tensors(), byref(addresses), c_int64(workspace_size), tactic, times
+                int(case.quantized),
+                c_fields(fields),
+                len(fields),
+                case.tensors(),
+                byref(addresses),
+                c_int64(workspace_size),
+                tactic,
+                times,
             )
         )
 
@@ -75,8 +89,8 @@ class Harness:
 class Plugin:
     """One plugin object of either interface."""
 
-    def __init__(self, harness: Harness, handle: c_void_p) -> None:
-        self._harness, self._c, self._handle = harness, harness.c, handle
+    def __init__(self, harness: Harness, handle: c_void_p, *, quantized: bool) -> None:
+        self._harness, self._c, self._handle, self._quantized = harness, harness.c, handle, quantized
 
     def __del__(self) -> None:
         self._c.acm_destroy(self._handle)
@@ -93,15 +107,16 @@ class Plugin:
     def supports(self, pos: int, tensors: Any) -> bool:
         return bool(self._c.acm_supports(self._handle, pos, tensors))
 
-    def output_types(self, tensors: Any) -> tuple[str, str]:
+    def output_types(self, tensors: Any) -> tuple[str, str] | None:
         out = (c_int32 * 2)()
-        assert self._c.acm_output_types(self._handle, tensors, out) == 0
+        if self._c.acm_output_types(self._handle, tensors, out) != 0:
+            return None
         return TYPES[out[0]], TYPES[out[1]]
 
     def output_shapes(self, tensors: Any) -> list[tuple[int, ...]] | None:
         if self._c.acm_output_shapes(self._handle, tensors) != 0:
             return None
-        return [tuple(tensor.dims[: tensor.rank]) for tensor in tensors[7:]]
+        return [tuple(tensor.dims[: tensor.rank]) for tensor in tensors[-2:]]
 
     def configure(self, current: Any, smallest: Any, largest: Any) -> int:
         return int(self._c.acm_configure(self._handle, current, smallest, largest))
@@ -123,10 +138,11 @@ class Plugin:
         return int(self._c.acm_shape_change(self._handle, tensors))
 
     def enqueue(self, tensors: Any, addresses: CPointers | None = None) -> int:
-        return int(self._c.acm_enqueue(self._handle, tensors, byref(addresses or pointers())))
+        given = addresses or pointers(QUANTIZED_INPUTS if self._quantized else INPUTS)
+        return int(self._c.acm_enqueue(self._handle, tensors, byref(given)))
 
     def _made(self, handle: int | None) -> Plugin:
-        plugin = self._harness.wrap(handle)
+        plugin = self._harness.wrap(handle, quantized=self._quantized)
         assert plugin, self._harness.take_log()
         return plugin
 
@@ -149,7 +165,7 @@ CURRENT = replace(CASE, leading=(-1, -1))
 
 
 def make(harness: Harness, case: Case = CASE) -> Plugin:
-    plugin = harness.create(fields_of(case))
+    plugin = harness.create(fields_of(case), quantized=case.quantized)
     assert plugin, harness.take_log()
     return plugin
 

@@ -1,4 +1,4 @@
-"""Record what plugins/kernels/launch.py launches on tensors in memory, without running it."""
+"""Record what the launchers of plugins/kernels launch on tensors in memory, without running it."""
 
 from __future__ import annotations
 
@@ -7,8 +7,9 @@ from typing import TYPE_CHECKING, Any
 import torch
 from plugin_pack import argument_names
 
-from acm_export.op.signature import INPUTS, Signature
-from acm_export.plugins.kernels import launch
+from acm_export.op.quantized_signature import QuantizedSignature
+from acm_export.op.signature import Signature
+from acm_export.plugins.kernels import launch, launch_quantized
 
 if TYPE_CHECKING:
     import pytest
@@ -31,10 +32,21 @@ class Recorder:
 
 def run_python(case: Case, arch: str, monkeypatch: pytest.MonkeyPatch) -> dict[int, str]:
     """Names of the tensors by their addresses, after Python's launcher ran."""
-    monkeypatch.setattr(launch, "architecture", lambda _: arch)
-    tensors = {name: torch.empty(case.shapes()[name], dtype=getattr(torch, case.types()[name])) for name in INPUTS}
-    signature = Signature(case.num_learners, case.min_learners, case.activation)
-    y, counts = launch.gated_learners(*tensors.values(), signature, allow_tf32=case.allow_tf32)
+    shapes, types = case.shapes(), case.types()
+    tensors = {name: torch.empty(shapes[name], dtype=getattr(torch, types[name])) for name in case.inputs}
+    attributes = (case.num_learners, case.min_learners, case.activation)
+    if case.quantized:
+        monkeypatch.setattr(launch_quantized, "architecture", lambda _: arch)
+        d, width = case.model_dim, case.num_learners * case.hidden_dim
+        tensors["w1"], tensors["w2"], tensors["h_zero"] = (
+            torch.empty(shape, dtype=torch.int8) for shape in ((width, d), (d, width), (case.num_learners,))
+        )
+        given = tensors | {"w1": tensors["w1"].t(), "w2": tensors["w2"].t()}
+        y, counts = launch_quantized.quantized_gated_learners(*given.values(), QuantizedSignature(*attributes))
+    else:
+        monkeypatch.setattr(launch, "architecture", lambda _: arch)
+        signature = Signature(*attributes)
+        y, counts = launch.gated_learners(*tensors.values(), signature, allow_tf32=case.allow_tf32)
     return {tensor.data_ptr(): name for name, tensor in {**tensors, "y": y, "counts": counts}.items()}
 
 

@@ -20,7 +20,7 @@ from acm_export.plugins.kernels.variants import Variant, variants
 if TYPE_CHECKING:
     from pathlib import Path
 
-_SOURCES = ("routing.py", "up.py", "down.py")
+_SOURCES = ("routing.py", "up.py", "down.py", "quantize_rows.py", "up_int8.py", "down_int8.py")
 _POINTERS = {
     "x",
     "gate_logits",
@@ -37,6 +37,14 @@ _POINTERS = {
     "arrivals",
     "hidden",
     "partial",
+    "x_mult",
+    "w1_t",
+    "s1",
+    "h_mult",
+    "h_zero",
+    "w2_t",
+    "s2",
+    "q",
 }
 
 

@@ -15,6 +15,7 @@ from typing import Any
 
 import numpy as np
 
+NAMES = ("GatedLearners", "QuantizedGatedLearners")
 KEPT: list[Any] = []
 """Values of fields: TensorRT keeps their addresses only."""
 
@@ -33,17 +34,19 @@ def main(library: str, how: str) -> None:
             report["handle"] = registry.load_library(library) is not None
         else:
             ctypes.CDLL(library)
-        report["counts"].append(len(creators(registry)))
-    if creators(registry):
-        creator = creators(registry)[0]
-        report["field_names"] = [field.name for field in creator.field_names]
-        report["plugins"] = plugins(trt, creator)
+        report["counts"].append([len(creators(registry, name)) for name in NAMES])
+    for name in NAMES:
+        for creator in creators(registry, name):
+            report[name] = {
+                "field_names": [field.name for field in creator.field_names],
+                "plugins": plugins(trt, creator),
+            }
     print(json.dumps(report))  # noqa: T201
 
 
-def creators(registry: Any) -> list[Any]:
+def creators(registry: Any, name: str) -> list[Any]:
     listed = registry.all_creators if hasattr(registry, "all_creators") else registry.plugin_creator_list
-    return [creator for creator in listed if creator.name == "GatedLearners"]
+    return [creator for creator in listed if creator.name == name]
 
 
 def plugins(trt: Any, creator: Any) -> dict[str, bool]:

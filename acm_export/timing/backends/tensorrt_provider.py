@@ -62,7 +62,7 @@ class TensorrtProvider(OnnxBackend):
     def load(self, file: TimedFile, *, own_thresholds: bool) -> OnnxModel:
         """Load the file with its op in the provider's domain; inputs that runs feed have no default there."""
         model = read_model(file.path)
-        manifest = retarget(model, file.manifest, "ort-tensorrt")
+        manifest = retarget(model, file.manifest, "ort-tensorrt", folder=file.path.parent)
         if not own_thresholds:
             make_thresholds_inputs(model, file)
             _drop_defaults(model, {layer.thresholds for layer in manifest.layers})

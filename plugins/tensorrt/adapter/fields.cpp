@@ -16,7 +16,8 @@ using nvinfer1::PluginFieldType;
 constexpr const char* kNumLearners = "num_learners";
 constexpr const char* kMinLearners = "min_learners";
 constexpr const char* kActivation = "activation";
-constexpr const char* kAllowTf32 = "allow_tf32";
+constexpr const char* kAllowTf32 = "allow_tf32";  // of GatedLearners
+constexpr const char* kDynamic = "dynamic";       // of QuantizedGatedLearners
 constexpr const char* kIgnored[] = {"plugin_version",
                                     "plugin_namespace"};  // TensorRT reads these to find the creator
 
@@ -59,35 +60,51 @@ std::string read_text(const PluginField& field) {
   return {characters, strnlen(characters, static_cast<std::size_t>(field.length))};
 }
 
+// The field that an operator has besides those of both.
+const char* optional_field(Operator op) { return op == Operator::gated_learners ? kAllowTf32 : kDynamic; }
+
 template <typename T>
-T need(const std::optional<T>& value, const char* name) {
+T need(Operator op, const std::optional<T>& value, const char* name) {
   if (!value) {
-    fail("field ", name,
-         " is missing; the fields are num_learners, min_learners, activation and optionally allow_tf32");
+    fail("field ", name, " is missing; the fields are num_learners, min_learners, activation and optionally ",
+         optional_field(op));
   }
   return *value;
 }
 
-}  // namespace
-
-const PluginFieldCollection& announced_fields() {
-  static const PluginField fields[] = {
-      {kNumLearners, nullptr, PluginFieldType::kINT32, 1},
-      {kMinLearners, nullptr, PluginFieldType::kINT32, 1},
-      {kActivation, nullptr, PluginFieldType::kCHAR, 0},
-      {kAllowTf32, nullptr, PluginFieldType::kINT32, 1},
-      {kIgnored[0], nullptr, PluginFieldType::kCHAR, 0},
-      {kIgnored[1], nullptr, PluginFieldType::kCHAR, 0},
-  };
-  static const PluginFieldCollection collection{static_cast<std::int32_t>(std::size(fields)), fields};
-  return collection;
+void check_not_dynamic(std::int32_t dynamic) {
+  if (dynamic != 0) {
+    fail("dynamic is ", dynamic,
+         "; this plugin supports static scales only (dynamic = 0): quantize the model again with "
+         "--activations static, or run this file in ONNX Runtime");
+  }
 }
 
-Signature read_fields(const PluginFieldCollection* fields) {
+}  // namespace
+
+const PluginFieldCollection& announced_fields(Operator op) {
+  using Fields = std::array<PluginField, 6>;
+  const auto fields_of = [](Operator each) {
+    return Fields{PluginField{kNumLearners, nullptr, PluginFieldType::kINT32, 1},
+                  PluginField{kMinLearners, nullptr, PluginFieldType::kINT32, 1},
+                  PluginField{kActivation, nullptr, PluginFieldType::kCHAR, 0},
+                  PluginField{optional_field(each), nullptr, PluginFieldType::kINT32, 1},
+                  PluginField{kIgnored[0], nullptr, PluginFieldType::kCHAR, 0},
+                  PluginField{kIgnored[1], nullptr, PluginFieldType::kCHAR, 0}};
+  };
+  static const Fields plain = fields_of(Operator::gated_learners);
+  static const Fields quantized = fields_of(Operator::quantized_gated_learners);
+  static const PluginFieldCollection collections[] = {
+      {static_cast<std::int32_t>(plain.size()), plain.data()},
+      {static_cast<std::int32_t>(quantized.size()), quantized.data()}};
+  return collections[static_cast<std::size_t>(op)];
+}
+
+Signature read_fields(Operator op, const PluginFieldCollection* fields) {
   if (!fields || (fields->nbFields > 0 && !fields->fields)) {
     fail("the field collection is null");
   }
-  std::optional<std::int32_t> num_learners, min_learners, allow_tf32;
+  std::optional<std::int32_t> num_learners, min_learners, optional;
   std::optional<std::string> activation;
   for (std::int32_t i = 0; i < fields->nbFields; ++i) {
     const PluginField& field = fields->fields[i];
@@ -96,32 +113,37 @@ Signature read_fields(const PluginFieldCollection* fields) {
       num_learners = read_number(field);
     } else if (name == kMinLearners) {
       min_learners = read_number(field);
-    } else if (name == kAllowTf32) {
-      allow_tf32 = read_number(field);
+    } else if (name == optional_field(op)) {
+      optional = read_number(field);
     } else if (name == kActivation) {
       activation = read_text(field);
     } else if (!is_ignored(name.c_str())) {
-      fail("unknown field '", name,
-           "'; the fields are num_learners, min_learners, activation and allow_tf32");
+      fail("unknown field '", name, "'; the fields are num_learners, min_learners, activation and ",
+           optional_field(op));
     }
   }
-  const Signature signature{need(num_learners, kNumLearners), need(min_learners, kMinLearners),
-                            activation_named(need(activation, kActivation)), allow_tf32.value_or(0) != 0};
+  const bool has_tf32 = op == Operator::gated_learners;
+  const Signature signature{op, need(op, num_learners, kNumLearners), need(op, min_learners, kMinLearners),
+                            activation_named(need(op, activation, kActivation)),
+                            has_tf32 && optional.value_or(0) != 0};
   check(signature);
+  if (op == Operator::quantized_gated_learners) {
+    check_not_dynamic(optional.value_or(0));
+  }
   return signature;
 }
 
 SignatureFields::SignatureFields(const Signature& signature)
     : num_learners_(signature.num_learners),
       min_learners_(signature.min_learners),
-      allow_tf32_(signature.allow_tf32),
+      optional_(signature.allow_tf32),  // for QuantizedGatedLearners this is dynamic = 0
       collection_{static_cast<std::int32_t>(fields_.size()), fields_.data()} {
   const char* activation = name_of(signature.activation);
   const auto length = static_cast<std::int32_t>(std::strlen(activation) + 1);
   fields_ = {PluginField{kNumLearners, &num_learners_, PluginFieldType::kINT32, 1},
              PluginField{kMinLearners, &min_learners_, PluginFieldType::kINT32, 1},
              PluginField{kActivation, activation, PluginFieldType::kCHAR, length},
-             PluginField{kAllowTf32, &allow_tf32_, PluginFieldType::kINT32, 1}};
+             PluginField{optional_field(signature.op), &optional_, PluginFieldType::kINT32, 1}};
 }
 
 }  // namespace acm

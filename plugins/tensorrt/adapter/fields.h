@@ -9,11 +9,11 @@
 
 namespace acm {
 
-// Names and types of all fields, for creators.
-const nvinfer1::PluginFieldCollection& announced_fields();
+// Names and types of all fields of an operator, for its creator.
+const nvinfer1::PluginFieldCollection& announced_fields(Operator op);
 
 // Throws if a field is missing, unknown, of another type or out of range.
-Signature read_fields(const nvinfer1::PluginFieldCollection* fields);
+Signature read_fields(Operator op, const nvinfer1::PluginFieldCollection* fields);
 
 // A signature as fields that read_fields can read. TensorRT reads from it, so it must live as long as the
 // plugin.
@@ -28,7 +28,7 @@ class SignatureFields {
  private:
   std::int32_t num_learners_;
   std::int32_t min_learners_;
-  std::int32_t allow_tf32_;
+  std::int32_t optional_;
   std::array<nvinfer1::PluginField, 4> fields_;
   nvinfer1::PluginFieldCollection collection_;
 };

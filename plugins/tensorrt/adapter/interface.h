@@ -4,6 +4,8 @@
 
 #include <NvInferRuntime.h>
 
+#include "core/tensors.h"
+
 #if NV_TENSORRT_MAJOR < 8 || (NV_TENSORRT_MAJOR == 8 && NV_TENSORRT_MINOR < 5)
 #error "These headers are older than TensorRT 8.5, the oldest supported version."
 #endif
@@ -13,7 +15,8 @@
 
 namespace acm {
 
-constexpr const char* kPluginName = "GatedLearners";
+constexpr Operator kOperators[] = {Operator::gated_learners, Operator::quantized_gated_learners};
+
 constexpr const char* kPluginVersion = "1";
 constexpr const char* kPluginNamespace = "";
 
@@ -23,7 +26,7 @@ using CreatorInterface = nvinfer1::IPluginCreatorInterface;
 using CreatorInterface = nvinfer1::IPluginCreator;
 #endif
 
-// The creator of this library.
-CreatorInterface& creator();
+// The creator of the plugins of an operator; its name is that of the operator.
+CreatorInterface& creator(Operator op);
 
 }  // namespace acm

@@ -20,14 +20,15 @@ void log_error(const char* message) noexcept;
 // Prints to stderr, where no logger can be used.
 void print_error(const char* message) noexcept;
 
-// Returns the result of `action`; if it throws, logs one line and returns `failure`.
+// Returns the result of `action`; if it throws, logs one line and returns `failure`. The line begins with the
+// name of the operator and of the function, `where`.
 template <typename R, typename F>
-R guarded(const char* where, R failure, F&& action) noexcept {
+R guarded(Operator op, const char* where, R failure, F&& action) noexcept {
   try {
     return std::forward<F>(action)();
   } catch (const std::exception& error) {
     try {
-      log_error((std::string(kPluginName) + ": " + where + ": " + error.what()).c_str());
+      log_error((std::string(name_of(op)) + ": " + where + ": " + error.what()).c_str());
     } catch (...) {
       log_error(where);  // no memory for the text
     }
@@ -39,8 +40,8 @@ R guarded(const char* where, R failure, F&& action) noexcept {
 
 // For actions without a result: returns 0, or -1 if it throws.
 template <typename F>
-int guarded_action(const char* where, F&& action) noexcept {
-  return guarded(where, -1, [&] {
+int guarded_action(Operator op, const char* where, F&& action) noexcept {
+  return guarded(op, where, -1, [&] {
     action();
     return 0;
   });

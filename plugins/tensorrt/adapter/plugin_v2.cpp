@@ -18,16 +18,20 @@ using nvinfer1::PluginTensorDesc;
 }  // namespace
 
 nvinfer1::IPluginV2DynamicExt* PluginV2::clone() const noexcept {
-  return guarded("clone", static_cast<nvinfer1::IPluginV2DynamicExt*>(nullptr),
+  return guarded(op(), "clone", static_cast<nvinfer1::IPluginV2DynamicExt*>(nullptr),
                  [&]() -> nvinfer1::IPluginV2DynamicExt* { return new PluginV2(*this); });
 }
 
 void PluginV2::setPluginNamespace(const char* plugin_namespace) noexcept {
-  guarded_action("setPluginNamespace", [&] { namespace_ = plugin_namespace ? plugin_namespace : ""; });
+  guarded_action(op(), "setPluginNamespace", [&] { namespace_ = plugin_namespace ? plugin_namespace : ""; });
 }
 
+// It cannot return an error. If TensorRT finds no format afterwards, the log has the reason.
 DataType PluginV2::getOutputDataType(std::int32_t index, const DataType* inputs,
-                                     std::int32_t) const noexcept {
+                                     std::int32_t num_inputs) const noexcept {
+  if (index == 0 && inputs && num_inputs == acm::num_inputs(op())) {
+    guarded_action(op(), "getOutputDataType", [&] { check_packed_types(op(), inputs); });
+  }
   return index == 0 && inputs ? inputs[kX] : DataType::kINT32;
 }
 
@@ -35,8 +39,8 @@ DimsExprs PluginV2::getOutputDimensions(std::int32_t index, const DimsExprs* inp
                                         nvinfer1::IExprBuilder&) noexcept {
   DimsExprs y{};
   DimsExprs counts{};
-  const int failed =
-      guarded_action("getOutputDimensions", [&] { set_output_shapes(inputs, num_inputs, &y, &counts); });
+  const int failed = guarded_action(op(), "getOutputDimensions",
+                                    [&] { set_output_shapes(op(), inputs, num_inputs, &y, &counts); });
   if (failed) {
     return {-1, {}};
   }
@@ -45,16 +49,16 @@ DimsExprs PluginV2::getOutputDimensions(std::int32_t index, const DimsExprs* inp
 
 bool PluginV2::supportsFormatCombination(std::int32_t pos, const PluginTensorDesc* tensors,
                                          std::int32_t num_inputs, std::int32_t num_outputs) noexcept {
-  return num_inputs == kNumInputs && num_outputs == kNumOutputs && tensors && pos >= 0 && pos < kNumTensors &&
-         supports(pos, tensors[pos], tensors[kX].type);
+  return num_inputs == acm::num_inputs(op()) && num_outputs == kNumOutputs && tensors && pos >= 0 &&
+         pos < num_tensors(op()) && supports(op(), pos, tensors[pos], tensors[kX].type);
 }
 
 void PluginV2::configurePlugin(const DynamicPluginTensorDesc* inputs, std::int32_t num_inputs,
                                const DynamicPluginTensorDesc* outputs, std::int32_t num_outputs) noexcept {
-  guarded_action("configurePlugin", [&] {
-    const Tensors current = current_of(inputs, num_inputs, outputs, num_outputs);
+  guarded_action(op(), "configurePlugin", [&] {
+    const Tensors current = current_of(op(), inputs, num_inputs, outputs, num_outputs);
     const bool about_to_run = is_known(current[kX].shape);  // or the network has no dynamic shapes
-    configured_ = about_to_run ? current : range_of(inputs, num_inputs, outputs, num_outputs).largest;
+    configured_ = about_to_run ? current : range_of(op(), inputs, num_inputs, outputs, num_outputs).largest;
     if (about_to_run) {
       layer_.prepare(*configured_);
     } else {
@@ -66,14 +70,14 @@ void PluginV2::configurePlugin(const DynamicPluginTensorDesc* inputs, std::int32
 std::size_t PluginV2::getWorkspaceSize(const PluginTensorDesc* inputs, std::int32_t num_inputs,
                                        const PluginTensorDesc* outputs,
                                        std::int32_t num_outputs) const noexcept {
-  return guarded("getWorkspaceSize", std::size_t{0}, [&] {
-    return layer_.workspace_size(tensors_of_inputs(inputs, num_inputs, outputs, num_outputs));
+  return guarded(op(), "getWorkspaceSize", std::size_t{0}, [&] {
+    return layer_.workspace_size(tensors_of_inputs(op(), inputs, num_inputs, outputs, num_outputs));
   });
 }
 
 // configurePlugin cannot return an error, so it is reported here.
 std::int32_t PluginV2::initialize() noexcept {
-  return guarded_action("initialize", [&] {
+  return guarded_action(op(), "initialize", [&] {
     if (configured_) {
       layer_.prepare(*configured_);
     }
@@ -83,9 +87,9 @@ std::int32_t PluginV2::initialize() noexcept {
 std::int32_t PluginV2::enqueue(const PluginTensorDesc* input_descs, const PluginTensorDesc* output_descs,
                                const void* const* inputs, void* const* outputs, void* workspace,
                                cudaStream_t stream) noexcept {
-  return guarded_action("enqueue", [&] {
-    layer_.enqueue(tensors_of(input_descs, kNumInputs, output_descs, kNumOutputs),
-                   pointers_of(inputs, outputs, workspace), stream);
+  return guarded_action(op(), "enqueue", [&] {
+    layer_.enqueue(tensors_of(op(), input_descs, num_inputs(op()), output_descs, kNumOutputs),
+                   pointers_of(op(), inputs, outputs, workspace), stream);
   });
 }
 

@@ -19,7 +19,7 @@ class PluginV2 final : public nvinfer1::IPluginV2DynamicExt {
   nvinfer1::IPluginV2DynamicExt* clone() const noexcept override;
   void destroy() noexcept override { delete this; }
 
-  const char* getPluginType() const noexcept override { return kPluginName; }
+  const char* getPluginType() const noexcept override { return name_of(op()); }
   const char* getPluginVersion() const noexcept override { return kPluginVersion; }
   void setPluginNamespace(const char* plugin_namespace) noexcept override;
   const char* getPluginNamespace() const noexcept override { return namespace_.c_str(); }
@@ -48,6 +48,8 @@ class PluginV2 final : public nvinfer1::IPluginV2DynamicExt {
   void serialize(void* buffer) const noexcept override;
 
  private:
+  Operator op() const { return layer_.signature().op; }
+
   Layer layer_;
   std::string namespace_ = kPluginNamespace;
   std::optional<Tensors> configured_;

@@ -31,8 +31,9 @@ std::vector<std::int32_t> tactics_for(const Layer& layer, const Range& range) {
 }
 
 std::string timing_id(const Signature& signature) {
-  return text("n", signature.num_learners, " min", signature.min_learners, " ", name_of(signature.activation),
-              " tf32 ", signature.allow_tf32, " kernels ", pack().source_digest);
+  return text(name_of(signature.op), " n", signature.num_learners, " min", signature.min_learners, " ",
+              name_of(signature.activation), " tf32 ", signature.allow_tf32, " kernels ",
+              pack().source_digest);
 }
 
 std::string timing_id(const Signature& signature, const Range& range) {
@@ -69,17 +70,16 @@ nvinfer1::IPluginCapability* PluginV3::getCapabilityInterface(nvinfer1::PluginCa
 }
 
 nvinfer1::IPluginV3* PluginV3::clone() noexcept {
-  return guarded("clone", static_cast<nvinfer1::IPluginV3*>(nullptr),
+  return guarded(op(), "clone", static_cast<nvinfer1::IPluginV3*>(nullptr),
                  [&]() -> nvinfer1::IPluginV3* { return new PluginV3(*this); });
 }
 
 std::int32_t PluginV3::getOutputDataTypes(nvinfer1::DataType* outputs, std::int32_t num_outputs,
                                           const nvinfer1::DataType* inputs,
                                           std::int32_t num_inputs) const noexcept {
-  return guarded_action("getOutputDataTypes", [&] {
-    if (num_inputs != kNumInputs || num_outputs != kNumOutputs || !inputs || !outputs) {
-      fail(num_inputs, " inputs and ", num_outputs, " outputs, expected ", kNumInputs, " and ", kNumOutputs);
-    }
+  return guarded_action(op(), "getOutputDataTypes", [&] {
+    check_numbers(op(), inputs, num_inputs, outputs, num_outputs);
+    check_packed_types(op(), inputs);
     outputs[0] = inputs[kX];
     outputs[1] = nvinfer1::DataType::kINT32;
   });
@@ -88,25 +88,25 @@ std::int32_t PluginV3::getOutputDataTypes(nvinfer1::DataType* outputs, std::int3
 std::int32_t PluginV3::getOutputShapes(const DimsExprs* inputs, std::int32_t num_inputs, const DimsExprs*,
                                        std::int32_t, DimsExprs* outputs, std::int32_t num_outputs,
                                        nvinfer1::IExprBuilder&) noexcept {
-  return guarded_action("getOutputShapes", [&] {
+  return guarded_action(op(), "getOutputShapes", [&] {
     if (num_outputs != kNumOutputs || !outputs) {
       fail(num_outputs, " outputs, expected ", kNumOutputs);
     }
-    set_output_shapes(inputs, num_inputs, &outputs[0], &outputs[1]);
+    set_output_shapes(op(), inputs, num_inputs, &outputs[0], &outputs[1]);
   });
 }
 
 bool PluginV3::supportsFormatCombination(std::int32_t pos, const DynamicPluginTensorDesc* tensors,
                                          std::int32_t num_inputs, std::int32_t num_outputs) noexcept {
-  return num_inputs == kNumInputs && num_outputs == kNumOutputs && tensors && pos >= 0 && pos < kNumTensors &&
-         supports(pos, tensors[pos].desc, tensors[kX].desc.type);
+  return num_inputs == acm::num_inputs(op()) && num_outputs == kNumOutputs && tensors && pos >= 0 &&
+         pos < num_tensors(op()) && supports(op(), pos, tensors[pos].desc, tensors[kX].desc.type);
 }
 
 std::int32_t PluginV3::configurePlugin(const DynamicPluginTensorDesc* inputs, std::int32_t num_inputs,
                                        const DynamicPluginTensorDesc* outputs,
                                        std::int32_t num_outputs) noexcept {
-  return guarded_action("configurePlugin", [&] {
-    const Range range = range_of(inputs, num_inputs, outputs, num_outputs);
+  return guarded_action(op(), "configurePlugin", [&] {
+    const Range range = range_of(op(), inputs, num_inputs, outputs, num_outputs);
     layer_.plan_for(range.largest);
     timing_id_ = timing_id(layer_.signature(), range);
     tactics_ = tactics_for(layer_, range);
@@ -116,15 +116,15 @@ std::int32_t PluginV3::configurePlugin(const DynamicPluginTensorDesc* inputs, st
 std::size_t PluginV3::getWorkspaceSize(const DynamicPluginTensorDesc* inputs, std::int32_t num_inputs,
                                        const DynamicPluginTensorDesc* outputs,
                                        std::int32_t num_outputs) const noexcept {
-  return guarded("getWorkspaceSize", std::size_t{0}, [&] {
-    return layer_.workspace_size(range_of(inputs, num_inputs, outputs, num_outputs).largest);
+  return guarded(op(), "getWorkspaceSize", std::size_t{0}, [&] {
+    return layer_.workspace_size(range_of(op(), inputs, num_inputs, outputs, num_outputs).largest);
   });
 }
 
 std::int32_t PluginV3::getNbTactics() noexcept { return static_cast<std::int32_t>(tactics_.size()); }
 
 std::int32_t PluginV3::getValidTactics(std::int32_t* tactics, std::int32_t num_tactics) noexcept {
-  return guarded_action("getValidTactics", [&] {
+  return guarded_action(op(), "getValidTactics", [&] {
     if (num_tactics != getNbTactics() || (num_tactics > 0 && !tactics)) {
       fail(num_tactics, " tactics were requested, but there are ", getNbTactics());
     }
@@ -137,21 +137,21 @@ std::int32_t PluginV3::getValidTactics(std::int32_t* tactics, std::int32_t num_t
 const char* PluginV3::getTimingCacheID() noexcept { return timing_id_.c_str(); }
 
 std::int32_t PluginV3::setTactic(std::int32_t tactic) noexcept {
-  return guarded_action("setTactic", [&] { layer_.set_tactic(tactic); });
+  return guarded_action(op(), "setTactic", [&] { layer_.set_tactic(tactic); });
 }
 
 std::int32_t PluginV3::onShapeChange(const PluginTensorDesc* inputs, std::int32_t num_inputs,
                                      const PluginTensorDesc* outputs, std::int32_t num_outputs) noexcept {
-  return guarded_action("onShapeChange",
-                        [&] { layer_.prepare(tensors_of(inputs, num_inputs, outputs, num_outputs)); });
+  return guarded_action(op(), "onShapeChange",
+                        [&] { layer_.prepare(tensors_of(op(), inputs, num_inputs, outputs, num_outputs)); });
 }
 
 std::int32_t PluginV3::enqueue(const PluginTensorDesc* input_descs, const PluginTensorDesc* output_descs,
                                const void* const* inputs, void* const* outputs, void* workspace,
                                cudaStream_t stream) noexcept {
-  return guarded_action("enqueue", [&] {
-    layer_.enqueue(tensors_of(input_descs, kNumInputs, output_descs, kNumOutputs),
-                   pointers_of(inputs, outputs, workspace), stream);
+  return guarded_action(op(), "enqueue", [&] {
+    layer_.enqueue(tensors_of(op(), input_descs, num_inputs(op()), output_descs, kNumOutputs),
+                   pointers_of(op(), inputs, outputs, workspace), stream);
   });
 }
 

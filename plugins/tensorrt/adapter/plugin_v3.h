@@ -24,7 +24,7 @@ class PluginV3 final : public nvinfer1::IPluginV3,
   nvinfer1::IPluginCapability* getCapabilityInterface(nvinfer1::PluginCapabilityType type) noexcept override;
   nvinfer1::IPluginV3* clone() noexcept override;
 
-  const char* getPluginName() const noexcept override { return kPluginName; }
+  const char* getPluginName() const noexcept override { return name_of(op()); }
   const char* getPluginVersion() const noexcept override { return kPluginVersion; }
   const char* getPluginNamespace() const noexcept override { return kPluginNamespace; }
 
@@ -59,6 +59,8 @@ class PluginV3 final : public nvinfer1::IPluginV3,
   const nvinfer1::PluginFieldCollection* getFieldsToSerialize() noexcept override;
 
  private:
+  Operator op() const { return layer_.signature().op; }
+
   Layer layer_;
   SignatureFields fields_;
   std::vector<std::int32_t> tactics_;

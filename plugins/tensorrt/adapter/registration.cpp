@@ -1,4 +1,4 @@
-// Two ways to register the creator with TensorRT.
+// Two ways to register the creators with TensorRT.
 //
 // 1. loadLibrary of a registry (Python, trtexec --dynamicPlugins, engines with embedded plugins)
 //    calls getCreators, or getPluginCreators before TensorRT 10, and registers the result.
@@ -6,7 +6,7 @@
 //    nothing. The library registers itself while it is loaded, if the process has a TensorRT.
 //
 // loadLibrary also triggers 2, and rejects a creator that is registered already. So getCreators first
-// deregisters it (tested with the registry of TensorRT 11.4, which allows that).
+// deregisters them (tested with the registry of TensorRT 11.4, which allows that).
 #include "adapter/logging.h"
 #include "adapter/runtime_library.h"
 #include "core/error.h"
@@ -16,6 +16,8 @@
 namespace acm {
 namespace {
 
+constexpr const char* kLibraryName = "GatedLearners";
+
 // Printed once, although loadLibrary gets here twice.
 void print_refusal(const RuntimeLibrary& library) {
   static bool printed = false;
@@ -23,18 +25,18 @@ void print_refusal(const RuntimeLibrary& library) {
     return;
   }
   printed = true;
-  const std::string message = text(kPluginName, ": this library was built for TensorRT ",
+  const std::string message = text(kLibraryName, ": this library was built for TensorRT ",
                                    version_of_headers(), " and cannot run in TensorRT ", library.version(),
                                    "; rebuild it with the headers of that version: acm-export build-plugin");
   print_error(message.c_str());
 }
 
-// Registers the creator on construction, when the library is loaded.
+// Registers the creators on construction, when the library is loaded.
 class SelfRegistration {
  public:
   SelfRegistration() noexcept {
     try {
-      register_creator();
+      register_creators();
     } catch (const std::exception& error) {
       print_error(error.what());
     }
@@ -42,13 +44,16 @@ class SelfRegistration {
 
   void take_back(const RuntimeLibrary& caller) {
     if (registry_ && registry_ == caller.registry()) {
-      registry_->deregisterCreator(creator());
+      for (CreatorInterface* registered : registered_) {
+        registry_->deregisterCreator(*registered);
+      }
+      registered_.clear();
       registry_ = nullptr;
     }
   }
 
  private:
-  void register_creator() {
+  void register_creators() {
     const RuntimeLibrary* refused = nullptr;
     const std::vector<RuntimeLibrary> libraries = RuntimeLibrary::loaded();
     for (const RuntimeLibrary& library : libraries) {
@@ -56,9 +61,13 @@ class SelfRegistration {
         refused = &library;
         continue;
       }
-      nvinfer1::IPluginRegistry* registry = library.registry();
-      if (registry && registry->registerCreator(creator(), kPluginNamespace)) {
-        registry_ = registry;
+      registry_ = library.registry();
+      for (const Operator op : kOperators) {
+        if (registry_ && registry_->registerCreator(creator(op), kPluginNamespace)) {
+          registered_.push_back(&creator(op));
+        }
+      }
+      if (!registered_.empty()) {
         return;
       }
     }
@@ -68,6 +77,7 @@ class SelfRegistration {
   }
 
   nvinfer1::IPluginRegistry* registry_ = nullptr;
+  std::vector<CreatorInterface*> registered_;
 };
 
 SelfRegistration self_registration;
@@ -78,15 +88,16 @@ nvinfer1::ILoggerFinder* logger_finder = nullptr;
 
 // The creators for a registry; `return_address` is in the code of its library.
 CreatorInterface* const* creators_for(const void* return_address, std::int32_t& count) noexcept {
-  static CreatorInterface* const creators[] = {&creator()};
-  count = guarded("getCreators", 0, [&] {
+  static CreatorInterface* const creators[] = {&creator(kOperators[0]), &creator(kOperators[1])};
+  static_assert(std::size(creators) == std::size(kOperators));
+  count = guarded(kOperators[0], "getCreators", 0, [&] {
     const RuntimeLibrary caller = RuntimeLibrary::containing(return_address);
     if (caller.is_of_another_major()) {
       print_refusal(caller);
       return 0;
     }
     self_registration.take_back(caller);
-    return 1;
+    return static_cast<int>(std::size(creators));
   });
   return creators;
 }

@@ -7,7 +7,8 @@
 namespace acm {
 namespace {
 
-constexpr std::int32_t kMagic = 0x4d4341;  // "ACM"
+constexpr std::int32_t kMagic = 0x4d4341;             // "ACM"
+constexpr std::int32_t kQuantizedMagic = 0x384d4341;  // "ACM8"
 constexpr std::int32_t kVersion = 1;
 
 struct Record {
@@ -21,10 +22,12 @@ struct Record {
 
 static_assert(sizeof(Record) == kSerializedSize);
 
+std::int32_t magic_of(Operator op) { return op == Operator::gated_learners ? kMagic : kQuantizedMagic; }
+
 }  // namespace
 
 void serialize(const Signature& signature, void* buffer) {
-  const Record record{kMagic,
+  const Record record{magic_of(signature.op),
                       kVersion,
                       signature.num_learners,
                       signature.min_learners,
@@ -33,18 +36,18 @@ void serialize(const Signature& signature, void* buffer) {
   std::memcpy(buffer, &record, sizeof record);
 }
 
-Signature deserialize(const void* buffer, std::size_t size) {
+Signature deserialize(Operator op, const void* buffer, std::size_t size) {
   if (!buffer || size != kSerializedSize) {
     fail("the serialized plugin has ", buffer ? size : 0, " bytes, expected ", kSerializedSize);
   }
   Record record;
   std::memcpy(&record, buffer, sizeof record);
-  if (record.magic != kMagic || record.version != kVersion) {
-    fail("the serialized plugin begins with ", record.magic, " and ", record.version, ", expected ", kMagic,
-         " and ", kVersion);
+  if (record.magic != magic_of(op) || record.version != kVersion) {
+    fail("the serialized plugin begins with ", record.magic, " and ", record.version, ", expected ",
+         magic_of(op), " and ", kVersion);
   }
-  const Signature signature{record.num_learners, record.min_learners, activation_numbered(record.activation),
-                            record.allow_tf32 != 0};
+  const Signature signature{op, record.num_learners, record.min_learners,
+                            activation_numbered(record.activation), record.allow_tf32 != 0};
   check(signature);
   return signature;
 }

@@ -11,7 +11,7 @@ constexpr std::size_t kSerializedSize = 6 * sizeof(std::int32_t);
 
 void serialize(const Signature& signature, void* buffer);
 
-// Throws if the bytes were not written by `serialize`.
-Signature deserialize(const void* buffer, std::size_t size);
+// Throws if the bytes were not written by `serialize` for this operator.
+Signature deserialize(Operator op, const void* buffer, std::size_t size);
 
 }  // namespace acm

@@ -8,17 +8,17 @@
 namespace acm {
 namespace {
 
+static_assert(static_cast<int>(Argument::x) == kX && static_cast<int>(Argument::counts) == kCounts,
+              "arguments begin with the tensors, in the same order");
+
 void set_tensors(Arguments& arguments, const Workspace& layout, const Pointers& pointers) {
   const auto* space = static_cast<const unsigned char*>(pointers.workspace);
-  arguments.set(Argument::x, pointers.x);
-  arguments.set(Argument::gate_logits, pointers.gate_logits);
-  arguments.set(Argument::thresholds, pointers.thresholds);
-  arguments.set(Argument::w1, pointers.w1);
-  arguments.set(Argument::b1, pointers.b1);
-  arguments.set(Argument::w2, pointers.w2);
-  arguments.set(Argument::b2, pointers.b2);
-  arguments.set(Argument::y, pointers.y);
-  arguments.set(Argument::counts, pointers.counts);
+  for (std::int32_t i = 0; i < kNumTensors; ++i) {
+    arguments.set(static_cast<Argument>(i), pointers.tensors[static_cast<std::size_t>(i)]);
+  }
+  arguments.set(Argument::w1_t, pointers.tensors[kW1]);
+  arguments.set(Argument::w2_t, pointers.tensors[kW2]);
+  arguments.set(Argument::q, space + layout.q);
   arguments.set(Argument::reach, space + layout.reach);
   arguments.set(Argument::order, space + layout.order);
   arguments.set(Argument::histograms, space + layout.histograms);
@@ -47,10 +47,12 @@ void route(const RoutingKernels& kernels, const Problem& problem, Arguments& arg
   arguments.launch(kernels.place, {num_blocks}, stream);
 }
 
-std::int32_t choose_entry(const LayerKernels& kernels, const Problem& problem, const Pointers& p,
+std::int32_t choose_entry(const LayerKernels& kernels, const Problem& problem, const Pointers& pointers,
                           std::int32_t forced) {
+  const auto& t = pointers.tensors;
+  const bool is_aligned = aligned(problem, {t[kX], t[kXMult], t[kW1], t[kS1], t[kB1], t[kHMult], t[kHZero],
+                                            t[kW2], t[kS2], t[kB2], t[kY], pointers.workspace});
   const bool tensor_maps = driver().encodes_tensor_maps();
-  const bool is_aligned = aligned(problem, {p.x, p.w1, p.b1, p.w2, p.b2, p.y, p.workspace});
   if (forced >= 0 && static_cast<std::size_t>(forced) < pack().entries.size()) {
     const Entry& entry = pack().entries[static_cast<std::size_t>(forced)];
     if (entry.is_for(kernels.arch(), kernels.precision(), tensor_maps) &&
@@ -67,9 +69,9 @@ void run_hopper_gemms(const LayerKernels& kernels, const GemmKernels& gemms, con
   const MapType type = kernels.type() == Type::bfloat16 ? MapType::bfloat16 : MapType::float16;
   const HopperMaps maps = hopper_maps(problem, entry, rows);
   const HopperGrids grids = hopper_grids(problem, entry, rows, kernels.multiprocessors());
-  arguments.set(Argument::w1_map, driver().encode(maps.w1, type, pointers.w1));
+  arguments.set(Argument::w1_map, driver().encode(maps.w1, type, pointers.tensors[kW1]));
   arguments.set(Argument::hidden_map, driver().encode(maps.hidden, type, hidden));
-  arguments.set(Argument::w2_map, driver().encode(maps.w2, type, pointers.w2));
+  arguments.set(Argument::w2_map, driver().encode(maps.w2, type, pointers.tensors[kW2]));
   arguments.launch(gemms.up, {grids.up}, stream, Start::early);
   arguments.launch(gemms.down, {grids.down}, stream, Start::early);
 }
@@ -97,6 +99,9 @@ void run(const LayerKernels& kernels, const Problem& problem, Activation activat
     if (entry.language == Language::kCuda) {
       run_hopper_gemms(kernels, gemms, problem, entry, pointers, hidden, rows, arguments, stream);
       continue;
+    }
+    if (kernels.precision() == Precision::kInt8) {
+      arguments.launch(kernels.quantize(entry), quantize_grid(problem, rows), stream);
     }
     arguments.launch(gemms.up, {up_grid(problem, entry, rows)}, stream);
     if (entry.split == 0) {

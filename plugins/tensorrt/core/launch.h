@@ -1,22 +1,16 @@
 // The sequence of kernel launches that runs the operator: the same as plugins/kernels/launch.py.
 #pragma once
 
+#include <array>
+
 #include "core/layer_kernels.h"
 
 namespace acm {
 
-// Device pointers of one call.
+// Device pointers of one call; null for tensors that the operator does not have.
 struct Pointers {
-  const void* x;
-  const void* gate_logits;
-  const void* thresholds;
-  const void* w1;
-  const void* b1;
-  const void* w2;
-  const void* b2;
-  void* y;
-  void* counts;
-  void* workspace;
+  std::array<const void*, kNumTensors> tensors{};
+  void* workspace = nullptr;
 };
 
 constexpr std::int32_t kEntryOfTable = -1;

@@ -7,14 +7,14 @@
 namespace acm {
 namespace {
 
-void check_pointers(const Pointers& p) {
-  const void* const pointers[] = {p.x, p.gate_logits, p.thresholds, p.w1, p.b1, p.w2, p.b2, p.y, p.counts};
-  for (int i = 0; i < kNumTensors; ++i) {
-    if (!pointers[i]) {
-      fail("the address of ", name_of(static_cast<TensorIndex>(i)), " is null");
+void check_pointers(Operator op, const Pointers& pointers) {
+  for (std::int32_t i = 0; i < num_tensors(op); ++i) {
+    const TensorIndex tensor = tensor_at(op, i);
+    if (!pointers.tensors[tensor]) {
+      fail("the address of ", name_of(tensor), " is null");
     }
   }
-  if (!p.workspace) {
+  if (!pointers.workspace) {
     fail("the address of the workspace is null");
   }
 }
@@ -42,7 +42,7 @@ void Layer::enqueue(const Tensors& tensors, const Pointers& pointers, Stream str
   if (problem.tokens == 0) {
     return;
   }
-  check_pointers(pointers);
+  check_pointers(signature_.op, pointers);
   if (!kernels_ || !kernels_->serve(problem, tensors[kX].type)) {
     load(problem, tensors[kX].type);
   }
@@ -53,7 +53,7 @@ std::vector<std::int32_t> Layer::tactics(const Tensors& tensors) const {
   const Problem problem = check(tensors);
   const Device device = driver().current_device();
   const std::int32_t arch = architecture_for(device.major, device.minor, device.integrated);
-  const Precision precision = precision_of(tensors[kX].type, signature_.allow_tf32);
+  const Precision precision = precision_of(signature_, tensors[kX].type);
   const bool is_aligned = aligned(problem, {});
   std::vector<std::int32_t> found;
   for (std::size_t i = 0; i < pack().entries.size(); ++i) {

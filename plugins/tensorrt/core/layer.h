@@ -1,4 +1,4 @@
-// One GatedLearners layer of an execution context; both adapters use it.
+// One layer of an execution context, of either operator; both adapters use it.
 #pragma once
 
 #include <cstddef>

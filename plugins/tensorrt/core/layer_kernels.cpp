@@ -3,6 +3,10 @@
 namespace acm {
 namespace {
 
+// Alignments of D and addresses, by which kernels of quantize_rows are found.
+constexpr std::int64_t kWideLoads = 16;
+constexpr std::int64_t kNarrowLoads = 1;
+
 KernelType kernel_type(Type type, Precision precision) {
   if (precision == Precision::kTf32) {
     return KernelType::tf32;
@@ -24,12 +28,16 @@ LayerKernels::LayerKernels(const Signature& signature, const Problem& problem, T
       arch_(architecture_for(device_.major, device_.minor, device_.integrated)),
       sizes_(problem),
       type_(type),
-      precision_(precision_of(type, signature.allow_tf32)),
+      precision_(precision_of(signature, type)),
       gemms_(pack().entries.size()) {
   const std::int64_t choices = acm::routing(problem).choices;
   routing_.one_block = load(KernelName::route_one_block, KernelType::any, choices, false);
   routing_.count = load(KernelName::count_tokens, KernelType::any, choices, false);
   routing_.place = load(KernelName::place_tokens, KernelType::any, choices, false);
+  if (precision_ == Precision::kInt8) {
+    quantize_.aligned = load(KernelName::quantize_rows, kernel_type(type, precision_), kWideLoads, false);
+    quantize_.any = load(KernelName::quantize_rows, kernel_type(type, precision_), kNarrowLoads, false);
+  }
   load_gemms(problem, kernel_type(type, precision_), signature.activation);
 }
 
@@ -57,13 +65,22 @@ void LayerKernels::load_gemms(const Problem& problem, KernelType type, Activatio
       gemms_[i].down = load(KernelName::down_hopper, type, index, false);
       continue;
     }
-    // the pack has kernels without masks only for these (plugins/kernels/variants.py)
-    const bool may_be_even = entry.alignment > 1 && precision_ == Precision::kHalf;
-    const Even tiles = even(problem, entry);
-    const KernelName down = entry.split ? KernelName::down_split : KernelName::down;
-    gemms_[i].up = load(KernelName::up, type, index, may_be_even && tiles.up);
-    gemms_[i].down = load(down, type, index, may_be_even && tiles.down);
+    gemms_[i] = gemms_of(entry, index, type, even(problem, entry));
   }
+}
+
+GemmKernels LayerKernels::gemms_of(const Entry& entry, std::int64_t index, KernelType type,
+                                   Even tiles) const {
+  const bool is_int8 = precision_ == Precision::kInt8;
+  // the pack has kernels without masks only for these (plugins/kernels/variants.py)
+  const bool may_be_even = entry.alignment > 1 && (precision_ == Precision::kHalf || is_int8);
+  tiles = {may_be_even && tiles.up, may_be_even && tiles.down};
+  if (is_int8) {
+    const KernelName down = entry.split ? KernelName::down_split_int8 : KernelName::down_int8;
+    return {load(KernelName::up_int8, KernelType::any, index, tiles.up), load(down, type, index, tiles.down)};
+  }
+  const KernelName down = entry.split ? KernelName::down_split : KernelName::down;
+  return {load(KernelName::up, type, index, tiles.up), load(down, type, index, tiles.down)};
 }
 
 }  // namespace acm

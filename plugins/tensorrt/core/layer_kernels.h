@@ -25,6 +25,12 @@ struct GemmKernels {
   LoadedKernel down;
 };
 
+// Kernels that round x to int8, for the int8 operator alone.
+struct QuantizeKernels {
+  LoadedKernel aligned;  // for D and addresses that are multiples of 16
+  LoadedKernel any;
+};
+
 class LayerKernels {
  public:
   // Loads for the current device. Kernels do not depend on the number of tokens, so any number will do.
@@ -38,12 +44,16 @@ class LayerKernels {
   Precision precision() const { return precision_; }
   std::int32_t multiprocessors() const { return device_.multiprocessors; }
   const RoutingKernels& routing() const { return routing_; }
+  const LoadedKernel& quantize(const Entry& entry) const {
+    return entry.alignment > 1 ? quantize_.aligned : quantize_.any;
+  }
   const GemmKernels& gemms(std::int32_t entry) const { return gemms_[static_cast<std::size_t>(entry)]; }
 
  private:
   LoadedKernel load(KernelName name, KernelType type, std::int64_t entry, bool even,
                     std::int32_t activation = kNoActivation) const;
   void load_gemms(const Problem& problem, KernelType type, Activation activation);
+  GemmKernels gemms_of(const Entry& entry, std::int64_t index, KernelType type, Even tiles) const;
 
   Device device_;
   std::int32_t arch_;
@@ -51,6 +61,7 @@ class LayerKernels {
   Type type_;
   Precision precision_;
   RoutingKernels routing_;
+  QuantizeKernels quantize_;
   std::vector<GemmKernels>
       gemms_;  // by index in the tile table; empty for entries that cannot serve the layer
 };

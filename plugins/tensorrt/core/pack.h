@@ -15,6 +15,10 @@ enum class KernelName {
   down_split,
   up_hopper,
   down_hopper,
+  quantize_rows,
+  up_int8,
+  down_int8,
+  down_split_int8,
   route_one_block,
   count_tokens,
   place_tokens
@@ -25,16 +29,24 @@ enum class KernelType { any, fp16, bf16, fp32, tf32 };
 
 // Every run-time argument of the kernels, named as in their sources.
 enum class Argument {
-  // pointers
+  // pointers: the tensors of the operators in the order of TensorIndex, then the workspace
   x,
   gate_logits,
   thresholds,
+  x_mult,
   w1,
+  s1,
   b1,
+  h_mult,
+  h_zero,
   w2,
+  s2,
   b2,
   y,
   counts,
+  w1_t,  // w1 and w2 of the int8 operator, which are transposed
+  w2_t,
+  q,
   order,
   reach,
   histograms,

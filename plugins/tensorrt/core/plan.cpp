@@ -13,10 +13,13 @@ namespace {
 constexpr std::int64_t kHiddenLimit = std::int64_t{192} << 20;
 constexpr std::int64_t kPartialLimit = std::int64_t{32} << 20;
 constexpr std::int64_t kRows = 128;
+constexpr std::int64_t kRowMultiple = 16;
 constexpr std::int64_t kMaxSplit = 4;
 constexpr std::int64_t kLeastRows = 16;
 constexpr std::int64_t kLeastColumns = 32;
 constexpr std::int64_t kAlignment = 256;
+constexpr std::int64_t kQuantizeRows = 8;
+constexpr std::int64_t kQuantizeColumns = 256;
 constexpr std::int64_t kFloatBytes = 4;
 
 struct RoutingBlock {
@@ -55,14 +58,21 @@ std::int64_t Problem::hidden_row_bytes() const {
   return checked_multiply(checked_multiply(num_learners, padded), element_size);
 }
 
-// The bytes of a row may overflow 64 bits, so the limit is divided by each factor instead.
+std::int64_t Problem::quantized_row_bytes() const {
+  return element_size == kInt8Bytes ? round_up(model_dim, kRowMultiple) : 0;
+}
+
+// The bytes of a row may overflow 64 bits. They are computed only if they cannot; else no row is within the
+// limit.
 std::int64_t Problem::chunk_rows() const {
-  const std::int64_t rows =
-      kHiddenLimit / element_size / num_learners / kHiddenMultiple / ceil_div(hidden_dim, kHiddenMultiple);
+  const std::int64_t most_hidden = kHiddenLimit / element_size / num_learners / kHiddenMultiple;
+  const bool fit = ceil_div(hidden_dim, kHiddenMultiple) <= most_hidden &&
+                   (element_size != kInt8Bytes || model_dim <= kHiddenLimit);
+  const std::int64_t rows = fit ? kHiddenLimit / (hidden_row_bytes() + quantized_row_bytes()) : 0;
   return std::min(std::max(rows / kRows * kRows, kRows), round_up(tokens, kRows));
 }
 
-// The limit is divided for the same reason here and in `splits`.
+// The product may overflow 64 bits here and in `splits`, so the limit is divided by each factor instead.
 std::int64_t Problem::partial_bytes() const {
   const std::int64_t tokens_within_limit = kPartialLimit / kMaxSplit / kFloatBytes / num_learners / model_dim;
   return tokens <= tokens_within_limit ? tokens * model_dim * num_learners * kFloatBytes * kMaxSplit
@@ -96,19 +106,21 @@ Routing routing(const Problem& problem) {
 Workspace workspace(const Problem& problem) {
   const std::int64_t most_blocks =
       std::min(ceil_div(problem.tokens, routing(problem).block), kMaxRoutingBlocks);
-  const std::array<std::int64_t, 6> sizes = {
-      4 * (problem.num_learners + 1),                                      // reach
-      4 * problem.tokens,                                                  // order
-      4 * problem.num_choices() * most_blocks,                             // histograms
-      4 * problem.arrivals(),                                              // arrivals
-      checked_multiply(problem.chunk_rows(), problem.hidden_row_bytes()),  // hidden
-      problem.partial_bytes(),                                             // partial
+  const std::int64_t chunk_rows = problem.chunk_rows();
+  const std::array<std::int64_t, 7> sizes = {
+      4 * (problem.num_learners + 1),                                                         // reach
+      4 * problem.tokens,                                                                     // order
+      4 * problem.num_choices() * most_blocks,                                                // histograms
+      4 * problem.arrivals(),                                                                 // arrivals
+      checked_multiply(std::min(problem.tokens, chunk_rows), problem.quantized_row_bytes()),  // q
+      checked_multiply(chunk_rows, problem.hidden_row_bytes()),                               // hidden
+      problem.partial_bytes(),                                                                // partial
   };
-  std::array<std::int64_t, 7> offsets{};
+  std::array<std::int64_t, 8> offsets{};
   for (std::size_t i = 0; i < sizes.size(); ++i) {
     offsets[i + 1] = checked_add(offsets[i], round_up(sizes[i], kAlignment));
   }
-  return {offsets[0], offsets[1], offsets[2], offsets[3], offsets[4], offsets[5], offsets[6]};
+  return {offsets[0], offsets[1], offsets[2], offsets[3], offsets[4], offsets[5], offsets[6], offsets[7]};
 }
 
 bool aligned(const Problem& problem, std::initializer_list<const void*> pointers) {
@@ -126,6 +138,10 @@ std::int64_t up_grid(const Problem& problem, const Entry& entry, std::int64_t nu
 std::int64_t down_grid(const Problem& problem, const Entry& entry, std::int64_t num_rows) {
   return checked_multiply(ceil_div(num_rows, entry.down.block_m),
                           ceil_div(problem.model_dim, entry.down.block_n));
+}
+
+Grid quantize_grid(const Problem& problem, std::int64_t num_rows) {
+  return {ceil_div(num_rows, kQuantizeRows), ceil_div(problem.model_dim, kQuantizeColumns)};
 }
 
 Even even(const Problem& problem, const Entry& entry) {

@@ -6,6 +6,8 @@
 #include <cstdint>
 #include <initializer_list>
 
+#include "core/driver.h"
+
 namespace acm {
 
 struct Entry;
@@ -15,6 +17,8 @@ constexpr std::int64_t kMaxTokens = std::int64_t{1} << 29;
 // The width of a learner is padded to a multiple of this.
 constexpr std::int64_t kHiddenMultiple = 16;
 
+constexpr std::int64_t kInt8Bytes = 1;
+
 // Shapes of one call.
 struct Problem {
   std::int64_t tokens;
@@ -22,10 +26,13 @@ struct Problem {
   std::int64_t hidden_dim;    // h
   std::int64_t num_learners;  // N
   std::int64_t min_learners;
-  std::int64_t element_size;  // bytes of T
+  std::int64_t element_size;  // bytes of a hidden value: those of T, or 1 for the int8 operator
 
   std::int64_t num_choices() const { return num_learners - min_learners + 1; }
   std::int64_t hidden_row_bytes() const;
+
+  // Bytes of one token of x in int8; 0 for the operator in float.
+  std::int64_t quantized_row_bytes() const;
   std::int64_t chunk_rows() const;
   std::int64_t partial_bytes() const;
 
@@ -54,8 +61,9 @@ struct Workspace {
   std::int64_t histograms;  // int32 [blocks, C], with room for the blocks of every smaller call
   std::int64_t arrivals;    // int32 [tiles]: finished slices of each tile; the kernels in CUDA use the first
                             // element as the counter of tiles taken
-  std::int64_t hidden;      // T [chunk rows, N * padded h]
-  std::int64_t partial;     // float32 [N * slices, tokens, D]
+  std::int64_t q;           // int8 [chunk rows, padded D]; empty for the operator in float
+  std::int64_t hidden;      // T or int8 [chunk rows, N * padded h]
+  std::int64_t partial;     // float32 or int32 [N * slices, tokens, D]
   std::int64_t size;
 };
 
@@ -67,6 +75,9 @@ bool aligned(const Problem& problem, std::initializer_list<const void*> pointers
 // Blocks of GEMM 1 and of GEMM 2 for a chunk of sorted rows.
 std::int64_t up_grid(const Problem& problem, const Entry& entry, std::int64_t num_rows);
 std::int64_t down_grid(const Problem& problem, const Entry& entry, std::int64_t num_rows);
+
+// Blocks of quantize_rows for a chunk.
+Grid quantize_grid(const Problem& problem, std::int64_t num_rows);
 
 // Whether the tiles of each GEMM never reach past D or h.
 struct Even {

@@ -38,6 +38,10 @@ Activation activation_numbered(std::int32_t number) {
   return static_cast<Activation>(number);
 }
 
+const char* name_of(Operator op) {
+  return op == Operator::gated_learners ? "GatedLearners" : "QuantizedGatedLearners";
+}
+
 const char* name_of(Activation activation) { return kActivations[static_cast<std::int32_t>(activation)]; }
 
 }  // namespace acm

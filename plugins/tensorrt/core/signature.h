@@ -1,4 +1,4 @@
-// The attributes of one GatedLearners node (docs/op.md).
+// The attributes of one node of either operator (docs/op.md).
 #pragma once
 
 #include <cstdint>
@@ -8,14 +8,17 @@ namespace acm {
 
 constexpr std::int32_t kMaxLearners = 64;
 
+enum class Operator { gated_learners, quantized_gated_learners };
+
 // Numbered as in acm_export/op/signature.py; the kernels take the number.
 enum class Activation : std::int32_t { gelu, gelu_tanh, relu, silu, identity };
 
 struct Signature {
+  Operator op;
   std::int32_t num_learners;
   std::int32_t min_learners;
   Activation activation;
-  bool allow_tf32;
+  bool allow_tf32;  // of gated_learners alone
 
   std::int64_t num_choices() const { return num_learners - min_learners + 1; }
 };
@@ -27,6 +30,7 @@ void check(const Signature& signature);
 Activation activation_named(const std::string& name);
 Activation activation_numbered(std::int32_t number);
 
+const char* name_of(Operator op);
 const char* name_of(Activation activation);
 
 }  // namespace acm

@@ -1,4 +1,4 @@
-// The nine tensors of the operator, their types and shapes, and the checks of docs/op.md.
+// The tensors of both operators, their types and shapes, and the checks of docs/op.md.
 #pragma once
 
 #include <array>
@@ -7,17 +7,37 @@
 
 #include "core/plan.h"
 #include "core/signature.h"
+#include "core/span.h"
 #include "core/tiles.h"
 
 namespace acm {
 
-enum TensorIndex { kX, kGateLogits, kThresholds, kW1, kB1, kW2, kB2, kY, kCounts, kNumTensors };
+// Every tensor that an operator may have; `inputs_of` says which ones it has.
+enum TensorIndex {
+  kX,
+  kGateLogits,
+  kThresholds,
+  kXMult,
+  kW1,
+  kS1,
+  kB1,
+  kHMult,
+  kHZero,
+  kW2,
+  kS2,
+  kB2,
+  kY,
+  kCounts,
+  kNumTensors
+};
 
-constexpr std::int32_t kNumInputs = 7;
-constexpr std::int32_t kNumOutputs = 2;
+constexpr std::int32_t kNumOutputs = 2;  // y and counts
+constexpr std::int32_t kMostInputs = 12;
 constexpr std::int32_t kMaxRank = 8;
 
-enum class Type { float32, float16, bfloat16, int32, other };
+// The int8 tensors of the operator (w1, h_zero, w2) arrive packed: flat int32 tensors with four values in
+// each element, w1 and w2 transposed (acm_export/onnx_file/lowering/pack_int8.py).
+enum class Type { float32, float16, bfloat16, int32, int8, other };
 
 struct Shape {
   std::int32_t rank = 0;
@@ -33,18 +53,31 @@ struct Tensor {
 
 using Tensors = std::array<Tensor, kNumTensors>;
 
+// Inputs of an operator in order.
+Span<TensorIndex> inputs_of(Operator op);
+
+// Number of inputs, and number of inputs and outputs.
+std::int32_t num_inputs(Operator op);
+std::int32_t num_tensors(Operator op);
+
+// The tensor at a position among inputs and outputs.
+TensorIndex tensor_at(Operator op, std::int32_t position);
+
 const char* name_of(TensorIndex tensor);
 const char* name_of(Type type);
 std::string text_of(const Shape& shape);
 
 // Type that a tensor must have, given the type of x.
-Type expected_type(TensorIndex tensor, Type type_of_x);
+Type expected_type(Operator op, TensorIndex tensor, Type type_of_x);
+
+// Throws if the type of a tensor does not fit that of x; the message says what to do if it is not packed.
+void check_type(Operator op, TensorIndex tensor, Type type, Type type_of_x);
 
 // Whether T may be this type.
 bool is_element_type(Type type);
 
 std::int64_t size_of(Type type);
-Precision precision_of(Type type, bool allow_tf32);
+Precision precision_of(const Signature& signature, Type type);
 
 // Checks that all types and shapes fit together; 0 tokens are allowed. Throws an Error with both values.
 Problem check(const Signature& signature, const Tensors& tensors);

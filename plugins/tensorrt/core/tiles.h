@@ -8,7 +8,7 @@
 
 namespace acm {
 
-enum class Precision { kHalf, kFp32, kTf32 };
+enum class Precision { kHalf, kFp32, kTf32, kInt8 };
 
 // Language of the kernels of an entry; those in CUDA (plugins/kernels/cuda) take tensor maps.
 enum class Language { kTriton, kCuda };

@@ -10,7 +10,8 @@
 
 #define ACM_API extern "C" __attribute__((visibility("default")))
 
-// One tensor: type 0 float32, 1 float16, 2 bfloat16, 3 int32, 4 something else; format 0 linear, 1 other.
+// One tensor: type 0 float32, 1 float16, 2 bfloat16, 3 int32, 4 int8, 5 something else; format 0 linear, 1
+// other.
 struct AcmTensor {
   std::int32_t type;
   std::int32_t format;
@@ -18,9 +19,9 @@ struct AcmTensor {
   std::int64_t dims[acm::kMaxRank];
 };
 
-// Device addresses of one call, in the order of docs/op.md.
+// Device addresses of one call, in the order of docs/op.md; an operator may have fewer inputs.
 struct AcmPointers {
-  const void* inputs[acm::kNumInputs];
+  const void* inputs[acm::kMostInputs];
   void* outputs[acm::kNumOutputs];
   void* workspace;
   void* stream;

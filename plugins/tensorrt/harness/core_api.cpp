@@ -1,7 +1,7 @@
 // C interface to the core, without TensorRT, for tests that compare plans and launches with the Python side.
 //
 //   const char* acm_error()                                  error of the last call that failed
-//   int acm_plan(problem[6], out[14])                        problem as the fields of acm::Problem; out: 7
+//   int acm_plan(problem[6], out[15])                        problem as the fields of acm::Problem; out: 8
 //                                                            offsets of the workspace, chunk rows, partial
 //                                                            bytes, arrivals; block, choices, pieces and
 //                                                            blocks of routing
@@ -9,16 +9,19 @@
 //   int acm_select(arch, precision, problem[6], aligned, tensor_maps)
 //                                                            index, or -1
 //   int acm_grids(problem[6], entry, rows, out[4])           0, or -1; out: GEMM 1, GEMM 2, even of each
+//   void acm_quantize_grid(problem[6], rows, out[2])
 //   int acm_tensor_maps(problem[6], entry, rows, out[24])    0, or -1; out: dims, strides, box of W1, of
 //                                                            hidden and of W2
 //   int acm_hopper_grids(problem[6], entry, rows, multiprocessors, out[2])
 //                                                            0, or -1
 //   int acm_architecture(major, minor, integrated)           80 and so on, or -1
-//   void* acm_layer_create(num, min, activation, tf32)       or null
-//   int acm_layer_prepare(layer, tensors[9])                 0, or -1
-//   int acm_layer_enqueue(layer, tensors[9], pointers)       0, or -1
-//   int64 acm_layer_workspace(layer, tensors[9])             bytes, or -1
-//   int acm_layer_tactics(layer, tensors[9], out, capacity)  how many, or -1
+//   void* acm_layer_create(quantized, num, min, activation, tf32)
+//                                                            or null; below, `tensors` are the inputs and
+//                                                            outputs of the operator in order
+//   int acm_layer_prepare(layer, tensors)                 0, or -1
+//   int acm_layer_enqueue(layer, tensors, pointers)       0, or -1
+//   int64 acm_layer_workspace(layer, tensors)             bytes, or -1
+//   int acm_layer_tactics(layer, tensors, out, capacity)  how many, or -1
 //   int acm_layer_set_tactic(layer, tactic)                  0, or -1
 //   void acm_layer_destroy(layer)
 #include <algorithm>
@@ -44,22 +47,31 @@ R guarded(R failure, F&& action) {
 
 acm::Problem problem_of(const std::int64_t* p) { return {p[0], p[1], p[2], p[3], p[4], p[5]}; }
 
-acm::Tensors tensors_of(const AcmTensor* tensors) {
+acm::Layer& layer_of(void* layer) { return *static_cast<acm::Layer*>(layer); }
+
+acm::Operator operator_of(void* layer) { return layer_of(layer).signature().op; }
+
+acm::Tensors tensors_of(void* layer, const AcmTensor* tensors) {
   acm::Tensors converted;
-  for (int i = 0; i < acm::kNumTensors; ++i) {
-    converted[i].type = static_cast<acm::Type>(tensors[i].type);
-    converted[i].shape.rank = tensors[i].rank;
-    std::copy_n(tensors[i].dims, tensors[i].rank, converted[i].shape.dims.begin());
+  for (std::int32_t i = 0; i < acm::num_tensors(operator_of(layer)); ++i) {
+    acm::Tensor& tensor = converted[acm::tensor_at(operator_of(layer), i)];
+    tensor.type = static_cast<acm::Type>(tensors[i].type);
+    tensor.shape.rank = tensors[i].rank;
+    std::copy_n(tensors[i].dims, tensors[i].rank, tensor.shape.dims.begin());
   }
   return converted;
 }
 
-acm::Pointers pointers_of(const AcmPointers& p) {
-  return {p.inputs[0], p.inputs[1], p.inputs[2],  p.inputs[3],  p.inputs[4],
-          p.inputs[5], p.inputs[6], p.outputs[0], p.outputs[1], p.workspace};
+acm::Pointers pointers_of(void* layer, const AcmPointers& p) {
+  acm::Pointers pointers;
+  for (std::int32_t i = 0; i < acm::num_inputs(operator_of(layer)); ++i) {
+    pointers.tensors[acm::tensor_at(operator_of(layer), i)] = p.inputs[i];
+  }
+  pointers.tensors[acm::kY] = p.outputs[0];
+  pointers.tensors[acm::kCounts] = p.outputs[1];
+  pointers.workspace = p.workspace;
+  return pointers;
 }
-
-acm::Layer& layer_of(void* layer) { return *static_cast<acm::Layer*>(layer); }
 
 }  // namespace
 
@@ -70,9 +82,9 @@ ACM_API int acm_plan(const std::int64_t* problem, std::int64_t* out) {
     const acm::Problem p = problem_of(problem);
     const acm::Workspace w = acm::workspace(p);
     const acm::Routing r = acm::routing(p);
-    const std::int64_t values[] = {w.reach,   w.order,   w.histograms,   w.arrivals,        w.hidden,
-                                   w.partial, w.size,    p.chunk_rows(), p.partial_bytes(), p.arrivals(),
-                                   r.block,   r.choices, r.num_pieces,   r.num_blocks};
+    const std::int64_t values[] = {w.reach,      w.order,   w.histograms, w.arrivals,     w.q,
+                                   w.hidden,     w.partial, w.size,       p.chunk_rows(), p.partial_bytes(),
+                                   p.arrivals(), r.block,   r.choices,    r.num_pieces,   r.num_blocks};
     std::copy(std::begin(values), std::end(values), out);
     return 0;
   });
@@ -101,6 +113,12 @@ ACM_API int acm_grids(const std::int64_t* problem, std::int32_t entry, std::int6
     out[3] = tiles.down;
     return 0;
   });
+}
+
+ACM_API void acm_quantize_grid(const std::int64_t* problem, std::int64_t rows, std::int64_t* out) {
+  const acm::Grid grid = acm::quantize_grid(problem_of(problem), rows);
+  out[0] = grid.x;
+  out[1] = grid.y;
 }
 
 ACM_API int acm_tensor_maps(const std::int64_t* problem, std::int32_t entry, std::int64_t rows,
@@ -132,10 +150,11 @@ ACM_API int acm_architecture(std::int32_t major, std::int32_t minor, std::int32_
   return guarded(-1, [&] { return acm::architecture_for(major, minor, integrated != 0); });
 }
 
-ACM_API void* acm_layer_create(std::int32_t num, std::int32_t min, std::int32_t activation,
-                               std::int32_t tf32) {
+ACM_API void* acm_layer_create(std::int32_t quantized, std::int32_t num, std::int32_t min,
+                               std::int32_t activation, std::int32_t tf32) {
   return guarded(static_cast<void*>(nullptr), [&]() -> void* {
-    return new acm::Layer({num, min, acm::activation_numbered(activation), tf32 != 0});
+    const auto op = quantized ? acm::Operator::quantized_gated_learners : acm::Operator::gated_learners;
+    return new acm::Layer({op, num, min, acm::activation_numbered(activation), tf32 != 0});
   });
 }
 
@@ -143,28 +162,28 @@ ACM_API void acm_layer_destroy(void* layer) { delete &layer_of(layer); }
 
 ACM_API int acm_layer_prepare(void* layer, const AcmTensor* tensors) {
   return guarded(-1, [&] {
-    layer_of(layer).prepare(tensors_of(tensors));
+    layer_of(layer).prepare(tensors_of(layer, tensors));
     return 0;
   });
 }
 
 ACM_API int acm_layer_enqueue(void* layer, const AcmTensor* tensors, const AcmPointers* pointers) {
   return guarded(-1, [&] {
-    layer_of(layer).enqueue(tensors_of(tensors), pointers_of(*pointers), pointers->stream);
+    layer_of(layer).enqueue(tensors_of(layer, tensors), pointers_of(layer, *pointers), pointers->stream);
     return 0;
   });
 }
 
 ACM_API std::int64_t acm_layer_workspace(void* layer, const AcmTensor* tensors) {
   return guarded(std::int64_t{-1}, [&] {
-    return static_cast<std::int64_t>(layer_of(layer).workspace_size(tensors_of(tensors)));
+    return static_cast<std::int64_t>(layer_of(layer).workspace_size(tensors_of(layer, tensors)));
   });
 }
 
 ACM_API int acm_layer_tactics(void* layer, const AcmTensor* tensors, std::int32_t* out,
                               std::int32_t capacity) {
   return guarded(-1, [&] {
-    const std::vector<std::int32_t> tactics = layer_of(layer).tactics(tensors_of(tensors));
+    const std::vector<std::int32_t> tactics = layer_of(layer).tactics(tensors_of(layer, tensors));
     std::copy_n(tactics.begin(), std::min<std::size_t>(tactics.size(), static_cast<std::size_t>(capacity)),
                 out);
     return static_cast<int>(tactics.size());

@@ -1,20 +1,22 @@
 // C interface to the plugin as TensorRT drives it, the same for IPluginV3 and IPluginV2DynamicExt.
 //
+// Tensors are the inputs and outputs of the plugin's operator in order.
+//
 //   int acm_tensorrt_version()                                10, 11 or 8
 //   const char* acm_log(); void acm_clear_log()               what the plugin wrote to TensorRT's logger
-//   void* acm_create(fields, count, runtime_phase)            or null; AcmField below
+//   void* acm_create(quantized, fields, count, runtime_phase) or null; AcmField below
 //   void* acm_clone(plugin), acm_attach(plugin), acm_round_trip(plugin)
 //   void acm_destroy(plugin)
-//   int acm_supports(plugin, pos, tensors[9])                 1 or 0
-//   int acm_output_types(plugin, inputs[7], out[2])           types as in AcmTensor
-//   int acm_output_shapes(plugin, tensors[9])                 fills the shapes of tensors 7 and 8
-//   int acm_configure(plugin, current[9], smallest[9], largest[9])
-//   int64 acm_workspace(plugin, current[9], smallest[9], largest[9])
+//   int acm_supports(plugin, pos, tensors)                 1 or 0
+//   int acm_output_types(plugin, inputs, out[2])           types as in AcmTensor
+//   int acm_output_shapes(plugin, tensors)                 fills the shapes of both outputs
+//   int acm_configure(plugin, current, smallest, largest)
+//   int64 acm_workspace(plugin, current, smallest, largest)
 //   int acm_tactics(plugin, out, capacity), acm_set_tactic(plugin, tactic)
 //   const char* acm_timing_id(plugin)
-//   int acm_shape_change(plugin, tensors[9]), acm_enqueue(plugin, tensors[9], pointers)
+//   int acm_shape_change(plugin, tensors), acm_enqueue(plugin, tensors, pointers)
 //
-//   int64 acm_run(fields, count, tensors[9], pointers, workspace_size, tactic, times)
+//   int64 acm_run(quantized, fields, count, tensors, pointers, workspace_size, tactic, times)
 //       The whole life of a plugin for one shape, on device addresses and a stream of the current CUDA
 //       context: create, configure, workspace, serialize, create for the run time, attach, shapes, then
 //       `times` calls of enqueue. Returns the bytes of workspace it needs; negative if a step fails
@@ -56,7 +58,8 @@ constexpr nvinfer1::DataType kTypes[] = {nvinfer1::DataType::kFLOAT, nvinfer1::D
 #else
                                          nvinfer1::DataType::kBOOL,  // 8.x has no bfloat16
 #endif
-                                         nvinfer1::DataType::kINT32, nvinfer1::DataType::kINT8};
+                                         nvinfer1::DataType::kINT32, nvinfer1::DataType::kINT8,
+                                         nvinfer1::DataType::kUINT8};
 
 static_assert(nvinfer1::Dims::MAX_DIMS == kMaxRank);
 
@@ -69,15 +72,20 @@ nvinfer1::PluginTensorDesc desc_of(const AcmTensor& tensor) {
   return desc;
 }
 
-Descs descs_of(const AcmTensor* tensors) {
+Operator operator_of(std::int32_t quantized) {
+  return quantized ? Operator::quantized_gated_learners : Operator::gated_learners;
+}
+
+Descs descs_of(Operator op, const AcmTensor* tensors) {
   Descs descs;
-  std::transform(tensors, tensors + kNumTensors, std::back_inserter(descs), desc_of);
+  std::transform(tensors, tensors + num_tensors(op), std::back_inserter(descs), desc_of);
   return descs;
 }
 
-DynamicDescs dynamic_of(const AcmTensor* current, const AcmTensor* smallest, const AcmTensor* largest) {
-  DynamicDescs descs(kNumTensors);
-  for (int i = 0; i < kNumTensors; ++i) {
+DynamicDescs dynamic_of(Operator op, const AcmTensor* current, const AcmTensor* smallest,
+                        const AcmTensor* largest) {
+  DynamicDescs descs(static_cast<std::size_t>(num_tensors(op)));
+  for (std::size_t i = 0; i < descs.size(); ++i) {
     descs[i].desc = desc_of(current[i]);
     descs[i].min = desc_of(smallest[i]).dims;
     descs[i].max = desc_of(largest[i]).dims;
@@ -85,7 +93,8 @@ DynamicDescs dynamic_of(const AcmTensor* current, const AcmTensor* smallest, con
   return descs;
 }
 
-std::unique_ptr<Plugin> create_from(const AcmField* fields, std::int32_t count, bool runtime_phase) {
+std::unique_ptr<Plugin> create_from(Operator op, const AcmField* fields, std::int32_t count,
+                                    bool runtime_phase) {
   set_logger_source(harness_logger);
   std::vector<nvinfer1::PluginField> converted;
   for (std::int32_t i = 0; i < count; ++i) {
@@ -93,7 +102,7 @@ std::unique_ptr<Plugin> create_from(const AcmField* fields, std::int32_t count, 
     converted.emplace_back(fields[i].name, fields[i].data, type, fields[i].length);
   }
   const nvinfer1::PluginFieldCollection collection{count, converted.data()};
-  return create(&collection, runtime_phase);
+  return create(op, &collection, runtime_phase);
 }
 
 Plugin& plugin_of(void* plugin) { return *static_cast<Plugin*>(plugin); }
@@ -122,14 +131,16 @@ class Size final : public nvinfer1::IDimensionExpr {
 }  // namespace
 }  // namespace acm::harness
 
+using acm::harness::operator_of;
 using acm::harness::plugin_of;
 
 ACM_API int acm_tensorrt_version() { return NV_TENSORRT_MAJOR; }
 ACM_API const char* acm_log() { return acm::harness::log_text.c_str(); }
 ACM_API void acm_clear_log() { acm::harness::log_text.clear(); }
 
-ACM_API void* acm_create(const AcmField* fields, std::int32_t count, std::int32_t runtime_phase) {
-  return acm::harness::create_from(fields, count, runtime_phase != 0).release();
+ACM_API void* acm_create(std::int32_t quantized, const AcmField* fields, std::int32_t count,
+                         std::int32_t runtime_phase) {
+  return acm::harness::create_from(operator_of(quantized), fields, count, runtime_phase != 0).release();
 }
 
 ACM_API void* acm_clone(void* plugin) { return plugin_of(plugin).clone().release(); }
@@ -138,14 +149,14 @@ ACM_API void* acm_round_trip(void* plugin) { return plugin_of(plugin).round_trip
 ACM_API void acm_destroy(void* plugin) { delete &plugin_of(plugin); }
 
 ACM_API int acm_supports(void* plugin, std::int32_t pos, const AcmTensor* tensors) {
-  acm::harness::Descs descs = acm::harness::descs_of(tensors);
+  acm::harness::Descs descs = acm::harness::descs_of(plugin_of(plugin).op(), tensors);
   return plugin_of(plugin).supports(pos, descs);
 }
 
 ACM_API int acm_output_types(void* plugin, const AcmTensor* inputs, std::int32_t* out) {
-  nvinfer1::DataType in[acm::kNumInputs];
+  nvinfer1::DataType in[acm::kMostInputs];
   nvinfer1::DataType types[acm::kNumOutputs];
-  std::transform(inputs, inputs + acm::kNumInputs, in,
+  std::transform(inputs, inputs + acm::num_inputs(plugin_of(plugin).op()), in,
                  [](const AcmTensor& t) { return acm::harness::kTypes[t.type]; });
   const int result = plugin_of(plugin).output_types(in, types);
   for (int i = 0; result == 0 && i < acm::kNumOutputs; ++i) {
@@ -157,9 +168,10 @@ ACM_API int acm_output_types(void* plugin, const AcmTensor* inputs, std::int32_t
 
 ACM_API int acm_output_shapes(void* plugin, AcmTensor* tensors) {
   std::deque<acm::harness::Size> sizes;
-  nvinfer1::DimsExprs inputs[acm::kNumInputs];
+  const std::int32_t num_inputs = acm::num_inputs(plugin_of(plugin).op());
+  nvinfer1::DimsExprs inputs[acm::kMostInputs];
   nvinfer1::DimsExprs outputs[acm::kNumOutputs];
-  for (int i = 0; i < acm::kNumInputs; ++i) {
+  for (int i = 0; i < num_inputs; ++i) {
     inputs[i].nbDims = tensors[i].rank;
     for (int axis = 0; axis < tensors[i].rank; ++axis) {
       inputs[i].d[axis] = &sizes.emplace_back(tensors[i].dims[axis]);
@@ -167,7 +179,7 @@ ACM_API int acm_output_shapes(void* plugin, AcmTensor* tensors) {
   }
   const int result = plugin_of(plugin).output_shapes(inputs, outputs);
   for (int i = 0; result == 0 && i < acm::kNumOutputs; ++i) {
-    AcmTensor& tensor = tensors[acm::kNumInputs + i];
+    AcmTensor& tensor = tensors[num_inputs + i];
     tensor.rank = outputs[i].nbDims;
     std::transform(outputs[i].d, outputs[i].d + tensor.rank, tensor.dims,
                    [](const nvinfer1::IDimensionExpr* size) { return size->getConstantValue(); });
@@ -177,13 +189,14 @@ ACM_API int acm_output_shapes(void* plugin, AcmTensor* tensors) {
 
 ACM_API int acm_configure(void* plugin, const AcmTensor* current, const AcmTensor* smallest,
                           const AcmTensor* largest) {
-  return plugin_of(plugin).configure(acm::harness::dynamic_of(current, smallest, largest));
+  return plugin_of(plugin).configure(
+      acm::harness::dynamic_of(plugin_of(plugin).op(), current, smallest, largest));
 }
 
 ACM_API std::int64_t acm_workspace(void* plugin, const AcmTensor* current, const AcmTensor* smallest,
                                    const AcmTensor* largest) {
-  return static_cast<std::int64_t>(
-      plugin_of(plugin).workspace(acm::harness::dynamic_of(current, smallest, largest)));
+  return static_cast<std::int64_t>(plugin_of(plugin).workspace(
+      acm::harness::dynamic_of(plugin_of(plugin).op(), current, smallest, largest)));
 }
 
 ACM_API int acm_tactics(void* plugin, std::int32_t* out, std::int32_t capacity) {
@@ -197,19 +210,19 @@ ACM_API int acm_set_tactic(void* plugin, std::int32_t tactic) { return plugin_of
 ACM_API const char* acm_timing_id(void* plugin) { return plugin_of(plugin).timing_id(); }
 
 ACM_API int acm_shape_change(void* plugin, const AcmTensor* tensors) {
-  return plugin_of(plugin).change_shapes(acm::harness::descs_of(tensors));
+  return plugin_of(plugin).change_shapes(acm::harness::descs_of(plugin_of(plugin).op(), tensors));
 }
 
 ACM_API int acm_enqueue(void* plugin, const AcmTensor* tensors, const AcmPointers* pointers) {
-  return plugin_of(plugin).enqueue(acm::harness::descs_of(tensors), *pointers);
+  return plugin_of(plugin).enqueue(acm::harness::descs_of(plugin_of(plugin).op(), tensors), *pointers);
 }
 
-ACM_API std::int64_t acm_run(const AcmField* fields, std::int32_t count, const AcmTensor* tensors,
-                             const AcmPointers* pointers, std::int64_t workspace_size, std::int32_t tactic,
-                             std::int32_t times) {
-  const auto dynamic = acm::harness::dynamic_of(tensors, tensors, tensors);
-  const auto descs = acm::harness::descs_of(tensors);
-  const auto built = acm::harness::create_from(fields, count, false);
+ACM_API std::int64_t acm_run(std::int32_t quantized, const AcmField* fields, std::int32_t count,
+                             const AcmTensor* tensors, const AcmPointers* pointers,
+                             std::int64_t workspace_size, std::int32_t tactic, std::int32_t times) {
+  const auto dynamic = acm::harness::dynamic_of(operator_of(quantized), tensors, tensors, tensors);
+  const auto descs = acm::harness::descs_of(operator_of(quantized), tensors);
+  const auto built = acm::harness::create_from(operator_of(quantized), fields, count, false);
   if (!built || built->configure(dynamic) != 0) {
     return -1;
   }

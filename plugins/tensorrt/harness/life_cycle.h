@@ -15,7 +15,10 @@ using DynamicDescs = std::vector<nvinfer1::DynamicPluginTensorDesc>;
 // The steps that TensorRT takes; each returns what the plugin's function returns (0 is success).
 class Plugin {
  public:
+  explicit Plugin(Operator op) : op_(op) {}
   virtual ~Plugin() = default;
+
+  Operator op() const { return op_; }
 
   virtual bool supports(int pos, Descs& descs) = 0;
   virtual int output_types(const nvinfer1::DataType* inputs, nvinfer1::DataType* outputs) = 0;
@@ -35,10 +38,17 @@ class Plugin {
 
   virtual int change_shapes(const Descs& descs) = 0;
   virtual int enqueue(const Descs& descs, const AcmPointers& pointers) = 0;
+
+ protected:
+  std::int32_t num_inputs() const { return acm::num_inputs(op_); }
+
+ private:
+  Operator op_;
 };
 
 // Null if the creator rejects the fields.
-std::unique_ptr<Plugin> create(const nvinfer1::PluginFieldCollection* fields, bool runtime_phase);
+std::unique_ptr<Plugin> create(Operator op, const nvinfer1::PluginFieldCollection* fields,
+                               bool runtime_phase);
 
 // Replaces the expression builder that TensorRT passes to getOutputShapes; needed only by adapters that
 // compute with it.

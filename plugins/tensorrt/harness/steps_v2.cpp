@@ -14,15 +14,15 @@ struct Destroy {
 
 class V2 final : public Plugin {
  public:
-  explicit V2(IPluginV2DynamicExt* plugin) : plugin_(plugin) {}
+  V2(Operator op, IPluginV2DynamicExt* plugin) : Plugin(op), plugin_(plugin) {}
 
   bool supports(int pos, Descs& descs) override {
-    return plugin_->supportsFormatCombination(pos, descs.data(), kNumInputs, kNumOutputs);
+    return plugin_->supportsFormatCombination(pos, descs.data(), num_inputs(), kNumOutputs);
   }
 
   int output_types(const nvinfer1::DataType* inputs, nvinfer1::DataType* outputs) override {
     for (int i = 0; i < kNumOutputs; ++i) {
-      outputs[i] = plugin_->getOutputDataType(i, inputs, kNumInputs);
+      outputs[i] = plugin_->getOutputDataType(i, inputs, num_inputs());
     }
     return 0;
   }
@@ -30,13 +30,13 @@ class V2 final : public Plugin {
   int output_shapes(const nvinfer1::DimsExprs* inputs, nvinfer1::DimsExprs* outputs) override {
     ExprBuilder builder;
     for (int i = 0; i < kNumOutputs; ++i) {
-      outputs[i] = plugin_->getOutputDimensions(i, inputs, kNumInputs, builder);
+      outputs[i] = plugin_->getOutputDimensions(i, inputs, num_inputs(), builder);
     }
     return outputs[0].nbDims < 0 ? -1 : 0;
   }
 
   int configure(const DynamicDescs& descs) override {
-    plugin_->configurePlugin(descs.data(), kNumInputs, descs.data() + kNumInputs, kNumOutputs);
+    plugin_->configurePlugin(descs.data(), num_inputs(), descs.data() + num_inputs(), kNumOutputs);
     return 0;
   }
 
@@ -46,13 +46,13 @@ class V2 final : public Plugin {
       descs.push_back(each.desc);
       descs.back().dims = each.max;
     }
-    return plugin_->getWorkspaceSize(descs.data(), kNumInputs, descs.data() + kNumInputs, kNumOutputs);
+    return plugin_->getWorkspaceSize(descs.data(), num_inputs(), descs.data() + num_inputs(), kNumOutputs);
   }
 
   std::vector<std::int32_t> tactics() override { return {}; }
   int set_tactic(std::int32_t) override { return -1; }
   const char* timing_id() override { return ""; }
-  std::unique_ptr<Plugin> clone() override { return wrap(plugin_->clone()); }
+  std::unique_ptr<Plugin> clone() override { return wrap(op(), plugin_->clone()); }
 
   // TensorRT clones the plugin for each context and initializes the first.
   std::unique_ptr<Plugin> attach() override {
@@ -63,8 +63,9 @@ class V2 final : public Plugin {
   std::unique_ptr<Plugin> round_trip() override {
     std::vector<char> bytes(plugin_->getSerializationSize());
     plugin_->serialize(bytes.data());
-    auto& v2 = static_cast<nvinfer1::IPluginCreator&>(creator());
-    return wrap(static_cast<IPluginV2DynamicExt*>(v2.deserializePlugin("node", bytes.data(), bytes.size())));
+    auto& v2 = static_cast<nvinfer1::IPluginCreator&>(creator(op()));
+    return wrap(op(),
+                static_cast<IPluginV2DynamicExt*>(v2.deserializePlugin("node", bytes.data(), bytes.size())));
   }
 
   // In the execution phase configurePlugin brings the shapes.
@@ -78,12 +79,12 @@ class V2 final : public Plugin {
   }
 
   int enqueue(const Descs& descs, const AcmPointers& p) override {
-    return plugin_->enqueue(descs.data(), descs.data() + kNumInputs, p.inputs, p.outputs, p.workspace,
+    return plugin_->enqueue(descs.data(), descs.data() + num_inputs(), p.inputs, p.outputs, p.workspace,
                             static_cast<cudaStream_t>(p.stream));
   }
 
-  static std::unique_ptr<Plugin> wrap(IPluginV2DynamicExt* plugin) {
-    return plugin ? std::make_unique<V2>(plugin) : nullptr;
+  static std::unique_ptr<Plugin> wrap(Operator op, IPluginV2DynamicExt* plugin) {
+    return plugin ? std::make_unique<V2>(op, plugin) : nullptr;
   }
 
  private:
@@ -92,9 +93,9 @@ class V2 final : public Plugin {
 
 }  // namespace
 
-std::unique_ptr<Plugin> create(const nvinfer1::PluginFieldCollection* fields, bool) {
-  auto& v2 = static_cast<nvinfer1::IPluginCreator&>(creator());
-  return V2::wrap(static_cast<IPluginV2DynamicExt*>(v2.createPlugin("node", fields)));
+std::unique_ptr<Plugin> create(Operator op, const nvinfer1::PluginFieldCollection* fields, bool) {
+  auto& v2 = static_cast<nvinfer1::IPluginCreator&>(creator(op));
+  return V2::wrap(op, static_cast<IPluginV2DynamicExt*>(v2.createPlugin("node", fields)));
 }
 
 }  // namespace acm::harness

@@ -8,39 +8,39 @@ namespace {
 
 using nvinfer1::PluginCapabilityType;
 
-nvinfer1::IPluginV3* make(const nvinfer1::PluginFieldCollection* fields, bool runtime_phase) {
-  auto& v3 = static_cast<nvinfer1::IPluginCreatorV3One&>(creator());
+nvinfer1::IPluginV3* make(Operator op, const nvinfer1::PluginFieldCollection* fields, bool runtime_phase) {
+  auto& v3 = static_cast<nvinfer1::IPluginCreatorV3One&>(creator(op));
   return v3.createPlugin("node", fields,
                          runtime_phase ? nvinfer1::TensorRTPhase::kRUNTIME : nvinfer1::TensorRTPhase::kBUILD);
 }
 
 class V3 final : public Plugin {
  public:
-  explicit V3(nvinfer1::IPluginV3* plugin) : plugin_(plugin) {}
+  V3(Operator op, nvinfer1::IPluginV3* plugin) : Plugin(op), plugin_(plugin) {}
 
   bool supports(int pos, Descs& descs) override {
     DynamicDescs dynamic;
     for (const auto& desc : descs) {
       dynamic.push_back({desc, desc.dims, desc.dims, desc.dims});
     }
-    return build().supportsFormatCombination(pos, dynamic.data(), kNumInputs, kNumOutputs);
+    return build().supportsFormatCombination(pos, dynamic.data(), num_inputs(), kNumOutputs);
   }
 
   int output_types(const nvinfer1::DataType* inputs, nvinfer1::DataType* outputs) override {
-    return build().getOutputDataTypes(outputs, kNumOutputs, inputs, kNumInputs);
+    return build().getOutputDataTypes(outputs, kNumOutputs, inputs, num_inputs());
   }
 
   int output_shapes(const nvinfer1::DimsExprs* inputs, nvinfer1::DimsExprs* outputs) override {
     ExprBuilder builder;
-    return build().getOutputShapes(inputs, kNumInputs, nullptr, 0, outputs, kNumOutputs, builder);
+    return build().getOutputShapes(inputs, num_inputs(), nullptr, 0, outputs, kNumOutputs, builder);
   }
 
   int configure(const DynamicDescs& descs) override {
-    return build().configurePlugin(descs.data(), kNumInputs, descs.data() + kNumInputs, kNumOutputs);
+    return build().configurePlugin(descs.data(), num_inputs(), descs.data() + num_inputs(), kNumOutputs);
   }
 
   std::size_t workspace(const DynamicDescs& descs) override {
-    return build().getWorkspaceSize(descs.data(), kNumInputs, descs.data() + kNumInputs, kNumOutputs);
+    return build().getWorkspaceSize(descs.data(), num_inputs(), descs.data() + num_inputs(), kNumOutputs);
   }
 
   std::vector<std::int32_t> tactics() override {
@@ -51,21 +51,23 @@ class V3 final : public Plugin {
 
   int set_tactic(std::int32_t tactic) override { return runtime().setTactic(tactic); }
   const char* timing_id() override { return build().getTimingCacheID(); }
-  std::unique_ptr<Plugin> clone() override { return wrap(plugin_->clone()); }
-  std::unique_ptr<Plugin> attach() override { return wrap(runtime().attachToContext(nullptr)); }
-  std::unique_ptr<Plugin> round_trip() override { return wrap(make(runtime().getFieldsToSerialize(), true)); }
+  std::unique_ptr<Plugin> clone() override { return wrap(op(), plugin_->clone()); }
+  std::unique_ptr<Plugin> attach() override { return wrap(op(), runtime().attachToContext(nullptr)); }
+  std::unique_ptr<Plugin> round_trip() override {
+    return wrap(op(), make(op(), runtime().getFieldsToSerialize(), true));
+  }
 
   int change_shapes(const Descs& descs) override {
-    return runtime().onShapeChange(descs.data(), kNumInputs, descs.data() + kNumInputs, kNumOutputs);
+    return runtime().onShapeChange(descs.data(), num_inputs(), descs.data() + num_inputs(), kNumOutputs);
   }
 
   int enqueue(const Descs& descs, const AcmPointers& p) override {
-    return runtime().enqueue(descs.data(), descs.data() + kNumInputs, p.inputs, p.outputs, p.workspace,
+    return runtime().enqueue(descs.data(), descs.data() + num_inputs(), p.inputs, p.outputs, p.workspace,
                              static_cast<cudaStream_t>(p.stream));
   }
 
-  static std::unique_ptr<Plugin> wrap(nvinfer1::IPluginV3* plugin) {
-    return plugin ? std::make_unique<V3>(plugin) : nullptr;
+  static std::unique_ptr<Plugin> wrap(Operator op, nvinfer1::IPluginV3* plugin) {
+    return plugin ? std::make_unique<V3>(op, plugin) : nullptr;
   }
 
  private:
@@ -84,8 +86,9 @@ class V3 final : public Plugin {
 
 }  // namespace
 
-std::unique_ptr<Plugin> create(const nvinfer1::PluginFieldCollection* fields, bool runtime_phase) {
-  return V3::wrap(make(fields, runtime_phase));
+std::unique_ptr<Plugin> create(Operator op, const nvinfer1::PluginFieldCollection* fields,
+                               bool runtime_phase) {
+  return V3::wrap(op, make(op, fields, runtime_phase));
 }
 
 }  // namespace acm::harness

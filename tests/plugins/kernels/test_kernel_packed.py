@@ -16,6 +16,7 @@ import pytest
 import torch
 from plugin_build import compile_fake_driver
 from plugin_core import Driver, EncodedMap
+from plugin_pack import argument_names
 
 from acm_export.base.errors import KernelError
 from acm_export.op.signature import ACTIVATIONS
@@ -199,6 +200,60 @@ def test_threads_do_not_mix_their_tensors(packed: PackedKernels, gpu: Driver) ->
     for launch in gpu.launches(lambda address: (str(starts.get(address, "workspace")), 0)):
         owners = {value[0] for value in pointers_of(launch).values()} - {"workspace"}
         assert len(owners) == 1, launch
+
+
+class Int8Call(Call):
+    """Tensors of one call of the int8 operator."""
+
+    def __init__(self, index: int, dtype: torch.dtype, *, tokens: int, widths: tuple[int, int]) -> None:
+        super().__init__(index, dtype, tokens=tokens)
+        (d, h), n = widths, 4
+        self.problem = Problem(tokens, d, h, n, 0, 1)
+        for name in ("w1", "w2"):
+            del self.tensors[name]
+        self.tensors |= {name: torch.empty(n * h * d, dtype=torch.int8) for name in ("w1_t", "w2_t")}
+        self.tensors |= {name: torch.empty(n * max(d, h)) for name in ("x_mult", "s1", "s2", "h_mult")}
+        self.tensors["h_zero"] = torch.empty(n, dtype=torch.int8)
+
+    def run(self, packed: PackedKernels, activation: str = "gelu") -> None:
+        with patch.object(packed_module, "allocate", self._allocate):
+            packed.run(self.problem, self.entry, activation, "int8", self.tensors, stream=77)
+
+
+INT8 = [index for index, entry in enumerate(entries()) if entry.precision == "int8" and "sm_90" in entry.archs]
+
+
+@pytest.mark.parametrize("widths", [(768, 768), (768, 784)])
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float16, torch.bfloat16])
+@pytest.mark.parametrize("index", INT8)
+def test_the_int8_operator_rounds_x_before_both_gemms(
+    packed: PackedKernels, gpu: Driver, index: int, dtype: torch.dtype, widths: tuple[int, int]
+) -> None:
+    entry = entries()[index]
+    tokens = entry.max_tokens or 700
+    call = Int8Call(index, dtype, tokens=tokens, widths=widths)
+    call.run(packed, "silu")
+    *routing, quantize, up, down = gpu.launches(call.placed)
+    assert {launch.kernel.kernel for launch in routing} <= {"route_one_block", "count_tokens", "place_tokens"}
+    t = {torch.float32: "fp32", torch.float16: "fp16", torch.bfloat16: "bf16"}[dtype]
+    even = entry.alignment > 1 and widths[1] == 768
+    found = [(run.kernel.kernel, run.kernel.dtype, run.kernel.entry, run.kernel.even) for run in (quantize, up, down)]
+    assert found == [
+        ("quantize_rows", t, 16 if entry.alignment > 1 else 1, False),
+        ("up_int8", "", index, even),
+        ("down_split_int8" if entry.split else "down_int8", t, index, even),
+    ]
+    sizes = {"num_rows": tokens, "model_dim": widths[0]}
+    for launch in (quantize, up, down):
+        assert tuple(launch.arguments) == argument_names()[launch.kernel.kernel]
+        assert sizes.items() <= launch.arguments.items()
+        pointers = pointers_of(launch)
+        assert pointers == {name: (name, 0) for name in pointers}
+    assert up.arguments["activation"] == ACTIVATIONS.index("silu")
+    assert quantize.grid == (-(-tokens // 8), 3)
+    assert up.grid == (-(-tokens // entry.up.block_m) * 4 * -(-widths[1] // entry.up.block_n), 1)
+    tiles = -(-tokens // entry.down.block_m) * -(-widths[0] // entry.down.block_n)
+    assert down.grid == (tiles, 4 * entry.split if entry.split else 1)
 
 
 def test_structures_are_laid_out_as_in_the_header_of_cuda(tmp_path: Path) -> None:

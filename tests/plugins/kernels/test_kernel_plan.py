@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 
 from acm_export.base.errors import KernelError
 from acm_export.plugins.kernels import plan
-from acm_export.plugins.kernels.grids import down_grid, even, up_grid
+from acm_export.plugins.kernels.grids import down_grid, even, quantize_grid, up_grid
 from acm_export.plugins.kernels.plan import Problem, aligned, routing, workspace
 from acm_export.plugins.kernels.tiles import ARCHITECTURES, CUDA_VALUES, PRECISIONS, SCHEMA, entries, parse, select
 
@@ -26,7 +26,9 @@ MIB = 1 << 20
 def problems(draw: st.DrawFn) -> Problem:
     """Shapes that the kernels must run."""
     n = draw(st.sampled_from([1, 2, 4, 8, 31, 64]))
-    return Problem(draw(TOKENS), draw(WIDTHS), draw(WIDTHS), n, draw(st.integers(0, n)), draw(st.sampled_from([2, 4])))
+    return Problem(
+        draw(TOKENS), draw(WIDTHS), draw(WIDTHS), n, draw(st.integers(0, n)), draw(st.sampled_from([1, 2, 4]))
+    )
 
 
 @given(problems())
@@ -38,6 +40,7 @@ def test_sections_of_the_workspace_are_aligned_and_large_enough(problem: Problem
         "order": 4 * problem.tokens,
         "histograms": 4 * problem.num_choices * routing(problem).num_blocks,
         "arrivals": 4 * problem.arrivals,
+        "q": min(problem.tokens, problem.chunk_rows) * problem.model_dim if problem.element_size == 1 else 0,
         "hidden": problem.chunk_rows * problem.num_learners * problem.hidden_dim * problem.element_size,
         "partial": 0,
     }
@@ -67,7 +70,7 @@ def test_the_workspace_for_more_tokens_serves_fewer(problem: Problem, tokens: in
 
 @given(problems())
 def test_the_workspace_stays_below_256_mib_where_one_tile_of_rows_does(problem: Problem) -> None:
-    if problem.hidden_row_bytes * plan.ROWS <= plan.HIDDEN_LIMIT:
+    if (problem.hidden_row_bytes + problem.quantized_row_bytes) * plan.ROWS <= plan.HIDDEN_LIMIT:
         assert workspace(problem).size <= 256 * MIB
 
 
@@ -79,6 +82,25 @@ def test_chunks_cover_every_row_once_in_whole_tiles(problem: Problem) -> None:
     assert all(rows == problem.chunk_rows for _, rows in chunks[:-1])
     assert problem.chunk_rows % plan.ROWS == 0
     assert 0 < chunks[-1][1] <= problem.chunk_rows
+
+
+@given(problems())
+def test_rows_of_int8_values_start_at_multiples_of_sixteen_bytes(problem: Problem) -> None:
+    int8, half = (replace(problem, element_size=size) for size in (1, 2))
+    assert int8.quantized_row_bytes % 16 == 0 == int8.hidden_row_bytes % 16
+    assert problem.model_dim <= int8.quantized_row_bytes < problem.model_dim + 16
+    assert 2 * int8.hidden_row_bytes == half.hidden_row_bytes
+    assert half.quantized_row_bytes == 0
+    assert workspace(half).q == workspace(half).hidden
+
+
+@given(problems())
+def test_blocks_that_quantise_cover_every_row_and_padded_column(problem: Problem) -> None:
+    rows = problem.chunk_rows - 1
+    (height, width), (down, across) = plan.QUANTIZE_BLOCK, quantize_grid(problem, rows)
+    assert (down - 1) * height < rows <= down * height
+    assert (across - 1) * width < problem.model_dim
+    assert replace(problem, element_size=1).quantized_row_bytes <= across * width
 
 
 @given(problems(), ENTRIES)

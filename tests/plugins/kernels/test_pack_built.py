@@ -16,7 +16,7 @@ from acm_export.base.errors import KernelError
 from acm_export.plugins.kernels import hopper
 from acm_export.plugins.kernels.pack import Kernel, Pack, read_pack
 from acm_export.plugins.kernels.tiles import ARCHITECTURES, entries
-from acm_export.plugins.kernels.variants import variants
+from acm_export.plugins.kernels.variants import INT8_KERNELS, variants
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
@@ -24,7 +24,17 @@ if TYPE_CHECKING:
 
 T = TypeVar("T")
 
-STACK_BYTES = {"up": 0, "down": 0, "down_split": 0, "up_hopper": 8, "down_hopper": 8}
+STACK_BYTES = {
+    "up": 0,
+    "down": 0,
+    "down_split": 0,
+    "quantize_rows": 0,
+    "up_int8": 0,
+    "down_int8": 0,
+    "down_split_int8": 0,
+    "up_hopper": 8,
+    "down_hopper": 8,
+}
 """Most bytes of stack that a matrix product may have. Those for Hopper keep a word there that no iteration of the loop
 over K touches: their multiplying threads hold 232 registers, as many as a multiprocessor has for them."""
 
@@ -59,8 +69,10 @@ def test_every_variant_of_every_architecture_is_there_once(pack: Pack) -> None:
         assert sorted(held) == sorted(variant.key for variant in variants(arch))
 
 
-def test_the_pack_is_at_most_20_mb(pack: Pack) -> None:
-    assert len(pack.cubins) <= 20e6
+def test_the_pack_is_at_most_20_mb_and_10_mb_more_for_int8(pack: Pack) -> None:
+    int8 = sum(kernel.size for kernel in pack.kernels if kernel.kernel in INT8_KERNELS)
+    assert int8 <= 10e6
+    assert len(pack.cubins) - int8 <= 20e6
 
 
 def test_cubins_are_those_of_their_rows(pack: Pack) -> None:
@@ -94,12 +106,14 @@ def test_no_matrix_product_spills_registers(pack: Pack, tmp_path: Path) -> None:
         assert {kernel: size for kernel, size in sizes.items() if size > most} == {}
 
 
-def main_products(pack: Pack, *architectures: str) -> list[Kernel]:
-    """Half-precision products for many tokens, without masks."""
+def main_products(pack: Pack, precision: str, *architectures: str) -> list[Kernel]:
+    """Products for many tokens, without masks."""
     return [
         kernel
         for kernel in pack.kernels
-        if kernel.arch in architectures and kernel.even and entries()[kernel.entry].max_tokens is None
+        if kernel.arch in architectures
+        and kernel.even
+        and (entries()[kernel.entry].precision, entries()[kernel.entry].max_tokens) == (precision, None)
     ]
 
 
@@ -113,17 +127,20 @@ def test_products_for_hopper_use_its_matrix_units(pack: Pack, tmp_path: Path) ->
 
 @pytest.mark.slow
 @pytest.mark.parametrize(
-    ("architectures", "instruction"),
+    ("precision", "architectures", "instruction"),
     [
-        (("sm_90",), "HGMMA"),
-        (("sm_100", "sm_103", "sm_110"), "UTCHMMA"),
-        (("sm_80", "sm_86", "sm_87", "sm_89", "sm_120", "sm_121"), "HMMA"),
+        ("half", ("sm_90",), "HGMMA"),
+        ("half", ("sm_100", "sm_103", "sm_110"), "UTCHMMA"),
+        ("half", ("sm_80", "sm_86", "sm_87", "sm_89", "sm_120", "sm_121"), "HMMA"),
+        ("int8", ("sm_90",), "IGMMA"),
+        ("int8", ("sm_100",), "UTCIMMA"),
+        ("int8", ("sm_80", "sm_86", "sm_87", "sm_89", "sm_103", "sm_110", "sm_120", "sm_121"), "IMMA"),
     ],
 )
 def test_main_products_use_the_matrix_units_of_their_architecture(
-    pack: Pack, architectures: tuple[str, ...], instruction: str, tmp_path: Path
+    pack: Pack, precision: str, architectures: tuple[str, ...], instruction: str, tmp_path: Path
 ) -> None:
-    kernels = main_products(pack, *architectures)
-    assert len(kernels) == 4 * len(architectures)
+    kernels = main_products(pack, precision, *architectures)
+    assert len(kernels) == 4 * len(architectures)  # GEMM 1 and 2 in two types, or GEMM 2 of the int8 operator in three
     found = ask(pack, kernels, lambda file: f" {instruction}" in machine_code(file), tmp_path)
     assert [name for name, used in found.items() if not used] == []

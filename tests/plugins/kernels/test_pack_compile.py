@@ -16,7 +16,7 @@ from acm_export.base.errors import MissingDependencyError
 from acm_export.op.signature import ACTIVATIONS
 from acm_export.plugins.kernels import hopper, nvrtc, plan
 from acm_export.plugins.kernels.tiles import ARCHITECTURES, entries
-from acm_export.plugins.kernels.variants import Variant, variants
+from acm_export.plugins.kernels.variants import INT8_KERNELS, Variant, variants
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -33,6 +33,18 @@ MAIN = next(
 
 FOR_CUDA = [index for index in HALF if entries()[index].language == "cuda"]
 
+INT8_MAIN = {
+    arch: next(
+        index
+        for index, entry in enumerate(entries())
+        if arch in entry.archs and (entry.precision, entry.max_tokens) == ("int8", None)
+    )
+    for arch in ("sm_87", "sm_90")
+}
+"""The entries of the int8 operator for many tokens."""
+
+INT8_FEW = next(index for index, entry in enumerate(entries()) if entry.precision == "int8")
+
 ROUTING = ("route_one_block", "count_tokens", "place_tokens")
 
 KEYS = [
@@ -40,6 +52,10 @@ KEYS = [
     ("down", "bf16", MAIN, True, ""),
     ("down_split", "fp16", 0, False, ""),
     *((kernel, "", 8, False, "") for kernel in ROUTING),
+    ("quantize_rows", "bf16", 16, False, ""),
+    ("up_int8", "", INT8_MAIN["sm_90"], True, ""),
+    ("down_int8", "fp32", INT8_MAIN["sm_90"], True, ""),
+    ("down_split_int8", "fp16", INT8_FEW, False, ""),
 ]
 POINTERS = {
     "up": ["x", "order", "reach", "w1", "b1", "hidden"],
@@ -48,6 +64,10 @@ POINTERS = {
     "route_one_block": ["gate_logits", "thresholds", "counts", "order", "reach", "arrivals"],
     "count_tokens": ["gate_logits", "thresholds", "counts", "histograms"],
     "place_tokens": ["counts", "histograms", "order", "reach", "arrivals"],
+    "quantize_rows": ["x", "order", "reach", "x_mult", "q"],
+    "up_int8": ["q", "reach", "w1_t", "s1", "b1", "h_mult", "h_zero", "hidden"],
+    "down_int8": ["hidden", "order", "counts", "reach", "w2_t", "s2", "b2", "y"],
+    "down_split_int8": ["hidden", "order", "counts", "reach", "w2_t", "s2", "b2", "partial", "arrivals", "y"],
 }
 """Written out: a kernel that gets an argument more must get it in the plugin too."""
 
@@ -60,11 +80,12 @@ def kernels(tmp_path_factory: pytest.TempPathFactory) -> list[Compiled]:
 
 def signatures() -> dict[str, list[str]]:
     """Names of the run-time arguments of every kernel, from its source."""
-    from acm_export.plugins.kernels import down, routing, up
+    from acm_export.plugins.kernels import down, down_int8, quantize_rows, routing, up, up_int8
 
+    modules = (down, down_int8, quantize_rows, routing, up, up_int8)
     found = {}
     for kernel in POINTERS:
-        function = next(getattr(module, kernel) for module in (down, routing, up) if hasattr(module, kernel))
+        function = next(getattr(module, kernel) for module in modules if hasattr(module, kernel))
         parameters = inspect.signature(function.fn).parameters.values()
         found[kernel] = [p.name for p in parameters if "constexpr" not in str(p.annotation)]
     return found
@@ -119,8 +140,9 @@ def test_margins_keep_subnormal_differences(kernels: list[Compiled]) -> None:
     assert ".ftz" not in route.ptx
 
 
-def test_a_split_product_counts_its_piece_after_all_threads_stored_it(kernels: list[Compiled]) -> None:
-    split = next(result for result in kernels if result.kernel.kernel == "down_split")
+@pytest.mark.parametrize("kernel", ["down_split", "down_split_int8"])
+def test_a_split_product_counts_its_piece_after_all_threads_stored_it(kernels: list[Compiled], kernel: str) -> None:
+    split = next(result for result in kernels if result.kernel.kernel == kernel)
     accesses = r"(st\.global|bar\.sync|atom\.global\.gpu\.acq_rel\.add|ld\.global\.cg)\b"
     found = [match for match, _ in groupby(re.findall(accesses, split.ptx))]
     # the piece, a barrier, the count, a barrier, the pieces of other blocks past L1, y
@@ -132,6 +154,31 @@ def test_a_split_product_counts_its_piece_after_all_threads_stored_it(kernels: l
         "ld.global.cg",
         "st.global",
     ]
+
+
+def test_rounding_to_int8_is_not_contracted(kernels: list[Compiled]) -> None:
+    rows = next(result for result in kernels if result.kernel.kernel == "quantize_rows")
+    assert "mul.f32" in rows.ptx or "mul.rn.f32" in rows.ptx
+    assert "fma" not in rows.ptx
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    ("arch", "instruction", "by_byte"), [("sm_87", "IMMA", "LDS.U8"), ("sm_90", "IGMMA", "STS.U8")]
+)
+def test_int8_products_use_matrix_units_and_never_handle_single_bytes(
+    arch: str, instruction: str, by_byte: str, tmp_path: Path
+) -> None:
+    keys = [("up_int8", "", INT8_MAIN[arch], True, ""), ("down_int8", "fp32", INT8_MAIN[arch], True, "")]
+    for result in compiling(compiled, arch, keys, tmp_path):
+        file = tmp_path / "kernel.cubin"
+        file.write_bytes(result.cubin)
+        code = machine_code(file)
+        assert result.stack_bytes == 0, result.kernel.key
+        assert f" {instruction}" in code, result.kernel.key
+        assert f" {by_byte}" not in code, result.kernel.key
+        if result.kernel.kernel == "down_int8":  # the other packs hidden values
+            assert code.count(" PRMT") <= 4, "operands are taken apart and put together again"
 
 
 def test_drivers_of_cuda_12_load_kernels_for_sm_90(kernels: list[Compiled]) -> None:
@@ -225,17 +272,24 @@ def test_every_launch_finds_its_kernel(arch: str) -> None:
             if entry.language == "cuda":
                 wanted = {(hopper.UP, dtype, index, False, activation) for activation in ACTIVATIONS}
                 wanted |= {(hopper.DOWN, dtype, index, False, "")}
+            elif entry.precision == "int8":
+                product = "down_split_int8" if entry.split else "down_int8"
+                wanted = {("up_int8", "", index, False, "")}
+                wanted |= {(product, of_y, index, False, "") for of_y in ("fp32", "fp16", "bf16")}
             else:
                 products = ("up", "down_split" if entry.split else "down")
                 wanted = {(kernel, dtype, index, False, "") for kernel in products}
             assert (wanted <= set(keys)) == (arch in entry.archs)
     for choices, _ in plan.ROUTING_BLOCKS:
         assert {(kernel, "", choices, False, "") for kernel in ROUTING} <= set(keys)
+    for dtype in ("fp32", "fp16", "bf16"):
+        assert {("quantize_rows", dtype, alignment, False, "") for alignment in (16, 1)} <= set(keys)
 
 
-def test_half_precision_has_kernels_without_masks_where_widths_allow_them() -> None:
+def test_half_precision_and_int8_have_kernels_without_masks_where_widths_allow_them() -> None:
     even = [variant for variant in variants("sm_80") if variant.even]
-    assert {variant.dtype for variant in even} == {"fp16", "bf16"}
+    assert {entries()[variant.entry].precision for variant in even} == {"half", "int8"}
+    assert {variant.dtype for variant in even if variant.kernel not in INT8_KERNELS} == {"fp16", "bf16"}
     assert all(_twin(variant) for variant in even)
 
 

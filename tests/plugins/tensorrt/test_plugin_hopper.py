@@ -8,11 +8,11 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 import torch
-from plugin_core import Case, Core, Driver, EncodedMap, pointers
+from plugin_core import QUANTIZED_CASES, Case, Core, Driver, EncodedMap, pointers
 from plugin_launches import placed, run_python
 
 from acm_export.op.signature import ACTIVATIONS
-from acm_export.plugins.kernels import hopper, launch
+from acm_export.plugins.kernels import hopper, launch, launch_quantized
 from acm_export.plugins.kernels import packed as packed_module
 from acm_export.plugins.kernels.pack import read_pack
 from acm_export.plugins.kernels.packed import PackedKernels
@@ -42,6 +42,7 @@ TRITON_CASES = [
     *(Case(leading=(tokens,), model_dim=65, hidden_dim=24, dtype="bfloat16") for tokens in (30, 3000)),
     *(Case(leading=(2000,), model_dim=256, hidden_dim=80, dtype="float32", allow_tf32=tf32) for tf32 in (False, True)),
     Case(leading=(2, 150), model_dim=64, hidden_dim=40, num_learners=40, min_learners=3, activation="relu"),
+    *QUANTIZED_CASES,
 ]
 
 
@@ -67,7 +68,8 @@ def launches_of_python(
 
     workspaces: list[torch.Tensor] = []
     monkeypatch.setattr(packed_module, "allocate", allocate)
-    monkeypatch.setattr(launch, "usable_pack", lambda _: packed)
+    for launcher in (launch, launch_quantized):
+        monkeypatch.setattr(launcher, "usable_pack", lambda _: packed)
     monkeypatch.setattr(torch.cuda, "current_stream", lambda _: SimpleNamespace(cuda_stream=77))
 
     def run(case: Case) -> list[Launch]:

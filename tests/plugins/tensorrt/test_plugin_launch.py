@@ -1,4 +1,4 @@
-"""The plugin's core launches what plugins/kernels/launch.py launches: kernels, grids, arguments, in order.
+"""The plugin's core launches what plugins/kernels/launch.py and launch_quantized.py launch: kernels, grids, arguments.
 
 The kernels for Hopper: test_plugin_hopper.py.
 """
@@ -6,12 +6,11 @@ The kernels for Hopper: test_plugin_hopper.py.
 from __future__ import annotations
 
 from dataclasses import replace
-from types import SimpleNamespace
 from typing import TYPE_CHECKING, Any
 
 import pytest
 import torch
-from plugin_core import Case, Core, Driver, pointers
+from plugin_core import QUANTIZED_CASES, Case, Core, Driver, address_of, pointers
 from plugin_launches import placed, run_python
 
 from acm_export.op.signature import INPUTS
@@ -40,6 +39,7 @@ CASES = [
     Case(leading=(65,), dtype="float32", allow_tf32=True),
     Case(leading=(9, 3000), model_dim=16, hidden_dim=1024, num_learners=4),  # several chunks
     Case(leading=(2, 17_000), model_dim=16, hidden_dim=16, num_learners=64),  # several pieces of tokens for each block
+    *QUANTIZED_CASES,
 ]
 
 
@@ -68,12 +68,13 @@ def test_launches_of_kernels_in_triton_agree(
 
 
 def _check_constants(run: Launch, constants: dict[str, Any], case: Case) -> None:
-    if run.kernel.kernel in ("up", "down", "down_split"):
+    if run.kernel.kernel.startswith(("up", "down")):
         entry = entries()[run.kernel.entry]
-        tile = entry.up if run.kernel.kernel == "up" else entry.down
+        tile = entry.up if run.kernel.kernel.startswith("up") else entry.down
         assert (tile.block_m, tile.block_n, tile.block_k) == tuple(constants[f"BLOCK_{axis}"] for axis in "MNK")
-        assert run.kernel.even == (constants["EVEN"] and entry.alignment > 1 and case.dtype != "float32")
-        assert (run.kernel.dtype == "tf32") == (constants["PRECISION"] == "tf32")
+        has_even = entry.alignment > 1 and (case.quantized or case.dtype != "float32")
+        assert run.kernel.even == (constants["EVEN"] and has_even)
+        assert (run.kernel.dtype == "tf32") == (constants.get("PRECISION") == "tf32")
     elif "CHOICES" in constants:
         assert run.kernel.entry == constants["CHOICES"]
 
@@ -189,17 +190,9 @@ def test_a_tactic_that_does_not_exist_is_rejected(core: Core) -> None:
 @pytest.mark.parametrize("name", ["x", "w1", "b1", "w2", "b2", "y", "workspace"])
 def test_an_unaligned_address_gets_kernels_without_wide_loads(core: Core, driver: Driver, name: str) -> None:
     case = Case()
-    address = getattr(_addresses(), name)
-    assert core.layer(case).enqueue(case.tensors(), pointers(**{name: address + 4})), core.error
+    assert core.layer(case).enqueue(case.tensors(), pointers(**{name: address_of(name) + 4})), core.error
     up = next(run for run in driver.launches() if run.kernel.kernel == "up")
     assert entries()[up.kernel.entry].alignment == 1
-
-
-def _addresses() -> SimpleNamespace:
-    p = pointers()
-    return SimpleNamespace(
-        **dict(zip(INPUTS, p.inputs, strict=True)), y=p.outputs[0], counts=p.outputs[1], workspace=p.workspace
-    )
 
 
 def test_discrete_chips_of_the_8_family_run_sm_80(core: Core, driver: Driver) -> None:

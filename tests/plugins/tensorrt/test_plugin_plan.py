@@ -43,7 +43,7 @@ def problems(draw: st.DrawFn, sizes: st.SearchStrategy[int] = SIZES) -> Problem:
         draw(sizes),
         num_learners,
         draw(st.integers(0, num_learners)),
-        draw(st.sampled_from([2, 4])),
+        draw(st.sampled_from([1, 2, 4])),
     )
 
 
@@ -57,6 +57,7 @@ def planned(problem: Problem) -> list[int]:
         layout.order,
         layout.histograms,
         layout.arrivals,
+        layout.q,
         layout.hidden,
         layout.partial,
         layout.size,
@@ -101,7 +102,7 @@ def test_there_is_an_arrival_for_every_tile_of_an_entry_that_splits(core: Core, 
             grids, planned = core.grids(problem, index, tokens), core.plan(problem)
             assert grids is not None
             assert planned is not None
-            assert not core.splits(problem, entry.split) or grids[1] <= planned[9]
+            assert not core.splits(problem, entry.split) or grids[1] <= planned[10]
 
 
 @given(problem=PROBLEMS, data=st.data())
@@ -113,12 +114,20 @@ def test_grids_agree(core: Core, problem: Problem, data: st.DataObject) -> None:
     assert core.grids(problem, index, rows) == (expected if max(expected) <= MAX_SIZE else None)
 
 
+@given(problem=PROBLEMS, rows=st.integers(1, 1 << 20))
+def test_grids_of_rounding_to_int8_agree(core: Core, problem: Problem, rows: int) -> None:
+    assert core.quantize_grid(problem, rows) == grids.quantize_grid(problem, rows)
+
+
 @pytest.mark.parametrize("size", [(1 << 31) - 1, 1 << 62, MAX_SIZE - 15, MAX_SIZE])
 def test_plans_near_the_largest_64_bit_number_agree(core: Core, size: int) -> None:
     for problem in (
         Problem(MAX_TOKENS, size, 16, 64, 0, 4),
         Problem(1, 16, size, 1, 0, 2),
         Problem(MAX_TOKENS, size, size, 64, 0, 4),
+        Problem(MAX_TOKENS, size, 16, 64, 0, 1),
+        Problem(MAX_TOKENS, 16, size, 64, 0, 1),
+        Problem(1, size, size, 1, 0, 1),
     ):
         expected = planned(problem)
         assert core.plan(problem) == (expected if max(expected) <= MAX_SIZE else None)

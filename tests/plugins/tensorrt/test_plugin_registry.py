@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import subprocess
 from functools import cache
 from pathlib import Path
@@ -54,14 +55,16 @@ def test_the_library_is_listed_once_and_creates_plugins(
         pytest.skip(f"the library is for TensorRT {headers.version[0]}, the registry of {version_of(python)[0]}")
     for how in ways(python):
         report, stderr = probe(python, built["acm_gated_learners"], how)
-        assert report["counts"] == [1] * len(report["counts"]), how
+        assert report["counts"] == [[1, 1]] * len(report["counts"]), how
         assert report.get("handle", True)
-        assert report["field_names"][:4] == ["num_learners", "min_learners", "activation", "allow_tf32"]
-        made = {name: ok for name, ok in report["plugins"].items() if not name.startswith("bad")}
-        assert all(made.values()), made
-        assert not any(ok for name, ok in report["plugins"].items() if name.startswith("bad"))
-        reason = "activation is 'tanh'; it must be one of gelu, gelu_tanh, relu, silu, identity"
-        assert f"GatedLearners: createPlugin: {reason}" in stderr
+        for name, last_field in (("GatedLearners", "allow_tf32"), ("QuantizedGatedLearners", "dynamic")):
+            found = report[name]
+            assert found["field_names"][:4] == ["num_learners", "min_learners", "activation", last_field]
+            made = {step: ok for step, ok in found["plugins"].items() if not step.startswith("bad")}
+            assert all(made.values()), made
+            assert not any(ok for step, ok in found["plugins"].items() if step.startswith("bad"))
+            reason = "activation is 'tanh'; it must be one of gelu, gelu_tanh, relu, silu, identity"
+            assert re.search(rf"\b{name}: createPlugin: {reason}", stderr)
 
 
 def test_another_major_is_rejected_with_both_versions(
@@ -71,7 +74,7 @@ def test_another_major_is_rejected_with_both_versions(
         pytest.skip("the library is for this TensorRT")
     for how in ways(python):
         report, stderr = probe(python, built["acm_gated_learners"], how)
-        assert report["counts"] == [0] * len(report["counts"])
+        assert report["counts"] == [[0, 0]] * len(report["counts"])
         assert not report.get("handle")
         assert stderr.count(REFUSAL.format(headers.version_text)) == 1
 
