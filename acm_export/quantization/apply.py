@@ -5,9 +5,10 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 import numpy as np
+from onnx.helper import tensor_dtype_to_np_dtype
 
 from acm_export.base import interrupts
-from acm_export.onnx_file.quantization.dense import rewrite_site
+from acm_export.onnx_file.quantization.dense import rewrite_site, scale_element
 from acm_export.onnx_file.quantization.edit import GraphEdit
 from acm_export.onnx_file.quantization.embeddings import QuantizedTable, rewrite_embedding
 from acm_export.onnx_file.quantization.learners import QuantizedLearners, as_int8, rewrite_learners
@@ -114,7 +115,9 @@ class Application:
         if seen is None or self._options.dynamic:
             result = dynamic_site(weights, seen, self._options, foldable=foldable)
         else:
-            result = static_site(weights, biases, seen, self._options, foldable=foldable)
+            element = self._view.element_type(site.linears[0].weight)
+            dtype = tensor_dtype_to_np_dtype(scale_element(element, self._manifest.opset, dynamic=False))
+            result = static_site(weights, biases, seen, self._options, foldable=foldable, dtype=dtype)
         rewrite_site(site, result.scales, self._view, self._edit, self._manifest.opset)
         self.parts += [QuantizedPart(name, "linear", error) for name, error in result.errors.items()]
 
@@ -125,7 +128,8 @@ class Application:
 
     def _embedding(self, table: str) -> None:
         values = self._view.read(table)
-        rows, scale = quantize_axis(values, 127, 1)
+        dtype = tensor_dtype_to_np_dtype(self._view.element_type(table))
+        rows, scale = quantize_axis(values, 127, 1, dtype)
         quantized = QuantizedTable(rows, scale[:, None])
         rewrite_embedding(table, quantized, self._view, self._edit)
         error = relative_error(np.asarray(rows * quantized.scale, np.float32), values)

@@ -8,12 +8,19 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from acm_export.onnx_file.quantization.dense import QuantizedSite, QuantizedWeight
-from acm_export.quantization.scales import Floats, migration, quantize_columns, round_symmetric, symmetric_scale
+from acm_export.quantization.scales import (
+    Floats,
+    as_stored,
+    migration,
+    quantize_columns,
+    round_symmetric,
+    symmetric_scale,
+)
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
-    from numpy.typing import NDArray
+    from numpy.typing import DTypeLike, NDArray
 
     from acm_export.quantization.observed import Observed
     from acm_export.quantization.options import Options
@@ -44,6 +51,7 @@ def static_site(
     options: Options,
     *,
     foldable: bool,
+    dtype: DTypeLike = np.float32,
 ) -> SiteResult:
     """Fixed scales for a site.
 
@@ -53,12 +61,13 @@ def static_site(
         seen: Values of the tensor.
         options: How to quantise.
         foldable: Whether a norm before the site takes over the migration at no cost.
+        dtype: Type in which the file stores the scales.
     """
-    plain = _with(None, weights, biases, seen, options)
+    plain = _with(None, weights, biases, seen, options, dtype)
     if not options.migration:
         return plain
     divisor = migration(seen.largest, channel_reach(weights), options.migration)
-    moved = _with(divisor, weights, biases, seen, options)
+    moved = _with(divisor, weights, biases, seen, options, dtype)
     gain = 1.0 if foldable else MIGRATION_GAIN
     return moved if _total(moved) < gain * _total(plain) else plain
 
@@ -109,17 +118,19 @@ def _with(
     biases: Mapping[str, NDArray[np.float32]],
     seen: Observed,
     options: Options,
+    dtype: DTypeLike,
 ) -> SiteResult:
     multiplier = None if divisor is None else (1 / divisor).astype(np.float32)
     values = seen.sample if multiplier is None else seen.sample * multiplier
     moved = {name: weight if divisor is None else weight * divisor[:, None] for name, weight in weights.items()}
     importance = np.sum([np.square(weight).sum(1) for weight in moved.values()], axis=0)
     largest = seen.largest if multiplier is None else seen.largest * multiplier
-    scale = symmetric_scale(values, importance, float(largest.max()))
+    exact_scale = symmetric_scale(values, importance, float(largest.max()))
+    scale = np.float32(as_stored(np.array(exact_scale), dtype))
     rounded = round_symmetric(values, scale) * scale
     found, errors = {}, {}
     for name, weight in moved.items():
-        int8 = QuantizedWeight(*quantize_columns(weight, options.levels))
+        int8 = QuantizedWeight(*quantize_columns(weight, options.levels, dtype))
         exact, approximate = values @ weight, rounded @ _floats(int8)
         if name in biases:
             shift = (exact - approximate).mean(0)

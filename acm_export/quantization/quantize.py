@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from acm_export.base.errors import UsageError
-from acm_export.base.files import check_apart, check_onnx_suffix, check_writable
+from acm_export.base.files import check_apart, check_onnx_suffix, check_writable, staging_folder
 from acm_export.base.progress import Progress, Silent
 from acm_export.quantization.options import Options
 from acm_export.quantization.run import QuantizationRun
@@ -84,7 +84,8 @@ def quantize(
             "give samples with --data, or scale each token at run time with --activations dynamic",
         )
     check_writable(target)
-    run = QuantizationRun(path, options, _RUNTIMES[device], progress or Silent())
-    if data is not None:
-        run.observe(data, processor)
-    return run.result(target)
+    with staging_folder(target) as staging:
+        run = QuantizationRun(path, staging, options, _RUNTIMES[device], progress or Silent())
+        if data is not None:
+            run.observe(data, processor)
+        return run.result(target)

@@ -8,7 +8,6 @@ from typing import TYPE_CHECKING
 import onnx
 from onnx.external_data_helper import load_external_data_for_model
 
-from acm_export.base.files import staging_folder
 from acm_export.calibration.data import CalibrationData, Survey
 from acm_export.data.dataset import HOLD_OUT_EVERY, Dataset
 from acm_export.data.open_data import open_data
@@ -71,6 +70,7 @@ class QuantizationRun:
 
     Args:
         path: Path of the float file.
+        staging: Staging folder for files.
         options: How to quantise.
         runtime: Session class that runs the files.
         progress: Receives stages and batches.
@@ -80,8 +80,9 @@ class QuantizationRun:
         ModelFileError: The file is broken, not from acm-export, already quantised, or bf16.
     """
 
-    def __init__(self, path: Path, options: Options, runtime: type[Session], progress: Progress) -> None:
-        self._path, self._options, self._runtime, self._progress = path, options, runtime, progress
+    def __init__(self, path: Path, staging: Path, options: Options, runtime: type[Session], progress: Progress) -> None:
+        self._path, self._staging = path, staging
+        self._options, self._runtime, self._progress = options, runtime, progress
         model = read_model(path)
         self._manifest = read_manifest(model, path)
         check_graph(model, self._manifest, path)
@@ -89,6 +90,8 @@ class QuantizationRun:
         check_thresholds(model, self._manifest, path)
         self._thresholds = stored_thresholds(model, self._manifest, path.parent)
         self._plan = make_plan(model, self._manifest, GraphView(model, path.parent), path, options)
+        self._size = _size(model, path)
+        self._source = _with_data_file(model, path, staging)
         self._samples: _Samples | None = None
         self._statistics: Statistics | None = None
         self._runtime_name: str | None = None
@@ -106,7 +109,7 @@ class QuantizationRun:
             QuantizationError: A tensor has NaN or infinite values.
         """
         readers = self._plan.readers()
-        session = ObservingSession(self._path, tuple(readers), self._runtime)
+        session = ObservingSession(self._source, tuple(readers), self._runtime)
         self._runtime_name = session.name
         folder = self._path.absolute().parent
         everything = open_data(data, session.inputs, model_folder=folder, processor=processor)
@@ -114,13 +117,13 @@ class QuantizationRun:
         wanted = -(-self._options.samples * HOLD_OUT_EVERY // (HOLD_OUT_EVERY - 1))
         used = everything.spread(wanted)
         settings = dial_settings(self._manifest, self._thresholds)
-        statistics = Statistics(session, readers, self._plan.layers_by_tensor(), settings)
+        statistics = Statistics(readers, self._plan.layers_by_tensor(), settings)
         first = next(CalibrationData(used, batch_size=1).calibration())
-        size = statistics.batch_size(first, self._options.batch)
+        size = statistics.batch_size(session, first, self._options.batch)
         chosen = CalibrationData(used, batch_size=size)
         survey = chosen.survey()
         self._progress.stage("observing the float file", survey.batches)
-        statistics.collect(chosen.calibration(), survey.batches, self._progress.batch)
+        statistics.collect(session, chosen.calibration(), survey.batches, self._progress.batch)
         self._statistics, self._samples = statistics, _Samples(everything, chosen, survey)
 
     def result(self, target: Path) -> QuantizationResult:
@@ -136,21 +139,18 @@ class QuantizationRun:
         model, manifest, parts = self._quantized()
         comparisons: tuple[Comparison, ...] = ()
         knots: tuple[CorrectedKnot, ...] = ()
-        size_before = _size(self._path)
-        with staging_folder(target) as staging:
-            staged = staging / target.name
-            _write_plain(model, manifest, self._path.parent, staged)
-            if self._samples is not None:
-                comparisons = self._compare(staged, self._samples)
-                manifest, knots = self._corrected(staged, manifest, self._samples)
-            elif manifest.calibration is not None:
-                self._notes.append(
-                    "the budget table was measured before quantisation; give --data, or calibrate the int8 file, to "
-                    "correct it"
-                )
-            _write_final(model, manifest, staged)
-            del model
-            data_path = finish(staged, target)
+        staged = self._staging / target.name
+        _write_plain(model, manifest, self._source.parent, staged)
+        if self._samples is not None:
+            comparisons = self._compare(staged, self._samples)
+            manifest, knots = self._corrected(staged, manifest, self._samples)
+        elif manifest.calibration is not None:
+            self._notes.append(
+                "the budget table was measured before quantisation; give --data, or calibrate the int8 file, to "
+                "correct it"
+            )
+        _write_final(model, manifest, staged)
+        data_path = finish(staged, target)
         survey = None if self._samples is None else self._samples.survey
         return QuantizationResult(
             path=target,
@@ -158,8 +158,8 @@ class QuantizationRun:
             manifest=manifest,
             parts=parts,
             kept=self._plan.kept,
-            bytes_before=size_before,
-            bytes_after=_size(target),
+            bytes_before=self._size,
+            bytes_after=_size(read_model(target), target),
             samples=survey.samples if survey else 0,
             compared_samples=self._samples.compared if self._samples else 0,
             held_out=bool(survey and survey.held_out),
@@ -171,12 +171,12 @@ class QuantizationRun:
 
     def _quantized(self) -> tuple[onnx.ModelProto, Manifest, tuple[QuantizedPart, ...]]:
         """The int8 model, without a budget input, and its manifest."""
-        model = read_model(self._path)
+        model = read_model(self._source)
         if self._manifest.budget_input:
             budget_input.detach(model, self._thresholds)
         steps = len(self._plan.layers) + len(self._plan.sites)
         self._progress.stage("computing int8 weights and scales", steps)
-        view = GraphView(model, self._path.parent)
+        view = GraphView(model, self._source.parent)
         application = Application(model, self._manifest, view, self._statistics, self._options)
         manifest = application.run(self._plan, self._progress.batch)
         self._statistics = None
@@ -203,7 +203,7 @@ class QuantizationRun:
                 f"the files were compared on the samples that set the scales: {samples.survey.samples} given, at least "
                 f"{HOLD_OUT_EVERY} needed to hold one out"
             )
-        before, after = (ObservingSession(path, (), self._runtime) for path in (self._path, staged))
+        before, after = (ObservingSession(path, (), self._runtime) for path in (self._source, staged))
         return compare(before, after, settings, samples.unseen, self._progress.batch)
 
     def _corrected(
@@ -242,7 +242,20 @@ def _write_final(model: onnx.ModelProto, manifest: Manifest, staged: Path) -> No
         onnx.save(model, staged)
 
 
-def _size(path: Path) -> int:
+def _with_data_file(model: onnx.ModelProto, path: Path, staging: Path) -> Path:
+    """Path of a copy whose weights are in a data file, from which they are read when needed; ``path`` if it has one.
+
+    Weights inside a file are in memory once for each reader, and several times while ONNX Runtime loads them.
+    """
+    if data_files(model):
+        return path
+    folder = staging / "float"
+    folder.mkdir()
+    stage(model, path.parent, folder / path.name)
+    return folder / path.name
+
+
+def _size(model: onnx.ModelProto, path: Path) -> int:
     """Bytes of a file and its external data."""
-    names = data_files(read_model(path))
+    names = data_files(model)
     return path.stat().st_size + sum((path.parent / name).stat().st_size for name in names)

@@ -10,7 +10,7 @@ import numpy as np
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-    from numpy.typing import NDArray
+    from numpy.typing import DTypeLike, NDArray
 
 Floats = np.ndarray
 """float32 arrays."""
@@ -42,25 +42,36 @@ def weight_levels(bits: int) -> int:
     return int(2 ** (bits - 1) - 1)
 
 
-def quantize_columns(weight: Floats, levels: int) -> tuple[NDArray[np.int8], NDArray[np.float32]]:
+def quantize_columns(
+    weight: Floats, levels: int, dtype: DTypeLike = np.float32
+) -> tuple[NDArray[np.int8], NDArray[np.float32]]:
     """Quantise a matrix with one scale for each column.
 
     Args:
         weight: float32 ``[rows, columns]``.
         levels: Largest absolute value.
+        dtype: Type in which the file stores the scales.
 
     Returns:
         int8 ``[rows, columns]`` and scales float32 ``[columns]``, 1 for columns of zeros.
     """
-    return quantize_axis(weight, levels, 0)
+    return quantize_axis(weight, levels, 0, dtype)
 
 
-def quantize_axis(weight: Floats, levels: int, axis: int) -> tuple[NDArray[np.int8], NDArray[np.float32]]:
+def quantize_axis(
+    weight: Floats, levels: int, axis: int, dtype: DTypeLike = np.float32
+) -> tuple[NDArray[np.int8], NDArray[np.float32]]:
     """Quantise a matrix with one scale for each slice along ``axis``."""
     largest = np.abs(weight).max(axis, keepdims=True)
     scale = np.where(largest > np.finfo(np.float32).tiny * levels, largest / levels, 1).astype(np.float32)
+    scale = as_stored(scale, dtype)
     values = np.clip(np.rint(weight / scale), -levels, levels).astype(np.int8)
     return values, np.squeeze(scale, axis)
+
+
+def as_stored(scale: Floats, dtype: DTypeLike) -> NDArray[np.float32]:
+    """Scales as a file stores them, in float32: rounded to a type, and at least its smallest positive value."""
+    return np.asarray(np.maximum(scale.astype(dtype), np.finfo(dtype).smallest_subnormal), np.float32)
 
 
 def migration(largest: Floats, weight: Floats, alpha: float) -> NDArray[np.float32]:

@@ -27,7 +27,7 @@ if TYPE_CHECKING:
 SAMPLED_TOKENS = 1024
 """Tokens that are kept of each tensor; twice as many change no scale by more than a step of the search."""
 
-_BATCH_BYTES = 1 << 28
+_BATCH_BYTES = 1 << 27
 """Bytes of the observed tensors of one batch; larger batches are split, because all of them are held at once."""
 
 
@@ -35,7 +35,6 @@ class Statistics:
     """Collects the values of some tensors of a file.
 
     Args:
-        session: Session of the float file that returns the tensors.
         readers: What reads each tensor, for errors: names of layers or weights, by tensor.
         layers: Layers whose learner counts are collected with the tensor that they read, by tensor.
         settings: Settings of the dial; the first one runs with every batch, the others in turn.
@@ -43,33 +42,36 @@ class Statistics:
 
     def __init__(
         self,
-        session: ObservingSession,
         readers: Mapping[str, Sequence[str]],
         layers: Mapping[str, Sequence[str]],
         settings: Sequence[DialSetting],
     ) -> None:
-        self._session, self._readers, self._layers = session, readers, layers
+        self._readers, self._layers = readers, layers
         self._first, self._others = settings[0], settings[1:]
         self._rng = np.random.default_rng(0)  # a regular step could meet the same position of every sample
         self._largest: dict[str, NDArray[np.float32]] = {}
         self._samples: dict[str, list[NDArray[np.float32]]] = {name: [] for name in readers}
         self._counts: dict[str, list[NDArray[np.int32]]] = {n: [] for names in layers.values() for n in names}
 
-    def batch_size(self, sample: Batch, wanted: int) -> int:
+    def batch_size(self, session: ObservingSession, sample: Batch, wanted: int) -> int:
         """The largest batch size, up to ``wanted``, whose tensors fit the memory limit.
 
         Args:
+            session: Session of the float file that returns the tensors.
             sample: A batch of one sample.
             wanted: Batch size that the user asks for.
         """
-        ran, _ = self._session.run(sample.feeds, self._first.thresholds, tuple(self._readers))
+        ran, _ = session.run(sample.feeds, self._first.thresholds, tuple(self._readers))
         held = sum(ran[name].nbytes for name in self._readers)
         return max(1, min(wanted, _BATCH_BYTES // max(held, 1)))
 
-    def collect(self, batches: Iterable[Batch], expected: int, on_batch: Callable[[], None]) -> None:
+    def collect(
+        self, session: ObservingSession, batches: Iterable[Batch], expected: int, on_batch: Callable[[], None]
+    ) -> None:
         """Run all batches.
 
         Args:
+            session: Session of the float file that returns the tensors.
             batches: Batches of samples.
             expected: About how many there are.
             on_batch: Called after every batch.
@@ -80,9 +82,9 @@ class Statistics:
         runs = expected * min(2, 1 + len(self._others))
         quota = -(-SAMPLED_TOKENS // max(runs, 1))
         for index, batch in enumerate(batches):
-            self._observe(batch, self._first, quota)
+            self._observe(session, batch, self._first, quota)
             if self._others:
-                self._observe(batch, self._others[index % len(self._others)], quota)
+                self._observe(session, batch, self._others[index % len(self._others)], quota)
             on_batch()
 
     def of(self, tensor: str, layer: str | None = None) -> Observed:
@@ -108,8 +110,8 @@ class Statistics:
         """Free the sample of a tensor."""
         self._samples[tensor] = []
 
-    def _observe(self, batch: Batch, setting: DialSetting, quota: int) -> None:
-        ran, masks = self._session.run(batch.feeds, setting.thresholds, tuple(self._readers))
+    def _observe(self, session: ObservingSession, batch: Batch, setting: DialSetting, quota: int) -> None:
+        ran, masks = session.run(batch.feeds, setting.thresholds, tuple(self._readers))
         for tensor in self._readers:
             self._add(tensor, ran, masks, quota)
 

@@ -8,10 +8,11 @@ import numpy as np
 import onnx
 import pytest
 from exported_files import session
-from int8_models import ATTENTION, SPECS, export_vit, rewritten
+from int8_models import ATTENTION, SPECS, WIDTH, export_vit, rewritten
 from onnx import TensorProto
 
 import acm_export as acm
+from acm_export.modules import ACMSpec
 from acm_export.onnx_file import staged_file
 from acm_export.onnx_file.manifest import read_manifest
 from acm_export.op import QUANTIZED_NAME
@@ -231,3 +232,60 @@ def test_json_has_everything(int8_sources: Path, tmp_path: Path) -> None:
     assert content["kept"] == [{"name": "classifier.weight", "reason": "it is a head"}]
     assert content["comparisons"][0]["setting"] == "all learners"
     assert content["manifest"]["quantization"]["weight_bits"] == 8
+
+
+@pytest.mark.parametrize("samples", [1, 4])
+def test_few_samples_are_compared_on_themselves(int8_sources: Path, tmp_path: Path, samples: int) -> None:
+    data = {"pixel_values": np.load(int8_sources / "data.npz")["pixel_values"][:samples]}
+
+    result = acm.quantize(int8_sources / "c.onnx", tmp_path / "c8.onnx", data=data)
+
+    assert (result.samples, result.compared_samples, result.held_out) == (samples, samples, False)
+    assert any("compared on the samples that set the scales" in note for note in result.notes)
+    assert result.manifest.calibration is not None
+    assert result.manifest.calibration.held_out_samples == 0
+
+
+def test_at_most_the_wanted_samples_set_the_scales(int8_sources: Path, tmp_path: Path) -> None:
+    result = quantized(int8_sources / "m.onnx", tmp_path / "m8.onnx", samples=8, batch=3)
+
+    assert (result.samples, result.compared_samples) == (8, 2)
+    assert result.manifest.quantization is not None
+    assert result.manifest.quantization.samples == 8
+
+
+def test_a_file_with_a_fixed_batch(int8_sources: Path, tmp_path: Path) -> None:
+    source = tmp_path / "m.onnx"
+    export_vit(source, dynamic_shapes={})
+
+    result = acm.quantize(source, tmp_path / "m8.onnx", data=str(int8_sources / "data.npz"))
+
+    assert result.comparisons[0].cosine > 0.999
+    assert result.samples % 2 == result.compared_samples % 2 == 0
+
+
+def test_a_file_without_gated_learners(tmp_path: Path, int8_sources: Path) -> None:
+    source = tmp_path / "m.onnx"
+    export_vit(source, {"vit.layers.0.mlp": ACMSpec(WIDTH, 2, 40, 2)})
+
+    result = acm.quantize(source, tmp_path / "m8.onnx", data=str(int8_sources / "data.npz"))
+
+    assert [c.setting for c in result.comparisons] == ["all learners", "trained thresholds"]
+    assert {c.int8_budget for c in result.comparisons} == {1.0}
+    assert result.comparisons[0].cosine > 0.99
+
+
+def test_activations_of_linear_layers_have_the_type_for_the_target(int8_sources: Path, tmp_path: Path) -> None:
+    first, tensorrt, again = (tmp_path / f"{name}.onnx" for name in ("first", "tensorrt", "again"))
+    quantized(int8_sources / "m.onnx", first)
+    rewritten(first, tensorrt, target="tensorrt")
+    rewritten(tensorrt, again, target="portable")
+
+    types = []
+    for path in (first, tensorrt, again):
+        graph = onnx.load(path).graph
+        zeros = {node.input[2] for node in graph.node if node.op_type == "QuantizeLinear"}
+        types.append({t.data_type for t in graph.initializer if t.name in zeros})
+    assert types == [{TensorProto.UINT8}, {TensorProto.INT8}, {TensorProto.UINT8}]
+    data = int8_sources / "data.npz"
+    assert (run(first, data) == run(again, data)).all()

@@ -54,6 +54,17 @@ def test_columns_of_zeros_or_denormals_become_zeros_with_scale_1() -> None:
     assert scale.tolist() == [1, 1]
 
 
+def test_weights_fit_the_scales_that_a_float16_file_stores() -> None:
+    weight = RNG.standard_normal((40, 3)).astype(np.float32) * np.array([1e-6, 1e-3, 1], np.float32)
+
+    values, scale = quantize_columns(weight, 127, np.float16)
+
+    assert (scale.astype(np.float16) == scale).all()
+    assert (scale > 0).all()
+    error = np.abs(values * scale - weight)
+    assert (error[:, 1:] <= scale[1:]).all()  # the largest weight may be clipped where its scale was rounded down
+
+
 def test_rows_can_have_scales_too() -> None:
     table = np.array([[1, -2], [100, 50]], np.float32)
 

@@ -108,9 +108,9 @@ def test_every_token_counts_for_the_largest_values_and_a_spread_of_them_is_kept(
     observing = ObservingSession(bert, (x,))
     settings = dial_settings(observing.manifest, {LAYER: np.zeros(4, np.float32)})
     data = samples(0, 400)
-    statistics = Statistics(observing, {x: [LAYER]}, {x: [LAYER]}, settings)
+    statistics = Statistics({x: [LAYER]}, {x: [LAYER]}, settings)
     batches = [Batch({n: a[start : start + 40] for n, a in data.items()}) for start in range(0, 400, 40)]
-    statistics.collect(batches, len(batches), lambda: None)
+    statistics.collect(observing, batches, len(batches), lambda: None)
     seen = statistics.of(x, LAYER)
 
     model.graph.output.append(onnx.helper.make_tensor_value_info(x, TensorProto.FLOAT, None))
@@ -129,13 +129,13 @@ def test_batches_are_split_where_the_tensors_would_not_fit(bert: Path, monkeypat
     x = node.input[0]
     observing = ObservingSession(bert, (x,))
     settings = dial_settings(observing.manifest, {LAYER: np.zeros(4, np.float32)})
-    statistics = Statistics(observing, {x: [LAYER]}, {x: [LAYER]}, settings)
+    statistics = Statistics({x: [LAYER]}, {x: [LAYER]}, settings)
     one = Batch(samples(0, 1))
-    assert statistics.batch_size(one, 32) == 32
+    assert statistics.batch_size(observing, one, 32) == 32
     monkeypatch.setattr("acm_export.quantization.statistics._BATCH_BYTES", 5 * 4 * LENGTH * WIDTH)
-    assert statistics.batch_size(one, 32) == 5
+    assert statistics.batch_size(observing, one, 32) == 5
     monkeypatch.setattr("acm_export.quantization.statistics._BATCH_BYTES", 10)
-    assert statistics.batch_size(one, 32) == 1
+    assert statistics.batch_size(observing, one, 32) == 1
 
 
 class Positions:
@@ -154,10 +154,10 @@ class Positions:
 @pytest.mark.parametrize("batch", [1, 32])
 def test_the_sample_has_tokens_of_every_position(tokens: int, batch: int) -> None:
     """A regular step through the tokens of a batch would meet a few positions only, such as the class token."""
-    statistics = Statistics(Positions(tokens), {"x": ["layer"]}, {}, [DialSetting("dense", np.empty(0, np.float32))])
+    statistics = Statistics({"x": ["layer"]}, {}, [DialSetting("dense", np.empty(0, np.float32))])
     batches = [Batch({"input": np.zeros(batch)})] * (256 // batch)
 
-    statistics.collect(batches, len(batches), lambda: None)
+    statistics.collect(Positions(tokens), batches, len(batches), lambda: None)
 
     positions, times = np.unique(statistics.of("x").sample, return_counts=True)
     assert len(positions) == min(tokens, len(positions)) > 0.95 * tokens

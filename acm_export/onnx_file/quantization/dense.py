@@ -75,12 +75,12 @@ def rewrite_site(site: Site, scales: QuantizedSite, view: GraphView, edit: Graph
         opset: Version of the default operator set, at least 17.
     """
     element = view.element_type(site.linears[0].weight)
-    wide = scales.scale is None or (element != TensorProto.FLOAT and opset < _FLOAT16_SCALES_OPSET)
-    steps = _Steps(site, view, edit, TensorProto.FLOAT if wide else element)
+    scale_type = scale_element(element, opset, dynamic=scales.scale is None)
+    steps = _Steps(site, view, edit, scale_type)
     x = site.x
     if scales.migration is not None and site.norm is None:
         x = steps.add("Mul", x, edit.weight(f"{site.x}.migration", scales.migration, element), name="migrated")
-    if wide and element != TensorProto.FLOAT:
+    if scale_type != element:
         x = steps.add("Cast", x, name="float32", to=TensorProto.FLOAT)
     factor = None
     if scales.scale is None:
@@ -97,6 +97,17 @@ def rewrite_site(site: Site, scales: QuantizedSite, view: GraphView, edit: Graph
         nodes = _product(linear, node, x, factor, scales.weights[linear.weight], steps)
         edit.replace(node, [*before, *nodes])
         before = []
+
+
+def scale_element(element: int, opset: int, *, dynamic: bool) -> int:
+    """Element type of the scales of a site, and of its values between quantising and the end of the products.
+
+    Args:
+        element: Element type of the float weights.
+        opset: Version of the default operator set.
+        dynamic: Whether rows are scaled at run time, which takes float32.
+    """
+    return TensorProto.FLOAT if dynamic or opset < _FLOAT16_SCALES_OPSET else element
 
 
 def _product(
