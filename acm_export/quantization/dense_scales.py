@@ -67,15 +67,13 @@ def static_site(
     if not options.migration:
         return plain
     divisor = migration(seen.largest, channel_reach(weights), options.migration)
-    moved = _with(divisor, weights, biases, seen, options, dtype)
-    gain = 1.0 if foldable else MIGRATION_GAIN
-    return moved if _total(moved) < gain * _total(plain) else plain
+    return _better(_with(divisor, weights, biases, seen, options, dtype), plain, foldable=foldable)
 
 
 def dynamic_site(
     weights: Mapping[str, NDArray[np.float32]], seen: Observed | None, options: Options, *, foldable: bool
 ) -> SiteResult:
-    """int8 weights for a site whose rows are scaled at run time; migrated if a norm takes that over and there are data.
+    """int8 weights for a site whose rows are scaled at run time.
 
     Args:
         weights: As for :func:`static_site`.
@@ -83,22 +81,11 @@ def dynamic_site(
         options: How to quantise.
         foldable: As for :func:`static_site`.
     """
-    multiplier: NDArray[np.float32] | None = None
-    divisor = np.ones(1, np.float32)
-    if seen is not None and options.migration and foldable:
-        divisor = migration(seen.largest, channel_reach(weights), options.migration)
-        multiplier = (1 / divisor).astype(np.float32)
-    found = {}
-    for name, weight in weights.items():
-        moved = weight if multiplier is None else weight * divisor[:, None]
-        found[name] = QuantizedWeight(*quantize_columns(moved, options.levels))
-    errors: dict[str, float | None] = dict.fromkeys(weights)
-    if seen is not None:
-        values = seen.sample if multiplier is None else seen.sample * multiplier
-        rows = np.maximum(np.abs(values).max(-1, keepdims=True), np.float32(1e-30)) / 127
-        rounded = np.rint(values / rows) * rows
-        errors = {n: relative_error(rounded @ _floats(found[n]), seen.sample @ w) for n, w in weights.items()}
-    return SiteResult(QuantizedSite(None, multiplier, found), errors)
+    plain = _with_rows(None, weights, seen, options)
+    if seen is None or not options.migration:
+        return plain
+    divisor = migration(seen.largest, channel_reach(weights), options.migration)
+    return _better(_with_rows(divisor, weights, seen, options), plain, foldable=foldable)
 
 
 def channel_reach(weights: Mapping[str, NDArray[np.float32]]) -> NDArray[np.float32]:
@@ -138,6 +125,30 @@ def _with(
             int8 = QuantizedWeight(int8.values, int8.scale, biases[name] + shift)
         found[name], errors[name] = int8, relative_error(approximate, exact)
     return SiteResult(QuantizedSite(float(scale), multiplier, found), errors)
+
+
+def _with_rows(
+    divisor: NDArray[np.float32] | None,
+    weights: Mapping[str, NDArray[np.float32]],
+    seen: Observed | None,
+    options: Options,
+) -> SiteResult:
+    multiplier = None if divisor is None else (1 / divisor).astype(np.float32)
+    moved = {name: weight if divisor is None else weight * divisor[:, None] for name, weight in weights.items()}
+    found = {name: QuantizedWeight(*quantize_columns(weight, options.levels)) for name, weight in moved.items()}
+    errors: dict[str, float | None] = dict.fromkeys(weights)
+    if seen is not None:
+        values = seen.sample if multiplier is None else seen.sample * multiplier
+        rows = np.maximum(np.abs(values).max(-1, keepdims=True), np.float32(1e-30)) / 127
+        rounded = np.rint(values / rows) * rows
+        errors = {n: relative_error(rounded @ _floats(found[n]), seen.sample @ w) for n, w in weights.items()}
+    return SiteResult(QuantizedSite(None, multiplier, found), errors)
+
+
+def _better(moved: SiteResult, plain: SiteResult, *, foldable: bool) -> SiteResult:
+    """The migrated result if it is worth its cost, otherwise the plain one."""
+    gain = 1.0 if foldable else MIGRATION_GAIN
+    return moved if _total(moved) < gain * _total(plain) else plain
 
 
 def _floats(weight: QuantizedWeight) -> NDArray[np.float32]:
