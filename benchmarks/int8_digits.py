@@ -31,6 +31,7 @@ from acm_export.checkpoints import load_checkpoint
 from acm_export.distillation.run import run_distillation
 from acm_export.distillation.settings import AcmizeSettings
 from acm_export.exporter import export
+from acm_export.quantization.dial import flat_thresholds
 from acm_export.quantization.quantize import quantize
 from acm_export.runtimes.session import TappedSession
 from acm_export.verification.measurement import Accumulator
@@ -50,7 +51,7 @@ def measure(path: Path, test: Images) -> dict[str, np.ndarray[Any, Any]]:
     calibration = session.manifest.calibration
     if calibration is None:
         raise ValueError(f"{path} is not calibrated")
-    settings = [np.concatenate(list(calibration.table.at(budget).values())) for budget in BUDGETS]
+    settings = [flat_thresholds(calibration.table.at(budget), session.layers) for budget in BUDGETS]
     settings.append(np.full(session.num_thresholds, -np.inf, np.float32))
     correct, executed = [], []
     for thresholds in settings:

@@ -42,6 +42,7 @@ from acm_export.onnx_file.manifest import read_manifest
 from acm_export.onnx_file.model_file import read_model
 from acm_export.onnx_file.overloads import serialize
 from acm_export.op.routing import margins
+from acm_export.quantization.dial import flat_thresholds
 from acm_export.quantization.quantize import quantize
 from acm_export.runtimes.onnx_runtime import CpuSession
 from acm_export.runtimes.runnable import runnable_copy
@@ -68,7 +69,7 @@ class Shape:
     runs: int
 
 
-SHAPES = (Shape(32, 64, rounds=12, runs=3), Shape(1, 32, rounds=25, runs=20))
+SHAPES = (Shape(32, 64, rounds=7, runs=2), Shape(1, 32, rounds=15, runs=15))
 
 
 class Models:
@@ -89,7 +90,7 @@ class Models:
         self.folder = folder
         export(acm, example, folder / "acm-raw.onnx")
         calibrate(
-            folder / "acm-raw.onnx", data, BUDGETS, folder / "acm.onnx", batch=50, probe_samples=20 if quick else 100
+            folder / "acm-raw.onnx", data, BUDGETS, folder / "acm.onnx", batch=50, probe_samples=20 if quick else 50
         )
         export(dense, example, folder / "dense.onnx")
         quantize(folder / "acm.onnx", folder / "acm-int8.onnx", data=data, embeddings=True)
@@ -219,7 +220,7 @@ def quality(models: Models, feeds: Arrays, teacher: np.ndarray[Any, Any]) -> lis
         for budget in (1.0, *reversed(BUDGETS)):
             flat = np.full(session.num_thresholds, -np.inf, np.float32)
             if budget < 1:
-                flat = np.concatenate(list(calibration.table.at(budget).values()))
+                flat = flat_thresholds(calibration.table.at(budget), session.layers)
             measured = evaluator.measure(flat)
             embeddings = next(iter(session.run(feeds, flat)[0].values()))
             reference.setdefault(budget, embeddings)

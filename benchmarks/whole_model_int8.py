@@ -6,7 +6,8 @@ rival is ``onnxruntime.quantization.quantize_dynamic`` of the exported dense mod
 the two int8 dense models counts. Random weights say nothing about what int8 costs in accuracy; only time and size are
 measured.
 
-How: as ``whole_model.py``; every case lies between two blocks of the dense float32 model, two threads, batch 1 and 8.
+How: blocks of runs, every case between two blocks of the dense float32 model (benchmarks/common.py), two threads,
+batch 1 and 8.
 
 Run: ``python benchmarks/whole_model_int8.py [--quick]``
 """
@@ -23,7 +24,7 @@ import torch
 from common import ResultFile, Timing, interleaved, parser, print_table
 from onnxruntime.quantization import quantize_dynamic
 from random_vit import NUM_LEARNERS, TINY, VIT_B, random_vit
-from whole_model import QUICK, SHARES, SIZES, THREADS, Runner, Size, images, thresholds_for
+from whole_model import QUICK, SHARES, THREADS, Runner, Size, images, thresholds_for
 
 from acm_export.exporter import export
 from acm_export.onnx_file.model_file import read_model
@@ -38,6 +39,8 @@ if TYPE_CHECKING:
 
 DENSE, STATIC, DYNAMIC = "dense, float32", "dense, int8 static", "dense, int8 dynamic"
 ACM, ACM_INT8 = "ACM, float32", "ACM, int8"
+FLOAT_SHARES = (1.0, 0.5)
+SIZES = (Size(1, rounds=9, runs=4), Size(8, rounds=4, runs=2))
 SCALE_IMAGES = 16
 
 
@@ -89,7 +92,7 @@ class Files:
 
 
 def measure(size: Size, files: Files) -> list[Row]:
-    """Both int8 dense models and both ACM models at every share, each between two blocks of the dense float32 model."""
+    """The dense int8 models and the ACM models, each case between two blocks of the dense float32 model."""
     inputs = images(files.model, size.batch)
     feeds = {share: inputs | thresholds_for(files.model, inputs, share) for share in SHARES}
     runners = files.runners
@@ -97,8 +100,8 @@ def measure(size: Size, files: Files) -> list[Row]:
         (STATIC, None): partial(runners[STATIC].session.run, inputs, ["logits"]),
         (DYNAMIC, None): partial(files.dynamic.run, inputs, ["logits"]),
     }
-    for what in (ACM, ACM_INT8):
-        cases |= {(what, share): partial(runners[what].session.run, case, ["logits"]) for share, case in feeds.items()}
+    for what, shares in ((ACM, FLOAT_SHARES), (ACM_INT8, SHARES)):
+        cases |= {(what, share): partial(runners[what].session.run, feeds[share], ["logits"]) for share in shares}
     baseline = partial(runners[DENSE].session.run, inputs, ["logits"])
     timings = interleaved(cases, baseline, rounds=size.rounds, runs=size.runs)
     rival = min(timings[STATIC, None].ratio, timings[DYNAMIC, None].ratio)
