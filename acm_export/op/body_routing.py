@@ -194,7 +194,7 @@ def split(prefix: str, numbers: Sequence[int], source: str, axis: int, opset: in
 
 
 def max_over_columns(out: str, rows: str, opset: int) -> str:
-    """The maximum over axis 1, which is kept. ONNX Runtime 1.23 is wrong for one row if an attribute says axis -1."""
+    """The maximum over axis 1, which is kept."""
     if opset >= _REDUCTION_AXES_INPUT_OPSET:
         return f"{out} = ReduceMax <keepdims = 1> ({rows}, one)"
     return f"{out} = ReduceMax <axes = [1], keepdims = 1> ({rows})"

@@ -51,7 +51,7 @@ class Options:
                 "8 is more exact; 7 avoids saturation on x86 CPUs without VNNI",
             )
         if not 0 <= self.migration <= 1:
-            raise UsageError(f"the migration is {self.migration:g}; expected 0 to 1", "0.5 is the default, 0 is none")
+            raise UsageError(f"the migration is {self.migration:g}; expected 0 to 1", "0.8 is the default, 0 is none")
         for name in ("samples", "batch"):
             if getattr(self, name) < 1:
                 raise UsageError(f"{name} is {getattr(self, name)}; expected at least 1")
