@@ -54,6 +54,7 @@ if TYPE_CHECKING:
 THREADS = 2
 BUDGETS = (0.25, 0.5, 0.75)
 VOCABULARY = 30_000
+GATE_STEPS = 300
 PROFILED_RUNS = 300
 
 Arrays = dict[str, np.ndarray[Any, Any]]
@@ -73,26 +74,26 @@ SHAPES = (Shape(32, 64, rounds=7, runs=2), Shape(1, 32, rounds=15, runs=15))
 
 
 class Models:
-    """The exported files of one sequence length.
+    """The exported files, for any number of sentences and tokens.
 
     Args:
         folder: Folder for the files.
         acm: The module with ACM layers.
         dense: The pre-trained module.
-        example: Inputs to export with, two sentences.
         data: Sentences for calibration and for the scales.
         quick: Whether to skimp on everything.
     """
 
     def __init__(
-        self, folder: Path, acm: SentenceEmbedding, dense: SentenceEmbedding, example: Any, data: Arrays, *, quick: bool
+        self, folder: Path, acm: SentenceEmbedding, dense: SentenceEmbedding, data: Arrays, *, quick: bool
     ) -> None:
         self.folder = folder
-        export(acm, example, folder / "acm-raw.onnx")
-        calibrate(
-            folder / "acm-raw.onnx", data, BUDGETS, folder / "acm.onnx", batch=50, probe_samples=20 if quick else 50
-        )
-        export(dense, example, folder / "dense.onnx")
+        example = {n: torch.from_numpy(v[:2]) for n, v in data.items()}
+        axes = {key: {0: "batch", 1: "tokens"} for key in example}
+        export(acm, example, folder / "acm-raw.onnx", dynamic_shapes=axes)
+        probes = 20 if quick else 50
+        calibrate(folder / "acm-raw.onnx", data, BUDGETS, folder / "acm.onnx", batch=50, probe_samples=probes)
+        export(dense, example, folder / "dense.onnx", dynamic_shapes=axes)
         quantize(folder / "acm.onnx", folder / "acm-int8.onnx", data=data, embeddings=True)
         quantize(
             folder / "acm.onnx", folder / "acm-int8-dynamic.onnx", data=data, embeddings=True, activations="dynamic"
@@ -262,22 +263,15 @@ def main() -> None:
     parts = {name: torch.split(value, [train, calibration, unseen_count]) for name, value in inputs.items()}
     train_inputs, data_inputs, test_inputs = ({n: p[index] for n, p in parts.items()} for index in range(3))
     acm, _ = load()
-    into_learners(acm, train_inputs, steps=20 if options.quick else 1500, min_learners=0)
+    into_learners(acm, train_inputs, steps=20 if options.quick else GATE_STEPS, min_learners=0)
     result, rows = ResultFile("int8_minilm", options), list[dict[str, Any]]()
     data = {n: v.numpy() for n, v in data_inputs.items()}
     with TemporaryDirectory(prefix="acm-export-benchmark-") as name:
+        folder = Path(name)
+        models = Models(folder, SentenceEmbedding(acm), SentenceEmbedding(dense), data, quick=options.quick)
+        result.add("sizes", sizes(models))
+        print(sizes(models), flush=True)
         for shape in SHAPES:
-            folder = Path(name) / str(shape.tokens)
-            folder.mkdir()
-            example = {n: torch.from_numpy(v) for n, v in full_sentences(2, shape.tokens).items()}
-            models = Models(
-                folder,
-                SentenceEmbedding(acm),
-                SentenceEmbedding(dense),
-                example,
-                padded(data, shape.tokens),
-                quick=options.quick,
-            )
             feeds = full_sentences(shape.sentences, shape.tokens)
             timed = time_models(models, feeds, 2 if options.quick else shape.rounds, 2 if options.quick else shape.runs)
             rows += [{"sentences": shape.sentences, "tokens": shape.tokens} | row for row in timed]
@@ -291,14 +285,7 @@ def main() -> None:
         compared = quality(models, {n: v.numpy() for n, v in test_inputs.items()}, teacher)
         result.add("quality", compared)
         print_quality(compared)
-        result.add("sizes", sizes(models))
-        print(sizes(models))
     print(f"wrote {result.path}")
-
-
-def padded(data: Arrays, tokens: int) -> Arrays:
-    """The same sentences, padded to more tokens."""
-    return {n: np.pad(v, ((0, 0), (0, tokens - v.shape[1]))) for n, v in data.items()}
 
 
 def print_outside(rows: list[dict[str, Any]]) -> None:
