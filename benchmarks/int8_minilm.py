@@ -77,29 +77,33 @@ class Models:
     """The exported files, for any number of sentences and tokens.
 
     Args:
-        folder: Folder for the files.
-        acm: The module with ACM layers.
-        dense: The pre-trained module.
-        data: Sentences for calibration and for the scales.
-        quick: Whether to skimp on everything.
+        folder: Folder for the files; those of an earlier run are reused.
     """
 
-    def __init__(
-        self, folder: Path, acm: SentenceEmbedding, dense: SentenceEmbedding, data: Arrays, *, quick: bool
-    ) -> None:
+    def __init__(self, folder: Path) -> None:
         self.folder = folder
+
+    def make(self, dense: SentenceEmbedding, train: dict[str, torch.Tensor], data: Arrays, *, quick: bool) -> None:
+        """Write all files.
+
+        Args:
+            dense: The pre-trained module.
+            train: Sentences to train the gates on.
+            data: Sentences for calibration and for the scales.
+            quick: Whether to skimp on everything.
+        """
+        acm, _ = load()
+        into_learners(acm, train, steps=20 if quick else GATE_STEPS, min_learners=0)
         example = {n: torch.from_numpy(v[:2]) for n, v in data.items()}
         axes = {key: {0: "batch", 1: "tokens"} for key in example}
-        export(acm, example, folder / "acm-raw.onnx", dynamic_shapes=axes)
+        export(dense, example, self.path("dense"), dynamic_shapes=axes)
+        export(SentenceEmbedding(acm), example, self.path("acm-raw"), dynamic_shapes=axes)
         probes = 20 if quick else 50
-        calibrate(folder / "acm-raw.onnx", data, BUDGETS, folder / "acm.onnx", batch=50, probe_samples=probes)
-        export(dense, example, folder / "dense.onnx", dynamic_shapes=axes)
-        quantize(folder / "acm.onnx", folder / "acm-int8.onnx", data=data, embeddings=True)
-        quantize(
-            folder / "acm.onnx", folder / "acm-int8-dynamic.onnx", data=data, embeddings=True, activations="dynamic"
-        )
-        quantize(folder / "dense.onnx", folder / "dense-int8.onnx", data=data, embeddings=True)
-        quantize_dynamic(folder / "dense.onnx", folder / "dense-ort-dynamic.onnx", per_channel=True)
+        calibrate(self.path("acm-raw"), data, BUDGETS, self.path("acm"), batch=50, probe_samples=probes)
+        for kind, activations in (("acm-int8", "static"), ("acm-int8-dynamic", "dynamic"), ("dense-int8", "static")):
+            source = self.path(kind.partition("-")[0])
+            quantize(source, self.path(kind), data=data, embeddings=True, activations=activations)
+        quantize_dynamic(self.path("dense"), self.path("dense-ort-dynamic"), per_channel=True)
 
     def path(self, name: str) -> Path:
         """Path of a file."""
@@ -255,20 +259,24 @@ def sizes(models: Models) -> dict[str, float]:
 
 def main() -> None:
     """Measure, print, and write after each part."""
-    options = parser(__doc__ or "").parse_args()
+    arguments = parser(__doc__ or "")
+    arguments.add_argument("--folder", type=Path, help="folder for the model files; those of an earlier run are reused")
+    options = arguments.parse_args()
     train, calibration, unseen_count = (64, 40, 20) if options.quick else (2000, 300, 400)
     torch.manual_seed(0)
-    dense, tokenizer = load()
+    model, tokenizer = load()
+    dense = SentenceEmbedding(model)
     inputs = tokenized(tokenizer, sentences(train + calibration + unseen_count))
     parts = {name: torch.split(value, [train, calibration, unseen_count]) for name, value in inputs.items()}
     train_inputs, data_inputs, test_inputs = ({n: p[index] for n, p in parts.items()} for index in range(3))
-    acm, _ = load()
-    into_learners(acm, train_inputs, steps=20 if options.quick else GATE_STEPS, min_learners=0)
     result, rows = ResultFile("int8_minilm", options), list[dict[str, Any]]()
     data = {n: v.numpy() for n, v in data_inputs.items()}
     with TemporaryDirectory(prefix="acm-export-benchmark-") as name:
-        folder = Path(name)
-        models = Models(folder, SentenceEmbedding(acm), SentenceEmbedding(dense), data, quick=options.quick)
+        folder = options.folder or Path(name)
+        folder.mkdir(parents=True, exist_ok=True)
+        models = Models(folder)
+        if not models.path("dense-ort-dynamic").is_file():
+            models.make(dense, train_inputs, data, quick=options.quick)
         result.add("sizes", sizes(models))
         print(sizes(models), flush=True)
         for shape in SHAPES:
@@ -281,7 +289,7 @@ def main() -> None:
         result.add("outside_kernels", found)
         print_outside(found)
         with torch.no_grad():
-            teacher = SentenceEmbedding(dense)(**test_inputs).numpy()
+            teacher = dense(**test_inputs).numpy()
         compared = quality(models, {n: v.numpy() for n, v in test_inputs.items()}, teacher)
         result.add("quality", compared)
         print_quality(compared)

@@ -16,6 +16,7 @@ from acm_export.modules import ACMSpec
 from acm_export.onnx_file import staged_file
 from acm_export.onnx_file.manifest import read_manifest
 from acm_export.op import QUANTIZED_NAME
+from acm_export.runtimes.session import TappedSession
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -222,6 +223,23 @@ def test_large_weights_go_to_a_data_file(int8_sources: Path, tmp_path: Path, mon
     quantized(int8_sources / "m.onnx", plain)
     data = int8_sources / "data.npz"
     assert (run(output, data) == run(plain, data)).all()
+
+
+def test_a_tensorrt_file_with_a_data_file_still_runs_with_the_portable_body(
+    int8_sources: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    source, output = tmp_path / "m.onnx", tmp_path / "m8.onnx"
+    rewritten(int8_sources / "m.onnx", source, target="tensorrt")
+    monkeypatch.setattr(staged_file, "EXTERNAL_ABOVE", 0)
+    result = acm.quantize(source, output, data=str(int8_sources / "data.npz"))
+    feeds = {"pixel_values": np.load(int8_sources / "data.npz")["pixel_values"]}
+    thresholds = np.full(TappedSession(output).num_thresholds, -np.inf, np.float32)
+
+    (found,) = TappedSession(output).run(feeds, thresholds)[0].values()
+
+    (expected,) = TappedSession(int8_sources / "m.onnx").run(feeds, thresholds)[0].values()
+    assert result.data_path is not None
+    assert mean_cosine(found, expected) > 0.99
 
 
 def test_json_has_everything(int8_sources: Path, tmp_path: Path) -> None:
