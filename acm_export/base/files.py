@@ -131,13 +131,16 @@ def staging_folder(target: Path, option: str = "-o") -> Iterator[Path]:
     if not parent.is_dir():
         raise OutputError(f"the output folder {parent} does not exist", f"create it, or choose another with {option}")
     _check_not_read_only(target, option)
+    interrupts.hold()  # until the block that removes the folder
     try:
         staging = Path(tempfile.mkdtemp(prefix=f".{target.name}.", suffix=".tmp", dir=parent))
     except OSError as error:
+        interrupts.release()
         raise OutputError(
             f"cannot write into {parent}: {error.strerror}", f"choose another folder with {option}"
         ) from error
     try:
+        interrupts.release()
         yield staging
     except OSError as error:
         if _is_full(error, parent):

@@ -21,6 +21,7 @@ class Interrupted(BaseException):
 
 class _Memory:
     received = False
+    held = False
 
 
 def install() -> None:
@@ -52,7 +53,19 @@ def clear() -> None:
     _Memory.received = False
 
 
+def hold() -> None:
+    """Keep a signal from raising until :func:`release`; for steps that must not end halfway."""
+    _Memory.held = True
+
+
+def release() -> None:
+    """End :func:`hold`; raises :class:`Interrupted` if a signal was received meanwhile."""
+    _Memory.held = False
+    check()
+
+
 def _interrupt(number: int, *_: object) -> None:
     _Memory.received = True
     signal.signal(number, signal.SIG_DFL)
-    raise Interrupted
+    if not _Memory.held:
+        raise Interrupted

@@ -76,3 +76,27 @@ def test_an_interrupt_while_the_command_line_is_imported_leaves_no_traceback() -
     done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, timeout=60, check=False)
     assert done.returncode == 1
     assert done.stderr == "error: interrupted\n"
+
+
+def test_a_signal_while_a_staging_folder_is_made_leaves_no_folder(tmp_path: Path) -> None:
+    program = (
+        "import os, pathlib, signal, sys, tempfile\n"
+        "from acm_export.base import files, interrupts\n"
+        "make = tempfile.mkdtemp\n"
+        "def made(*args, **options):\n"
+        "    folder = make(*args, **options)\n"
+        "    os.kill(os.getpid(), signal.SIGTERM)\n"
+        "    return folder\n"
+        "tempfile.mkdtemp = made\n"
+        "interrupts.install()\n"
+        "try:\n"
+        "    with files.staging_folder(pathlib.Path(sys.argv[1]) / 'm.onnx'):\n"
+        "        print('entered')\n"
+        "except interrupts.Interrupted:\n"
+        "    print('interrupted')\n"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", program, str(tmp_path)], capture_output=True, text=True, timeout=60, check=False
+    )
+    assert done.stdout == "interrupted\n", done.stderr
+    assert list(tmp_path.iterdir()) == []
