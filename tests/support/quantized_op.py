@@ -132,7 +132,9 @@ def _assert_token(
             mult, zero, back = 127 / reach, 0, reach / 127
         exact = np.clip(np.rint(active * mult) + zero, -128, 127)
         if np.isfinite(x).all():
-            assert np.abs(qh - exact).max(initial=0) <= 1
+            # float32 activations are wrong by a few 1e-7 of their argument, which counts if all of them are tiny
+            steps = 1 + mult * 2e-6 * max(1.0, float(np.abs(u).max())) * signature.dynamic
+            assert np.abs(qh - exact).max(initial=0) <= steps
         term = back * (qh @ feeds["w2"][part].astype(np.int64)) * feeds["s2"]
         total += term
         largest_term = max(largest_term, np.abs(term).max(initial=0))
