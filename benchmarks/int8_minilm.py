@@ -19,45 +19,27 @@ Run: ``python benchmarks/int8_minilm.py [--quick]``
 
 from __future__ import annotations
 
-import json
-from collections import defaultdict
 from dataclasses import asdict, dataclass
 from functools import partial
 from pathlib import Path
-from statistics import median
 from tempfile import TemporaryDirectory
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
-import onnxruntime
 import torch
 from calibration_data import unseen
-from calibration_minilm import SentenceEmbedding, into_learners, load, sentences, tokenized
+from calibration_minilm import SentenceEmbedding, load, sentences, tokenized
 from common import ResultFile, interleaved, parser, print_table
-from onnxruntime.quantization import quantize_dynamic
+from minilm_models import BUDGETS, THREADS, Arrays, Models, as_feeds, thresholds_at
+from run_profile import profile_runs
 
-from acm_export.calibration.calibrate import calibrate
-from acm_export.exporter import export
-from acm_export.onnx_file.manifest import read_manifest
-from acm_export.onnx_file.model_file import read_model
-from acm_export.onnx_file.overloads import serialize
-from acm_export.op.routing import margins
 from acm_export.quantization.dial import flat_thresholds
-from acm_export.quantization.quantize import quantize
-from acm_export.runtimes.onnx_runtime import CpuSession
-from acm_export.runtimes.runnable import runnable_copy
-from acm_export.runtimes.session import TappedSession
+from acm_export.runtimes.session import TappedSession, own_outputs
 
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-THREADS = 2
-BUDGETS = (0.25, 0.5, 0.75)
 VOCABULARY = 30_000
-GATE_STEPS = 300
-PROFILED_RUNS = 300
-
-Arrays = dict[str, np.ndarray[Any, Any]]
 
 
 @dataclass(frozen=True)
@@ -71,71 +53,6 @@ class Shape:
 
 
 SHAPES = (Shape(32, 64, rounds=7, runs=2), Shape(1, 32, rounds=15, runs=15))
-
-
-class Models:
-    """The exported files, for any number of sentences and tokens.
-
-    Args:
-        folder: Folder for the files; those of an earlier run are reused.
-    """
-
-    def __init__(self, folder: Path) -> None:
-        self.folder = folder
-
-    def make(self, dense: SentenceEmbedding, train: dict[str, torch.Tensor], data: Arrays, *, quick: bool) -> None:
-        """Write all files.
-
-        Args:
-            dense: The pre-trained module.
-            train: Sentences to train the gates on.
-            data: Sentences for calibration and for the scales.
-            quick: Whether to skimp on everything.
-        """
-        acm, _ = load()
-        into_learners(acm, train, steps=20 if quick else GATE_STEPS, min_learners=0)
-        example = {n: torch.from_numpy(v[:2]) for n, v in data.items()}
-        axes = {key: {0: "batch", 1: "tokens"} for key in example}
-        export(dense, example, self.path("dense"), dynamic_shapes=axes)
-        export(SentenceEmbedding(acm), example, self.path("acm-raw"), dynamic_shapes=axes)
-        probes = 20 if quick else 50
-        calibrate(self.path("acm-raw"), data, BUDGETS, self.path("acm"), batch=50, probe_samples=probes)
-        for kind, activations in (("acm-int8", "static"), ("acm-int8-dynamic", "dynamic"), ("dense-int8", "static")):
-            source = self.path(kind.partition("-")[0])
-            quantize(source, self.path(kind), data=data, embeddings=True, activations=activations)
-        quantize_dynamic(self.path("dense"), self.path("dense-ort-dynamic"), per_channel=True)
-
-    def path(self, name: str) -> Path:
-        """Path of a file."""
-        return self.folder / f"{name}.onnx"
-
-    def session(self, name: str) -> CpuSession:
-        """A session; thresholds of ACM files are inputs."""
-        model = read_model(self.path(name))
-        if name.startswith("acm"):
-            model, _ = runnable_copy(model, read_manifest(model, self.path(name)))
-        return CpuSession(model, self.folder, threads=THREADS)
-
-
-def thresholds_at(session: TappedSession, feeds: Arrays, budget: float) -> np.ndarray[Any, Any]:
-    """One τ per layer that gives each layer the budget on these inputs, found layer after layer."""
-    thresholds = np.zeros(session.num_thresholds, np.float32)
-    start = 0
-    for index, layer in enumerate(session.layers):
-        part = slice(start, start + layer.num_learners)
-        start = part.stop
-        if budget in (0.0, 1.0):
-            thresholds[part] = np.inf if budget == 0 else -np.inf
-            continue
-        _, logits = session.run_with_logits(feeds, thresholds)
-        thresholds[part] = np.quantile(margins(logits[index]), 1 - budget)
-    return thresholds
-
-
-def by_input(session: TappedSession, flat: np.ndarray[Any, Any]) -> Arrays:
-    """Thresholds by the names of a session's inputs."""
-    ends = np.cumsum([layer.num_learners for layer in session.layers])
-    return {layer.thresholds: part for layer, part in zip(session.layers, np.split(flat, ends[:-1]), strict=True)}
 
 
 def full_sentences(count: int, tokens: int) -> Arrays:
@@ -160,7 +77,7 @@ def time_models(models: Models, feeds: Arrays, rounds: int, runs: int) -> list[d
             executed[name, budget] = float(
                 np.mean([c.mean() / e.num_learners for c, e in zip(counts, tapped.layers, strict=True)])
             )
-            cases[name, budget] = partial(sessions[name].run, feeds | by_input(tapped, flat), tapped.outputs)
+            cases[name, budget] = partial(sessions[name].run, feeds | as_feeds(tapped, flat), tapped.outputs)
     timings = interleaved(cases, cases["dense-ort-dynamic", None], rounds=rounds, runs=runs)
     rival = min(timings[name, None].ratio for name in ("dense-int8", "dense-ort-dynamic"))
     float_dense = timings["dense", None].ratio
@@ -178,35 +95,14 @@ def time_models(models: Models, feeds: Arrays, rounds: int, runs: int) -> list[d
     ]
 
 
-def outside_kernels(models: Models, name: str, feeds: Arrays, folder: Path) -> dict[str, Any]:
-    """Median time of a run that no kernel accounts for, and the number of kernels, from ONNX Runtime's profile."""
-    options = onnxruntime.SessionOptions()
-    options.intra_op_num_threads, options.log_severity_level = THREADS, 3
-    options.enable_profiling, options.profile_file_prefix = True, str(folder / f"profile-{name}")
-    model = read_model(models.path(name))
+def outside_kernels(models: Models, name: str, feeds: Arrays) -> dict[str, Any]:
+    """Time of a run outside kernels, at β = 0.5 if there are ACM layers."""
     if name.startswith("acm"):
         tapped = TappedSession(models.path(name))
-        feeds = feeds | by_input(tapped, thresholds_at(tapped, feeds, 0.5))
-        model, _ = runnable_copy(model, read_manifest(model, models.path(name)))
-    outputs = [v.name for v in model.graph.output if not v.name.startswith("counts/")]
-    content = serialize(model, onnxruntime.__version__)
-    session = onnxruntime.InferenceSession(content, options, providers=["CPUExecutionProvider"])
-    for _ in range(PROFILED_RUNS):
-        session.run(outputs, feeds)
-    events = json.loads(Path(session.end_profiling()).read_text(encoding="utf-8"))
-    runs = [e["dur"] for e in events if e["name"] == "model_run"]
-    kernels = defaultdict(list)
-    for e in events:
-        if e.get("cat") == "Node" and e["name"].endswith("_kernel_time"):
-            kernels[e["name"]].append(e["dur"])
-    total, inside = median(runs), sum(sum(v) for v in kernels.values()) / len(runs)
-    return {
-        "model": name,
-        "kernels": sum(len(v) for v in kernels.values()) / len(runs),
-        "run_us": total,
-        "outside_us": total - inside,
-        "outside_share": 1 - inside / total,
-    }
+        feeds = feeds | as_feeds(tapped, thresholds_at(tapped, feeds, 0.5))
+    model = models.runnable(name)
+    profile = profile_runs(model, feeds, own_outputs(model), models.folder, THREADS)
+    return {"model": name, **asdict(profile), "outside_share": profile.outside_us / profile.run_us}
 
 
 def quality(models: Models, feeds: Arrays, teacher: np.ndarray[Any, Any]) -> list[dict[str, Any]]:
@@ -248,15 +144,6 @@ def cosine(a: np.ndarray[Any, Any], b: np.ndarray[Any, Any]) -> float:
     return float((a * b).sum(1).mean())
 
 
-def sizes(models: Models) -> dict[str, float]:
-    """Bytes of each file ÷ bytes of its float32 file."""
-    size = {n: models.path(n).stat().st_size for n in ("acm", "acm-int8", "dense", "dense-int8")}
-    return {
-        "acm_int8_over_float32": size["acm-int8"] / size["acm"],
-        "dense_int8_over_float32": size["dense-int8"] / size["dense"],
-    }
-
-
 def main() -> None:
     """Measure, print, and write after each part."""
     arguments = parser(__doc__ or "")
@@ -277,15 +164,15 @@ def main() -> None:
         models = Models(folder)
         if not models.path("dense-ort-dynamic").is_file():
             models.make(dense, train_inputs, data, quick=options.quick)
-        result.add("sizes", sizes(models))
-        print(sizes(models), flush=True)
+        result.add("sizes", models.sizes())
+        print(models.sizes(), flush=True)
         for shape in SHAPES:
             feeds = full_sentences(shape.sentences, shape.tokens)
             timed = time_models(models, feeds, 2 if options.quick else shape.rounds, 2 if options.quick else shape.runs)
             rows += [{"sentences": shape.sentences, "tokens": shape.tokens} | row for row in timed]
             result.add("times", rows)
             print_times(shape, timed)
-        found = [outside_kernels(models, n, feeds, folder) for n in ("dense", "acm", "acm-int8")]
+        found = [outside_kernels(models, name, feeds) for name in ("dense", "acm", "acm-int8")]
         result.add("outside_kernels", found)
         print_outside(found)
         with torch.no_grad():

@@ -2,7 +2,7 @@
 
 What: QuantizedGatedLearners with D = 768, N = 4, h = 768 and gelu, and the dense MLP with the same weights (hidden size
 N*h = 3072), both as in a transformer block, ``out = x + MLP(x)``. The dense MLP runs in float32, in int8 with static
-scales (explicit QuantizeLinear and DequantizeLinear) and in int8 with dynamic scales
+scales (explicit QuantizeLinear and DequantizeLinear, scales as ``quantize`` finds them) and in int8 with dynamic scales
 (``onnxruntime.quantization.quantize_dynamic``), weights per column in all of them; the faster int8 version is the
 rival. Learner counts are drawn per token, binomial(N, share), and fed as one-hot gate logits. The reported share is the
 one that ran. Before timing, every int8 model is compared with float32.
@@ -28,9 +28,13 @@ from onnx import helper, numpy_helper
 from onnxruntime.quantization import quantize_dynamic
 
 from acm_export.demo.ffn import FFN
-from acm_export.op import DOMAIN, QUANTIZED_INPUTS, QUANTIZED_NAME, VERSION, QuantizedSignature, Signature
+from acm_export.op import DOMAIN, QUANTIZED_INPUTS, QUANTIZED_NAME, QuantizedSignature, Signature
 from acm_export.op.quantized_body import quantized_body
-from acm_export.op.reference import activate
+from acm_export.quantization.activations import activated
+from acm_export.quantization.learner_scales import FloatLearners, static_learners
+from acm_export.quantization.observed import Observed
+from acm_export.quantization.options import Options
+from acm_export.quantization.scales import quantize_columns, symmetric_scale
 from acm_export.runtimes.onnx_runtime import CpuSession
 from acm_export.verification.report import VerificationError
 
@@ -61,69 +65,28 @@ SIZES = (Size(8, 0.08, 0.04, rounds=15, runs=4), Size(1, 0.12, 0.06, rounds=25, 
 QUICK = (Size(1, 0.12, 0.06, rounds=2, runs=2),)
 
 
-def per_column(w: np.ndarray[Any, Any]) -> tuple[np.ndarray[Any, Any], np.ndarray[Any, Any]]:
-    """Weights as int8 and their scale per column."""
-    scale = (np.abs(w).max(0) / 127).astype(np.float32)
-    return np.rint(w / scale).astype(np.int8), scale
-
-
-@dataclass(frozen=True)
-class Scales:
-    """Scales of x and of each learner's hidden values, and the zero points of the hidden values, from samples."""
-
-    x: np.float32
-    hidden: np.ndarray[Any, Any]
-    zero: np.ndarray[Any, Any]
-
-    @classmethod
-    def of(cls, values: Arrays, x: np.ndarray[Any, Any]) -> Scales:
-        """Scales that cover the values of tokens x ``[tokens, D]``."""
-        n = BLOCK.signature.num_learners
-        hidden = activate("gelu", x.astype(np.float64) @ values["w1"] + values["b1"]).reshape(len(x), n, -1)
-        low, high = hidden.min((0, 2)), hidden.max((0, 2))
-        scale = ((high - low) / 255).astype(np.float32)
-        return cls(np.float32(np.abs(x).max() / 127), scale, np.rint(-128 - low / scale).astype(np.int8))
-
-
-def int8_inputs(values: Arrays, scales: Scales) -> Arrays:
-    """Inputs of the int8 operator from those of the float operator (docs/op.md)."""
-    n, h = BLOCK.signature.num_learners, BLOCK.hidden_dim
-    w1, s1 = per_column(values["w1"])
-    w2, s2 = per_column(values["w2"] * np.repeat(scales.hidden, h)[:, None])
-    offsets = scales.zero.astype(np.int64)[:, None] * w2.reshape(n, h, -1).astype(np.int64).sum(1)
-    folded = np.concatenate([np.zeros((1, BLOCK.model_dim), np.int64), offsets.cumsum(0)]) * s2
-    return {
-        "thresholds": values["thresholds"],
-        "x_mult": np.full(BLOCK.model_dim, 1 / scales.x, np.float32),
-        "w1": w1,
-        "s1": s1 * scales.x,
-        "b1": values["b1"],
-        "h_mult": 1 / scales.hidden,
-        "h_zero": scales.zero,
-        "w2": w2,
-        "s2": s2,
-        "b2": (values["b2"] - folded).astype(np.float32),
-    }
-
-
-def int8_model(values: Arrays, scales: Scales) -> onnx.ModelProto:
-    """``out = x + QuantizedGatedLearners(x)``: the float model with another op."""
+def int8_model(values: Arrays, seen: Observed) -> onnx.ModelProto:
+    """``out = x + QuantizedGatedLearners(x)``: the float model with the op that ``quantize`` writes."""
     model = BLOCK.op_model(values)
-    node = helper.make_node(
-        QUANTIZED_NAME, list(QUANTIZED_INPUTS), ["y", "counts"], domain=DOMAIN, **vars(INT8), overload=INT8.overload
+    weights = FloatLearners(*(values[name] for name in ("w1", "b1", "w2", "b2")))
+    learners = static_learners(weights, BLOCK.signature, seen, Options()).learners
+    tensors = {"thresholds": values["thresholds"], **vars(learners)}
+    model.graph.node[0].CopyFrom(
+        helper.make_node(
+            QUANTIZED_NAME, list(QUANTIZED_INPUTS), ["y", "counts"], domain=DOMAIN, **vars(INT8), overload=INT8.overload
+        )
     )
-    model.graph.node[0].CopyFrom(node)
-    del model.graph.initializer[:]
-    model.graph.initializer.extend(numpy_helper.from_array(v, k) for k, v in int8_inputs(values, scales).items())
-    del model.functions[:]
+    del model.graph.initializer[:], model.functions[:]
+    model.graph.initializer.extend(numpy_helper.from_array(value, name) for name, value in tensors.items())
     model.functions.append(quantized_body(INT8, next(o.version for o in model.opset_import if not o.domain)))
-    assert any(o.domain == DOMAIN and o.version == VERSION for o in model.opset_import)  # noqa: S101  internal
     return model
 
 
-def static_model(values: Arrays, scales: Scales, hidden_scale: np.float32) -> onnx.ModelProto:
-    """The dense model with explicit quantisation, symmetric, as ``quantize`` writes it."""
+def static_model(values: Arrays, seen: Observed) -> onnx.ModelProto:
+    """The dense model with explicit quantisation, in the form that ``quantize`` writes into portable files."""
     model = BLOCK.dense_model(values)
+    active = activated("gelu", seen.sample @ values["w1"] + values["b1"])
+    samples = {"x": seen.sample, "active": active}
     graph, nodes = model.graph, []
     tensors = {tensor.name: tensor for tensor in graph.initializer}
     for node in graph.node:
@@ -131,16 +94,18 @@ def static_model(values: Arrays, scales: Scales, hidden_scale: np.float32) -> on
             nodes.append(node)
             continue
         x, w = node.input
-        weights, scale = per_column(numpy_helper.to_array(tensors[w]))
-        tensors[w].CopyFrom(numpy_helper.from_array(weights, w))
+        weight = numpy_helper.to_array(tensors[w])
+        int8, scale = quantize_columns(weight, 127)
+        tensors[w].CopyFrom(numpy_helper.from_array(int8, w))
+        largest = float(np.abs(samples[x]).max())
         more = {
-            f"{x}.scale": scales.x if x == "x" else hidden_scale,
-            f"{x}.zero": np.int8(0),
+            f"{x}.scale": symmetric_scale(samples[x], np.square(weight).sum(1), largest),
+            f"{x}.zero": np.uint8(128),
             f"{w}.scale": scale,
             f"{w}.zero": np.zeros(len(scale), np.int8),
         }
         graph.initializer.extend(numpy_helper.from_array(np.asarray(v), k) for k, v in more.items())
-        quantised, back = f"{x}.int8", f"{x}.back"
+        quantised, back = f"{x}.uint8", f"{x}.back"
         nodes += [
             helper.make_node("QuantizeLinear", [x, f"{x}.scale", f"{x}.zero"], [quantised]),
             helper.make_node("DequantizeLinear", [quantised, f"{x}.scale", f"{x}.zero"], [back]),
@@ -219,15 +184,13 @@ def main() -> None:
     options = parser(__doc__ or "").parse_args()
     values = BLOCK.weights(np.random.default_rng(0))
     samples = np.random.default_rng(1).standard_normal((512, BLOCK.model_dim)).astype(np.float32)
-    scales = Scales.of(values, samples)
-    hidden_scale = np.float32(
-        np.abs(activate("gelu", samples.astype(np.float64) @ values["w1"] + values["b1"])).max() / 127
-    )
+    counts = np.full(len(samples), BLOCK.signature.num_learners, np.int32)
+    seen = Observed(np.abs(samples).max(0), samples, counts)
     models = {
         "dense float32": BLOCK.dense_model(values),
-        "dense int8, static": static_model(values, scales, hidden_scale),
+        "dense int8, static": static_model(values, seen),
         "dense int8, dynamic": dynamic_model(values),
-        "ACM int8": int8_model(values, scales),
+        "ACM int8": int8_model(values, seen),
     }
     sessions = {name: CpuSession(model, Path(), threads=THREADS) for name, model in models.items()}
     rows = [row for size in (QUICK if options.quick else SIZES) for row in measure(size, sessions)]

@@ -59,7 +59,7 @@ def _percentiles(context: click.Context, parameter: click.Parameter, values: tup
 @click.option(
     "--baseline-int8",
     is_flag=True,
-    help="Also time an int8 version of --baseline, quantized with the options of MODEL; needs --data if static.",
+    help="Also time an int8 version of --baseline, quantised with the options of MODEL; needs --data if static.",
 )
 @click.option("--data", help=f"Real inputs: {DATA}. [default: random inputs]")
 @click.option("--processor", type=_PATH, help="Folder with preprocessor_config.json, for images.")

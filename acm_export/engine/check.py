@@ -20,7 +20,7 @@ from acm_export.onnx_file.manifest import Setting, read_manifest
 from acm_export.onnx_file.model_file import read_model
 from acm_export.onnx_file.thresholds import setting_thresholds
 from acm_export.runtimes.runnable import open_runnable, runnable_copy
-from acm_export.runtimes.session import tap_gate_logits
+from acm_export.runtimes.session import own_outputs, tap_gate_logits
 from acm_export.verification.report import INT8_MARGIN_TOLERANCE, MARGIN_TOLERANCE, OUTPUT_TOLERANCE
 from acm_export.verification.settings import uniform
 
@@ -70,7 +70,7 @@ class PortableFile:
         model = read_model(path)
         manifest = read_manifest(model, path)
         self._layers = manifest.layers
-        self.outputs = [value.name for value in model.graph.output if not value.name.startswith("counts/")]
+        self.outputs = own_outputs(model)
         copy, _ = runnable_copy(model, manifest, path.parent)
         self._logits = tap_gate_logits(copy)
         self._session, _ = open_runnable(copy, manifest, path.parent, lean=True)
@@ -153,7 +153,7 @@ def judge(found: list[Agreement], dtype: str, settings: int, *, int8: bool = Fal
         found: Agreement on every batch at every setting.
         dtype: Dtype of the file, which decides the tolerances (verification/report.py).
         settings: Number of settings.
-        int8: Whether the file is quantized; then rounding to int8 decides the tolerances.
+        int8: Whether the file is quantised; then rounding to int8 decides the tolerances.
 
     Raises:
         EngineError: Samples with equal learner counts differ by more than the tolerance, or one with a different count

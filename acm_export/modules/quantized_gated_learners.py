@@ -12,11 +12,8 @@ from acm_export.base.errors import OpError
 from acm_export.base.optional import require
 from acm_export.modules.activations import activation_fn
 from acm_export.modules.gated_learners import TORCH_DTYPES, learner_counts
-from acm_export.op.quantized_signature import INT8_INPUTS, QUANTIZED_INPUTS, QuantizedSignature
+from acm_export.op.quantized_signature import INT8_INPUTS, QUANTIZED_INPUTS, SMALLEST_RANGE, QuantizedSignature
 from acm_export.op.schema import infer_quantized_shapes
-
-_SMALLEST_RANGE = 1e-30
-"""With ``dynamic``, the largest absolute value of a token or of its hidden values counts as at least this."""
 
 
 @torch.library.custom_op("acm::quantized_gated_learners", mutates_args=())
@@ -93,7 +90,7 @@ def _quantize(
     """int8 values of float32 ``[rows, K]`` as float64, and the factor ``[rows, 1]`` of their sums. NaN becomes 0."""
     factor = torch.ones(len(values), 1, device=values.device)
     if dynamic:
-        largest = values.abs().amax(-1, keepdim=True).clamp(min=_SMALLEST_RANGE)
+        largest = values.abs().amax(-1, keepdim=True).clamp(min=SMALLEST_RANGE)
         multiplier, zero, factor = 127 / largest, 0, largest / 127
     rounded = torch.round(values * multiplier) + zero
     return rounded.clamp(-128, 127).nan_to_num(nan=0.0).double(), factor

@@ -14,6 +14,7 @@ from acm_export.base.errors import ModelFileError, OpError
 from acm_export.base.json_fields import WHOLE, BrokenFieldError
 from acm_export.onnx_file.budget_table import Calibration
 from acm_export.onnx_file.manifest_fields import checked_fields
+from acm_export.onnx_file.quantization_record import Quantization
 from acm_export.op.quantized_signature import QuantizedSignature
 from acm_export.op.signature import Signature
 
@@ -81,31 +82,6 @@ class Source:
 
     name: str
     sha256: str | None = None
-
-
-@dataclass(frozen=True)
-class Quantization:
-    """How ``quantize`` made a file int8. Which ACM layers run in int8 is in :attr:`LayerEntry.activations`.
-
-    Args:
-        activations: ``static`` (fixed scales from data) or ``dynamic`` (each token is scaled at run time).
-        weight_bits: 8, or 7 for CPUs whose int8 products saturate.
-        linears: Names of the dense linear layers in int8: their weight initializers.
-        kept: Names of ACM layers and of weights of linear layers that stay in float because the user asked for it.
-        embeddings: Names of embedding tables stored in int8.
-        migration: SmoothQuant's alpha; None without migration.
-        data_sha256: SHA-256 of the samples that set the scales, or None without data.
-        samples: Number of samples that set the scales; 0 without data.
-    """
-
-    activations: str
-    weight_bits: int
-    linears: tuple[str, ...]
-    kept: tuple[str, ...]
-    embeddings: tuple[str, ...]
-    migration: float | None
-    data_sha256: str | None
-    samples: int
 
 
 @dataclass(frozen=True)
@@ -207,7 +183,7 @@ def precision_text(dtype: str, activations: str | None) -> str:
 
     Args:
         dtype: Precision of what is not int8.
-        activations: ``static`` or ``dynamic`` for a quantized file, else None.
+        activations: ``static`` or ``dynamic`` for a quantised file, else None.
     """
     return dtype if activations is None else f"int8 {activations} and {dtype}"
 
@@ -277,8 +253,7 @@ def _parse(content: dict[str, Any]) -> Manifest:
     if fields.get("calibration") is not None:
         parsed["calibration"] = Calibration.parse(fields["calibration"])
     if (quantization := fields.get("quantization")) is not None:
-        names = {key: tuple(quantization[key]) for key in ("linears", "kept", "embeddings")}
-        parsed["quantization"] = Quantization(**(quantization | names))
+        parsed["quantization"] = Quantization.parse(quantization)
     manifest = Manifest(**(fields | parsed))
     for layer in manifest.layers:
         layer.signature  # noqa: B018  validates

@@ -19,6 +19,7 @@ from acm_export.base.json_fields import (
     Kind,
     checked,
 )
+from acm_export.onnx_file.quantization_record import ACTIVATIONS
 from acm_export.op.precision import PRECISIONS
 
 
@@ -41,9 +42,8 @@ _LAYER = {
     "gate_flops": WHOLE,
     "tokens": WHOLE,
 }
-_ACTIVATIONS = ("static", "dynamic")
 _LAYER_3 = _LAYER | {
-    "activations": Kind('"static", "dynamic" or null', lambda value: value is None or value in _ACTIVATIONS)
+    "activations": Kind('"static", "dynamic" or null', lambda value: value is None or value in ACTIVATIONS)
 }
 _DTYPE = Kind(f"one of {', '.join(PRECISIONS)}", lambda v: isinstance(v, str) and v in PRECISIONS)
 _MANIFEST = {
@@ -60,21 +60,10 @@ _MANIFEST = {
 }
 _MANIFEST_2 = _MANIFEST | {"calibration": OBJECT_OR_NULL}
 _MANIFEST_3 = _MANIFEST_2 | {"quantization": OBJECT_OR_NULL}
-_NAMES = Kind("a list of names", lambda value: isinstance(value, list) and all(isinstance(n, str) for n in value))
-_QUANTIZATION = {
-    "activations": Kind('"static" or "dynamic"', lambda value: value in _ACTIVATIONS),
-    "weight_bits": Kind("7 or 8", lambda value: type(value) is int and value in (7, 8)),
-    "linears": _NAMES,
-    "kept": _NAMES,
-    "embeddings": _NAMES,
-    "migration": SHARE_OR_NULL,
-    "data_sha256": TEXT_OR_NULL,
-    "samples": WHOLE,
-}
 
 
 def checked_fields(content: object, schema: int) -> dict[str, Any]:
-    """Check the fields of a manifest and of the objects in it, except for the calibration.
+    """Check the fields of a manifest and of the objects in it, except for calibration and quantisation.
 
     Args:
         content: Value from ``json.loads``.
@@ -87,8 +76,6 @@ def checked_fields(content: object, schema: int) -> dict[str, Any]:
     fields = checked(content, _MANIFEST if first else _MANIFEST_3 if third else _MANIFEST_2, "")
     for index, layer in enumerate(fields["layers"]):
         checked(layer, _LAYER_3 if third else _LAYER, f"layers[{index}].")
-    if fields.get("quantization") is not None:
-        checked(fields["quantization"], _QUANTIZATION, "quantization.")
     checked(fields["source"], _SOURCE, "source.")
     checked(fields["example_inputs"], dict.fromkeys(fields["example_inputs"], SHAPE), "example_inputs.")
     checked(fields["setting"], _SETTING if first else _SETTING_2, "setting.")

@@ -15,7 +15,7 @@ from onnx import TensorProto
 from acm_export.op import body_routing as routing
 from acm_export.op.body import ATTRIBUTES
 from acm_export.op.body_activation import activation_statements
-from acm_export.op.quantized_signature import QUANTIZED_INPUTS, QUANTIZED_NAME
+from acm_export.op.quantized_signature import QUANTIZED_INPUTS, QUANTIZED_NAME, SMALLEST_RANGE
 from acm_export.op.signature import OUTPUTS
 
 if TYPE_CHECKING:
@@ -79,7 +79,7 @@ def _quantize_tokens(signature: QuantizedSignature, opset: int) -> list[str]:
         "scale_one = Constant <value_float = 1.0> ()",
         "zero_128 = Constant <value = uint8 {128}> ()",
         *(
-            _quantize_rows("rows", "rows", "row_scale", opset)
+            _quantize_rows("rows", "rows_q", "row_scale", opset)
             if signature.dynamic
             else ["rows_q = QuantizeLinear (rows, scale_one, zero_128)"]
         ),
@@ -89,17 +89,17 @@ def _quantize_tokens(signature: QuantizedSignature, opset: int) -> list[str]:
 
 
 def _quantize_rows(values: str, out: str, scale: str, opset: int) -> list[str]:
-    """OUT_q [rows, columns], uint8 by the largest absolute value of each row, and SCALE [rows, 1], that value / 127."""
+    """OUT [rows, columns], uint8 by the largest absolute value of each row, and SCALE [rows, 1], that value / 127."""
     return [
         f"{out}_abs = Abs ({values})",
         routing.max_over_columns(f"{out}_largest", f"{out}_abs", opset),
-        f"{out}_smallest = Constant <value_float = 1e-30> ()",
+        f"{out}_smallest = Constant <value_float = {SMALLEST_RANGE}> ()",
         f"{out}_range = Max ({out}_largest, {out}_smallest)",
         f"{out}_levels = Constant <value_float = 127.0> ()",
         f"{out}_mult = Div ({out}_levels, {out}_range)",
         f"{out}_scaled = Mul ({values}, {out}_mult)",
         f"{scale} = Div ({out}_range, {out}_levels)",
-        f"{out}_q = QuantizeLinear ({out}_scaled, scale_one, zero_128)",
+        f"{out} = QuantizeLinear ({out}_scaled, scale_one, zero_128)",
     ]
 
 
@@ -133,8 +133,7 @@ def _hidden(learner: int, signature: QuantizedSignature, opset: int) -> list[str
     )
     statements += activation_statements(signature.activation, f"up_{n}", f"active_{n}", opset)
     if signature.dynamic:
-        statements += _quantize_rows(f"active_{n}", f"active_{n}", f"hidden_scale_{n}", opset)
-        return [*statements, f"hidden_{n} = Identity (active_{n}_q)"]
+        return statements + _quantize_rows(f"active_{n}", f"hidden_{n}", f"hidden_scale_{n}", opset)
     return [
         *statements,
         f"hidden_scale_{n} = Squeeze (h_scale_{n})",

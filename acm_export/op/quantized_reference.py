@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from acm_export.op.quantized_signature import SMALLEST_RANGE
 from acm_export.op.reference import activate
 from acm_export.op.routing import learner_counts
 
@@ -18,9 +19,6 @@ if TYPE_CHECKING:
     from acm_export.op.quantized_signature import QuantizedSignature
 
 Array = Any  # an array of any float dtype, including the bfloat16 of ml_dtypes
-
-SMALLEST_RANGE = np.float32(1e-30)
-"""With ``dynamic``, the largest absolute value of a token or of its hidden values counts as at least this."""
 
 
 def quantize(values: NDArray[np.float32], multiplier: NDArray[np.float32] | np.float32) -> NDArray[np.int8]:
@@ -36,9 +34,9 @@ def quantize(values: NDArray[np.float32], multiplier: NDArray[np.float32] | np.f
 
 
 def token_range(values: NDArray[np.float32]) -> NDArray[np.float32]:
-    """Largest absolute value over the last axis, kept as an axis of size 1, at least :data:`SMALLEST_RANGE`."""
+    """Largest absolute value over the last axis, kept as an axis of size 1, at least ``SMALLEST_RANGE``."""
     largest = np.abs(np.asarray(values, np.float32)).max(axis=-1, keepdims=True)
-    return np.asarray(np.maximum(largest, SMALLEST_RANGE), np.float32)
+    return np.asarray(np.maximum(largest, np.float32(SMALLEST_RANGE)), np.float32)
 
 
 def quantize_tokens(

@@ -26,6 +26,8 @@ QUANTIZED_INPUTS = (
 )
 INT8_INPUTS = ("w1", "h_zero", "w2")
 FLOAT32_INPUTS = ("gate_logits", "thresholds", "x_mult", "s1", "b1", "h_mult", "s2", "b2")
+SMALLEST_RANGE = 1e-30
+"""With ``dynamic``, the largest absolute value of a token or of its hidden values counts as at least this."""
 MAX_SUM = 130_000
 """Largest D and N*h: 128 * 127 * 130,000 < 2**31, so an int32 sum of products cannot overflow."""
 

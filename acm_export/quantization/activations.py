@@ -1,4 +1,4 @@
-"""Activations of the learners in float32 for whole arrays, within 2e-7: fast enough for samples of activations."""
+"""Activations of the learners in float32 for whole arrays, within 2e-6: fast enough for samples of activations."""
 
 from __future__ import annotations
 

@@ -1,7 +1,8 @@
-"""Compute the scales of everything in a plan, one layer at a time, and rewrite the model."""
+"""Compute the scales of everything selected, one layer at a time, and rewrite the model."""
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -11,7 +12,7 @@ from acm_export.base import interrupts
 from acm_export.onnx_file.quantization.dense import rewrite_site, scale_element
 from acm_export.onnx_file.quantization.edit import GraphEdit
 from acm_export.onnx_file.quantization.embeddings import QuantizedTable, rewrite_embedding
-from acm_export.onnx_file.quantization.learners import QuantizedLearners, as_int8, rewrite_learners
+from acm_export.onnx_file.quantization.learners import QuantizedLearners, rewrite_learners
 from acm_export.quantization.dense_scales import dynamic_site, relative_error, static_site
 from acm_export.quantization.learner_scales import FloatLearners, dynamic_learners, static_learners
 from acm_export.quantization.result import QuantizedPart
@@ -28,12 +29,12 @@ if TYPE_CHECKING:
     from acm_export.onnx_file.quantization.view import GraphView
     from acm_export.quantization.learner_scales import LayerResult
     from acm_export.quantization.options import Options
-    from acm_export.quantization.plan import Plan
+    from acm_export.quantization.selection import Selection
     from acm_export.quantization.statistics import Statistics
 
 
 class Application:
-    """Quantises a model by a plan.
+    """Quantises what was selected in a model.
 
     Args:
         model: Model to change, whose thresholds are initializers.
@@ -57,19 +58,19 @@ class Application:
         self.parts: list[QuantizedPart] = []
         self.notes: list[str] = []
 
-    def run(self, plan: Plan, on_step: Callable[[], None]) -> Manifest:
+    def run(self, selection: Selection, on_step: Callable[[], None]) -> Manifest:
         """Quantise; returns the manifest with the layers marked as int8.
 
         Args:
-            plan: What to quantise.
+            selection: What to quantise.
             on_step: Called after every layer and site.
 
         Raises:
             QuantizationError: The data set no scale for a layer.
         """
-        last = {tensor: len(names) for tensor, names in plan.readers().items()}
+        last = {tensor: len(names) for tensor, names in selection.readers().items()}
         rewritten: dict[str, QuantizedLearners] = {}
-        for layer, weights in plan.layers:
+        for layer, weights in selection.layers:
             interrupts.check()
             result = self._layer(layer, weights)
             rewritten[layer.name] = result.learners
@@ -82,17 +83,17 @@ class Application:
             self._release(weights.x, last, 1)
             on_step()
         rewrite_learners(self._model, rewritten, self._edit, dynamic=self._options.dynamic)
-        for site in plan.sites:
+        for site in selection.sites:
             interrupts.check()
             self._site(site)
             self._release(site.x, last, len(site.linears))
             on_step()
-        for table in plan.embeddings:
+        for table in selection.embeddings:
             self._embedding(table)
         self._edit.apply()
-        int8 = {layer.name for layer, _ in plan.layers}
+        int8 = {layer.name for layer, _ in selection.layers}
         layers = tuple(
-            as_int8(layer, self._options.activations) if layer.name in int8 else layer
+            replace(layer, activations=self._options.activations) if layer.name in int8 else layer
             for layer in self._manifest.layers
         )
         return self._manifest.replaced(layers=layers)

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from acm_export.onnx_file.quantization.dense import QuantizedSite, QuantizedWeight
+from acm_export.op.quantized_reference import token_range
 from acm_export.quantization.scales import (
     Floats,
     as_stored,
@@ -139,7 +140,7 @@ def _with_rows(
     errors: dict[str, float | None] = dict.fromkeys(weights)
     if seen is not None:
         values = seen.sample if multiplier is None else seen.sample * multiplier
-        rows = np.maximum(np.abs(values).max(-1, keepdims=True), np.float32(1e-30)) / 127
+        rows = token_range(values) / 127
         rounded = np.rint(values / rows) * rows
         errors = {n: relative_error(rounded @ _floats(found[n]), seen.sample @ w) for n, w in weights.items()}
     return SiteResult(QuantizedSite(None, multiplier, found), errors)

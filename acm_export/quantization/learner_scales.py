@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from acm_export.onnx_file.quantization.learners import QuantizedLearners
+from acm_export.op.quantized_reference import token_range
 from acm_export.quantization.activations import activated
 from acm_export.quantization.dense_scales import relative_error
 from acm_export.quantization.scales import (
@@ -225,5 +226,5 @@ def _dynamic_error(weights: FloatLearners, learners: QuantizedLearners, signatur
 
 
 def _rounded_rows(values: NDArray[np.float32]) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
-    largest = np.maximum(np.abs(values).max(-1, keepdims=True), np.float32(1e-30))
+    largest = token_range(values)
     return np.rint(values * (np.float32(127) / largest)), largest / np.float32(127)

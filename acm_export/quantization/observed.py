@@ -16,7 +16,7 @@ class Observed:
 
     Args:
         largest: Largest absolute value of each channel over all tokens, float32 ``[D]``.
-        sample: Some of the tokens, spread evenly, float32 ``[tokens, D]``.
+        sample: Some of the tokens, chosen at random, float32 ``[tokens, D]``.
         counts: Learner counts of these tokens, int32 ``[tokens]``, if an ACM layer reads the tensor.
     """
 

@@ -6,13 +6,11 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from acm_export.base.errors import UsageError
+from acm_export.onnx_file.quantization_record import ACTIVATIONS, WEIGHT_BITS
 from acm_export.quantization.scales import weight_levels
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
-
-ACTIVATIONS = ("static", "dynamic")
-WEIGHT_BITS = (7, 8)
 
 
 @dataclass(frozen=True)
@@ -51,7 +49,10 @@ class Options:
                 "8 is more exact; 7 avoids saturation on x86 CPUs without VNNI",
             )
         if not 0 <= self.migration <= 1:
-            raise UsageError(f"the migration is {self.migration:g}; expected 0 to 1", "0.8 is the default, 0 is none")
+            raise UsageError(
+                f"the migration is {self.migration:g}; expected 0 to 1",
+                f"{Options.migration:g} is the default, 0 is none",
+            )
         for name in ("samples", "batch"):
             if getattr(self, name) < 1:
                 raise UsageError(f"{name} is {getattr(self, name)}; expected at least 1")

@@ -13,18 +13,19 @@ from acm_export.data.dataset import HOLD_OUT_EVERY, Dataset
 from acm_export.data.open_data import open_data
 from acm_export.onnx_file import budget_input
 from acm_export.onnx_file.inspection import check_graph, check_thresholds, stored_thresholds
-from acm_export.onnx_file.manifest import Manifest, Quantization, Setting, read_manifest, write_manifest
+from acm_export.onnx_file.manifest import Manifest, Setting, read_manifest, write_manifest
 from acm_export.onnx_file.model_file import data_files, read_model
 from acm_export.onnx_file.quantization.view import GraphView
+from acm_export.onnx_file.quantization_record import Quantization
 from acm_export.onnx_file.staged_file import finish, stage
 from acm_export.onnx_file.targets import retarget
 from acm_export.onnx_file.thresholds import write_thresholds
 from acm_export.quantization.apply import Application
 from acm_export.quantization.compare import compare
 from acm_export.quantization.dial import dial_settings
-from acm_export.quantization.plan import check_can_quantize, make_plan
 from acm_export.quantization.recalibrate import recalibrate, setting_after
 from acm_export.quantization.result import Comparison, CorrectedKnot, QuantizationResult
+from acm_export.quantization.selection import check_can_quantize, select
 from acm_export.quantization.session import ObservingSession
 from acm_export.quantization.statistics import Statistics
 
@@ -89,7 +90,7 @@ class QuantizationRun:
         check_can_quantize(self._manifest, path, options)
         check_thresholds(model, self._manifest, path)
         self._thresholds = stored_thresholds(model, self._manifest, path.parent)
-        self._plan = make_plan(model, self._manifest, GraphView(model, path.parent), path, options)
+        self._selection = select(model, self._manifest, GraphView(model, path.parent), path, options)
         self._size = _size(model, path)
         self._source = _with_data_file(model, path, staging)
         self._samples: _Samples | None = None
@@ -108,7 +109,7 @@ class QuantizationRun:
             UsageError: The data do not fit the model.
             QuantizationError: A tensor has NaN or infinite values.
         """
-        readers = self._plan.readers()
+        readers = self._selection.readers()
         session = ObservingSession(self._source, tuple(readers), self._runtime)
         self._runtime_name = session.name
         folder = self._path.absolute().parent
@@ -117,7 +118,7 @@ class QuantizationRun:
         wanted = -(-self._options.samples * HOLD_OUT_EVERY // (HOLD_OUT_EVERY - 1))
         used = everything.spread(wanted)
         settings = dial_settings(self._manifest, self._thresholds)
-        statistics = Statistics(readers, self._plan.layers_by_tensor(), settings)
+        statistics = Statistics(readers, self._selection.layers_by_tensor(), settings)
         first = next(CalibrationData(used, batch_size=1).calibration())
         size = statistics.batch_size(session, first, self._options.batch)
         chosen = CalibrationData(used, batch_size=size)
@@ -157,7 +158,7 @@ class QuantizationRun:
             data_path=data_path,
             manifest=manifest,
             parts=parts,
-            kept=self._plan.kept,
+            kept=self._selection.kept,
             bytes_before=self._size,
             bytes_after=_size(read_model(target), target),
             samples=survey.samples if survey else 0,
@@ -174,20 +175,20 @@ class QuantizationRun:
         model = read_model(self._source)
         if self._manifest.budget_input:
             budget_input.detach(model, self._thresholds)
-        steps = len(self._plan.layers) + len(self._plan.sites)
+        steps = len(self._selection.layers) + len(self._selection.sites)
         self._progress.stage("computing int8 weights and scales", steps)
         view = GraphView(model, self._source.parent)
         application = Application(model, self._manifest, view, self._statistics, self._options)
-        manifest = application.run(self._plan, self._progress.batch)
+        manifest = application.run(self._selection, self._progress.batch)
         self._statistics = None
         self._notes += application.notes
         survey = None if self._samples is None else self._samples.survey
         quantization = Quantization(
             activations=self._options.activations,
             weight_bits=self._options.weight_bits,
-            linears=self._plan.linears,
-            kept=self._plan.asked,
-            embeddings=self._plan.embeddings,
+            linears=self._selection.linears,
+            kept=self._selection.kept_by_user,
+            embeddings=self._selection.embeddings,
             migration=self._options.migration if survey and self._options.migration else None,
             data_sha256=survey.sha256 if survey else None,
             samples=survey.samples if survey else 0,

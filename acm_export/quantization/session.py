@@ -6,17 +6,14 @@ from typing import TYPE_CHECKING
 
 from onnx import helper
 
-from acm_export.base.errors import ModelFileError
-from acm_export.data.batches import GraphInput, graph_inputs
 from acm_export.data.token_masks import MASK, TokenMasks
-from acm_export.onnx_file.budget_input import INPUT
 from acm_export.onnx_file.inspection import check_graph
 from acm_export.onnx_file.manifest import Manifest, read_manifest
 from acm_export.onnx_file.model_file import read_model
 from acm_export.onnx_file.thresholds import by_layer
 from acm_export.runtimes.onnx_runtime import CpuSession, Session
 from acm_export.runtimes.runnable import open_runnable, runnable_copy
-from acm_export.runtimes.session import tap_gate_logits
+from acm_export.runtimes.session import batch_inputs, own_outputs, tap_gate_logits
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -45,17 +42,8 @@ class ObservingSession:
         self.manifest: Manifest = read_manifest(model, path)
         check_graph(model, self.manifest, path)
         self.layers = self.manifest.layers
-        held = {tensor.name for tensor in model.graph.initializer}
-        held |= {INPUT} if self.manifest.budget_input else set()
-        self.inputs: tuple[GraphInput, ...] = graph_inputs(
-            model, tuple(value.name for value in model.graph.input if value.name not in held)
-        )
-        if scalars := [value.name for value in self.inputs if not value.shape]:
-            raise ModelFileError(
-                f"{path} has the scalar input {scalars[0]}; every input needs a batch axis",
-                "export the model without this input, or give it a batch axis",
-            )
-        self.outputs = [value.name for value in model.graph.output if not value.name.startswith("counts/")]
+        self.inputs = batch_inputs(model, self.manifest, path)
+        self.outputs = own_outputs(model)
         copy, self.notes = runnable_copy(model, self.manifest, path.parent)
         self._logits = list(tap_gate_logits(copy).values())
         elements = {value.name: value.type.tensor_type.elem_type for value in copy.graph.value_info}

@@ -101,7 +101,7 @@ class Statistics:
         if largest is None or not largest.any():
             raise QuantizationError(
                 f"{self._name(tensor)} reads only zeros in these data, which sets no scale",
-                f"give samples like those of later use, or keep it in float: --keep {self._readers[tensor][0]!r}",
+                f"give samples like the data it will see, or keep it in float: --keep {self._readers[tensor][0]!r}",
             )
         counts = None if layer is None else np.concatenate(self._counts[layer])
         return Observed(largest, np.concatenate(self._samples[tensor]), counts)

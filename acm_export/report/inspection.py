@@ -11,7 +11,8 @@ if TYPE_CHECKING:
 
     from acm_export.onnx_file.budget_table import Calibration
     from acm_export.onnx_file.inspection import FileSummary
-    from acm_export.onnx_file.manifest import LayerEntry, Manifest, Quantization, Setting
+    from acm_export.onnx_file.manifest import LayerEntry, Manifest, Setting
+    from acm_export.onnx_file.quantization_record import Quantization
 
 
 def describe(summary: FileSummary) -> Iterator[str]:

@@ -47,16 +47,8 @@ class TappedSession:
         check_has_layers(self.manifest, path)
         if not any(layer.num_learners > layer.min_learners for layer in self.layers):
             raise ModelFileError(f"{path} has no gated learners: every learner always runs, so its budget is always 1")
-        held = {tensor.name for tensor in model.graph.initializer}
-        held |= {INPUT} if self.manifest.budget_input else set()
-        names = tuple(value.name for value in model.graph.input if value.name not in held)
-        self.inputs: tuple[GraphInput, ...] = graph_inputs(model, names)
-        if scalars := [value.name for value in self.inputs if not value.shape]:
-            raise ModelFileError(
-                f"{path} has the scalar input {scalars[0]}; every input needs a batch axis",
-                "export the model without this input, or give it a batch axis",
-            )
-        self.outputs = [value.name for value in model.graph.output if not value.name.startswith("counts/")]
+        self.inputs = batch_inputs(model, self.manifest, path)
+        self.outputs = own_outputs(model)
         copy, self.notes = runnable_copy(model, self.manifest, path.parent)
         self._logits = tap_gate_logits(copy)
         self._session, session_notes = open_runnable(copy, self.manifest, path.parent, session=runtime)
@@ -105,6 +97,33 @@ class TappedSession:
     def _run(self, feeds: Arrays, thresholds: NDArray[np.float32], more: list[str]) -> Arrays:
         values = {f"{name}.thresholds": part for name, part in by_layer(self.layers, thresholds).items()}
         return self._session.run(feeds | values, [*self.outputs, *more])
+
+
+def batch_inputs(model: onnx.ModelProto, manifest: Manifest, path: Path) -> tuple[GraphInput, ...]:
+    """The inputs that samples fill: all but thresholds and the budget.
+
+    Args:
+        model: Model of the file.
+        manifest: Manifest of the file.
+        path: Path of the file, for errors.
+
+    Raises:
+        ModelFileError: An input has no batch axis.
+    """
+    held = {tensor.name for tensor in model.graph.initializer}
+    held |= {INPUT} if manifest.budget_input else set()
+    inputs = graph_inputs(model, tuple(value.name for value in model.graph.input if value.name not in held))
+    if scalars := [value.name for value in inputs if not value.shape]:
+        raise ModelFileError(
+            f"{path} has the scalar input {scalars[0]}; every input needs a batch axis",
+            "export the model without this input, or give it a batch axis",
+        )
+    return inputs
+
+
+def own_outputs(model: onnx.ModelProto) -> list[str]:
+    """Names of the model's outputs, without learner counts."""
+    return [value.name for value in model.graph.output if not value.name.startswith("counts/")]
 
 
 def tap_gate_logits(model: onnx.ModelProto) -> dict[str, str]:

@@ -21,10 +21,6 @@ if TYPE_CHECKING:
     from acm_export.timing.backends.backend import Backend
     from acm_export.timing.request import LatencyRequest
 
-_SAMPLES = 256
-"""Samples that set the scales, unless the timed file records another number."""
-
-
 _INT8_OPERATORS = frozenset({"DequantizeLinear", "DynamicQuantizeLinear", "MatMulInteger", "QLinearMatMul"})
 
 
@@ -37,7 +33,7 @@ class BaselineFile:
 
 
 def check_data(request: LatencyRequest, manifest: Manifest) -> None:
-    """Check that there is data if the baseline is to be quantized with static activations.
+    """Check that there is data if the baseline is to be quantised with static activations.
 
     Raises:
         UsageError: There is none.
@@ -46,7 +42,7 @@ def check_data(request: LatencyRequest, manifest: Manifest) -> None:
     if request.baseline_int8 and request.data is None and (done is None or done.activations == "static"):
         raise UsageError(
             "--baseline-int8 needs --data: the scales of static activations come from data",
-            "give --data, or time a file that was quantized with --activations dynamic",
+            "give --data, or time a file that was quantised with --activations dynamic",
         )
 
 
@@ -71,14 +67,14 @@ def open_baselines(
     Args:
         request: Names the baseline and the data.
         backend: Runtime of the baseline.
-        manifest: Manifest of the timed file, which says how it was quantized.
-        progress: Receives a step for the quantization.
+        manifest: Manifest of the timed file, which says how it was quantised.
+        progress: Receives a step for the quantisation.
 
     Yields:
         None, one or two baselines.
 
     Raises:
-        AcmError: The baseline cannot be read or quantized.
+        AcmError: The baseline cannot be read or quantised.
     """
     if request.baseline is None:
         yield ()
@@ -88,20 +84,20 @@ def open_baselines(
         yield (dense,)
         return
     with TemporaryDirectory(prefix="acm-export-") as folder:
-        progress.stage("quantizing the baseline", None)
+        progress.stage("quantising the baseline", None)
         path = Path(folder) / request.baseline.name
         yield dense, BaselineFile(path, _quantized(request, request.baseline, manifest, path))
 
 
 def _quantized(request: LatencyRequest, dense: Path, manifest: Manifest, output: Path) -> ModelFile:
-    """Quantize the dense file with the options of the timed file, or with the default options if that is float."""
+    """Quantise the dense file with the options of the timed file, or with the default options if that is float."""
     from acm_export.quantization.quantize import quantize
 
     done = manifest.quantization
     without_data = done is not None and not done.samples
     data, processor = (None, None) if without_data else (request.data, request.processor)
     quantize(dense, output, data=data, processor=processor, **_options(manifest, dense))
-    return ModelFile(f"{dense}, quantized to int8", sha256_of(output))
+    return ModelFile(f"{dense}, quantised to int8", sha256_of(output))
 
 
 def _options(manifest: Manifest, dense: Path) -> dict[str, Any]:
@@ -110,11 +106,11 @@ def _options(manifest: Manifest, dense: Path) -> dict[str, Any]:
     if done is None:
         return {}
     present = {tensor.name for tensor in read_model(dense).graph.initializer}
-    return {
+    samples = {"samples": done.samples} if done.samples else {}
+    return samples | {
         "activations": done.activations,
         "weight_bits": done.weight_bits,
         "keep": [name for name in done.kept if name in present],
         "embeddings": bool(done.embeddings),
         "migration": done.migration or 0.0,
-        "samples": done.samples or _SAMPLES,
     }

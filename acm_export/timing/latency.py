@@ -80,7 +80,7 @@ def latency(
         budgets: β to time, from the calibrated table; by default the current setting of the model.
         threshold: One τ for every gated learner, for models that are not calibrated.
         baseline: Path of the dense model: an ONNX file, an engine or a checkpoint.
-        baseline_int8: Time an int8 version of the baseline too. It is quantized with the options of an int8 ``model``,
+        baseline_int8: Time an int8 version of the baseline too. It is quantised with the options of an int8 ``model``,
             or with the default options, and needs ``data`` unless activations are dynamic. For ONNX Runtime.
         data: Real inputs: a file, a folder or ``module:function``; by default random inputs.
         processor: Folder with preprocessor_config.json, for images.

@@ -121,7 +121,7 @@ class VerificationReport:
         atol: Absolute tolerance, if one was given.
         runtime: Runtime that ran the file.
         notes: How the comparison differs from running the file unchanged, for example in another dtype.
-        int8: ``static`` or ``dynamic`` activations if the file is quantized, or None.
+        int8: ``static`` or ``dynamic`` activations if the file is quantised, or None.
     """
 
     settings: tuple[SettingResult, ...]

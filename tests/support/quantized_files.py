@@ -9,7 +9,8 @@ import numpy as np
 import onnx
 from onnx import helper, numpy_helper
 
-from acm_export.onnx_file.manifest import Quantization, read_manifest, write_manifest
+from acm_export.onnx_file.manifest import read_manifest, write_manifest
+from acm_export.onnx_file.quantization_record import Quantization
 from acm_export.onnx_file.targets import gated_learners_nodes, retarget
 from acm_export.op import QUANTIZED_NAME
 from acm_export.op.reference import activate

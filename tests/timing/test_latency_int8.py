@@ -73,7 +73,7 @@ def test_both_baselines_are_timed_with_every_run(
     assert read.baseline is not None
     assert read.baseline_int8 is not None
     assert read.baseline.model.file == str(folder / "dense.onnx")
-    assert read.baseline_int8.model.file == f"{folder / 'dense.onnx'}, quantized to int8"
+    assert read.baseline_int8.model.file == f"{folder / 'dense.onnx'}, quantised to int8"
     assert read.baseline_int8.model.sha256 not in (None, read.baseline.model.sha256)
     for baseline in (read.baseline, read.baseline_int8):
         assert len(baseline.runs) == len(read.runs) == 4
@@ -83,7 +83,7 @@ def test_both_baselines_are_timed_with_every_run(
     assert (read.precision in str(latency_table(read).title)) == (name != "m")
     headers = [str(column.header) for column in latency_table(read).columns]
     assert headers[-2:] == ["÷ baseline", "÷ int8 baseline"]
-    assert any("quantized to int8" in line for line in describe_latency(read))
+    assert any("quantised to int8" in line for line in describe_latency(read))
     assert "int8 baseline: p50" in plot.read_text().replace("&#xf7;", "÷")
     assert list(scratch.iterdir()) == []
 
@@ -123,7 +123,7 @@ def test_the_rival_is_quantized_with_the_options_of_the_model(
     assert (asked[1]["activations"], asked[1]["data"]) == (
         "dynamic",
         None,
-    )  # quantized without data, so its rival is too
+    )  # quantised without data, so its rival is too
     assert asked[2] == data
 
 

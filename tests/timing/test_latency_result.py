@@ -70,7 +70,7 @@ def test_a_result_survives_a_round_trip(tmp_path: Path) -> None:
         source=ModelFile("m.onnx", None),
         cuda_graph=True,
         failures=("f",),
-        baseline_int8=replace(baseline, model=ModelFile("d.onnx, quantized to int8", "c" * 64)),
+        baseline_int8=replace(baseline, model=ModelFile("d.onnx, quantised to int8", "c" * 64)),
         precision="int8 static and fp32",
     )
     path = tmp_path / "r.json"

@@ -16,7 +16,8 @@ from torch import nn
 from acm_export.exporter import export
 from acm_export.modules import ACMLayer, ACMSpec, acm_layers
 from acm_export.modules.wrapper import Exportable
-from acm_export.onnx_file.manifest import LayerEntry, Manifest, Quantization, Setting, Source
+from acm_export.onnx_file.manifest import LayerEntry, Manifest, Setting, Source
+from acm_export.onnx_file.quantization_record import Quantization
 from acm_export.op import DOMAIN, QUANTIZED_INPUTS, QUANTIZED_NAME, QuantizedSignature
 from acm_export.op.quantized_body import quantized_body
 from acm_export.report.verification import verification_table

@@ -16,6 +16,8 @@ from typing import TYPE_CHECKING
 import numpy as np
 from onnx import TensorProto, helper
 
+from acm_export.op.quantized_signature import SMALLEST_RANGE
+
 if TYPE_CHECKING:
     from collections.abc import Mapping
     from typing import Any
@@ -30,8 +32,6 @@ if TYPE_CHECKING:
 _FLOAT16_SCALES_OPSET = 19
 _AXES_INPUT_OPSET = 18
 _LEVELS = np.float32(127)
-_SMALLEST = np.float32(1e-30)
-"""As for the operator with ``dynamic`` (docs/op.md)."""
 
 
 @dataclass(frozen=True)
@@ -142,7 +142,7 @@ def _product(
 def _divided_rows(x: str, steps: _Steps, opset: int) -> tuple[str, str]:
     """X with each row scaled to ±127, and the factor ``[..., 1]`` that its products are multiplied with."""
     edit = steps.edit
-    levels, smallest = edit.constant("int8/levels", _LEVELS), edit.constant("int8/smallest", _SMALLEST)
+    levels, smallest = edit.constant("int8/levels", _LEVELS), edit.constant("int8/smallest", np.float32(SMALLEST_RANGE))
     size = steps.add("Abs", x, name="abs")
     if opset >= _AXES_INPUT_OPSET:
         axes = edit.constant("int8/last_axis", np.array([-1], np.int64))

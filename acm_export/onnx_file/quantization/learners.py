@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from onnx import helper
@@ -18,7 +18,6 @@ if TYPE_CHECKING:
     import onnx
     from numpy.typing import NDArray
 
-    from acm_export.onnx_file.manifest import LayerEntry
     from acm_export.onnx_file.quantization.edit import GraphEdit
 
 
@@ -95,8 +94,3 @@ def rewrite_learners(
         new.attribute.extend(node.attribute)
         new.attribute.append(helper.make_attribute("dynamic", int(dynamic)))
         edit.replace(node, [new])
-
-
-def as_int8(layer: LayerEntry, activations: str) -> LayerEntry:
-    """The manifest's entry of a layer that runs in int8."""
-    return replace(layer, activations=activations)

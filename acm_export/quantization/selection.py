@@ -23,13 +23,13 @@ if TYPE_CHECKING:
     from acm_export.onnx_file.quantization.view import GraphView
     from acm_export.quantization.options import Options
 
-_ASKED = "kept by --keep"
-_FLOAT_TARGETS = ("portable",)
-"""Targets whose runtime scales activations at run time."""
+_KEPT_BY_USER = "kept by --keep"
+_DYNAMIC_TARGETS = ("portable",)
+"""Targets whose runtime can scale activations at run time."""
 
 
 @dataclass(frozen=True)
-class Plan:
+class Selection:
     """What runs in int8.
 
     Args:
@@ -50,15 +50,13 @@ class Plan:
         return tuple(linear.weight for site in self.sites for linear in site.linears)
 
     @property
-    def asked(self) -> tuple[str, ...]:
+    def kept_by_user(self) -> tuple[str, ...]:
         """Names of what stays in float because the user asked for it."""
-        return tuple(kept.name for kept in self.kept if kept.reason == _ASKED)
+        return tuple(kept.name for kept in self.kept if kept.reason == _KEPT_BY_USER)
 
     def readers(self) -> dict[str, list[str]]:
         """Names of the layers that read each tensor that gets a scale."""
-        found: dict[str, list[str]] = {}
-        for layer, weights in self.layers:
-            found.setdefault(weights.x, []).append(layer.name)
+        found = self.layers_by_tensor()
         for site in self.sites:
             found.setdefault(site.x, []).extend(linear.module for linear in site.linears)
         return found
@@ -94,14 +92,14 @@ def check_can_quantize(manifest: Manifest, path: Path, options: Options) -> None
             f"{path} is bf16, for which runtimes have no int8 products",
             "export the checkpoint again with --dtype fp32 or fp16, and quantize that file",
         )
-    if options.dynamic and manifest.target not in _FLOAT_TARGETS:
+    if options.dynamic and manifest.target not in _DYNAMIC_TARGETS:
         raise UsageError(
             f"{path} is for the target {manifest.target}, which takes fixed scales only, not --activations dynamic",
             "give --data instead, or export for the target portable",
         )
 
 
-def make_plan(model: onnx.ModelProto, manifest: Manifest, view: GraphView, path: Path, options: Options) -> Plan:
+def select(model: onnx.ModelProto, manifest: Manifest, view: GraphView, path: Path, options: Options) -> Selection:
     """Decide what runs in int8.
 
     Args:
@@ -120,31 +118,31 @@ def make_plan(model: onnx.ModelProto, manifest: Manifest, view: GraphView, path:
     found, left = find_linears(model, view)
     tables = find_embeddings(view)
     names = [*learners, *(linear.weight for linear in found), *tables, *(kept.name for kept in left)]
-    asked = _asked(options.keep, names, path)
-    kept = [Kept(name, _ASKED) for name in names if name in asked]
-    kept += [item for item in left if item.name not in asked]
-    linears = tuple(linear for linear in found if linear.weight not in asked)
+    kept_names = _matching(options.keep, names, path)
+    kept = [Kept(name, _KEPT_BY_USER) for name in names if name in kept_names]
+    kept += [item for item in left if item.name not in kept_names]
+    linears = tuple(linear for linear in found if linear.weight not in kept_names)
     if options.learners_only:
         kept += [Kept(linear.weight, "left out by --only learners") for linear in linears]
         linears = ()
-    layers = tuple((entries[name], weights) for name, weights in learners.items() if name not in asked)
+    layers = tuple((entries[name], weights) for name, weights in learners.items() if name not in kept_names)
     for layer, _ in layers:
         _check_width(layer)
-    embeddings = tuple(name for name in tables if name not in asked) if options.embeddings else ()
-    plan = Plan(layers, sites(linears, view), embeddings, tuple(kept))
-    if not (plan.layers or plan.sites or plan.embeddings):
-        reasons = sorted({item.reason for item in plan.kept})
+    embeddings = tuple(name for name in tables if name not in kept_names) if options.embeddings else ()
+    selected = Selection(layers, sites(linears, view), embeddings, tuple(kept))
+    if not (selected.layers or selected.sites or selected.embeddings):
+        reasons = sorted({item.reason for item in selected.kept})
         raise UsageError(
             f"nothing in {path} can run in int8" + (f": {'; '.join(reasons)}" if reasons else ""),
             "see docs/int8.md for what can",
         )
-    return plan
+    return selected
 
 
-def _asked(patterns: Sequence[str], names: Iterable[str], path: Path) -> set[str]:
+def _matching(patterns: Sequence[str], names: Iterable[str], path: Path) -> set[str]:
     """Names that a pattern matches: names of layers, of weights, or of the modules of weights."""
     known = {name: {name, module_name(name)} for name in names}
-    asked: set[str] = set()
+    kept_names: set[str] = set()
     for pattern in patterns:
         matches = {name for name, forms in known.items() if any(fnmatchcase(form, pattern) for form in forms)}
         if not matches:
@@ -153,8 +151,8 @@ def _asked(patterns: Sequence[str], names: Iterable[str], path: Path) -> set[str
                 f"--keep {pattern!r} matches no layer of {path}; it has {some}, ...",
                 "* matches any characters, as in --keep '*.attention.*'",
             )
-        asked |= matches
-    return asked
+        kept_names |= matches
+    return kept_names
 
 
 def _check_width(layer: LayerEntry) -> None:
