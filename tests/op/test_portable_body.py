@@ -13,6 +13,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from onnx import helper, numpy_helper
 from op_model import assert_matches_loop, logits_of, one_node_model, op_node, random_inputs, run_body, session_of
+from op_strategies import draw_routing
 from property_tests import examples
 
 from acm_export.base.errors import OpError
@@ -35,12 +36,7 @@ def cases(draw: st.DrawFn) -> Any:
     rng = np.random.default_rng(draw(st.integers(0, 2**32)))
     dtype = draw(st.sampled_from([np.float32, np.float16]))
     feeds = random_inputs(rng, draw(LEADING), draw(st.integers(1, 9)), draw(st.integers(1, 7)), signature, dtype)
-    feeds["thresholds"] = np.array(
-        draw(st.lists(st.sampled_from([0.0, 0.0, 0.7, -0.7, INF, -INF, NAN]), min_size=n, max_size=n)), np.float32
-    )
-    if draw(st.booleans()) and feeds["gate_logits"].size:
-        where = rng.integers(0, feeds["gate_logits"].size, 2)
-        feeds["gate_logits"].flat[where] = draw(st.sampled_from([NAN, INF, -INF]))
+    draw_routing(draw, feeds, rng)
     return feeds, signature, draw(st.integers(17, 22)), draw(st.booleans())
 
 

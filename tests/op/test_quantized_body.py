@@ -12,6 +12,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 from op_model import logits_of, session_of
+from op_strategies import draw_routing
 from property_tests import examples
 from quantized_op import assert_close_to_loop, assert_integers_hold, quantized_model, random_quantized_inputs
 
@@ -49,13 +50,7 @@ def cases(draw: st.DrawFn) -> Any:
     feeds = random_quantized_inputs(
         rng, draw(LEADING), draw(st.integers(1, 70)), draw(st.integers(1, 40)), signature, dtype
     )
-    feeds["thresholds"] = np.array(
-        draw(st.lists(st.sampled_from([0.0, 0.0, 0.7, -0.7, INF, -INF, NAN]), min_size=n, max_size=n)), np.float32
-    )
-    if draw(st.booleans()) and feeds["gate_logits"].size:
-        feeds["gate_logits"].flat[rng.integers(0, feeds["gate_logits"].size, 2)] = draw(
-            st.sampled_from([NAN, INF, -INF])
-        )
+    draw_routing(draw, feeds, rng)
     return feeds, signature, draw(st.integers(17, 22)), draw(st.booleans())
 
 

@@ -13,6 +13,7 @@ from hypothesis import strategies as st
 from kernel_processes import interpreted
 from kernel_runs import operator
 from op_model import assert_matches_loop, logits_of, random_inputs
+from op_strategies import WIDTHS, draw_routing, staircases
 from property_tests import examples
 
 from acm_export.op import ACTIVATIONS, Signature
@@ -23,7 +24,6 @@ from acm_export.plugins.kernels.tiles import Entry, Tile, entries
 INF, NAN = float("inf"), float("nan")
 DTYPES = (np.float32, np.float16, ml_dtypes.bfloat16)
 LEADING = st.one_of(st.sampled_from([(), (1,), (1, 1, 1), (70,)]), st.lists(st.integers(1, 5), max_size=3).map(tuple))
-WIDTHS = st.one_of(st.integers(1, 40), st.sampled_from([16, 32, 48, 64, 128]))
 
 IN_TRITON = [index for index, entry in enumerate(entries()) if entry.language == "triton"]
 """Entries of the table that can be interpreted; test_cuda_kernels.py has the others."""
@@ -45,12 +45,7 @@ def cases(draw: st.DrawFn) -> Any:
     rng = np.random.default_rng(draw(st.integers(0, 2**32)))
     dtype = draw(st.sampled_from(DTYPES))
     feeds = random_inputs(rng, draw(LEADING), draw(WIDTHS), draw(WIDTHS), signature, dtype)
-    feeds["thresholds"] = np.array(
-        draw(st.lists(st.sampled_from([0.0, 0.0, 0.7, -0.7, INF, -INF, NAN]), min_size=n, max_size=n)), np.float32
-    )
-    if draw(st.booleans()):
-        where = rng.integers(0, feeds["gate_logits"].size, 2)
-        feeds["gate_logits"].flat[where] = draw(st.sampled_from([NAN, INF, -INF]))
+    draw_routing(draw, feeds, rng)
     return feeds, signature
 
 
@@ -61,17 +56,6 @@ def test_the_kernels_agree_with_the_loop(case: Any, strided: bool) -> None:
     y, counts = interpreted(operator, feeds, signature, strided=strided)
     assert y.dtype == feeds["x"].dtype
     assert_matches_loop(y, counts, feeds, signature)
-
-
-@st.composite
-def staircases(draw: st.DrawFn) -> tuple[list[int], int]:
-    """Counts whose totals m_n lie at and next to the edges of the small tiles, in any order of the tokens, and N."""
-    edges = [0, 1, 15, 16, 17, 31, 32, 33, 48, 63, 64, 65]
-    n = draw(st.integers(1, 4))
-    tokens = draw(st.sampled_from(edges[1:]))
-    reach = sorted((min(draw(st.sampled_from(edges)), tokens) for _ in range(n)), reverse=True)
-    counts = [sum(row < end for end in reach) for row in range(tokens)]
-    return draw(st.permutations(counts)), n
 
 
 @given(staircases(), st.sampled_from([0, 1, 2, 3]), st.sampled_from([(32, 48), (24, 20)]), st.sampled_from(DTYPES))
