@@ -90,40 +90,34 @@ def always_end(signature: Signature) -> list[str]:
 def count(signature: Signature, opset: int) -> list[str]:
     """Margins, thresholds and the longest prefix: ``counts``; ``gated`` [T], int64, the count beyond min_learners.
 
-    The last margin is compared with +inf, so the first learner that does not run always exists. A NaN logit raises
-    every lower maximum to +inf, so no margin of its token is above a threshold.
+    ``gated`` is the number of learners before the first one that does not run. Max and Sub pass NaN on, so the first
+    margin of a token with a NaN logit is NaN, which is above no threshold.
     """
-    choices = signature.num_choices
-    lower, upper = ["z0"], [f"z{choices - 1}"]
+    choices, gated = signature.num_choices, signature.num_choices - 1
+    lower, upper = ["z0"], [f"z{gated}"]
     statements = [
-        "infinity = Constant <value = float[1] {inf}> ()",
-        "minus_infinity = Constant <value = float[1] {-inf}> ()",
         f"logits_shape = Constant <value_ints = [-1, {choices}]> ()",
         "logits = Reshape (gate_logits, logits_shape)",
-        "nan = IsNaN (logits)",
-        "nan_to_infinity = Where (nan, infinity, minus_infinity)",
-        max_over_columns("nan_bound", "nan_to_infinity", opset),
         split("z", range(choices), "logits", 1, opset),
     ]
-    for c in range(2, choices):
-        statements.append(f"lower{c} = Max ({lower[-1]}, z{c - 1})")
+    for c in range(1, gated):
+        statements.append(f"lower{c} = Max ({lower[-1]}, z{c})")
         lower.append(f"lower{c}")
-    for c in range(choices - 2, 0, -1):
+    for c in range(gated - 1, 0, -1):
         statements.append(f"upper{c} = Max ({upper[-1]}, z{c})")
         upper.append(f"upper{c}")
     return [
         *statements,
-        f"lower_choices = Concat <axis = 1> ({', '.join([*lower, lower[-1]])})",
-        f"upper = Concat <axis = 1> ({', '.join([*reversed(upper), upper[0]])})",
-        "lower = Max (lower_choices, nan_bound)",
+        f"lower = Concat <axis = 1> ({', '.join(lower)})",
+        f"upper = Concat <axis = 1> ({', '.join(reversed(upper))})",
         "margins = Sub (upper, lower)",
         f"first_gated = Constant <value_ints = [{signature.min_learners}]> ()",
         "tau = Slice (thresholds, first_gated, end, zero)",
-        "tau_and_stop = Concat <axis = 0> (tau, infinity)",
-        "runs = Greater (margins, tau_and_stop)",
-        f"runs_int = Cast <to = {TensorProto.INT32}> (runs)",
-        "gated_rows = ArgMin <axis = 1, keepdims = 0> (runs_int)",  # the first learner that does not run
-        "gated = Reshape (gated_rows, rest)",  # ONNX Runtime 1.20 keeps the columns if there are no tokens
+        "runs = Greater (margins, tau)",
+        f"learners_before = Constant <value_ints = [{', '.join(str(g) for g in range(gated))}]> ()",
+        f"all_gated = Constant <value_int = {gated}> ()",
+        "candidates = Where (runs, all_gated, learners_before)",
+        reduce_columns("Min", "gated", "candidates", opset, keep=False),
         *_counts(signature),
     ]
 
@@ -193,8 +187,8 @@ def split(prefix: str, numbers: Sequence[int], source: str, axis: int, opset: in
     return f"{names} = Split <axis = {axis}{parts}> ({source})"
 
 
-def max_over_columns(out: str, rows: str, opset: int) -> str:
-    """The maximum over axis 1, which is kept."""
+def reduce_columns(operation: str, out: str, values: str, opset: int, *, keep: bool = True) -> str:
+    """The "Max" or "Min" over axis 1, which is kept or removed."""
     if opset >= _REDUCTION_AXES_INPUT_OPSET:
-        return f"{out} = ReduceMax <keepdims = 1> ({rows}, one)"
-    return f"{out} = ReduceMax <axes = [1], keepdims = 1> ({rows})"
+        return f"{out} = Reduce{operation} <keepdims = {keep:d}> ({values}, one)"
+    return f"{out} = Reduce{operation} <axes = [1], keepdims = {keep:d}> ({values})"

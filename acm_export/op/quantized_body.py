@@ -92,7 +92,7 @@ def _quantize_rows(values: str, out: str, scale: str, opset: int) -> list[str]:
     """OUT [rows, columns], uint8 by the largest absolute value of each row, and SCALE [rows, 1], that value / 127."""
     return [
         f"{out}_abs = Abs ({values})",
-        routing.max_over_columns(f"{out}_largest", f"{out}_abs", opset),
+        routing.reduce_columns("Max", f"{out}_largest", f"{out}_abs", opset),
         f"{out}_smallest = Constant <value_float = {SMALLEST_RANGE}> ()",
         f"{out}_range = Max ({out}_largest, {out}_smallest)",
         f"{out}_levels = Constant <value_float = 127.0> ()",
