@@ -158,9 +158,12 @@ def test_lost_weights_fail_the_cosine_rule_and_the_hint_names_the_options(tmp_pa
 
 
 def layer_model(
-    signature: QuantizedSignature, leading: tuple[int, ...], seed: int, dtype: Any = np.float32
+    signature: QuantizedSignature, leading: tuple[int, ...], seed: int, dtype: Any = np.float32, bias: float = 0
 ) -> tuple[onnx.ModelProto, Manifest, dict[str, Any]]:
-    """One int8 layer with random weights as a runnable copy, its manifest, and feeds with awkward values."""
+    """One int8 layer with random weights as a runnable copy, its manifest, and feeds with awkward values.
+
+    ``bias`` is added to the arguments of the activation.
+    """
     rng = np.random.default_rng(seed)
     model_dim, hidden, learners = 7, 5, signature.num_learners
     entry = LayerEntry(
@@ -169,6 +172,7 @@ def layer_model(
     )  # fmt: skip
     shapes = ((model_dim, learners * hidden), (learners * hidden,), (learners * hidden, model_dim), (learners + 1, 7))
     floats = [rng.standard_normal(shape) for shape in shapes]
+    floats[1] += bias
     x = rng.standard_normal((*leading, model_dim)).astype(dtype)
     logits = rng.standard_normal((*leading, signature.num_choices)).astype(np.float32)
     sample = rng.standard_normal((50, model_dim))
@@ -276,3 +280,17 @@ def test_a_hidden_value_may_move_by_one_and_nothing_else_may() -> None:
 def test_routing_may_differ_by_the_spread_of_the_margins() -> None:
     assert scripted(layers=(LayerRouting("l", 9, 1, 1.9, 2.0, 0.5),)).passed
     assert "routes 1 of 9" in str(scripted(layers=(LayerRouting("l", 9, 1, 2.1, 2.0, 0.5),)).failure)
+
+
+@pytest.mark.parametrize("bias", [-4.0, -6.0, -8.0, -12.0])
+@pytest.mark.parametrize("activation", ["gelu", "gelu_tanh", "silu"])
+def test_hidden_values_as_small_as_the_error_of_float32_do_not_fail(
+    activation: str, bias: float, tmp_path: Path
+) -> None:
+    signature = QuantizedSignature(3, 1, activation, 1)
+    model, manifest, feeds = layer_model(signature, (400,), 5, bias=bias)
+    thresholds = np.full(3, -INF, np.float32)
+    check = IntegerCheck(model, manifest, tmp_path)
+    ran = CpuSession(model, tmp_path).run(feeds | {"thresholds": thresholds})
+    (found,) = check.check(feeds | ran, {"l": thresholds})
+    assert found.failure is None
