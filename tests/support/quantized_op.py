@@ -138,8 +138,9 @@ def _assert_token(
         term = back * (qh @ feeds["w2"][part].astype(np.int64)) * feeds["s2"]
         total += term
         largest_term = max(largest_term, np.abs(term).max(initial=0))
-    tolerance = ROUNDING[str(feeds["x"].dtype)] * max(1.0, largest_term)
-    np.testing.assert_allclose(y, total + feeds["b2"][count], rtol=0, atol=tolerance)
+    expected = total + feeds["b2"][count]
+    tolerance = ROUNDING[str(feeds["x"].dtype)] * max(1.0, largest_term, np.abs(expected).max(initial=0))
+    np.testing.assert_allclose(y, expected, rtol=0, atol=tolerance)
 
 
 def assert_close_to_loop(y: Any, counts: Any, feeds: Feeds, signature: QuantizedSignature, steps: int) -> None:
