@@ -61,7 +61,7 @@ class Size:
     runs: int
 
 
-SIZES = (Size(8, 0.08, 0.04, rounds=15, runs=4), Size(1, 0.12, 0.06, rounds=25, runs=10))
+SIZES = (Size(8, 0.08, 0.04, rounds=40, runs=4), Size(1, 0.12, 0.06, rounds=80, runs=10))
 QUICK = (Size(1, 0.12, 0.06, rounds=2, runs=2),)
 
 

@@ -2,8 +2,7 @@
 
 Activations are uint8 with the zero point 128, because products of int8 activations are slow on x86. The tokens are
 quantised once, and their rows are gathered as bytes. A product is MatMulInteger, Cast, Mul by a scale and Add of a
-bias, which become one MatMulIntegerToFloat; see ``_product`` for what the fusion needs. Sums of shorter prefixes are
-added into longer ones with ScatterND. Learners that always run share one second product.
+bias, which become one MatMulIntegerToFloat; see ``product`` in quantized_sums.py for what the fusion needs.
 """
 
 from __future__ import annotations
@@ -13,6 +12,7 @@ from typing import TYPE_CHECKING
 from onnx import TensorProto
 
 from acm_export.op import body_routing as routing
+from acm_export.op import quantized_sums as sums
 from acm_export.op.body import ATTRIBUTES
 from acm_export.op.body_activation import activation_statements
 from acm_export.op.quantized_signature import QUANTIZED_INPUTS, QUANTIZED_NAME, SMALLEST_RANGE
@@ -50,9 +50,9 @@ def quantized_body(signature: QuantizedSignature, opset: int, *, taps: bool = Fa
     for learner in range(1, signature.num_learners + 1):
         statements += _hidden(learner, signature, opset)
     if signature.min_learners:
-        statements += _always(signature)
+        statements += sums.always(signature)
     if gated:
-        statements += _gated(signature)
+        statements += sums.gated(signature)
     statements += _finish(signature)
     outputs = [*OUTPUTS, *(tap_names(signature) if taps else ())]
     attributes = (*ATTRIBUTES, "dynamic")
@@ -128,7 +128,7 @@ def _hidden(learner: int, signature: QuantizedSignature, opset: int) -> list[str
         statements += [f"order_{n} = Slice (order, zero, total{g}, zero)", f"{rows} = Gather (rows_q, order_{n})"]
         if signature.dynamic:
             statements.append(f"{scale} = Gather (row_scale, order_{n})")
-    statements += _product(
+    statements += sums.product(
         rows, f"w1_{n}", f"s1_{n}", f"b1_{n}", f"up_{n}", row_scale=scale if signature.dynamic else None
     )
     statements += activation_statements(signature.activation, f"up_{n}", f"active_{n}", opset)
@@ -139,88 +139,6 @@ def _hidden(learner: int, signature: QuantizedSignature, opset: int) -> list[str
         f"hidden_scale_{n} = Squeeze (h_scale_{n})",
         f"hidden_zero_{n} = Squeeze (h_zero_uint8_{n})",
         f"hidden_{n} = QuantizeLinear (active_{n}, hidden_scale_{n}, hidden_zero_{n})",
-    ]
-
-
-def _product(rows: str, w: str, scale: str, bias: str | None, out: str, *, row_scale: str | None) -> list[str]:
-    """OUT [rows, columns] = (rows_q - 128) w * scale + bias, and times a scale per row.
-
-    ONNX Runtime fuses MatMulInteger, Cast, Mul, Add into MatMulIntegerToFloat only if the second factor is itself a
-    product of two scales, each product used once. So the scale is multiplied by ``unit``, which is not a constant,
-    and every learner has its own copy of s2. A scale per row must not be part of that product: the fused kernel would
-    take its first value for all rows. Then the bias is [1, columns]: a vector would be fused into BiasGelu, which is
-    slower than Add and Gelu.
-    """
-    statements = [
-        f"{out}_sum = MatMulInteger ({rows}, {w}, zero_128)",
-        f"{out}_float = Cast <to = {_FLOAT}> ({out}_sum)",
-        f"{out}_scale = Mul (unit, {scale})",
-    ]
-    product = out if bias is None and row_scale is None else f"{out}_scaled"
-    statements.append(f"{product} = Mul ({out}_float, {out}_scale)")
-    if row_scale is not None:
-        scaled_rows = out if bias is None else f"{out}_rows"
-        statements.append(f"{scaled_rows} = Mul ({product}, {row_scale})")
-        if bias is not None:
-            statements += [f"{out}_bias = Unsqueeze ({bias}, zero)", f"{out} = Add ({scaled_rows}, {out}_bias)"]
-    elif bias is not None:
-        statements.append(f"{out} = Add ({product}, {bias})")
-    return statements
-
-
-def _always(signature: QuantizedSignature) -> list[str]:
-    """The sum of the learners that always run, without output bias: always [T, D]."""
-    learners = range(1, signature.min_learners + 1)
-    if signature.dynamic:
-        statements = []
-        for n in learners:
-            statements += _product(
-                f"hidden_{n}", f"w2_{n}", f"s2_each_{n}", None, f"always_{n}", row_scale=f"hidden_scale_{n}"
-            )
-        return [*statements, f"always = Sum ({', '.join(f'always_{n}' for n in learners)})"]
-    return [
-        *routing.always_end(signature),
-        "w2_always = Slice (w2, zero, always_end, zero)",
-        f"hidden_always = Concat <axis = 1> ({', '.join(f'hidden_{n}' for n in learners)})",
-        *_product("hidden_always", "w2_always", "s2", None, "always", row_scale=None),
-    ]
-
-
-def _gated(signature: QuantizedSignature) -> list[str]:
-    """gated_y [..., D]: learners from last to first, each added into the longer prefix of the one before it.
-
-    The bias of a learner is what it adds to the bias of the token, so that each product adds it on the way.
-    """
-    minimum, learners = signature.min_learners, routing.gated_learners(signature)
-    statements = [
-        *routing.positions(),
-        "position_column = Unsqueeze (positions, one)",
-        *[f"bias_from_{g} = Constant <value_ints = [{minimum + g}]> ()" for g in (0, *learners)],
-        f"bias_end = Constant <value_ints = [{signature.num_learners + 1}]> ()",
-    ]
-    for g in (0, *learners):
-        end = f"bias_from_{g + 1}" if g != learners[-1] else "bias_end"
-        statements.append(f"bias_row_{g} = Slice (b2, bias_from_{g}, {end}, zero)")
-    for g in learners:
-        n = minimum + g
-        row = f"bias_row_{g}"
-        if g > 1:
-            row = f"bias_step_{g}"
-            statements.append(f"{row} = Sub (bias_row_{g}, bias_row_{g - 1})")
-        statements.append(f"bias_{g} = Squeeze ({row}, zero)")
-        row_scale = f"hidden_scale_{n}" if signature.dynamic else None
-        statements += _product(f"hidden_{n}", f"w2_{n}", f"s2_each_{n}", f"bias_{g}", f"down_{g}", row_scale=row_scale)
-    total = f"down_{learners[-1]}"
-    for g in reversed(learners[:-1]):
-        statements += [
-            f"prefix_{g} = Slice (position_column, zero, total{g + 1}, zero)",
-            f'sum_{g} = ScatterND <reduction = "add"> (down_{g}, prefix_{g}, {total})',
-        ]
-        total = f"sum_{g}"
-    return [
-        *statements,
-        f"rows_out = Concat <axis = 0> ({total}, bias_row_0)",
-        *routing.restore("rows_out", "gated_y"),
     ]
 
 

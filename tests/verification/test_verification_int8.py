@@ -107,7 +107,7 @@ def edit_body(function: onnx.FunctionProto, name: str, find: str, replace: str) 
     [
         (edit_bodies("x_scaled", "Mul", "Add"), "layer 0 has an output that is off by"),
         (edit_bodies("active_3", "Gelu", "Relu"), "layer 0 has an output that is off by"),
-        (edit_bodies("down_2", "Add", "Sub"), "layer . has an output that is off by"),
+        (edit_bodies("both_1", "Add", "Sub"), "layer . has an output that is off by"),
         (edit_bodies("runs", "Greater", "Less"), "layer 0 runs .* with a count that contradicts"),
     ],
 )
@@ -123,7 +123,7 @@ def test_a_changed_body_is_caught(change: Callable[[onnx.ModelProto], None], sai
     [
         ("x_scaled", "Mul", "Add", "rounds .* values of 48 tokens to another integer"),
         ("active_1", "Gelu", "Relu", "hidden value that is .* at most 1 is allowed"),
-        ("down_1", "Add", "Sub", "off by .* of its largest term"),
+        ("only_1", "Add", "Sub", "off by .* of its largest term"),
         ("runs", "Greater", "Equal", "count that contradicts"),
     ],
 )
