@@ -39,7 +39,7 @@ gpu-check:  ## everything that needs a GPU, with the Python whose PyTorch sees i
 	$(PYTHON) benchmarks/gpu_check.py $(GPU_CHECK)
 
 benchmarks: $(READY)  ## measure on this machine; writes benchmarks/results/
-	for program in portable_body whole_model whole_model_int8 export_cost tile_waste calibration calibration_vit latency_tool; do $(BIN)/python benchmarks/$$program.py || exit 1; done
+	for program in portable_body whole_model whole_model_int8 int8_op int8_digits export_cost tile_waste calibration calibration_vit latency_tool; do $(BIN)/python benchmarks/$$program.py || exit 1; done
 
 $(READY): pyproject.toml constraints.txt
 	$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 10) and "Python 3.10 or later is needed: make PYTHON=python3.11")'

@@ -154,8 +154,8 @@ def test_dynamic_products_also_run_in_the_fused_kernel(minimum: int, tmp_path: P
     assert not {"MatMulInteger", "MatMul", "Gemm", "BiasGelu"} & kernels.keys()
 
 
-def test_a_layer_of_four_learners_takes_at_most_72_kernels(tmp_path: Path) -> None:
-    assert sum(optimized_kernels(QuantizedSignature(4, 0, "gelu"), tmp_path).values()) <= 72
+def test_a_layer_of_four_learners_takes_at_most_70_kernels(tmp_path: Path) -> None:
+    assert sum(optimized_kernels(QuantizedSignature(4, 0, "gelu"), tmp_path).values()) <= 70
 
 
 def optimized_kernels(signature: QuantizedSignature, folder: Path) -> Counter[str]:
