@@ -3,8 +3,7 @@
 The comparison with PyTorch cannot tell a wrong kernel from rounding to int8. So the tokens and gate logits of each int8
 layer, taken from the running file, go through the layer alone, with a portable body that also returns its integers.
 Counts, quantised tokens and sums must be exact; a hidden value may differ by 1, or by the error of the activation if
-that is more.
-The file's own output of the layer is compared with the same integers.
+that is more. The file's own output of the layer is compared with the same integers.
 """
 
 from __future__ import annotations
