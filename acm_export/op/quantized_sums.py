@@ -108,34 +108,35 @@ def _bias_row(g: int, signature: QuantizedSignature) -> list[str]:
 
 
 def _block(block: list[int], signature: QuantizedSignature) -> tuple[list[str], list[str]]:
-    """The outputs of one gated learner, or of two: of the tokens that run both, then of those that run the first only.
+    """The outputs of one gated learner, or of two neighbouring ones.
 
     Returns:
-        Statements, and the names of the rows, whose tokens follow each other in ``order``.
+        Statements, and the names of the rows, sorted as in ``order``: tokens that run the whole block, then, for two
+        learners, tokens that run only the first.
     """
     g, last = block[0], block[-1]
     n = signature.min_learners + g
     if g == last:
-        row_scale = f"hidden_scale_{n}" if signature.dynamic else None
-        return _down(f"hidden_{n}", f"w2_{n}", n, (g - 1, g), f"down_{g}", row_scale=row_scale), [f"down_{g}"]
+        out, row_scale = f"down_{g}", f"hidden_scale_{n}" if signature.dynamic else None
+        return _down(f"hidden_{n}", f"w2_{n}", f"s2_each_{n}", (g - 1, g), out, row_scale=row_scale), [out]
     statements = [
         f"hidden_first_{g} = Slice (hidden_{n}, zero, total{last}, zero)",
         f"hidden_both_{g} = Concat <axis = 1> (hidden_first_{g}, hidden_{n + 1})",
         f"w2_both_{g} = Concat <axis = 0> (w2_{n}, w2_{n + 1})",
-        *_down(f"hidden_both_{g}", f"w2_both_{g}", n + 1, (g - 1, last), f"both_{g}"),
+        *_down(f"hidden_both_{g}", f"w2_both_{g}", f"s2_each_{n + 1}", (g - 1, last), f"both_{g}"),
         f"hidden_only_{g} = Slice (hidden_{n}, total{last}, total{g}, zero)",
-        *_down(f"hidden_only_{g}", f"w2_{n}", n, (g - 1, g), f"only_{g}"),
+        *_down(f"hidden_only_{g}", f"w2_{n}", f"s2_each_{n}", (g - 1, g), f"only_{g}"),
     ]
     return statements, [f"both_{g}", f"only_{g}"]
 
 
 def _down(
-    hidden: str, w2: str, scale: int, learners: tuple[int, int], out: str, *, row_scale: str | None = None
+    hidden: str, w2: str, s2: str, learners: tuple[int, int], out: str, *, row_scale: str | None = None
 ) -> list[str]:
     """OUT [rows, D], the product of hidden values with w2.
 
     Its bias is what the gated learners after ``learners[0]`` up to ``learners[1]`` add to the bias of a token; the
-    first block starts with the whole bias. ``scale`` numbers the copy of s2.
+    first block starts with the whole bias.
     """
     before, after = learners
     row, statements = f"bias_row_{after}", list[str]()
@@ -146,5 +147,5 @@ def _down(
     return [
         *statements,
         f"{bias} = Squeeze ({row}, zero)",
-        *product(hidden, w2, f"s2_each_{scale}", bias, out, row_scale=row_scale),
+        *product(hidden, w2, s2, bias, out, row_scale=row_scale),
     ]
