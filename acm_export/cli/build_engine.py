@@ -11,7 +11,7 @@ from acm_export.cli.common import DATA, progress, verb, write_json
 
 if TYPE_CHECKING:
     from acm_export.engine.engine import EngineResult
-    from acm_export.engine.passport import Comparison
+    from acm_export.engine.passport import Passport
     from acm_export.engine.plan import EnginePlan
 
 _FILE = click.Path(path_type=Path, dir_okay=False)
@@ -21,6 +21,13 @@ _FOLDER = click.Path(path_type=Path, file_okay=False, exists=True)
 @click.command(name="build-engine", short_help="Build a TensorRT engine on this machine.")
 @click.argument("model", type=click.Path(path_type=Path))
 @click.option("-o", "--output", type=_FILE, required=True, metavar="PLAN", help="Engine to write.")
+@click.option(
+    "--runtime",
+    type=click.Choice(["tensorrt", "tensorrt-rtx"]),
+    default="tensorrt",
+    show_default=True,
+    help="What builds the engine; tensorrt-rtx needs no GPU, but runs portable bodies instead of the plugin.",
+)
 @click.option("--min-shapes", metavar="SHAPES", help="Smallest input shapes, as in pixel_values:1x3x224x224.")
 @click.option("--opt-shapes", metavar="SHAPES", help="Shapes to optimize for; by default those of the export.")
 @click.option("--max-shapes", metavar="SHAPES", help="Largest input shapes; by default a batch of 8.")
@@ -46,14 +53,15 @@ def build_engine(model: Path, output: Path, no_counts: bool, no_check: bool, as_
     """Build a TensorRT engine from MODEL, an ONNX file for any target, and compare it with the portable file.
 
     PLAN.json, written next to the engine, says what it was built from, for which GPU and TensorRT, and how it compared.
-    An engine that fails the comparison is not written. Not yet tested with a TensorRT builder on a GPU
-    (docs/engines.md).
+    An engine that fails the comparison is not written. With --runtime tensorrt-rtx it is not compared. No engine of
+    either runtime was run on a GPU yet (docs/engines.md).
 
     \b
     Examples:
       acm-export build-engine calibrated.onnx -o calibrated.plan
       acm-export build-engine m.onnx -o m.plan --max-shapes pixel_values:32x3x224x224 --timing-cache t.cache
       acm-export build-engine m.onnx -o m.plan --dry-run
+      acm-export build-engine m.onnx -o m.rtx --runtime tensorrt-rtx
     """
     from acm_export.engine.engine import build_engine as build
 
@@ -68,14 +76,16 @@ def build_engine(model: Path, output: Path, no_counts: bool, no_check: bool, as_
 def _print(result: EngineResult) -> None:
     click.echo(f"{result.output}: {'built' if result.passport else 'would be built'} from {result.model}")
     for plan in result.plans:
-        version = ".".join(map(str, plan.version))
-        click.echo(f"TensorRT {version} parses files for {plan.target}{_int8(plan)}\n  {plan.trtexec}")
+        click.echo(f"{plan.release} parses files for {plan.target}{_int8(plan)}")
+        if plan.trtexec is None:
+            continue
+        click.echo(f"  {plan.trtexec}")
         if plan.converted and plan.target == result.plans[-1].target:
             click.echo("  for trtexec: --save-onnx writes the file that TensorRT parses")
         elif plan.converted:
             click.echo(f"  for trtexec: export the model with --target {plan.target}")
     if result.passport is not None:
-        click.echo(_describe(result.passport.comparison))
+        click.echo(_describe(result.passport))
 
 
 def _int8(plan: EnginePlan) -> str:
@@ -87,9 +97,11 @@ def _int8(plan: EnginePlan) -> str:
     return f"; int8: {layers} ACM layers in the plugin, {len(manifest.quantization.linears)} linear layers as Q/DQ"
 
 
-def _describe(found: Comparison | None) -> str:
+def _describe(passport: Passport) -> str:
+    found = passport.comparison
     if found is None:
-        return "not compared with the portable file"
+        rtx = passport.platform.runtime == "tensorrt-rtx"
+        return "not compared with the portable file" + (": acm-export does not run TensorRT-RTX" if rtx else "")
     error = "not measured" if found.error is None else f"{found.error:.2e} of the largest value"
     moved = found.routed_differently
     routed = "" if moved is None else f"; {moved} of {found.tokens} tokens routed differently"

@@ -1,4 +1,7 @@
-"""Parse a model and build an engine with TensorRT. Not yet tested with a TensorRT builder on a GPU."""
+"""Parse a model and build an engine with TensorRT or TensorRT-RTX.
+
+Tested with the builder of TensorRT-RTX 1.7.1, which needs no GPU; not yet with a TensorRT builder on a GPU.
+"""
 
 from __future__ import annotations
 
@@ -8,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 from acm_export.base import interrupts
 from acm_export.base.errors import EngineError, first_line
 from acm_export.base.files import move_into_place, staging_folder
+from acm_export.engine.release import release_of
 from acm_export.engine.settings import BuilderSettings, network_flags, set_precision, set_tactic_sources
 
 if TYPE_CHECKING:
@@ -47,7 +51,10 @@ def build(tensorrt: ModuleType, prepared: TensorRTModel, settings: BuilderSettin
             "TensorRT cannot create a builder; see its log above", "acm-export doctor shows the GPU and driver"
         ) from error
     network = builder.create_network(network_flags(tensorrt))
+    if prepared.model.functions:  # the parser warns of every node of a function body from its second call on
+        log.min_severity = tensorrt.Logger.ERROR
     parse(tensorrt.OnnxParser(network, log), prepared.model, str(prepared.source))
+    log.min_severity = tensorrt.Logger.WARNING
     config = builder.create_builder_config()
     set_precision(tensorrt, network, config, settings)
     set_tactic_sources(tensorrt, config, settings.tactic_sources)
@@ -59,7 +66,7 @@ def build(tensorrt: ModuleType, prepared: TensorRTModel, settings: BuilderSettin
     interrupts.check()
     if plan is None:
         raise EngineError(
-            f"TensorRT {tensorrt.__version__} could not build the engine; see its log above",
+            f"{release_of(tensorrt).name} {tensorrt.__version__} could not build the engine; see its log above",
             "if memory ran out, use smaller --max-shapes; acm-export doctor --for tensorrt checks the rest",
         )
     if cache is not None and settings.timing_cache is not None:

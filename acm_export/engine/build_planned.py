@@ -66,7 +66,8 @@ def build_planned(
     platform = host.find_platform(tensorrt)
     check = None if make_check is None else make_check()
     library = _load_plugin(planned, tensorrt, plugin, progress)
-    progress.stage(f"building with TensorRT {platform.tensorrt} for {platform.gpu} ({platform.arch})", None)
+    where = "" if platform.gpu is None else f" for {platform.gpu} ({platform.arch})"
+    progress.stage(f"building with {planned.release.name} {platform.tensorrt}{where}", None)
     engine = build(tensorrt, prepared, settings)
     comparison = None
     if check is not None:
@@ -93,13 +94,13 @@ def build_planned(
 
 
 def _load_plugin(planned: EnginePlan, tensorrt: ModuleType, source: PluginSource, progress: Progress) -> Path | None:
-    """Compile the plugin library if needed and load it; None for a model without ACM layers."""
-    if not planned.prepared.manifest.layers:
+    """Compile the plugin library if needed and load it; None for a model or a TensorRT that uses no plugin."""
+    if not planned.uses_plugin:
         return None
     library = source.library
     if library is None:
         headers = tensorrt_headers(source.tensorrt_root)
-        if headers.version[0] != host.version_of(tensorrt)[0]:
+        if headers.version[0] != planned.release.version[0]:
             raise EngineError(
                 f"the TensorRT headers in {headers.folder} are of version {headers.version_text}, but TensorRT "
                 f"{tensorrt.__version__} is installed; the plugin needs headers of the same major version",

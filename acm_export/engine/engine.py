@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import os
+import warnings
 from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from acm_export.base.errors import ExportError, MissingDependencyError, UsageError
+from acm_export.base.errors import AcmWarning, ExportError, MissingDependencyError, UsageError
 from acm_export.base.files import check_apart, check_input, check_writable
 from acm_export.base.progress import Silent
 from acm_export.data.open_data import open_data
@@ -19,6 +20,7 @@ from acm_export.engine.passport import Passport, files_of, passport_path
 from acm_export.engine.plan import EnginePlan, plan_engine
 from acm_export.engine.prepare import ExtraIO, save_for_trtexec
 from acm_export.engine.profiles import parse_shapes
+from acm_export.engine.release import MODULES, TENSORRT, TENSORRT_RTX, Release, release_of
 from acm_export.engine.settings import parse_tactic_sources
 
 if TYPE_CHECKING:
@@ -34,8 +36,20 @@ if TYPE_CHECKING:
     AnyPath: TypeAlias = str | os.PathLike[str]
     ShapesOption: TypeAlias = str | Mapping[str, Sequence[int]]
 
-PLANNED_VERSIONS = ((8, 5), (10, 3), (11, 0))
-"""Versions that a dry run without TensorRT shows: one for each generation of TensorRT's interface."""
+PLANNED = {
+    TENSORRT: tuple(Release(version) for version in ((8, 5), (10, 3), (11, 0))),
+    TENSORRT_RTX: (Release((1, 7), TENSORRT_RTX),),
+}
+"""Releases that a dry run shows where the runtime is not installed: one for each generation of its interface."""
+
+_UNUSED_BY_RTX = {
+    "--plugin": "which takes no plugins",
+    "--tensorrt-root": "which takes no plugins",
+    "--cuda-root": "which takes no plugins",
+    "--data": "whose engines acm-export does not run",
+    "--save-onnx": "which parses the portable file itself",
+}
+"""Options, each with the reason why TensorRT-RTX does not use it."""
 
 
 @dataclass(frozen=True)
@@ -68,6 +82,7 @@ def build_engine(
     model: AnyPath,
     output: AnyPath,
     *,
+    runtime: str = TENSORRT,
     min_shapes: ShapesOption | None = None,
     opt_shapes: ShapesOption | None = None,
     max_shapes: ShapesOption | None = None,
@@ -91,6 +106,8 @@ def build_engine(
     Args:
         model: An ONNX file written by acm-export, for any target.
         output: Engine to write. An engine that fails the comparison is not written.
+        runtime: ``tensorrt``, or ``tensorrt-rtx``, which needs no GPU and takes no plugin: it builds the portable
+            function bodies. Its engines are not run, so not compared.
         min_shapes: Smallest input shapes, as ``name:1x3x224x224,...`` or a mapping; by default a batch of 1.
         opt_shapes: Input shapes to optimize for; by default those of the export.
         max_shapes: Largest input shapes; by default a batch of 8.
@@ -112,7 +129,7 @@ def build_engine(
     Raises:
         UsageError: Options contradict each other or the model.
         ModelFileError: The file was not written by acm-export.
-        MissingDependencyError: TensorRT is not installed, or ONNX Runtime for the comparison.
+        MissingDependencyError: The runtime is not installed, or ONNX Runtime for the comparison.
         EngineError: There is no GPU, the registry, the parser or the builder fails, or the engine does not compute
             what the portable file computes.
         PluginError: The plugin library cannot be compiled.
@@ -127,6 +144,18 @@ def build_engine(
             f"-o is {output}; the name of an engine must not end in {output.suffix}",
             f"for example: -o {output.with_suffix('.plan')}",
         )
+    _check_runtime(
+        runtime,
+        {
+            "--plugin": plugin,
+            "--tensorrt-root": tensorrt_root,
+            "--cuda-root": cuda_root,
+            "--data": data,
+            "--save-onnx": save_onnx,
+            "--timing-cache": timing_cache,
+        },
+    )
+    check = check and runtime == TENSORRT
     if folder is not None and data is None:
         raise UsageError("--processor has no effect without --data", "give images with --data")
     if library is not None:
@@ -137,7 +166,7 @@ def build_engine(
         )
     given_path = Path(data) if isinstance(data, (str, os.PathLike)) else None
     _check_outputs((model, library, given_path), output, saved, cache)
-    tensorrt = _tensorrt(required=not dry_run)
+    tensorrt = _find(runtime, required=not dry_run)
     sources = () if tactic_sources is None else parse_tactic_sources(tactic_sources)
     plan = partial(
         plan_engine,
@@ -149,7 +178,7 @@ def build_engine(
         timing_cache=cache,
         tactic_sources=sources,
     )
-    plans = _plans([host.version_of(tensorrt)] if tensorrt else PLANNED_VERSIONS, plan)
+    plans = _plans([release_of(tensorrt)] if tensorrt else PLANNED[runtime], plan)
     plans = plans if library is None else [replace(one, plugin=library) for one in plans]
     if saved is not None:
         save_for_trtexec(plans[-1].prepared, saved)
@@ -168,18 +197,18 @@ def build_engine(
     return EngineResult(model, output, tuple(plans), passport)
 
 
-def _plans(versions: Sequence[tuple[int, int]], plan: Callable[..., EnginePlan]) -> list[EnginePlan]:
-    """A plan for each version, without the versions that cannot run the model; an error if none can."""
-    planned = [_plan_or_refusal(plan, version) for version in versions]
+def _plans(releases: Sequence[Release], plan: Callable[..., EnginePlan]) -> list[EnginePlan]:
+    """A plan for each release, without those that cannot run the model; an error if none can."""
+    planned = [_plan_or_refusal(plan, release) for release in releases]
     plans = [one for one in planned if isinstance(one, EnginePlan)]
     if not plans and isinstance(planned[-1], ExportError):
         raise planned[-1]
     return plans
 
 
-def _plan_or_refusal(plan: Callable[..., EnginePlan], version: tuple[int, int]) -> EnginePlan | ExportError:
+def _plan_or_refusal(plan: Callable[..., EnginePlan], release: Release) -> EnginePlan | ExportError:
     try:
-        return plan(version=version)
+        return plan(release=release)
     except ExportError as error:  # TensorRT 8 cannot run bf16, and no version dynamic int8 activations
         return error
 
@@ -195,9 +224,22 @@ def _check_outputs(read: tuple[Path | None, ...], output: Path, save_onnx: Path 
             check_writable(path, option)
 
 
-def _tensorrt(*, required: bool) -> ModuleType | None:
+def _check_runtime(runtime: str, options: Mapping[str, object]) -> None:
+    """Refuse an unknown runtime, and options that have no effect with TensorRT-RTX."""
+    if runtime not in MODULES:
+        raise UsageError(f"unknown runtime {runtime!r}", f"choose one of {', '.join(MODULES)}")
+    for option, reason in _UNUSED_BY_RTX.items() if runtime == TENSORRT_RTX else ():
+        if options[option] is not None:
+            raise UsageError(f"{option} has no effect with TensorRT-RTX, {reason}", f"leave out {option}")
+    if runtime == TENSORRT_RTX and options["--timing-cache"] is not None:
+        warnings.warn(
+            "TensorRT-RTX times no kernels while it builds: a timing cache has no effect", AcmWarning, stacklevel=3
+        )
+
+
+def _find(runtime: str, *, required: bool) -> ModuleType | None:
     try:
-        return host.find_tensorrt()
+        return host.find_tensorrt(runtime)
     except MissingDependencyError:
         if required:
             raise

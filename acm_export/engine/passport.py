@@ -15,6 +15,7 @@ from acm_export.base.json_fields import (
     OBJECT,
     OBJECT_OR_NULL,
     TEXT,
+    TEXT_OR_NULL,
     WHOLE,
     WHOLE_OR_NULL,
     BrokenFieldError,
@@ -22,6 +23,7 @@ from acm_export.base.json_fields import (
     checked,
 )
 from acm_export.engine.host import Platform
+from acm_export.engine.release import TENSORRT, TENSORRT_RTX
 from acm_export.onnx_file.manifest import Manifest, parse_manifest
 from acm_export.onnx_file.model_file import data_files, read_model
 
@@ -30,7 +32,10 @@ if TYPE_CHECKING:
 
     from acm_export.base.json_fields import JsonObject
 
-SCHEMA = 2
+SCHEMA = 3
+_WITHOUT_RUNTIME = 2
+"""Schema of engines that could only be for TensorRT."""
+
 _REBUILD = "rebuild it on this machine: acm-export build-engine"
 
 
@@ -127,7 +132,9 @@ def read_passport(engine: Path) -> Passport:
     try:
         content = json.loads(path.read_text(encoding="utf-8"))
         schema = content.pop("schema", None) if isinstance(content, dict) else None
-        if schema != SCHEMA:
+        if schema == _WITHOUT_RUNTIME and isinstance(content.get("platform"), dict):
+            content["platform"]["runtime"] = TENSORRT
+        elif schema != SCHEMA:
             raise EngineError(f"{path} has schema {schema!r}; this version reads schema {SCHEMA}", _REBUILD)
         return _parse(content, path)
     except FileNotFoundError as error:
@@ -155,6 +162,11 @@ def check_usable(engine: Path, plugin: Path, here: Platform) -> Passport:
     check_input(engine)
     found = read_passport(engine)
     built = found.platform
+    if built.runtime == TENSORRT_RTX:
+        raise EngineError(
+            f"{engine} was built for TensorRT-RTX {built.tensorrt}, whose engines acm-export does not run",
+            f"run it with NVIDIA's tool: tensorrt_rtx --loadEngine={engine}",
+        )
     for what, theirs, ours in (
         ("for TensorRT", built.tensorrt, here.tensorrt),
         ("on the GPU", f"{built.gpu} ({built.arch})", f"{here.gpu} ({here.arch})"),
@@ -199,7 +211,7 @@ _PASSPORT = {
     "manifest": OBJECT,
     "comparison": OBJECT_OR_NULL,
 }
-_PLATFORM = dict.fromkeys(("tensorrt", "gpu", "arch"), TEXT)
+_PLATFORM = {"tensorrt": TEXT, "gpu": TEXT_OR_NULL, "arch": TEXT_OR_NULL, "runtime": TEXT}
 _FILE = {"name": TEXT, "sha256": TEXT}
 _COMPARISON = {
     "settings": WHOLE,

@@ -10,7 +10,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from acm_export.engine.prepare import ExtraIO, prepare, target_for
+from acm_export.engine.prepare import ExtraIO, prepare
 from acm_export.engine.profiles import format_shapes, profiles
 from acm_export.engine.settings import BuilderSettings
 from acm_export.plugins.tensorrt.build import LIBRARY
@@ -19,6 +19,7 @@ if TYPE_CHECKING:
     from acm_export.base.json_fields import JsonObject
     from acm_export.engine.prepare import TensorRTModel
     from acm_export.engine.profiles import Profile, Shapes
+    from acm_export.engine.release import Release
     from acm_export.onnx_file.manifest import Manifest
 
 _FIRST_STATIC_PLUGINS = (8, 6)
@@ -26,10 +27,10 @@ _FIRST_STATIC_PLUGINS = (8, 6)
 
 @dataclass(frozen=True)
 class EnginePlan:
-    """What would be built with one TensorRT version.
+    """What would be built with one release of TensorRT.
 
     Args:
-        version: Major and minor version of TensorRT.
+        release: TensorRT that builds the engine.
         prepared: The model for that TensorRT.
         settings: How the engine is built.
         output: Engine to write.
@@ -37,7 +38,7 @@ class EnginePlan:
         saved: Path of the model that ``--save-onnx`` writes, if it is for the same target.
     """
 
-    version: tuple[int, int]
+    release: Release
     prepared: TensorRTModel
     settings: BuilderSettings
     output: Path
@@ -46,7 +47,7 @@ class EnginePlan:
 
     @property
     def target(self) -> str:
-        """Export target that this TensorRT parses."""
+        """Export target that this release parses."""
         return self.prepared.manifest.target
 
     @property
@@ -55,18 +56,26 @@ class EnginePlan:
         return self.prepared.changed and self.saved is None
 
     @property
-    def trtexec(self) -> str:
-        """The trtexec command that builds the same engine."""
+    def uses_plugin(self) -> bool:
+        """Whether the engine runs ACM layers in the plugin."""
+        return bool(self.prepared.manifest.layers) and not self.release.is_rtx
+
+    @property
+    def trtexec(self) -> str | None:
+        """The trtexec command that builds the same engine; None for TensorRT-RTX, which has no trtexec."""
+        if self.release.is_rtx:
+            return None
         file = self.saved or self.prepared.source
         if self.converted:
             file = file.with_name(f"{file.stem}-{self.target}{file.suffix}")
-        plugin = self.plugin if self.prepared.manifest.layers else None
-        return trtexec_command(self.version, file, self.output, plugin, self.settings)
+        plugin = self.plugin if self.uses_plugin else None
+        return trtexec_command(self.release.version, file, self.output, plugin, self.settings)
 
     def to_json(self) -> JsonObject:
         """The plan for ``--json``."""
         return {
-            "tensorrt": ".".join(map(str, self.version)),
+            "runtime": self.release.runtime,
+            "tensorrt": ".".join(map(str, self.release.version)),
             "target": self.target,
             "converted": self.converted,
             "inputs": self.prepared.inputs,
@@ -81,7 +90,7 @@ class EnginePlan:
 def plan_engine(
     model: Path,
     output: Path,
-    version: tuple[int, int],
+    release: Release,
     shapes: tuple[Shapes, Shapes, Shapes] = ({}, {}, {}),
     *,
     extra: ExtraIO = ExtraIO(),  # noqa: B008  it is frozen
@@ -94,7 +103,7 @@ def plan_engine(
     Args:
         model: An ONNX file written by acm-export, for any target.
         output: Engine to write.
-        version: Major and minor version of TensorRT.
+        release: TensorRT that builds the engine.
         shapes: Smallest, optimal and largest shapes by input name; inputs that are left out get defaults.
         extra: Inputs and outputs to add to those of the model.
         tf32: Whether float32 products outside the plugin may be rounded to TF32.
@@ -105,13 +114,13 @@ def plan_engine(
         UsageError: A shape does not fit the model.
         ModelFileError: The file was not written by acm-export.
         ExportError: This TensorRT cannot express the model.
-        EngineError: The plugin does not support this TensorRT.
+        EngineError: The plugin does not support this release.
     """
-    prepared = prepare(model, target_for(version), extra)
+    prepared = prepare(model, release, extra)
     chosen = profiles(prepared.inputs, prepared.manifest.example_inputs, *shapes)
     half, int8 = prepared.manifest.dtype == "fp16", has_explicit_quantization(prepared.manifest)
     settings = BuilderSettings(chosen, tf32, half, timing_cache, tactic_sources, int8)
-    return EnginePlan(version, prepared, settings, output)
+    return EnginePlan(release, prepared, settings, output)
 
 
 def has_explicit_quantization(manifest: Manifest) -> bool:

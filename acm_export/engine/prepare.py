@@ -5,7 +5,6 @@ from __future__ import annotations
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
-from acm_export.base.errors import EngineError
 from acm_export.onnx_file import budget_input
 from acm_export.onnx_file.inspection import check_graph, check_thresholds, stored_thresholds
 from acm_export.onnx_file.manifest import Manifest, read_manifest, write_manifest
@@ -18,11 +17,7 @@ if TYPE_CHECKING:
 
     import onnx
 
-FIRST_STRONGLY_TYPED = (10, 3)
-"""The oldest TensorRT 10 that the plugin is compiled for."""
-
-OLDEST = (8, 5)
-
+    from acm_export.engine.release import Release
 
 @dataclass(frozen=True)
 class ExtraIO:
@@ -65,47 +60,33 @@ class TensorRTModel:
         }
 
 
-def target_for(version: tuple[int, int]) -> str:
-    """The export target that a TensorRT version parses.
-
-    Args:
-        version: Major and minor version of TensorRT.
-
-    Raises:
-        EngineError: The plugin does not support this version.
-    """
-    if version < OLDEST or (9, 0) <= version < FIRST_STRONGLY_TYPED:
-        raise EngineError(
-            f"TensorRT {version[0]}.{version[1]} is not supported; the plugin needs 8.5, 8.6, or 10.3 and later",
-            "install a supported TensorRT, for example: pip install 'tensorrt>=10.3'",
-        )
-    return "tensorrt-8" if version < (9, 0) else "tensorrt"
-
-
-def prepare(path: Path, target: str, extra: ExtraIO = ExtraIO()) -> TensorRTModel:
-    """Read a file and rewrite it for TensorRT: no function bodies, plugin attributes, the budget a required input.
+def prepare(path: Path, release: Release, extra: ExtraIO = ExtraIO()) -> TensorRTModel:
+    """Read a file and rewrite it for TensorRT: the target of the release, and the budget as a required input.
 
     Args:
         path: A file written by acm-export, for any target.
-        target: ``tensorrt`` or ``tensorrt-8``.
+        release: TensorRT that parses it.
         extra: Inputs and outputs to add.
 
     Raises:
         ModelFileError: The file was not written by acm-export, or was changed by another tool.
         ExportError: The target cannot express the model.
+        EngineError: The plugin does not support this release.
     """
     model = read_model(path)
     manifest = read_manifest(model, path)
     check_graph(model, manifest, path)
     check_thresholds(model, manifest, path)
     before = _names(model)
-    rewritten = retarget(model, manifest, target, folder=path.parent)
+    rewritten = retarget(model, manifest, release.target, folder=path.parent)
+    if rewritten.budget_input:
+        budget_input.remove_default(model)
     if extra.thresholds:
         rewritten = _take_thresholds(model, rewritten, path)
     if extra.counts:
         counts_as_outputs(model)
     write_manifest(model, rewritten)
-    changed = manifest.target != target or _names(model) != before
+    changed = manifest.target != release.target or _names(model) != before
     return TensorRTModel(model, rewritten, path, extra, changed)
 
 

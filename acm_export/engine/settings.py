@@ -142,4 +142,4 @@ def set_tactic_sources(tensorrt: ModuleType, config: trt.IBuilderConfig, changes
 
 
 def _strongly_typed(tensorrt: ModuleType) -> bool:
-    return int(tensorrt.__version__.split(".")[0]) >= 10
+    return hasattr(tensorrt.NetworkDefinitionCreationFlag, "STRONGLY_TYPED")

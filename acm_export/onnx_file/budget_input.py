@@ -96,10 +96,15 @@ def fit_target(model: onnx.ModelProto, manifest: Manifest) -> None:
     """
     if not manifest.budget_input:
         return
-    _remove_initializers(model, {INPUT})
+    remove_default(model)
     if manifest.target == "portable":
         default = np.array(manifest.setting.budget, np.float32)
         model.graph.initializer.append(numpy_helper.from_array(default, INPUT))
+
+
+def remove_default(model: onnx.ModelProto) -> None:
+    """Make the budget a required input, in place."""
+    _remove_initializers(model, {INPUT})
 
 
 def set_bound(model: onnx.ModelProto, manifest: Manifest) -> None:

@@ -12,6 +12,7 @@ from acm_export.onnx_file.lowering import IR_VERSION as TENSORRT_8_IR_VERSION
 from acm_export.onnx_file.lowering import OPSET as TENSORRT_8_OPSET
 from acm_export.onnx_file.lowering import lower
 from acm_export.onnx_file.lowering.pack_int8 import pack_int8, unpack_int8
+from acm_export.onnx_file.slice_ends import bound_slice_ends
 from acm_export.onnx_file.zero_points import fit_zero_points
 from acm_export.op.body import portable_body
 from acm_export.op.quantized_body import quantized_body
@@ -64,6 +65,7 @@ def retarget(model: onnx.ModelProto, manifest: Manifest, target: str, *, folder:
         ExportError: The target does not support something in the model; the model is unchanged.
     """
     register()
+    bound_slice_ends(model.graph)
     if target != "portable" and (dynamic := [e.name for e in manifest.layers if e.activations == "dynamic"]):
         raise ExportError(
             f"layer {dynamic[0]} scales its activations at run time, which the TensorRT plugin does not support",

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import atexit
 from typing import TYPE_CHECKING, Any
 
 import onnx
@@ -51,10 +52,20 @@ Dim = int | str | None
 
 
 def register() -> None:
-    """Register the schemas with ``onnx.defs``, once."""
+    """Register the schemas with ``onnx.defs``, once, until the interpreter exits.
+
+    The registry of ONNX outlives the interpreter, but a schema holds a Python function. Freed after the interpreter, it
+    aborts a process that has also created a builder of TensorRT (tested: onnx 1.19 with TensorRT-RTX 1.7.1).
+    """
     for name, schema in ((NAME, _float_schema), (QUANTIZED_NAME, _quantized_schema)):
         if not defs.has(name, max_inclusive_version=VERSION, domain=DOMAIN):
             defs.register_schema(schema())
+            atexit.register(_deregister, name)
+
+
+def _deregister(name: str) -> None:
+    if defs.has(name, max_inclusive_version=VERSION, domain=DOMAIN):
+        defs.deregister_schema(name, VERSION, DOMAIN)
 
 
 def _float_schema() -> OpSchema:
