@@ -11,10 +11,12 @@ from typing import TYPE_CHECKING, Any
 from acm_export.base import interrupts
 from acm_export.base.errors import EngineError, first_line
 from acm_export.base.files import move_into_place, staging_folder
+from acm_export.engine.log import logger, reasons
 from acm_export.engine.release import release_of
 from acm_export.engine.settings import BuilderSettings, network_flags, set_precision, set_tactic_sources
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
     from pathlib import Path
     from types import ModuleType
 
@@ -26,6 +28,8 @@ if TYPE_CHECKING:
 _LOGGER = logging.getLogger(__name__)
 
 _SHOWN_ERRORS = 10
+_MEMORY = "if memory ran out, use smaller --max-shapes; acm-export doctor --for tensorrt checks the rest"
+_LIMIT_OF_RTX = "a portable body sorts its tokens, at most 3840 in a call: use smaller --opt-shapes and --max-shapes"
 
 
 def build(tensorrt: ModuleType, prepared: TensorRTModel, settings: BuilderSettings) -> bytes:
@@ -43,22 +47,20 @@ def build(tensorrt: ModuleType, prepared: TensorRTModel, settings: BuilderSettin
         EngineError: The parser rejects the model, or the builder fails.
         OutputError: The timing cache cannot be written.
     """
-    log = tensorrt.Logger(tensorrt.Logger.WARNING)
+    log = logger(tensorrt)
+    log.errors.clear()
     try:
         builder = tensorrt.Builder(log)
     except TypeError as error:  # pybind11 raises it for a constructor that returns null: CUDA did not start
         raise EngineError(
-            "TensorRT cannot create a builder; see its log above", "acm-export doctor shows the GPU and driver"
+            f"TensorRT cannot create a builder{reasons(log.errors)}", "acm-export doctor shows the GPU and driver"
         ) from error
     network = builder.create_network(network_flags(tensorrt))
-    if prepared.model.functions:  # the parser warns of every node of a function body from its second call on
-        log.min_severity = tensorrt.Logger.ERROR
     parse(tensorrt.OnnxParser(network, log), prepared.model, str(prepared.source))
-    log.min_severity = tensorrt.Logger.WARNING
     config = builder.create_builder_config()
     set_precision(tensorrt, network, config, settings)
     set_tactic_sources(tensorrt, config, settings.tactic_sources)
-    _add_profile(builder, config, settings)
+    _add_profile(builder, config, settings, log.errors)
     cache = _use_timing_cache(config, settings.timing_cache)
     if hasattr(tensorrt, "IProgressMonitor"):
         config.progress_monitor = _monitor(tensorrt)
@@ -66,15 +68,17 @@ def build(tensorrt: ModuleType, prepared: TensorRTModel, settings: BuilderSettin
     interrupts.check()
     if plan is None:
         raise EngineError(
-            f"{release_of(tensorrt).name} {tensorrt.__version__} could not build the engine; see its log above",
-            "if memory ran out, use smaller --max-shapes; acm-export doctor --for tensorrt checks the rest",
+            f"{release_of(tensorrt).name} {tensorrt.__version__} could not build the engine{reasons(log.errors)}",
+            _LIMIT_OF_RTX if prepared.model.functions else _MEMORY,
         )
     if cache is not None and settings.timing_cache is not None:
         _write(bytes(config.get_timing_cache().serialize()), settings.timing_cache)
     return bytes(plan)
 
 
-def _add_profile(builder: trt.Builder, config: trt.IBuilderConfig, settings: BuilderSettings) -> None:
+def _add_profile(
+    builder: trt.Builder, config: trt.IBuilderConfig, settings: BuilderSettings, logged: Sequence[str]
+) -> None:
     if not settings.profiles:
         return
     profile = builder.create_optimization_profile()
@@ -84,7 +88,7 @@ def _add_profile(builder: trt.Builder, config: trt.IBuilderConfig, settings: Bui
     except (TypeError, ValueError) as error:
         raise EngineError(f"TensorRT rejects the shapes of {name}: {first_line(error)}") from error
     if config.add_optimization_profile(profile) < 0:
-        raise EngineError(f"TensorRT rejects the optimization profile {settings.profiles}; see its log above")
+        raise EngineError(f"TensorRT rejects the optimization profile {settings.profiles}{reasons(logged)}")
 
 
 def _use_timing_cache(config: trt.IBuilderConfig, path: Path | None) -> trt.ITimingCache | None:
@@ -140,10 +144,10 @@ def parse(parser: trt.OnnxParser, model: onnx.ModelProto, path: str) -> None:
     if parser.parse(model.SerializeToString(), path):
         return
     errors = [parser.get_error(index) for index in range(parser.num_errors)]
-    lines = [_explain(error, model) for error in errors[:_SHOWN_ERRORS]]
-    more = [f"and {len(errors) - _SHOWN_ERRORS} more"] if len(errors) > _SHOWN_ERRORS else []
+    lines = list(dict.fromkeys(_explain(error, model) for error in errors))  # one line for a node of several bodies
+    more = [f"and {len(lines) - _SHOWN_ERRORS} more"] if len(lines) > _SHOWN_ERRORS else []
     raise EngineError(
-        f"TensorRT's parser rejects {path}:\n" + "\n".join([*lines, *more] or ["no reason given"]),
+        f"TensorRT's parser rejects {path}:\n" + "\n".join([*lines[:_SHOWN_ERRORS], *more] or ["no reason given"]),
         "acm-export doctor --for tensorrt checks TensorRT and the plugin; acm-export inspect lists the operators of "
         f"the file: acm-export inspect {path}",
     )

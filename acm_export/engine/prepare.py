@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
+from acm_export.engine import portable_body
 from acm_export.onnx_file import budget_input
 from acm_export.onnx_file.inspection import check_graph, check_thresholds, stored_thresholds
 from acm_export.onnx_file.manifest import Manifest, read_manifest, write_manifest
@@ -18,6 +19,7 @@ if TYPE_CHECKING:
     import onnx
 
     from acm_export.engine.release import Release
+
 
 @dataclass(frozen=True)
 class ExtraIO:
@@ -78,6 +80,8 @@ def prepare(path: Path, release: Release, extra: ExtraIO = ExtraIO()) -> TensorR
     check_graph(model, manifest, path)
     check_thresholds(model, manifest, path)
     before = _names(model)
+    if release.is_rtx:
+        portable_body.check_no_int8_layers(manifest)
     rewritten = retarget(model, manifest, release.target, folder=path.parent)
     if rewritten.budget_input:
         budget_input.remove_default(model)
@@ -85,6 +89,8 @@ def prepare(path: Path, release: Release, extra: ExtraIO = ExtraIO()) -> TensorR
         rewritten = _take_thresholds(model, rewritten, path)
     if extra.counts:
         counts_as_outputs(model)
+    if release.is_rtx:
+        portable_body.fit_parser(model, rewritten)
     write_manifest(model, rewritten)
     changed = manifest.target != release.target or _names(model) != before
     return TensorRTModel(model, rewritten, path, extra, changed)

@@ -15,6 +15,7 @@ from acm_export.data.batches import GraphInput
 from acm_export.engine import host
 from acm_export.engine.context import EngineIO, ExecutionContext, Tensor
 from acm_export.engine.library import load_plugin
+from acm_export.engine.log import logger
 from acm_export.engine.passport import check_usable
 from acm_export.machine.versions import numbers
 from acm_export.plugins.tensorrt.build import LIBRARY
@@ -98,8 +99,7 @@ class LoadedEngine:
 
     def __init__(self, tensorrt: ModuleType, content: bytes, name: str) -> None:
         self.name, self._driver = name, Driver()
-        self._logger = tensorrt.Logger(tensorrt.Logger.WARNING)
-        self._runtime = tensorrt.Runtime(self._logger)
+        self._runtime = tensorrt.Runtime(logger(tensorrt))
         self._version, self._content = tensorrt.__version__, content
         self._engine = self._deserialized()
         self._shared = numbers(self._version) >= _SHARES_PROFILES

@@ -1,7 +1,7 @@
 """Slice to the end of a reversed axis, in a form that NVIDIA's ONNX parser reads.
 
-``torch.flip`` becomes a Slice with step -1 that ends at the smallest int64. The parser of TensorRT-RTX 1.7.1 overflows on
-that value where the length of the axis is computed, and takes the result for empty. One more means the same to ONNX.
+``torch.flip`` becomes a Slice with step -1 that ends at the smallest int64. Where the length of the axis is computed,
+the parser of TensorRT-RTX 1.7.1 takes that for an empty result. The next larger number means the same to ONNX.
 """
 
 from __future__ import annotations

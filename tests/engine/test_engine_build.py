@@ -23,10 +23,11 @@ from acm_export.engine import host
 from acm_export.engine.build import build
 from acm_export.engine.build_planned import PluginSource, build_planned
 from acm_export.engine.engine import build_engine
-from acm_export.engine.host import Platform, version_of
+from acm_export.engine.host import Platform
 from acm_export.engine.library import check_library, load_plugin
 from acm_export.engine.passport import File, check_usable, passport_path, read_passport
 from acm_export.engine.plan import plan_engine
+from acm_export.engine.release import Release, release_of
 from acm_export.engine.settings import (
     BuilderSettings,
     network_flags,
@@ -55,7 +56,7 @@ def model(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.mark.parametrize("version", VERSIONS)
 def test_each_api_generation_builds(model: Path, tmp_path: Path, version: str) -> None:
     tensorrt, seen = fake(version)
-    planned = plan_engine(model, tmp_path / "m.plan", version_of(tensorrt), timing_cache=tmp_path / "cache")
+    planned = plan_engine(model, tmp_path / "m.plan", release_of(tensorrt), timing_cache=tmp_path / "cache")
     assert build(tensorrt, planned.prepared, planned.settings) == b"engine"
     parsed = onnx.load_from_string(seen.parsed)
     assert not parsed.functions
@@ -85,7 +86,7 @@ def test_only_tensorrt_8_gets_the_precision_of_fp16_layers() -> None:
 @pytest.mark.parametrize("version", VERSIONS)
 def test_parser_errors_name_node_and_operator(model: Path, tmp_path: Path, version: str) -> None:
     tensorrt, _ = fake(version, errors=12)
-    planned = plan_engine(model, tmp_path / "m.plan", version_of(tensorrt))
+    planned = plan_engine(model, tmp_path / "m.plan", release_of(tensorrt))
     first = planned.prepared.model.graph.node[0]
     where = f"{first.name} ({first.op_type})" if version.startswith("8") else "a (B)"
     with pytest.raises(EngineError, match="and 2 more") as caught:
@@ -95,7 +96,7 @@ def test_parser_errors_name_node_and_operator(model: Path, tmp_path: Path, versi
 
 def test_a_builder_without_result_is_an_error(model: Path, tmp_path: Path) -> None:
     tensorrt, _ = fake("10.3.0", plan=None)
-    planned = plan_engine(model, tmp_path / "m.plan", (10, 3))
+    planned = plan_engine(model, tmp_path / "m.plan", Release((10, 3)))
     with pytest.raises(EngineError, match="could not build"):
         build(tensorrt, planned.prepared, planned.settings)
 
@@ -131,7 +132,7 @@ def test_headers_of_another_tensorrt_are_rejected_before_compiling(
     monkeypatch.setattr(host, "find_platform", lambda _: HERE)
     headers = TensorRTHeaders(tmp_path / "include", (8, 5, 3))
     monkeypatch.setattr("acm_export.engine.build_planned.tensorrt_headers", lambda _: headers)
-    planned = plan_engine(model, tmp_path / "m.plan", (10, 3))
+    planned = plan_engine(model, tmp_path / "m.plan", Release((10, 3)))
     with pytest.raises(EngineError, match=r"are of version 8\.5\.3, but TensorRT 10\.3\.0"):
         build_planned(planned, fake("10.3.0")[0], PluginSource(), None, Silent())
     assert list(tmp_path.iterdir()) == []
@@ -152,7 +153,7 @@ def test_tactic_sources_change_the_default() -> None:
 def test_an_engine_and_its_passport(model: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(host, "find_platform", lambda _: HERE)
     plugin, output = compile_fake_plugin(tmp_path), tmp_path / "m.plan"
-    planned = plan_engine(model, output, (10, 3))
+    planned = plan_engine(model, output, Release((10, 3)))
     build_planned(planned, fake("10.3.0")[0], PluginSource(plugin), None, Silent())
     assert output.read_bytes() == b"engine"
     found = check_usable(output, plugin, HERE)
@@ -174,7 +175,7 @@ def test_an_engine_and_its_passport(model: Path, tmp_path: Path, monkeypatch: py
     ("change", "reason"),
     [
         ({"schema": 1}, "schema 1"),
-        ({"platform": {"tensorrt": "10.3.0", "gpu": 1, "arch": "sm_87"}}, "platform.gpu is 1"),
+        ({"platform": {"tensorrt": "10.3.0", "gpu": 1, "arch": "sm_87", "runtime": "tensorrt"}}, "platform.gpu is 1"),
         ({"inputs": {"x": [None]}}, "inputs.x"),
         ({"profiles": {"x": [[1], [2]]}}, "profiles.x"),
         ({"manifest": {}}, "manifest"),
@@ -186,7 +187,7 @@ def test_a_broken_passport_is_rejected(
 ) -> None:
     monkeypatch.setattr(host, "find_platform", lambda _: HERE)
     output, plugin = tmp_path / "m.plan", PluginSource(compile_fake_plugin(tmp_path))
-    build_planned(plan_engine(model, output, (10, 3)), fake("10.3.0")[0], plugin, None, Silent())
+    build_planned(plan_engine(model, output, Release((10, 3))), fake("10.3.0")[0], plugin, None, Silent())
     content = json.loads(passport_path(output).read_text())
     passport_path(output).write_text(json.dumps(content | change))
     with pytest.raises(EngineError, match=reason):
@@ -231,7 +232,7 @@ def test_a_builder_that_does_not_start_is_an_error(model: Path, tmp_path: Path) 
         raise TypeError("pybind11::init(): factory function returned nullptr")  # as 8.5.3 does without a GPU
 
     tensorrt.Builder = builder
-    planned = plan_engine(model, tmp_path / "m.plan", (8, 5))
+    planned = plan_engine(model, tmp_path / "m.plan", Release((8, 5)))
     with pytest.raises(EngineError, match="cannot create a builder"):
         build(tensorrt, planned.prepared, planned.settings)
 

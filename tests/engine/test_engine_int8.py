@@ -20,6 +20,7 @@ from acm_export.engine.check import INT8_ENGINE_TOLERANCE, PortableFile, judge
 from acm_export.engine.host import Platform
 from acm_export.engine.passport import File, Passport, passport_path, read_passport, to_text
 from acm_export.engine.plan import plan_engine
+from acm_export.engine.release import Release
 from acm_export.engine.settings import BuilderSettings, set_precision
 from acm_export.onnx_file.manifest import read_manifest, write_manifest
 from acm_export.onnx_file.targets import retarget
@@ -77,7 +78,8 @@ def test_float_files_do_not_mention_int8(vit_files: Path, tmp_path: Path) -> Non
     assert "int8" not in dry_run(vit_files / "m.onnx", tmp_path / "m.plan").output
     plans = json.loads(dry_run(vit_files / "m.onnx", tmp_path / "m.plan", "--json").stdout)["plans"]
     assert [plan["int8"] for plan in plans] == [None] * 3
-    assert not any(plan_engine(vit_files / "m.onnx", tmp_path / "m.plan", v).settings.int8 for v in ((8, 6), (10, 3)))
+    for version in ((8, 6), (10, 3)):
+        assert not plan_engine(vit_files / "m.onnx", tmp_path / "m.plan", Release(version)).settings.int8
 
 
 def test_dynamic_activations_are_refused_before_tensorrt_is_needed(int8_files: Path, tmp_path: Path) -> None:
@@ -90,7 +92,7 @@ def test_dynamic_activations_are_refused_before_tensorrt_is_needed(int8_files: P
 def test_the_saved_file_and_the_passport_keep_the_manifest(int8_files: Path, tmp_path: Path) -> None:
     done = dry_run(int8_files / "m.onnx", tmp_path / "m.plan", "--save-onnx", str(tmp_path / "saved.onnx"))
     assert done.exit_code == 0, done.output
-    manifest = plan_engine(tmp_path / "saved.onnx", tmp_path / "m.plan", (10, 3)).prepared.manifest
+    manifest = plan_engine(tmp_path / "saved.onnx", tmp_path / "m.plan", Release((10, 3))).prepared.manifest
     assert manifest.quantization is not None
     assert [layer.activations for layer in manifest.layers] == ["static"] * 3
     here, file = Platform("10.3.0", "Orin", "sm_87"), File("f", "0" * 64)

@@ -6,7 +6,7 @@ They record how they are called. tests/engine/test_engine_names.py compares thei
 from __future__ import annotations
 
 from enum import IntEnum
-from types import SimpleNamespace
+from types import ModuleType, SimpleNamespace
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -26,11 +26,14 @@ class Flag(IntEnum):
 class ParserError:
     """The parser error before TensorRT 10, which has only the number of the node."""
 
+    def __init__(self, index: int) -> None:
+        self._index = index
+
     def node(self) -> int:
         return 0
 
     def desc(self) -> str:
-        return "no importer"
+        return f"no importer {self._index}"
 
     def code(self) -> str:
         return "UNSUPPORTED_NODE"
@@ -105,6 +108,14 @@ class Layer:
 
     def get_output(self, _index: int) -> Any:
         return SimpleNamespace(dtype=self._dtype, name=self._output)
+
+
+class Logger:
+    """Names of ``tensorrt.ILogger``, which acm-export derives from."""
+
+    Severity = IntEnum("Severity", {"INTERNAL_ERROR": 0, "ERROR": 1, "WARNING": 2, "INFO": 3, "VERBOSE": 4})
+
+    def log(self, severity: Any, msg: str) -> None: ...
 
 
 class Recorded:
@@ -225,8 +236,8 @@ def fake(  # noqa: C901  one closure for each class of the module
             seen.parsed = model
             return not errors
 
-        def get_error(self, _index: int) -> ParserError:
-            return NamingParserError() if major >= 10 else ParserError()
+        def get_error(self, index: int) -> ParserError:
+            return NamingParserError(index) if major >= 10 else ParserError(index)
 
     registered = [
         SimpleNamespace(name=name, plugin_version="1" if creator else "2", plugin_namespace="") for name in creators
@@ -248,15 +259,9 @@ def fake(  # noqa: C901  one closure for each class of the module
     if major >= 10:
         registry |= {"all_creators": held, "get_creator": get_creator, "load_library": load_library}
 
-    class Logger:
-        WARNING = 2
-
-        def __init__(self, _severity: int) -> None:
-            pass
-
     names: dict[str, Any] = {
         "__version__": version,
-        "Logger": Logger,
+        "ILogger": Logger,
         "Builder": Builder,
         "OnnxParser": OnnxParser,
         "BuilderFlag": builder_flags,
@@ -273,4 +278,6 @@ def fake(  # noqa: C901  one closure for each class of the module
     names["Runtime"] = lambda _logger: FakeRuntime(driver, seen.shapes, change, op)
     if major >= 10:
         names["IProgressMonitor"] = ProgressMonitor
-    return SimpleNamespace(**names), seen
+    module = ModuleType("tensorrt")
+    vars(module).update(names)
+    return module, seen
