@@ -28,7 +28,7 @@ from onnx import helper, numpy_helper
 from onnxruntime.quantization import quantize_dynamic
 
 from acm_export.demo.ffn import FFN
-from acm_export.op import DOMAIN, QUANTIZED_INPUTS, QUANTIZED_NAME, QuantizedSignature, Signature
+from acm_export.op import DOMAIN, QUANTIZED_INPUTS, QuantizedSignature, Signature
 from acm_export.op.quantized_body import quantized_body
 from acm_export.quantization.activations import activated
 from acm_export.quantization.learner_scales import FloatLearners, static_learners
@@ -72,9 +72,7 @@ def int8_model(values: Arrays, seen: Observed) -> onnx.ModelProto:
     learners = static_learners(weights, BLOCK.signature, seen, Options()).learners
     tensors = {"thresholds": values["thresholds"], **vars(learners)}
     model.graph.node[0].CopyFrom(
-        helper.make_node(
-            QUANTIZED_NAME, list(QUANTIZED_INPUTS), ["y", "counts"], domain=DOMAIN, **vars(INT8), overload=INT8.overload
-        )
+        helper.make_node(INT8.function_name, list(QUANTIZED_INPUTS), ["y", "counts"], domain=DOMAIN, **vars(INT8))
     )
     del model.graph.initializer[:], model.functions[:]
     model.graph.initializer.extend(numpy_helper.from_array(value, name) for name, value in tensors.items())

@@ -10,8 +10,6 @@ from typing import TYPE_CHECKING
 
 import onnxruntime
 
-from acm_export.onnx_file.overloads import serialize
-
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
@@ -52,7 +50,7 @@ def profile_runs(
     options = onnxruntime.SessionOptions()
     options.intra_op_num_threads, options.log_severity_level = threads, _ERRORS_ONLY
     options.enable_profiling, options.profile_file_prefix = True, str(folder / "profile")
-    content = serialize(model, onnxruntime.__version__)
+    content = model.SerializeToString()
     session = onnxruntime.InferenceSession(content, options, providers=["CPUExecutionProvider"])
     for _ in range(_RUNS):
         session.run(outputs, dict(feeds))

@@ -16,7 +16,7 @@ import onnx
 from onnx import TensorProto, helper, numpy_helper
 
 from acm_export.base.timing import paired_ratios
-from acm_export.op import DOMAIN, INPUTS, NAME, VERSION, Signature
+from acm_export.op import DOMAIN, INPUTS, VERSION, Signature
 from acm_export.op.body import portable_body
 from acm_export.op.schema import register
 from acm_export.runtimes.onnx_runtime import CpuSession
@@ -59,12 +59,7 @@ class FFN:
         """``out = x + GatedLearners(x)``, with the portable body; outputs ``out`` and ``counts``."""
         register()
         node = helper.make_node(
-            NAME,
-            list(INPUTS),
-            ["y", "counts"],
-            domain=DOMAIN,
-            overload=self.signature.overload,
-            **vars(self.signature),
+            self.signature.function_name, list(INPUTS), ["y", "counts"], domain=DOMAIN, **vars(self.signature)
         )
         nodes = [node, helper.make_node("Add", ["x", "y"], ["out"])]
         counts = helper.make_tensor_value_info("counts", TensorProto.INT32, ["batch", self.tokens_per_sample])

@@ -9,7 +9,6 @@ from acm_export.base.optional import BASE, EXPORT, install_command
 from acm_export.machine.finding import Finding
 from acm_export.machine.processes import ProbeError, probe
 from acm_export.machine.versions import PYTHON, floor, installed, numbers
-from acm_export.onnx_file.overloads import FIRST, supports_overloads
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -41,7 +40,7 @@ def export_package(name: str) -> Finding:
 def onnx_runtime() -> Finding:
     """Check that ONNX Runtime can be imported and has the CPU provider."""
     fix = install_command("cpu")
-    return _package("ONNX Runtime", RUNTIME, fix, lambda: probe("onnxruntime").value, _runtime_text)
+    return _package("ONNX Runtime", RUNTIME, fix, lambda: probe("onnxruntime").value)
 
 
 def providers() -> Finding:
@@ -78,13 +77,6 @@ def _torch_text(facts: dict[str, Any]) -> str:
     if "cuda" not in facts:
         return ""
     return f", built for CUDA {facts['cuda']}" if facts["cuda"] else ", built without CUDA"
-
-
-def _runtime_text(answer: dict[str, Any]) -> str:
-    if supports_overloads(answer["version"]):
-        return ""
-    first = ".".join(map(str, FIRST))
-    return f"; sessions in your own code need {first} for files whose layers differ in N, min_learners or activation"
 
 
 def _package(

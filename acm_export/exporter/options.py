@@ -18,7 +18,7 @@ MIN_OPSET = 18
 
 DEFAULT_OPSET = 20
 MAX_OPSET = 22
-"""The newest opset of IR version 10, which function overloads require and TensorRT 10.3 still parses."""
+"""The newest opset whose files need no IR version above 10, the newest that TensorRT 10.3 parses."""
 
 
 def check_output(path: Path) -> None:

@@ -12,14 +12,14 @@ from onnx import TensorProto, helper, numpy_helper
 
 from acm_export.base.errors import ModelFileError
 from acm_export.onnx_file import budget_input
+from acm_export.onnx_file.body_check import body_contradiction
 from acm_export.onnx_file.int8_check import int8_contradiction
 from acm_export.onnx_file.manifest import LayerEntry, Manifest, read_manifest
 from acm_export.onnx_file.model_file import data_files, external_range, read_model
-from acm_export.onnx_file.overloads import FIRST, has_overloads
-from acm_export.onnx_file.targets import TARGETS, gated_learners_nodes
+from acm_export.onnx_file.targets import TARGETS, gated_learners_nodes, node_type
 from acm_export.onnx_file.thresholds import setting_thresholds
-from acm_export.op.quantized_signature import QUANTIZED_INPUTS, QUANTIZED_NAME
-from acm_export.op.signature import INPUTS, NAME
+from acm_export.op.quantized_signature import QUANTIZED_INPUTS
+from acm_export.op.signature import INPUTS
 
 if TYPE_CHECKING:
     import onnx
@@ -93,7 +93,7 @@ def inspect(model: StrPath) -> FileSummary:
         {name: values.tolist() for name, values in stored_thresholds(proto, manifest, path.parent).items()},
         data_files(proto),
         len(proto.graph.node),
-        _runs_on(proto, manifest),
+        TARGETS[manifest.target].partition(": ")[2],
         _weight_bytes(proto),
     )
 
@@ -124,7 +124,7 @@ def check_graph(model: onnx.ModelProto, manifest: Manifest, path: Path) -> None:
         path: Path of the file, for errors.
 
     Raises:
-        ModelFileError: A layer has no node, a node with other attributes or int8 weights, or no thresholds.
+        ModelFileError: A layer has no node, a node with other attributes or int8 weights, no body, or no thresholds.
     """
     if manifest.target not in TARGETS:
         raise ModelFileError(
@@ -142,31 +142,34 @@ def check_graph(model: onnx.ModelProto, manifest: Manifest, path: Path) -> None:
     layers = {layer.name: layer for layer in manifest.layers}
     for node in gated_learners_nodes(model):
         layer = layers[node.name]
-        if reason := _node_contradiction(node, layer):
+        if reason := _node_contradiction(node, layer, manifest.target):
             raise ModelFileError(f"{path}: node {node.name} contradicts the manifest, which says {reason}")
-        if manifest.budget_input:
-            continue
-        tensor = tensors.get(layer.thresholds)
-        if tensor is None or list(tensor.dims) != [layer.num_learners] or tensor.data_type != TensorProto.FLOAT:
-            raise ModelFileError(
-                f"{path}: the initializer {layer.thresholds} (float32 [{layer.num_learners}]) is missing"
-            )
-        if (held := _data_bytes(tensor, path)) != 4 * layer.num_learners:
-            raise ModelFileError(
-                f"{path}: {layer.thresholds} has {held} bytes; float32 [{layer.num_learners}] needs "
-                f"{4 * layer.num_learners}",
-                "another tool changed the file; export it again",
-            )
+        if not manifest.budget_input:
+            _check_threshold_tensor(tensors.get(layer.thresholds), layer, path)
     if manifest.budget_input and (reason := budget_input.contradiction(model, manifest, path.parent)):
         raise ModelFileError(f"{path}: {reason}", "another tool changed the file; calibrate it again")
+    if reason := body_contradiction(model, manifest):
+        raise ModelFileError(f"{path}: {reason}", "another tool changed the file; export it again")
     if reason := int8_contradiction(model, manifest):
         raise ModelFileError(f"{path}: {reason}", "another tool changed the file; quantize the float file again")
 
 
-def _node_contradiction(node: onnx.NodeProto, layer: LayerEntry) -> str | None:
+def _check_threshold_tensor(tensor: TensorProto | None, layer: LayerEntry, path: Path) -> None:
+    if tensor is None or list(tensor.dims) != [layer.num_learners] or tensor.data_type != TensorProto.FLOAT:
+        raise ModelFileError(f"{path}: the initializer {layer.thresholds} (float32 [{layer.num_learners}]) is missing")
+    if (held := _data_bytes(tensor, path)) != 4 * layer.num_learners:
+        raise ModelFileError(
+            f"{path}: {layer.thresholds} has {held} bytes; float32 [{layer.num_learners}] needs "
+            f"{4 * layer.num_learners}",
+            "another tool changed the file; export it again",
+        )
+
+
+def _node_contradiction(node: onnx.NodeProto, layer: LayerEntry, target: str) -> str | None:
     """What the manifest says where the node of a layer differs, or None."""
-    operator, inputs = (NAME, INPUTS) if layer.activations is None else (QUANTIZED_NAME, QUANTIZED_INPUTS)
-    if node.op_type != operator or len(node.input) != len(inputs):
+    operator = node_type(layer.signature, target)
+    inputs = INPUTS if layer.activations is None else QUANTIZED_INPUTS
+    if node.op_type != operator or node.overload or len(node.input) != len(inputs):
         return f"{operator} with {len(inputs)} inputs"
     attributes = {a.name: a.s.decode(errors="replace") if a.s else a.i for a in node.attribute}
     expected = vars(layer.signature)
@@ -203,14 +206,6 @@ def check_thresholds(model: onnx.ModelProto, manifest: Manifest, path: Path) -> 
                 f"but the manifest says {expected[layer.name].tolist()}",
                 "set them with: acm-export set-budget",
             )
-
-
-def _runs_on(model: onnx.ModelProto, manifest: Manifest) -> str:
-    runtime = TARGETS[manifest.target].partition(": ")[2]
-    if not has_overloads(model):
-        return runtime
-    first = ".".join(map(str, FIRST))
-    return f"{runtime}, {first} or later (older versions run layers with different N, min or activation wrongly)"
 
 
 def _weight_bytes(model: onnx.ModelProto) -> dict[str, int]:

@@ -20,6 +20,7 @@ from acm_export.base import interrupts
 from acm_export.base.errors import ModelFileError
 from acm_export.base.file_kinds import ONNX, file_kind
 from acm_export.base.files import check_input, move_into_place, staging_folder
+from acm_export.onnx_file.overloads import replace_overloads
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -40,7 +41,8 @@ def read_model(path: Path) -> onnx.ModelProto:
         path: Path of the file.
 
     Returns:
-        The model, with every reference to external data checked: inside the folder, present, and long enough.
+        The model, with every reference to external data checked: inside the folder, present, and long enough. The
+        portable bodies of files by earlier versions get the names of this one.
 
     Raises:
         UsageError: There is no such file.
@@ -60,6 +62,7 @@ def read_model(path: Path) -> onnx.ModelProto:
         raise ModelFileError(f"{path} is not an ONNX file: {error}", _DAMAGED) from error
     if not model.ir_version or not model.graph.node:
         raise ModelFileError(f"{path} is not an ONNX file: it has no graph", _DAMAGED)
+    replace_overloads(model)
     sizes: dict[str, int] = {}
     for tensor in external_tensors(model):
         _check_external(tensor, path, sizes)

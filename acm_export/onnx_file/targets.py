@@ -16,7 +16,7 @@ from acm_export.onnx_file.slice_ends import bound_slice_ends
 from acm_export.onnx_file.zero_points import fit_zero_points
 from acm_export.op.body import portable_body
 from acm_export.op.quantized_body import quantized_body
-from acm_export.op.quantized_signature import OPERATORS, QuantizedSignature
+from acm_export.op.quantized_signature import QuantizedSignature, operator_of
 from acm_export.op.schema import register
 from acm_export.op.signature import DOMAIN, VERSION
 from acm_export.plugins.identity import PLUGIN_NAMESPACE, PLUGIN_VERSION
@@ -38,14 +38,19 @@ TARGETS = {
 }
 ORT_TENSORRT_DOMAIN = "trt.plugins"
 IR_VERSION = 10
-"""Required by function overloads, and still parsed by TensorRT 10.3."""
+"""The newest that the ONNX parser of TensorRT 10.3 (JetPack 6.1 and 6.2) reads."""
 
 
 def gated_learners_nodes(model: onnx.ModelProto) -> Iterator[onnx.NodeProto]:
     """The nodes of the ACM layers of a file, float and int8, for any target."""
     for node in model.graph.node:
-        if node.op_type in OPERATORS and node.domain in (DOMAIN, ORT_TENSORRT_DOMAIN):
+        if operator_of(node.op_type) and node.domain in (DOMAIN, ORT_TENSORRT_DOMAIN):
             yield node
+
+
+def node_type(signature: Signature, target: str) -> str:
+    """``op_type`` of a layer's node: in portable files the name of its body, elsewhere the operator."""
+    return signature.function_name if target == "portable" else signature.operator
 
 
 def retarget(model: onnx.ModelProto, manifest: Manifest, target: str, *, folder: Path | None = None) -> Manifest:
@@ -85,7 +90,7 @@ def retarget(model: onnx.ModelProto, manifest: Manifest, target: str, *, folder:
     signatures = {layer.name: layer.signature for layer in manifest.layers}
     for node in gated_learners_nodes(model):
         node.domain = domain
-        node.overload = signatures[node.name].overload if target == "portable" else ""
+        node.op_type = node_type(signatures[node.name], target)
         for name, value in (("plugin_version", PLUGIN_VERSION), ("plugin_namespace", PLUGIN_NAMESPACE)):
             if not any(attribute.name == name for attribute in node.attribute):
                 node.attribute.append(helper.make_attribute(name, value))
@@ -93,7 +98,7 @@ def retarget(model: onnx.ModelProto, manifest: Manifest, target: str, *, folder:
     del model.functions[:]
     model.functions.extend(kept)
     if target == "portable":
-        bodies = {signature.overload: signature for signature in signatures.values()}
+        bodies = {signature.function_name: signature for signature in signatures.values()}
         model.functions.extend(body_of(bodies[name], manifest.opset) for name in sorted(bodies))
     opsets = {entry.domain: entry.version for entry in model.opset_import}
     opsets = {k: v for k, v in opsets.items() if k not in (DOMAIN, ORT_TENSORRT_DOMAIN)} | {"": manifest.opset}
@@ -119,7 +124,7 @@ def body_of(signature: Signature, opset: int) -> onnx.FunctionProto:
 
 
 def _is_body(function: onnx.FunctionProto) -> bool:
-    return function.domain == DOMAIN and function.name in OPERATORS
+    return function.domain == DOMAIN and operator_of(function.name) is not None
 
 
 def _lowered(model: onnx.ModelProto, manifest: Manifest) -> Manifest:

@@ -14,7 +14,7 @@ from onnx import TensorProto
 
 from acm_export.op import body_routing as routing
 from acm_export.op.body_activation import activation_statements
-from acm_export.op.signature import INPUTS, NAME, OUTPUTS
+from acm_export.op.signature import INPUTS, OUTPUTS
 
 if TYPE_CHECKING:
     from onnx import FunctionProto
@@ -28,11 +28,11 @@ def portable_body(signature: Signature, opset: int) -> FunctionProto:
     """Build the function that runs one signature on any ONNX Runtime.
 
     Args:
-        signature: Attributes of the op, which also name the function's overload.
+        signature: Attributes of the op, which also name the function.
         opset: Version of the default ONNX operator set that the model imports, at least 17.
 
     Returns:
-        A model-local function with the op's domain and name.
+        A model-local function in the op's domain.
 
     Raises:
         OpError: The opset is older than 17.
@@ -45,7 +45,7 @@ def portable_body(signature: Signature, opset: int) -> FunctionProto:
     else:
         statements += [*routing.count(signature, opset), *routing.sort(signature, opset), *_tokens(signature)]
         statements += [*_weights(signature, opset), *_run(signature, opset), *_restore(signature)]
-    return routing.function_of(NAME, ATTRIBUTES, INPUTS, OUTPUTS, statements, signature, opset)
+    return routing.function_of(ATTRIBUTES, INPUTS, OUTPUTS, statements, signature, opset)
 
 
 def _always(signature: Signature, opset: int) -> list[str]:

@@ -28,7 +28,6 @@ _SPLIT_NUM_OUTPUTS_OPSET = 18
 
 
 def function_of(
-    name: str,
     attributes: Sequence[str],
     inputs: Sequence[str],
     outputs: Sequence[str],
@@ -36,7 +35,7 @@ def function_of(
     signature: Signature,
     opset: int,
 ) -> FunctionProto:
-    """Make the model-local function of a body.
+    """Make the model-local function of a body, named after its signature.
 
     Raises:
         OpError: The opset is older than 17.
@@ -45,13 +44,11 @@ def function_of(
         raise OpError(f"the portable body needs opset {MIN_OPSET} or later, not {opset}")
     text = (
         f'<domain: "{DOMAIN}", opset_import: ["": {opset}]>\n'
-        f"{name} <{', '.join(attributes)}> ({', '.join(inputs)}) => ({', '.join(outputs)}) {{\n"
+        f"{signature.function_name} <{', '.join(attributes)}> ({', '.join(inputs)}) => ({', '.join(outputs)}) {{\n"
         + "\n".join(statements)
         + "\n}"
     )
-    function = onnx.parser.parse_function(text)
-    function.overload = signature.overload
-    return function
+    return onnx.parser.parse_function(text)
 
 
 def constants() -> list[str]:

@@ -15,7 +15,7 @@ from acm_export.op import body_routing as routing
 from acm_export.op import quantized_sums as sums
 from acm_export.op.body import ATTRIBUTES
 from acm_export.op.body_activation import activation_statements
-from acm_export.op.quantized_signature import QUANTIZED_INPUTS, QUANTIZED_NAME, SMALLEST_RANGE
+from acm_export.op.quantized_signature import QUANTIZED_INPUTS, SMALLEST_RANGE
 from acm_export.op.signature import OUTPUTS
 
 if TYPE_CHECKING:
@@ -30,12 +30,12 @@ def quantized_body(signature: QuantizedSignature, opset: int, *, taps: bool = Fa
     """Build the function that runs one signature on any ONNX Runtime.
 
     Args:
-        signature: Attributes of the op, which also name the function's overload.
+        signature: Attributes of the op, which also name the function.
         opset: Version of the default ONNX operator set that the model imports, at least 17.
         taps: Whether the function also returns its integers, see :func:`tap_names`.
 
     Returns:
-        A model-local function with the op's domain and name.
+        A model-local function in the op's domain.
 
     Raises:
         OpError: The opset is older than 17.
@@ -56,7 +56,7 @@ def quantized_body(signature: QuantizedSignature, opset: int, *, taps: bool = Fa
     statements += _finish(signature)
     outputs = [*OUTPUTS, *(tap_names(signature) if taps else ())]
     attributes = (*ATTRIBUTES, "dynamic")
-    return routing.function_of(QUANTIZED_NAME, attributes, QUANTIZED_INPUTS, outputs, statements, signature, opset)
+    return routing.function_of(attributes, QUANTIZED_INPUTS, outputs, statements, signature, opset)
 
 
 def tap_names(signature: QuantizedSignature) -> list[str]:

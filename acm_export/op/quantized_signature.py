@@ -54,6 +54,21 @@ class QuantizedSignature(Signature):
             raise OpError(f"dynamic is {self.dynamic!r}; it must be 0 or 1")
 
     @property
-    def overload(self) -> str:
-        """Name of this signature's portable body, unique among the signatures of an ONNX file."""
-        return f"{super().overload}_{'dynamic' if self.dynamic else 'static'}"
+    def operator(self) -> str:
+        """The operator that has these attributes."""
+        return QUANTIZED_NAME
+
+    @property
+    def function_name(self) -> str:
+        """Name of the portable body and of its nodes, such as ``QuantizedGatedLearners_n4_min0_gelu_static``."""
+        return f"{super().function_name}_{'dynamic' if self.dynamic else 'static'}"
+
+
+def operator_of(name: str) -> str | None:
+    """The operator that a node or function has by its name, one of :data:`OPERATORS`, or None if it has another name.
+
+    Args:
+        name: ``op_type`` of a node, or name of a function; in portable files the operator, ``_`` and the signature.
+    """
+    operator = name.partition("_")[0]
+    return operator if operator in OPERATORS else None

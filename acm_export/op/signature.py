@@ -53,6 +53,11 @@ class Signature:
         return self.num_learners - self.min_learners + 1
 
     @property
-    def overload(self) -> str:
-        """Name of this signature's portable body, unique among the signatures of an ONNX file."""
-        return f"n{self.num_learners}_min{self.min_learners}_{self.activation}"
+    def operator(self) -> str:
+        """The operator that has these attributes."""
+        return NAME
+
+    @property
+    def function_name(self) -> str:
+        """Name of this signature's portable body and of its nodes, such as ``GatedLearners_n4_min0_gelu``."""
+        return f"{self.operator}_n{self.num_learners}_min{self.min_learners}_{self.activation}"

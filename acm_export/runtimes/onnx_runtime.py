@@ -8,7 +8,6 @@ from typing import TYPE_CHECKING
 
 from acm_export.base.errors import MissingDependencyError, ModelFileError, UsageError, first_line
 from acm_export.base.optional import install_command, require
-from acm_export.onnx_file.overloads import serialize
 from acm_export.onnx_file.token_ids import check_token_ids, embedding_sizes
 
 if TYPE_CHECKING:
@@ -72,7 +71,7 @@ class Session:
             options.add_session_config_entry("session.disable_prepacking", "1")
         disabled = [*_COPIES_WEIGHTS, *_FAILS_WITHOUT_FOLDING] if lean else []
         providers = [(self.providers[0], dict(provider_options or {})), *self.providers[1:]]
-        content = serialize(model, runtime.__version__)
+        content = model.SerializeToString()
         try:
             self._session = runtime.InferenceSession(
                 content, options, providers=providers, disabled_optimizers=disabled

@@ -18,7 +18,7 @@ from acm_export.onnx_file.targets import gated_learners_nodes
 from acm_export.op.precision import PRECISIONS
 from acm_export.op.quantized_body import quantized_body, tap_names
 from acm_export.op.quantized_reference import quantize_hidden, quantize_tokens
-from acm_export.op.quantized_signature import QUANTIZED_INPUTS, QUANTIZED_NAME, QuantizedSignature
+from acm_export.op.quantized_signature import QUANTIZED_INPUTS, QuantizedSignature
 from acm_export.op.reference import activate
 from acm_export.op.routing import learner_counts
 from acm_export.op.signature import DOMAIN, OUTPUTS, VERSION
@@ -176,8 +176,7 @@ def _one_layer_model(
     constants: Mapping[str, TensorProto], signature: QuantizedSignature, element: int, opset: int
 ) -> onnx.ModelProto:
     outputs = [*OUTPUTS, *tap_names(signature)]
-    node = helper.make_node(QUANTIZED_NAME, list(QUANTIZED_INPUTS), outputs, domain=DOMAIN, **vars(signature))
-    node.overload = signature.overload
+    node = helper.make_node(signature.function_name, list(QUANTIZED_INPUTS), outputs, domain=DOMAIN, **vars(signature))
     tensors = []
     for name, tensor in constants.items():
         renamed = TensorProto()

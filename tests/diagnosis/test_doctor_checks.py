@@ -112,14 +112,6 @@ def test_providers_of_onnx_runtime(around: Surroundings, monkeypatch: pytest.Mon
     assert packages.providers().state == "missing"
 
 
-@pytest.mark.parametrize(("version", "warned"), [("1.23.2", True), ("1.26.0", True), ("1.27.0", False), ("2.0", False)])
-def test_an_onnx_runtime_that_mixes_up_bodies_is_named(around: Surroundings, version: str, warned: bool) -> None:
-    around.package("onnxruntime", version, RUNTIME.format("['CPUExecutionProvider']"))
-    finding = packages.onnx_runtime()
-    assert finding.state == "ok"
-    assert ("layers differ" in finding.found) == warned
-
-
 # TensorRT
 
 

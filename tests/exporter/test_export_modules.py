@@ -156,7 +156,7 @@ def test_large_weights_go_to_a_file_beside_the_model(tmp_path: Path, monkeypatch
 
 def wrong_body(signature: Signature, opset: int) -> onnx.FunctionProto:
     body = portable_body(Signature(signature.num_learners, signature.min_learners, "relu"), opset)
-    body.overload = signature.overload
+    body.name = signature.function_name
     return body
 
 

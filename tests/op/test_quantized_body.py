@@ -17,7 +17,6 @@ from property_tests import examples
 from quantized_op import assert_close_to_loop, assert_integers_hold, quantized_model, random_quantized_inputs
 
 from acm_export.base.errors import OpError
-from acm_export.onnx_file.overloads import serialize
 from acm_export.op import ACTIVATIONS, QuantizedSignature
 from acm_export.op.quantized_body import quantized_body
 
@@ -164,7 +163,7 @@ def optimized_kernels(signature: QuantizedSignature, folder: Path) -> Counter[st
     options = onnxruntime.SessionOptions()
     options.log_severity_level = 3
     options.optimized_model_filepath = str(folder / "optimized.onnx")
-    content = serialize(quantized_model(feeds, signature), onnxruntime.__version__)
+    content = quantized_model(feeds, signature).SerializeToString()
     onnxruntime.InferenceSession(content, options, providers=["CPUExecutionProvider"])
     return Counter(node.op_type for node in onnx.load(folder / "optimized.onnx").graph.node)
 

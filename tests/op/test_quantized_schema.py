@@ -118,7 +118,7 @@ def test_dynamic_is_0_or_1(dynamic: int, ok: bool) -> None:
 
 def test_every_signature_has_a_body_of_its_own() -> None:
     names = {
-        QuantizedSignature(n, m, a, d).overload
+        QuantizedSignature(n, m, a, d).function_name
         for n in (2, 3)
         for m in (0, 1)
         for a in ("gelu", "relu")

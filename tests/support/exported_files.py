@@ -2,19 +2,18 @@
 
 from __future__ import annotations
 
-from functools import partial
-from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
-import onnx
 import onnxruntime
 import torch
 from tiny_models import IMAGES
 from torch import nn
 
 from acm_export.modules import acm_layers
-from acm_export.onnx_file.overloads import serialize, supports_overloads
+
+if TYPE_CHECKING:
+    from pathlib import Path
 
 
 def images(batch: int) -> torch.Tensor:
@@ -37,11 +36,6 @@ def session(model: Path | bytes) -> onnxruntime.InferenceSession:
     """Open a file, or its content, in ONNX Runtime."""
     options = onnxruntime.SessionOptions()
     options.log_severity_level = 3
-    if not supports_overloads(onnxruntime.__version__):
-        folder = model.parent if isinstance(model, Path) else Path()
-        options.add_session_config_entry("session.model_external_initializers_file_folder_path", str(folder))
-        read = onnx.load_from_string if isinstance(model, bytes) else partial(onnx.load, load_external_data=False)
-        model = serialize(read(model), onnxruntime.__version__)
     return onnxruntime.InferenceSession(model, options, providers=["CPUExecutionProvider"])
 
 

@@ -9,8 +9,7 @@ import onnx
 import onnxruntime
 from onnx import TensorProto, helper, numpy_helper
 
-from acm_export.onnx_file.overloads import serialize
-from acm_export.op import DOMAIN, INPUTS, NAME, VERSION, Signature
+from acm_export.op import DOMAIN, INPUTS, VERSION, Signature
 from acm_export.op.body import portable_body
 from acm_export.op.reference import gated_learners
 from acm_export.op.schema import register
@@ -55,8 +54,8 @@ def logits_of(counts: Any, signature: Signature) -> np.ndarray[Any, Any]:
 
 def op_node(signature: Signature, inputs: tuple[str, ...] = INPUTS, outputs: tuple[str, ...] = ("y", "counts")) -> Any:
     """Make a GatedLearners node as an export writes it."""
-    node = helper.make_node(
-        NAME,
+    return helper.make_node(
+        signature.function_name,
         list(inputs),
         list(outputs),
         domain=DOMAIN,
@@ -66,8 +65,6 @@ def op_node(signature: Signature, inputs: tuple[str, ...] = INPUTS, outputs: tup
         plugin_version="1",
         plugin_namespace="",
     )
-    node.overload = signature.overload
-    return node
 
 
 def one_node_model(feeds: Feeds, signature: Signature, opset: int = 20, *, constants: bool = True) -> onnx.ModelProto:
@@ -100,8 +97,7 @@ def session_of(model: onnx.ModelProto, profile: str | None = None) -> onnxruntim
     options.log_severity_level = 3
     if profile is not None:
         options.enable_profiling, options.profile_file_prefix = True, profile
-    content = serialize(model, onnxruntime.__version__)
-    return onnxruntime.InferenceSession(content, options, providers=["CPUExecutionProvider"])
+    return onnxruntime.InferenceSession(model.SerializeToString(), options, providers=["CPUExecutionProvider"])
 
 
 def run_body(

@@ -8,7 +8,7 @@ import numpy as np
 import onnx
 from onnx import TensorProto, helper, numpy_helper
 
-from acm_export.op import DOMAIN, QUANTIZED_INPUTS, QUANTIZED_NAME, VERSION, QuantizedSignature
+from acm_export.op import DOMAIN, QUANTIZED_INPUTS, VERSION, QuantizedSignature
 from acm_export.op.quantized_body import quantized_body, tap_names
 from acm_export.op.quantized_reference import quantized_gated_learners
 from acm_export.op.reference import activate
@@ -64,9 +64,8 @@ def quantized_model(
     free = ("x", "gate_logits") if constants else QUANTIZED_INPUTS
     more = tap_names(signature) if taps else []
     node = helper.make_node(
-        QUANTIZED_NAME, list(QUANTIZED_INPUTS), ["y", "counts", *more], domain=DOMAIN, **vars(signature)
+        signature.function_name, list(QUANTIZED_INPUTS), ["y", "counts", *more], domain=DOMAIN, **vars(signature)
     )
-    node.overload = signature.overload
     kinds = {name: helper.np_dtype_to_tensor_dtype(value.dtype) for name, value in feeds.items()}
     inputs = [helper.make_tensor_value_info(k, kinds[k], [None] * feeds[k].ndim) for k in free]
     types = {"y": kinds["x"], "counts": TensorProto.INT32, "order": TensorProto.INT64}

@@ -97,7 +97,7 @@ def drop_last_learner(proto: onnx.ModelProto) -> None:
 def wrong_counts(offset: int) -> Callable[[onnx.ModelProto], None]:
     def apply(proto: onnx.ModelProto) -> None:
         proto.graph.initializer.append(numpy_helper.from_array(np.array(offset, np.int32), "offset"))
-        node = next(n for n in proto.graph.node if n.op_type == "GatedLearners")
+        node = next(n for n in proto.graph.node if n.op_type == "GatedLearners_n3_min0_gelu")
         proto.graph.node.append(helper.make_node("Add", ["inner", "offset"], [node.output[1]]))
         node.output[1] = "inner"
 

@@ -18,7 +18,7 @@ from acm_export.modules import ACMLayer, ACMSpec, acm_layers
 from acm_export.modules.wrapper import Exportable
 from acm_export.onnx_file.manifest import LayerEntry, Manifest, Setting, Source
 from acm_export.onnx_file.quantization_record import Quantization
-from acm_export.op import DOMAIN, QUANTIZED_INPUTS, QUANTIZED_NAME, QuantizedSignature
+from acm_export.op import DOMAIN, QUANTIZED_INPUTS, QuantizedSignature
 from acm_export.op.quantized_body import quantized_body
 from acm_export.report.verification import verification_table
 from acm_export.runtimes.onnx_runtime import CpuSession
@@ -183,8 +183,8 @@ def layer_model(
         logits.reshape(-1, signature.num_choices)[1, 0] = NAN
     feeds = {"x": x, "gate_logits": logits}
     kinds = [helper.np_dtype_to_tensor_dtype(value.dtype) for value in feeds.values()]
-    node = helper.make_node(QUANTIZED_NAME, QUANTIZED_INPUTS, ["y", "counts/l"], "l", domain=DOMAIN, **vars(signature))
-    node.overload = signature.overload
+    name = signature.function_name
+    node = helper.make_node(name, QUANTIZED_INPUTS, ["y", "counts/l"], "l", domain=DOMAIN, **vars(signature))
     graph = helper.make_graph(
         [node],
         "g",

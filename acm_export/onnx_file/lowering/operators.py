@@ -12,7 +12,7 @@ from onnx import TensorProto, checker, defs
 
 from acm_export.base.errors import ExportError
 from acm_export.onnx_file.lowering.graph import TARGET, refusal
-from acm_export.op.quantized_signature import OPERATORS
+from acm_export.op.quantized_signature import operator_of
 
 if TYPE_CHECKING:
     from onnx import GraphProto, NodeProto
@@ -64,7 +64,7 @@ def check_operator(node: NodeProto, opset: int) -> None:
     Raises:
         ExportError: The parser does not support the operator, or the operator changed after opset 17.
     """
-    if node.op_type in OPERATORS:
+    if operator_of(node.op_type):
         return
     if node.domain not in ("", "ai.onnx") or node.op_type not in PARSED:
         raise refusal(node, "the ONNX parser of TensorRT 8.5 does not support this operator")
@@ -79,7 +79,7 @@ def check_form(node: NodeProto) -> None:
     Raises:
         ExportError: The node uses a newer attribute, input or type.
     """
-    if node.op_type in OPERATORS:
+    if operator_of(node.op_type):
         return
     context = checker.C.CheckerContext()
     context.ir_version, context.opset_imports = IR_VERSION, {"": OPSET}

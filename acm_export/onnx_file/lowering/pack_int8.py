@@ -15,7 +15,7 @@ import numpy as np
 from onnx import TensorProto, numpy_helper
 
 from acm_export.base.errors import ExportError
-from acm_export.op.quantized_signature import INT8_INPUTS, QUANTIZED_INPUTS, QUANTIZED_NAME
+from acm_export.op.quantized_signature import INT8_INPUTS, QUANTIZED_INPUTS, QUANTIZED_NAME, operator_of
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Collection, Iterable, Iterator
@@ -114,7 +114,7 @@ def _int8_inputs(graph: GraphProto) -> Iterator[tuple[NodeProto, str, TensorProt
     """Each node of the int8 operator, with the name of an int8 input in docs/op.md and its initializer."""
     initializers = {tensor.name: tensor for tensor in graph.initializer}
     for node in graph.node:
-        if node.op_type == QUANTIZED_NAME:
+        if operator_of(node.op_type) == QUANTIZED_NAME:
             for name in INT8_INPUTS:
                 value = node.input[QUANTIZED_INPUTS.index(name)]
                 if value not in initializers:

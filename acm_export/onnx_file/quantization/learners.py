@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 from onnx import helper
 
 from acm_export.onnx_file.targets import gated_learners_nodes
-from acm_export.op.quantized_signature import QUANTIZED_NAME
+from acm_export.op.quantized_signature import QUANTIZED_NAME, operator_of
 from acm_export.op.signature import NAME
 
 if TYPE_CHECKING:
@@ -69,7 +69,7 @@ def find_learners(model: onnx.ModelProto) -> dict[str, LearnerWeights]:
     return {
         node.name: LearnerWeights(node.input[0], *node.input[3:7])
         for node in gated_learners_nodes(model)
-        if node.op_type == NAME
+        if operator_of(node.op_type) == NAME
     }
 
 

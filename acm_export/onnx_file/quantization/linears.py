@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from acm_export.onnx_file.targets import gated_learners_nodes
-from acm_export.op.quantized_signature import MAX_SUM
+from acm_export.op.quantized_signature import MAX_SUM, operator_of
 
 if TYPE_CHECKING:
     import onnx
@@ -146,8 +146,7 @@ def _only_for_gates(value: str, logits: set[str], gates: set[str], view: GraphVi
     if value in view.outputs:
         return False
     return all(
-        reader.output[0] in gates
-        or (value in logits and "GatedLearners" in reader.op_type and value != reader.input[0])
+        reader.output[0] in gates or (value in logits and operator_of(reader.op_type) and value != reader.input[0])
         for reader in view.readers(value)
     )
 
