@@ -8,7 +8,12 @@ READY := $(VENV)/.ready-$(shell cksum pyproject.toml constraints.txt | cksum | c
 JOBS ?= 2
 PYTEST := $(BIN)/python -m pytest -q -n $(JOBS) --dist loadfile
 
-.PHONY: demo test test-slow lint check pack wheel gpu-check benchmarks clean
+# TensorRT-RTX builds engines without a GPU. Its packages are for Python 3.12.
+PYTHON312 ?= $(shell for p in python3.12 "$$HOME"/.pyenv/versions/3.12.*/bin/python; do "$$p" -c '' 2>/dev/null && echo "$$p" && break; done)
+RTX := .venv-rtx
+RTX_PACKAGES := tensorrt-rtx-cu13-libs==1.7.1.116 tensorrt-rtx-cu13-bindings==1.7.1.116
+
+.PHONY: demo test test-slow lint check builder-check pack wheel gpu-check benchmarks clean
 
 demo: $(READY)  ## the whole line on the embedded model
 	$(BIN)/acm-export demo -o acm-demo
@@ -26,7 +31,17 @@ lint: $(READY)  ## formatting, lint rules, order of imports and types
 	$(BIN)/mypy --python-executable $(BIN)/python -p acm_export
 	MYPYPATH=benchmarks $(BIN)/mypy --python-executable $(BIN)/python benchmarks examples/*.py
 
-check: lint test test-slow  ## everything that must hold before a commit
+check: lint test test-slow $(if $(PYTHON312),builder-check)  ## everything that must hold before a commit
+
+builder-check: $(READY) $(RTX)/.ready  ## parse and build the files of every family with NVIDIA's TensorRT-RTX, without a GPU
+	ACM_RTX_PYTHON=$(CURDIR)/$(RTX)/bin/python $(PYTEST) tests/builder
+
+$(RTX)/.ready: pyproject.toml constraints.txt
+	@test -n "$(PYTHON312)" || { echo "error: TensorRT-RTX needs Python 3.12, which was not found" >&2; \
+	  echo "hint: make builder-check PYTHON312=/path/to/python3.12" >&2; exit 1; }
+	$(PYTHON312) -m venv $(RTX)
+	$(RTX)/bin/python -m pip install -q -c constraints.txt -e . $(RTX_PACKAGES)
+	touch $@
 
 pack: $(READY)  ## the GPU kernels, compiled ahead of time for every architecture; needs no GPU, takes minutes
 	$(BIN)/python -m acm_export.plugins.kernels.compile
@@ -48,4 +63,4 @@ $(READY): pyproject.toml constraints.txt
 	rm -f $(VENV)/.ready-* && touch $@
 
 clean:  ## remove what make made
-	rm -rf $(VENV) build acm-demo
+	rm -rf $(VENV) $(RTX) build acm-demo

@@ -11,14 +11,14 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from acm_export.engine.prepare import ExtraIO, prepare
-from acm_export.engine.profiles import format_shapes, profiles
+from acm_export.engine.profiles import Profile, format_shapes, profiles
 from acm_export.engine.settings import BuilderSettings
 from acm_export.plugins.tensorrt.build import LIBRARY
 
 if TYPE_CHECKING:
     from acm_export.base.json_fields import JsonObject
     from acm_export.engine.prepare import TensorRTModel
-    from acm_export.engine.profiles import Profile, Shapes
+    from acm_export.engine.profiles import Shapes
     from acm_export.engine.release import Release
     from acm_export.onnx_file.manifest import Manifest
 
@@ -117,7 +117,9 @@ def plan_engine(
         EngineError: The plugin does not support this release.
     """
     prepared = prepare(model, release, extra)
-    chosen = profiles(prepared.inputs, prepared.manifest.example_inputs, *shapes)
+    inputs = {name: shape for name, shape in prepared.inputs.items() if name not in prepared.fixed}
+    chosen = profiles(inputs, prepared.manifest.example_inputs, *shapes)
+    chosen |= {name: Profile(shape, shape, shape) for name, shape in prepared.fixed.items()}
     half, int8 = prepared.manifest.dtype == "fp16", has_explicit_quantization(prepared.manifest)
     settings = BuilderSettings(chosen, tf32, half, timing_cache, tactic_sources, int8)
     return EnginePlan(release, prepared, settings, output)

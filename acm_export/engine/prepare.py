@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING
 
 from acm_export.engine import portable_body
@@ -14,10 +14,12 @@ from acm_export.onnx_file.targets import retarget
 from acm_export.runtimes.runnable import counts_as_outputs, thresholds_as_inputs
 
 if TYPE_CHECKING:
+    from collections.abc import Mapping
     from pathlib import Path
 
     import onnx
 
+    from acm_export.engine.profiles import Shape
     from acm_export.engine.release import Release
 
 
@@ -45,6 +47,7 @@ class TensorRTModel:
         source: ONNX file that the model was read from.
         extra: Inputs and outputs that were added.
         changed: Whether trtexec needs another file than ``source`` to build the same engine.
+        fixed: Shapes of inputs that look dynamic in the graph but have one shape.
     """
 
     model: onnx.ModelProto
@@ -52,6 +55,7 @@ class TensorRTModel:
     source: Path
     extra: ExtraIO
     changed: bool
+    fixed: Mapping[str, Shape] = field(default_factory=dict)
 
     @property
     def inputs(self) -> dict[str, list[int | str]]:
@@ -89,11 +93,10 @@ def prepare(path: Path, release: Release, extra: ExtraIO = ExtraIO()) -> TensorR
         rewritten = _take_thresholds(model, rewritten, path)
     if extra.counts:
         counts_as_outputs(model)
-    if release.is_rtx:
-        portable_body.fit_parser(model, rewritten)
+    fixed = portable_body.fit_parser(model, rewritten) if release.is_rtx else {}
     write_manifest(model, rewritten)
     changed = manifest.target != release.target or _names(model) != before
-    return TensorRTModel(model, rewritten, path, extra, changed)
+    return TensorRTModel(model, rewritten, path, extra, changed, fixed)
 
 
 def _names(model: onnx.ModelProto) -> list[str]:

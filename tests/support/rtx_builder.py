@@ -81,10 +81,10 @@ def export_family(model: PreTrainedModel, family: ModelFamily, path: Path, dtype
     return path
 
 
-def profile_options(model: PreTrainedModel, family: ModelFamily) -> list[str]:
+def profile_options(model: PreTrainedModel, family: ModelFamily, batch: tuple[int, int, int] = (1, 2, 4)) -> list[str]:
     """Options of ``build-engine`` that give every dynamic length a range: the batch, tokens, audio samples."""
     bounds = family.bounds(model.config)
-    ranges = {"batch": (1, 2, 4)}
+    ranges = {"batch": batch}
     for name, length in family.lengths(model.config).items():
         low, high = bounds.get(name, (length, None))
         ranges[name] = (low, length, high or 2 * length)
