@@ -37,6 +37,13 @@ def test_a_family_builds(tmp_path: Path, name: str, kind: str, dtype: str) -> No
     assert len({layer["activation"] for layer in layers}) == (2 if kind == "acm" else 0)
 
 
+@pytest.mark.parametrize(("dtype", "opset"), [("bf16", 20), ("fp32", 18), ("fp16", 22)])
+def test_other_precisions_and_opsets_build(tmp_path: Path, dtype: str, opset: int) -> None:
+    model = acm_model("bert")
+    file = export_family(model, family(model), tmp_path / "m.onnx", dtype, opset=opset)
+    build(file, tmp_path / "m.rtx", *profile_options(model, family(model)))
+
+
 @pytest.mark.parametrize("name", ["vit", "bert", "wav2vec2 ctc, XLS-R", "whisper"])
 def test_a_portable_file_parses_as_it_is(tmp_path: Path, name: str) -> None:
     model = acm_model(name)

@@ -1,4 +1,4 @@
-"""NVIDIA's builder takes one model of every family in its usual size, dense and with ACM layers, with dynamic shapes."""
+"""NVIDIA's builder takes a model of usual size of every family, dense and with ACM layers, with dynamic shapes."""
 
 from __future__ import annotations
 

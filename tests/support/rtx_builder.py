@@ -73,11 +73,12 @@ def parsed_layers(model: Path) -> list[str]:
     return list(network["layers"])
 
 
-def export_family(model: PreTrainedModel, family: ModelFamily, path: Path, dtype: str) -> Path:
+def export_family(model: PreTrainedModel, family: ModelFamily, path: Path, dtype: str, **options: Any) -> Path:
     """Export a model of a family, with every length dynamic that its inputs leave open."""
     inputs, axes = example_inputs(model, family), dynamic_axes(model, family)
     fields = family.outputs.get(type(model).__name__)
-    export(model, inputs, path, dtype=dtype, verify=False, dynamic_shapes=axes, output_fields=fields)
+    settings = {"dtype": dtype, "verify": False, "dynamic_shapes": axes, "output_fields": fields}
+    export(model, inputs, path, **(settings | options))
     return path
 
 
