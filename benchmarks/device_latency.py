@@ -30,6 +30,7 @@ from common import ResultFile, parser, print_table
 from compiled_vit import DTYPES, SHARES, Measured, ViTBenchmark
 from device_timing import device_facts
 from random_vit import TINY, VIT_B, random_vit
+from tensorrt85_kit import WITHOUT_CUBLAS, environment
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
@@ -45,12 +46,6 @@ FILE_BATCHES = (1, 8, 32)
 FILE_SHARES = (1.0, 0.75, 0.5, 0.25)
 PARTS = ("pytorch", "files", "onnxruntime", "tensorrt85")
 """Parts of a run; ``files`` writes the files that the next two measure."""
-
-_WITHOUT_CUBLAS = "--tactic-sources=-CUBLAS,-CUBLAS_LT,-CUDNN"
-"""The unpacked TensorRT has empty stubs of these libraries."""
-
-_PURE = ("rich", "markdown_it", "mdurl", "pygments", "click")
-"""Pure Python packages that another Python can share with this one."""
 
 
 def write_files(folder: Path, shape: Shape, samples: int) -> None:
@@ -116,28 +111,14 @@ def onnxruntime_cuda(folder: Path, kept: Path, batches: tuple[int, ...]) -> dict
 
 def tensorrt85(folder: Path, kept: Path, batches: tuple[int, ...], options: argparse.Namespace) -> dict[str, Any]:
     """Build and time engines of both files with TensorRT 8.5.3, in its own Python."""
-    environment = os.environ | {"PYTHONPATH": str(_site(folder / "site"))}
-    run = partial(verb, options.tensorrt85.absolute() / "python", folder, environment)
+    run = partial(verb, options.tensorrt85.absolute() / "python", folder, environment(folder / "site"))
     shapes = f"pixel_values:{batches[-1]}x3x224x224"
     plugin = ("--plugin", str(options.plugin85.absolute()))
     build = {"--opt-shapes": shapes, "--max-shapes": shapes, "--timing-cache": str(folder / "timing.cache")}
     for name in ("calibrated", "dense"):
         files = (str(folder / f"{name}.onnx"), "-o", str(folder / f"{name}.plan"))
-        run("build-engine", *files, "--no-check", *plugin, *flat(build), _WITHOUT_CUBLAS)
+        run("build-engine", *files, "--no-check", *plugin, *flat(build), f"--tactic-sources={','.join(WITHOUT_CUBLAS)}")
     return timed(run, "calibrated.plan", "dense.plan", folder, kept, batches, *plugin)
-
-
-def _site(folder: Path) -> Path:
-    """A folder with this checkout's package and the pure packages it needs, for another Python."""
-    root, package = Path(__file__).parent.parent, folder / "acm_export"
-    package.mkdir(parents=True)
-    for part in (root / "acm_export").iterdir():
-        (package / part.name).symlink_to(part.resolve())
-    for name in _PURE:
-        spec = find_spec(name)
-        if spec is not None and spec.origin is not None:
-            (folder / name).symlink_to(Path(spec.origin).parent)
-    return folder
 
 
 def attempt(name: str, run: Callable[[], Any], reason: str = "") -> dict[str, Any]:
@@ -277,7 +258,7 @@ def _options() -> argparse.Namespace:
 def main() -> None:
     """Measure all, print tables, write the result after each step; exit code 1 if a part failed."""
     options = _options()
-    name = "device_latency" if options.dtype == "fp16" else f"device_latency_{options.dtype}"
+    name = "_".join(["device_latency", *(() if options.dtype == "fp16" else (options.dtype,)), *(options.parts or ())])
     result = ResultFile(name, options, program="benchmarks/device_latency.py")
     shape, files = (TINY, (1, 2)) if options.quick else (VIT_B, FILE_BATCHES)
     case = {"shape": asdict(shape), "dtype": options.dtype, "shares": SHARES, "seconds": options.seconds}

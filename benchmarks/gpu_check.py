@@ -114,10 +114,19 @@ def sanitizer(_options: argparse.Namespace) -> list[Step]:
 
 
 def engines(options: argparse.Namespace) -> list[Step]:
-    """Engines of TensorRT 8.5.3 with the plugin."""
+    """Engines of TensorRT 8.5.3 with the plugin: compared with the portable file, then timed beside dense engines."""
     missing = "" if options.tensorrt85 and options.plugin85 else "--tensorrt85 DIR and --plugin85 LIB were not given"
-    arguments = ("--kit", str(options.tensorrt85), "--plugin", str(options.plugin85))
-    return [Step("engines of TensorRT 8.5.3", python("tensorrt85_engines.py", *arguments), missing=missing)]
+    kit, library, common = str(options.tensorrt85), str(options.plugin85), result_options(options)
+    compared = python("tensorrt85_engines.py", *common, "--kit", kit, "--plugin", library)
+    timed = ("--parts", "tensorrt85", "--tensorrt85", kit, "--plugin85", library)
+    return [
+        Step("engines of TensorRT 8.5.3 against the portable file", compared, 0.5, missing=missing),
+        Step(
+            "latency of engines of TensorRT 8.5.3",
+            python("device_latency.py", *common, *timed, "--seconds", TIME_LEFT),
+            missing=missing,
+        ),
+    ]
 
 
 STAGES: Mapping[str, Callable[[argparse.Namespace], list[Step]]] = {

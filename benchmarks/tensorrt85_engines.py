@@ -1,22 +1,25 @@
 """The whole line on a real builder: ``tensorrt-8`` files built and run by TensorRT 8.5.3 with the plugin, on a GPU.
 
+    python benchmarks/tensorrt85_engines.py --device h100 --kit DIR --plugin LIB
+
 Exports the embedded digits model and a ViT-B-shaped one with random weights for ``tensorrt-8`` and ``portable``, runs
-the first with TensorRT and the second with ONNX Runtime on the CPU, and compares outputs and counts.
+the first with TensorRT and the second with ONNX Runtime on the CPU, and compares outputs and counts. The result is
+rewritten after each comparison.
 """
 
 from __future__ import annotations
 
-import argparse
 import subprocess
 import sys
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
-from common import print_table
+from common import ResultFile, parser, print_table
 from random_vit import VIT_B, random_vit
+from tensorrt85_kit import environment
 
 from acm_export.checkpoints import load_checkpoint
 from acm_export.demo.digits import ACM, load_test_images
@@ -97,7 +100,7 @@ def compare(
             str(plugin),
             *map(str, files[1:]),
         ]
-        subprocess.run(runner, check=True)
+        subprocess.run(runner, env=environment(folder / "site"), check=True)
         expected = CpuSession(read_model(folder / "portable.onnx"), folder).run({"pixel_values": images})
         with np.load(files[2]) as archive:
             actual = dict(archive)
@@ -111,7 +114,7 @@ def compare(
 
 def main() -> None:
     """Run all comparisons and print a table; exit code 1 if one fails."""
-    options = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
+    options = parser(__doc__ or "")
     options.add_argument("--kit", type=Path, required=True, help="folder of TensorRT 8.5.3 with its python")
     options.add_argument("--plugin", type=Path, required=True, help="library built against its headers")
     given = options.parse_args()
@@ -120,11 +123,11 @@ def main() -> None:
         ("digits", load_checkpoint(ACM).model, load_test_images()[0][:64]),
         (VIT_B.name, random_vit(VIT_B, acm=True), rng.standard_normal((8, 3, 224, 224)).astype(np.float32)),
     ]
-    results = [
-        compare(name, model, images, dtype, given.kit, given.plugin.resolve())
-        for name, model, images in models
-        for dtype in ("fp32", "fp16")
-    ]
+    file, results = ResultFile("tensorrt85_engines", given), list[Comparison]()
+    for name, model, images in models:
+        for dtype in ("fp16", "fp32"):
+            results.append(compare(name, model, images, dtype, given.kit, given.plugin.resolve()))
+            file.add("comparisons", [asdict(result) | {"passed": result.passed} for result in results])
     print_table(
         "TensorRT 8.5.3 with the plugin against the portable file",
         ["model", "dtype", "routed differently", "error", "samples alike", "holds"],
