@@ -1,6 +1,6 @@
-// A double of TensorRT 8's library, compiled with the headers of one version: its registry has that version's layout.
-// It records what is called. Loading follows what the real registry of 8.6.0 does: open the library, give it a logger
-// finder, ask for its creators, and register them.
+// A double of TensorRT 8's library, compiled with the headers of one version: its registry has that version's
+// layout. It records what is called. Loading follows what the real registry of 8.6.0 does: open the library,
+// give it a logger finder, ask for its creators, and register them.
 #include <NvInferRuntime.h>
 #include <dlfcn.h>
 
@@ -36,7 +36,9 @@ class Registry final : public nvinfer1::IPluginRegistry {
   void* loadLibrary(const char*) noexcept override { return unexpected("loadLibrary"); }
   void deregisterLibrary(void*) noexcept override { unexpected("deregisterLibrary"); }
   void setErrorRecorder(nvinfer1::IErrorRecorder*) noexcept override { unexpected("setErrorRecorder"); }
-  nvinfer1::IErrorRecorder* getErrorRecorder() const noexcept override { return unexpected("getErrorRecorder"); }
+  nvinfer1::IErrorRecorder* getErrorRecorder() const noexcept override {
+    return unexpected("getErrorRecorder");
+  }
 
  private:
   static std::nullptr_t unexpected(const char* name) {
@@ -65,7 +67,8 @@ bool fake_load_library(const char* path) {
     return false;
   }
   using Creators = nvinfer1::IPluginCreator* const* (*)(std::int32_t&);
-  const auto set_finder = reinterpret_cast<void (*)(nvinfer1::ILoggerFinder*)>(dlsym(library, "setLoggerFinder"));
+  using SetFinder = void (*)(nvinfer1::ILoggerFinder*);
+  const auto set_finder = reinterpret_cast<SetFinder>(dlsym(library, "setLoggerFinder"));
   const auto creators = reinterpret_cast<Creators>(dlsym(library, "getPluginCreators"));
   if (!set_finder || !creators) {
     return false;

@@ -25,9 +25,10 @@ bool is_named(const std::string& path, const char* library) {
 
 // TensorRT encodes 10.3.0 as 100300, but 8.5.3 as 8503.
 #if !ACM_PLUGIN_V3
-// Positions of deregisterCreator among the virtual functions of IPluginRegistry. TensorRT 8.6.0, the early-access
-// release, has the functions of loadLibrary before it; 8.5, and 8.6 from 8.6.1 on, do not. So a call compiled with
-// the headers of one would run another function of the other: in 8.6.0 the registry's destructor.
+// Positions of deregisterCreator among the virtual functions of IPluginRegistry. TensorRT 8.6.0, the
+// early-access release, has the functions of loadLibrary before it; 8.5, and 8.6 from 8.6.1 on, do not. So a
+// call compiled with the headers of one would run another function of the other: in 8.6.0 the registry's
+// destructor.
 constexpr int kDeregister = 7, kDeregisterIn860 = 11, k860 = 8600;
 #endif
 
