@@ -46,8 +46,9 @@ def test_builder_and_runtime_without_a_gpu_are_errors(python: str, digits_file: 
     if not builder:
         pytest.skip("a lean runtime has no builder")
     found = run(python, "start", str(digits_file))
-    assert found["builder"] == ["EngineError", "TensorRT cannot create a builder; see its log above"], version
-    assert found["runtime"][0] == "CudaError"  # 8.6.0 would crash: its runtime is created without a check
+    kind, message = found["builder"]
+    assert (kind, message.startswith("TensorRT cannot create a builder")) == ("EngineError", True), (version, message)
+    assert found["runtime"][0] == "CudaError"  # before TensorRT's runtime, which crashes in 8.6.0 without a driver
 
 
 @cache

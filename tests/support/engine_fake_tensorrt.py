@@ -1,16 +1,18 @@
-"""Doubles of TensorRT's Python module of 8.5, 10.3 and 11.1, with only the names and arguments of the real bindings.
+"""Doubles of TensorRT's Python module, for what no real TensorRT shows without a GPU: builders, engines, and registries
+with the wrong plugins.
 
-They record how they are called. tests/engine/test_engine_names.py compares their signatures with the real ones.
+They record how they are called. Enums come from the stored signatures of the real version, and
+tests/engine/test_engine_names.py compares names and arguments of the doubles with them.
 """
 
 from __future__ import annotations
 
-from enum import IntEnum
+from enum import Enum
 from types import SimpleNamespace
 from typing import TYPE_CHECKING, Any
 
-import numpy as np
-from engine_fake_runtime import FakeRuntime, GatedLearners, TensorIOMode, TensorLocation
+from engine_fake_runtime import FakeRuntime, GatedLearners
+from tensorrt_installed import members, read_stored
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -19,18 +21,38 @@ if TYPE_CHECKING:
     from onnx.reference.op_run import OpRun
 
 
-class Flag(IntEnum):
-    """Base of doubles of pybind11 enums, which ``int()`` takes."""
+class PybindEnum(Enum):
+    """Base of doubles of pybind11's enums: ``int()`` takes them, but they are not numbers."""
+
+    def __int__(self) -> int:
+        return int(self.value)
+
+
+ENUMS = (
+    *("BuilderFlag", "DataType", "LayerType", "NetworkDefinitionCreationFlag"),
+    *("Logger", "TacticSource", "TensorIOMode", "TensorLocation"),
+)
+
+
+def enums(version: str) -> dict[str, Any]:
+    """The enums of a stored version, and its short names of data types."""
+    described = read_stored()[version]
+    found: dict[str, Any] = {kind: PybindEnum(kind, members(described, kind)) for kind in ENUMS}
+    types = {name: int(text.rpartition(" = ")[2]) for name, text in described.items() if "value DataType" in text}
+    return found | {name: found["DataType"](number) for name, number in types.items() if "." not in name}
 
 
 class ParserError:
     """The parser error before TensorRT 10, which has only the number of the node."""
 
+    def __init__(self, index: int) -> None:
+        self._index = index
+
     def node(self) -> int:
         return 0
 
     def desc(self) -> str:
-        return "no importer"
+        return f"no importer {self._index}"
 
     def code(self) -> str:
         return "UNSUPPORTED_NODE"
@@ -84,26 +106,24 @@ class ProgressMonitor:
     def phase_finish(self, phase_name: str) -> None: ...
 
 
-LAYER_TYPES = ("PLUGIN_V2", "SHAPE", "IDENTITY", "DEQUANTIZE")
-
-
 class Layer:
     """Names of ``tensorrt.ILayer``."""
 
     def __init__(
-        self, kind: str, dtype: Any, weakly: bool, output: str = "", inputs: tuple[str | None, ...] = ()
+        self, kind: Any, dtype: Any, weakly: bool, output: str = "", inputs: tuple[str | None, ...] = ()
     ) -> None:
-        self.type, self.num_outputs, self.types = kind, 1, []  # type: ignore[var-annotated]
+        self.type, self.num_outputs = kind, 1
         self._dtype, self._output, self._inputs, self.num_inputs = dtype, output, inputs, len(inputs)
         if weakly:
             self.precision = None
-            self.set_output_type = lambda index, dtype: self.types.append((index, dtype))
+            self.set_output_type = lambda index, dtype: setattr(self, "_types", (index, dtype))
 
     def get_input(self, index: int) -> Any:
         name = self._inputs[index]
         return None if name is None else SimpleNamespace(name=name)
 
-    def get_output(self, _index: int) -> Any:
+    def get_output(self, index: int) -> Any:
+        assert index == 0
         return SimpleNamespace(dtype=self._dtype, name=self._output)
 
 
@@ -147,17 +167,14 @@ def fake(  # noqa: C901  one closure for each class of the module
     """
     major = int(version.partition(".")[0])
     seen = Recorded()
-    float16, float32 = np.dtype(np.float16), np.dtype(np.float32)
-    seen.layers = [Layer("MATMUL", float16, major < 11), Layer("PLUGIN_V2", float16, major < 11)]
-    seen.layers += [Layer("SOFTMAX", float32, major < 11), Layer("SHAPE", np.dtype(np.int32), major < 11)]
-
-    network_names = {
-        8: {"EXPLICIT_BATCH": 0},
-        10: {"EXPLICIT_BATCH": 0, "STRONGLY_TYPED": 1},
-        11: {"STRONGLY_TYPED": 2},
-    }
-    builder_names = {"TF32": 7} | ({"FP16": 0, "INT8": 1, "OBEY_PRECISION_CONSTRAINTS": 13} if major < 11 else {})
-    builder_flags = Flag("BuilderFlag", builder_names)
+    real = enums(version)
+    kinds, builder_flags = real["LayerType"], real["BuilderFlag"]
+    seen.layers = [
+        Layer(kinds.MATRIX_MULTIPLY, real["float16"], major < 11),
+        Layer(kinds.PLUGIN_V2, real["float16"], major < 11),
+        Layer(kinds.SOFTMAX, real["float32"], major < 11),
+        Layer(kinds.SHAPE, real["int32"], major < 11),
+    ]
 
     class Config:
         def set_flag(self, flag: Any) -> None:
@@ -225,8 +242,8 @@ def fake(  # noqa: C901  one closure for each class of the module
             seen.parsed = model
             return not errors
 
-        def get_error(self, _index: int) -> ParserError:
-            return NamingParserError() if major >= 10 else ParserError()
+        def get_error(self, index: int) -> ParserError:
+            return NamingParserError(index) if major >= 10 else ParserError(index)
 
     registered = [
         SimpleNamespace(name=name, plugin_version="1" if creator else "2", plugin_namespace="") for name in creators
@@ -249,28 +266,21 @@ def fake(  # noqa: C901  one closure for each class of the module
         registry |= {"all_creators": held, "get_creator": get_creator, "load_library": load_library}
 
     class Logger:
-        WARNING = 2
+        def __init__(self, min_severity: Any) -> None:
+            self.min_severity = min_severity
 
-        def __init__(self, _severity: int) -> None:
-            pass
+    for name, severity in real.pop("Logger").__members__.items():
+        setattr(Logger, name, severity)
 
     names: dict[str, Any] = {
         "__version__": version,
         "Logger": Logger,
         "Builder": Builder,
         "OnnxParser": OnnxParser,
-        "BuilderFlag": builder_flags,
-        "NetworkDefinitionCreationFlag": Flag("Flags", network_names[major]),
-        "LayerType": SimpleNamespace(
-            **{name: name for name in (*LAYER_TYPES, *(() if version < "8.6" else ("CAST",)))}
-        ),
-        "float16": float16,
-        "float32": float32,
-        "TacticSource": Flag("TacticSource", {"CUBLAS": 0, "CUBLAS_LT": 1, "CUDNN": 2, "JIT_CONVOLUTIONS": 3}),
         "get_plugin_registry": lambda: SimpleNamespace(**registry),
     }
-    names |= {"TensorIOMode": TensorIOMode, "TensorLocation": TensorLocation}
-    names["Runtime"] = lambda _logger: FakeRuntime(driver, seen.shapes, change, op)
+    names |= real
+    names["Runtime"] = lambda _logger: FakeRuntime(driver, seen.shapes, change, op, SimpleNamespace(**real))
     if major >= 10:
         names["IProgressMonitor"] = ProgressMonitor
     return SimpleNamespace(**names), seen

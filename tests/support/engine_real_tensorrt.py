@@ -9,17 +9,18 @@ from __future__ import annotations
 import json
 import sys
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
+import onnx
 from plugin_registry_probe import creators, import_tensorrt
 
 from acm_export.base.errors import AcmError
 from acm_export.diagnosis import plugin
 from acm_export.engine.build import build
-from acm_export.engine.host import version_of
 from acm_export.engine.library import load_plugin
-from acm_export.engine.plan import plan_engine
 from acm_export.engine.runtime import LoadedEngine
+from acm_export.engine.settings import BuilderSettings
 from acm_export.machine.tensorrt import query_tensorrt
 from acm_export.op.quantized_signature import OPERATORS
 
@@ -41,9 +42,9 @@ def examine(tensorrt: Any, library: Path) -> dict[str, Any]:
 
 def start(tensorrt: Any, model: Path) -> dict[str, Any]:
     """Start the builder and the runtime without a GPU."""
-    planned = plan_engine(model, model.with_suffix(".plan"), version_of(tensorrt))
+    prepared: Any = SimpleNamespace(model=onnx.load(model), source=model)
     return {
-        "builder": error_of(lambda: build(tensorrt, planned.prepared, planned.settings)),
+        "builder": error_of(lambda: build(tensorrt, prepared, BuilderSettings({}))),
         "runtime": error_of(lambda: LoadedEngine(tensorrt, b"no engine", "m.plan")),
     }
 
