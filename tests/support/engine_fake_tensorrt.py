@@ -8,7 +8,7 @@ tests/engine/test_engine_names.py compares names and arguments of the doubles wi
 from __future__ import annotations
 
 from enum import Enum
-from types import SimpleNamespace
+from types import ModuleType, SimpleNamespace
 from typing import TYPE_CHECKING, Any
 
 from engine_fake_runtime import FakeRuntime, GatedLearners
@@ -30,7 +30,7 @@ class PybindEnum(Enum):
 
 ENUMS = (
     *("BuilderFlag", "DataType", "LayerType", "NetworkDefinitionCreationFlag"),
-    *("Logger", "TacticSource", "TensorIOMode", "TensorLocation"),
+    *("Severity", "TacticSource", "TensorIOMode", "TensorLocation"),
 )
 
 
@@ -127,6 +127,19 @@ class Layer:
         return SimpleNamespace(dtype=self._dtype, name=self._output)
 
 
+class Logger:
+    """Names of ``tensorrt.ILogger``."""
+
+    def log(self, severity: Any, msg: str) -> None: ...
+
+
+class PrintingLogger(Logger):
+    """Names of ``tensorrt.Logger``."""
+
+    def __init__(self, min_severity: Any) -> None:
+        self.min_severity = min_severity
+
+
 class Recorded:
     """How the double was called."""
 
@@ -168,6 +181,8 @@ def fake(  # noqa: C901  one closure for each class of the module
     major = int(version.partition(".")[0])
     seen = Recorded()
     real = enums(version)
+    severity = real.pop("Severity")
+    logger = type("ILogger", (Logger,), {"Severity": severity, **severity.__members__})
     kinds, builder_flags = real["LayerType"], real["BuilderFlag"]
     seen.layers = [
         Layer(kinds.MATRIX_MULTIPLY, real["float16"], major < 11),
@@ -265,16 +280,10 @@ def fake(  # noqa: C901  one closure for each class of the module
     if major >= 10:
         registry |= {"all_creators": held, "get_creator": get_creator, "load_library": load_library}
 
-    class Logger:
-        def __init__(self, min_severity: Any) -> None:
-            self.min_severity = min_severity
-
-    for name, severity in real.pop("Logger").__members__.items():
-        setattr(Logger, name, severity)
-
     names: dict[str, Any] = {
         "__version__": version,
-        "Logger": Logger,
+        "ILogger": logger,
+        "Logger": type("Logger", (PrintingLogger,), dict(severity.__members__)),
         "Builder": Builder,
         "OnnxParser": OnnxParser,
         "get_plugin_registry": lambda: SimpleNamespace(**registry),
@@ -283,4 +292,6 @@ def fake(  # noqa: C901  one closure for each class of the module
     names["Runtime"] = lambda _logger: FakeRuntime(driver, seen.shapes, change, op, SimpleNamespace(**real))
     if major >= 10:
         names["IProgressMonitor"] = ProgressMonitor
-    return SimpleNamespace(**names), seen
+    module = ModuleType("tensorrt")
+    vars(module).update(names)
+    return module, seen
