@@ -1,6 +1,6 @@
 """Run an engine: load it with its plugin, feed it from host memory, and time it on the device.
 
-Only names that TensorRT's Python bindings have from 8.5 to 11.1 are used.
+Only names that TensorRT's Python bindings have from 8.5 to 11.4 are used.
 """
 
 from __future__ import annotations

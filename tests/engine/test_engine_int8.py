@@ -39,15 +39,16 @@ def dry_run(model: Path, output: Path, *options: str) -> Any:
 def test_only_tensorrt_8_gets_an_int8_flag_and_leaves_dequantized_values_free(version: str, half: bool) -> None:
     tensorrt, seen = fake(version)
     f16, f32, weak = tensorrt.float16, tensorrt.float32, version.startswith("8")
-    cast = "IDENTITY" if version.startswith("8.5") else "CAST"
+    kinds = tensorrt.LayerType
+    cast = kinds.IDENTITY if version.startswith("8.5") else kinds.CAST
     seen.layers[:] = [
-        Layer("QUANTIZE", "int8", weak, "q", ("x", "scale")),
-        Layer("DEQUANTIZE", f32, weak, "dq", ("q", "scale")),
+        Layer(kinds.QUANTIZE, tensorrt.int8, weak, "q", ("x", "scale")),
+        Layer(kinds.DEQUANTIZE, f32, weak, "dq", ("q", "scale")),
         Layer(cast, f16, weak, "dq16", ("dq",)),
-        Layer("MATRIX_MULTIPLY", f16, weak, "product", ("dq16", None)),
-        Layer("ELEMENTWISE", f16, weak, "sum", ("product", "bias")),
-        Layer("PLUGIN_V2", f16, weak, "y", ("sum",)),
-        Layer("MATRIX_MULTIPLY", f16, weak, "attention", ("y", "sum")),
+        Layer(kinds.MATRIX_MULTIPLY, f16, weak, "product", ("dq16", None)),
+        Layer(kinds.ELEMENTWISE, f16, weak, "sum", ("product", "bias")),
+        Layer(kinds.PLUGIN_V2, f16, weak, "y", ("sum",)),
+        Layer(kinds.MATRIX_MULTIPLY, f16, weak, "attention", ("y", "sum")),
     ]
     config = tensorrt.Builder(None).create_builder_config()
     network = tensorrt.Builder(None).create_network(0)

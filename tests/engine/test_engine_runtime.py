@@ -102,8 +102,8 @@ def test_unusable_engines_are_rejected_before_tensorrt_loads_them(
     assert build(files, tmp_path / "m.plan").exit_code == 0
     with pytest.raises(EngineError, match=r"libacm_gated_learners\.so, which does not exist"):
         Engine(tmp_path / "m.plan")
-    machine_with("11.1.0")
-    with pytest.raises(EngineError, match=r"for TensorRT 10.3.0; this machine has 11.1.0"):
+    machine_with("11.4.0.106")
+    with pytest.raises(EngineError, match=r"for TensorRT 10.3.0; this machine has 11.4.0.106"):
         Engine(tmp_path / "m.plan", files / "plugin-10.3.0.so")
     with pytest.raises(UsageError, match=r"there is no file .*absent\.plan"):
         Engine(tmp_path / "absent.plan", files / "plugin-10.3.0.so")

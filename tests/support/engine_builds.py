@@ -13,7 +13,7 @@ from acm_export.engine.host import Platform
 if TYPE_CHECKING:
     from pathlib import Path
 
-VERSIONS = ("8.5.3.1", "10.3.0", "11.1.0")
+VERSIONS = ("8.5.3.1", "10.3.0", "11.4.0.106")
 HERE = Platform("10.3.0", "Orin", "sm_87")
 
 

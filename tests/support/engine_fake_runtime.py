@@ -11,8 +11,6 @@ from __future__ import annotations
 
 import ctypes
 import math
-from enum import Enum
-from types import SimpleNamespace
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -96,16 +94,6 @@ class DropsBias(GatedLearners):
         return super()._run(*others, np.zeros_like(b2), **attributes)
 
 
-class TensorIOMode(Enum):
-    INPUT = 1
-    OUTPUT = 2
-
-
-class TensorLocation(Enum):
-    DEVICE = 0
-    HOST = 1
-
-
 class FakeRuntime:
     """Names of ``tensorrt.Runtime``.
 
@@ -114,50 +102,54 @@ class FakeRuntime:
         shapes: Shapes of the optimization profile, as the builder was given them.
         change: Changes the outputs of every run, to make the engine wrong.
         op: Computes GatedLearners.
+        enums: The enums DataType, TensorIOMode and TensorLocation.
     """
 
-    def __init__(self, library: Path | None, shapes: dict[str, Any], change: Change, op: type[OpRun]) -> None:
+    def __init__(
+        self, library: Path | None, shapes: dict[str, Any], change: Change, op: type[OpRun], enums: Any
+    ) -> None:
         self._driver = None if library is None else ctypes.CDLL(str(library))
-        self._shapes, self._change, self._op = shapes, change, op
+        self._shapes, self._change, self._op, self._enums = shapes, change, op, enums
 
     def deserialize_cuda_engine(self, serialized_engine: bytes) -> FakeEngine | None:
         if self._driver is None or serialized_engine == b"engine":
             return None
-        return FakeEngine(serialized_engine, self._driver, self._shapes, self._change, self._op)
+        return FakeEngine(serialized_engine, self._driver, self._shapes, self._change, self._op, self._enums)
 
 
 class FakeEngine:
     """Names of ``tensorrt.ICudaEngine``."""
 
     def __init__(
-        self, content: bytes, driver: ctypes.CDLL, shapes: dict[str, Any], change: Change, op: type[OpRun]
+        self, content: bytes, driver: ctypes.CDLL, shapes: dict[str, Any], change: Change, op: type[OpRun], enums: Any
     ) -> None:
         graph = onnx.load_from_string(content).graph
         op = type("GatedLearners", (op,), {})  # the evaluator finds an op by the name of its class
         self._evaluator = ReferenceEvaluator(onnx.load_from_string(content), new_ops=[op])
-        self.driver, self.change = driver, change
+        self._driver, self._change, self._enums = driver, change, enums
         self._inputs = [value.name for value in graph.input]
-        self.outputs = [value.name for value in graph.output]
+        self._outputs = [value.name for value in graph.output]
         self._types = {value.name: value.type.tensor_type for value in (*graph.input, *graph.output)}
         self._profile = shapes
         self.num_io_tensors = len(self._types)
 
-    def run(self, feeds: dict[str, Any]) -> dict[str, Any]:
+    def _run(self, feeds: dict[str, Any]) -> dict[str, Any]:
         """Outputs by name; only the double itself calls this."""
-        return dict(zip(self.outputs, self._evaluator.run(self.outputs, feeds), strict=True))
+        return dict(zip(self._outputs, self._evaluator.run(self._outputs, feeds), strict=True))
 
     def get_tensor_name(self, index: int) -> str:
-        return [*self._inputs, *self.outputs][index]
+        return [*self._inputs, *self._outputs][index]
 
-    def get_tensor_mode(self, name: str) -> TensorIOMode:
-        return TensorIOMode.INPUT if name in self._inputs else TensorIOMode.OUTPUT
+    def get_tensor_mode(self, name: str) -> Any:
+        modes = self._enums.TensorIOMode
+        return modes.INPUT if name in self._inputs else modes.OUTPUT
 
-    def get_tensor_location(self, name: str) -> TensorLocation:
+    def get_tensor_location(self, name: str) -> Any:
         assert name in self._types
-        return TensorLocation.DEVICE
+        return self._enums.TensorLocation.DEVICE
 
     def get_tensor_dtype(self, name: str) -> Any:
-        return SimpleNamespace(name=_KINDS[self._types[name].elem_type])
+        return self._enums.DataType[_KINDS[self._types[name].elem_type]]
 
     def get_tensor_shape(self, name: str) -> tuple[int, ...]:
         return tuple(-1 if dim.dim_param else dim.dim_value for dim in self._types[name].shape.dim)
@@ -178,7 +170,6 @@ class FakeContext:
         self._engine, self._kept = engine, list[Any]()
         self._shapes: dict[str, tuple[int, ...]] = {}
         self._addresses: dict[str, int] = {}
-        self.enqueued = 0
 
     def set_input_shape(self, name: str, shape: tuple[int, ...]) -> bool:
         low, _, high = self._engine.get_tensor_profile_shape(name, 0)
@@ -188,25 +179,24 @@ class FakeContext:
     def get_tensor_shape(self, name: str) -> tuple[int, ...]:
         """The evaluator knows shapes only after a run."""
         zeros = {n: np.zeros(s, self._dtype(n)) for n, s in self._shapes.items()}
-        return tuple(self._engine.run(zeros)[name].shape)
+        return tuple(self._engine._run(zeros)[name].shape)
 
     def set_tensor_address(self, name: str, memory: int) -> bool:
         self._addresses[name] = memory
         return True
 
     def execute_async_v3(self, stream_handle: int) -> bool:
-        self.enqueued += 1
         shapes, addresses = dict(self._shapes), dict(self._addresses)
 
         def work() -> None:
             feeds = {name: self._memory(addresses[name], shape, name).copy() for name, shape in shapes.items()}
-            outputs = self._engine.run(feeds)
-            self._engine.change(outputs)
+            outputs = self._engine._run(feeds)
+            self._engine._change(outputs)
             for name, value in outputs.items():
                 self._memory(addresses[name], value.shape, name)[...] = value
 
         self._kept.append(_WORK(work))
-        self._engine.driver.fake_enqueue(ctypes.c_void_p(stream_handle), self._kept[-1])
+        self._engine._driver.fake_enqueue(ctypes.c_void_p(stream_handle), self._kept[-1])
         return True
 
     def _dtype(self, name: str) -> Any:

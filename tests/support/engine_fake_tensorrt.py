@@ -1,26 +1,23 @@
-"""Doubles of TensorRT's Python module of 8.5, 10.3 and 11.1, with only the names and arguments of the real bindings.
+"""Doubles of TensorRT's Python module, for what no real TensorRT shows without a GPU: builders, engines, and registries
+with the wrong plugins.
 
-They record how they are called. tests/engine/test_engine_names.py compares their signatures with the real ones.
+They record how they are called. Enums come from the stored signatures of the real version, and
+tests/engine/test_engine_names.py compares names and arguments of the doubles with them.
 """
 
 from __future__ import annotations
 
-from enum import IntEnum
 from types import ModuleType, SimpleNamespace
 from typing import TYPE_CHECKING, Any
 
-import numpy as np
-from engine_fake_runtime import FakeRuntime, GatedLearners, TensorIOMode, TensorLocation
+from engine_fake_enums import enums
+from engine_fake_runtime import FakeRuntime, GatedLearners
 
 if TYPE_CHECKING:
     from collections.abc import Callable
     from pathlib import Path
 
     from onnx.reference.op_run import OpRun
-
-
-class Flag(IntEnum):
-    """Base of doubles of pybind11 enums, which ``int()`` takes."""
 
 
 class ParserError:
@@ -87,35 +84,38 @@ class ProgressMonitor:
     def phase_finish(self, phase_name: str) -> None: ...
 
 
-LAYER_TYPES = ("PLUGIN_V2", "SHAPE", "IDENTITY", "DEQUANTIZE")
-
-
 class Layer:
     """Names of ``tensorrt.ILayer``."""
 
     def __init__(
-        self, kind: str, dtype: Any, weakly: bool, output: str = "", inputs: tuple[str | None, ...] = ()
+        self, kind: Any, dtype: Any, weakly: bool, output: str = "", inputs: tuple[str | None, ...] = ()
     ) -> None:
-        self.type, self.num_outputs, self.types = kind, 1, []  # type: ignore[var-annotated]
+        self.type, self.num_outputs = kind, 1
         self._dtype, self._output, self._inputs, self.num_inputs = dtype, output, inputs, len(inputs)
         if weakly:
             self.precision = None
-            self.set_output_type = lambda index, dtype: self.types.append((index, dtype))
+            self.set_output_type = lambda index, dtype: setattr(self, "_types", (index, dtype))
 
     def get_input(self, index: int) -> Any:
         name = self._inputs[index]
         return None if name is None else SimpleNamespace(name=name)
 
-    def get_output(self, _index: int) -> Any:
+    def get_output(self, index: int) -> Any:
+        assert index == 0
         return SimpleNamespace(dtype=self._dtype, name=self._output)
 
 
 class Logger:
-    """Names of ``tensorrt.ILogger``, which acm-export derives from."""
-
-    Severity = IntEnum("Severity", {"INTERNAL_ERROR": 0, "ERROR": 1, "WARNING": 2, "INFO": 3, "VERBOSE": 4})
+    """Names of ``tensorrt.ILogger``."""
 
     def log(self, severity: Any, msg: str) -> None: ...
+
+
+class PrintingLogger(Logger):
+    """Names of ``tensorrt.Logger``."""
+
+    def __init__(self, min_severity: Any) -> None:
+        self.min_severity = min_severity
 
 
 class Recorded:
@@ -158,17 +158,16 @@ def fake(  # noqa: C901  one closure for each class of the module
     """
     major = int(version.partition(".")[0])
     seen = Recorded()
-    float16, float32 = np.dtype(np.float16), np.dtype(np.float32)
-    seen.layers = [Layer("MATMUL", float16, major < 11), Layer("PLUGIN_V2", float16, major < 11)]
-    seen.layers += [Layer("SOFTMAX", float32, major < 11), Layer("SHAPE", np.dtype(np.int32), major < 11)]
-
-    network_names = {
-        8: {"EXPLICIT_BATCH": 0},
-        10: {"EXPLICIT_BATCH": 0, "STRONGLY_TYPED": 1},
-        11: {"STRONGLY_TYPED": 2},
-    }
-    builder_names = {"TF32": 7} | ({"FP16": 0, "INT8": 1, "OBEY_PRECISION_CONSTRAINTS": 13} if major < 11 else {})
-    builder_flags = Flag("BuilderFlag", builder_names)
+    real = enums(version)
+    severity = real.pop("Severity")
+    logger = type("ILogger", (Logger,), {"Severity": severity, **severity.__members__})
+    kinds, builder_flags = real["LayerType"], real["BuilderFlag"]
+    seen.layers = [
+        Layer(kinds.MATRIX_MULTIPLY, real["float16"], major < 11),
+        Layer(kinds.PLUGIN_V2, real["float16"], major < 11),
+        Layer(kinds.SOFTMAX, real["float32"], major < 11),
+        Layer(kinds.SHAPE, real["int32"], major < 11),
+    ]
 
     class Config:
         def set_flag(self, flag: Any) -> None:
@@ -261,21 +260,14 @@ def fake(  # noqa: C901  one closure for each class of the module
 
     names: dict[str, Any] = {
         "__version__": version,
-        "ILogger": Logger,
+        "ILogger": logger,
+        "Logger": type("Logger", (PrintingLogger,), dict(severity.__members__)),
         "Builder": Builder,
         "OnnxParser": OnnxParser,
-        "BuilderFlag": builder_flags,
-        "NetworkDefinitionCreationFlag": Flag("Flags", network_names[major]),
-        "LayerType": SimpleNamespace(
-            **{name: name for name in (*LAYER_TYPES, *(() if version < "8.6" else ("CAST",)))}
-        ),
-        "float16": float16,
-        "float32": float32,
-        "TacticSource": Flag("TacticSource", {"CUBLAS": 0, "CUBLAS_LT": 1, "CUDNN": 2, "JIT_CONVOLUTIONS": 3}),
         "get_plugin_registry": lambda: SimpleNamespace(**registry),
     }
-    names |= {"TensorIOMode": TensorIOMode, "TensorLocation": TensorLocation}
-    names["Runtime"] = lambda _logger: FakeRuntime(driver, seen.shapes, change, op)
+    names |= real
+    names["Runtime"] = lambda _logger: FakeRuntime(driver, seen.shapes, change, op, SimpleNamespace(**real))
     if major >= 10:
         names["IProgressMonitor"] = ProgressMonitor
     module = ModuleType("tensorrt")

@@ -92,6 +92,17 @@ def compile_fake_driver(folder: Path, source: str = "plugin_fake_cuda.cpp", *mac
     return library
 
 
+def compile_fake_registry(folder: Path, headers: TensorRTHeaders) -> Path:
+    """Compile a double of TensorRT 8's library, with the registry that these headers describe."""
+    need_tools()
+    folder.mkdir()
+    library = folder / "libnvinfer.so.8"
+    flags = ["-std=c++17", "-O1", "-shared", "-fPIC", "-Wall", "-Wextra", "-Werror"]
+    flags += [f"-isystem{headers.folder}", f"-isystem{cuda_headers()}"]
+    _run(TOOLS[1], *flags, str(Path(__file__).parent / "plugin_fake_registry.cpp"), "-o", str(library))
+    return library
+
+
 def compile_fake_plugin(folder: Path, built_for: str = "10.3.0") -> Path:
     """Compile a library that looks like the plugin, and does nothing."""
     need_tools()

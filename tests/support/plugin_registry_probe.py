@@ -1,7 +1,8 @@
 """Load a plugin library into the registry of a real TensorRT and print the result as JSON.
 
 Run by test_plugin_registry.py with a Python that has a TensorRT: ``PYTHON plugin_registry_probe.py LIBRARY HOW``;
-HOW is ``load`` (loadLibrary), ``dlopen``, or ``dlopen,load``. Knows only NumPy and TensorRT, and no GPU is needed.
+HOW names steps in order, separated by commas: ``load`` (loadLibrary), ``dlopen``, ``deregister`` (deregisterLibrary of
+the last handle). Knows only NumPy and TensorRT, and no GPU is needed.
 """
 
 from __future__ import annotations
@@ -28,13 +29,18 @@ def import_tensorrt() -> Any:
 def main(library: str, how: str) -> None:
     trt = import_tensorrt()
     registry = trt.get_plugin_registry()
-    report: dict[str, Any] = {"version": trt.__version__, "counts": []}
+    report: dict[str, Any] = {"version": trt.__version__, "handles": [], "counts": [], "found": []}
+    handles = []
     for step in how.split(","):
         if step == "load":
-            report["handle"] = registry.load_library(library) is not None
+            handles.append(registry.load_library(library))
+            report["handles"].append(handles[-1] is not None)
+        elif step == "deregister":
+            registry.deregister_library(next(handle for handle in reversed(handles) if handle is not None))
         else:
             ctypes.CDLL(library)
         report["counts"].append([len(creators(registry, name)) for name in NAMES])
+        report["found"].append([found(registry, name) for name in NAMES])
     for name in NAMES:
         for creator in creators(registry, name):
             report[name] = {
@@ -47,6 +53,12 @@ def main(library: str, how: str) -> None:
 def creators(registry: Any, name: str) -> list[Any]:
     listed = registry.all_creators if hasattr(registry, "all_creators") else registry.plugin_creator_list
     return [creator for creator in listed if creator.name == name]
+
+
+def found(registry: Any, name: str) -> bool:
+    find = registry.get_creator if hasattr(registry, "get_creator") else registry.get_plugin_creator
+    creator = find(name, "1", "")
+    return creator is not None and creator.name == name
 
 
 def plugins(trt: Any, creator: Any) -> dict[str, bool]:

@@ -1,99 +1,92 @@
-"""The functions of TensorRT's Python bindings that acm-export calls, with the names of their arguments.
+"""What TensorRT's Python bindings define: functions with the names of their arguments, properties, members of enums.
 
-As a script it prints the signatures of a real TensorRT as JSON. data/tensorrt_signatures.json holds those of 8.6.1,
-10.3.0 and 11.4.0, made with::
+As a script it prints those of the TensorRT of a Python as JSON: ``PYTHON tensorrt_signatures.py``. It imports only the
+standard library. tensorrt_installed.py runs it for every TensorRT that it finds and writes tensorrt_signatures.json.
 
-    PYTHON tests/support/tensorrt_signatures.py [MODULE]
-
-PYTHON needs a TensorRT. NVIDIA's packages of bindings alone do, too (tensorrt-bindings 8.6.1, tensorrt-cu12-bindings
-10.3.0, tensorrt-cu13-bindings 11.4.0.106, MODULE tensorrt_bindings), beside empty libraries with the names and symbols
-that they link to. The script imports only the standard library.
+Descriptions: ``(a, b=) -> R``, where ``b`` has a default, with `` | `` between overloads; ``property R``; ``value R =
+2`` for a member of an enum R and its number; ``class``, with a name for a class in a class.
 """
 
 from __future__ import annotations
 
 import importlib
+import inspect
 import json
 import re
-import sys
 from importlib.util import find_spec
 
-RUNTIME = {
-    "Logger.__init__": ["min_severity"],
-    "Runtime.__init__": ["logger"],
-    "Runtime.deserialize_cuda_engine": ["serialized_engine"],
-    "ICudaEngine.get_tensor_name": ["index"],
-    "ICudaEngine.get_tensor_mode": ["name"],
-    "ICudaEngine.get_tensor_location": ["name"],
-    "ICudaEngine.get_tensor_dtype": ["name"],
-    "ICudaEngine.get_tensor_shape": ["name"],
-    "ICudaEngine.get_tensor_profile_shape": ["name", "profile_index"],
-    "ICudaEngine.create_execution_context": [],
-    "IExecutionContext.set_input_shape": ["name", "shape"],
-    "IExecutionContext.get_tensor_shape": ["name"],
-    "IExecutionContext.set_tensor_address": ["name", "memory"],
-    "IExecutionContext.execute_async_v3": ["stream_handle"],
-}
-BUILDER = {
-    "Builder.__init__": ["logger"],
-    "Builder.create_network": ["flags"],
-    "Builder.create_builder_config": [],
-    "Builder.create_optimization_profile": [],
-    "Builder.build_serialized_network": ["network", "config"],
-    "IBuilderConfig.set_flag": ["flag"],
-    "IBuilderConfig.clear_flag": ["flag"],
-    "IBuilderConfig.add_optimization_profile": ["profile"],
-    "IBuilderConfig.create_timing_cache": ["serialized_timing_cache"],
-    "IBuilderConfig.set_timing_cache": ["cache", "ignore_mismatch"],
-    "IBuilderConfig.get_timing_cache": [],
-    "IBuilderConfig.get_tactic_sources": [],
-    "IBuilderConfig.set_tactic_sources": ["tactic_sources"],
-    "IOptimizationProfile.set_shape": ["input", "min", "opt", "max"],
-    "ITimingCache.serialize": [],
-    "INetworkDefinition.get_layer": ["index"],
-    "OnnxParser.__init__": ["network", "logger"],
-    "OnnxParser.parse": ["model", "path"],
-    "OnnxParser.get_error": ["index"],
-    "ParserError.node": [],
-    "ParserError.desc": [],
-    "ParserError.code": [],
-}
-BEFORE_10 = {
-    "ILayer.get_input": ["index"],
-    "ILayer.get_output": ["index"],
-    "ILayer.set_output_type": ["index", "dtype"],
-    "IPluginRegistry.get_plugin_creator": ["type", "version", "plugin_namespace"],
-}
-FROM_10 = {
-    "ParserError.node_name": [],
-    "ParserError.node_operator": [],
-    "IPluginRegistry.get_creator": ["type", "version", "plugin_namespace"],
-    "IPluginRegistry.load_library": ["plugin_path"],
-    "IProgressMonitor.phase_start": ["phase_name", "parent_phase", "num_steps"],
-    "IProgressMonitor.step_complete": ["phase_name", "step"],
-    "IProgressMonitor.phase_finish": ["phase_name"],
-}
+MODULES = ("tensorrt", "tensorrt_bindings", "tensorrt_rtx_bindings", "tensorrt_lean", "tensorrt_lean_bindings")
+
+KINDS = (
+    *("ILogger", "Logger", "Severity", "Runtime", "ICudaEngine", "IExecutionContext", "IHostMemory"),
+    *("Builder", "IBuilderConfig", "IOptimizationProfile", "ITimingCache", "IProgressMonitor"),
+    *("INetworkDefinition", "ILayer", "ITensor", "OnnxParser", "ParserError"),
+    *("IPluginRegistry", "IPluginCreator", "IPluginCreatorInterface", "IPluginCreatorV3One"),
+    *("PluginField", "PluginFieldCollection", "PluginFieldType", "TensorRTPhase"),
+    *("BuilderFlag", "NetworkDefinitionCreationFlag", "TacticSource", "MemoryPoolType", "LayerType"),
+    *("DataType", "TensorIOMode", "TensorLocation", "ErrorCode"),
+)
+"""Classes whose names are stored."""
+
+_FUNCTIONS = ("get_plugin_registry", "init_libnvinfer_plugins", "nptype")
 
 
-def calls(version: str, *, builder: bool = True) -> dict[str, list[str]]:
-    """The functions that are called with a TensorRT version, and their arguments in order."""
-    by_version = FROM_10 if int(version.partition(".")[0]) >= 10 else BEFORE_10
-    return RUNTIME | (BUILDER | by_version if builder else {})
+def describe(module: object) -> dict[str, str]:
+    """Descriptions by name, as in ``Builder.create_network``, of what a TensorRT module defines."""
+    found = {}
+    for kind in KINDS:
+        cls = getattr(module, kind, None) if kind != "Severity" else getattr(module, "ILogger").Severity  # noqa: B009
+        if cls is not None:
+            found[kind] = "class"
+            names = [name for name in dir(cls) if not name.startswith("_")]
+            found.update({f"{kind}.{name}": _describe(getattr(cls, name)) for name in [*names, "__init__"]})
+    for name in dir(module):
+        if type(getattr(module, name)).__name__ == "DataType" or name in _FUNCTIONS:
+            found[name] = _describe(getattr(module, name))
+    return {name: text for name, text in sorted(found.items()) if text}
 
 
-def overloads(documentation: str) -> list[list[str]]:
-    """Arguments of each overload, without ``self``; one with a default ends in ``=``.
+def _describe(value: object) -> str:
+    if isinstance(value, property):
+        return f"property {_returned(value.fget.__doc__ or '')}"
+    if inspect.isclass(value):
+        return f"class {value.__name__}"
+    if inspect.isfunction(value):  # written in Python
+        return f"({', '.join(inspect.signature(value).parameters)}) -> Any"
+    if callable(value):
+        return " | ".join(dict.fromkeys(overloads(value.__doc__ or "")))
+    return f"value {type(value).__name__} = {int(value)}"
+
+
+def overloads(documentation: str) -> list[str]:
+    """Descriptions of each overload of a function, without ``self``.
 
     Args:
         documentation: Docstring that pybind11 writes: ``name(self: T, a: T, b: T = 0) -> T``.
     """
-    found = re.findall(r"^(?:\d+\. )?\w+\((self.*)\)(?: -> .*)?$", documentation, re.MULTILINE)
-    return [[_argument(text) for text in _split(arguments)[1:]] for arguments in found]
+    found = re.findall(r"^(?:\d+\. )?\w+\((.*)\)((?: -> .*)?)$", documentation, re.MULTILINE)
+    texts = [(_split(arguments), returned) for arguments, returned in found if arguments != "*args, **kwargs"]
+    return [
+        f"({', '.join(_argument(text) for text in parts if not _is_self(text))}) -> {_returned(returned)}"
+        for parts, returned in texts
+    ]
+
+
+def _is_self(text: str) -> bool:
+    return not text.strip() or text.strip().partition(":")[0] == "self"
 
 
 def _argument(text: str) -> str:
     name, _, rest = text.strip().partition(":")
     return name + ("=" if re.search(r" = ", rest) else "")
+
+
+def _returned(text: str) -> str:
+    """The type after ``->`` without modules, as in ``list[ITensor]``."""
+    match = re.search(r"-> (.+)$", text.strip().partition("\n")[0])
+    if match is None or "::" in match[1]:  # a type that pybind11 does not know
+        return "Any"
+    return re.sub(r"\b(?:\w+\.)+", "", match[1]).replace("List[", "list[").replace("Tuple[", "tuple[")
 
 
 def _split(text: str) -> list[str]:
@@ -108,25 +101,18 @@ def _split(text: str) -> list[str]:
     return parts
 
 
-def signatures(module: object) -> dict[str, list[list[str]]]:
-    """The functions of :func:`calls` that a TensorRT module defines."""
-    found = {}
-    for name in calls(module.__version__, builder=hasattr(module, "Builder")):
-        kind, _, function = name.partition(".")
-        documented = getattr(getattr(module, kind, None), function, None)
-        if documented is not None:
-            found[name] = overloads(documented.__doc__ or "")
-    return found
-
-
-def accepts(overload: list[str], arguments: list[str]) -> bool:
-    """Whether a function can be called with these arguments, by position or by name."""
-    names = [argument.rstrip("=") for argument in overload]
-    rest = overload[len(arguments) :]
-    return names[: len(arguments)] == arguments and all(argument.endswith("=") for argument in rest)
+def accepts(description: str, positional: int, keywords: list[str]) -> bool:
+    """Whether a described function can be called with this number of positional arguments and these keywords."""
+    for overload in description.split(" | "):
+        arguments = [name for name in re.sub(r"^\(|\) -> .*$", "", overload).split(", ") if name]
+        rest = [name.rstrip("=") for name in arguments[positional:]]
+        needed = {name for name in arguments[positional:] if not name.endswith("=")}
+        if positional <= len(arguments) and needed <= set(keywords) <= set(rest):
+            return True
+    return False
 
 
 if __name__ == "__main__":
-    NAMES = sys.argv[1:] or [n for n in ("tensorrt_lean", "tensorrt_lean_bindings", "tensorrt") if find_spec(n)]
-    TENSORRT = importlib.import_module(NAMES[0])
-    print(json.dumps({TENSORRT.__version__: signatures(TENSORRT)}))  # noqa: T201
+    NAME = next(name for name in MODULES if find_spec(name))
+    TENSORRT = importlib.import_module(NAME)
+    print(json.dumps([NAME, TENSORRT.__version__, describe(TENSORRT)]))  # noqa: T201

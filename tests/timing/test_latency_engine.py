@@ -211,9 +211,9 @@ def test_wrong_options_are_refused_before_anything_is_timed(folder: Path, monkey
 def test_an_engine_of_another_gpu_or_version_is_refused(
     folder: Path, monkeypatch: pytest.MonkeyPatch, library: Path
 ) -> None:
-    furnish(monkeypatch, library, Platform("11.1.0", "Orin", "sm_87"))
+    furnish(monkeypatch, library, Platform("11.4.0.106", "Orin", "sm_87"))
     result = run(folder / "budget.plan")
-    assert (result.exit_code, "for TensorRT 10.3.0; this machine has 11.1.0" in result.stderr) == (1, True)
+    assert (result.exit_code, "for TensorRT 10.3.0; this machine has 11.4.0.106" in result.stderr) == (1, True)
     furnish(monkeypatch, library, Platform(VERSION, "Thor", "sm_110"))
     result = run(folder / "budget.plan")
     assert (result.exit_code, "on the GPU Orin (sm_87); this machine has Thor (sm_110)" in result.stderr) == (1, True)

@@ -6,7 +6,7 @@
 //    nothing. The library registers itself while it is loaded, if the process has a TensorRT.
 //
 // loadLibrary also triggers 2, and rejects a creator that is registered already. So getCreators first
-// deregisters them (tested with the registry of TensorRT 11.4, which allows that).
+// deregisters them, which the registries of TensorRT 8.6, 10 and 11 allow.
 #include "adapter/logging.h"
 #include "adapter/runtime_library.h"
 #include "core/error.h"
@@ -45,7 +45,7 @@ class SelfRegistration {
   void take_back(const RuntimeLibrary& caller) {
     if (registry_ && registry_ == caller.registry()) {
       for (CreatorInterface* registered : registered_) {
-        registry_->deregisterCreator(*registered);
+        caller.deregister(*registered);
       }
       registered_.clear();
       registry_ = nullptr;

@@ -24,6 +24,14 @@ bool is_named(const std::string& path, const char* library) {
 }
 
 // TensorRT encodes 10.3.0 as 100300, but 8.5.3 as 8503.
+#if !ACM_PLUGIN_V3
+// Positions of deregisterCreator among the virtual functions of IPluginRegistry. TensorRT 8.6.0, the
+// early-access release, has the functions of loadLibrary before it; 8.5, and 8.6 from 8.6.1 on, do not. So a
+// call compiled with the headers of one would run another function of the other: in 8.6.0 the registry's
+// destructor.
+constexpr int kDeregister = 7, kDeregisterIn860 = 11, k860 = 8600;
+#endif
+
 int major_of(int number) { return number >= 10000 ? number / 10000 : number / 1000; }
 
 }  // namespace
@@ -67,6 +75,21 @@ bool RuntimeLibrary::is_of_another_major() const {
 nvinfer1::IPluginRegistry* RuntimeLibrary::registry() const {
   const auto get = find<nvinfer1::IPluginRegistry* (*)()>("getPluginRegistry");
   return get ? get() : nullptr;
+}
+
+bool RuntimeLibrary::deregister(const CreatorInterface& creator) const {
+  nvinfer1::IPluginRegistry* const found = registry();
+  if (!found) {
+    return false;
+  }
+#if ACM_PLUGIN_V3
+  return found->deregisterCreator(creator);
+#else
+  using Deregister = bool (*)(nvinfer1::IPluginRegistry*, const CreatorInterface&);
+  void* const* const functions = *reinterpret_cast<void* const* const*>(found);
+  const int position = number() == k860 ? kDeregisterIn860 : kDeregister;
+  return reinterpret_cast<Deregister>(functions[position])(found, creator);
+#endif
 }
 
 nvinfer1::ILogger* RuntimeLibrary::logger() const {

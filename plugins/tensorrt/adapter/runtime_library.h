@@ -25,6 +25,11 @@ class RuntimeLibrary {
   bool is_of_another_major() const;
 
   nvinfer1::IPluginRegistry* registry() const;
+
+  // Deregisters a creator from registry(). Never call IPluginRegistry::deregisterCreator itself: see
+  // kDeregisterIn860.
+  bool deregister(const CreatorInterface& creator) const;
+
   nvinfer1::ILogger* logger() const;
 
  private:

@@ -43,20 +43,22 @@ def probe(python: str, library: Path, how: str) -> tuple[dict[str, Any], str]:
     return json.loads(done.stdout), done.stderr
 
 
-def ways(python: str) -> list[str]:
-    """loadLibrary came with TensorRT 8.6."""
-    return ["dlopen"] if version_of(python) < (8, 6) else ["load", "dlopen", "dlopen,load"]
+def ways(python: str, headers: TensorRTHeaders) -> list[str]:
+    """loadLibrary came with TensorRT 8.6, and so did the entry points that it needs."""
+    if min(version_of(python), headers.version[:2]) < (8, 6):
+        return ["dlopen", "dlopen,dlopen"]
+    return ["load", "dlopen", "dlopen,load", "load,dlopen", "load,load"]
 
 
 def test_the_library_is_listed_once_and_creates_plugins(
     built: dict[str, Path], headers: TensorRTHeaders, python: str
 ) -> None:
-    if version_of(python)[0] != headers.version[0]:
-        pytest.skip(f"the library is for TensorRT {headers.version[0]}, the registry of {version_of(python)[0]}")
-    for how in ways(python):
+    need_the_same_major(python, headers)
+    for how in ways(python, headers):
         report, stderr = probe(python, built["acm_gated_learners"], how)
-        assert report["counts"] == [[1, 1]] * len(report["counts"]), how
-        assert report.get("handle", True)
+        assert report["counts"] == [[1, 1]] * len(how.split(",")), how
+        assert report["found"] == [[True, True]] * len(how.split(",")), how
+        assert all(report["handles"][:1]), how
         for name, last_field in (("GatedLearners", "allow_tf32"), ("QuantizedGatedLearners", "dynamic")):
             found = report[name]
             assert found["field_names"][:4] == ["num_learners", "min_learners", "activation", last_field]
@@ -67,15 +69,34 @@ def test_the_library_is_listed_once_and_creates_plugins(
             assert re.search(rf"\b{name}: createPlugin: {reason}", stderr)
 
 
+def test_a_deregistered_library_can_be_loaded_again(
+    built: dict[str, Path], headers: TensorRTHeaders, python: str
+) -> None:
+    need_the_same_major(python, headers)
+    if len(ways(python, headers)) == 2:
+        pytest.skip("loadLibrary came with TensorRT 8.6")
+    for how in ("load,deregister", "dlopen,load,deregister", "load,deregister,load"):
+        report, _ = probe(python, built["acm_gated_learners"], how)
+        listed = [[0, 0] if step == "deregister" else [1, 1] for step in how.split(",")]
+        assert report["counts"] == listed, how
+        assert report["found"] == [[n == 1 for n in counts] for counts in listed], how
+        assert all(report["handles"]), how
+
+
+def need_the_same_major(python: str, headers: TensorRTHeaders) -> None:
+    if version_of(python)[0] != headers.version[0]:
+        pytest.skip(f"the library is for TensorRT {headers.version[0]}, the registry of {version_of(python)[0]}")
+
+
 def test_another_major_is_rejected_with_both_versions(
     built: dict[str, Path], headers: TensorRTHeaders, python: str
 ) -> None:
     if version_of(python)[0] == headers.version[0]:
         pytest.skip("the library is for this TensorRT")
-    for how in ways(python):
+    for how in ways(python, headers):
         report, stderr = probe(python, built["acm_gated_learners"], how)
         assert report["counts"] == [[0, 0]] * len(report["counts"])
-        assert not report.get("handle")
+        assert not any(report["handles"])
         assert stderr.count(REFUSAL.format(headers.version_text)) == 1
 
 
