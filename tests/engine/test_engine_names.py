@@ -33,8 +33,6 @@ FINDERS = ("find_tensorrt",)
 MODULES = {"acm_export/machine/children.py": (("tensorrt", "module"), ("registry", "module"))}
 """Functions and variables that hold TensorRT's module without an annotation."""
 
-ONLY_8 = ("benchmarks/tensorrt85_run.py",)
-
 FROM_8_6 = {"IPluginRegistry.load_library", "LayerType.CAST"}
 FROM_10 = {
     "IProgressMonitor",
@@ -82,20 +80,17 @@ def found() -> dict[str, Found]:
     return {name: one for name, one in uses.items() if one.uses}
 
 
-def is_used(name: str, file: str, version: str) -> bool:
-    """Whether a name that occurs in a file is used with a version."""
-    rtx = version.startswith("RTX")
-    if file in ONLY_8:
-        return not rtx and numbers(version) < (9,)
-    if rtx or numbers(version) >= (10,):
+def is_used(name: str, version: str) -> bool:
+    """Whether a name that occurs in the source is used with a version."""
+    if version.startswith("RTX") or numbers(version) >= (10,):
         return name not in BEFORE_10
     return name not in FROM_10 and (name not in FROM_8_6 or numbers(version) >= (8, 6))
 
 
-def wrong(uses: list[Use], file: str, version: str) -> Iterator[str]:
+def wrong(uses: list[Use], version: str) -> Iterator[str]:
     """Uses of names that a version lacks, or whose call it does not accept."""
     for use in uses:
-        if use.tested or not is_used(use.name, file, version):
+        if use.tested or not is_used(use.name, version):
             continue
         text = STORED[version].get(use.name)
         if text is None:
@@ -106,7 +101,7 @@ def wrong(uses: list[Use], file: str, version: str) -> Iterator[str]:
 
 @pytest.mark.parametrize("version", VERSIONS)
 def test_every_use_is_in_the_real_bindings(version: str) -> None:
-    assert [text for file, one in found().items() for text in wrong(one.uses, file, version)] == []
+    assert [text for one in found().values() for text in wrong(one.uses, version)] == []
 
 
 def test_names_that_are_tested_for_exist_in_some_version() -> None:
@@ -117,8 +112,7 @@ def test_names_that_are_tested_for_exist_in_some_version() -> None:
 
 def test_uses_are_found_where_they_are() -> None:
     assert {f"acm_export/engine/{name}.py" for name in ("build", "context", "library", "runtime", "settings")} | {
-        "acm_export/machine/children.py",
-        "benchmarks/tensorrt85_run.py",
+        "acm_export/machine/children.py"
     } <= found().keys()
     names = {use.name for one in found().values() for use in one.uses}
     assert {"IExecutionContext.execute_async_v3", "ICudaEngine.get_tensor_profile_shape", "ILayer.get_input"} <= names
@@ -127,7 +121,7 @@ def test_uses_are_found_where_they_are() -> None:
 
 
 def test_names_of_some_versions_are_used_and_missing_in_the_others() -> None:
-    names = {use.name for file, one in found().items() for use in one.uses if file not in ONLY_8}
+    names = {use.name for one in found().values() for use in one.uses}
     assert (FROM_8_6 | FROM_10 | BEFORE_10) - names == set()
     old = [STORED[version] for version in VERSIONS if version.startswith("8")]
     new = [STORED[version] for version in VERSIONS if not version.startswith("8")]
@@ -168,7 +162,7 @@ class Owner:
 
 def test_wrong_names_and_arguments_are_found() -> None:
     one = uses_in(WRONG, "f.py", described())
-    texts = list(wrong(one.uses, "f.py", "10.3.0"))
+    texts = list(wrong(one.uses, "10.3.0"))
     names = [text.split()[1] for text in texts]
     assert sorted(names) == [
         "Builder.__init__",
