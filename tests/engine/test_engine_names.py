@@ -199,7 +199,7 @@ def test_installed_tensorrts_define_what_is_stored_and_used(python: str) -> None
     elif version in STORED:
         assert names == STORED[version]
     runtime = found()["acm_export/engine/runtime.py"].uses + found()["acm_export/engine/context.py"].uses
-    used = {use.name for use in runtime if not use.tested and is_used(use.name, "", version)}
+    used = {use.name for use in runtime if not use.tested and is_used(use.name, version)}
     assert used - names.keys() == set()
 
 
