@@ -1,8 +1,7 @@
 """Export the embedded digits model, verify it, calibrate it on real images, and run it at any budget in one session.
 
 Run: ``python examples/02_one_file_for_every_budget.py [FOLDER]``; about a minute. Without a folder the files go into a
-new temporary one; examples 03 and 04 need them. Needs the extra [demo] and ONNX Runtime 1.27 or later, because this
-model has layers of two kinds.
+new temporary one; examples 03 and 04 need them. Needs the extra [demo].
 """
 
 from __future__ import annotations

@@ -58,6 +58,28 @@ def vit_files(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture(scope="session")
+def mixed_files(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Folder with ``m.onnx`` of three signatures, ``old.onnx`` of an earlier version, a model and data. Read-only."""
+
+    def make(folder: Path) -> None:
+        from calibration_files import write_images
+        from old_files import SPECS, with_overloads
+        from tiny_models import tiny_vit
+
+        from acm_export.checkpoints import save_checkpoint
+        from acm_export.exporter import export
+
+        torch.manual_seed(0)
+        checkpoint = folder / "checkpoint"
+        save_checkpoint(tiny_vit(SPECS), checkpoint)
+        export(checkpoint, output=folder / "m.onnx", verify=False, output_fields=("logits",), with_counts=True)
+        with_overloads(folder / "m.onnx", folder / "old.onnx")
+        write_images(folder / "data.npz", 40)
+
+    return shared_folder(tmp_path_factory, "mixed", make)
+
+
+@pytest.fixture(scope="session")
 def int8_files(tmp_path_factory: pytest.TempPathFactory, vit_files: Path) -> Path:
     """Int8 versions of ``vit_files``: ``m``, ``dynamic``, ``mixed`` (one layer in float) and ``dense``. Read-only."""
 

@@ -22,7 +22,9 @@ def replace_overloads(model: onnx.ModelProto) -> None:
     """
     for function in model.functions:
         if function.overload and function.domain == DOMAIN and function.name in OPERATORS:
-            function.name, function.overload = f"{function.name}_{function.overload}", ""
+            function.name = f"{function.name}_{function.overload}"
+            function.ClearField("overload")
     for node in model.graph.node:
         if node.overload and node.domain == DOMAIN and node.op_type in OPERATORS:
-            node.op_type, node.overload = f"{node.op_type}_{node.overload}", ""
+            node.op_type = f"{node.op_type}_{node.overload}"
+            node.ClearField("overload")
