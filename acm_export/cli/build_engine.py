@@ -70,10 +70,10 @@ def _print(result: EngineResult) -> None:
     for plan in result.plans:
         version = ".".join(map(str, plan.version))
         click.echo(f"TensorRT {version} parses files for {plan.target}{_int8(plan)}\n  {plan.trtexec}")
-        if plan.converted and plan.target == result.plans[-1].target:
-            click.echo("  for trtexec: --save-onnx writes the file that TensorRT parses")
+        if plan.retarget is not None:
+            click.echo(f"  first, for trtexec: {plan.retarget}")
         elif plan.converted:
-            click.echo(f"  for trtexec: export the model with --target {plan.target}")
+            click.echo(f"  first, for trtexec: build-engine --save-onnx, with TensorRT {version} installed")
     if result.passport is not None:
         click.echo(_describe(result.passport.comparison))
 

@@ -57,11 +57,25 @@ class EnginePlan:
     @property
     def trtexec(self) -> str:
         """The trtexec command that builds the same engine."""
-        file = self.saved or self.prepared.source
-        if self.converted:
-            file = file.with_name(f"{file.stem}-{self.target}{file.suffix}")
         plugin = self.plugin if self.prepared.manifest.layers else None
-        return trtexec_command(self.version, file, self.output, plugin, self.settings)
+        return trtexec_command(self.version, self._parsed_file, self.output, plugin, self.settings)
+
+    @property
+    def retarget(self) -> str | None:
+        """The command that writes the file for trtexec; None if it exists, or if only ``--save-onnx`` can write it."""
+        if not self.converted or self.prepared.extra.thresholds:
+            return None
+        words = ["acm-export", "retarget", str(self.prepared.source), "--target", self.target]
+        words += ["--with-counts"] if self.prepared.extra.counts and self.prepared.manifest.layers else []
+        return shlex.join([*words, "-o", str(self._parsed_file)])
+
+    @property
+    def _parsed_file(self) -> Path:
+        """The file that trtexec parses."""
+        source = self.prepared.source
+        if self.converted:
+            return source.with_name(f"{source.stem}-{self.target}{source.suffix}")
+        return self.saved or source
 
     def to_json(self) -> JsonObject:
         """The plan for ``--json``."""
@@ -69,6 +83,7 @@ class EnginePlan:
             "tensorrt": ".".join(map(str, self.version)),
             "target": self.target,
             "converted": self.converted,
+            "retarget": self.retarget,
             "inputs": self.prepared.inputs,
             "outputs": [value.name for value in self.prepared.model.graph.output],
             "budget_input": self.prepared.manifest.budget_input,

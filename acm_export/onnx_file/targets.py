@@ -54,7 +54,7 @@ def retarget(model: onnx.ModelProto, manifest: Manifest, target: str, *, folder:
         model: Model that acm-export wrote, for any target.
         manifest: Manifest of the model.
         target: One of :data:`TARGETS`.
-        folder: Folder of the external data, which is read only if the weights of an int8 layer are in it.
+        folder: Folder of the external data, which is read only if int8 weights or constants to rewrite are in it.
 
     Returns:
         The manifest with the new target. For tensorrt-8 the opset becomes 17; rewriting such a file for another target
@@ -75,7 +75,7 @@ def retarget(model: onnx.ModelProto, manifest: Manifest, target: str, *, folder:
     else:
         convert_int8 = pack_int8(model.graph, folder)
     if target == "tensorrt-8":
-        manifest = _lowered(model, manifest)
+        manifest = _lowered(model, manifest, folder)
     fit_zero_points(model, target)
     convert_int8()
     model.ir_version = TENSORRT_8_IR_VERSION if target == "tensorrt-8" else IR_VERSION
@@ -120,10 +120,10 @@ def _is_body(function: onnx.FunctionProto) -> bool:
     return function.domain == DOMAIN and function.name in OPERATORS
 
 
-def _lowered(model: onnx.ModelProto, manifest: Manifest) -> Manifest:
+def _lowered(model: onnx.ModelProto, manifest: Manifest, folder: Path | None) -> Manifest:
     if manifest.dtype == "bf16":
         raise ExportError("the model is bf16, which TensorRT 8 does not support", "export it with --dtype fp16 or fp32")
     if foreign := [f.name for f in model.functions if not _is_body(f)]:
         raise ExportError(f"TensorRT 8 does not parse functions, but the model has {', '.join(foreign)}")
-    lower(model.graph, manifest.opset)
+    lower(model.graph, manifest.opset, folder)
     return manifest.replaced(opset=TENSORRT_8_OPSET)

@@ -15,7 +15,8 @@ from onnx.external_data_helper import set_external_data
 from acm_export.base.errors import OutputError
 from acm_export.onnx_file import budget_input
 from acm_export.onnx_file.inspection import stored_thresholds
-from acm_export.onnx_file.targets import gated_learners_nodes, retarget
+from acm_export.onnx_file.retarget import counts_as_outputs
+from acm_export.onnx_file.targets import retarget
 from acm_export.runtimes.onnx_runtime import CpuSession, Session
 
 if TYPE_CHECKING:
@@ -52,14 +53,6 @@ def runnable_copy(
     thresholds_as_inputs(model, manifest)
     counts_as_outputs(model)
     return model, notes
-
-
-def counts_as_outputs(model: onnx.ModelProto) -> None:
-    """Add the learner counts of each layer as an output ``counts/<layer>``, in place."""
-    outputs = {value.name for value in model.graph.output}
-    for node in gated_learners_nodes(model):
-        if node.output[1] not in outputs:
-            model.graph.output.append(helper.make_tensor_value_info(node.output[1], TensorProto.INT32, None))
 
 
 def thresholds_as_inputs(model: onnx.ModelProto, manifest: Manifest) -> None:

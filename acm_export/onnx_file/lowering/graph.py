@@ -10,6 +10,7 @@ from onnx import TensorProto, helper, numpy_helper
 from acm_export.base.errors import ExportError
 
 if TYPE_CHECKING:
+    from pathlib import Path
     from typing import Any
 
     from onnx import GraphProto, NodeProto
@@ -30,9 +31,11 @@ class Graph:
 
     Args:
         graph: Graph with a value_info for every value, as acm-export writes it; weights need not be loaded.
+        folder: Folder of the external data, of which only constants that a rule needs are read; None to read none.
     """
 
-    def __init__(self, graph: GraphProto) -> None:
+    def __init__(self, graph: GraphProto, folder: Path | None = None) -> None:
+        self._folder = folder
         self.added: list[TensorProto] = []
         self._initializers = {tensor.name: tensor for tensor in graph.initializer}
         self._constants = {
@@ -65,11 +68,11 @@ class Graph:
         raise refusal(node, f"the file does not have the shape of {name}")
 
     def known(self, name: str) -> np.ndarray | None:
-        """Value of a constant that is stored in the file itself; None for anything else."""
+        """Value of a constant; None for a computed value, or one in another file whose folder is not given."""
         tensor = self._initializers.get(name) or self._constants.get(name)
-        if tensor is None or tensor.data_location == TensorProto.EXTERNAL:
+        if tensor is None or (tensor.data_location == TensorProto.EXTERNAL and self._folder is None):
             return None
-        return numpy_helper.to_array(tensor)
+        return numpy_helper.to_array(tensor, str(self._folder or ""))
 
     def constant(self, value: np.ndarray) -> str:
         """Name of an initializer with this value; equal values share one."""

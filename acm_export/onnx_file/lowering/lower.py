@@ -20,6 +20,7 @@ from acm_export.onnx_file.lowering.split import split
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable
+    from pathlib import Path
 
     from onnx import GraphProto, NodeProto
 
@@ -54,18 +55,19 @@ RULES: dict[str, Callable[[NodeProto, Graph], list[NodeProto]]] = {
 """Rules for operators that the parser supports in another form."""
 
 
-def lower(graph: GraphProto, opset: int) -> None:
+def lower(graph: GraphProto, opset: int, folder: Path | None = None) -> None:
     """Rewrite a graph in the operators that TensorRT 8.5 parses, in place.
 
     Args:
         graph: Graph with a value_info for every value, as acm-export writes it; weights need not be loaded.
         opset: Version of the graph's default operator set, 17 to 22.
+        folder: Folder of the external data, if constants that rules read may be in it.
 
     Raises:
         ExportError: TensorRT 8.5 has no equivalent of an operator or a type; the graph is unchanged.
     """
     check_types(graph)
-    view, nodes = Graph(graph), []
+    view, nodes = Graph(graph, folder), []
     for node in graph.node:
         nodes += _rewritten(node, view, opset)
     before, after = _read(graph.node), _read(nodes) | {value.name for value in graph.output}
