@@ -97,7 +97,8 @@ def _usage_errors(args: list[str]) -> Iterator[None]:
 def main() -> None:
     """Take transformers with Adaptive Computation Modules from a trained checkpoint to the device.
 
-    The line: acmize or convert -> export -> verify -> calibrate -> set-budget -> quantize -> retarget -> build-engine -> latency.
+    The line: acmize or convert -> export -> verify -> calibrate -> set-budget -> quantize -> retarget -> build-engine
+    -> latency.
     Each verb has examples in its --help. Exit codes: 0 done, 1 the work failed or a check did not pass, 2 wrong usage.
     """
 

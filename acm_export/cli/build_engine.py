@@ -69,11 +69,12 @@ def _print(result: EngineResult) -> None:
     click.echo(f"{result.output}: {'built' if result.passport else 'would be built'} from {result.model}")
     for plan in result.plans:
         version = ".".join(map(str, plan.version))
-        click.echo(f"TensorRT {version} parses files for {plan.target}{_int8(plan)}\n  {plan.trtexec}")
+        click.echo(f"TensorRT {version} parses files for {plan.target}{_int8(plan)}")
         if plan.retarget is not None:
-            click.echo(f"  first, for trtexec: {plan.retarget}")
+            click.echo(f"  {plan.retarget}")
         elif plan.converted:
-            click.echo(f"  first, for trtexec: build-engine --save-onnx, with TensorRT {version} installed")
+            click.echo(f"  for trtexec: --save-onnx FILE on a machine with TensorRT {version} writes the file")
+        click.echo(f"  {plan.trtexec}")
     if result.passport is not None:
         click.echo(_describe(result.passport.comparison))
 

@@ -58,6 +58,11 @@ def attach(model: onnx.ModelProto, manifest: Manifest) -> None:
     fit_target(model, manifest)
 
 
+def is_ours(name: str) -> bool:
+    """Whether a node or value belongs to the budget input."""
+    return name == INPUT or name.startswith(_PREFIX)
+
+
 def check_free(model: onnx.ModelProto) -> None:
     """Check that no value of the model already has the name of the input.
 

@@ -66,7 +66,7 @@ def counts_as_outputs(model: onnx.ModelProto) -> None:
 
 
 def _write(model: onnx.ModelProto, manifest: Manifest, path: Path, output: Path) -> None:
-    """Write the file; external data is shared, except by int8 layers, whose weights may have been packed or unpacked."""
+    """Write the file; it shares external data, except with int8 layers, whose weights may have been rewritten."""
     int8 = any(layer.activations is not None for layer in manifest.layers)
     if not int8 or next(external_tensors(model), None) is None:
         write_model(model, output, data_from=path.parent)
