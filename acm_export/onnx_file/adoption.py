@@ -17,7 +17,7 @@ from acm_export.base.file_kinds import ONNX, file_kind, not_a
 from acm_export.base.files import check_input
 from acm_export.onnx_file import budget_input
 from acm_export.onnx_file.manifest import Manifest, parse_manifest, read_manifest
-from acm_export.onnx_file.model_file import read_model
+from acm_export.onnx_file.model_file import read_model, tensor_values
 from acm_export.onnx_file.targets import gated_learners_nodes, retarget
 from acm_export.onnx_file.thresholds import setting_thresholds
 from acm_export.op.precision import PRECISIONS
@@ -133,7 +133,7 @@ def _restore_thresholds(
     for layer in manifest.layers:
         tensor = known.get(nodes[layer.name].input[_THRESHOLDS])
         if tensor is not None:
-            stored[layer.name] = numpy_helper.to_array(tensor, str(path.parent))
+            stored[layer.name] = tensor_values(tensor, path.parent)
         elif not manifest.budget_input:
             raise ModelFileError(f"{path}: the thresholds of layer {layer.name} are not an initializer", _RERUN)
     if manifest.budget_input:
@@ -224,8 +224,8 @@ def _compare_weights(
         for new, old in pairs:
             if new not in ours or old not in theirs:
                 continue
-            values = numpy_helper.to_array(ours[new], str(path.parent))
-            before = numpy_helper.to_array(theirs[old], str(source.parent))
+            values = tensor_values(ours[new], path.parent)
+            before = tensor_values(theirs[old], source.parent)
             if values.shape != before.shape or values.tobytes() != before.tobytes():
                 raise _misfit(path, source, f"{new} of layer {node.name} has other values than in {source.name}")
 

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 import numpy as np
-from onnx import TensorProto, helper, numpy_helper
+from onnx import TensorProto, helper
 
 from acm_export.base.errors import ModelFileError, UsageError
 from acm_export.base.files import check_onnx_suffix
@@ -16,7 +16,7 @@ from acm_export.onnx_file import budget_input
 from acm_export.onnx_file.adoption import adopt as adopt_manifest
 from acm_export.onnx_file.int8_check import int8_contradiction
 from acm_export.onnx_file.manifest import LayerEntry, Manifest, changed_by_a_tool, read_manifest, write_manifest
-from acm_export.onnx_file.model_file import data_files, external_range, read_model, write_model
+from acm_export.onnx_file.model_file import data_files, external_range, read_model, tensor_values, write_model
 from acm_export.onnx_file.overloads import FIRST, has_overloads
 from acm_export.onnx_file.targets import TARGETS, gated_learners_nodes
 from acm_export.onnx_file.thresholds import setting_thresholds
@@ -194,7 +194,7 @@ def stored_thresholds(model: onnx.ModelProto, manifest: Manifest, folder: Path) 
     if manifest.budget_input:
         return setting_thresholds(manifest)
     tensors = {tensor.name: tensor for tensor in model.graph.initializer}
-    return {e.name: numpy_helper.to_array(tensors[e.thresholds], str(folder)) for e in manifest.layers}
+    return {e.name: tensor_values(tensors[e.thresholds], folder) for e in manifest.layers}
 
 
 def check_thresholds(model: onnx.ModelProto, manifest: Manifest, path: Path) -> None:

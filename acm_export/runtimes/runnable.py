@@ -15,6 +15,7 @@ from onnx.external_data_helper import set_external_data
 from acm_export.base.errors import OutputError
 from acm_export.onnx_file import budget_input
 from acm_export.onnx_file.inspection import stored_thresholds
+from acm_export.onnx_file.model_file import tensor_values
 from acm_export.onnx_file.retarget import counts_as_outputs
 from acm_export.onnx_file.targets import retarget
 from acm_export.runtimes.onnx_runtime import CpuSession, Session
@@ -134,7 +135,7 @@ def convert_to_float32(model: onnx.ModelProto, folder: Path, scratch: Path) -> N
 
 def _move_out(tensor: TensorProto, folder: Path, data: BinaryIO) -> None:
     """Append a tensor to the external data, in float32 if it was bfloat16; small tensors stay in the model."""
-    values = numpy_helper.to_array(tensor, str(folder))
+    values = tensor_values(tensor, folder)
     if tensor.data_type == TensorProto.BFLOAT16:
         values = values.astype(np.float32)
     tensor.CopyFrom(numpy_helper.from_array(values, tensor.name))

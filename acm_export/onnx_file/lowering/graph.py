@@ -2,15 +2,16 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 import numpy as np
 from onnx import TensorProto, helper, numpy_helper
 
 from acm_export.base.errors import ExportError
+from acm_export.onnx_file.model_file import tensor_values
 
 if TYPE_CHECKING:
-    from pathlib import Path
     from typing import Any
 
     from onnx import GraphProto, NodeProto
@@ -72,7 +73,7 @@ class Graph:
         tensor = self._initializers.get(name) or self._constants.get(name)
         if tensor is None or (tensor.data_location == TensorProto.EXTERNAL and self._folder is None):
             return None
-        return numpy_helper.to_array(tensor, str(self._folder or ""))
+        return tensor_values(tensor, self._folder or Path())
 
     def constant(self, value: np.ndarray) -> str:
         """Name of an initializer with this value; equal values share one."""
