@@ -10,7 +10,7 @@ from acm_export.base.errors import ExportError
 from acm_export.onnx_file import budget_input
 from acm_export.onnx_file.lowering import IR_VERSION as TENSORRT_8_IR_VERSION
 from acm_export.onnx_file.lowering import OPSET as TENSORRT_8_OPSET
-from acm_export.onnx_file.lowering import lower
+from acm_export.onnx_file.lowering import lower, normalizations_in_float32
 from acm_export.onnx_file.lowering.pack_int8 import pack_int8, unpack_int8
 from acm_export.onnx_file.zero_points import fit_zero_points
 from acm_export.op.body import portable_body
@@ -76,6 +76,8 @@ def retarget(model: onnx.ModelProto, manifest: Manifest, target: str, *, folder:
         convert_int8 = pack_int8(model.graph, folder)
     if target == "tensorrt-8":
         manifest = _lowered(model, manifest, folder)
+    elif target != "portable":
+        normalizations_in_float32(model.graph)
     fit_zero_points(model, target)
     convert_int8()
     model.ir_version = TENSORRT_8_IR_VERSION if target == "tensorrt-8" else IR_VERSION

@@ -16,6 +16,7 @@ from tiny_models import tiny_vit
 from torch import nn
 
 from acm_export.engine.float32_layers import float32_layers
+from acm_export.engine.plan import plan_engine
 from acm_export.exporter import export
 from acm_export.modules import ACMLayer, ACMSpec, acm_layers
 from acm_export.onnx_file.retarget import retarget
@@ -24,6 +25,7 @@ if TYPE_CHECKING:
     from pathlib import Path
 
 RESIDUAL = 1500
+PRECISION_OPTIONS = ("--precisionConstraints", "--layerPrecisions", "--layerOutputTypes")
 HALF_NORM = HALF_X.replace("x)", "x, float16[8] w, float16[8] b)")
 
 
@@ -97,6 +99,34 @@ def test_a_lowered_fp16_file_holds_large_residuals(large: Any, tmp_path: Path) -
     assert relative_error(logits, expected) < 2e-2
 
 
+@pytest.mark.parametrize("target", ["tensorrt", "ort-tensorrt"])
+def test_normalizations_for_strongly_typed_networks_are_float32(target: str, large: Any, tmp_path: Path) -> None:
+    """As in a tensorrt-8 file that is made of one for tensorrt."""
+    path, inputs, expected = large
+    for number, name in enumerate((target, target, "tensorrt-8", "portable")):
+        retarget(path, path := tmp_path / f"{number}.onnx", target=name)
+        model = onnx.load(path)
+        if name != target:
+            continue
+        norms = [node for node in model.graph.node if node.op_type == "LayerNormalization"]
+        casts = {node.output[0]: node for node in model.graph.node if node.op_type == "Cast"}
+        assert len(norms) == 5
+        assert {a.i for node in norms for name in node.input for a in casts[name].attribute} == {TensorProto.FLOAT}
+        assert len([node for node in casts.values() if node.input[0] in {norm.output[0] for norm in norms}]) == 5
+    (logits,) = ReferenceEvaluator(model).run(None, {name: value.numpy() for name, value in inputs.items()})
+    assert relative_error(logits, expected) < 2e-2
+
+
+def test_an_instance_norm_is_lowered_to_float32() -> None:
+    text = f"{HALF_NORM.replace('[8]', '[3]')} => {HALF_Y} {{ y = InstanceNormalization (x, w, b) }}"
+    model = lowered(graph_of(text))
+    assert [node.op_type for node in model.graph.node] == ["Cast"] * 3 + ["InstanceNormalization", "Cast"]
+    x = np.linspace(-2000, 2000, 48).reshape(2, 3, 8).astype(np.float16)
+    (y,) = ReferenceEvaluator(model).run(None, {"x": x, "w": np.ones(3, np.float16), "b": np.zeros(3, np.float16)})
+    wide = x.astype(np.float64)
+    np.testing.assert_allclose(y, (wide - wide.mean(-1, keepdims=True)) / wide.std(-1, keepdims=True), atol=2e-3)
+
+
 @pytest.mark.parametrize("approximate", ["none", "tanh"])
 def test_gelu_in_half_precision_has_the_right_limits(approximate: str) -> None:
     """The cube of the tanh form is infinite from |x| = 41 on."""
@@ -122,3 +152,19 @@ def test_the_layers_that_trtexec_must_keep_in_float32(tmp_path: Path) -> None:
     half = {t.name for t in model.graph.initializer if t.data_type == TensorProto.FLOAT16}
     assert not [n for n in names if half & set(nodes[n].input)]
     assert not {nodes[n].op_type for n in names} & {"Cast", "GatedLearners"}
+
+
+def test_only_the_trtexec_command_for_a_half_precision_file_names_them(tmp_path: Path) -> None:
+    for dtype in ("fp32", "fp16"):
+        export(tiny_vit({}), {"pixel_values": images(2)}, tmp_path / f"{dtype}.onnx", dtype=dtype, verify=False)
+        commands = [
+            plan_engine(tmp_path / f"{dtype}.onnx", tmp_path / "m.plan", version).trtexec.split()
+            for version in ((8, 5), (8, 6), (10, 3))
+        ]
+        given = [{word.partition("=")[0] for word in words} & {*PRECISION_OPTIONS} for words in commands]
+        assert given == [{*PRECISION_OPTIONS} if dtype == "fp16" and weak else set() for weak in (True, True, False)]
+        for word in commands[0]:
+            if word.startswith(PRECISION_OPTIONS[1:]):
+                pairs = dict(pair.split(":") for pair in word.partition("=")[2].split(","))
+                assert set(pairs.values()) == {"fp32"}
+                assert sum(name.endswith("/Sqrt") for name in pairs) == 5

@@ -9,6 +9,7 @@ from acm_export.onnx_file.lowering.constant import constant
 from acm_export.onnx_file.lowering.gelu import gelu
 from acm_export.onnx_file.lowering.graph import Graph
 from acm_export.onnx_file.lowering.layer_normalization import layer_normalization
+from acm_export.onnx_file.lowering.normalization import normalization
 from acm_export.onnx_file.lowering.operators import check_form, check_operator, check_types
 from acm_export.onnx_file.lowering.pad import pad
 from acm_export.onnx_file.lowering.quantization import dequantize_linear, quantize_linear
@@ -34,6 +35,7 @@ RULES: dict[str, Callable[[NodeProto, Graph], list[NodeProto]]] = {
     "Cast": cast,
     "Constant": constant,
     "DequantizeLinear": dequantize_linear,
+    "InstanceNormalization": normalization,
     "Pad": pad,
     "QuantizeLinear": quantize_linear,
     "Reshape": reshape,
