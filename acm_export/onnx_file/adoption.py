@@ -16,7 +16,7 @@ from acm_export.base.errors import ModelFileError
 from acm_export.base.file_kinds import ONNX, file_kind, not_a
 from acm_export.base.files import check_input
 from acm_export.onnx_file import budget_input
-from acm_export.onnx_file.manifest import Manifest, parse_manifest, read_manifest
+from acm_export.onnx_file.manifest import AVOID_INLINING, Manifest, parse_manifest, read_manifest
 from acm_export.onnx_file.model_file import read_model, tensor_values
 from acm_export.onnx_file.targets import gated_learners_nodes, retarget
 from acm_export.onnx_file.thresholds import setting_thresholds
@@ -35,7 +35,8 @@ if TYPE_CHECKING:
 _THRESHOLDS = INPUTS.index("thresholds")
 _FIRST_WEIGHT = _THRESHOLDS + 1
 _WHAT = "a manifest of acm-export"
-_RERUN = "run the other tool on a file for the target tensorrt (acm-export retarget): it has no function to inline"
+_MAX_BYTES = 64 << 20
+_GIVE = "give the ONNX file before the other tool changed it, or what acm-export inspect --json printed for it"
 
 
 def adopt(model: onnx.ModelProto, path: Path, source: Path) -> Manifest:
@@ -79,13 +80,16 @@ def _read(source: Path) -> tuple[Manifest, onnx.ModelProto | None]:
     if file_kind(source) == ONNX:
         original = read_model(source)
         return read_manifest(original, source), original
+    if source.stat().st_size > _MAX_BYTES:
+        raise ModelFileError(not_a(source, _WHAT, f"it has more than {_MAX_BYTES >> 20} MiB"), _GIVE)
     try:
         content = json.loads(source.read_bytes())
     except (OSError, ValueError, RecursionError) as error:
-        hint = "give the ONNX file before the other tool changed it, or what acm-export inspect --json printed for it"
-        raise ModelFileError(not_a(source, _WHAT, "it is not JSON"), hint) from error
+        raise ModelFileError(not_a(source, _WHAT, "it is not JSON"), _GIVE) from error
     if isinstance(content, dict) and "manifest" in content:
         content = content["manifest"]
+    if not isinstance(content, dict) or "layers" not in content:
+        raise ModelFileError(not_a(source, _WHAT, "it has no list of layers"), _GIVE)
     return parse_manifest(content, source), None
 
 
@@ -94,10 +98,10 @@ def _match(model: onnx.ModelProto, manifest: Manifest, path: Path, source: Path)
     nodes = list(gated_learners_nodes(model))
     if manifest.layers and not nodes:
         raise ModelFileError(
-            f"{path} has no ACM nodes: the other tool replaced each by the operators of its body", _RERUN
+            f"{path} has no ACM nodes; a tool that inlines functions removes them for good", AVOID_INLINING
         )
     names = {node.name: node for node in nodes}
-    thresholds = {node.input[_THRESHOLDS]: node for node in nodes}
+    thresholds = {node.input[_THRESHOLDS]: node for node in nodes if len(node.input) > _THRESHOLDS}
     found: dict[str, onnx.NodeProto] = {}
     for layer in manifest.layers:
         node = names.get(layer.name) or thresholds.get(layer.thresholds)
@@ -135,11 +139,12 @@ def _restore_thresholds(
         if tensor is not None:
             stored[layer.name] = tensor_values(tensor, path.parent)
         elif not manifest.budget_input:
-            raise ModelFileError(f"{path}: the thresholds of layer {layer.name} are not an initializer", _RERUN)
+            raise ModelFileError(f"{path}: the thresholds of layer {layer.name} are not an initializer", AVOID_INLINING)
     if manifest.budget_input:
         expected = setting_thresholds(manifest)
         for name, values in stored.items():
-            if not np.allclose(values, expected[name], rtol=1e-5, atol=1e-6):
+            same = values.shape == expected[name].shape and np.allclose(values, expected[name], rtol=1e-5, atol=1e-6)
+            if not same:
                 raise ModelFileError(
                     f"{path}: the other tool folded the budget input, and the thresholds of layer {name} are "
                     f"{values.tolist()}; the default budget of the manifest gives {expected[name].tolist()}"
@@ -149,7 +154,7 @@ def _restore_thresholds(
     others = (node for node in model.graph.node if not budget_input.is_ours(node.name))
     if computed := names & {name for node in others for name in node.output}:
         raise ModelFileError(
-            f"{path}: {min(computed)} is computed by nodes that are not those of the budget input", _RERUN
+            f"{path}: {min(computed)} is computed by nodes that are not those of the budget input", AVOID_INLINING
         )
     _unshare(model, names)
     for layer in manifest.layers:
@@ -220,8 +225,8 @@ def _compare_weights(
     ours = {tensor.name: tensor for tensor in model.graph.initializer}
     theirs = {tensor.name: tensor for tensor in original.graph.initializer}
     for node in gated_learners_nodes(original):
-        pairs = zip(nodes[node.name].input[_FIRST_WEIGHT:], node.input[_FIRST_WEIGHT:], strict=True)
-        for new, old in pairs:
+        inputs = nodes[node.name].input[_FIRST_WEIGHT:] if node.name in nodes else ()
+        for new, old in zip(inputs, node.input[_FIRST_WEIGHT:], strict=False):
             if new not in ours or old not in theirs:
                 continue
             values = tensor_values(ours[new], path.parent)

@@ -15,7 +15,14 @@ from acm_export.base.files import check_onnx_suffix
 from acm_export.onnx_file import budget_input
 from acm_export.onnx_file.adoption import adopt as adopt_manifest
 from acm_export.onnx_file.int8_check import int8_contradiction
-from acm_export.onnx_file.manifest import LayerEntry, Manifest, changed_by_a_tool, read_manifest, write_manifest
+from acm_export.onnx_file.manifest import (
+    AVOID_INLINING,
+    LayerEntry,
+    Manifest,
+    changed_by_a_tool,
+    read_manifest,
+    write_manifest,
+)
 from acm_export.onnx_file.model_file import data_files, external_range, read_model, tensor_values, write_model
 from acm_export.onnx_file.overloads import FIRST, has_overloads
 from acm_export.onnx_file.targets import TARGETS, gated_learners_nodes
@@ -150,7 +157,7 @@ def check_graph(model: onnx.ModelProto, manifest: Manifest, path: Path) -> None:
     if sorted(nodes) != sorted(names):
         raise ModelFileError(
             f"the {len(nodes)} ACM nodes of {path} do not match the {len(names)} layers of its manifest",
-            changed_by_a_tool(path),
+            changed_by_a_tool(path) if nodes else AVOID_INLINING,
         )
     tensors = {tensor.name: tensor for tensor in model.graph.initializer}
     layers = {layer.name: layer for layer in manifest.layers}

@@ -28,6 +28,11 @@ SCHEMA = 3
 """Schema 2 added the calibration and ``setting.budget``, schema 3 the quantisation. Older ones are read, and rewritten
 as 3."""
 
+AVOID_INLINING = (
+    "run the other tool on a file for the target tensorrt (acm-export retarget): it has no function to inline"
+)
+"""Hint for a file whose function bodies a tool inlined."""
+
 _CHANGED = "another tool changed the file; export it again"
 
 

@@ -224,7 +224,7 @@ def nameless_budget(model: onnx.ModelProto) -> None:
 
 
 MISFITS = {
-    "inlined": ("plain", inline, "has no ACM nodes.*body"),
+    "inlined": ("plain", inline, "has no ACM nodes.*inlines"),
     "attribute": ("plain", other_attribute, f"min_learners of layer {FIRST} is 1; the manifest says 0"),
     "weight": ("plain", other_weight, f"layer {FIRST} has other values"),
     "type": ("plain", half_weight, r"w1 of layer .* is float16 \[12, 24\]; the manifest says float "),
@@ -263,7 +263,7 @@ def test_wrong_calls(files: Path, tmp_path: Path) -> None:
         inspect(model, adopt=tmp_path / "missing.json", output=output)
     (tmp_path / "text.json").write_text("nothing")
     (tmp_path / "other.json").write_text("{}")
-    for name, reason in (("text.json", "not a manifest"), ("other.json", "no schema version")):
+    for name, reason in (("text.json", "not a manifest"), ("other.json", "no list of layers")):
         with pytest.raises(ModelFileError, match=reason):
             inspect(model, adopt=tmp_path / name, output=output)
     assert not output.exists()
