@@ -28,6 +28,7 @@ from acm_export.onnx_file.inspection import inspect
 from acm_export.onnx_file.retarget import retarget
 from acm_export.onnx_file.set_budget import set_budget
 from acm_export.onnx_file.targets import TARGETS, gated_learners_nodes
+from acm_export.runtimes.runnable import runnable_copy
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -72,6 +73,16 @@ def merge_equal_constants(model: onnx.ModelProto) -> None:
     kept = [t for t in model.graph.initializer if tensors[t.name] == t.name]
     del model.graph.initializer[:]
     model.graph.initializer.extend(kept)
+
+
+def read_elsewhere(model: onnx.ModelProto) -> None:
+    """A node outside the layers reads a constant that equals one of theirs: here it adds 0."""
+    names = {t.name for t in model.graph.initializer}
+    zero = "budget_input/zero" if "budget_input/zero" in names else f"{FIRST}.thresholds"
+    (last,) = [node for node in model.graph.node if node.output[0] == "logits"]
+    last.output[0] = "before"
+    model.graph.node.append(onnx.helper.make_node("ReduceMax", [zero], ["largest"], name="largest", keepdims=0))
+    model.graph.node.append(onnx.helper.make_node("Add", ["before", "largest"], ["logits"], name="logits"))
 
 
 def fold_budget(model: onnx.ModelProto) -> None:
@@ -125,6 +136,8 @@ CASES = {
     "metadata": ("calibrated", [drop_metadata]),
     "overloads": ("calibrated", [drop_metadata, drop_overloads]),
     "equal constants": ("plain", [merge_equal_constants]),
+    "constants of others": ("plain", [read_elsewhere]),
+    "input, constants of others": ("input", [read_elsewhere]),
     "names": ("calibrated", [drop_metadata, rename_nodes]),
     "int8": ("int8", [drop_metadata, drop_overloads, merge_equal_constants]),
     "input, constants": ("input", [merge_equal_constants]),
@@ -154,6 +167,9 @@ def test_a_changed_file_is_the_original_again(case: str, kind: str, files: Path,
     set_budget(fixed, max_learners=2, output=tmp_path / "set.onnx")
     set_budget(original, max_learners=2, output=tmp_path / "expected.onnx")
     np.testing.assert_array_equal(run(tmp_path / "set.onnx"), run(tmp_path / "expected.onnx"))
+    copy, _ = runnable_copy(onnx.load(fixed), after.manifest)  # as verify runs it: without the budget input
+    assert set(before.thresholds) <= {v.name.removesuffix(".thresholds") for v in copy.graph.input}
+    session(copy.SerializeToString())
     for target in ("tensorrt", "tensorrt-8"):
         assert prepare(fixed, target).manifest.layers == before.manifest.layers
 

@@ -94,7 +94,7 @@ class OnnxBackend:
         if manifest.target != "portable":
             raise ModelFileError(
                 f"{path} is exported for the target {manifest.target}, which ONNX Runtime cannot run alone",
-                f"acm-export retarget {path} --target portable -o M.onnx; one target's times say nothing about another's",
+                f"acm-export retarget {path} --target portable -o M.onnx; times of targets are not comparable",
             )
         if manifest.dtype == "bf16" and self.session is CpuSession:
             raise ModelFileError(
