@@ -48,6 +48,7 @@ if _TYPE_CHECKING:
     from acm_export.exporter import export
     from acm_export.modules import ACMLayer, ACMSpec
     from acm_export.onnx_file.inspection import inspect
+    from acm_export.onnx_file.retarget import retarget
     from acm_export.onnx_file.set_budget import set_budget
     from acm_export.quantization.quantize import quantize
     from acm_export.timing.latency import latency
@@ -64,6 +65,7 @@ _WHERE = {
     "calibrate": "acm_export.calibration.calibrate",
     "set_budget": "acm_export.onnx_file.set_budget",
     "quantize": "acm_export.quantization.quantize",
+    "retarget": "acm_export.onnx_file.retarget",
     "build_engine": "acm_export.engine.engine",
     "latency": "acm_export.timing.latency",
     "doctor": "acm_export.diagnosis.examine",
@@ -126,6 +128,7 @@ __all__ = [
     "latency",
     "load",
     "quantize",
+    "retarget",
     "save",
     "set_budget",
     "verify",

@@ -21,6 +21,7 @@ from acm_export.cli.inspect import inspect
 from acm_export.cli.invocation import refuse
 from acm_export.cli.latency import latency
 from acm_export.cli.quantize import quantize
+from acm_export.cli.retarget import retarget
 from acm_export.cli.set_budget import set_budget
 from acm_export.cli.verify import verify
 
@@ -36,6 +37,7 @@ VERBS = (
     calibrate,
     set_budget,
     quantize,
+    retarget,
     build_plugin,
     build_engine,
     latency,
@@ -95,7 +97,8 @@ def _usage_errors(args: list[str]) -> Iterator[None]:
 def main() -> None:
     """Take transformers with Adaptive Computation Modules from a trained checkpoint to the device.
 
-    The line: acmize or convert -> export -> verify -> calibrate -> set-budget -> quantize -> build-engine -> latency.
+    The line: acmize or convert -> export -> verify -> calibrate -> set-budget -> quantize -> retarget -> build-engine
+    -> latency.
     Each verb has examples in its --help. Exit codes: 0 done, 1 the work failed or a check did not pass, 2 wrong usage.
     """
 

@@ -79,11 +79,11 @@ def _print(result: EngineResult) -> None:
         click.echo(f"{plan.release} parses files for {plan.target}{_int8(plan)}")
         if plan.trtexec is None:
             continue
-        click.echo(f"  {plan.trtexec}")
-        if plan.converted and plan.target == result.plans[-1].target:
-            click.echo("  for trtexec: --save-onnx writes the file that TensorRT parses")
+        if plan.retarget is not None:
+            click.echo(f"  {plan.retarget}")
         elif plan.converted:
-            click.echo(f"  for trtexec: export the model with --target {plan.target}")
+            click.echo(f"  for trtexec: --save-onnx FILE on a machine with {plan.release} writes the file")
+        click.echo(f"  {plan.trtexec}")
     if result.passport is not None:
         click.echo(_describe(result.passport))
 

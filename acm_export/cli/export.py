@@ -14,7 +14,7 @@ if TYPE_CHECKING:
     from acm_export.verification.report import VerificationReport
 
 # Not taken from onnx_file.targets, whose import takes too long for --help.
-_TARGETS = ("portable", "tensorrt", "tensorrt-8", "ort-tensorrt")
+TARGETS = ("portable", "tensorrt", "tensorrt-8", "ort-tensorrt")
 
 
 @click.command(short_help="Export a checkpoint to a verified ONNX file.")
@@ -29,7 +29,7 @@ _TARGETS = ("portable", "tensorrt", "tensorrt-8", "ort-tensorrt")
 )
 @click.option(
     "--target",
-    type=click.Choice(_TARGETS),
+    type=click.Choice(TARGETS),
     default="portable",
     show_default=True,
     help="Runtime that the file is for.",

@@ -10,12 +10,15 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from acm_export.engine.float32_layers import float32_layers
 from acm_export.engine.prepare import ExtraIO, prepare
 from acm_export.engine.profiles import Profile, format_shapes, profiles
 from acm_export.engine.settings import BuilderSettings
 from acm_export.plugins.tensorrt.build import LIBRARY
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
+
     from acm_export.base.json_fields import JsonObject
     from acm_export.engine.prepare import TensorRTModel
     from acm_export.engine.profiles import Shapes
@@ -23,6 +26,7 @@ if TYPE_CHECKING:
     from acm_export.onnx_file.manifest import Manifest
 
 _FIRST_STATIC_PLUGINS = (8, 6)
+_FIRST_STRONGLY_TYPED = (9, 0)
 
 
 @dataclass(frozen=True)
@@ -65,11 +69,27 @@ class EnginePlan:
         """The trtexec command that builds the same engine; None for TensorRT-RTX, which has no trtexec."""
         if self.release.is_rtx:
             return None
-        file = self.saved or self.prepared.source
+        version, plugin = self.release.version, self.plugin if self.uses_plugin else None
+        weak = self.settings.half and version < _FIRST_STRONGLY_TYPED
+        float32 = tuple(float32_layers(self.prepared.model)) if weak else ()
+        return trtexec_command(version, self._parsed_file, self.output, plugin, self.settings, float32)
+
+    @property
+    def retarget(self) -> str | None:
+        """The command that writes the file for trtexec; None if it exists, or if only ``--save-onnx`` can write it."""
+        if self.release.is_rtx or not self.converted or self.prepared.extra.thresholds:
+            return None
+        words = ["acm-export", "retarget", str(self.prepared.source), "--target", self.target]
+        words += ["--with-counts"] if self.prepared.extra.counts and self.prepared.manifest.layers else []
+        return shlex.join([*words, "-o", str(self._parsed_file)])
+
+    @property
+    def _parsed_file(self) -> Path:
+        """The file that trtexec parses."""
+        source = self.prepared.source
         if self.converted:
-            file = file.with_name(f"{file.stem}-{self.target}{file.suffix}")
-        plugin = self.plugin if self.uses_plugin else None
-        return trtexec_command(self.release.version, file, self.output, plugin, self.settings)
+            return source.with_name(f"{source.stem}-{self.target}{source.suffix}")
+        return self.saved or source
 
     def to_json(self) -> JsonObject:
         """The plan for ``--json``."""
@@ -78,6 +98,7 @@ class EnginePlan:
             "tensorrt": ".".join(map(str, self.release.version)),
             "target": self.target,
             "converted": self.converted,
+            "retarget": self.retarget,
             "inputs": self.prepared.inputs,
             "outputs": [value.name for value in self.prepared.model.graph.output],
             "budget_input": self.prepared.manifest.budget_input,
@@ -132,12 +153,17 @@ def has_explicit_quantization(manifest: Manifest) -> bool:
 
 
 def trtexec_command(
-    version: tuple[int, int], model: Path, engine: Path, plugin: Path | None, settings: BuilderSettings
+    version: tuple[int, int],
+    model: Path,
+    engine: Path,
+    plugin: Path | None,
+    settings: BuilderSettings,
+    float32: Sequence[str] = (),
 ) -> str:
     """The trtexec command for an engine, quoted for a shell.
 
-    trtexec cannot set the precision of every layer, as ``build-engine`` does for an fp16 model on TensorRT 8: there it
-    chooses the precision layer by layer.
+    TensorRT 8 chooses the precision of an fp16 model layer by layer. ``float32`` names those that must not become fp16;
+    unlike ``build-engine``, the command leaves it the choice for all others.
 
     Args:
         version: Major and minor version of TensorRT.
@@ -145,15 +171,19 @@ def trtexec_command(
         engine: Engine to write.
         plugin: Plugin library; None for a model without ACM layers.
         settings: How the engine is built.
+        float32: Layers of an fp16 model that compute in float32, for TensorRT 8.
     """
     words = ["trtexec", f"--onnx={model}", f"--saveEngine={engine}"]
     words += [f"--{'plugins' if version < _FIRST_STATIC_PLUGINS else 'staticPlugins'}={plugin}"] if plugin else []
     if settings.profiles:  # trtexec rejects shapes for a model with fixed shapes
         kinds = {"min": "minimum", "opt": "optimum", "max": "maximum"}
         words += [f"--{short}Shapes={_shapes(settings.profiles, kind)}" for short, kind in kinds.items()]
-    if version < (9, 0):
+    if version < _FIRST_STRONGLY_TYPED:
         words += ["--int8"] if settings.int8 else []
-        words += ["--fp16", "--precisionConstraints=obey"] if settings.half else []
+        words += ["--fp16"] if settings.half else []
+        if float32:
+            types = ",".join(f"{name}:fp32" for name in float32)
+            words += ["--precisionConstraints=obey", f"--layerPrecisions={types}", f"--layerOutputTypes={types}"]
     elif version < (11, 0):
         words.append("--stronglyTyped")  # TensorRT 11 is always strongly typed
     words += [] if settings.tf32 else ["--noTF32"]

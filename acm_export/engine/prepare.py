@@ -10,8 +10,9 @@ from acm_export.onnx_file import budget_input
 from acm_export.onnx_file.inspection import check_graph, check_thresholds, stored_thresholds
 from acm_export.onnx_file.manifest import Manifest, read_manifest, write_manifest
 from acm_export.onnx_file.model_file import read_model, write_model
+from acm_export.onnx_file.retarget import counts_as_outputs
 from acm_export.onnx_file.targets import retarget
-from acm_export.runtimes.runnable import counts_as_outputs, thresholds_as_inputs
+from acm_export.runtimes.runnable import thresholds_as_inputs
 
 if TYPE_CHECKING:
     from collections.abc import Mapping

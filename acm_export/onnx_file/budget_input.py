@@ -14,6 +14,7 @@ from onnx import TensorProto, helper, numpy_helper
 
 from acm_export.base.errors import ModelFileError
 from acm_export.onnx_file.budget_table import neighbours
+from acm_export.onnx_file.model_file import tensor_values
 from acm_export.onnx_file.thresholds import bound_of
 
 if TYPE_CHECKING:
@@ -56,6 +57,11 @@ def attach(model: onnx.ModelProto, manifest: Manifest) -> None:
     del model.graph.node[:]
     model.graph.node.extend([*nodes, *rest])
     fit_target(model, manifest)
+
+
+def is_ours(name: str) -> bool:
+    """Whether a node or value belongs to the budget input."""
+    return name == INPUT or name.startswith(_PREFIX)
 
 
 def check_free(model: onnx.ModelProto) -> None:
@@ -135,7 +141,7 @@ def contradiction(model: onnx.ModelProto, manifest: Manifest, folder: Path) -> s
     expected = {_PREFIX + k: v for k, v in table_constants(manifest.calibration.table, manifest).items()}
     expected |= {_BOUND: _bound(manifest)}
     for name, values in expected.items():
-        if name not in tensors or not np.array_equal(numpy_helper.to_array(tensors[name], str(folder)), values):
+        if name not in tensors or not np.array_equal(tensor_values(tensors[name], folder), values):
             return f"{name} differs from the budget table"
     return None
 

@@ -8,14 +8,23 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 import numpy as np
-from onnx import TensorProto, helper, numpy_helper
+from onnx import TensorProto, helper
 
-from acm_export.base.errors import ModelFileError
+from acm_export.base.errors import ModelFileError, UsageError
+from acm_export.base.files import check_onnx_suffix
 from acm_export.onnx_file import budget_input
+from acm_export.onnx_file.adoption import adopt as adopt_manifest
 from acm_export.onnx_file.body_check import body_contradiction
 from acm_export.onnx_file.int8_check import int8_contradiction
-from acm_export.onnx_file.manifest import LayerEntry, Manifest, read_manifest
-from acm_export.onnx_file.model_file import data_files, external_range, read_model
+from acm_export.onnx_file.manifest import (
+    AVOID_INLINING,
+    LayerEntry,
+    Manifest,
+    changed_by_a_tool,
+    read_manifest,
+    write_manifest,
+)
+from acm_export.onnx_file.model_file import data_files, external_range, read_model, tensor_values, write_model
 from acm_export.onnx_file.targets import TARGETS, gated_learners_nodes, node_type
 from acm_export.onnx_file.thresholds import setting_thresholds
 from acm_export.op.quantized_signature import QUANTIZED_INPUTS
@@ -66,25 +75,37 @@ def finite_or_text(value: float) -> float | str:
     return value if abs(value) < float("inf") else str(value)
 
 
-def inspect(model: StrPath) -> FileSummary:
+def inspect(model: StrPath, *, adopt: StrPath | None = None, output: StrPath | None = None) -> FileSummary:
     """Read and check an exported file; external weights are not read.
 
     Args:
         model: Path of an exported file, for any target.
+        adopt: The file before another tool changed it, or a JSON file with its manifest, as ``inspect --json`` prints
+            it: ``model`` gets this manifest back if it fits.
+        output: Path of the file to write with that manifest; it may be ``model`` itself.
 
     Returns:
-        Summary of the file.
+        Summary of the file, or of ``output``.
 
     Raises:
-        UsageError: There is no such file.
+        UsageError: There is no such file, or only one of ``adopt`` and ``output`` is given.
+        OutputError: ``output`` cannot be written; an existing file is unchanged.
         ModelFileError: The file is broken or was not written by acm-export, or its graph or thresholds contradict its
             manifest.
     """
+    if (adopt is None) != (output is None):
+        given, other = ("-o", "--adopt") if adopt is None else ("--adopt", "-o")
+        raise UsageError(f"{given} needs {other}", "acm-export inspect M.onnx --adopt ORIGINAL.onnx -o FIXED.onnx")
+    if output is not None:
+        check_onnx_suffix(Path(output))
     path = Path(model)
     proto = read_model(path)
-    manifest = read_manifest(proto, path)
+    manifest = read_manifest(proto, path) if adopt is None else adopt_manifest(proto, path, Path(adopt))
     check_graph(proto, manifest, path)
     check_thresholds(proto, manifest, path)
+    if output is not None:
+        write_manifest(proto, manifest)
+        write_model(proto, Path(output), data_from=path.parent)
     tensors = {tensor.name: tensor for tensor in proto.graph.initializer}
     return FileSummary(
         manifest,
@@ -136,7 +157,7 @@ def check_graph(model: onnx.ModelProto, manifest: Manifest, path: Path) -> None:
     if sorted(nodes) != sorted(names):
         raise ModelFileError(
             f"the {len(nodes)} ACM nodes of {path} do not match the {len(names)} layers of its manifest",
-            "another tool changed the file; export it again",
+            changed_by_a_tool(path) if nodes else AVOID_INLINING,
         )
     tensors = {tensor.name: tensor for tensor in model.graph.initializer}
     layers = {layer.name: layer for layer in manifest.layers}
@@ -156,7 +177,10 @@ def check_graph(model: onnx.ModelProto, manifest: Manifest, path: Path) -> None:
 
 def _check_threshold_tensor(tensor: TensorProto | None, layer: LayerEntry, path: Path) -> None:
     if tensor is None or list(tensor.dims) != [layer.num_learners] or tensor.data_type != TensorProto.FLOAT:
-        raise ModelFileError(f"{path}: the initializer {layer.thresholds} (float32 [{layer.num_learners}]) is missing")
+        raise ModelFileError(
+            f"{path}: the initializer {layer.thresholds} (float32 [{layer.num_learners}]) is missing",
+            changed_by_a_tool(path),
+        )
     if (held := _data_bytes(tensor, path)) != 4 * layer.num_learners:
         raise ModelFileError(
             f"{path}: {layer.thresholds} has {held} bytes; float32 [{layer.num_learners}] needs "
@@ -182,7 +206,7 @@ def stored_thresholds(model: onnx.ModelProto, manifest: Manifest, folder: Path) 
     if manifest.budget_input:
         return setting_thresholds(manifest)
     tensors = {tensor.name: tensor for tensor in model.graph.initializer}
-    return {e.name: numpy_helper.to_array(tensors[e.thresholds], str(folder)) for e in manifest.layers}
+    return {e.name: tensor_values(tensors[e.thresholds], folder) for e in manifest.layers}
 
 
 def check_thresholds(model: onnx.ModelProto, manifest: Manifest, path: Path) -> None:

@@ -15,8 +15,8 @@ from acm_export.base.json_fields import WHOLE, BrokenFieldError
 from acm_export.onnx_file.budget_table import Calibration
 from acm_export.onnx_file.manifest_fields import checked_fields
 from acm_export.onnx_file.quantization_record import Quantization
-from acm_export.op.quantized_signature import QuantizedSignature
-from acm_export.op.signature import Signature
+from acm_export.op.quantized_signature import OPERATORS, QuantizedSignature
+from acm_export.op.signature import DOMAIN, Signature
 
 if TYPE_CHECKING:
     import onnx
@@ -27,6 +27,11 @@ KEY = "acm"
 SCHEMA = 3
 """Schema 2 added the calibration and ``setting.budget``, schema 3 the quantisation. Older ones are read, and rewritten
 as 3."""
+
+AVOID_INLINING = (
+    "run the other tool on a file for the target tensorrt (acm-export retarget): it has no function to inline"
+)
+"""Hint for a file whose function bodies a tool inlined."""
 
 _CHANGED = "another tool changed the file; export it again"
 
@@ -188,6 +193,11 @@ def precision_text(dtype: str, activations: str | None) -> str:
     return dtype if activations is None else f"int8 {activations} and {dtype}"
 
 
+def changed_by_a_tool(path: object) -> str:
+    """The hint for a file that another tool changed: the command that gives it back its manifest and thresholds."""
+    return f"acm-export inspect {path} --adopt ORIGINAL.onnx -o FIXED.onnx, with the file that the other tool read"
+
+
 def write_manifest(model: onnx.ModelProto, manifest: Manifest) -> None:
     """Store the manifest in a model, replacing an existing one."""
     kept = [(p.key, p.value) for p in model.metadata_props if p.key != KEY]
@@ -207,6 +217,8 @@ def read_manifest(model: onnx.ModelProto, path: object) -> Manifest:
         ModelFileError: The model has no manifest, or it is broken or has a newer schema.
     """
     text = next((p.value for p in model.metadata_props if p.key == KEY), None)
+    if text is None and any(node.domain == DOMAIN or node.op_type in OPERATORS for node in model.graph.node):
+        raise ModelFileError(f"{path} has ACM layers but no manifest: another tool dropped it", changed_by_a_tool(path))
     if text is None:
         raise ModelFileError(
             f"{path} has no acm-export manifest: another tool wrote this ONNX file",

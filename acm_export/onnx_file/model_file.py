@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING
 
 import onnx
 from google.protobuf.message import DecodeError, Message
-from onnx import TensorProto, helper
+from onnx import TensorProto, helper, numpy_helper
 
 from acm_export.base import interrupts
 from acm_export.base.errors import ModelFileError
@@ -24,6 +24,9 @@ from acm_export.onnx_file.overloads import replace_overloads
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
+    from typing import Any
+
+    from numpy.typing import NDArray
 
 EXTERNAL_ABOVE = 1 << 30
 """Bytes of weights above which they go to a data file; Protobuf is limited to 2 GiB and copies weights when writing."""
@@ -103,6 +106,24 @@ def external_range(tensor: TensorProto, folder: Path) -> tuple[Path, int, int]:
     """Location of a tensor's external data: file, offset and length in bytes."""
     entries = {entry.key: entry.value for entry in tensor.external_data}
     return folder / entries.get("location", ""), int(entries.get("offset", 0)), int(entries.get("length", 0))
+
+
+def tensor_values(tensor: TensorProto, folder: Path) -> NDArray[Any]:
+    """Values of a tensor, inside or outside the file.
+
+    Not by ``onnx.numpy_helper``, which refuses data files with several hard links; :func:`write_model` makes them.
+
+    Args:
+        tensor: Tensor of a model from :func:`read_model`, which has checked the location of its data.
+        folder: Folder of the external data.
+    """
+    if tensor.data_location != TensorProto.EXTERNAL:
+        return numpy_helper.to_array(tensor)
+    path, offset, length = external_range(tensor, folder)
+    with path.open("rb") as file:
+        file.seek(offset)
+        content = file.read(length or _needed_bytes(tensor))
+    return numpy_helper.to_array(TensorProto(data_type=tensor.data_type, dims=tensor.dims, raw_data=content))
 
 
 def write_model(model: onnx.ModelProto, path: Path, *, data_from: Path) -> None:

@@ -12,7 +12,7 @@ from onnx.external_data_helper import set_external_data
 from acm_export.base import interrupts
 from acm_export.base.files import move_into_place, sha256_of, staging_folder
 from acm_export.onnx_file.embedding import write_embedded
-from acm_export.onnx_file.model_file import EXTERNAL_ABOVE, external_tensors
+from acm_export.onnx_file.model_file import EXTERNAL_ABOVE, external_tensors, tensor_values
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -35,7 +35,7 @@ def stage(model: onnx.ModelProto, folder: Path, path: Path) -> None:
     with path.with_name(WEIGHTS).open("wb") as data:
         for tensor in model.graph.initializer:
             interrupts.check()
-            values = numpy_helper.to_array(tensor, str(folder))
+            values = tensor_values(tensor, folder)
             if values.nbytes < _SMALL and tensor.data_location != TensorProto.EXTERNAL:
                 continue
             tensor.CopyFrom(numpy_helper.from_array(values, tensor.name))

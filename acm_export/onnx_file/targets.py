@@ -10,7 +10,7 @@ from acm_export.base.errors import ExportError
 from acm_export.onnx_file import budget_input
 from acm_export.onnx_file.lowering import IR_VERSION as TENSORRT_8_IR_VERSION
 from acm_export.onnx_file.lowering import OPSET as TENSORRT_8_OPSET
-from acm_export.onnx_file.lowering import lower
+from acm_export.onnx_file.lowering import lower, normalizations_in_float32
 from acm_export.onnx_file.lowering.pack_int8 import pack_int8, unpack_int8
 from acm_export.onnx_file.slice_ends import bound_slice_ends
 from acm_export.onnx_file.zero_points import fit_zero_points
@@ -60,7 +60,7 @@ def retarget(model: onnx.ModelProto, manifest: Manifest, target: str, *, folder:
         model: Model that acm-export wrote, for any target.
         manifest: Manifest of the model.
         target: One of :data:`TARGETS`.
-        folder: Folder of the external data, which is read only if the weights of an int8 layer are in it.
+        folder: Folder of the external data, which is read only if int8 weights or constants to rewrite are in it.
 
     Returns:
         The manifest with the new target. For tensorrt-8 the opset becomes 17; rewriting such a file for another target
@@ -82,7 +82,9 @@ def retarget(model: onnx.ModelProto, manifest: Manifest, target: str, *, folder:
     else:
         convert_int8 = pack_int8(model.graph, folder)
     if target == "tensorrt-8":
-        manifest = _lowered(model, manifest)
+        manifest = _lowered(model, manifest, folder)
+    elif target != "portable":
+        normalizations_in_float32(model.graph)
     fit_zero_points(model, target)
     convert_int8()
     model.ir_version = TENSORRT_8_IR_VERSION if target == "tensorrt-8" else IR_VERSION
@@ -127,10 +129,10 @@ def _is_body(function: onnx.FunctionProto) -> bool:
     return function.domain == DOMAIN and operator_of(function.name) is not None
 
 
-def _lowered(model: onnx.ModelProto, manifest: Manifest) -> Manifest:
+def _lowered(model: onnx.ModelProto, manifest: Manifest, folder: Path | None) -> Manifest:
     if manifest.dtype == "bf16":
         raise ExportError("the model is bf16, which TensorRT 8 does not support", "export it with --dtype fp16 or fp32")
     if foreign := [f.name for f in model.functions if not _is_body(f)]:
         raise ExportError(f"TensorRT 8 does not parse functions, but the model has {', '.join(foreign)}")
-    lower(model.graph, manifest.opset)
+    lower(model.graph, manifest.opset, folder)
     return manifest.replaced(opset=TENSORRT_8_OPSET)

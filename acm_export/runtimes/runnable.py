@@ -15,7 +15,9 @@ from onnx.external_data_helper import set_external_data
 from acm_export.base.errors import OutputError
 from acm_export.onnx_file import budget_input
 from acm_export.onnx_file.inspection import stored_thresholds
-from acm_export.onnx_file.targets import gated_learners_nodes, retarget
+from acm_export.onnx_file.model_file import tensor_values
+from acm_export.onnx_file.retarget import counts_as_outputs
+from acm_export.onnx_file.targets import retarget
 from acm_export.runtimes.onnx_runtime import CpuSession, Session
 
 if TYPE_CHECKING:
@@ -52,14 +54,6 @@ def runnable_copy(
     thresholds_as_inputs(model, manifest)
     counts_as_outputs(model)
     return model, notes
-
-
-def counts_as_outputs(model: onnx.ModelProto) -> None:
-    """Add the learner counts of each layer as an output ``counts/<layer>``, in place."""
-    outputs = {value.name for value in model.graph.output}
-    for node in gated_learners_nodes(model):
-        if node.output[1] not in outputs:
-            model.graph.output.append(helper.make_tensor_value_info(node.output[1], TensorProto.INT32, None))
 
 
 def thresholds_as_inputs(model: onnx.ModelProto, manifest: Manifest) -> None:
@@ -141,7 +135,7 @@ def convert_to_float32(model: onnx.ModelProto, folder: Path, scratch: Path) -> N
 
 def _move_out(tensor: TensorProto, folder: Path, data: BinaryIO) -> None:
     """Append a tensor to the external data, in float32 if it was bfloat16; small tensors stay in the model."""
-    values = numpy_helper.to_array(tensor, str(folder))
+    values = tensor_values(tensor, folder)
     if tensor.data_type == TensorProto.BFLOAT16:
         values = values.astype(np.float32)
     tensor.CopyFrom(numpy_helper.from_array(values, tensor.name))

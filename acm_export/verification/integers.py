@@ -12,8 +12,9 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 import numpy as np
-from onnx import TensorProto, helper, numpy_helper
+from onnx import TensorProto, helper
 
+from acm_export.onnx_file.model_file import tensor_values
 from acm_export.onnx_file.targets import gated_learners_nodes
 from acm_export.op.precision import PRECISIONS
 from acm_export.op.quantized_body import quantized_body, tap_names
@@ -157,7 +158,7 @@ class _Int8Layer:
         wrong = int(max((counts != expected).sum(), (ran["counts"] != expected[picked]).sum()))
         if wrong:
             return LayerIntegers(self.entry.name, len(x), wrong)
-        constants = {n: numpy_helper.to_array(t, str(self._folder)) for n, t in self._constants.items()}
+        constants = {n: tensor_values(t, self._folder) for n, t in self._constants.items()}
         with np.errstate(invalid="ignore", over="ignore"):  # of tokens with NaN or infinity, which are not compared
             return _compare(self.entry.name, self._signature, constants, x[picked], y[picked], ran)
 

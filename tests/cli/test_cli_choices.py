@@ -9,7 +9,8 @@ import pytest
 from click.testing import CliRunner
 
 from acm_export.cli import main
-from acm_export.cli.export import _TARGETS, export
+from acm_export.cli.export import TARGETS as OFFERED
+from acm_export.cli.export import export
 from acm_export.demo.digits import ACM
 from acm_export.exporter.options import MAX_OPSET
 from acm_export.onnx_file.lowering import OPSET as TENSORRT_8_OPSET
@@ -24,7 +25,7 @@ def test_export_offers_every_dtype_and_target() -> None:
     (option,) = [parameter for parameter in export.params if parameter.name == "dtype"]
     assert isinstance(option.type, click.Choice)
     assert tuple(option.type.choices) == tuple(PRECISIONS)
-    assert tuple(TARGETS) == _TARGETS
+    assert tuple(TARGETS) == OFFERED
 
 
 def test_export_offers_every_opset() -> None:

@@ -99,6 +99,14 @@ inspect other.onnx
 inspect m.onnx m.onnx
 inspect --model m.onnx
 inspect m.onnx --jsn
+inspect m.onnx -o x.onnx
+inspect m.onnx --adopt m.onnx
+inspect m.onnx --adopt m.onnx -o x.plan
+inspect m.onnx --adopt missing.onnx -o x.onnx
+inspect m.onnx --adopt dense.onnx -o x.onnx
+inspect m.onnx --adopt text.txt -o x.onnx
+inspect m.onnx --adopt result.json -o x.onnx
+inspect other.onnx --adopt m.onnx -o x.onnx
 calibrate m.onnx -o x.onnx
 calibrate missing.onnx --data wrong.npz -o x.onnx
 calibrate acm --data wrong.npz -o x.onnx
@@ -149,6 +157,14 @@ quantize m.onnx --activations fast -o x.onnx
 quantize m.onnx --weight-bits 4 -o x.onnx
 quantize m.onnx --migration 2 -o x.onnx
 quantize m.onnx --only linears -o x.onnx
+retarget m.onnx -o x.onnx
+retarget m.onnx --target tensorrt
+retarget m.onnx --target tensorrt-9 -o x.onnx
+retarget m.onnx --target tensorrt -o x.plan
+retarget missing.onnx --target tensorrt -o x.onnx
+retarget acm --target tensorrt -o x.onnx
+retarget other.onnx --target tensorrt -o x.onnx
+retarget m.onnx --target tensorrt -o missing/x.onnx
 build-plugin --pack missing
 build-plugin --tensorrt-root missing
 build-plugin --cuda-root missing

@@ -22,7 +22,7 @@ from acm_export.cli import main
 ROOT = Path(__file__).parents[2]
 DOCUMENTS = [*ROOT.glob("*.md"), *ROOT.glob("docs/*.md"), *ROOT.glob("examples/*.md")]
 OUTPUTS = {"-o", "--output", "--plot", "--report", "--timing-cache", "--save-onnx"}
-QUICK_VERBS = {"calibrate", "export", "inspect", "latency", "set-budget", "verify"}
+QUICK_VERBS = {"calibrate", "export", "inspect", "latency", "retarget", "set-budget", "verify"}
 NOT_HERE = re.compile(r"\.plan\b|224|--trtexec-times|--compare|--assert-p99|\.\.\.")
 """Part of commands that need a GPU, the model in the text, the reader's files, or a machine of known speed."""
 

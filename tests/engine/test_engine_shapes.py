@@ -48,16 +48,25 @@ def test_shapes_that_do_not_fit_are_rejected(low: Shapes, high: Shapes, reason: 
 @pytest.mark.parametrize(
     ("version", "there", "absent"),
     [
-        ((8, 5), ["--plugins=p.so", "--fp16", "--precisionConstraints=obey", "--buildOnly"], ["--stronglyTyped"]),
-        ((10, 3), ["--staticPlugins=p.so", "--stronglyTyped", "--skipInference"], ["--fp16", "--buildOnly"]),
+        (
+            (8, 5),
+            ["--plugins=p.so", "--fp16", *(f"--{o}=a/b:fp32,c:fp32" for o in ("layerPrecisions", "layerOutputTypes"))],
+            ["--stronglyTyped"],
+        ),
+        ((8, 6), ["--staticPlugins=p.so", "--fp16", "--precisionConstraints=obey", "--skipInference"], ["--int8"]),
+        (
+            (10, 3),
+            ["--staticPlugins=p.so", "--stronglyTyped", "--skipInference"],
+            ["--fp16", "--precisionConstraints=obey"],
+        ),
         ((11, 1), ["--staticPlugins=p.so", "--skipInference"], ["--stronglyTyped", "--fp16"]),
     ],
 )
 def test_flags_of_each_version(version: tuple[int, int], there: list[str], absent: list[str]) -> None:
     shapes = {"x": Profile((1, 3), (2, 3), (4, 3))}
-    command = trtexec_command(
-        version, Path("m.onnx"), Path("m.plan"), Path("p.so"), BuilderSettings(shapes, half=True)
-    ).split()
+    settings = BuilderSettings(shapes, half=True)
+    float32 = ("a/b", "c") if version < (9, 0) else ()
+    command = trtexec_command(version, Path("m.onnx"), Path("m.plan"), Path("p.so"), settings, float32).split()
     assert {*there, "--noTF32", "--minShapes=x:1x3", "--optShapes=x:2x3", "--maxShapes=x:4x3"} <= set(command)
     assert not set(absent) & set(command)
 

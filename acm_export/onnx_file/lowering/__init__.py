@@ -5,6 +5,7 @@ operator that no rule can express is refused by name.
 """
 
 from acm_export.onnx_file.lowering.lower import lower
+from acm_export.onnx_file.lowering.normalization import normalizations_in_float32
 from acm_export.onnx_file.lowering.operators import IR_VERSION, OPSET
 
-__all__ = ["IR_VERSION", "OPSET", "lower"]
+__all__ = ["IR_VERSION", "OPSET", "lower", "normalizations_in_float32"]

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 import numpy as np
 from onnx import TensorProto, helper, numpy_helper
 
 from acm_export.base.errors import ExportError
+from acm_export.onnx_file.model_file import tensor_values
 
 if TYPE_CHECKING:
     from typing import Any
@@ -29,10 +31,12 @@ class Graph:
     """Types and constants of a graph, and the constants that rules add; the graph itself is not changed.
 
     Args:
-        graph: Graph with a value_info for every value, as acm-export writes it; weights need not be loaded.
+        graph: Graph with a value_info for every value but casts, as acm-export writes it; weights need not be loaded.
+        folder: Folder of the external data, of which only constants that a rule needs are read; None to read none.
     """
 
-    def __init__(self, graph: GraphProto) -> None:
+    def __init__(self, graph: GraphProto, folder: Path | None = None) -> None:
+        self._folder = folder
         self.added: list[TensorProto] = []
         self._initializers = {tensor.name: tensor for tensor in graph.initializer}
         self._constants = {
@@ -42,6 +46,7 @@ class Graph:
             for attribute in node.attribute
             if attribute.name == "value"
         }
+        self._casts = {node.output[0]: node for node in graph.node if node.op_type == "Cast"}
         self._values = {value.name: value for value in (*graph.value_info, *graph.input, *graph.output)}
         self._taken = {name for node in graph.node for name in (*node.input, *node.output)}
         self._taken |= self._initializers.keys() | self._values.keys()
@@ -49,11 +54,17 @@ class Graph:
 
     def element_type(self, node: NodeProto, name: str) -> int:
         """Element type of an input of ``node``, as in ``TensorProto.DataType``."""
+        if element := self.known_type(name):
+            return element
+        raise refusal(node, f"the file does not have the type of {name}")
+
+    def known_type(self, name: str) -> int | None:
+        """Element type of a value, as in ``TensorProto.DataType``; None if the file does not have it."""
         if name in self._initializers:
             return int(self._initializers[name].data_type)
         if name in self._values and (element := self._values[name].type.tensor_type.elem_type):
             return int(element)
-        raise refusal(node, f"the file does not have the type of {name}")
+        return int(attributes_of(self._casts[name])["to"]) if name in self._casts else None
 
     def shape(self, node: NodeProto, name: str) -> list[int | None]:
         """Shape of an input of ``node``; None for dynamic dimensions."""
@@ -62,14 +73,16 @@ class Graph:
         if name in self._values and self._values[name].type.tensor_type.HasField("shape"):
             dims = self._values[name].type.tensor_type.shape.dim
             return [dim.dim_value if dim.HasField("dim_value") else None for dim in dims]
+        if name in self._casts:
+            return self.shape(node, self._casts[name].input[0])
         raise refusal(node, f"the file does not have the shape of {name}")
 
     def known(self, name: str) -> np.ndarray | None:
-        """Value of a constant that is stored in the file itself; None for anything else."""
+        """Value of a constant; None for a computed value, or one in another file whose folder is not given."""
         tensor = self._initializers.get(name) or self._constants.get(name)
-        if tensor is None or tensor.data_location == TensorProto.EXTERNAL:
+        if tensor is None or (tensor.data_location == TensorProto.EXTERNAL and self._folder is None):
             return None
-        return numpy_helper.to_array(tensor)
+        return tensor_values(tensor, self._folder or Path())
 
     def constant(self, value: np.ndarray) -> str:
         """Name of an initializer with this value; equal values share one."""

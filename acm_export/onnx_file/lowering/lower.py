@@ -9,6 +9,7 @@ from acm_export.onnx_file.lowering.constant import constant
 from acm_export.onnx_file.lowering.gelu import gelu
 from acm_export.onnx_file.lowering.graph import Graph
 from acm_export.onnx_file.lowering.layer_normalization import layer_normalization
+from acm_export.onnx_file.lowering.normalization import normalization
 from acm_export.onnx_file.lowering.operators import check_form, check_operator, check_types
 from acm_export.onnx_file.lowering.pad import pad
 from acm_export.onnx_file.lowering.quantization import dequantize_linear, quantize_linear
@@ -20,6 +21,7 @@ from acm_export.onnx_file.lowering.split import split
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable
+    from pathlib import Path
 
     from onnx import GraphProto, NodeProto
 
@@ -33,6 +35,7 @@ RULES: dict[str, Callable[[NodeProto, Graph], list[NodeProto]]] = {
     "Cast": cast,
     "Constant": constant,
     "DequantizeLinear": dequantize_linear,
+    "InstanceNormalization": normalization,
     "Pad": pad,
     "QuantizeLinear": quantize_linear,
     "Reshape": reshape,
@@ -54,18 +57,19 @@ RULES: dict[str, Callable[[NodeProto, Graph], list[NodeProto]]] = {
 """Rules for operators that the parser supports in another form."""
 
 
-def lower(graph: GraphProto, opset: int) -> None:
+def lower(graph: GraphProto, opset: int, folder: Path | None = None) -> None:
     """Rewrite a graph in the operators that TensorRT 8.5 parses, in place.
 
     Args:
         graph: Graph with a value_info for every value, as acm-export writes it; weights need not be loaded.
         opset: Version of the graph's default operator set, 17 to 22.
+        folder: Folder of the external data, if constants that rules read may be in it.
 
     Raises:
         ExportError: TensorRT 8.5 has no equivalent of an operator or a type; the graph is unchanged.
     """
     check_types(graph)
-    view, nodes = Graph(graph), []
+    view, nodes = Graph(graph, folder), []
     for node in graph.node:
         nodes += _rewritten(node, view, opset)
     before, after = _read(graph.node), _read(nodes) | {value.name for value in graph.output}

@@ -9,17 +9,18 @@ weights are in the order of docs/op.md.
 from __future__ import annotations
 
 import math
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 import numpy as np
 from onnx import TensorProto, numpy_helper
 
 from acm_export.base.errors import ExportError
+from acm_export.onnx_file.model_file import tensor_values
 from acm_export.op.quantized_signature import INT8_INPUTS, QUANTIZED_INPUTS, QUANTIZED_NAME, operator_of
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Collection, Iterable, Iterator
-    from pathlib import Path
 
     from numpy.typing import NDArray
     from onnx import GraphProto, NodeProto
@@ -50,7 +51,7 @@ def pack_int8(graph: GraphProto, folder: Path | None = None) -> Callable[[], Non
     def pack() -> None:
         for tensor in graph.initializer:
             if tensor.name in unpacked:
-                values = numpy_helper.to_array(tensor, str(folder or "")).T
+                values = tensor_values(tensor, folder or Path()).T
                 size = packed_size(values.size)
                 content = values.tobytes().ljust(PER_ELEMENT * size, b"\0")
                 _replace(tensor, np.frombuffer(content, "<i4"))
@@ -92,7 +93,7 @@ def unpack_int8(graph: GraphProto, layers: Iterable[LayerEntry], folder: Path | 
         for tensor in graph.initializer:
             if tensor.name in packed:
                 shape = packed[tensor.name]
-                values = numpy_helper.to_array(tensor, str(folder or "")).astype("<i4").view(np.int8)
+                values = tensor_values(tensor, folder or Path()).astype("<i4").view(np.int8)
                 _replace(tensor, np.ascontiguousarray(values[: math.prod(shape)].reshape(shape[::-1]).T))
         _forget_types(graph, packed)
 

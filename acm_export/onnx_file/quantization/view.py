@@ -6,7 +6,9 @@ from collections import defaultdict
 from typing import TYPE_CHECKING
 
 import numpy as np
-from onnx import TensorProto, numpy_helper
+from onnx import TensorProto
+
+from acm_export.onnx_file.model_file import tensor_values
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -76,5 +78,5 @@ class GraphView:
 
     def read(self, weight: str) -> np.ndarray:
         """Value of an initializer in float32, or in its own dtype if that is not a float."""
-        values = numpy_helper.to_array(self._weights[weight], str(self._folder))
+        values = tensor_values(self._weights[weight], self._folder)
         return values.astype(np.float32) if values.dtype.kind == "f" else values

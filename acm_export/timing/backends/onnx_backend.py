@@ -94,7 +94,7 @@ class OnnxBackend:
         if manifest.target != "portable":
             raise ModelFileError(
                 f"{path} is exported for the target {manifest.target}, which ONNX Runtime cannot run alone",
-                "export it with --target portable; times of one target say nothing about another",
+                f"acm-export retarget {path} --target portable -o M.onnx; times of targets are not comparable",
             )
         if manifest.dtype == "bf16" and self.session is CpuSession:
             raise ModelFileError(
