@@ -123,5 +123,5 @@ def _series(version: tuple[int, ...], where: str) -> str:
 
 
 def _supported() -> str:
-    names = [f"{name}.{OLDEST[name]} and later {name}" if name in OLDEST else name for name in SERIES]
+    names = [f"{name} ({name}.{OLDEST[name]} or later)" if name in OLDEST else name for name in SERIES]
     return f"there are prebuilt libraries for {', '.join(names)}"

@@ -1,8 +1,8 @@
 """The plugin libraries that a platform wheel brings, one for each TensorRT.
 
 A wheel holds the compiled kernels once, as the kernel pack, and each library without them: ``libraries/index.json``,
-and for each library a file with the bytes before and after the cubins. :func:`join` puts a library together in the
-user's cache, byte for byte as it was linked.
+and for each library a file with the bytes before and after the cubins (compressed, so that no tool takes it for a
+broken library). :func:`join` puts a library together in the user's cache, byte for byte as it was linked.
 """
 
 from __future__ import annotations
@@ -11,6 +11,7 @@ import hashlib
 import json
 import platform as machine
 import shutil
+import zlib
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
@@ -39,7 +40,7 @@ class PrebuiltLibrary:
     Args:
         tensorrt: One of :data:`SERIES`.
         headers: Version of the TensorRT headers that it was compiled with, as in ``10.3.0``.
-        file: Name of the file with all bytes but the cubins.
+        file: Name of the file with all bytes but the cubins, compressed by zlib.
         offset: Offset of the cubins in the whole library.
         size: Size of the whole library in bytes.
         sha256: SHA-256 of the whole library in hex.
@@ -154,7 +155,7 @@ def join(prebuilt: Prebuilt, library: PrebuiltLibrary, *, pack: Path | None = No
     path = cache_folder(library.sha256) / LIBRARY
     if path.is_file() and path.stat().st_size == library.size and sha256_of(path) == library.sha256:
         return path
-    content = _content(prebuilt, library, pack or default_folder())
+    content = content_of(prebuilt, library, pack=pack)
     with staging_in_cache(path) as staging:
         (staging / LIBRARY).write_bytes(content)
         move_into_place(staging / LIBRARY, path)
@@ -186,8 +187,18 @@ def copy_prebuilt(version: tuple[int, ...], output: Path) -> bool:
     return True
 
 
-def _content(prebuilt: Prebuilt, library: PrebuiltLibrary, pack: Path) -> bytes:
-    """All bytes of a library, checked."""
+def content_of(prebuilt: Prebuilt, library: PrebuiltLibrary, *, pack: Path | None = None) -> bytes:
+    """All bytes of a library, with the size and the SHA-256 of the index.
+
+    Args:
+        prebuilt: The libraries of the wheel.
+        library: One of them.
+        pack: Folder of the kernel pack; by default that of the package.
+
+    Raises:
+        PluginError: The kernel pack or a file of the wheel is missing, or is not the one that belongs to the library.
+    """
+    pack = pack or default_folder()
     try:
         cubins = aligned_cubins(read_pack(pack))[1]
     except KernelError as error:
@@ -201,9 +212,9 @@ def _content(prebuilt: Prebuilt, library: PrebuiltLibrary, pack: Path) -> bytes:
         )
     file = prebuilt.folder / library.file
     try:
-        rest = file.read_bytes()
-    except OSError as error:
-        raise PluginError(f"{file} cannot be read: {error.strerror}", _REINSTALL) from error
+        rest = zlib.decompress(file.read_bytes())
+    except (OSError, zlib.error) as error:
+        raise PluginError(f"{file} cannot be read: {error}", _REINSTALL) from error
     content = rest[: library.offset] + cubins + rest[library.offset :]
     if len(content) != library.size or hashlib.sha256(content).hexdigest() != library.sha256:
         raise PluginError(f"{file} is damaged: with the kernels it does not give the library of {INDEX}", _REINSTALL)

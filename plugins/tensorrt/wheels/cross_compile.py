@@ -11,6 +11,7 @@ import os
 import shutil
 import subprocess
 import sys
+import zlib
 from importlib.util import find_spec
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -94,9 +95,9 @@ def write_libraries(
     cubins = aligned_cubins(pack)[1]
     rows = []
     for series, library in libraries.items():
-        content, file = library.read_bytes(), f"tensorrt-{series}.part"
+        content, file = library.read_bytes(), f"tensorrt-{series}.zlib"
         offset = find_cubins(content, cubins, library)
-        (folder / file).write_bytes(content[:offset] + content[offset + len(cubins) :])
+        (folder / file).write_bytes(zlib.compress(content[:offset] + content[offset + len(cubins) :], 9))
         digest = hashlib.sha256(content).hexdigest()
         rows.append(PrebuiltLibrary(series, versions[series], file, offset, len(content), digest))
     digest = hashlib.sha256(cubins).hexdigest()
