@@ -76,7 +76,7 @@ def plugin_path(tensorrt: str | None = None) -> PrebuiltPlugin:
     if prebuilt is None:
         raise PluginError(
             "this installation has no prebuilt plugin libraries: a checkout and the wheel py3-none-any have none",
-            f"install the wheel for this platform (make wheels), or {_COMPILE}",
+            f"install the wheel for this platform (make wheels builds it), or {_COMPILE}",
         )
     series = series or _installed()
     library = prebuilt.library(series)

@@ -149,6 +149,9 @@ quantize m.onnx --activations fast -o x.onnx
 quantize m.onnx --weight-bits 4 -o x.onnx
 quantize m.onnx --migration 2 -o x.onnx
 quantize m.onnx --only linears -o x.onnx
+plugin-path
+plugin-path --tensorrt 9
+plugin-path m.onnx
 build-plugin --pack missing
 build-plugin --tensorrt-root missing
 build-plugin --cuda-root missing

@@ -17,6 +17,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from acm_export.base.errors import PluginError
+from acm_export.base.optional import install_command
 from acm_export.plugins.tensorrt.build import LIBRARY
 from acm_export.plugins.tensorrt.embed import aligned_cubins
 from acm_export.plugins.tensorrt.prebuilt import INDEX, Prebuilt, PrebuiltLibrary
@@ -42,7 +43,7 @@ def find_zig() -> Path:
         return Path(package.submodule_search_locations[0]) / "zig"
     found = shutil.which("zig")
     if found is None:
-        raise PluginError("zig, the cross-compiler, is not installed", "pip install 'acm-export[wheels]'")
+        raise PluginError("zig, the cross-compiler, is not installed", install_command("wheels"))
     return Path(found)
 
 
