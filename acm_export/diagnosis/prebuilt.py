@@ -32,7 +32,7 @@ class PrebuiltCheck:
     Args:
         finding: The finding about the prebuilt libraries.
         replaces_compiling: Whether no library has to be compiled for the installed TensorRT.
-        content: The library for the installed TensorRT; None if there is none, or no TensorRT.
+        content: The library for the installed TensorRT; None if there is none, or not exactly one TensorRT.
     """
 
     finding: Finding
@@ -52,8 +52,15 @@ class PrebuiltCheck:
         Yields:
             Path of the library, which exists inside the block, and the finding.
         """
-        if named is not None or self.content is None or Path(LIBRARY).exists():
+        if named is not None or Path(LIBRARY).exists() or not self.replaces_compiling:
             yield named, check_plugin_library(named)
+            return
+        if self.content is None:
+            found, fix = (
+                "prebuilt; no TensorRT, or more than one, to choose it for",
+                "acm-export plugin-path --tensorrt 10",
+            )
+            yield None, Finding("plugin library", "missing", found, fix)
             return
         with tempfile.TemporaryDirectory() as folder:
             path = Path(folder) / LIBRARY
@@ -82,9 +89,7 @@ def check_prebuilt(found: TensorRT) -> PrebuiltCheck:
     text = f"for TensorRT {_names(prebuilt.libraries)}; kernels for {', '.join(prebuilt.architectures)}"
     if len(libraries) < len(series):
         installed = ", ".join(".".join(map(str, version)) for version in versions)
-        return PrebuiltCheck(
-            Finding(NAME, "missing", f"{text}; TensorRT {installed} is installed", BUILD), content=content
-        )
+        return PrebuiltCheck(Finding(NAME, "missing", f"{text}; TensorRT {installed} is installed", BUILD))
     return PrebuiltCheck(Finding(NAME, "ok", text), replaces_compiling=True, content=content)
 
 

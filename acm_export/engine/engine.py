@@ -130,7 +130,9 @@ def build_engine(
     if folder is not None and data is None:
         raise UsageError("--processor has no effect without --data", "give images with --data")
     if library is not None:
-        check_input(library, hint="acm-export build-plugin compiles it")
+        check_input(
+            library, hint="acm-export plugin-path prints the prebuilt one, acm-export build-plugin compiles one"
+        )
     if data is not None and not check:
         raise UsageError(
             "--data is for the comparison of the engine, which --no-check skips", "leave out --data or --no-check"

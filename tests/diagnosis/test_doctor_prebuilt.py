@@ -60,6 +60,13 @@ def test_a_named_library_and_one_in_the_working_folder_come_first(files: Files, 
         assert (path, finding) == (None, check_plugin_library(None))
 
 
+def test_without_a_tensorrt_the_fix_is_to_choose_one(files: Files) -> None:
+    assert files
+    with check_prebuilt(TensorRT(None)).check_library(None) as (path, finding):
+        assert path is None
+        assert (finding.state, finding.fix) == ("missing", "acm-export plugin-path --tensorrt 10")
+
+
 def test_an_installed_tensorrt_without_a_prebuilt_library(files: Files) -> None:
     assert files
     check = check_prebuilt(TensorRT("tensorrt", "11.0.0"))
