@@ -13,7 +13,7 @@ PYTHON312 ?= $(shell for p in python3.12 "$$HOME"/.pyenv/versions/3.12.*/bin/pyt
 RTX := .venv-rtx
 RTX_PACKAGES := tensorrt-rtx-cu13-libs==1.7.1.116 tensorrt-rtx-cu13-bindings==1.7.1.116
 
-.PHONY: demo test test-slow lint check builder-check pack wheel gpu-check benchmarks clean
+.PHONY: demo test test-slow lint check builder-check pack wheel wheels gpu-check benchmarks clean
 
 demo: $(READY)  ## the whole line on the embedded model
 	$(BIN)/acm-export demo -o acm-demo
@@ -48,6 +48,10 @@ pack: $(READY)  ## the GPU kernels, compiled ahead of time for every architectur
 
 wheel: pack  ## the wheel, with the compiled kernels inside
 	$(BIN)/python -m pip wheel -q --no-deps -w dist .
+
+wheels: wheel  ## wheels for x86_64 and aarch64 with the plugin compiled for every TensorRT; headers from TENSORRT_ROOT=DIR:DIR, else by git
+	$(BIN)/python -m pip install -q -c constraints.txt -e '.[wheels]'
+	$(BIN)/python -m acm_export.plugins.tensorrt.wheels "$$(ls -t dist/acm_export-*-py3-none-any.whl | head -n 1)"
 
 gpu-check:  ## everything that needs a GPU, with the Python whose PyTorch sees it: PYTHON=python3 GPU_CHECK="--stage correctness"
 	$(PYTHON) -c 'import acm_export.plugins' 2>/dev/null || $(PYTHON) -m pip install -q --no-deps --no-build-isolation -e .

@@ -46,6 +46,7 @@ if _TYPE_CHECKING:
     from acm_export.distillation.acmize import acmize
     from acm_export.engine.engine import build_engine
     from acm_export.exporter import export
+    from acm_export.machine.plugin_path import plugin_path
     from acm_export.modules import ACMLayer, ACMSpec
     from acm_export.onnx_file.inspection import inspect
     from acm_export.onnx_file.retarget import retarget
@@ -66,6 +67,7 @@ _WHERE = {
     "set_budget": "acm_export.onnx_file.set_budget",
     "quantize": "acm_export.quantization.quantize",
     "retarget": "acm_export.onnx_file.retarget",
+    "plugin_path": "acm_export.machine.plugin_path",
     "build_engine": "acm_export.engine.engine",
     "latency": "acm_export.timing.latency",
     "doctor": "acm_export.diagnosis.examine",
@@ -127,6 +129,7 @@ __all__ = [
     "inspect",
     "latency",
     "load",
+    "plugin_path",
     "quantize",
     "retarget",
     "save",

@@ -61,7 +61,7 @@ class KernelError(AcmError):
 
 
 class PluginError(AcmError):
-    """The TensorRT plugin cannot be compiled on this machine."""
+    """The TensorRT plugin cannot be compiled on this machine, or no prebuilt library fits."""
 
 
 class EngineError(AcmError):

@@ -20,6 +20,7 @@ from acm_export.cli.export import export
 from acm_export.cli.inspect import inspect
 from acm_export.cli.invocation import refuse
 from acm_export.cli.latency import latency
+from acm_export.cli.plugin_path import plugin_path
 from acm_export.cli.quantize import quantize
 from acm_export.cli.retarget import retarget
 from acm_export.cli.set_budget import set_budget
@@ -38,6 +39,7 @@ VERBS = (
     set_budget,
     quantize,
     retarget,
+    plugin_path,
     build_plugin,
     build_engine,
     latency,

@@ -37,11 +37,13 @@ _FOLDER = click.Path(path_type=Path, file_okay=False, exists=True)
 )
 @click.option("--tf32", is_flag=True, help="Allow TF32 for float32 products.")
 @click.option("--timing-cache", type=_FILE, metavar="FILE", help="TensorRT timing cache to read and write.")
-@click.option("--plugin", type=_FILE, metavar="LIB", help="Plugin library; by default compiled next to the engine.")
 @click.option(
-    "--tensorrt-root", type=_FOLDER, help="TensorRT folder for compiling the plugin; by default the usual places."
+    "--plugin", type=_FILE, metavar="LIB", help="Plugin library; by default the prebuilt one, else a compiled one."
 )
-@click.option("--cuda-root", type=_FOLDER, help="CUDA folder for compiling the plugin; by default the usual places.")
+@click.option(
+    "--tensorrt-root", type=_FOLDER, help="TensorRT folder to compile the plugin with; by default the usual places."
+)
+@click.option("--cuda-root", type=_FOLDER, help="CUDA folder to compile the plugin with; by default the usual places.")
 @click.option("--tactic-sources", metavar="S,...", help="Changes to the default tactic sources, as in -CUDNN,+CUBLAS.")
 @click.option("--data", help=f"Samples for the comparison: {DATA}. [default: random inputs]")
 @click.option("--processor", type=click.Path(path_type=Path), help="Folder with preprocessor_config.json, for images.")

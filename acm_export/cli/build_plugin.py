@@ -40,8 +40,9 @@ def build_plugin(
 ) -> None:
     """Compile the plugin that runs GatedLearners in TensorRT, for the TensorRT whose headers are found.
 
-    The library contains the compiled GPU kernels and needs no other file. Compiling takes a C++17 compiler and CMake,
-    but no GPU. Compiled libraries are cached in ~/.cache/acm-export (XDG_CACHE_HOME).
+    Not needed where a wheel brings the library: see plugin-path. The library contains the compiled GPU kernels and
+    needs no other file. Compiling takes a C++17 compiler and CMake, but no GPU. Compiled libraries are cached in
+    ~/.cache/acm-export (XDG_CACHE_HOME).
 
     \b
     Examples:

@@ -31,7 +31,7 @@ _STYLES = {"ok": "green", "missing": "yellow", "wrong": "red"}
     "library",
     type=click.Path(path_type=Path),
     metavar="LIB",
-    help="Plugin library to check; by default libacm_gated_learners.so in the current folder.",
+    help="Plugin library to check; by default libacm_gated_learners.so in the current folder, else the prebuilt one.",
 )
 @verb
 def doctor(goal: str | None, library: Path | None, as_json: bool) -> None:

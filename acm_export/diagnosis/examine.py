@@ -10,8 +10,8 @@ from acm_export.base.errors import MachineError, UsageError
 from acm_export.base.progress import Silent
 from acm_export.diagnosis import clocks, gpu, packages, system, tensorrt
 from acm_export.diagnosis import plugin as plugin_checks
+from acm_export.diagnosis.prebuilt import check_prebuilt
 from acm_export.machine.gpu import query_cuda
-from acm_export.machine.plugin_library import check_plugin_library
 from acm_export.machine.tensorrt import query_tensorrt
 
 if TYPE_CHECKING:
@@ -99,7 +99,7 @@ def doctor(
     Args:
         goal: Intended use of the machine, a key of :data:`NEEDS`; :meth:`Examination.check_goal` then raises an error
             if that cannot work.
-        plugin: Plugin library; by default libacm_gated_learners.so in the working folder.
+        plugin: Plugin library; by default libacm_gated_learners.so in the working folder, else the prebuilt one.
         progress: Receives the name of each group of checks.
 
     Raises:
@@ -118,9 +118,11 @@ def doctor(
     pack_finding, pack = plugin_checks.pack()
     findings += [gpu.driver(cuda), gpu.gpus(cuda), gpu.kernels_for_gpus(cuda, pack), pack_finding]
     progress.stage("checking the plugin", None)
-    findings += [plugin_checks.compiler(), plugin_checks.headers(), plugin_checks.cuda_headers_found()]
-    loaded = check_plugin_library(library)
-    findings += [loaded, plugin_checks.registry(library, runtime, loaded.state)]
+    prebuilt = check_prebuilt(runtime)
+    compiling = (plugin_checks.compiler(), plugin_checks.headers(), plugin_checks.cuda_headers_found())
+    findings += [prebuilt.finding, *map(prebuilt.without_compiling, compiling)]
+    with prebuilt.check_library(library) as (path, loaded):
+        findings += [loaded, plugin_checks.registry(path, runtime, loaded.state)]
     progress.stage("checking the machine", None)
     findings += [system.jetson(), clocks.clocks(), clocks.power_mode()]
     findings += [system.working_folder(), system.temporary_folder()]

@@ -14,6 +14,7 @@ from acm_export.engine.passport import File, Passport, passport_path, to_text
 from acm_export.engine.runtime import LoadedEngine
 from acm_export.plugins.tensorrt.build import LIBRARY, build_plugin
 from acm_export.plugins.tensorrt.headers import tensorrt_headers
+from acm_export.plugins.tensorrt.prebuilt import copy_prebuilt
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -31,7 +32,8 @@ class PluginSource:
     """Where the plugin library comes from.
 
     Args:
-        library: A compiled library; None to compile one, or take it from the cache, and write it next to the engine.
+        library: A plugin library; None to write one next to the engine: the prebuilt one of the installed package if
+            neither folder of headers is named, else one that is compiled or in the cache.
         tensorrt_root: Folder of TensorRT's headers; None to search the usual places.
         cuda_root: Folder of CUDA's headers; None to search the usual places.
     """
@@ -97,8 +99,8 @@ def _load_plugin(planned: EnginePlan, tensorrt: ModuleType, source: PluginSource
     """Compile the plugin library if needed and load it; None for a model or a TensorRT that uses no plugin."""
     if not planned.uses_plugin:
         return None
-    library = source.library
-    if library is None:
+    library = source.library or planned.output.absolute().parent / LIBRARY
+    if source.library is None and not _place_prebuilt(tensorrt, source, library, progress):
         headers = tensorrt_headers(source.tensorrt_root)
         if headers.version[0] != planned.release.version[0]:
             raise EngineError(
@@ -106,10 +108,17 @@ def _load_plugin(planned: EnginePlan, tensorrt: ModuleType, source: PluginSource
                 f"{tensorrt.__version__} is installed; the plugin needs headers of the same major version",
                 "name matching headers with --tensorrt-root, or a compiled library with --plugin",
             )
-        library = planned.output.absolute().parent / LIBRARY
         build_plugin(library, tensorrt_root=source.tensorrt_root, cuda_root=source.cuda_root, progress=progress)
     load_plugin(tensorrt, library)
     return library
+
+
+def _place_prebuilt(tensorrt: ModuleType, source: PluginSource, output: Path, progress: Progress) -> bool:
+    """Write the prebuilt library for this TensorRT, if there is one and no headers to compile with are named."""
+    if source.tensorrt_root or source.cuda_root or not copy_prebuilt(host.version_of(tensorrt), output):
+        return False
+    progress.stage(f"prebuilt plugin for TensorRT {tensorrt.__version__}: {output}", None)
+    return True
 
 
 def _compare(check: EngineCheck, engine: LoadedEngine) -> Comparison:

@@ -115,9 +115,9 @@ def build_engine(
         threshold_inputs: Whether the engine takes thresholds as inputs instead of a budget.
         tf32: Whether float32 products outside the plugin may be rounded to TF32.
         timing_cache: TensorRT timing cache to read, if it exists, and to write.
-        plugin: Plugin library; by default it is compiled and written next to the engine.
-        tensorrt_root: Folder of TensorRT, for compiling the plugin; by default the usual places are searched.
-        cuda_root: Folder of CUDA, for compiling the plugin; by default the usual places are searched.
+        plugin: Plugin library; by default the prebuilt one, else a compiled one, is written next to the engine.
+        tensorrt_root: Folder of TensorRT, to compile the plugin with; by default the usual places are searched.
+        cuda_root: Folder of CUDA, to compile the plugin with; by default the usual places are searched.
         tactic_sources: Changes to the builder's default tactic sources, as in ``-CUDNN,+CUBLAS``.
         data: Samples for the comparison, as for :func:`acm_export.verify`; by default random inputs.
         processor: Folder with preprocessor_config.json, for image data.
@@ -159,7 +159,9 @@ def build_engine(
     if folder is not None and data is None:
         raise UsageError("--processor has no effect without --data", "give images with --data")
     if library is not None:
-        check_input(library, hint="acm-export build-plugin compiles it")
+        check_input(
+            library, hint="acm-export plugin-path prints the prebuilt one, acm-export build-plugin compiles one"
+        )
     if data is not None and not check:
         raise UsageError(
             "--data is for the comparison of the engine, which --no-check skips", "leave out --data or --no-check"

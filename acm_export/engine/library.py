@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 
     import tensorrt as trt
 
-_BUILD = "compile it for this TensorRT: acm-export build-plugin"
+_BUILD = "take the one for this TensorRT: acm-export plugin-path, or compile it: acm-export build-plugin"
 
 
 def check_library(path: Path, version: str) -> None:

@@ -43,6 +43,21 @@ def tensorrt(name: str) -> dict[str, object]:
     return {"version": module.__version__, "builder": builder}
 
 
+def nvinfer(*majors: str) -> dict[str, object]:
+    """Load the ``libnvinfer.so.MAJOR`` that the dynamic linker finds; return their versions, and why others fail."""
+    versions, broken = [], []
+    for name in (f"libnvinfer.so.{major}" for major in majors):
+        try:
+            number = ctypes.CDLL(name).getInferLibVersion()
+        except (OSError, AttributeError) as error:
+            if not str(error).startswith(f"{name}: cannot open"):  # it is there, and lacks another library
+                broken.append(f"{name}: {error}")
+            continue
+        scale = 10_000 if number >= 100_000 else 1_000  # 8503 is 8.5.3, and 100300 is 10.3.0
+        versions.append([number // scale, number % scale // 100, number % 100])
+    return {"versions": versions, "broken": broken}
+
+
 def cuda() -> dict[str, object]:
     """Query the CUDA driver for its version and GPUs, without creating a context or using GPU memory."""
     try:
@@ -112,7 +127,8 @@ def registry(name: str, path: str, *plugin_names: str) -> dict[str, object]:
 
 
 PROBES: dict[str, Callable[..., dict[str, object]]] = {
-    function.__name__: function for function in (package, torch, onnxruntime, tensorrt, cuda, library, registry)
+    function.__name__: function
+    for function in (package, torch, onnxruntime, tensorrt, nvinfer, cuda, library, registry)
 }
 
 

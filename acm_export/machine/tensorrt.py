@@ -11,6 +11,9 @@ from acm_export.machine.versions import installed
 MODULES = ("tensorrt", "tensorrt_lean", "tensorrt_lean_bindings")
 """Import names; the one with a builder comes first."""
 
+SYSTEM_MAJORS = (11, 10, 8)
+"""Major versions whose library is searched on the system."""
+
 JETPACKS = {
     (8, 5): "5.1",
     (8, 6): "6.0",
@@ -53,3 +56,25 @@ def query_tensorrt() -> TensorRT:
     except ProbeError as error:
         return TensorRT(module, broken=str(error), distribution=distribution)
     return TensorRT(module, output["version"], output["builder"], distribution=distribution)
+
+
+@dataclass(frozen=True)
+class SystemTensorRT:
+    """The TensorRT libraries that programs such as trtexec load.
+
+    Args:
+        versions: Their versions, newest first.
+        broken: Why a library that is there cannot be loaded.
+    """
+
+    versions: tuple[tuple[int, ...], ...]
+    broken: str | None = None
+
+
+def query_system_tensorrt() -> SystemTensorRT:
+    """Load the system's ``libnvinfer.so`` in another process, and query its version."""
+    try:
+        output = probe("nvinfer", *map(str, SYSTEM_MAJORS)).value
+    except ProbeError as error:
+        return SystemTensorRT((), str(error))
+    return SystemTensorRT(tuple(map(tuple, output["versions"])), next(iter(output["broken"]), None))

@@ -15,6 +15,7 @@ from acm_export.base.errors import OutputError, PluginError
 from acm_export.base.files import check_input, move_into_place, staging_folder
 from acm_export.base.progress import Silent
 from acm_export.plugins.kernels.pack import default_folder, read_pack
+from acm_export.plugins.tensorrt.cache import cache_folder, staging_in_cache
 from acm_export.plugins.tensorrt.headers import cuda_headers, tensorrt_headers
 
 if TYPE_CHECKING:
@@ -117,7 +118,7 @@ def build_plugin(
     pack_folder = default_folder() if pack is None else Path(pack)
     kernels, tools = read_pack(pack_folder), find_tools()
     with staging_folder(output) as staging:  # before the work, so that an output that cannot be written costs no time
-        kept = _cache_folder() / _digest(headers, cuda, kernels, tools) / LIBRARY
+        kept = cache_folder(_digest(headers, cuda, kernels, tools)) / LIBRARY
         cached = kept.is_file()
         if not cached:
             progress.stage(f"compiling with {tools.compiler_version}", None)
@@ -143,11 +144,6 @@ def find_tools() -> Tools:
         raise PluginError("cmake is not on the PATH", "install it: apt install cmake, or pip install cmake")
     version = subprocess.run([compiler, "--version"], capture_output=True, text=True, check=False).stdout  # noqa: S603
     return Tools(cmake, compiler, next(iter(version.splitlines()), compiler))
-
-
-def _cache_folder() -> Path:
-    root = os.environ.get("XDG_CACHE_HOME")
-    return (Path(root) if root else Path.home() / ".cache") / "acm-export" / "plugins"
 
 
 def _digest(headers: TensorRTHeaders, cuda: Path, pack: Pack, tools: Tools) -> str:
@@ -178,14 +174,7 @@ def _source_paths() -> Iterator[Path]:
 
 
 def _compile(library: Path, headers: TensorRTHeaders, cuda: Path, pack_folder: Path, tools: Tools) -> None:
-    try:
-        library.parent.mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        raise OutputError(
-            f"cannot create the cache folder {library.parent}: {error.strerror}",
-            "set XDG_CACHE_HOME to a folder that can be written",
-        ) from error
-    with staging_folder(library) as folder:
+    with staging_in_cache(library) as folder:
         _run(
             tools.cmake,
             *("-S", str(_SOURCES), "-B", str(folder)),

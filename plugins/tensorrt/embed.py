@@ -71,13 +71,19 @@ def embed(pack: Pack, folder: Path) -> None:
         KernelError: A name in the pack is not a valid C++ identifier.
     """
     folder.mkdir(parents=True, exist_ok=True)
+    offsets, blob = aligned_cubins(pack)
+    (folder / CUBINS).write_bytes(blob)
+    (folder / TABLE).write_text(table_source(pack, entries(), offsets))
+
+
+def aligned_cubins(pack: Pack) -> tuple[list[int], bytes]:
+    """The cubins as they are in the library: offset of each, and all of them as one block."""
     offsets, blob = [], bytearray()
     for kernel in pack.kernels:
         offsets.append(len(blob))
         blob += pack.cubin(kernel)
         blob += bytes(-len(blob) % ALIGNMENT)
-    (folder / CUBINS).write_bytes(blob)
-    (folder / TABLE).write_text(table_source(pack, entries(), offsets))
+    return offsets, bytes(blob)
 
 
 def table_source(pack: Pack, tile_table: Sequence[Entry], offsets: Sequence[int]) -> str:

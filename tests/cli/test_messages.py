@@ -165,6 +165,9 @@ retarget missing.onnx --target tensorrt -o x.onnx
 retarget acm --target tensorrt -o x.onnx
 retarget other.onnx --target tensorrt -o x.onnx
 retarget m.onnx --target tensorrt -o missing/x.onnx
+plugin-path
+plugin-path --tensorrt 9
+plugin-path m.onnx
 build-plugin --pack missing
 build-plugin --tensorrt-root missing
 build-plugin --cuda-root missing

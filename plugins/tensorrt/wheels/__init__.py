@@ -1,0 +1,1 @@
+"""Platform wheels: the plugin compiled for every TensorRT and both processors, without a GPU. For maintainers."""

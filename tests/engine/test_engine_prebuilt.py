@@ -1,0 +1,73 @@
+"""build-engine takes the prebuilt plugin library of the installed package where there is one."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import pytest
+from engine_builds import HERE
+from engine_fake_tensorrt import fake
+from plugin_build import compile_fake_plugin
+from prebuilt_files import Files, write_files
+
+from acm_export.base.errors import PluginError
+from acm_export.base.files import sha256_of
+from acm_export.base.progress import Silent
+from acm_export.engine import host
+from acm_export.engine.build_planned import PluginSource, build_planned
+from acm_export.engine.plan import plan_engine
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+
+@pytest.fixture
+def wheel(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Files:
+    """A package with a library for TensorRT 10 that the fake registry accepts."""
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
+    monkeypatch.setattr(host, "find_platform", lambda _: HERE)
+    made = write_files(tmp_path, {"10": compile_fake_plugin(tmp_path).read_bytes()})
+    made.install(monkeypatch)
+    return made
+
+
+def test_the_prebuilt_library_is_written_next_to_the_engine(files: Path, wheel: Files, tmp_path: Path) -> None:
+    output = tmp_path / "out" / "m.plan"
+    output.parent.mkdir()
+    planned = plan_engine(files / "m.onnx", output, (10, 3))
+    passport = build_planned(planned, fake("10.3.0")[0], PluginSource(), None, Silent())
+    library = output.with_name("libacm_gated_learners.so")
+    assert library.read_bytes() == wheel.whole["10"]
+    assert passport.plugin is not None
+    assert passport.plugin.sha256 == sha256_of(library)
+    assert sorted(path.name for path in output.parent.iterdir()) == [library.name, "m.plan", "m.plan.json"]
+
+
+def refused(files: Path, output: Path, source: PluginSource, version: tuple[int, int] = (10, 3)) -> str:
+    """The reason why no engine is built; nothing is written."""
+    output.parent.mkdir()
+    planned = plan_engine(files / "m.onnx", output, version)
+    with pytest.raises(PluginError) as caught:
+        build_planned(planned, fake(".".join(map(str, (*version, 0))))[0], source, None, Silent())
+    assert list(output.parent.iterdir()) == []
+    return str(caught.value)
+
+
+@pytest.mark.usefixtures("wheel")
+def test_named_headers_mean_that_it_is_compiled(files: Path, tmp_path: Path) -> None:
+    (tmp_path / "trt").mkdir()
+    reason = refused(files, tmp_path / "out" / "m.plan", PluginSource(tensorrt_root=tmp_path / "trt"))
+    assert f"no TensorRT headers (NvInferRuntime.h) in {tmp_path / 'trt'}" in reason
+
+
+@pytest.mark.usefixtures("wheel")
+def test_without_a_library_for_this_tensorrt_it_is_compiled(
+    files: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("acm_export.plugins.tensorrt.headers._usual_tensorrt_folders", lambda: iter(()))
+    assert "no TensorRT headers" in refused(files, tmp_path / "out" / "m.plan", PluginSource(), (8, 5))
+
+
+def test_a_damaged_wheel_is_an_error(files: Path, wheel: Files, tmp_path: Path) -> None:
+    (wheel.libraries / "10.zlib").write_bytes(b"")
+    assert "10.zlib cannot be read" in refused(files, tmp_path / "out" / "m.plan", PluginSource())
