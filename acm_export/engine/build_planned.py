@@ -25,6 +25,7 @@ if TYPE_CHECKING:
     from acm_export.engine.check import EngineCheck
     from acm_export.engine.passport import Comparison
     from acm_export.engine.plan import EnginePlan
+    from acm_export.engine.release import Release
 
 
 @dataclass(frozen=True)
@@ -100,7 +101,7 @@ def _load_plugin(planned: EnginePlan, tensorrt: ModuleType, source: PluginSource
     if not planned.uses_plugin:
         return None
     library = source.library or planned.output.absolute().parent / LIBRARY
-    if source.library is None and not _place_prebuilt(tensorrt, source, library, progress):
+    if source.library is None and not _place_prebuilt(planned.release, source, library, progress):
         headers = tensorrt_headers(source.tensorrt_root)
         if headers.version[0] != planned.release.version[0]:
             raise EngineError(
@@ -113,11 +114,11 @@ def _load_plugin(planned: EnginePlan, tensorrt: ModuleType, source: PluginSource
     return library
 
 
-def _place_prebuilt(tensorrt: ModuleType, source: PluginSource, output: Path, progress: Progress) -> bool:
+def _place_prebuilt(release: Release, source: PluginSource, output: Path, progress: Progress) -> bool:
     """Write the prebuilt library for this TensorRT, if there is one and no headers to compile with are named."""
-    if source.tensorrt_root or source.cuda_root or not copy_prebuilt(host.version_of(tensorrt), output):
+    if source.tensorrt_root or source.cuda_root or not copy_prebuilt(release.version, output):
         return False
-    progress.stage(f"prebuilt plugin for TensorRT {tensorrt.__version__}: {output}", None)
+    progress.stage(f"prebuilt plugin for {release}: {output}", None)
     return True
 
 
