@@ -1,7 +1,7 @@
 """Give a file back the manifest that another tool removed, and what such tools do to ACM layers.
 
-Tools that rewrite graphs drop the metadata, rename function bodies, merge thresholds that are equal, or fold
-the budget input into constants. Weights, layers and operators stay; whatever does not is an error.
+Tools that rewrite graphs drop the metadata, merge thresholds that are equal, or fold the budget input into constants.
+Weights, layers and operators stay; whatever does not is an error.
 """
 
 from __future__ import annotations
