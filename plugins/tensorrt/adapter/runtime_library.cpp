@@ -23,7 +23,6 @@ bool is_named(const std::string& path, const char* library) {
   return path.compare(start, std::strlen(library), library) == 0;
 }
 
-// TensorRT encodes 10.3.0 as 100300, but 8.5.3 as 8503.
 #if !ACM_PLUGIN_V3
 // Positions of deregisterCreator among the virtual functions of IPluginRegistry. TensorRT 8.6.0, the
 // early-access release, has the functions of loadLibrary before it; 8.5, and 8.6 from 8.6.1 on, do not. So a
@@ -32,6 +31,7 @@ bool is_named(const std::string& path, const char* library) {
 constexpr int kDeregister = 7, kDeregisterIn860 = 11, k860 = 8600;
 #endif
 
+// TensorRT encodes 10.3.0 as 100300, but 8.5.3 as 8503.
 int major_of(int number) { return number >= 10000 ? number / 10000 : number / 1000; }
 
 }  // namespace
