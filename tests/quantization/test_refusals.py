@@ -149,7 +149,7 @@ def test_a_file_of_another_tool(int8_sources: Path, tmp_path: Path, data: str) -
     del model.metadata_props[:]
     onnx.save(model, tmp_path / "foreign.onnx")
 
-    refuse(acm.ModelFileError, "no acm-export manifest", tmp_path / "foreign.onnx", tmp_path / "o.onnx", data=data)
+    refuse(acm.ModelFileError, "ACM layers but no manifest", tmp_path / "foreign.onnx", tmp_path / "o.onnx", data=data)
 
 
 def test_an_output_may_replace_its_source(int8_sources: Path, tmp_path: Path, data: str) -> None:
