@@ -1,7 +1,7 @@
 """``inspect --adopt``: files that lost their manifest, or more, to another tool.
 
-Seen in Polygraphy 0.53.6 (metadata, overloads, the budget input), and in onnxslim 0.1.98 and onnxsim 0.8.1 (equal
-initializers, the budget input); here their changes are made by hand.
+Seen in Polygraphy 0.53.6 (metadata, overloads in files of earlier versions, the budget input), and in onnxslim 0.1.98 and
+onnxsim 0.8.1 (equal initializers, the budget input); here their changes are made by hand.
 """
 
 from __future__ import annotations
@@ -53,11 +53,18 @@ def drop_metadata(model: onnx.ModelProto) -> None:
     del model.metadata_props[:]
 
 
-def drop_overloads(model: onnx.ModelProto) -> None:
-    """And all bodies but one, as happens when functions are kept by name."""
-    for item in (*model.graph.node, *model.functions):
-        item.overload = ""
+def drop_bodies(model: onnx.ModelProto) -> None:
+    """All but one."""
     del model.functions[1:]
+
+
+def drop_overloads(model: onnx.ModelProto) -> None:
+    """In a file of an earlier version, whose bodies had one name: all bodies but one are lost then."""
+    for function in model.functions:
+        function.name = function.name.partition("_")[0]
+    for node in gated_learners_nodes(model):
+        node.op_type = node.op_type.partition("_")[0]
+    drop_bodies(model)
 
 
 def merge_equal_constants(model: onnx.ModelProto) -> None:
@@ -139,10 +146,10 @@ CASES = {
     "constants of others": ("plain", [read_elsewhere]),
     "input, constants of others": ("input", [read_elsewhere]),
     "names": ("calibrated", [drop_metadata, rename_nodes]),
-    "int8": ("int8", [drop_metadata, drop_overloads, merge_equal_constants]),
+    "int8": ("int8", [drop_metadata, drop_bodies, merge_equal_constants]),
     "input, constants": ("input", [merge_equal_constants]),
     "input, folded": ("input", [fold_budget]),
-    "input as a constant": ("input", [drop_metadata, drop_overloads, input_as_constant]),
+    "input as a constant": ("input", [drop_metadata, drop_bodies, input_as_constant]),
 }
 
 
