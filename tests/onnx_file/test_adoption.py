@@ -1,7 +1,7 @@
 """``inspect --adopt``: files that lost their manifest, or more, to another tool.
 
-Seen in Polygraphy 0.53.6 (metadata, overloads in files of earlier versions, the budget input), and in onnxslim 0.1.98 and
-onnxsim 0.8.1 (equal initializers, the budget input); here their changes are made by hand.
+Seen in Polygraphy 0.53.6 (metadata, overloads in files of earlier versions, the budget input), and in onnxslim 0.1.98
+and onnxsim 0.8.1 (equal initializers, the budget input); here their changes are made by hand.
 """
 
 from __future__ import annotations
