@@ -29,7 +29,8 @@ _LOGGER = logging.getLogger(__name__)
 
 _SHOWN_ERRORS = 10
 _MEMORY = "if memory ran out, use smaller --max-shapes; acm-export doctor --for tensorrt checks the rest"
-_LIMIT_OF_RTX = "a portable body sorts its tokens, at most 3840 in a call: use smaller --opt-shapes and --max-shapes"
+_TOPK_LIMIT = "3840"
+_FEWER_TOKENS = f"a portable body sorts at most {_TOPK_LIMIT} tokens: use smaller --opt-shapes and --max-shapes"
 
 
 def build(tensorrt: ModuleType, prepared: TensorRTModel, settings: BuilderSettings) -> bytes:
@@ -69,7 +70,7 @@ def build(tensorrt: ModuleType, prepared: TensorRTModel, settings: BuilderSettin
     if plan is None:
         raise EngineError(
             f"{release_of(tensorrt).name} {tensorrt.__version__} could not build the engine{reasons(log.errors)}",
-            _LIMIT_OF_RTX if prepared.model.functions else _MEMORY,
+            _FEWER_TOKENS if any(_TOPK_LIMIT in error for error in log.errors) else _MEMORY,
         )
     if cache is not None and settings.timing_cache is not None:
         _write(bytes(config.get_timing_cache().serialize()), settings.timing_cache)
