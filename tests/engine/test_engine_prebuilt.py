@@ -16,6 +16,7 @@ from acm_export.base.progress import Silent
 from acm_export.engine import host
 from acm_export.engine.build_planned import PluginSource, build_planned
 from acm_export.engine.plan import plan_engine
+from acm_export.engine.release import Release
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -34,7 +35,7 @@ def wheel(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Files:
 def test_the_prebuilt_library_is_written_next_to_the_engine(files: Path, wheel: Files, tmp_path: Path) -> None:
     output = tmp_path / "out" / "m.plan"
     output.parent.mkdir()
-    planned = plan_engine(files / "m.onnx", output, (10, 3))
+    planned = plan_engine(files / "m.onnx", output, Release((10, 3)))
     passport = build_planned(planned, fake("10.3.0")[0], PluginSource(), None, Silent())
     library = output.with_name("libacm_gated_learners.so")
     assert library.read_bytes() == wheel.whole["10"]
@@ -46,7 +47,7 @@ def test_the_prebuilt_library_is_written_next_to_the_engine(files: Path, wheel: 
 def refused(files: Path, output: Path, source: PluginSource, version: tuple[int, int] = (10, 3)) -> str:
     """The reason why no engine is built; nothing is written."""
     output.parent.mkdir()
-    planned = plan_engine(files / "m.onnx", output, version)
+    planned = plan_engine(files / "m.onnx", output, Release(version))
     with pytest.raises(PluginError) as caught:
         build_planned(planned, fake(".".join(map(str, (*version, 0))))[0], source, None, Silent())
     assert list(output.parent.iterdir()) == []
