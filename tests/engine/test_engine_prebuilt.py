@@ -16,7 +16,7 @@ from acm_export.base.progress import Silent
 from acm_export.engine import host
 from acm_export.engine.build_planned import PluginSource, build_planned
 from acm_export.engine.plan import plan_engine
-from acm_export.engine.release import Release
+from acm_export.engine.release import Release, release_of
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -44,12 +44,13 @@ def test_the_prebuilt_library_is_written_next_to_the_engine(files: Path, wheel: 
     assert sorted(path.name for path in output.parent.iterdir()) == [library.name, "m.plan", "m.plan.json"]
 
 
-def refused(files: Path, output: Path, source: PluginSource, version: tuple[int, int] = (10, 3)) -> str:
+def refused(files: Path, output: Path, source: PluginSource, version: str = "10.3.0") -> str:
     """The reason why no engine is built; nothing is written."""
     output.parent.mkdir()
-    planned = plan_engine(files / "m.onnx", output, Release(version))
+    tensorrt, _ = fake(version)
+    planned = plan_engine(files / "m.onnx", output, release_of(tensorrt))
     with pytest.raises(PluginError) as caught:
-        build_planned(planned, fake(".".join(map(str, (*version, 0))))[0], source, None, Silent())
+        build_planned(planned, tensorrt, source, None, Silent())
     assert list(output.parent.iterdir()) == []
     return str(caught.value)
 
@@ -66,7 +67,7 @@ def test_without_a_library_for_this_tensorrt_it_is_compiled(
     files: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("acm_export.plugins.tensorrt.headers._usual_tensorrt_folders", lambda: iter(()))
-    assert "no TensorRT headers" in refused(files, tmp_path / "out" / "m.plan", PluginSource(), (8, 5))
+    assert "no TensorRT headers" in refused(files, tmp_path / "out" / "m.plan", PluginSource(), "8.5.3.1")
 
 
 def test_a_damaged_wheel_is_an_error(files: Path, wheel: Files, tmp_path: Path) -> None:

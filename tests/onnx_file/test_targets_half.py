@@ -17,6 +17,7 @@ from torch import nn
 
 from acm_export.engine.float32_layers import float32_layers
 from acm_export.engine.plan import plan_engine
+from acm_export.engine.release import Release
 from acm_export.exporter import export
 from acm_export.modules import ACMLayer, ACMSpec, acm_layers
 from acm_export.onnx_file.retarget import retarget
@@ -158,7 +159,7 @@ def test_only_the_trtexec_command_for_a_half_precision_file_names_them(tmp_path:
     for dtype in ("fp32", "fp16"):
         export(tiny_vit({}), {"pixel_values": images(2)}, tmp_path / f"{dtype}.onnx", dtype=dtype, verify=False)
         commands = [
-            plan_engine(tmp_path / f"{dtype}.onnx", tmp_path / "m.plan", version).trtexec.split()
+            plan_engine(tmp_path / f"{dtype}.onnx", tmp_path / "m.plan", Release(version)).trtexec.split()
             for version in ((8, 5), (8, 6), (10, 3))
         ]
         given = [{word.partition("=")[0] for word in words} & {*PRECISION_OPTIONS} for words in commands]
