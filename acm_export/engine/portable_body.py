@@ -9,6 +9,7 @@ from onnx import TensorProto, helper, numpy_helper
 
 from acm_export.base.errors import ExportError
 from acm_export.onnx_file import budget_input
+from acm_export.onnx_file.lowering import normalizations_in_float32
 from acm_export.onnx_file.zero_points import fit_zero_points
 
 if TYPE_CHECKING:
@@ -33,7 +34,10 @@ def check_no_int8_layers(manifest: Manifest) -> None:
 
 
 def fit_parser(model: onnx.ModelProto, manifest: Manifest) -> dict[str, Shape]:
-    """Adapt a portable model in place: int8 zero points of dense layers, and the inputs that decide learner counts.
+    """Adapt a portable model in place: int8 zero points, normalizations, and the inputs that decide learner counts.
+
+    The network is strongly typed, so zero points are int8 and half-precision normalizations run in float32, as in files
+    for TensorRT.
 
     Learner counts are sizes of slices. The parser takes a small input of constant shape that a size depends on for a
     shape tensor, which must be an integer. So the size of a budget or thresholds input gets a name, as if it could
@@ -47,6 +51,7 @@ def fit_parser(model: onnx.ModelProto, manifest: Manifest) -> dict[str, Shape]:
         The shapes that these inputs have in every call.
     """
     fit_zero_points(model, "tensorrt")
+    normalizations_in_float32(model.graph)
     controls = {budget_input.INPUT, *(layer.thresholds for layer in manifest.layers)}
     return {value.name: _name_size(model, value) for value in model.graph.input if value.name in controls}
 

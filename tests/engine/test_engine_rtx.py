@@ -14,6 +14,7 @@ import onnxruntime
 import pytest
 from click.testing import CliRunner
 from exported_files import images
+from tiny_models import tiny_vit
 
 from acm_export.base.errors import EngineError, ExportError, UsageError
 from acm_export.cli import main
@@ -22,6 +23,7 @@ from acm_export.engine.engine import build_engine
 from acm_export.engine.passport import check_usable, passport_path, read_passport, to_text
 from acm_export.engine.prepare import ExtraIO, prepare
 from acm_export.engine.release import Release
+from acm_export.exporter import export
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -110,6 +112,15 @@ def test_dense_int8_layers_get_the_zero_point_of_tensorrt(int8_files: Path) -> N
     zeros = {node.input[2] for node in graph.node if node.op_type == "QuantizeLinear"}
     assert zeros
     assert {t.data_type for t in graph.initializer if t.name in zeros} == {onnx.TensorProto.INT8}
+
+
+def test_half_precision_normalizations_run_in_float32(tmp_path: Path) -> None:
+    export(tiny_vit(), {"pixel_values": images(2)}, tmp_path / "m.onnx", dtype="fp16", verify=False)
+    graph = prepare(tmp_path / "m.onnx", RTX).model.graph
+    norms = [node for node in graph.node if node.op_type == "LayerNormalization"]
+    casts = {node.output[0] for node in graph.node if node.op_type == "Cast" and node.attribute[0].i == 1}
+    assert len(norms) == 5
+    assert all(set(node.input) <= casts for node in norms)
 
 
 def test_an_engine_of_tensorrt_rtx_is_not_run(files: Path, tmp_path: Path, machine_with: Any) -> None:
