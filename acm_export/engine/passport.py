@@ -23,7 +23,7 @@ from acm_export.base.json_fields import (
     checked,
 )
 from acm_export.engine.host import Platform
-from acm_export.engine.release import TENSORRT, TENSORRT_RTX
+from acm_export.engine.release import MODULES, TENSORRT, TENSORRT_RTX
 from acm_export.onnx_file.manifest import Manifest, parse_manifest
 from acm_export.onnx_file.model_file import data_files, read_model
 
@@ -211,7 +211,8 @@ _PASSPORT = {
     "manifest": OBJECT,
     "comparison": OBJECT_OR_NULL,
 }
-_PLATFORM = {"tensorrt": TEXT, "gpu": TEXT_OR_NULL, "arch": TEXT_OR_NULL, "runtime": TEXT}
+_RUNTIME = Kind(" or ".join(MODULES), lambda v: isinstance(v, str) and v in MODULES)
+_PLATFORM = {"tensorrt": TEXT, "gpu": TEXT_OR_NULL, "arch": TEXT_OR_NULL, "runtime": _RUNTIME}
 _FILE = {"name": TEXT, "sha256": TEXT}
 _COMPARISON = {
     "settings": WHOLE,

@@ -176,6 +176,7 @@ def test_an_engine_and_its_passport(model: Path, tmp_path: Path, monkeypatch: py
     [
         ({"schema": 1}, "schema 1"),
         ({"platform": {"tensorrt": "10.3.0", "gpu": 1, "arch": "sm_87", "runtime": "tensorrt"}}, "platform.gpu is 1"),
+        ({"platform": {"tensorrt": "10.3.0", "gpu": "Orin", "arch": "sm_87", "runtime": "trt"}}, "platform.runtime"),
         ({"inputs": {"x": [None]}}, "inputs.x"),
         ({"profiles": {"x": [[1], [2]]}}, "profiles.x"),
         ({"manifest": {}}, "manifest"),
