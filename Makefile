@@ -8,7 +8,7 @@ READY := $(VENV)/.ready-$(shell cksum pyproject.toml constraints.txt | cksum | c
 JOBS ?= 2
 PYTEST := $(BIN)/python -m pytest -q -n $(JOBS) --dist loadfile
 
-# TensorRT-RTX builds engines without a GPU. Its packages are for Python 3.12.
+# TensorRT-RTX builds engines without a GPU. Its packages are for Python 3.12 on x86-64 (tried: Linux).
 PYTHON312 ?= $(shell for p in python3.12 "$$HOME"/.pyenv/versions/3.12.*/bin/python; do "$$p" -c '' 2>/dev/null && echo "$$p" && break; done)
 RTX := .venv-rtx
 RTX_PACKAGES := tensorrt-rtx-cu13-libs==1.7.1.116 tensorrt-rtx-cu13-bindings==1.7.1.116
@@ -31,7 +31,7 @@ lint: $(READY)  ## formatting, lint rules, order of imports and types
 	$(BIN)/mypy --python-executable $(BIN)/python -p acm_export
 	MYPYPATH=benchmarks $(BIN)/mypy --python-executable $(BIN)/python benchmarks examples/*.py
 
-check: lint test test-slow $(if $(PYTHON312),builder-check)  ## everything that must hold before a commit
+check: lint test test-slow $(if $(filter Linux-x86_64,$(shell uname -s -m | tr ' ' -)),$(if $(PYTHON312),builder-check))  ## everything that must hold before a commit
 
 builder-check: $(READY) $(RTX)/.ready  ## parse and build the files of every family with NVIDIA's TensorRT-RTX, without a GPU
 	ACM_RTX_PYTHON=$(CURDIR)/$(RTX)/bin/python $(PYTEST) tests/builder

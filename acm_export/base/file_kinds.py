@@ -21,6 +21,7 @@ _WEIGHTS = ("model.safetensors", "model.safetensors.index.json", "pytorch_model.
 _MAGIC = (
     (b"ftrt", "a TensorRT engine", "acm-export latency times engines"),
     (b"ptrt", "a TensorRT engine", "acm-export latency times engines"),
+    (b"vtrt", "an engine of TensorRT-RTX", "NVIDIA's tensorrt_rtx runs it: tensorrt_rtx --loadEngine=FILE"),
     (b"\x93NUMPY", "a NumPy array (.npy)", "save arrays by name with numpy.savez; --data takes the .npz file"),
     (b"\x7fELF", "a shared library", None),
     (b"\x80\x02", "a pickled PyTorch checkpoint", "acm-export convert reads checkpoints of the ACM authors' code"),

@@ -56,7 +56,7 @@ def build_engine(model: Path, output: Path, no_counts: bool, no_check: bool, as_
 
     PLAN.json, written next to the engine, says what it was built from, for which GPU and TensorRT, and how it compared.
     An engine that fails the comparison is not written. With --runtime tensorrt-rtx it is not compared. No engine of
-    either runtime was run on a GPU yet (docs/engines.md).
+    either runtime has run on a GPU yet (docs/engines.md).
 
     \b
     Examples:
@@ -78,13 +78,14 @@ def build_engine(model: Path, output: Path, no_counts: bool, no_check: bool, as_
 def _print(result: EngineResult) -> None:
     click.echo(f"{result.output}: {'built' if result.passport else 'would be built'} from {result.model}")
     for plan in result.plans:
-        click.echo(f"{plan.release} parses files for {plan.target}{_int8(plan)}")
+        click.echo(f"{plan.release} takes files for the target {plan.target}{_int8(plan)}")
         if plan.trtexec is None:
             continue
-        if plan.retarget is not None:
-            click.echo(f"  {plan.retarget}")
+        if plan.retarget_command is not None:
+            click.echo(f"  {plan.retarget_command}")
         elif plan.converted:
-            click.echo(f"  for trtexec: --save-onnx FILE on a machine with {plan.release} writes the file")
+            where = "" if plan.target == result.plans[-1].target else f" on a machine with {plan.release}"
+            click.echo(f"  for trtexec: --save-onnx FILE{where} writes the file that TensorRT parses")
         click.echo(f"  {plan.trtexec}")
     if result.passport is not None:
         click.echo(_describe(result.passport))

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 from acm_export.base import interrupts
 from acm_export.base.errors import EngineError, first_line
 from acm_export.base.files import move_into_place, staging_folder
-from acm_export.engine.log import logger, reasons
+from acm_export.engine.log import SHOWN_ERRORS, logger, reasons
 from acm_export.engine.release import release_of
 from acm_export.engine.settings import BuilderSettings, network_flags, set_precision, set_tactic_sources
 
@@ -27,10 +27,10 @@ if TYPE_CHECKING:
 
 _LOGGER = logging.getLogger(__name__)
 
-_SHOWN_ERRORS = 10
-_MEMORY = "if memory ran out, use smaller --max-shapes; acm-export doctor --for tensorrt checks the rest"
+_MEMORY = "if memory ran out, use smaller --max-shapes"
+_DOCTOR = "; acm-export doctor --for tensorrt checks TensorRT, the GPU and the plugin"
 _TOPK_LIMIT = "3840"
-_FEWER_TOKENS = f"a portable body sorts at most {_TOPK_LIMIT} tokens: use smaller --opt-shapes and --max-shapes"
+_FEWER_TOKENS = f"the builder's TopK sorts at most {_TOPK_LIMIT} tokens: use smaller --opt-shapes and --max-shapes"
 
 
 def build(tensorrt: ModuleType, prepared: TensorRTModel, settings: BuilderSettings) -> bytes:
@@ -48,16 +48,22 @@ def build(tensorrt: ModuleType, prepared: TensorRTModel, settings: BuilderSettin
         EngineError: The parser rejects the model, or the builder fails.
         OutputError: The timing cache cannot be written.
     """
-    log = logger(tensorrt)
+    log, release = logger(tensorrt), release_of(tensorrt)
+    doctor = "" if release.is_rtx else _DOCTOR
     log.errors.clear()
     try:
         builder = tensorrt.Builder(log)
     except TypeError as error:  # pybind11 raises it for a constructor that returns null: CUDA did not start
         raise EngineError(
-            f"TensorRT cannot create a builder{reasons(log.errors)}", "acm-export doctor shows the GPU and driver"
+            f"{release.name} cannot create a builder{reasons(log.errors)}", "acm-export doctor shows the GPU and driver"
         ) from error
     network = builder.create_network(network_flags(tensorrt))
-    parse(tensorrt.OnnxParser(network, log), prepared.model, str(prepared.source))
+    parser = tensorrt.OnnxParser(network, log)
+    if refused := parse(parser, prepared.model, str(prepared.source)):
+        raise EngineError(
+            f"the parser of {release.name} rejects {prepared.source}:\n{refused}",
+            f"change the named nodes, or leave them out of the model{doctor}",
+        )
     config = builder.create_builder_config()
     set_precision(tensorrt, network, config, settings)
     set_tactic_sources(tensorrt, config, settings.tactic_sources)
@@ -69,8 +75,8 @@ def build(tensorrt: ModuleType, prepared: TensorRTModel, settings: BuilderSettin
     interrupts.check()
     if plan is None:
         raise EngineError(
-            f"{release_of(tensorrt).name} {tensorrt.__version__} could not build the engine{reasons(log.errors)}",
-            _FEWER_TOKENS if any(_TOPK_LIMIT in error for error in log.errors) else _MEMORY,
+            f"{release.name} {tensorrt.__version__} could not build the engine{reasons(log.errors)}",
+            _FEWER_TOKENS if any(_TOPK_LIMIT in error for error in log.errors) else _MEMORY + doctor,
         )
     if cache is not None and settings.timing_cache is not None:
         _write(bytes(config.get_timing_cache().serialize()), settings.timing_cache)
@@ -131,7 +137,7 @@ def _monitor(tensorrt: ModuleType) -> trt.IProgressMonitor:
     return Monitor()
 
 
-def parse(parser: trt.OnnxParser, model: onnx.ModelProto, path: str) -> None:
+def parse(parser: trt.OnnxParser, model: onnx.ModelProto, path: str) -> str:
     """Parse a model.
 
     Args:
@@ -139,19 +145,15 @@ def parse(parser: trt.OnnxParser, model: onnx.ModelProto, path: str) -> None:
         model: Model in the form that TensorRT needs.
         path: File that the model was read from; its folder holds the external data.
 
-    Raises:
-        EngineError: The parser rejects the model; the message lists the nodes with the parser's reasons.
+    Returns:
+        Why the parser rejects the model, one line for each node; empty if it parses.
     """
     if parser.parse(model.SerializeToString(), path):
-        return
+        return ""
     errors = [parser.get_error(index) for index in range(parser.num_errors)]
     lines = list(dict.fromkeys(_explain(error, model) for error in errors))  # one line for a node of several bodies
-    more = [f"and {len(lines) - _SHOWN_ERRORS} more"] if len(lines) > _SHOWN_ERRORS else []
-    raise EngineError(
-        f"TensorRT's parser rejects {path}:\n" + "\n".join([*lines[:_SHOWN_ERRORS], *more] or ["no reason given"]),
-        "acm-export doctor --for tensorrt checks TensorRT and the plugin; acm-export inspect lists the operators of "
-        f"the file: acm-export inspect {path}",
-    )
+    more = [f"and {len(lines) - SHOWN_ERRORS} more"] if len(lines) > SHOWN_ERRORS else []
+    return "\n".join([*lines[:SHOWN_ERRORS], *more]) or "no reason given"
 
 
 def _explain(error: trt.ParserError, model: onnx.ModelProto) -> str:

@@ -9,11 +9,12 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from acm_export.base.errors import EngineError
+from acm_export.engine.log import reasons
 from acm_export.engine.profiles import format_shape
 from acm_export.runtimes.cuda_driver import Buffer, Driver, Stream
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Mapping
+    from collections.abc import Callable, Mapping, Sequence
 
     import tensorrt as trt
 
@@ -48,11 +49,12 @@ class Tensor:
 
 @dataclass(frozen=True)
 class EngineIO:
-    """An engine's name, for errors, and its inputs and outputs."""
+    """An engine's name, for errors, its inputs and outputs, and the errors that TensorRT has logged so far."""
 
     name: str
     inputs: tuple[Tensor, ...]
     outputs: tuple[Tensor, ...]
+    errors: Sequence[str] = ()
 
 
 class ExecutionContext:
@@ -151,7 +153,7 @@ class ExecutionContext:
 
     def _enqueue(self) -> None:
         if not self._context.execute_async_v3(self._stream.handle):
-            raise EngineError(f"TensorRT could not run {self._io.name}; see its log above")
+            raise EngineError(f"TensorRT could not run {self._io.name}{reasons(self._io.errors)}")
 
     def _capture(self, shapes: tuple[tuple[int, ...], ...]) -> None:
         """Capture a CUDA graph, after one run: TensorRT prepares for new shapes then, which cannot be captured."""
@@ -162,8 +164,8 @@ class ExecutionContext:
             self._enqueue()
         except EngineError as error:
             self._stream.drop_capture()
-            reason = f"TensorRT could not capture a run of {self._io.name} as a CUDA graph; see its log above"
-            raise EngineError(reason, "run without --cuda-graph") from error
+            reason = f"TensorRT could not capture a run of {self._io.name} as a CUDA graph"
+            raise EngineError(reason + reasons(self._io.errors), "run without --cuda-graph") from error
         self._stream.end_capture()
         self._captured = shapes
 

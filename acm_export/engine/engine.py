@@ -2,54 +2,41 @@
 
 from __future__ import annotations
 
-import os
-import warnings
 from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from acm_export.base.errors import AcmWarning, ExportError, MissingDependencyError, UsageError
-from acm_export.base.files import check_apart, check_input, check_writable
+from acm_export.base.errors import ExportError, MissingDependencyError
 from acm_export.base.progress import Silent
 from acm_export.data.open_data import open_data
-from acm_export.engine import host
+from acm_export.engine import host, options
 from acm_export.engine.build_planned import PluginSource, build_planned
 from acm_export.engine.check import EngineCheck, data_inputs
-from acm_export.engine.passport import Passport, files_of, passport_path
 from acm_export.engine.plan import EnginePlan, plan_engine
 from acm_export.engine.prepare import ExtraIO, save_for_trtexec
-from acm_export.engine.profiles import parse_shapes
-from acm_export.engine.release import MODULES, TENSORRT, TENSORRT_RTX, Release, release_of
+from acm_export.engine.release import TENSORRT, TENSORRT_RTX, Release, release_of
 from acm_export.engine.settings import parse_tactic_sources
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Mapping, Sequence
+    import os
+    from collections.abc import Callable, Sequence
     from types import ModuleType
     from typing import TypeAlias
 
     from acm_export.base.json_fields import JsonObject
     from acm_export.base.progress import Progress
     from acm_export.data.open_data import Data
-    from acm_export.engine.profiles import Shapes
+    from acm_export.engine.options import ShapesOption
+    from acm_export.engine.passport import Passport
 
     AnyPath: TypeAlias = str | os.PathLike[str]
-    ShapesOption: TypeAlias = str | Mapping[str, Sequence[int]]
 
 PLANNED = {
     TENSORRT: tuple(Release(version) for version in ((8, 5), (10, 3), (11, 0))),
     TENSORRT_RTX: (Release((1, 7), TENSORRT_RTX),),
 }
 """Releases that a dry run shows where the runtime is not installed: one for each generation of its interface."""
-
-_UNUSED_BY_RTX = {
-    "--plugin": "which takes no plugins",
-    "--tensorrt-root": "which takes no plugins",
-    "--cuda-root": "which takes no plugins",
-    "--data": "whose engines acm-export does not run",
-    "--save-onnx": "which parses the portable file itself",
-}
-"""Options, each with the reason why TensorRT-RTX does not use it."""
 
 
 @dataclass(frozen=True)
@@ -137,37 +124,14 @@ def build_engine(
     """
     model, output, progress = Path(model), Path(output), progress or Silent()
     library, cache, saved, folder = map(_path, (plugin, timing_cache, save_onnx, processor))
-    given = (("--min-shapes", min_shapes), ("--opt-shapes", opt_shapes), ("--max-shapes", max_shapes))
-    low, best, high = (_shapes(value, option) for option, value in given)
-    if output.suffix in (".onnx", ".json"):
-        raise UsageError(
-            f"-o is {output}; the name of an engine must not end in {output.suffix}",
-            f"for example: -o {output.with_suffix('.plan')}",
-        )
-    _check_runtime(
-        runtime,
-        {
-            "--plugin": plugin,
-            "--tensorrt-root": tensorrt_root,
-            "--cuda-root": cuda_root,
-            "--data": data,
-            "--save-onnx": save_onnx,
-            "--timing-cache": timing_cache,
-        },
-    )
+    low = options.shapes(min_shapes, "--min-shapes")
+    best = options.shapes(opt_shapes, "--opt-shapes")
+    high = options.shapes(max_shapes, "--max-shapes")
+    given = {"--plugin": library, "--timing-cache": cache, "--save-onnx": saved, "--processor": folder, "--data": data}
+    given |= {"--tensorrt-root": tensorrt_root, "--cuda-root": cuda_root}
+    options.check_options(runtime, output, given, check=check)
+    options.check_files(model, output, given)
     check = check and runtime == TENSORRT
-    if folder is not None and data is None:
-        raise UsageError("--processor has no effect without --data", "give images with --data")
-    if library is not None:
-        check_input(
-            library, hint="acm-export plugin-path prints the prebuilt one, acm-export build-plugin compiles one"
-        )
-    if data is not None and not check:
-        raise UsageError(
-            "--data is for the comparison of the engine, which --no-check skips", "leave out --data or --no-check"
-        )
-    given_path = Path(data) if isinstance(data, (str, os.PathLike)) else None
-    _check_outputs((model, library, given_path), output, saved, cache)
     tensorrt = _find(runtime, required=not dry_run)
     sources = () if tactic_sources is None else parse_tactic_sources(tactic_sources)
     plan = partial(
@@ -215,30 +179,6 @@ def _plan_or_refusal(plan: Callable[..., EnginePlan], release: Release) -> Engin
         return error
 
 
-def _check_outputs(read: tuple[Path | None, ...], output: Path, save_onnx: Path | None, cache: Path | None) -> None:
-    inputs = [part for path in read if path is not None for part in files_of(path)]
-    written = {"-o": output, "the passport": passport_path(output), "--save-onnx": save_onnx}
-    check_apart(inputs, written | {"--timing-cache": cache})
-    check_writable(output)
-    check_writable(passport_path(output))
-    for option, path in (("--save-onnx", save_onnx), ("--timing-cache", cache)):
-        if path is not None:
-            check_writable(path, option)
-
-
-def _check_runtime(runtime: str, options: Mapping[str, object]) -> None:
-    """Refuse an unknown runtime, and options that have no effect with TensorRT-RTX."""
-    if runtime not in MODULES:
-        raise UsageError(f"unknown runtime {runtime!r}", f"choose one of {', '.join(MODULES)}")
-    for option, reason in _UNUSED_BY_RTX.items() if runtime == TENSORRT_RTX else ():
-        if options[option] is not None:
-            raise UsageError(f"{option} has no effect with TensorRT-RTX, {reason}", f"leave out {option}")
-    if runtime == TENSORRT_RTX and options["--timing-cache"] is not None:
-        warnings.warn(
-            "TensorRT-RTX times no kernels while it builds: a timing cache has no effect", AcmWarning, stacklevel=3
-        )
-
-
 def _find(runtime: str, *, required: bool) -> ModuleType | None:
     try:
         return host.find_tensorrt(runtime)
@@ -246,12 +186,6 @@ def _find(runtime: str, *, required: bool) -> ModuleType | None:
         if required:
             raise
         return None
-
-
-def _shapes(value: ShapesOption | None, option: str) -> Shapes:
-    if value is None:
-        return {}
-    return parse_shapes(value, option) if isinstance(value, str) else {name: tuple(s) for name, s in value.items()}
 
 
 def _path(value: AnyPath | None) -> Path | None:

@@ -1,4 +1,4 @@
-"""The layers of a half-precision model that compute in float32, which trtexec of TensorRT 8 has to be told."""
+"""Layers of a half-precision model that compute in float32; the trtexec command for TensorRT 8 must name them."""
 
 from __future__ import annotations
 

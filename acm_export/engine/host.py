@@ -65,7 +65,7 @@ def _import_rtx() -> ModuleType:
     if name is None:
         raise MissingDependencyError(
             f"TensorRT-RTX is not installed for this Python: none of the modules {', '.join(modules)} is found",
-            f"pip install {' '.join(_RTX_PACKAGES)}",
+            f"pip install {' '.join(_RTX_PACKAGES)}   (Python 3.12)",
         )
     try:
         return importlib.import_module(name)

@@ -13,8 +13,8 @@ if TYPE_CHECKING:
     from collections.abc import Sequence
     from types import ModuleType
 
-_SHOWN = 10
-"""Number of errors that an exception repeats, the last ones."""
+SHOWN_ERRORS = 10
+"""Number of TensorRT's errors that an exception repeats."""
 
 _REPEATED = "already exists, the output tensors of this new instance will not be queryable"
 """The parser says this of every node of a function body from its second call on."""
@@ -50,4 +50,4 @@ def reasons(errors: Sequence[str]) -> str:
     """Errors that TensorRT logged, as the end of a sentence."""
     if not errors:
         return "; it gave no reason"
-    return ":" + "".join(f"\n  {error}" for error in list(dict.fromkeys(errors))[-_SHOWN:])
+    return ":" + "".join(f"\n  {error}" for error in list(dict.fromkeys(errors))[-SHOWN_ERRORS:])

@@ -143,6 +143,23 @@ def read_passport(engine: Path) -> Passport:
         raise EngineError(f"{path} is not a valid engine passport: {error}", _REBUILD) from error
 
 
+def read_runnable(engine: Path) -> Passport:
+    """Read the passport of an engine that acm-export runs, before TensorRT is imported.
+
+    Raises:
+        UsageError: The engine does not exist.
+        EngineError: The passport is missing or broken, or the engine is for TensorRT-RTX.
+    """
+    check_input(engine)
+    found = read_passport(engine)
+    if found.platform.runtime == TENSORRT_RTX:
+        raise EngineError(
+            f"{engine} was built for TensorRT-RTX {found.platform.tensorrt}, whose engines acm-export does not run",
+            f"run it with NVIDIA's tool: tensorrt_rtx --loadEngine={engine}",
+        )
+    return found
+
+
 def check_usable(engine: Path, plugin: Path, here: Platform) -> Passport:
     """Check that an engine can run here, before TensorRT loads it.
 
@@ -159,14 +176,8 @@ def check_usable(engine: Path, plugin: Path, here: Platform) -> Passport:
         EngineError: The engine was modified, was built for another GPU or TensorRT, or its plugin library is missing or
             a different one.
     """
-    check_input(engine)
-    found = read_passport(engine)
+    found = read_runnable(engine)
     built = found.platform
-    if built.runtime == TENSORRT_RTX:
-        raise EngineError(
-            f"{engine} was built for TensorRT-RTX {built.tensorrt}, whose engines acm-export does not run",
-            f"run it with NVIDIA's tool: tensorrt_rtx --loadEngine={engine}",
-        )
     for what, theirs, ours in (
         ("for TensorRT", built.tensorrt, here.tensorrt),
         ("on the GPU", f"{built.gpu} ({built.arch})", f"{here.gpu} ({here.arch})"),

@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import shlex
 from dataclasses import asdict, dataclass
-from pathlib import Path
 from typing import TYPE_CHECKING
 
 from acm_export.engine.float32_layers import float32_layers
@@ -18,6 +17,7 @@ from acm_export.plugins.tensorrt.build import LIBRARY
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
+    from pathlib import Path
 
     from acm_export.base.json_fields import JsonObject
     from acm_export.engine.prepare import TensorRTModel
@@ -38,7 +38,7 @@ class EnginePlan:
         prepared: The model for that TensorRT.
         settings: How the engine is built.
         output: Engine to write.
-        plugin: Plugin library that the trtexec command names.
+        plugin: Plugin library that the trtexec command names; by default the one next to the engine.
         saved: Path of the model that ``--save-onnx`` writes, if it is for the same target.
     """
 
@@ -46,7 +46,7 @@ class EnginePlan:
     prepared: TensorRTModel
     settings: BuilderSettings
     output: Path
-    plugin: Path = Path(LIBRARY)
+    plugin: Path | None = None
     saved: Path | None = None
 
     @property
@@ -69,13 +69,14 @@ class EnginePlan:
         """The trtexec command that builds the same engine; None for TensorRT-RTX, which has no trtexec."""
         if self.release.is_rtx:
             return None
-        version, plugin = self.release.version, self.plugin if self.uses_plugin else None
+        version, library = self.release.version, self.plugin or self.output.parent / LIBRARY
+        plugin = library if self.uses_plugin else None
         weak = self.settings.half and version < _FIRST_STRONGLY_TYPED
         float32 = tuple(float32_layers(self.prepared.model)) if weak else ()
         return trtexec_command(version, self._parsed_file, self.output, plugin, self.settings, float32)
 
     @property
-    def retarget(self) -> str | None:
+    def retarget_command(self) -> str | None:
         """The command that writes the file for trtexec; None if it exists, or if only ``--save-onnx`` can write it."""
         if self.release.is_rtx or not self.converted or self.prepared.extra.thresholds:
             return None
@@ -98,7 +99,7 @@ class EnginePlan:
             "tensorrt": ".".join(map(str, self.release.version)),
             "target": self.target,
             "converted": self.converted,
-            "retarget": self.retarget,
+            "retarget": self.retarget_command,
             "inputs": self.prepared.inputs,
             "outputs": [value.name for value in self.prepared.model.graph.output],
             "budget_input": self.prepared.manifest.budget_input,
@@ -174,7 +175,9 @@ def trtexec_command(
         float32: Layers of an fp16 model that compute in float32, for TensorRT 8.
     """
     words = ["trtexec", f"--onnx={model}", f"--saveEngine={engine}"]
-    words += [f"--{'plugins' if version < _FIRST_STATIC_PLUGINS else 'staticPlugins'}={plugin}"] if plugin else []
+    if plugin:
+        option = "plugins" if version < _FIRST_STATIC_PLUGINS else "staticPlugins"
+        words.append(f"--{option}={plugin if plugin.parent.name or plugin.is_absolute() else f'./{plugin}'}")
     if settings.profiles:  # trtexec rejects shapes for a model with fixed shapes
         kinds = {"min": "minimum", "opt": "optimum", "max": "maximum"}
         words += [f"--{short}Shapes={_shapes(settings.profiles, kind)}" for short, kind in kinds.items()]

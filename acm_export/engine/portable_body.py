@@ -1,4 +1,4 @@
-"""What NVIDIA's parser needs of a portable file besides the file itself (tested: TensorRT-RTX 1.7.1)."""
+"""Adapt a portable file to the parser of TensorRT-RTX (tested: 1.7.1)."""
 
 from __future__ import annotations
 

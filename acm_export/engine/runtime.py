@@ -15,8 +15,8 @@ from acm_export.data.batches import GraphInput
 from acm_export.engine import host
 from acm_export.engine.context import EngineIO, ExecutionContext, Tensor
 from acm_export.engine.library import load_plugin
-from acm_export.engine.log import logger
-from acm_export.engine.passport import check_usable
+from acm_export.engine.log import logger, reasons
+from acm_export.engine.passport import check_usable, read_runnable
 from acm_export.machine.versions import numbers
 from acm_export.plugins.tensorrt.build import LIBRARY
 from acm_export.runtimes.cuda_driver import Driver
@@ -57,6 +57,7 @@ class Engine:
     """
 
     def __init__(self, path: Path, plugin: Path | None = None) -> None:
+        read_runnable(path)
         tensorrt = host.find_tensorrt(builder=False)
         library = plugin or path.absolute().parent / LIBRARY
         self.passport: Passport = check_usable(path, library, host.find_platform(tensorrt))
@@ -99,7 +100,10 @@ class LoadedEngine:
 
     def __init__(self, tensorrt: ModuleType, content: bytes, name: str) -> None:
         self.name, self._driver = name, Driver()
-        self._runtime = tensorrt.Runtime(logger(tensorrt))
+        log = logger(tensorrt)
+        log.errors.clear()
+        self._errors: list[str] = log.errors
+        self._runtime = tensorrt.Runtime(log)
         self._version, self._content = tensorrt.__version__, content
         self._engine = self._deserialized()
         self._shared = numbers(self._version) >= _SHARES_PROFILES
@@ -122,11 +126,11 @@ class LoadedEngine:
         context = engine.create_execution_context()
         if context is None:
             raise EngineError(
-                f"TensorRT cannot create an execution context for {self.name}; see its log above",
+                f"TensorRT cannot create an execution context for {self.name}{reasons(self._errors)}",
                 "the GPU may be out of memory: nvidia-smi shows which processes use it",
             )
         release = None if self._shared else partial(self._idle.append, engine)
-        io = EngineIO(self.name, self.inputs, self.outputs)
+        io = EngineIO(self.name, self.inputs, self.outputs, self._errors)
         return ExecutionContext(io, context, self._driver, release, cuda_graph=cuda_graph)
 
     def close(self) -> None:
@@ -140,7 +144,7 @@ class LoadedEngine:
         engine = self._runtime.deserialize_cuda_engine(self._content)
         if engine is None:
             raise EngineError(
-                f"TensorRT {self._version} cannot load {self.name}; see its log above",
+                f"TensorRT {self._version} cannot load {self.name}{reasons(self._errors)}",
                 "rebuild it on this machine: acm-export build-engine",
             )
         return engine

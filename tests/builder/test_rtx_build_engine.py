@@ -5,12 +5,15 @@ from __future__ import annotations
 import json
 import signal
 import subprocess
+from collections import Counter
 from typing import TYPE_CHECKING, Any
 
 import onnx
 import pytest
 from calibration_files import calibrated, write_images
 from exported_files import images, names
+from old_files import with_overloads
+from onnx import inliner
 from onnx.external_data_helper import convert_model_to_external_data
 from quantized_files import quantize_file
 from rtx_builder import build, command, environment, needs_rtx, parsed_layers, run
@@ -21,6 +24,7 @@ from acm_export.base.files import sha256_of
 from acm_export.engine.host import Platform
 from acm_export.engine.passport import check_usable, read_passport
 from acm_export.exporter import export
+from acm_export.modules import ACMSpec
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -58,12 +62,14 @@ def test_a_dense_file_builds_too(vit_files: Path, tmp_path: Path) -> None:
     assert result["passport"]["manifest"]["layers"] == []
 
 
-def test_functions_of_two_signatures_keep_their_own_bodies(vit_files: Path) -> None:
-    model = onnx.load(vit_files / "m.onnx")
-    bodies = [{node.op_type for node in function.node} for function in model.functions]
-    assert len(bodies) > 1
-    layers = parsed_layers(vit_files / "m.onnx")
-    assert layers.count("TOPK") == sum(node.domain == "ai.acm" for node in model.graph.node)
+def test_every_layer_gets_the_body_of_its_signature(tmp_path: Path) -> None:
+    specs = {f"vit.layers.{i}.mlp": ACMSpec(12, 4, 6, activation=name) for i, name in enumerate(("silu", "relu"))}
+    export(tiny_vit(specs), images(2), tmp_path / "m.onnx", verify=False)
+    onnx.save(inliner.inline_local_functions(onnx.load(tmp_path / "m.onnx")), tmp_path / "inlined.onnx")
+    expected = Counter(parsed_layers(tmp_path / "inlined.onnx"))
+    assert Counter(parsed_layers(tmp_path / "m.onnx")) == expected
+    old = with_overloads(tmp_path / "m.onnx", tmp_path / "old.onnx")
+    assert Counter(parsed_layers(old)) != expected  # the parser takes one body for both layers
 
 
 @pytest.mark.parametrize("option", [(), ("--threshold-inputs",), ("--no-counts",)])

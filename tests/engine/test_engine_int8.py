@@ -63,7 +63,7 @@ def test_only_tensorrt_8_gets_an_int8_flag_and_leaves_dequantized_values_free(ve
 def test_a_dry_run_says_what_runs_in_int8(int8_files: Path, tmp_path: Path) -> None:
     done = dry_run(int8_files / "mixed.onnx", tmp_path / "m.plan")
     assert done.exit_code == 0, done.output
-    lines = [line for line in done.output.splitlines() if "parses files" in line]
+    lines = [line for line in done.output.splitlines() if "takes files" in line]
     assert len(lines) == 3
     assert all(line.endswith("; int8: 2 ACM layers in the plugin, 7 linear layers as Q/DQ") for line in lines)
     plans = json.loads(dry_run(int8_files / "mixed.onnx", tmp_path / "m.plan", "--json").stdout)["plans"]

@@ -50,16 +50,20 @@ def test_shapes_that_do_not_fit_are_rejected(low: Shapes, high: Shapes, reason: 
     [
         (
             (8, 5),
-            ["--plugins=p.so", "--fp16", *(f"--{o}=a/b:fp32,c:fp32" for o in ("layerPrecisions", "layerOutputTypes"))],
+            [
+                "--plugins=./p.so",
+                "--fp16",
+                *(f"--{o}=a/b:fp32,c:fp32" for o in ("layerPrecisions", "layerOutputTypes")),
+            ],
             ["--stronglyTyped"],
         ),
-        ((8, 6), ["--staticPlugins=p.so", "--fp16", "--precisionConstraints=obey", "--skipInference"], ["--int8"]),
+        ((8, 6), ["--staticPlugins=./p.so", "--fp16", "--precisionConstraints=obey", "--skipInference"], ["--int8"]),
         (
             (10, 3),
-            ["--staticPlugins=p.so", "--stronglyTyped", "--skipInference"],
+            ["--staticPlugins=./p.so", "--stronglyTyped", "--skipInference"],
             ["--fp16", "--precisionConstraints=obey"],
         ),
-        ((11, 1), ["--staticPlugins=p.so", "--skipInference"], ["--stronglyTyped", "--fp16"]),
+        ((11, 1), ["--staticPlugins=./p.so", "--skipInference"], ["--stronglyTyped", "--fp16"]),
     ],
 )
 def test_flags_of_each_version(version: tuple[int, int], there: list[str], absent: list[str]) -> None:
