@@ -36,7 +36,7 @@ check: lint test test-slow $(if $(filter Linux-x86_64,$(shell uname -s -m | tr '
 builder-check: $(READY) $(RTX)/.ready  ## parse and build the files of every family with NVIDIA's TensorRT-RTX, without a GPU
 	ACM_RTX_PYTHON=$(CURDIR)/$(RTX)/bin/python $(PYTEST) tests/builder
 
-$(RTX)/.ready: pyproject.toml constraints.txt
+$(RTX)/.ready: pyproject.toml constraints.txt Makefile
 	@test -n "$(PYTHON312)" || { echo "error: TensorRT-RTX needs Python 3.12, which was not found" >&2; \
 	  echo "hint: make builder-check PYTHON312=/path/to/python3.12" >&2; exit 1; }
 	$(PYTHON312) -m venv $(RTX)
