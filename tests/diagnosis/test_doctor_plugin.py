@@ -130,7 +130,7 @@ def test_a_library_that_crashes_when_loaded_is_wrong(around: Surroundings) -> No
 )
 def test_the_registry_must_list_the_plugin(around: Surroundings, load: str, state: str, text: str) -> None:
     around.package("tensorrt", "10.13.0", TENSORRT_10.format(load=load))
-    finding = plugin.registry(around.folder / "lib.so", query_tensorrt(), "ok")
+    finding = plugin.registry(around.folder / "lib.so", query_tensorrt(), LOADED)
     assert finding.state == state
     assert text in finding.found
 
@@ -138,11 +138,14 @@ def test_the_registry_must_list_the_plugin(around: Surroundings, load: str, stat
 def test_before_8_6_libraries_are_loaded_by_dlopen(around: Surroundings) -> None:
     around.package("tensorrt", "8.5.3", TENSORRT_8)
     found = query_tensorrt()
-    assert plugin.registry(around.library("lib.so", LIBRARY), found, "ok").state == "ok"
-    assert "cannot open" in plugin.registry(around.folder / "none.so", found, "ok").found
+    assert plugin.registry(around.library("lib.so", LIBRARY), found, LOADED).state == "ok"
+    assert "cannot open" in plugin.registry(around.folder / "none.so", found, LOADED).found
 
 
 def test_the_registry_needs_a_library_and_a_tensorrt() -> None:
     found = TensorRT("tensorrt", "10.3.0")
-    assert plugin.registry(None, found, "missing").state == "missing"
-    assert plugin.registry(None, TensorRT(None), "ok").state == "missing"
+    missing = Finding("plugin library", "missing", "none", "the command that gets one")
+    assert plugin.registry(None, found, missing) == replace(
+        missing, name="plugin registry", found="no plugin library to load"
+    )
+    assert plugin.registry(None, TensorRT(None), LOADED).state == "missing"
