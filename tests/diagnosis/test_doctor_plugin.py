@@ -4,14 +4,18 @@ from __future__ import annotations
 
 import os
 import platform
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 from doctor_surroundings import LIBRARY, TENSORRT_10, Surroundings
 
 from acm_export.diagnosis import plugin
+from acm_export.machine.finding import Finding
 from acm_export.machine.plugin_library import check_plugin_library
 from acm_export.machine.tensorrt import TensorRT, query_tensorrt
+
+LOADED = Finding("plugin library", "ok", "lib.so, built for TensorRT 10.3.0")
 
 
 @pytest.fixture

@@ -88,6 +88,7 @@ def test_the_doctor_without_a_tensorrt_names_one_fix_for_the_plugin(around: Surr
     assert found["plugin registry"].fix == found["plugin library"].fix
 
 
+@pytest.mark.usefixtures("files")
 def test_an_installed_tensorrt_without_a_prebuilt_library() -> None:
     check = check_prebuilt(TensorRT("tensorrt", "11.0.0"))
     assert (check.finding.state, check.finding.fix) == ("missing", "acm-export build-plugin")
