@@ -51,7 +51,7 @@ wheel: pack  ## the wheel, with the compiled kernels inside
 
 wheels: wheel  ## wheels for x86_64 and aarch64 with the plugin compiled for every TensorRT; headers from TENSORRT_ROOT=DIR:DIR, else by git
 	$(BIN)/python -m pip install -q -c constraints.txt -e '.[wheels]'
-	$(BIN)/python -m acm_export.plugins.tensorrt.wheels "$$(ls -t dist/acm_export-*-py3-none-any.whl | head -n 1)"
+	$(BIN)/python -m acm_export.plugins.tensorrt.wheels $(WHEELS) "$$(ls -t dist/acm_export-*-py3-none-any.whl | head -n 1)"
 
 gpu-check:  ## everything that needs a GPU, with the Python whose PyTorch sees it: PYTHON=python3 GPU_CHECK="--stage correctness"
 	$(PYTHON) -c 'import acm_export.plugins' 2>/dev/null || $(PYTHON) -m pip install -q --no-deps --no-build-isolation -e .

@@ -17,8 +17,9 @@ from acm_export.cli.common import verb, write_json
 def plugin_path(tensorrt: str | None, as_json: bool) -> None:
     """Print the path of the prebuilt plugin that runs GatedLearners in TensorRT. Nothing is compiled.
 
-    Wheels for Linux on x86_64 and aarch64 have a library for each TensorRT. The first call puts it together with the
-    kernels in ~/.cache/acm-export (XDG_CACHE_HOME). Libraries that build-plugin compiled are not looked for.
+    Wheels for Linux on x86_64 and aarch64 have a library for TensorRT 8.5, 8.6, 10.3 and later, and 11. The first call
+    puts it together with the kernels in ~/.cache/acm-export (XDG_CACHE_HOME). Libraries that build-plugin compiled are
+    not looked for.
 
     \b
     Examples:

@@ -122,7 +122,7 @@ def doctor(
     compiling = (plugin_checks.compiler(), plugin_checks.headers(), plugin_checks.cuda_headers_found())
     findings += [prebuilt.finding, *map(prebuilt.without_compiling, compiling)]
     with prebuilt.check_library(library) as (path, loaded):
-        findings += [loaded, plugin_checks.registry(path, runtime, loaded.state)]
+        findings += [loaded, plugin_checks.registry(path, runtime, loaded)]
     progress.stage("checking the machine", None)
     findings += [system.jetson(), clocks.clocks(), clocks.power_mode()]
     findings += [system.working_folder(), system.temporary_folder()]

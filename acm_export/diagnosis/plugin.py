@@ -63,17 +63,17 @@ def cuda_headers_found() -> Finding:
         return Finding("CUDA headers", "missing", str(error), fix)
 
 
-def registry(path: Path | None, found: TensorRT, library_state: str) -> Finding:
+def registry(path: Path | None, found: TensorRT, library: Finding) -> Finding:
     """Check that TensorRT's registry lists the plugins after loading the library.
 
     Args:
         path: Path of the plugin library; by default the one in the working folder.
         found: The installed TensorRT.
-        library_state: State of the check of the library itself.
+        library: Finding about the library itself.
     """
     name, file = "plugin registry", path or Path(LIBRARY)
-    if library_state != "ok":
-        return Finding(name, "missing", "no plugin library to load", BUILD)
+    if library.state != "ok":
+        return Finding(name, "missing", "no plugin library to load", library.fix)
     if found.module is None or found.version is None:
         return Finding(name, "missing", "no TensorRT to load the library into", install_command("gpu"))
     try:

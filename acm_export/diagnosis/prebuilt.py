@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import tempfile
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -50,21 +50,23 @@ class PrebuiltCheck:
         """Check the plugin library: a named one, else the one in the working folder, else the prebuilt one.
 
         Yields:
-            Path of the library, which exists inside the block, and the finding.
+            Path of the library, which exists inside the block if the finding is ok, and the finding.
         """
         if named is not None or Path(LIBRARY).exists() or not self.replaces_compiling:
             yield named, check_plugin_library(named)
             return
         if self.content is None:
-            found, fix = (
-                "prebuilt; no TensorRT, or more than one, to choose it for",
-                "acm-export plugin-path --tensorrt 10",
-            )
-            yield None, Finding("plugin library", "missing", found, fix)
+            found = "there is a prebuilt library for each TensorRT, but this machine has none or several"
+            yield None, Finding("plugin library", "missing", found, "acm-export plugin-path --tensorrt 10")
             return
-        with tempfile.TemporaryDirectory() as folder:
-            path = Path(folder) / LIBRARY
-            path.write_bytes(self.content)
+        with ExitStack() as stack:
+            try:
+                path = Path(stack.enter_context(tempfile.TemporaryDirectory())) / LIBRARY
+                path.write_bytes(self.content)
+            except OSError as error:
+                reason = f"the prebuilt one cannot be tried: {error.strerror}"
+                yield None, Finding("plugin library", "missing", reason, "export TMPDIR=FOLDER")
+                return
             finding = check_plugin_library(path)
             yield path, replace(finding, found=finding.found.replace(str(path), "prebuilt"))
 

@@ -6,10 +6,7 @@ from acm_export.base.optional import install_command
 from acm_export.machine.finding import Finding
 from acm_export.machine.tensorrt import JETPACKS, MODULES, TensorRT
 from acm_export.machine.versions import numbers
-
-_OLDEST = (8, 5)
-_FIRST_V3 = (10, 3)
-"""Oldest TensorRT 10 that the plugin supports."""
+from acm_export.plugins.tensorrt.support import OLDEST, OLDEST_10, supported
 
 _INSTALL = (
     f"{install_command('gpu')}   (JetPack: apt install python3-libnvinfer; "
@@ -26,8 +23,8 @@ def package(found: TensorRT) -> Finding:
     if found.version is None:
         return Finding(name, "wrong", f"{package} cannot be imported: {found.broken}", _reinstall(found))
     text = f"{found.version} ({found.module}), {_jetpack(found.version)}"
-    if numbers(found.version)[:2] < _OLDEST:
-        return Finding(name, "wrong", f"{text}; {'.'.join(map(str, _OLDEST))} is the oldest supported", _INSTALL)
+    if numbers(found.version)[:2] < OLDEST:
+        return Finding(name, "wrong", f"{text}; {'.'.join(map(str, OLDEST))} is the oldest supported", _INSTALL)
     return Finding(name, "ok", text)
 
 
@@ -47,8 +44,8 @@ def interface(found: TensorRT) -> Finding:
     if found.version is None:
         return Finding(name, "missing", "no TensorRT can be imported", _INSTALL)
     version = numbers(found.version)[:2]
-    if version < _OLDEST or (10, 0) <= version < _FIRST_V3:
-        oldest = ".".join(map(str, _FIRST_V3))
+    if not supported(version):
+        oldest = ".".join(map(str, OLDEST_10))
         found_text = f"TensorRT {found.version}; the plugin supports 8.5, 8.6, and {oldest} and later"
         return Finding(name, "wrong", found_text, "pip install --upgrade 'tensorrt>=10.3'")
     if version < (10, 0):

@@ -6,15 +6,16 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from acm_export.base.errors import EngineError
-from acm_export.base.files import move_together_into_place, sha256_of, staging_folder
+from acm_export.base.files import move_into_place, move_together_into_place, sha256_of, staging_folder
 from acm_export.engine import host
 from acm_export.engine.build import build
 from acm_export.engine.library import load_plugin
 from acm_export.engine.passport import File, Passport, passport_path, to_text
 from acm_export.engine.runtime import LoadedEngine
+from acm_export.machine.versions import numbers
 from acm_export.plugins.tensorrt.build import LIBRARY, build_plugin
 from acm_export.plugins.tensorrt.headers import tensorrt_headers
-from acm_export.plugins.tensorrt.prebuilt import copy_prebuilt
+from acm_export.plugins.tensorrt.prebuilt import content_for
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -25,7 +26,6 @@ if TYPE_CHECKING:
     from acm_export.engine.check import EngineCheck
     from acm_export.engine.passport import Comparison
     from acm_export.engine.plan import EnginePlan
-    from acm_export.engine.release import Release
 
 
 @dataclass(frozen=True)
@@ -61,8 +61,9 @@ def build_planned(
         progress: Receives the steps.
 
     Raises:
-        EngineError: There is no GPU, the registry, the parser or the builder fails, or the comparison does.
-        PluginError: The plugin library cannot be compiled.
+        EngineError: There is no GPU, another plugin library is next to the engine, the registry, the parser or the
+            builder fails, or the comparison does.
+        PluginError: The plugin library cannot be put together or compiled.
         OutputError: The output cannot be written.
     """
     output, prepared, settings = planned.output, planned.prepared, planned.settings
@@ -97,29 +98,46 @@ def build_planned(
 
 
 def _load_plugin(planned: EnginePlan, tensorrt: ModuleType, source: PluginSource, progress: Progress) -> Path | None:
-    """Compile the plugin library if needed and load it; None for a model or a TensorRT that uses no plugin."""
+    """Load the plugin library, and write it first if none is named; None for a model or a TensorRT without a plugin."""
     if not planned.uses_plugin:
         return None
     library = source.library or planned.output.absolute().parent / LIBRARY
-    if source.library is None and not _place_prebuilt(planned.release, source, library, progress):
-        headers = tensorrt_headers(source.tensorrt_root)
-        if headers.version[0] != planned.release.version[0]:
-            raise EngineError(
-                f"the TensorRT headers in {headers.folder} are of version {headers.version_text}, but TensorRT "
-                f"{tensorrt.__version__} is installed; the plugin needs headers of the same major version",
-                "name matching headers with --tensorrt-root, or a compiled library with --plugin",
-            )
-        build_plugin(library, tensorrt_root=source.tensorrt_root, cuda_root=source.cuda_root, progress=progress)
+    if source.library is None:
+        with staging_folder(library) as staging:
+            written = staging / LIBRARY
+            kind = _write_plugin(written, tensorrt.__version__, source, progress)
+            _check_not_another(library, written, f"the {kind} plugin for {planned.release}")
+            move_into_place(written, library)
+        progress.stage(f"{kind} plugin for {planned.release}: {library}", None)
     load_plugin(tensorrt, library)
     return library
 
 
-def _place_prebuilt(release: Release, source: PluginSource, output: Path, progress: Progress) -> bool:
-    """Write the prebuilt library for this TensorRT, if there is one and no headers to compile with are named."""
-    if source.tensorrt_root or source.cuda_root or not copy_prebuilt(release.version, output):
-        return False
-    progress.stage(f"prebuilt plugin for {release}: {output}", None)
-    return True
+def _write_plugin(output: Path, version: str, source: PluginSource, progress: Progress) -> str:
+    """Write the prebuilt library if there is one and no headers are named, else compile it; return which."""
+    content = None if source.tensorrt_root or source.cuda_root else content_for(numbers(version)[:2])
+    if content is not None:
+        output.write_bytes(content)
+        return "prebuilt"
+    headers = tensorrt_headers(source.tensorrt_root)
+    if headers.version[0] != numbers(version)[0]:
+        raise EngineError(
+            f"the TensorRT headers in {headers.folder} are of version {headers.version_text}, but TensorRT "
+            f"{version} is installed; the plugin needs headers of the same major version",
+            "name matching headers with --tensorrt-root, or a compiled library with --plugin",
+        )
+    build_plugin(output, tensorrt_root=source.tensorrt_root, cuda_root=source.cuda_root, progress=progress)
+    return "compiled"
+
+
+def _check_not_another(library: Path, written: Path, what: str) -> None:
+    """Refuse to replace a library that the user compiled, or that engines in the folder were built with."""
+    if library.is_file() and (found := sha256_of(library)) != (expected := sha256_of(written)):
+        raise EngineError(
+            f"{library} is not {what}: its SHA-256 is {found[:12]}, expected {expected[:12]}; it is not replaced, "
+            "because engines in this folder may need it",
+            f"use it with --plugin {library}, or move it away",
+        )
 
 
 def _compare(check: EngineCheck, engine: LoadedEngine) -> Comparison:

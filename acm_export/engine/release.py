@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 
 from acm_export.base.errors import EngineError
 from acm_export.machine.versions import numbers
+from acm_export.plugins.tensorrt.support import supported
 
 if TYPE_CHECKING:
     from types import ModuleType
@@ -15,10 +16,6 @@ TENSORRT, TENSORRT_RTX = "tensorrt", "tensorrt-rtx"
 
 MODULES = {TENSORRT: ("tensorrt",), TENSORRT_RTX: ("tensorrt_rtx", "tensorrt_rtx_bindings")}
 """Import names of each runtime, in the order in which they are tried."""
-
-OLDEST = (8, 5)
-FIRST_STRONGLY_TYPED = (10, 3)
-"""The oldest TensorRT 10 that the plugin is compiled for."""
 
 
 @dataclass(frozen=True)
@@ -57,7 +54,7 @@ class Release:
         """
         if self.is_rtx:
             return "portable"
-        if self.version < OLDEST or (9, 0) <= self.version < FIRST_STRONGLY_TYPED:
+        if not supported(self.version):
             raise EngineError(
                 f"{self} is not supported; the plugin needs 8.5, 8.6, or 10.3 and later",
                 "install a supported TensorRT, for example: pip install 'tensorrt>=10.3'",

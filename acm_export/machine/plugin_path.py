@@ -8,7 +8,8 @@ from typing import TYPE_CHECKING
 from acm_export.base.errors import PluginError, UsageError
 from acm_export.machine.tensorrt import query_system_tensorrt, query_tensorrt
 from acm_export.machine.versions import numbers
-from acm_export.plugins.tensorrt.prebuilt import OLDEST, SERIES, join, read_prebuilt, series_of
+from acm_export.plugins.tensorrt.prebuilt import SERIES, join, read_prebuilt, series_of
+from acm_export.plugins.tensorrt.support import OLDEST_10
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -123,5 +124,6 @@ def _series(version: tuple[int, ...], where: str) -> str:
 
 
 def _supported() -> str:
-    names = [f"{name} ({name}.{OLDEST[name]} or later)" if name in OLDEST else name for name in SERIES]
+    oldest = {str(OLDEST_10[0]): ".".join(map(str, OLDEST_10))}
+    names = [f"{name} ({oldest[name]} or later)" if name in oldest else name for name in SERIES]
     return f"there are prebuilt libraries for {', '.join(names)}"

@@ -19,7 +19,7 @@ from acm_export.plugins.tensorrt.cache import cache_folder, staging_in_cache
 from acm_export.plugins.tensorrt.headers import cuda_headers, tensorrt_headers
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Iterator, Sequence
 
     from acm_export.base.json_fields import JsonObject
     from acm_export.base.progress import Progress
@@ -27,7 +27,9 @@ if TYPE_CHECKING:
     from acm_export.plugins.tensorrt.headers import TensorRTHeaders
 
 LIBRARY = "libacm_gated_learners.so"
-_TARGET = "acm_gated_learners"
+TARGET = "acm_gated_learners"
+"""Name of the plugin in CMakeLists.txt."""
+
 _SOURCES = Path(__file__).parent
 _SOURCE_FOLDERS = ("adapter", "cmake", "core")
 _SOURCE_FILES = ("CMakeLists.txt", "embed.py")
@@ -139,11 +141,60 @@ def find_tools() -> Tools:
     compiler = shutil.which(name)
     if compiler is None:
         raise PluginError(f"no C++ compiler: {name} is not on the PATH", "install one (apt install g++), or set CXX")
+    cmake = find_cmake()
+    version = subprocess.run([compiler, "--version"], capture_output=True, text=True, check=False).stdout  # noqa: S603
+    return Tools(cmake, compiler, next(iter(version.splitlines()), compiler))
+
+
+def find_cmake() -> str:
+    """Find CMake.
+
+    Raises:
+        PluginError: It is missing; the hint says how to install it.
+    """
     cmake = shutil.which("cmake")
     if cmake is None:
         raise PluginError("cmake is not on the PATH", "install it: apt install cmake, or pip install cmake")
-    version = subprocess.run([compiler, "--version"], capture_output=True, text=True, check=False).stdout  # noqa: S603
-    return Tools(cmake, compiler, next(iter(version.splitlines()), compiler))
+    return cmake
+
+
+def run_cmake(
+    cmake: str,
+    folder: Path,
+    headers: TensorRTHeaders,
+    cuda: Path,
+    pack_folder: Path,
+    options: Sequence[str],
+    target: str = TARGET,
+) -> Path:
+    """Compile one library of CMakeLists.txt.
+
+    Args:
+        cmake: Path of CMake.
+        folder: Folder to compile in.
+        headers: Headers of the TensorRT.
+        cuda: Folder of the CUDA headers.
+        pack_folder: Kernel pack to embed.
+        options: Further arguments of CMake, which choose the compiler.
+        target: Name of the library.
+
+    Returns:
+        The library.
+
+    Raises:
+        PluginError: CMake or the compiler failed.
+    """
+    _run(
+        cmake,
+        *("-S", str(_SOURCES), "-B", str(folder)),
+        f"-DPython3_EXECUTABLE={sys.executable}",
+        f"-DACM_PACK={pack_folder.absolute()}",
+        f"-DACM_TENSORRT_INCLUDE={headers.folder.absolute()}",
+        f"-DACM_CUDA_INCLUDE={cuda.absolute()}",
+        *options,
+    )
+    _run(cmake, "--build", str(folder), "--target", target, "--parallel", str(len(os.sched_getaffinity(0))))
+    return folder / f"lib{target}.so"
 
 
 def _digest(headers: TensorRTHeaders, cuda: Path, pack: Pack, tools: Tools) -> str:
@@ -175,18 +226,8 @@ def _source_paths() -> Iterator[Path]:
 
 def _compile(library: Path, headers: TensorRTHeaders, cuda: Path, pack_folder: Path, tools: Tools) -> None:
     with staging_in_cache(library) as folder:
-        _run(
-            tools.cmake,
-            *("-S", str(_SOURCES), "-B", str(folder)),
-            f"-DCMAKE_CXX_COMPILER={tools.compiler}",
-            f"-DPython3_EXECUTABLE={sys.executable}",
-            f"-DACM_PACK={pack_folder.absolute()}",
-            f"-DACM_TENSORRT_INCLUDE={headers.folder.absolute()}",
-            f"-DACM_CUDA_INCLUDE={cuda.absolute()}",
-        )
-        jobs = str(len(os.sched_getaffinity(0)))
-        _run(tools.cmake, "--build", str(folder), "--target", _TARGET, "--parallel", jobs)
-        move_into_place(folder / LIBRARY, library)
+        options = [f"-DCMAKE_CXX_COMPILER={tools.compiler}"]
+        move_into_place(run_cmake(tools.cmake, folder, headers, cuda, pack_folder, options), library)
 
 
 def _run(*command: str) -> None:
@@ -197,5 +238,5 @@ def _run(*command: str) -> None:
         raise PluginError(
             f"compiling the plugin failed ({Path(command[0]).name} returned {done.returncode}):\n"
             + "\n".join(lines[first : first + 10]),
-            "to use other headers, name TensorRT with --tensorrt-root and CUDA with --cuda-root",
+            "to use other headers, name TensorRT in TENSORRT_ROOT and CUDA with --cuda-root",
         )

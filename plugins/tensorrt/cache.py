@@ -17,11 +17,13 @@ if TYPE_CHECKING:
 def cache_folder(digest: str) -> Path:
     """Folder of a library in the cache, whether it is there or not.
 
+    A relative XDG_CACHE_HOME is ignored, as the XDG Base Directory Specification says.
+
     Args:
         digest: Identifies the library: the hex SHA-256 of its content, or of everything that goes into it.
     """
-    root = os.environ.get("XDG_CACHE_HOME")
-    return (Path(root) if root else Path.home() / ".cache") / "acm-export" / "plugins" / digest
+    root = Path(os.environ.get("XDG_CACHE_HOME", ""))
+    return (root if root.is_absolute() else Path.home() / ".cache") / "acm-export" / "plugins" / digest
 
 
 @contextmanager

@@ -10,12 +10,10 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from acm_export.base.errors import PluginError
+from acm_export.plugins.tensorrt.support import OLDEST
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
-
-OLDEST = (8, 5)
-"""TensorRT of JetPack 5.1, the oldest that runs on a GPU with kernels."""
 
 _MARK, _VERSION, _CUDA_MARK = "NvInferRuntime.h", "NvInferVersion.h", "cuda_runtime_api.h"
 _TENSORRT_FOLDERS = ("/usr/local/tensorrt", "/usr/local/TensorRT", "/opt/tensorrt")

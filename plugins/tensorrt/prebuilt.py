@@ -10,26 +10,44 @@ from __future__ import annotations
 import hashlib
 import json
 import platform as machine
-import shutil
+import re
 import zlib
 from dataclasses import asdict, dataclass
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 
 from acm_export.base.errors import KernelError, PluginError
-from acm_export.base.files import move_into_place, sha256_of, staging_folder
+from acm_export.base.files import move_into_place, sha256_of
+from acm_export.base.json_fields import LIST, POSITIVE, TEXT, WHOLE, BrokenFieldError, Kind, checked
 from acm_export.plugins.kernels.pack import default_folder, read_pack
 from acm_export.plugins.tensorrt.build import LIBRARY
 from acm_export.plugins.tensorrt.cache import cache_folder, staging_in_cache
 from acm_export.plugins.tensorrt.embed import aligned_cubins
+from acm_export.plugins.tensorrt.support import supported
 
 SCHEMA = 1
 INDEX = "index.json"
 SERIES = ("8.5", "8.6", "10", "11")
 """Releases of TensorRT that share a library: minor versions of 8, major versions from 10 on."""
 
-OLDEST = {"10": 3}
-"""Oldest minor version of a major version that a library runs in; 0 if it is not listed."""
-
+_TEXTS = Kind("a list of texts", lambda v: isinstance(v, list) and all(isinstance(text, str) for text in v))
+_SHA256 = Kind("a SHA-256 in hex", lambda v: isinstance(v, str) and re.fullmatch("[0-9a-f]{64}", v) is not None)
+_FILE_NAME = Kind("the name of a file, without a folder", lambda v: isinstance(v, str) and _is_file_name(v))
+_SERIES = Kind(f"one of {', '.join(SERIES)}", lambda v: isinstance(v, str) and v in SERIES)
+_INDEX = {
+    "schema": Kind(str(SCHEMA), lambda v: v == SCHEMA),
+    "platform": TEXT,
+    "architectures": _TEXTS,
+    "cubins_sha256": _SHA256,
+    "libraries": LIST,
+}
+_LIBRARY = {
+    "tensorrt": _SERIES,
+    "headers": TEXT,
+    "file": _FILE_NAME,
+    "offset": WHOLE,
+    "size": POSITIVE,
+    "sha256": _SHA256,
+}
 _REINSTALL = "install the wheel again: pip install --force-reinstall --no-deps acm_export-VERSION-PLATFORM.whl"
 
 
@@ -87,11 +105,8 @@ def libraries_folder() -> Path:
     return Path(__file__).parent / "libraries"
 
 
-def read_prebuilt(folder: Path | None = None) -> Prebuilt | None:
+def read_prebuilt() -> Prebuilt | None:
     """Read which libraries the installed package brings.
-
-    Args:
-        folder: Folder of the libraries; by default that of the package.
 
     Returns:
         The libraries; None if the package has none.
@@ -99,22 +114,16 @@ def read_prebuilt(folder: Path | None = None) -> Prebuilt | None:
     Raises:
         PluginError: The index is damaged, or the libraries are for another processor.
     """
-    folder = folder or libraries_folder()
+    folder = libraries_folder()
     try:
-        index = json.loads((folder / INDEX).read_text(encoding="utf-8"))
-        if index["schema"] != SCHEMA:
-            raise PluginError(f"{folder / INDEX} has schema {index['schema']}, expected {SCHEMA}", _REINSTALL)
-        found = Prebuilt(
-            folder,
-            index["platform"],
-            tuple(index["architectures"]),
-            index["cubins_sha256"],
-            tuple(PrebuiltLibrary(**row) for row in index["libraries"]),
-        )
+        index = checked(json.loads((folder / INDEX).read_text(encoding="utf-8")), _INDEX, "")
+        rows = [checked(row, _LIBRARY, f"libraries[{number}].") for number, row in enumerate(index["libraries"])]
     except FileNotFoundError:
         return None
-    except (OSError, ValueError, KeyError, TypeError) as error:
+    except (OSError, ValueError, BrokenFieldError) as error:
         raise PluginError(f"{folder / INDEX} cannot be read: {error}", _REINSTALL) from error
+    libraries = tuple(PrebuiltLibrary(**row) for row in rows)
+    found = Prebuilt(folder, index["platform"], tuple(index["architectures"]), index["cubins_sha256"], libraries)
     if found.platform != machine.machine():
         raise PluginError(
             f"the plugin libraries in {folder} are for {found.platform}, this machine is {machine.machine()}",
@@ -132,18 +141,17 @@ def series_of(version: tuple[int, ...]) -> str | None:
     major, minor = ".".join(map(str, version[:1])), ".".join(map(str, version[:2]))
     if minor in SERIES:
         return minor
-    if major in SERIES and (len(version) == 1 or version[1] >= OLDEST.get(major, 0)):
+    if major in SERIES and (len(version) == 1 or supported(version)):
         return major
     return None
 
 
-def join(prebuilt: Prebuilt, library: PrebuiltLibrary, *, pack: Path | None = None) -> Path:
+def join(prebuilt: Prebuilt, library: PrebuiltLibrary) -> Path:
     """Put a library together in the user's cache, or find it there.
 
     Args:
         prebuilt: The libraries of the wheel.
         library: One of them.
-        pack: Folder of the kernel pack; by default that of the package.
 
     Returns:
         Path of the library. Its content has the size and the SHA-256 of the index.
@@ -155,50 +163,38 @@ def join(prebuilt: Prebuilt, library: PrebuiltLibrary, *, pack: Path | None = No
     path = cache_folder(library.sha256) / LIBRARY
     if path.is_file() and path.stat().st_size == library.size and sha256_of(path) == library.sha256:
         return path
-    content = content_of(prebuilt, library, pack=pack)
+    content = content_of(prebuilt, library)
     with staging_in_cache(path) as staging:
         (staging / LIBRARY).write_bytes(content)
         move_into_place(staging / LIBRARY, path)
     return path
 
 
-def copy_prebuilt(version: tuple[int, ...], output: Path) -> bool:
-    """Write the prebuilt library for a TensorRT, whole or not at all.
+def content_for(version: tuple[int, ...]) -> bytes | None:
+    """All bytes of the prebuilt library for a TensorRT; None if the installed package has none for it.
 
     Args:
         version: Version of the TensorRT that will load it, major and minor.
-        output: File to write.
-
-    Returns:
-        Whether there is such a library; if not, nothing is written.
 
     Raises:
         PluginError: There is one, and it cannot be put together.
-        OutputError: The output or the cache cannot be written.
     """
     prebuilt, series = read_prebuilt(), series_of(version)
     library = None if prebuilt is None or series is None else prebuilt.library(series)
-    if prebuilt is None or library is None:
-        return False
-    joined = join(prebuilt, library)
-    with staging_folder(output) as staging:
-        shutil.copyfile(joined, staging / LIBRARY)
-        move_into_place(staging / LIBRARY, output)
-    return True
+    return None if prebuilt is None or library is None else content_of(prebuilt, library)
 
 
-def content_of(prebuilt: Prebuilt, library: PrebuiltLibrary, *, pack: Path | None = None) -> bytes:
+def content_of(prebuilt: Prebuilt, library: PrebuiltLibrary) -> bytes:
     """All bytes of a library, with the size and the SHA-256 of the index.
 
     Args:
         prebuilt: The libraries of the wheel.
         library: One of them.
-        pack: Folder of the kernel pack; by default that of the package.
 
     Raises:
         PluginError: The kernel pack or a file of the wheel is missing, or is not the one that belongs to the library.
     """
-    pack = pack or default_folder()
+    pack = default_folder()
     try:
         cubins = aligned_cubins(read_pack(pack))[1]
     except KernelError as error:
@@ -208,14 +204,19 @@ def content_of(prebuilt: Prebuilt, library: PrebuiltLibrary, *, pack: Path | Non
         raise PluginError(
             f"the kernel pack in {pack} is not the one of the prebuilt plugin: its cubins have the SHA-256 "
             f"{digest[:12]}, expected {prebuilt.cubins_sha256[:12]}",
-            f"{_REINSTALL}; or compile a plugin with this pack: acm-export build-plugin",
+            f"{_REINSTALL}; or compile a plugin with this pack: acm-export build-plugin, and give it with --plugin",
         )
     file = prebuilt.folder / library.file
     try:
-        rest = zlib.decompress(file.read_bytes())
+        decompressor = zlib.decompressobj()
+        rest = decompressor.decompress(file.read_bytes(), library.size)
     except (OSError, zlib.error) as error:
         raise PluginError(f"{file} cannot be read: {error}", _REINSTALL) from error
     content = rest[: library.offset] + cubins + rest[library.offset :]
-    if len(content) != library.size or hashlib.sha256(content).hexdigest() != library.sha256:
+    if not decompressor.eof or len(content) != library.size or hashlib.sha256(content).hexdigest() != library.sha256:
         raise PluginError(f"{file} is damaged: with the kernels it does not give the library of {INDEX}", _REINSTALL)
     return content
+
+
+def _is_file_name(text: str) -> bool:
+    return text not in {"", ".."} and PurePosixPath(text).name == text and "\0" not in text

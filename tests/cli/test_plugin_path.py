@@ -59,8 +59,8 @@ def test_the_library_for_a_version(files: Files, version: str, series: str) -> N
 
 
 @pytest.mark.parametrize("version", ["7", "8", "8.4", "9", "10.2", "12", "ten", "10.x", "v10", ""])
-def test_versions_without_a_library_are_refused(files: Files, version: str) -> None:
-    assert files
+@pytest.mark.usefixtures("files")
+def test_versions_without_a_library_are_refused(version: str) -> None:
     result = run("--tensorrt", version)
     assert result.exit_code == 2
     assert result.stdout == ""
@@ -99,8 +99,8 @@ def test_else_the_library_of_the_system(
     assert printed() == files.whole[series]
 
 
-def test_two_system_libraries_need_a_choice(files: Files, around: Surroundings) -> None:
-    assert files
+@pytest.mark.usefixtures("files")
+def test_two_system_libraries_need_a_choice(around: Surroundings) -> None:
     for major in (10, 11):
         number = major * 10_000 + 400
         around.library(f"libnvinfer.so.{major}", f'extern "C" int getInferLibVersion() {{ return {number}; }}')
@@ -111,8 +111,8 @@ def test_two_system_libraries_need_a_choice(files: Files, around: Surroundings) 
 
 
 @pytest.mark.parametrize("version", ["8.4.1", "10.2.0", "12.0.0"])
-def test_an_installed_tensorrt_without_a_library(files: Files, around: Surroundings, version: str) -> None:
-    assert files
+@pytest.mark.usefixtures("files")
+def test_an_installed_tensorrt_without_a_library(around: Surroundings, version: str) -> None:
     around.package("fake_tensorrt", version)
     result = run()
     assert result.exit_code == 1
@@ -120,8 +120,8 @@ def test_an_installed_tensorrt_without_a_library(files: Files, around: Surroundi
     assert "acm-export build-plugin" in result.stderr
 
 
-def test_no_tensorrt_lists_the_choices(files: Files, around: Surroundings) -> None:
-    assert files
+@pytest.mark.usefixtures("files")
+def test_no_tensorrt_lists_the_choices(around: Surroundings) -> None:
     result = run()
     assert result.exit_code == 1
     assert "no TensorRT found, neither as a Python package nor as libnvinfer.so\n" in result.stderr

@@ -4,14 +4,18 @@ from __future__ import annotations
 
 import os
 import platform
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 from doctor_surroundings import LIBRARY, TENSORRT_10, Surroundings
 
 from acm_export.diagnosis import plugin
+from acm_export.machine.finding import Finding
 from acm_export.machine.plugin_library import check_plugin_library
 from acm_export.machine.tensorrt import TensorRT, query_tensorrt
+
+LOADED = Finding("plugin library", "ok", "lib.so, built for TensorRT 10.3.0")
 
 
 @pytest.fixture
@@ -130,7 +134,7 @@ def test_a_library_that_crashes_when_loaded_is_wrong(around: Surroundings) -> No
 )
 def test_the_registry_must_list_the_plugin(around: Surroundings, load: str, state: str, text: str) -> None:
     around.package("tensorrt", "10.13.0", TENSORRT_10.format(load=load))
-    finding = plugin.registry(around.folder / "lib.so", query_tensorrt(), "ok")
+    finding = plugin.registry(around.folder / "lib.so", query_tensorrt(), LOADED)
     assert finding.state == state
     assert text in finding.found
 
@@ -138,11 +142,14 @@ def test_the_registry_must_list_the_plugin(around: Surroundings, load: str, stat
 def test_before_8_6_libraries_are_loaded_by_dlopen(around: Surroundings) -> None:
     around.package("tensorrt", "8.5.3", TENSORRT_8)
     found = query_tensorrt()
-    assert plugin.registry(around.library("lib.so", LIBRARY), found, "ok").state == "ok"
-    assert "cannot open" in plugin.registry(around.folder / "none.so", found, "ok").found
+    assert plugin.registry(around.library("lib.so", LIBRARY), found, LOADED).state == "ok"
+    assert "cannot open" in plugin.registry(around.folder / "none.so", found, LOADED).found
 
 
 def test_the_registry_needs_a_library_and_a_tensorrt() -> None:
     found = TensorRT("tensorrt", "10.3.0")
-    assert plugin.registry(None, found, "missing").state == "missing"
-    assert plugin.registry(None, TensorRT(None), "ok").state == "missing"
+    missing = Finding("plugin library", "missing", "none", "the command that gets one")
+    assert plugin.registry(None, found, missing) == replace(
+        missing, name="plugin registry", found="no plugin library to load"
+    )
+    assert plugin.registry(None, TensorRT(None), LOADED).state == "missing"

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import shutil
+import tempfile
 from pathlib import Path
 
 import pytest
 from doctor_surroundings import LIBRARY, Surroundings
 from prebuilt_files import Files, write_files
 
+from acm_export.diagnosis.examine import doctor
 from acm_export.diagnosis.prebuilt import check_prebuilt
 from acm_export.machine.finding import Finding
 from acm_export.machine.plugin_library import check_plugin_library
@@ -35,8 +37,8 @@ def files(around: Surroundings, tmp_path: Path, monkeypatch: pytest.MonkeyPatch)
     return made
 
 
-def test_the_prebuilt_library_is_checked_and_no_compiler_is_missed(files: Files, around: Surroundings) -> None:
-    assert files
+@pytest.mark.usefixtures("files")
+def test_the_prebuilt_library_is_checked_and_no_compiler_is_missed(around: Surroundings) -> None:
     check = check_prebuilt(TENSORRT_10)
     assert check.finding == Finding("prebuilt plugin", "ok", "for TensorRT 8.6, 10; kernels for sm_80, sm_87")
     found = check.without_compiling(MISSING)
@@ -50,8 +52,8 @@ def test_the_prebuilt_library_is_checked_and_no_compiler_is_missed(files: Files,
     assert not (around.folder / "cache").exists()
 
 
-def test_a_named_library_and_one_in_the_working_folder_come_first(files: Files, around: Surroundings) -> None:
-    assert files
+@pytest.mark.usefixtures("files")
+def test_a_named_library_and_one_in_the_working_folder_come_first(around: Surroundings) -> None:
     check = check_prebuilt(TENSORRT_10)
     with check.check_library(Path("other.so")) as (path, finding):
         assert (path, finding) == (Path("other.so"), check_plugin_library(Path("other.so")))
@@ -60,23 +62,42 @@ def test_a_named_library_and_one_in_the_working_folder_come_first(files: Files, 
         assert (path, finding) == (None, check_plugin_library(None))
 
 
-def test_without_a_tensorrt_the_fix_is_to_choose_one(files: Files) -> None:
-    assert files
+@pytest.mark.usefixtures("files")
+def test_without_a_tensorrt_the_fix_is_to_choose_one() -> None:
     with check_prebuilt(TensorRT(None)).check_library(None) as (path, finding):
         assert path is None
         assert (finding.state, finding.fix) == ("missing", "acm-export plugin-path --tensorrt 10")
 
 
-def test_an_installed_tensorrt_without_a_prebuilt_library(files: Files) -> None:
-    assert files
+@pytest.mark.usefixtures("files")
+def test_without_a_temporary_folder_the_fix_is_to_name_one(around: Surroundings) -> None:
+    around.monkeypatch.setattr(tempfile, "tempdir", None)
+    around.monkeypatch.setattr(tempfile, "_candidate_tempdir_list", lambda: [str(around.folder / "none")])
+    with check_prebuilt(TENSORRT_10).check_library(None) as (path, finding):
+        assert path is None
+        assert finding.state == "missing"
+        assert finding.found.startswith("the prebuilt one cannot be tried: No usable temporary directory found")
+        assert finding.fix == "export TMPDIR=FOLDER"
+
+
+@pytest.mark.usefixtures("files")
+def test_the_doctor_without_a_tensorrt_names_one_fix_for_the_plugin(around: Surroundings) -> None:
+    around.monkeypatch.setattr("acm_export.machine.tensorrt.MODULES", ("fake_tensorrt",))
+    found = {finding.name: finding for finding in doctor().findings}
+    assert found["plugin library"].fix == "acm-export plugin-path --tensorrt 10"
+    assert found["plugin registry"].fix == found["plugin library"].fix
+
+
+@pytest.mark.usefixtures("files")
+def test_an_installed_tensorrt_without_a_prebuilt_library() -> None:
     check = check_prebuilt(TensorRT("tensorrt", "11.0.0"))
     assert (check.finding.state, check.finding.fix) == ("missing", "acm-export build-plugin")
     assert check.finding.found.endswith("; TensorRT 11.0.0 is installed")
     assert check.without_compiling(MISSING) is MISSING
 
 
-def test_the_system_decides_without_a_tensorrt_of_python(files: Files, monkeypatch: pytest.MonkeyPatch) -> None:
-    assert files
+@pytest.mark.usefixtures("files")
+def test_the_system_decides_without_a_tensorrt_of_python(monkeypatch: pytest.MonkeyPatch) -> None:
     assert check_prebuilt(TensorRT(None)).replaces_compiling  # no TensorRT at all
     for version, state in (((10, 3, 0), "ok"), ((11, 0, 0), "missing")):
         found = SystemTensorRT((version,))

@@ -15,6 +15,7 @@ from plugin_pack import write_fake_pack
 from shared_files import shared_folder
 
 from acm_export.base.errors import PluginError
+from acm_export.plugins.tensorrt.build import TARGET
 from acm_export.plugins.tensorrt.headers import cuda_headers
 from acm_export.plugins.tensorrt.wheels.cross_compile import cross_compile, find_zig
 from acm_export.plugins.tensorrt.wheels.platforms import PLATFORMS
@@ -30,10 +31,10 @@ library = ctypes.CDLL(sys.argv[1])
 library.acm_built_for_tensorrt.restype = ctypes.c_char_p
 print(library.acm_built_for_tensorrt().decode())
 """
-PLUGIN, HARNESS = "", "acm_plugin_harness"
+HARNESS = "acm_plugin_harness"
 
 
-def compiled(factory: pytest.TempPathFactory, machine: str, headers: TensorRTHeaders, target: str = PLUGIN) -> Path:
+def compiled(factory: pytest.TempPathFactory, machine: str, headers: TensorRTHeaders, target: str = TARGET) -> Path:
     """A library for one processor; skips the test without zig."""
     need_tools()
     need_zig()
@@ -45,7 +46,7 @@ def compiled(factory: pytest.TempPathFactory, machine: str, headers: TensorRTHea
         built.append(cross_compile(platform, headers, cuda_headers(), folder / "pack", folder / "build", target))
         shutil.copy(built[0], folder / "library.so")
 
-    name = f"zig-{machine}-{headers.version_text}-{target or 'plugin'}"
+    name = f"zig-{machine}-{headers.version_text}-{target}"
     return shared_folder(factory, name, make) / "library.so"
 
 

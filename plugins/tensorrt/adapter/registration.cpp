@@ -27,7 +27,8 @@ void print_refusal(const RuntimeLibrary& library) {
   printed = true;
   const std::string message = text(kLibraryName, ": this library was built for TensorRT ",
                                    version_of_headers(), " and cannot run in TensorRT ", library.version(),
-                                   "; rebuild it with the headers of that version: acm-export build-plugin");
+                                   "; take the library for it: acm-export plugin-path, or compile it: "
+                                   "acm-export build-plugin");
   print_error(message.c_str());
 }
 

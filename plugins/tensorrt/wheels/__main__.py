@@ -31,23 +31,24 @@ from acm_export.plugins.tensorrt.wheels.repack import repack
     default=[platform.machine for platform in PLATFORMS],
     help="Build only for this processor; may be repeated.",
 )
-def main(pure: Path, cuda_root: Path | None, machines: tuple[str, ...]) -> None:
+@click.option("--headers", type=click.Path(path_type=Path), help="Folder that keeps TensorRT headers that are fetched.")
+def main(pure: Path, cuda_root: Path | None, machines: tuple[str, ...], headers: Path | None) -> None:
     """Compile the plugin for every TensorRT and processor, and write wheels with it next to PURE.
 
     TensorRT's headers come from the folders in TENSORRT_ROOT, separated by ':'; missing ones are fetched by git.
     """
     try:
-        build_wheels(pure, cuda_root, machines)
+        build_wheels(pure, cuda_root, machines, headers)
     except AcmError as error:
         sys.exit(f"error: {error}" + (f"\nhint: {error.hint}" if error.hint else ""))
 
 
-def build_wheels(pure: Path, cuda_root: Path | None, machines: tuple[str, ...]) -> None:
-    """Build the wheels and print their sizes."""
+def build_wheels(pure: Path, cuda_root: Path | None, machines: tuple[str, ...], fetched: Path | None = None) -> None:
+    """Build the wheels and print their sizes; ``fetched`` keeps the headers that are fetched."""
     whole, cuda = read_pack(), _cuda(cuda_root)
     with tempfile.TemporaryDirectory() as temporary:
         work = Path(temporary)
-        headers = header_sets(folders_of_environment(), work / "headers")
+        headers = header_sets(folders_of_environment(), fetched or work / "headers")
         for platform in (platform for platform in PLATFORMS if platform.machine in machines):
             pack, folder = subset(whole, platform.architectures), work / platform.machine
             (folder / "libraries").mkdir(parents=True)

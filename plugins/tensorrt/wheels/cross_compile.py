@@ -7,10 +7,7 @@ both processors on either, and the same sources give the same bytes.
 from __future__ import annotations
 
 import hashlib
-import os
 import shutil
-import subprocess
-import sys
 import zlib
 from importlib.util import find_spec
 from pathlib import Path
@@ -18,7 +15,7 @@ from typing import TYPE_CHECKING
 
 from acm_export.base.errors import PluginError
 from acm_export.base.optional import install_command
-from acm_export.plugins.tensorrt.build import LIBRARY
+from acm_export.plugins.tensorrt.build import TARGET, find_cmake, run_cmake
 from acm_export.plugins.tensorrt.embed import aligned_cubins
 from acm_export.plugins.tensorrt.prebuilt import INDEX, Prebuilt, PrebuiltLibrary
 
@@ -29,7 +26,7 @@ if TYPE_CHECKING:
     from acm_export.plugins.tensorrt.headers import TensorRTHeaders
     from acm_export.plugins.tensorrt.wheels.platforms import Platform
 
-_SOURCES = Path(__file__).parents[1]
+_TOOLCHAIN = Path(__file__).parents[1] / "cmake" / "zig.cmake"
 
 
 def find_zig() -> Path:
@@ -48,7 +45,7 @@ def find_zig() -> Path:
 
 
 def cross_compile(
-    platform: Platform, headers: TensorRTHeaders, cuda: Path, pack_folder: Path, build: Path, target: str = ""
+    platform: Platform, headers: TensorRTHeaders, cuda: Path, pack_folder: Path, build: Path, target: str = TARGET
 ) -> Path:
     """Compile a library for a processor and a TensorRT.
 
@@ -58,7 +55,7 @@ def cross_compile(
         cuda: Folder of the CUDA headers.
         pack_folder: Kernel pack to embed.
         build: Folder to compile in.
-        target: Another library of CMakeLists.txt than the plugin: one of the test harness.
+        target: Name of the library in CMakeLists.txt: the plugin, or one of the test harness.
 
     Returns:
         The library.
@@ -66,16 +63,13 @@ def cross_compile(
     Raises:
         PluginError: zig or CMake is missing, or fails.
     """
-    toolchain = _SOURCES / "cmake" / "zig.cmake"
-    _run(
-        *("cmake", "-S", str(_SOURCES), "-B", str(build), f"-DCMAKE_TOOLCHAIN_FILE={toolchain}"),
-        *(f"-DACM_ZIG={find_zig()}", f"-DACM_ZIG_TARGET={platform.target}", f"-DPython3_EXECUTABLE={sys.executable}"),
-        *(f"-DACM_PACK={pack_folder.absolute()}", f"-DACM_HARNESS={'ON' if target else 'OFF'}"),
-        *(f"-DACM_TENSORRT_INCLUDE={headers.folder.absolute()}", f"-DACM_CUDA_INCLUDE={cuda.absolute()}"),
+    options = (
+        f"-DCMAKE_TOOLCHAIN_FILE={_TOOLCHAIN}",
+        f"-DACM_ZIG={find_zig()}",
+        f"-DACM_ZIG_TARGET={platform.target}",
+        f"-DACM_HARNESS={'OFF' if target == TARGET else 'ON'}",
     )
-    jobs = str(len(os.sched_getaffinity(0)))
-    _run("cmake", "--build", str(build), "--target", target or "acm_gated_learners", "--parallel", jobs)
-    return build / (f"lib{target}.so" if target else LIBRARY)
+    return run_cmake(find_cmake(), build, headers, cuda, pack_folder, options, target)
 
 
 def write_libraries(
@@ -117,13 +111,3 @@ def find_cubins(content: bytes, cubins: bytes, library: Path) -> int:
     if not cubins or offset < 0 or content.find(cubins, offset + 1) >= 0:
         raise PluginError(f"{library} does not hold the {len(cubins):,} bytes of cubins exactly once")
     return offset
-
-
-def _run(*command: str) -> None:
-    try:
-        done = subprocess.run(command, capture_output=True, text=True, check=False)  # noqa: S603
-    except FileNotFoundError as error:
-        raise PluginError(f"{command[0]} is not on the PATH", f"install it: apt install {command[0]}") from error
-    if done.returncode:
-        lines = (done.stdout + done.stderr).strip().splitlines()
-        raise PluginError(f"{command[0]} returned {done.returncode}:\n" + "\n".join(lines[-15:]))

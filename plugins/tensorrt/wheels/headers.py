@@ -59,7 +59,7 @@ def header_sets(folders: Sequence[Path], fetched: Path, repository: str = REPOSI
         series = series_of(headers.version)
         if series is None:
             raise PluginError(
-                f"{folder} has headers of TensorRT {headers.version_text}; there are wheels for {', '.join(SERIES)}",
+                f"{folder} has headers of TensorRT {headers.version_text}; there are libraries for {', '.join(SERIES)}",
                 "leave it out of TENSORRT_ROOT",
             )
         if series not in given or headers.version < given[series].version:

@@ -14,6 +14,7 @@ from plugin_build import each_header_set, each_tensorrt
 from test_plugin_registry import probe, version_of, ways
 
 from acm_export.plugins.kernels.pack import read_pack
+from acm_export.plugins.tensorrt import prebuilt as joining
 from acm_export.plugins.tensorrt.headers import cuda_headers
 from acm_export.plugins.tensorrt.prebuilt import content_of, series_of
 from acm_export.plugins.tensorrt.wheels.cross_compile import cross_compile, write_libraries
@@ -65,14 +66,19 @@ def test_it_needs_only_an_old_glibc_and_exports_only_entry_points(
 
 @each_platform
 def test_a_wheel_gives_back_the_library_that_was_linked(
-    tmp_path_factory: pytest.TempPathFactory, tmp_path: Path, headers: TensorRTHeaders, platform: Platform
+    tmp_path_factory: pytest.TempPathFactory,
+    tmp_path: Path,
+    headers: TensorRTHeaders,
+    platform: Platform,
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     library = compiled(tmp_path_factory, platform.machine, headers)
     pack, series = library.parent / "pack", series_of(headers.version)
     assert series is not None
     prebuilt = write_libraries(platform, read_pack(pack), {series: library}, tmp_path, {series: headers.version_text})
     (row,) = prebuilt.libraries
-    assert content_of(prebuilt, row, pack=pack) == library.read_bytes()
+    monkeypatch.setattr(joining, "default_folder", lambda: pack)
+    assert content_of(prebuilt, row) == library.read_bytes()
     assert prebuilt.architectures == ARCHITECTURES
 
 

@@ -98,6 +98,7 @@ def test_another_major_is_rejected_with_both_versions(
         assert report["counts"] == [[0, 0]] * len(report["counts"])
         assert not any(report["handles"])
         assert stderr.count(REFUSAL.format(headers.version_text)) == 1
+        assert "take the library for it: acm-export plugin-path, or compile it: acm-export build-plugin" in stderr
 
 
 def test_the_library_loads_without_tensorrt(built: dict[str, Path], python: str) -> None:

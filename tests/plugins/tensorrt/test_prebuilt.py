@@ -5,8 +5,11 @@ from __future__ import annotations
 import json
 import platform
 import shutil
+import subprocess
+import sys
+import tracemalloc
 import zlib
-from typing import TYPE_CHECKING
+from pathlib import Path
 
 import pytest
 from plugin_pack import write_fake_pack
@@ -14,17 +17,14 @@ from prebuilt_files import SERIES, Files, write_files
 
 from acm_export.base.errors import OutputError, PluginError
 from acm_export.plugins.tensorrt import prebuilt as joining
+from acm_export.plugins.tensorrt.cache import cache_folder
 from acm_export.plugins.tensorrt.prebuilt import (
     Prebuilt,
-    copy_prebuilt,
+    content_for,
     join,
-    libraries_folder,
     read_prebuilt,
     series_of,
 )
-
-if TYPE_CHECKING:
-    from pathlib import Path
 
 
 @pytest.fixture
@@ -107,8 +107,8 @@ def test_an_interrupted_write_leaves_nothing(cache: Path, monkeypatch: pytest.Mo
     assert joined().is_file()
 
 
-def test_a_cache_that_cannot_be_written(files: Files, cache: Path) -> None:
-    assert files
+@pytest.mark.usefixtures("files")
+def test_a_cache_that_cannot_be_written(cache: Path) -> None:
     cache.write_text("a file where the folder should be")
     with pytest.raises(OutputError, match="cannot create the cache folder") as caught:
         joined()
@@ -137,7 +137,7 @@ def test_a_part_that_is_missing_or_damaged(files: Files, cache: Path) -> None:
     for content, reason in (
         (None, "cannot be read"),
         (b"no zlib", "cannot be read"),
-        (part.read_bytes()[:-5], "cannot be read"),
+        (part.read_bytes()[:-5], "is damaged"),
         (zlib.compress(b"head for TensorRT 8.6tail for 10"), "is damaged"),
         (zlib.compress(b"short"), "is damaged"),
     ):
@@ -147,11 +147,71 @@ def test_a_part_that_is_missing_or_damaged(files: Files, cache: Path) -> None:
         assert reason in refused(cache)
 
 
-@pytest.mark.parametrize("text", ["", "{", "[]", "{}", '{"schema": 2}', '{"schema": 1}'])
-def test_a_broken_index(files: Files, text: str) -> None:
-    (files.libraries / "index.json").write_text(text)
-    with pytest.raises(PluginError, match=r"index\.json (cannot be read|has schema 2, expected 1)"):
+@pytest.mark.parametrize("text", ["", "{", "[]", "{}", "\xff", '{"schema": 1}'])
+def test_an_index_without_its_fields(files: Files, text: str) -> None:
+    (files.libraries / "index.json").write_text(text, encoding="latin-1")
+    with pytest.raises(PluginError, match=r"index\.json cannot be read") as caught:
         read_prebuilt()
+    assert "pip install --force-reinstall" in str(caught.value.hint)
+
+
+@pytest.mark.parametrize(
+    ("changes", "reason"),
+    [
+        ({"schema": 2}, "schema is 2; it must be 1"),
+        ({"platform": 1}, "platform is 1; it must be text"),
+        ({"architectures": "sm_80"}, 'architectures is "sm_80"; it must be a list of texts'),
+        ({"architectures": [80]}, "architectures is [80]; it must be a list of texts"),
+        ({"cubins_sha256": "abc"}, 'cubins_sha256 is "abc"; it must be a SHA-256 in hex'),
+        ({"libraries": {}}, "libraries is {}; it must be a list"),
+        ({"libraries": [1]}, "libraries[0] is 1; it must be an object"),
+        ({"more": 1}, "more is not a field"),
+    ],
+)
+def test_an_index_with_an_invalid_field(files: Files, changes: dict[str, object], reason: str) -> None:
+    files.change_index(**changes)
+    with pytest.raises(PluginError) as caught:
+        read_prebuilt()
+    assert reason in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {"tensorrt": "9"},
+        {"tensorrt": 10},
+        {"headers": None},
+        {"file": "/etc/passwd"},
+        {"file": "../pack/kernels.bin"},
+        {"file": "pack/kernels.bin"},
+        {"file": ".."},
+        {"file": "."},
+        {"file": ""},
+        {"file": "a\0b"},
+        {"offset": -1},
+        {"offset": "3"},
+        {"size": 0},
+        {"size": 1.5},
+        {"sha256": "../../../etc/cron.d"},
+        {"sha256": None},
+    ],
+)
+def test_an_index_with_an_invalid_library(files: Files, cache: Path, changes: dict[str, object]) -> None:
+    rows = json.loads((files.libraries / "index.json").read_text())["libraries"]
+    files.change_index(libraries=[rows[0], rows[1] | changes])
+    ((name, _),) = changes.items()
+    with pytest.raises(PluginError) as caught:
+        joined()
+    assert f"libraries[1].{name} is " in str(caught.value)
+    assert contents(cache) == []
+
+
+def test_a_part_that_decompresses_to_more_than_the_library_is_not_read_to_its_end(files: Files, cache: Path) -> None:
+    (files.libraries / "10.zlib").write_bytes(zlib.compress(bytes(1 << 28)))
+    tracemalloc.start()
+    assert "is damaged" in refused(cache)
+    assert tracemalloc.get_traced_memory()[1] < 1 << 24
+    tracemalloc.stop()
 
 
 def test_libraries_for_another_processor(files: Files) -> None:
@@ -160,9 +220,9 @@ def test_libraries_for_another_processor(files: Files) -> None:
         read_prebuilt()
 
 
-def test_a_checkout_has_none(tmp_path: Path) -> None:
-    assert libraries_folder().name == "libraries"
-    assert read_prebuilt(tmp_path / "libraries") is None
+def test_a_checkout_has_none(files: Files) -> None:
+    shutil.rmtree(files.libraries)
+    assert read_prebuilt() is None
 
 
 @pytest.mark.parametrize(
@@ -190,12 +250,48 @@ def test_the_series_of_a_version(version: tuple[int, ...], series: str | None) -
     assert series_of(version) == series
 
 
-def test_a_copy_is_written_where_there_is_a_library(files: Files, tmp_path: Path) -> None:
-    output = tmp_path / "beside.so"
-    assert copy_prebuilt((10, 13), output)
-    assert output.read_bytes() == files.whole["10"]
-    output.unlink()
-    assert not copy_prebuilt((10, 2), output)
+def test_the_content_for_a_tensorrt_needs_no_cache(files: Files, cache: Path) -> None:
+    assert content_for((10, 13)) == files.whole["10"]
+    assert content_for((10, 2)) is None
+    assert not cache.exists()
     (files.libraries / "index.json").unlink()
-    assert not copy_prebuilt((10, 13), output)
-    assert not output.exists()
+    assert content_for((10, 13)) is None
+
+
+JOIN_WITH_ANOTHER = """
+import sys, time
+from pathlib import Path
+from acm_export.plugins.tensorrt import prebuilt
+libraries, pack, own, other = map(Path, sys.argv[1:])
+prebuilt.libraries_folder, prebuilt.default_folder = lambda: libraries, lambda: pack
+move = prebuilt.move_into_place
+def move_together(*paths):  # both have found no library, and have written one
+    own.touch()
+    while not other.exists():
+        time.sleep(0.001)
+    move(*paths)
+prebuilt.move_into_place = move_together
+found = prebuilt.read_prebuilt()
+print(prebuilt.join(found, found.library("10")))
+"""
+
+
+def test_two_processes_that_join_at_once_both_succeed(files: Files, cache: Path, tmp_path: Path) -> None:
+    ready = [tmp_path / "first", tmp_path / "second"]
+    command = [sys.executable, "-c", JOIN_WITH_ANOTHER, str(files.libraries), str(files.pack)]
+    running = [
+        subprocess.Popen([*command, str(own), str(other)], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+        for own, other in (ready, reversed(ready))
+    ]
+    results = [process.communicate(timeout=120) for process in running]
+    assert [process.returncode for process in running] == [0, 0], results
+    (path,) = {stdout.strip() for stdout, _ in results}
+    assert Path(path).read_bytes() == files.whole["10"]
+    assert contents(cache) == ["libacm_gated_learners.so"]
+
+
+def test_a_relative_cache_folder_is_ignored(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("HOME", str(tmp_path))
+    for value in ("rel", "./rel", ""):
+        monkeypatch.setenv("XDG_CACHE_HOME", value)
+        assert cache_folder("digest") == tmp_path / ".cache" / "acm-export" / "plugins" / "digest"
