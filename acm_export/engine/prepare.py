@@ -11,7 +11,7 @@ from acm_export.onnx_file.inspection import check_graph, check_thresholds, store
 from acm_export.onnx_file.manifest import Manifest, read_manifest, write_manifest
 from acm_export.onnx_file.model_file import read_model, write_model
 from acm_export.onnx_file.retarget import counts_as_outputs
-from acm_export.onnx_file.targets import retarget
+from acm_export.onnx_file.targets import rewrite_for
 from acm_export.runtimes.runnable import thresholds_as_inputs
 
 if TYPE_CHECKING:
@@ -87,7 +87,7 @@ def prepare(path: Path, release: Release, extra: ExtraIO = ExtraIO()) -> TensorR
     before = _names(model)
     if release.is_rtx:
         portable_body.check_no_int8_layers(manifest)
-    rewritten = retarget(model, manifest, release.target, folder=path.parent)
+    rewritten = rewrite_for(model, manifest, release.target, folder=path.parent)
     if rewritten.budget_input:
         budget_input.remove_default(model)
     if extra.thresholds:

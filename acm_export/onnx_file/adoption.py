@@ -18,7 +18,7 @@ from acm_export.base.files import check_input
 from acm_export.onnx_file import budget_input
 from acm_export.onnx_file.manifest import AVOID_INLINING, Manifest, parse_manifest, read_manifest
 from acm_export.onnx_file.model_file import read_model, tensor_values
-from acm_export.onnx_file.targets import gated_learners_nodes, retarget
+from acm_export.onnx_file.targets import gated_learners_nodes, rewrite_for
 from acm_export.onnx_file.thresholds import setting_thresholds
 from acm_export.op.precision import PRECISIONS
 from acm_export.op.quantized_signature import QUANTIZED_INPUTS
@@ -65,7 +65,7 @@ def adopt(model: onnx.ModelProto, path: Path, source: Path) -> Manifest:
         found = ", ".join(value.name for value in model.graph.input)
         raise _misfit(path, source, f"the manifest has the input {min(missing)}, the file has {found}")
     opset = next((entry.version for entry in model.opset_import if entry.domain in ("", "ai.onnx")), manifest.opset)
-    manifest = retarget(model, manifest.replaced(opset=opset), manifest.target, folder=path.parent)
+    manifest = rewrite_for(model, manifest.replaced(opset=opset), manifest.target, folder=path.parent)
     for layer in manifest.layers:
         if reason := next(_weight_misfits(model, nodes[layer.name], layer, manifest), None):
             raise _misfit(path, source, reason)

@@ -53,7 +53,7 @@ def node_type(signature: Signature, target: str) -> str:
     return signature.function_name if target == "portable" else signature.operator
 
 
-def retarget(model: onnx.ModelProto, manifest: Manifest, target: str, *, folder: Path | None = None) -> Manifest:
+def rewrite_for(model: onnx.ModelProto, manifest: Manifest, target: str, *, folder: Path | None = None) -> Manifest:
     """Rewrite a model for a target, in place.
 
     Args:

@@ -17,7 +17,7 @@ from acm_export.onnx_file.inspection import inspect
 from acm_export.onnx_file.manifest import read_manifest
 from acm_export.onnx_file.model_file import read_model
 from acm_export.onnx_file.set_budget import set_budget
-from acm_export.onnx_file.targets import retarget
+from acm_export.onnx_file.targets import rewrite_for
 from acm_export.quantization.quantize import quantize
 from acm_export.runtimes.onnx_runtime import CpuSession
 from acm_export.timing.latency import latency
@@ -145,7 +145,7 @@ def test_quantize_and_the_verbs_after_it_take_old_files(mixed_files: Path, tmp_p
 def test_an_old_file_changes_its_target(mixed_files: Path, target: str) -> None:
     old, new = read_model(mixed_files / "old.onnx"), onnx.load(mixed_files / "m.onnx")
     for model in (old, new):
-        retarget(model, read_manifest(model, "m"), target)
+        rewrite_for(model, read_manifest(model, "m"), target)
     assert old == new
     assert not old.functions
     domain = "trt.plugins" if target == "ort-tensorrt" else "ai.acm"

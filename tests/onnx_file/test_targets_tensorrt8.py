@@ -22,7 +22,7 @@ from acm_export.onnx_file import staged_file
 from acm_export.onnx_file.inspection import inspect
 from acm_export.onnx_file.lowering.operators import PARSED
 from acm_export.onnx_file.manifest import read_manifest, write_manifest
-from acm_export.onnx_file.targets import TARGETS, retarget
+from acm_export.onnx_file.targets import TARGETS, rewrite_for
 from acm_export.op import DOMAIN, NAME, VERSION
 
 if TYPE_CHECKING:
@@ -85,7 +85,7 @@ def retargeted(model: onnx.ModelProto, target: str) -> onnx.ModelProto:
     """A copy for another target."""
     copy = onnx.ModelProto()
     copy.CopyFrom(model)
-    write_manifest(copy, retarget(copy, read_manifest(copy, "copy"), target))
+    write_manifest(copy, rewrite_for(copy, read_manifest(copy, "copy"), target))
     return copy
 
 
@@ -220,7 +220,7 @@ def test_a_bf16_file_cannot_be_lowered(tmp_path: Path) -> None:
     model = onnx.load(result.path)
     before = model.SerializeToString(deterministic=True)
     with pytest.raises(ExportError, match="bf16"):
-        retarget(model, result.manifest, "tensorrt-8")
+        rewrite_for(model, result.manifest, "tensorrt-8")
     assert model.SerializeToString(deterministic=True) == before
 
 
