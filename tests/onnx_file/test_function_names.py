@@ -16,6 +16,7 @@ from onnx import helper
 from acm_export.onnx_file.inspection import inspect
 from acm_export.onnx_file.manifest import read_manifest
 from acm_export.onnx_file.model_file import read_model
+from acm_export.onnx_file.retarget import retarget
 from acm_export.onnx_file.set_budget import set_budget
 from acm_export.onnx_file.targets import rewrite_for
 from acm_export.quantization.quantize import quantize
@@ -122,6 +123,16 @@ def test_verbs_that_write_a_file_give_an_old_one_unique_names(verb: str, mixed_f
     assert (written.graph, written.functions) == tuple(
         getattr(onnx.load(tmp_path / "m.onnx"), field) for field in ("graph", "functions")
     )
+
+
+def test_retarget_renames_an_old_file_in_place_and_keeps_its_setting(mixed_files: Path, tmp_path: Path) -> None:
+    """The command that docs/op.md gives."""
+    calibrated(mixed_files / "m.onnx", mixed_files / "data.npz", tmp_path / "new.onnx")
+    set_budget(tmp_path / "new.onnx", 0.6, max_learners=3)
+    old = with_overloads(tmp_path / "new.onnx", tmp_path / "old.onnx")
+    retarget(old, old, target="portable")
+    assert onnx.load(old) == onnx.load(tmp_path / "new.onnx")
+    assert read_manifest(onnx.load(old), old).setting.budget is not None
 
 
 @pytest.mark.skipif(
