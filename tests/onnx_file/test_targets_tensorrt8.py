@@ -80,7 +80,7 @@ def pair(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactor
 
 
 def count(path: Path) -> Counter[str]:
-    """Operators of a file; the op_type of an ACM node in a portable file is the name of its body."""
+    """Operators of a file; a portable body counts as its operator."""
     return Counter(operator_of(node.op_type) or node.op_type for node in onnx.load(path).graph.node)
 
 
