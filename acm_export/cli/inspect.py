@@ -15,7 +15,8 @@ from acm_export.cli.common import verb, write_json, write_table
     "--adopt",
     type=click.Path(path_type=Path, dir_okay=False),
     metavar="FILE",
-    help="Give MODEL the manifest of FILE: the ONNX file before another tool changed it, or its inspect --json.",
+    help="Give MODEL the manifest of FILE: the ONNX file as it was before the other tool changed it, or the output of "
+    "acm-export inspect --json for it.",
 )
 @click.option(
     "-o", "--output", type=click.Path(path_type=Path, dir_okay=False), help="ONNX file to write with --adopt."

@@ -9,9 +9,9 @@ from acm_export.engine import portable_body
 from acm_export.onnx_file import budget_input
 from acm_export.onnx_file.inspection import check_graph, check_thresholds, stored_thresholds
 from acm_export.onnx_file.manifest import Manifest, read_manifest, write_manifest
-from acm_export.onnx_file.model_file import read_model, write_model
+from acm_export.onnx_file.model_file import read_model, remove_initializers, write_model
 from acm_export.onnx_file.retarget import counts_as_outputs
-from acm_export.onnx_file.targets import retarget
+from acm_export.onnx_file.targets import rewrite_for
 from acm_export.runtimes.runnable import thresholds_as_inputs
 
 if TYPE_CHECKING:
@@ -87,7 +87,7 @@ def prepare(path: Path, release: Release, extra: ExtraIO = ExtraIO()) -> TensorR
     before = _names(model)
     if release.is_rtx:
         portable_body.check_no_int8_layers(manifest)
-    rewritten = retarget(model, manifest, release.target, folder=path.parent)
+    rewritten = rewrite_for(model, manifest, release.target, folder=path.parent)
     if rewritten.budget_input:
         budget_input.remove_default(model)
     if extra.thresholds:
@@ -119,8 +119,5 @@ def _take_thresholds(model: onnx.ModelProto, manifest: Manifest, path: Path) -> 
         budget_input.detach(model, stored_thresholds(model, manifest, path.parent))
         manifest = manifest.replaced(calibration=replace(manifest.calibration, budget_input=False))
     thresholds_as_inputs(model, manifest)
-    ours = {layer.thresholds for layer in manifest.layers}
-    kept = [tensor for tensor in model.graph.initializer if tensor.name not in ours]
-    del model.graph.initializer[:]
-    model.graph.initializer.extend(kept)
+    remove_initializers(model, {layer.thresholds for layer in manifest.layers})
     return manifest

@@ -26,7 +26,7 @@ from acm_export.modules.gated_learners import TORCH_DTYPES
 from acm_export.modules.wrapper import Exportable, as_dtype
 from acm_export.onnx_file.manifest import Manifest, Setting, write_manifest
 from acm_export.onnx_file.staged_file import WEIGHTS, finish
-from acm_export.onnx_file.targets import retarget
+from acm_export.onnx_file.targets import rewrite_for
 from acm_export.verification.compare import verify_model
 from acm_export.verification.report import VerificationError, VerificationReport, check_atol
 
@@ -199,7 +199,7 @@ def _write(model: ir.Model, manifest: Manifest, path: Path) -> Manifest:
     """Write the model as ``path`` and its weights beside it as ``WEIGHTS``, one tensor at a time."""
     ir.save(model, path, external_data=WEIGHTS)
     proto = onnx.load(path, load_external_data=False)
-    manifest = retarget(proto, manifest, manifest.target)
+    manifest = rewrite_for(proto, manifest, manifest.target)
     write_manifest(proto, manifest)
     onnx.save(proto, path)
     return manifest

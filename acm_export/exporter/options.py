@@ -43,7 +43,7 @@ def check_options(dtype: str, target: str, opset: int | None) -> int:
 
     Returns:
         The opset to trace the module with: the opset of the file, or for tensorrt-8 the default, because
-        :func:`acm_export.onnx_file.targets.retarget` lowers the traced graph to opset 17.
+        :func:`acm_export.onnx_file.targets.rewrite_for` lowers the traced graph to opset 17.
 
     Raises:
         ExportError: The dtype or target is unknown.

@@ -1,180 +1,169 @@
-"""Give a file back the manifest that another tool removed, and what such tools do to ACM layers.
+"""Restore the manifest that another tool removed, and the thresholds and budget input that it changed.
 
-Tools that rewrite graphs drop the metadata, merge thresholds that are equal, or fold the budget input into constants.
-Weights, layers and operators stay; whatever does not is an error.
+A changed weight, layer or operator is an error.
 """
 
 from __future__ import annotations
 
-import json
 from typing import TYPE_CHECKING
 
 import numpy as np
 from onnx import TensorProto, numpy_helper
 
 from acm_export.base.errors import ModelFileError
-from acm_export.base.file_kinds import ONNX, file_kind, not_a
-from acm_export.base.files import check_input
 from acm_export.onnx_file import budget_input
-from acm_export.onnx_file.manifest import AVOID_INLINING, Manifest, parse_manifest, read_manifest
-from acm_export.onnx_file.model_file import read_model, tensor_values
-from acm_export.onnx_file.targets import gated_learners_nodes, retarget
-from acm_export.onnx_file.thresholds import setting_thresholds
+from acm_export.onnx_file.manifest import AVOID_INLINING
+from acm_export.onnx_file.model_file import remove_initializers, tensor_values
+from acm_export.onnx_file.original import GIVE
+from acm_export.onnx_file.targets import gated_learners_nodes, is_gated_learners, rewrite_for, signature_attributes
 from acm_export.op.precision import PRECISIONS
-from acm_export.op.quantized_signature import QUANTIZED_INPUTS
 from acm_export.op.signature import INPUTS
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Iterator, Mapping
     from pathlib import Path
 
     import onnx
+    from numpy.typing import NDArray
 
-    from acm_export.onnx_file.manifest import LayerEntry
+    from acm_export.onnx_file.manifest import LayerEntry, Manifest
+    from acm_export.onnx_file.original import Original
 
 _THRESHOLDS = INPUTS.index("thresholds")
 _FIRST_WEIGHT = _THRESHOLDS + 1
-_WHAT = "a manifest of acm-export"
-_MAX_BYTES = 64 << 20
-_GIVE = "give the ONNX file before the other tool changed it, or what acm-export inspect --json printed for it"
 
 
-def adopt(model: onnx.ModelProto, path: Path, source: Path) -> Manifest:
+def adopt(model: onnx.ModelProto, path: Path, original: Original) -> Manifest:
     """Fit a model to a manifest, in place: the names, thresholds, budget input and function bodies that it lost.
 
     Args:
         model: Model that another tool wrote from a file of acm-export.
         path: Path of the model, for errors, and the folder of its external data.
-        source: The ONNX file before the other tool changed it, or the JSON object that ``inspect --json`` printed for
-            it. With the ONNX file, the weights of the ACM layers are compared too.
+        original: The file before the other tool changed it. If it is an ONNX file, the weights of the ACM layers are
+            compared too.
 
     Returns:
         The manifest, with the opset of the model.
 
     Raises:
-        UsageError: There is no file ``source``.
-        ModelFileError: ``source`` holds no manifest, or the model does not fit it.
+        ModelFileError: The model does not fit the manifest.
     """
-    manifest, original = _read(source)
-    nodes = _match(model, manifest, path, source)
-    for layer in manifest.layers:
-        _check_attributes(nodes[layer.name], layer, path, source)
-    _restore_thresholds(model, manifest, nodes, path)
-    missing = manifest.example_inputs.keys() - {value.name for value in model.graph.input}
-    if missing:
-        found = ", ".join(value.name for value in model.graph.input)
-        raise _misfit(path, source, f"the manifest has the input {min(missing)}, the file has {found}")
-    opset = next((entry.version for entry in model.opset_import if entry.domain in ("", "ai.onnx")), manifest.opset)
-    manifest = retarget(model, manifest.replaced(opset=opset), manifest.target, folder=path.parent)
-    for layer in manifest.layers:
-        if reason := next(_weight_misfits(model, nodes[layer.name], layer, manifest), None):
-            raise _misfit(path, source, reason)
-    if original is not None:
-        _compare_weights(model, nodes, original, path, source)
-    return manifest
-
-
-def _read(source: Path) -> tuple[Manifest, onnx.ModelProto | None]:
-    """The manifest of a file, and the file if it is ONNX."""
-    check_input(source)
-    if file_kind(source) == ONNX:
-        original = read_model(source)
-        return read_manifest(original, source), original
-    if source.stat().st_size > _MAX_BYTES:
-        raise ModelFileError(not_a(source, _WHAT, f"it has more than {_MAX_BYTES >> 20} MiB"), _GIVE)
-    try:
-        content = json.loads(source.read_bytes())
-    except (OSError, ValueError, RecursionError) as error:
-        raise ModelFileError(not_a(source, _WHAT, "it is not JSON"), _GIVE) from error
-    if isinstance(content, dict) and "manifest" in content:
-        content = content["manifest"]
-    if not isinstance(content, dict) or "layers" not in content:
-        raise ModelFileError(not_a(source, _WHAT, "it has no list of layers"), _GIVE)
-    return parse_manifest(content, source), None
-
-
-def _match(model: onnx.ModelProto, manifest: Manifest, path: Path, source: Path) -> dict[str, onnx.NodeProto]:
-    """The node of each layer, by its name or its thresholds; nodes get the names of their layers."""
-    nodes = list(gated_learners_nodes(model))
-    if manifest.layers and not nodes:
+    manifest = original.manifest
+    if manifest.layers and next(gated_learners_nodes(model), None) is None:
         raise ModelFileError(
             f"{path} has no ACM nodes; a tool that inlines functions removes them for good", AVOID_INLINING
         )
-    names = {node.name: node for node in nodes}
-    thresholds = {node.input[_THRESHOLDS]: node for node in nodes if len(node.input) > _THRESHOLDS}
-    found: dict[str, onnx.NodeProto] = {}
-    for layer in manifest.layers:
-        node = names.get(layer.name) or thresholds.get(layer.thresholds)
-        if node is None:
-            raise _misfit(path, source, f"no ACM node has the name {layer.name} or reads {layer.thresholds}")
-        found[layer.name] = node
-    if len({id(node) for node in found.values()}) != len(nodes):
-        raise _misfit(path, source, f"the file has {len(nodes)} ACM nodes, the manifest {len(manifest.layers)} layers")
-    for name, node in found.items():
+    nodes = _match(model, manifest)
+    if reason := next(_misfits(model, nodes, original, path.parent), None):
+        raise ModelFileError(f"{path} does not fit the manifest of {original.path}: {reason}", GIVE)
+    for name, node in nodes.items():
         node.name = name
-    return found
+    _restore_thresholds(model, original, nodes)
+    opset = next((entry.version for entry in model.opset_import if entry.domain in ("", "ai.onnx")), manifest.opset)
+    return rewrite_for(model, manifest.replaced(opset=opset), manifest.target, folder=path.parent)
 
 
-def _check_attributes(node: onnx.NodeProto, layer: LayerEntry, path: Path, source: Path) -> None:
-    attributes = {a.name: a.s.decode(errors="replace") if a.s else a.i for a in node.attribute}
+def _match(model: onnx.ModelProto, manifest: Manifest) -> dict[str, onnx.NodeProto]:
+    """The node of each layer, found by its name or its thresholds."""
+    nodes = list(gated_learners_nodes(model))
+    by_name = {node.name: node for node in nodes}
+    by_thresholds = {node.input[_THRESHOLDS]: node for node in nodes if len(node.input) > _THRESHOLDS}
+    found = {layer.name: by_name.get(layer.name, by_thresholds.get(layer.thresholds)) for layer in manifest.layers}
+    return {name: node for name, node in found.items() if node is not None}
+
+
+def _misfits(
+    model: onnx.ModelProto, nodes: Mapping[str, onnx.NodeProto], original: Original, folder: Path
+) -> Iterator[str]:
+    """How a model differs from the original; a check may rely on those before it."""
+    manifest = original.manifest
+    yield from _node_misfits(model, nodes, manifest)
+    for layer in manifest.layers:
+        yield from _attribute_misfits(nodes[layer.name], layer)
+    yield from _threshold_misfits(model, nodes, original, folder)
+    inputs = [value.name for value in model.graph.input]
+    for name in sorted(manifest.example_inputs.keys() - set(inputs)):
+        yield f"the manifest has the input {name}, the file has {', '.join(inputs)}"
+    for layer in manifest.layers:
+        yield from _weight_misfits(model, nodes[layer.name], layer, manifest)
+    yield from _changed_weights(model, nodes, folder, original)
+
+
+def _node_misfits(model: onnx.ModelProto, nodes: Mapping[str, onnx.NodeProto], manifest: Manifest) -> Iterator[str]:
+    for layer in manifest.layers:
+        if layer.name not in nodes:
+            yield f"no ACM node has the name {layer.name} or reads {layer.thresholds}"
+    count = len(list(gated_learners_nodes(model)))
+    if len({node.output[0] for node in nodes.values()}) != count:
+        yield f"the file has {count} ACM nodes, the manifest {len(manifest.layers)} layers"
+
+
+def _attribute_misfits(node: onnx.NodeProto, layer: LayerEntry) -> Iterator[str]:
+    attributes = signature_attributes(node)
     for name, expected in vars(layer.signature).items():
         if (found := attributes.get(name, 0)) != expected:
-            reason = f"{name} of layer {layer.name} is {found}; the manifest says {expected}"
-            raise _misfit(path, source, reason)
-    inputs = _inputs(layer)
-    if len(node.input) != len(inputs):
-        raise _misfit(
-            path, source, f"layer {layer.name} has {len(node.input)} inputs; the manifest needs {len(inputs)}"
-        )
+            yield f"{name} of layer {layer.name} is {found}; the manifest says {expected}"
+    needed = len(layer.signature.inputs)
+    if len(node.input) != needed:
+        yield f"layer {layer.name} has {len(node.input)} inputs; the manifest needs {needed}"
 
 
-def _restore_thresholds(
-    model: onnx.ModelProto, manifest: Manifest, nodes: dict[str, onnx.NodeProto], path: Path
-) -> None:
-    """Give each layer its own initializer again; with a budget input, the nodes that compute it."""
-    known = {tensor.name: tensor for tensor in model.graph.initializer}
-    stored = {}
-    for layer in manifest.layers:
-        tensor = known.get(nodes[layer.name].input[_THRESHOLDS])
-        if tensor is not None:
-            stored[layer.name] = tensor_values(tensor, path.parent)
-        elif not manifest.budget_input:
-            raise ModelFileError(f"{path}: the thresholds of layer {layer.name} are not an initializer", AVOID_INLINING)
-    if manifest.budget_input:
-        expected = setting_thresholds(manifest)
-        for name, values in stored.items():
-            same = values.shape == expected[name].shape and np.allclose(values, expected[name], rtol=1e-5, atol=1e-6)
-            if not same:
-                raise ModelFileError(
-                    f"{path}: the other tool folded the budget input, and the thresholds of layer {name} are "
-                    f"{values.tolist()}; the default budget of the manifest gives {expected[name].tolist()}"
-                )
-        stored = expected
-    names = {layer.thresholds for layer in manifest.layers}
+def _threshold_misfits(
+    model: onnx.ModelProto, nodes: Mapping[str, onnx.NodeProto], original: Original, folder: Path
+) -> Iterator[str]:
+    budget_input_lost = "the other tool folded the budget input, and " if original.manifest.budget_input else ""
+    same = _close if original.manifest.budget_input else np.array_equal
+    stored = _stored_thresholds(model, nodes, folder)
+    for layer in original.manifest.layers:
+        if layer.name not in stored and not original.manifest.budget_input:
+            yield f"the thresholds of layer {layer.name} are not an initializer"
+        elif layer.name in stored and not same(stored[layer.name], original.thresholds[layer.name]):
+            yield (
+                f"{budget_input_lost}the thresholds of layer {layer.name} are {stored[layer.name].tolist()}; those of "
+                f"{original.path.name} are {original.thresholds[layer.name].tolist()}"
+            )
     others = (node for node in model.graph.node if not budget_input.is_ours(node.name))
-    if computed := names & {name for node in others for name in node.output}:
-        raise ModelFileError(
-            f"{path}: {min(computed)} is computed by nodes that are not those of the budget input", AVOID_INLINING
-        )
+    computed = {name for node in others for name in node.output}
+    for name in sorted(computed & {layer.thresholds for layer in original.manifest.layers}):
+        yield f"{name} is computed by nodes that are not those of the budget input"
+
+
+def _close(found: NDArray[np.float32], expected: NDArray[np.float32]) -> bool:
+    """Equal but for rounding: the other tool computed them from the budget."""
+    return found.shape == expected.shape and np.allclose(found, expected, rtol=1e-5, atol=1e-6)
+
+
+def _stored_thresholds(
+    model: onnx.ModelProto, nodes: Mapping[str, onnx.NodeProto], folder: Path
+) -> dict[str, NDArray[np.float32]]:
+    """Thresholds of the layers whose thresholds are an initializer."""
+    tensors = {tensor.name: tensor for tensor in model.graph.initializer}
+    read = {name: tensors.get(node.input[_THRESHOLDS]) for name, node in nodes.items()}
+    return {name: tensor_values(tensor, folder) for name, tensor in read.items() if tensor is not None}
+
+
+def _restore_thresholds(model: onnx.ModelProto, original: Original, nodes: Mapping[str, onnx.NodeProto]) -> None:
+    """Give each layer its own initializer again; with a budget input, the nodes that compute it."""
+    manifest, thresholds = original.manifest, original.thresholds
+    names = {layer.thresholds for layer in manifest.layers}
     _unshare(model, names)
     for layer in manifest.layers:
         nodes[layer.name].input[_THRESHOLDS] = layer.thresholds
-    kept = [tensor for tensor in model.graph.initializer if tensor.name not in names]
-    del model.graph.initializer[:]
-    model.graph.initializer.extend(kept)
+    remove_initializers(model, names)
     if manifest.budget_input:
-        budget_input.detach(model, stored)
+        budget_input.detach(model, thresholds)
         budget_input.attach(model, manifest)
     else:
-        model.graph.initializer.extend(numpy_helper.from_array(v, f"{name}.thresholds") for name, v in stored.items())
+        model.graph.initializer.extend(
+            numpy_helper.from_array(thresholds[e.name], e.thresholds) for e in manifest.layers
+        )
 
 
 def _unshare(model: onnx.ModelProto, thresholds: set[str]) -> None:
     """Copy constants that will be replaced for the nodes that a tool made read them because the values are equal."""
-    acm = {id(node) for node in gated_learners_nodes(model)}
     copies: dict[str, str] = {}
     for node in model.graph.node:
-        if id(node) in acm or budget_input.is_ours(node.name):
+        if is_gated_learners(node) or budget_input.is_ours(node.name):
             continue
         for index, name in enumerate(node.input):
             if name in thresholds or budget_input.is_ours(name):
@@ -184,10 +173,6 @@ def _unshare(model: onnx.ModelProto, thresholds: set[str]) -> None:
         copy.CopyFrom(tensor)
         copy.name = copies[tensor.name]
         model.graph.initializer.append(copy)
-
-
-def _inputs(layer: LayerEntry) -> tuple[str, ...]:
-    return INPUTS if layer.activations is None else QUANTIZED_INPUTS
 
 
 def _weight_misfits(
@@ -218,25 +203,20 @@ def _weight_misfits(
             )
 
 
-def _compare_weights(
-    model: onnx.ModelProto, nodes: dict[str, onnx.NodeProto], original: onnx.ModelProto, path: Path, source: Path
-) -> None:
-    """Compare the weights of all ACM layers with those of the original file, one tensor at a time."""
+def _changed_weights(
+    model: onnx.ModelProto, nodes: Mapping[str, onnx.NodeProto], folder: Path, original: Original
+) -> Iterator[str]:
+    """The weights of all ACM layers that differ from those of the original ONNX file, one tensor at a time."""
+    if original.model is None:
+        return
     ours = {tensor.name: tensor for tensor in model.graph.initializer}
-    theirs = {tensor.name: tensor for tensor in original.graph.initializer}
-    for node in gated_learners_nodes(original):
+    theirs = {tensor.name: tensor for tensor in original.model.graph.initializer}
+    for node in gated_learners_nodes(original.model):
         inputs = nodes[node.name].input[_FIRST_WEIGHT:] if node.name in nodes else ()
         for new, old in zip(inputs, node.input[_FIRST_WEIGHT:], strict=False):
             if new not in ours or old not in theirs:
                 continue
-            values = tensor_values(ours[new], path.parent)
-            before = tensor_values(theirs[old], source.parent)
+            values = tensor_values(ours[new], folder)
+            before = tensor_values(theirs[old], original.path.parent)
             if values.shape != before.shape or values.tobytes() != before.tobytes():
-                raise _misfit(path, source, f"{new} of layer {node.name} has other values than in {source.name}")
-
-
-def _misfit(path: Path, source: Path, reason: str) -> ModelFileError:
-    return ModelFileError(
-        f"{path} does not fit the manifest of {source}: {reason}",
-        "give the file that the other tool read, or export it again",
-    )
+                yield f"{new} of layer {node.name} has other values than in {original.path.name}"

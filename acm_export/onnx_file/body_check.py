@@ -6,8 +6,8 @@ from collections import Counter
 from typing import TYPE_CHECKING
 
 from acm_export.op.body import ATTRIBUTES
-from acm_export.op.quantized_signature import QUANTIZED_INPUTS, QuantizedSignature, operator_of
-from acm_export.op.signature import DOMAIN, INPUTS, OUTPUTS
+from acm_export.op.quantized_signature import QuantizedSignature, operator_of
+from acm_export.op.signature import DOMAIN, OUTPUTS
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -50,11 +50,10 @@ def _contradictions(model: onnx.ModelProto, manifest: Manifest) -> Iterator[str]
 
 def _body_contradictions(body: onnx.FunctionProto, signature: Signature) -> Iterator[str]:
     quantized = isinstance(signature, QuantizedSignature)
-    inputs = QUANTIZED_INPUTS if quantized else INPUTS
     attributes = {*ATTRIBUTES, "dynamic"} if quantized else {*ATTRIBUTES}
     if body.overload:
         yield f"the function {body.name} has the overload {body.overload!r}, which runtimes ignore"
-    for what, found, expected in (("inputs", body.input, inputs), ("outputs", body.output, OUTPUTS)):
+    for what, found, expected in (("inputs", body.input, signature.inputs), ("outputs", body.output, OUTPUTS)):
         if tuple(found) != expected:
             yield f"the function {body.name} has the {what} {', '.join(found)}; expected {', '.join(expected)}"
     if unknown := sorted({*body.attribute, *(a.name for a in body.attribute_proto)} - attributes):

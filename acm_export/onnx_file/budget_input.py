@@ -14,7 +14,7 @@ from onnx import TensorProto, helper, numpy_helper
 
 from acm_export.base.errors import ModelFileError
 from acm_export.onnx_file.budget_table import neighbours
-from acm_export.onnx_file.model_file import tensor_values
+from acm_export.onnx_file.model_file import remove_initializers, tensor_values
 from acm_export.onnx_file.thresholds import bound_of
 
 if TYPE_CHECKING:
@@ -47,7 +47,7 @@ def attach(model: onnx.ModelProto, manifest: Manifest) -> None:
     if calibration is None:
         raise ModelFileError("the model is not calibrated: it has no table from budgets to thresholds")
     check_free(model)
-    _remove_initializers(model, {layer.thresholds for layer in layers})
+    remove_initializers(model, {layer.thresholds for layer in layers})
     model.graph.input.append(helper.make_tensor_value_info(INPUT, TensorProto.FLOAT, []))
     constants = table_constants(calibration.table, manifest)
     model.graph.initializer.extend(numpy_helper.from_array(v, _PREFIX + k) for k, v in constants.items())
@@ -89,7 +89,7 @@ def detach(model: onnx.ModelProto, thresholds: Mapping[str, NDArray[np.float32]]
     del model.graph.input[:]
     model.graph.input.extend(inputs)
     ours = {tensor.name for tensor in model.graph.initializer if tensor.name.startswith(_PREFIX)}
-    _remove_initializers(model, ours | {INPUT})
+    remove_initializers(model, ours | {INPUT})
     model.graph.initializer.extend(
         numpy_helper.from_array(values, f"{name}.thresholds") for name, values in thresholds.items()
     )
@@ -110,12 +110,12 @@ def fit_target(model: onnx.ModelProto, manifest: Manifest) -> None:
 
 def remove_default(model: onnx.ModelProto) -> None:
     """Make the budget a required input, in place."""
-    _remove_initializers(model, {INPUT})
+    remove_initializers(model, {INPUT})
 
 
 def set_bound(model: onnx.ModelProto, manifest: Manifest) -> None:
     """Write the learner bound of the manifest's setting, in place."""
-    _remove_initializers(model, {_BOUND})
+    remove_initializers(model, {_BOUND})
     model.graph.initializer.append(numpy_helper.from_array(_bound(manifest), _BOUND))
 
 
@@ -196,9 +196,3 @@ def _nodes(outputs: list[str]) -> list[onnx.NodeProto]:
 
 def _bound(manifest: Manifest) -> NDArray[np.float32]:
     return np.concatenate([bound_of(layer, manifest.setting.max_learners) for layer in manifest.layers])
-
-
-def _remove_initializers(model: onnx.ModelProto, names: set[str]) -> None:
-    for index in reversed(range(len(model.graph.initializer))):
-        if model.graph.initializer[index].name in names:
-            del model.graph.initializer[index]

@@ -11,7 +11,7 @@ import numpy as np
 from onnx import TensorProto, helper
 
 from acm_export.base.errors import ModelFileError, UsageError
-from acm_export.base.files import check_onnx_suffix
+from acm_export.base.files import check_apart, check_onnx_suffix
 from acm_export.onnx_file import budget_input
 from acm_export.onnx_file.adoption import adopt as adopt_manifest
 from acm_export.onnx_file.body_check import body_contradiction
@@ -25,10 +25,9 @@ from acm_export.onnx_file.manifest import (
     write_manifest,
 )
 from acm_export.onnx_file.model_file import data_files, external_range, read_model, tensor_values, write_model
-from acm_export.onnx_file.targets import TARGETS, gated_learners_nodes, node_type
+from acm_export.onnx_file.original import read_original
+from acm_export.onnx_file.targets import TARGETS, gated_learners_nodes, node_type, signature_attributes
 from acm_export.onnx_file.thresholds import setting_thresholds
-from acm_export.op.quantized_signature import QUANTIZED_INPUTS
-from acm_export.op.signature import INPUTS
 
 if TYPE_CHECKING:
     import onnx
@@ -80,15 +79,16 @@ def inspect(model: StrPath, *, adopt: StrPath | None = None, output: StrPath | N
 
     Args:
         model: Path of an exported file, for any target.
-        adopt: The file before another tool changed it, or a JSON file with its manifest, as ``inspect --json`` prints
-            it: ``model`` gets this manifest back if it fits.
-        output: Path of the file to write with that manifest; it may be ``model`` itself.
+        adopt: The ONNX file as it was before another tool changed it, or a file with the output of ``inspect --json``
+            for it: ``model`` gets this manifest back if it fits.
+        output: Path of the file to write with that manifest; it may be ``model`` itself, but not ``adopt``.
 
     Returns:
         Summary of the file, or of ``output``.
 
     Raises:
-        UsageError: There is no such file, or only one of ``adopt`` and ``output`` is given.
+        UsageError: There is no such file, or only one of ``adopt`` and ``output`` is given, or
+            ``output`` would replace ``adopt``.
         OutputError: ``output`` cannot be written; an existing file is unchanged.
         ModelFileError: The file is broken or was not written by acm-export, or its graph or thresholds contradict its
             manifest.
@@ -100,7 +100,12 @@ def inspect(model: StrPath, *, adopt: StrPath | None = None, output: StrPath | N
         check_onnx_suffix(Path(output))
     path = Path(model)
     proto = read_model(path)
-    manifest = read_manifest(proto, path) if adopt is None else adopt_manifest(proto, path, Path(adopt))
+    if adopt is None or output is None:
+        manifest = read_manifest(proto, path)
+    else:
+        original = read_original(Path(adopt))
+        check_apart(original.files, {"-o": Path(output)})
+        manifest = adopt_manifest(proto, path, original)
     check_graph(proto, manifest, path)
     check_thresholds(proto, manifest, path)
     if output is not None:
@@ -192,12 +197,10 @@ def _check_threshold_tensor(tensor: TensorProto | None, layer: LayerEntry, path:
 def _node_contradiction(node: onnx.NodeProto, layer: LayerEntry, target: str) -> str | None:
     """What the manifest says where the node of a layer differs, or None."""
     operator = node_type(layer.signature, target)
-    inputs = INPUTS if layer.activations is None else QUANTIZED_INPUTS
+    inputs, expected = layer.signature.inputs, vars(layer.signature)
     if node.op_type != operator or node.overload or len(node.input) != len(inputs):
         return f"{operator} with {len(inputs)} inputs"
-    attributes = {a.name: a.s.decode(errors="replace") if a.s else a.i for a in node.attribute}
-    expected = vars(layer.signature)
-    found = {"dynamic": 0} | attributes
+    found = signature_attributes(node)
     return None if {key: found.get(key) for key in expected} == expected else str(expected)
 
 

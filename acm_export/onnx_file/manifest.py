@@ -231,18 +231,19 @@ def read_manifest(model: onnx.ModelProto, path: object) -> Manifest:
     return parse_manifest(content, path)
 
 
-def parse_manifest(content: object, path: object) -> Manifest:
+def parse_manifest(content: object, path: object, hint: str = _CHANGED) -> Manifest:
     """Parse the JSON object that :meth:`Manifest.to_json` returns.
 
     Args:
         content: Value from ``json.loads``.
         path: Path of the file, for errors.
+        hint: What to do if the manifest is broken.
 
     Raises:
         ModelFileError: The manifest is broken or has a newer schema.
     """
     if not isinstance(content, dict) or not WHOLE.holds(content.get("schema")):
-        raise ModelFileError(f"the manifest of {path} has no schema version", _CHANGED)
+        raise ModelFileError(f"the manifest of {path} has no schema version", hint)
     if content["schema"] > SCHEMA:
         raise ModelFileError(
             f"the manifest of {path} has schema {content['schema']}, this version reads up to {SCHEMA}",
@@ -251,7 +252,7 @@ def parse_manifest(content: object, path: object) -> Manifest:
     try:
         return _parse(content)
     except (OpError, BrokenFieldError) as error:
-        raise ModelFileError(f"the manifest of {path} is broken: {error}", _CHANGED) from error
+        raise ModelFileError(f"the manifest of {path} is broken: {error}", hint) from error
 
 
 def _parse(content: dict[str, Any]) -> Manifest:

@@ -1,13 +1,15 @@
 """ONNX files on disk: read without their weights, checked before use, written atomically.
 
 Weights over :data:`EXTERNAL_ABOVE` bytes go to a data file beside the model. The data file is named after its content,
-so files that differ only in thresholds share it, and a rewrite never changes data that another file refers to.
+so files that differ only in thresholds share it, and a rewrite never changes data that another file refers to. Other
+tools give data files the same name for every model, and change them: such files are neither shared nor trusted.
 """
 
 from __future__ import annotations
 
 import math
 import os
+import re
 import shutil
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -19,11 +21,11 @@ from onnx import TensorProto, helper, numpy_helper
 from acm_export.base import interrupts
 from acm_export.base.errors import ModelFileError
 from acm_export.base.file_kinds import ONNX, file_kind
-from acm_export.base.files import check_input, move_into_place, staging_folder
+from acm_export.base.files import check_input, move_into_place, sha256_of, staging_folder
 from acm_export.onnx_file.overloads import replace_overloads
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Container, Iterator
     from typing import Any
 
     from numpy.typing import NDArray
@@ -33,6 +35,7 @@ EXTERNAL_ABOVE = 1 << 30
 
 _MAX_PROTO = (2 << 30) - 1
 _DAMAGED = "if acm-export wrote this file, it is truncated or damaged: export it again"
+_CONTENT_NAME = re.compile(r"[^/\\]+\.[0-9a-f]{12}\.data")
 _PER_BYTE = {"INT4": 2, "UINT4": 2, "FLOAT4E2M1": 2, "INT2": 4, "UINT2": 4}
 """Values per byte of the packed types, by the name of the type."""
 
@@ -102,6 +105,11 @@ def location(tensor: TensorProto) -> str:
     return next((entry.value for entry in tensor.external_data if entry.key == "location"), "")
 
 
+def set_location(tensor: TensorProto, name: str) -> None:
+    """Set the relative path of a tensor's external data, in place."""
+    next(entry for entry in tensor.external_data if entry.key == "location").value = name
+
+
 def external_range(tensor: TensorProto, folder: Path) -> tuple[Path, int, int]:
     """Location of a tensor's external data: file, offset and length in bytes."""
     entries = {entry.key: entry.value for entry in tensor.external_data}
@@ -132,18 +140,55 @@ def write_model(model: onnx.ModelProto, path: Path, *, data_from: Path) -> None:
     Args:
         model: Model whose external data, if any, is in ``data_from``.
         path: Path of the file to write.
-        data_from: Folder of the external data. A data file that is missing beside ``path`` is hard-linked, or copied
-            across file systems.
+        data_from: Folder of the external data. A data file of acm-export that is missing beside ``path`` is
+            hard-linked, or copied across file systems. Those of other tools are copied and named after their content,
+            and the model refers to the copies afterwards.
 
     Raises:
         OutputError: The file cannot be written; an existing file is unchanged.
     """
     with staging_folder(path) as staging:
-        onnx.save(model, staging / path.name)
+        copies: dict[str, str] = {}
         for name in data_files(model):
-            if not (path.parent / name).exists():
+            if not _CONTENT_NAME.fullmatch(name):
+                interrupts.check()
+                copy = Path(shutil.copyfile(data_from / name, staging / "data"))
+                copies[name] = put_under_content_name(copy, path).name
+            elif not _is_there(data_from / name, path.parent / name):
                 _put_data_file(data_from / name, path.parent / name)
+        for tensor in external_tensors(model):
+            set_location(tensor, copies.get(location(tensor), location(tensor)))
+        onnx.save(model, staging / path.name)
         move_into_place(staging / path.name, path)
+
+
+def put_under_content_name(data: Path, model: Path) -> Path:
+    """Move a data file beside a model, named after the model and the content of the data.
+
+    Args:
+        data: Data file in a staging folder.
+        model: Path of the model.
+
+    Returns:
+        The new path, ``<stem of the model>.<start of the SHA-256>.data``.
+
+    Raises:
+        OutputError: The file cannot be written.
+    """
+    digest = sha256_of(data)
+    target = model.with_name(f"{model.stem}.{digest[:12]}.data")
+    if not target.is_file() or sha256_of(target) != digest:
+        with staging_folder(target) as beside:  # the model may be a symbolic link to another file system
+            shutil.move(data, beside / target.name)
+            move_into_place(beside / target.name, target)
+    return target
+
+
+def remove_initializers(model: onnx.ModelProto, names: Container[str]) -> None:
+    """Remove the initializers with these names, in place."""
+    for index in reversed(range(len(model.graph.initializer))):
+        if model.graph.initializer[index].name in names:
+            del model.graph.initializer[index]
 
 
 _WITHOUT_TENSORS = {
@@ -201,6 +246,11 @@ def _needed_bytes(tensor: TensorProto) -> int:
         return 0
     unpacked: int = math.prod(tensor.dims) * dtype.itemsize
     return -(-unpacked // _PER_BYTE.get(name, 1))
+
+
+def _is_there(source: Path, target: Path) -> bool:
+    """Whether a data file named after its content is complete; its content is not read."""
+    return target.is_file() and target.stat().st_size == source.stat().st_size
 
 
 def _put_data_file(source: Path, target: Path) -> None:

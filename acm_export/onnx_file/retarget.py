@@ -49,7 +49,7 @@ def retarget(model: StrPath, output: StrPath, *, target: str, with_counts: bool 
     manifest = read_manifest(proto, path)
     check_graph(proto, manifest, path)
     check_thresholds(proto, manifest, path)
-    manifest = targets.retarget(proto, manifest, target, folder=path.parent)
+    manifest = targets.rewrite_for(proto, manifest, target, folder=path.parent)
     if with_counts:
         counts_as_outputs(proto)
     write_manifest(proto, manifest)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import shutil
 from typing import TYPE_CHECKING
 
 import onnx
@@ -10,9 +9,15 @@ from onnx import TensorProto, numpy_helper
 from onnx.external_data_helper import set_external_data
 
 from acm_export.base import interrupts
-from acm_export.base.files import move_into_place, sha256_of, staging_folder
+from acm_export.base.files import move_into_place
 from acm_export.onnx_file.embedding import write_embedded
-from acm_export.onnx_file.model_file import EXTERNAL_ABOVE, external_tensors, tensor_values
+from acm_export.onnx_file.model_file import (
+    EXTERNAL_ABOVE,
+    external_tensors,
+    put_under_content_name,
+    set_location,
+    tensor_values,
+)
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -66,14 +71,9 @@ def finish(path: Path, target: Path) -> Path | None:
         write_embedded(proto, path.parent, complete)
         move_into_place(complete, target)
         return None
-    digest = sha256_of(weights)
-    data = target.with_name(f"{target.stem}.{digest[:12]}.data")
+    data = put_under_content_name(weights, target)
     for tensor in external_tensors(proto):
-        next(entry for entry in tensor.external_data if entry.key == "location").value = data.name
+        set_location(tensor, data.name)
     onnx.save(proto, path)
-    if not data.is_file() or sha256_of(data) != digest:
-        with staging_folder(data) as beside:  # the target may be a symbolic link to another file system
-            shutil.move(weights, beside / data.name)
-            move_into_place(beside / data.name, data)
     move_into_place(path, target)
     return data

@@ -43,9 +43,17 @@ IR_VERSION = 10
 
 def gated_learners_nodes(model: onnx.ModelProto) -> Iterator[onnx.NodeProto]:
     """The nodes of the ACM layers of a file, float and int8, for any target."""
-    for node in model.graph.node:
-        if operator_of(node.op_type) and node.domain in (DOMAIN, ORT_TENSORRT_DOMAIN):
-            yield node
+    return (node for node in model.graph.node if is_gated_learners(node))
+
+
+def is_gated_learners(node: onnx.NodeProto) -> bool:
+    """Whether a node is an ACM layer, float or int8, in a file for any target."""
+    return operator_of(node.op_type) is not None and node.domain in (DOMAIN, ORT_TENSORRT_DOMAIN)
+
+
+def signature_attributes(node: onnx.NodeProto) -> dict[str, str | int]:
+    """Attributes of the node of an ACM layer by name, as in its signature; ``dynamic`` is 0 if the node has none."""
+    return {"dynamic": 0} | {a.name: a.s.decode(errors="replace") if a.s else a.i for a in node.attribute}
 
 
 def node_type(signature: Signature, target: str) -> str:
@@ -53,7 +61,7 @@ def node_type(signature: Signature, target: str) -> str:
     return signature.function_name if target == "portable" else signature.operator
 
 
-def retarget(model: onnx.ModelProto, manifest: Manifest, target: str, *, folder: Path | None = None) -> Manifest:
+def rewrite_for(model: onnx.ModelProto, manifest: Manifest, target: str, *, folder: Path | None = None) -> Manifest:
     """Rewrite a model for a target, in place.
 
     Args:
@@ -70,7 +78,6 @@ def retarget(model: onnx.ModelProto, manifest: Manifest, target: str, *, folder:
         ExportError: The target does not support something in the model; the model is unchanged.
     """
     register()
-    bound_slice_ends(model.graph)
     if target != "portable" and (dynamic := [e.name for e in manifest.layers if e.activations == "dynamic"]):
         raise ExportError(
             f"layer {dynamic[0]} scales its activations at run time, which the TensorRT plugin does not support",
@@ -85,6 +92,7 @@ def retarget(model: onnx.ModelProto, manifest: Manifest, target: str, *, folder:
         manifest = _lowered(model, manifest, folder)
     elif target != "portable":
         normalizations_in_float32(model.graph)
+    bound_slice_ends(model.graph)
     fit_zero_points(model, target)
     convert_int8()
     model.ir_version = TENSORRT_8_IR_VERSION if target == "tensorrt-8" else IR_VERSION

@@ -54,6 +54,11 @@ class QuantizedSignature(Signature):
             raise OpError(f"dynamic is {self.dynamic!r}; it must be 0 or 1")
 
     @property
+    def inputs(self) -> tuple[str, ...]:
+        """Names of the operator's inputs."""
+        return QUANTIZED_INPUTS
+
+    @property
     def operator(self) -> str:
         """The operator that has these attributes."""
         return QUANTIZED_NAME

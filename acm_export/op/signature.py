@@ -53,6 +53,11 @@ class Signature:
         return self.num_learners - self.min_learners + 1
 
     @property
+    def inputs(self) -> tuple[str, ...]:
+        """Names of the operator's inputs."""
+        return INPUTS
+
+    @property
     def operator(self) -> str:
         """The operator that has these attributes."""
         return NAME

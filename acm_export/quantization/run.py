@@ -18,7 +18,7 @@ from acm_export.onnx_file.model_file import data_files, read_model
 from acm_export.onnx_file.quantization.view import GraphView
 from acm_export.onnx_file.quantization_record import Quantization
 from acm_export.onnx_file.staged_file import finish, stage
-from acm_export.onnx_file.targets import retarget
+from acm_export.onnx_file.targets import rewrite_for
 from acm_export.onnx_file.thresholds import write_thresholds
 from acm_export.quantization.apply import Application
 from acm_export.quantization.compare import compare
@@ -223,7 +223,7 @@ class QuantizationRun:
 def _write_plain(model: onnx.ModelProto, manifest: Manifest, folder: Path, staged: Path) -> None:
     """Write the int8 model for ONNX Runtime, with its thresholds as initializers."""
     plain = manifest.replaced(calibration=None, setting=Setting(None))
-    write_manifest(model, retarget(model, plain, "portable"))
+    write_manifest(model, rewrite_for(model, plain, "portable"))
     stage(model, folder, staged)
 
 
@@ -236,7 +236,7 @@ def _write_final(model: onnx.ModelProto, manifest: Manifest, staged: Path) -> No
         budget_input.attach(model, manifest)
     elif manifest.setting.threshold is not None or manifest.setting.budget is not None:
         write_thresholds(model, manifest)
-    write_manifest(model, retarget(model, manifest, manifest.target))
+    write_manifest(model, rewrite_for(model, manifest, manifest.target))
     if packs:
         stage(model, staged.parent, staged)
     else:

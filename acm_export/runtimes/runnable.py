@@ -17,7 +17,7 @@ from acm_export.onnx_file import budget_input
 from acm_export.onnx_file.inspection import stored_thresholds
 from acm_export.onnx_file.model_file import tensor_values
 from acm_export.onnx_file.retarget import counts_as_outputs
-from acm_export.onnx_file.targets import retarget
+from acm_export.onnx_file.targets import rewrite_for
 from acm_export.runtimes.onnx_runtime import CpuSession, Session
 
 if TYPE_CHECKING:
@@ -50,7 +50,7 @@ def runnable_copy(
         budget_input.detach(model, stored_thresholds(model, manifest, Path()))
     if manifest.target != "portable":
         notes += (f"the file is for the target {manifest.target}; its op was run with the portable body",)
-        retarget(model, manifest.replaced(calibration=None), "portable", folder=folder)
+        rewrite_for(model, manifest.replaced(calibration=None), "portable", folder=folder)
     thresholds_as_inputs(model, manifest)
     counts_as_outputs(model)
     return model, notes

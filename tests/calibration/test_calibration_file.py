@@ -18,7 +18,7 @@ from acm_export.onnx_file.inspection import check_graph, check_thresholds, inspe
 from acm_export.onnx_file.manifest import Setting, read_manifest, write_manifest
 from acm_export.onnx_file.model_file import read_model
 from acm_export.onnx_file.set_budget import set_budget
-from acm_export.onnx_file.targets import retarget
+from acm_export.onnx_file.targets import rewrite_for
 from acm_export.runtimes.onnx_runtime import CpuSession
 
 if TYPE_CHECKING:
@@ -143,7 +143,7 @@ def test_the_default_of_the_input_is_the_trained_budget_and_can_be_set(
 def test_only_portable_files_give_the_input_a_default(folder: Path, with_input: Path) -> None:
     path = folder / "tensorrt.onnx"
     model = read_model(with_input)
-    manifest = retarget(model, read_manifest(model, with_input), "tensorrt")
+    manifest = rewrite_for(model, read_manifest(model, with_input), "tensorrt")
     write_manifest(model, manifest)
     onnx.save(model, path)
     assert INPUT not in {tensor.name for tensor in model.graph.initializer}
@@ -151,7 +151,7 @@ def test_only_portable_files_give_the_input_a_default(folder: Path, with_input: 
     with pytest.raises(UsageError, match="takes its budget with each call"):
         set_budget(path, budget=0.5)
     set_budget(path, max_learners=2)
-    manifest = retarget(model, manifest, "portable")
+    manifest = rewrite_for(model, manifest, "portable")
     assert INPUT in {tensor.name for tensor in model.graph.initializer}
 
 

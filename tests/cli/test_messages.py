@@ -102,6 +102,7 @@ inspect m.onnx --jsn
 inspect m.onnx -o x.onnx
 inspect m.onnx --adopt m.onnx
 inspect m.onnx --adopt m.onnx -o x.plan
+inspect m.onnx --adopt m.onnx -o m.onnx
 inspect m.onnx --adopt missing.onnx -o x.onnx
 inspect m.onnx --adopt dense.onnx -o x.onnx
 inspect m.onnx --adopt text.txt -o x.onnx

@@ -23,7 +23,7 @@ from acm_export.engine.plan import plan_engine
 from acm_export.engine.release import Release
 from acm_export.engine.settings import BuilderSettings, set_precision
 from acm_export.onnx_file.manifest import read_manifest, write_manifest
-from acm_export.onnx_file.targets import retarget
+from acm_export.onnx_file.targets import rewrite_for
 from acm_export.verification.report import INT8_MARGIN_TOLERANCE
 
 if TYPE_CHECKING:
@@ -105,7 +105,7 @@ def test_the_saved_file_and_the_passport_keep_the_manifest(int8_files: Path, tmp
 @pytest.mark.parametrize("target", ["portable", "tensorrt", "ort-tensorrt"])
 def test_the_file_of_an_engine_runs_with_its_int8_body(target: str, int8_files: Path, tmp_path: Path) -> None:
     model = onnx.load(int8_files / "mixed.onnx")
-    write_manifest(model, retarget(model, read_manifest(model, "mixed"), target))
+    write_manifest(model, rewrite_for(model, read_manifest(model, "mixed"), target))
     onnx.save(model, tmp_path / "m.onnx")
     thresholds = {layer.name: np.zeros(4, np.float32) for layer in read_manifest(model, "mixed").layers}
     feeds = {"pixel_values": images(3).numpy()}

@@ -16,8 +16,9 @@ from onnx import helper
 from acm_export.onnx_file.inspection import inspect
 from acm_export.onnx_file.manifest import read_manifest
 from acm_export.onnx_file.model_file import read_model
+from acm_export.onnx_file.retarget import retarget
 from acm_export.onnx_file.set_budget import set_budget
-from acm_export.onnx_file.targets import retarget
+from acm_export.onnx_file.targets import rewrite_for
 from acm_export.quantization.quantize import quantize
 from acm_export.runtimes.onnx_runtime import CpuSession
 from acm_export.timing.latency import latency
@@ -124,6 +125,16 @@ def test_verbs_that_write_a_file_give_an_old_one_unique_names(verb: str, mixed_f
     )
 
 
+def test_retarget_renames_an_old_file_in_place_and_keeps_its_setting(mixed_files: Path, tmp_path: Path) -> None:
+    """The command that docs/op.md gives."""
+    calibrated(mixed_files / "m.onnx", mixed_files / "data.npz", tmp_path / "new.onnx")
+    set_budget(tmp_path / "new.onnx", 0.6, max_learners=3)
+    old = with_overloads(tmp_path / "new.onnx", tmp_path / "old.onnx")
+    retarget(old, old, target="portable")
+    assert onnx.load(old) == onnx.load(tmp_path / "new.onnx")
+    assert read_manifest(onnx.load(old), old).setting.budget is not None
+
+
 @pytest.mark.skipif(
     onnxruntime.__version__.startswith("1.20."),
     reason="1.20 does not find data files of models in memory",
@@ -145,7 +156,7 @@ def test_quantize_and_the_verbs_after_it_take_old_files(mixed_files: Path, tmp_p
 def test_an_old_file_changes_its_target(mixed_files: Path, target: str) -> None:
     old, new = read_model(mixed_files / "old.onnx"), onnx.load(mixed_files / "m.onnx")
     for model in (old, new):
-        retarget(model, read_manifest(model, "m"), target)
+        rewrite_for(model, read_manifest(model, "m"), target)
     assert old == new
     assert not old.functions
     domain = "trt.plugins" if target == "ort-tensorrt" else "ai.acm"

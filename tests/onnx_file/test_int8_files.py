@@ -24,7 +24,7 @@ from acm_export.onnx_file.inspection import check_graph, inspect
 from acm_export.onnx_file.manifest import read_manifest, write_manifest
 from acm_export.onnx_file.model_file import read_model
 from acm_export.onnx_file.set_budget import set_budget
-from acm_export.onnx_file.targets import ORT_TENSORRT_DOMAIN, TARGETS, gated_learners_nodes, retarget
+from acm_export.onnx_file.targets import ORT_TENSORRT_DOMAIN, TARGETS, gated_learners_nodes, rewrite_for
 from acm_export.op import DOMAIN, NAME, QUANTIZED_NAME
 from acm_export.runtimes.onnx_runtime import CpuSession
 from acm_export.runtimes.runnable import open_runnable, runnable_copy
@@ -40,7 +40,7 @@ def retargeted(model: onnx.ModelProto, target: str) -> onnx.ModelProto:
     """A copy for another target."""
     copy = onnx.ModelProto()
     copy.CopyFrom(model)
-    write_manifest(copy, retarget(copy, read_manifest(copy, "copy"), target))
+    write_manifest(copy, rewrite_for(copy, read_manifest(copy, "copy"), target))
     return copy
 
 
@@ -114,7 +114,7 @@ def test_dynamic_activations_are_refused_for_tensorrt(target: str, int8_files: P
     model = onnx.load(int8_files / "dynamic.onnx")
     before = model.SerializeToString(deterministic=True)
     with pytest.raises(ExportError, match=f"{MLP} scales its activations at run time") as refused:
-        retarget(model, read_manifest(model, "dynamic"), target)
+        rewrite_for(model, read_manifest(model, "dynamic"), target)
     assert "acm-export quantize" in str(refused.value.hint)
     assert model.SerializeToString(deterministic=True) == before
 

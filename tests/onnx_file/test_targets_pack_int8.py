@@ -15,7 +15,7 @@ from onnx.external_data_helper import convert_model_to_external_data
 from acm_export.base.errors import ExportError
 from acm_export.onnx_file.lowering.pack_int8 import pack_int8, unpack_int8
 from acm_export.onnx_file.manifest import LayerEntry, Manifest, Setting, Source
-from acm_export.onnx_file.targets import TARGETS, gated_learners_nodes, retarget
+from acm_export.onnx_file.targets import TARGETS, gated_learners_nodes, rewrite_for
 from acm_export.op import DOMAIN, QUANTIZED_NAME
 from acm_export.op.quantized_signature import INT8_INPUTS, QUANTIZED_INPUTS
 
@@ -107,13 +107,13 @@ def test_every_target_of_tensorrt_packs_once_and_portable_unpacks(target: str, a
     layers = (layer("a", 6, 3, 5), layer("b", 6, 2, 3))
     model = model_of(*layers)
     moved = copy_of(model)
-    manifest = retarget(moved, manifest_of(*layers), target)
+    manifest = rewrite_for(moved, manifest_of(*layers), target)
     first = {name: tensor.SerializeToString() for name, tensor in tensors_of(moved).items()}
     int8 = [f"{entry.name}.int8.{name}" for entry in layers for name in INT8_INPUTS]
     assert {tensors_of(moved)[name].data_type for name in int8} == {TensorProto.INT32}
-    manifest = retarget(moved, manifest, again)
+    manifest = rewrite_for(moved, manifest, again)
     assert {name: tensor.SerializeToString() for name, tensor in tensors_of(moved).items()} == first
-    retarget(moved, manifest, "portable")
+    rewrite_for(moved, manifest, "portable")
     assert tensors_of(moved) == tensors_of(model)
     assert [list(node.input) for node in gated_learners_nodes(moved)] == [list(node.input) for node in model.graph.node]
 
@@ -167,17 +167,17 @@ def test_external_weights_need_their_folder_and_then_move_into_the_file(target: 
     stored = onnx.load(tmp_path / "m.onnx", load_external_data=False)
     before = stored.SerializeToString(deterministic=True)
     with pytest.raises(ExportError, match=r"a\.int8\.w1 are stored in another file and") as refused:
-        retarget(stored, manifest_of(entry), target)
+        rewrite_for(stored, manifest_of(entry), target)
     assert "export --target" in str(refused.value.hint)
     assert stored.SerializeToString(deterministic=True) == before
-    manifest = retarget(stored, manifest_of(entry), target, folder=tmp_path)
+    manifest = rewrite_for(stored, manifest_of(entry), target, folder=tmp_path)
     expected = model_of(entry)
     pack_int8(expected.graph)()
     for name in INT8_INPUTS:
         assert tensors_of(stored)[f"a.int8.{name}"] == tensors_of(expected)[f"a.int8.{name}"]
     assert tensors_of(stored)["a.int8.s1"].data_location == TensorProto.EXTERNAL
     onnx.save(stored, tmp_path / "packed.onnx")
-    retarget(stored, manifest, "portable")
+    rewrite_for(stored, manifest, "portable")
     assert tensors_of(stored)["a.int8.w2"] == tensors_of(model_of(entry))["a.int8.w2"]
 
 
@@ -186,7 +186,7 @@ def refused(model: onnx.ModelProto, change: Any, *layers: LayerEntry, target: st
     change(model)
     before = model.SerializeToString(deterministic=True)
     with pytest.raises(ExportError) as caught:
-        retarget(model, manifest_of(*layers), target)
+        rewrite_for(model, manifest_of(*layers), target)
     assert model.SerializeToString(deterministic=True) == before
     return str(caught.value)
 

@@ -10,6 +10,7 @@ import onnx
 import pytest
 import torch
 from exported_files import images, names, run, session
+from onnx import numpy_helper
 from tiny_models import randomize, tiny_vit
 from torch import nn
 
@@ -22,7 +23,7 @@ from acm_export.onnx_file import staged_file
 from acm_export.onnx_file.inspection import inspect
 from acm_export.onnx_file.lowering.operators import PARSED
 from acm_export.onnx_file.manifest import read_manifest, write_manifest
-from acm_export.onnx_file.targets import TARGETS, retarget
+from acm_export.onnx_file.targets import TARGETS, rewrite_for
 from acm_export.op import DOMAIN, NAME, VERSION
 from acm_export.op.quantized_signature import operator_of
 
@@ -87,7 +88,7 @@ def retargeted(model: onnx.ModelProto, target: str) -> onnx.ModelProto:
     """A copy for another target."""
     copy = onnx.ModelProto()
     copy.CopyFrom(model)
-    write_manifest(copy, retarget(copy, read_manifest(copy, "copy"), target))
+    write_manifest(copy, rewrite_for(copy, read_manifest(copy, "copy"), target))
     return copy
 
 
@@ -222,7 +223,30 @@ def test_a_bf16_file_cannot_be_lowered(tmp_path: Path) -> None:
     model = onnx.load(result.path)
     before = model.SerializeToString(deterministic=True)
     with pytest.raises(ExportError, match="bf16"):
-        retarget(model, result.manifest, "tensorrt-8")
+        rewrite_for(model, result.manifest, "tensorrt-8")
+    assert model.SerializeToString(deterministic=True) == before
+
+
+def test_a_refused_model_is_unchanged(tmp_path: Path) -> None:
+    """Also the end of a reversed axis and the unused outputs of a normalization, which other rules change."""
+
+    class Model(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.norm = nn.InstanceNorm1d(3, affine=True)
+
+        def forward(self, x: torch.Tensor) -> torch.Tensor:
+            return nn.functional.mish(self.norm(x.flip(2)))
+
+    result = export(Model(), torch.randn(2, 3, 6), tmp_path / "m.onnx", dtype="fp16", verify=False)
+    model = onnx.load(result.path)
+    next(node for node in model.graph.node if node.op_type == "InstanceNormalization").output.append("")
+    end = next(node.input[2] for node in model.graph.node if node.op_type == "Slice")
+    smallest = np.array([np.iinfo(np.int64).min])
+    next(t for t in model.graph.initializer if t.name == end).CopyFrom(numpy_helper.from_array(smallest, end))
+    before = model.SerializeToString(deterministic=True)
+    with pytest.raises(ExportError, match="Mish"):
+        rewrite_for(model, result.manifest, "tensorrt-8")
     assert model.SerializeToString(deterministic=True) == before
 
 

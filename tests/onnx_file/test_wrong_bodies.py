@@ -14,7 +14,7 @@ from acm_export.base.errors import ModelFileError
 from acm_export.onnx_file.inspection import inspect
 from acm_export.onnx_file.manifest import read_manifest, write_manifest
 from acm_export.onnx_file.set_budget import set_budget
-from acm_export.onnx_file.targets import retarget
+from acm_export.onnx_file.targets import rewrite_for
 from acm_export.verification.file import verify
 
 if TYPE_CHECKING:
@@ -159,7 +159,7 @@ def test_a_body_of_another_signature_under_our_name_fails_verification(mixed_fil
 def test_a_file_for_tensorrt_has_no_body(mixed_files: Path, tmp_path: Path) -> None:
     model = onnx.load(mixed_files / "m.onnx")
     bodies = list(model.functions)
-    write_manifest(model, retarget(model, read_manifest(model, "m"), "tensorrt"))
+    write_manifest(model, rewrite_for(model, read_manifest(model, "m"), "tensorrt"))
     model.functions.extend(bodies)
     onnx.save(model, tmp_path / "m.onnx")
     with pytest.raises(ModelFileError, match="has the function GatedLearners_n3_min0_relu, but a file for tensorrt"):

@@ -12,7 +12,7 @@ from tiny_models import IMAGES, tiny_vit
 from acm_export.exporter import export
 from acm_export.modules import ACMSpec
 from acm_export.onnx_file.manifest import read_manifest, write_manifest
-from acm_export.onnx_file.targets import retarget
+from acm_export.onnx_file.targets import rewrite_for
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -66,7 +66,7 @@ def rewritten(source: Path, output: Path, *, target: str | None = None, dtype: s
     model = onnx.load(source)
     manifest = read_manifest(model, source)
     if target is not None:
-        manifest = retarget(model, manifest, target)
+        manifest = rewrite_for(model, manifest, target)
     if dtype is not None:
         manifest = manifest.replaced(dtype=dtype)
     write_manifest(model, manifest)

@@ -11,7 +11,7 @@ from onnx import helper, numpy_helper
 
 from acm_export.onnx_file.manifest import read_manifest, write_manifest
 from acm_export.onnx_file.quantization_record import Quantization
-from acm_export.onnx_file.targets import gated_learners_nodes, retarget
+from acm_export.onnx_file.targets import gated_learners_nodes, rewrite_for
 from acm_export.op import QUANTIZED_NAME
 from acm_export.op.reference import activate
 from acm_export.runtimes.onnx_runtime import CpuSession
@@ -64,7 +64,7 @@ def quantize_file(
     quantization = Quantization(mode, 8, names, tuple(keep), (), 0.5, data, samples)
     entries = tuple(replace(e, activations=mode if e.name in layers else None) for e in manifest.layers)
     manifest = manifest.replaced(layers=entries, quantization=quantization)
-    manifest = retarget(model, manifest, manifest.target)
+    manifest = rewrite_for(model, manifest, manifest.target)
     write_manifest(model, manifest)
     _clean(model)
     onnx.save(model, target)

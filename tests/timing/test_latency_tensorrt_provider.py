@@ -20,7 +20,7 @@ from acm_export.base.optional import install_command
 from acm_export.cli import main
 from acm_export.exporter import export
 from acm_export.onnx_file.manifest import read_manifest
-from acm_export.onnx_file.targets import ORT_TENSORRT_DOMAIN, gated_learners_nodes, retarget
+from acm_export.onnx_file.targets import ORT_TENSORRT_DOMAIN, gated_learners_nodes, rewrite_for
 from acm_export.timing import warm_up
 
 if TYPE_CHECKING:
@@ -65,7 +65,7 @@ def opened(monkeypatch: pytest.MonkeyPatch) -> Opened:
                 assert not model.functions
                 opened.append(given | {"required": required, "domains": domains})
                 if domains:
-                    retarget(model, read_manifest(model, "m").replaced(calibration=None), "portable")
+                    rewrite_for(model, read_manifest(model, "m").replaced(calibration=None), "portable")
             self._session = real(model.SerializeToString(), options, providers=["CPUExecutionProvider"], **more)
             self._names = [p if isinstance(p, str) else p[0] for p in providers]
 

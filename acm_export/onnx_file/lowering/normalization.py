@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 
 from onnx import TensorProto
 
-from acm_export.onnx_file.lowering.graph import Graph, Steps, attributes_of
+from acm_export.onnx_file.lowering.graph import Graph, Steps, attributes_of, without
 
 if TYPE_CHECKING:
     from onnx import GraphProto, NodeProto
@@ -24,6 +24,7 @@ def normalization(node: NodeProto, graph: Graph) -> list[NodeProto]:
     element = graph.known_type(node.input[1])
     if element not in _HALVES or any(node.output[1:]):
         return [node]
+    node = without(node)  # a copy: the graph must not change if another node is refused
     del node.output[1:]
     steps = Steps(node, graph)
     inputs = [steps.add("Cast", name, to=TensorProto.FLOAT) if name else "" for name in node.input]

@@ -8,7 +8,7 @@ from acm_export.base.errors import EngineError
 from acm_export.engine.plan import has_explicit_quantization
 from acm_export.machine.plugin_library import check_plugin_library
 from acm_export.onnx_file.model_file import read_model
-from acm_export.onnx_file.targets import retarget
+from acm_export.onnx_file.targets import rewrite_for
 from acm_export.plugins.tensorrt.build import LIBRARY
 from acm_export.runtimes.onnx_runtime import TensorrtSession
 from acm_export.runtimes.session import TappedSession
@@ -62,7 +62,7 @@ class TensorrtProvider(OnnxBackend):
     def load(self, file: TimedFile, *, own_thresholds: bool) -> OnnxModel:
         """Load the file with its op in the provider's domain; inputs that runs feed have no default there."""
         model = read_model(file.path)
-        manifest = retarget(model, file.manifest, "ort-tensorrt", folder=file.path.parent)
+        manifest = rewrite_for(model, file.manifest, "ort-tensorrt", folder=file.path.parent)
         if not own_thresholds:
             make_thresholds_inputs(model, file)
             _drop_defaults(model, {layer.thresholds for layer in manifest.layers})
