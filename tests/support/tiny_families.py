@@ -96,10 +96,12 @@ def dense_model(name: str) -> Any:
     return model
 
 
-def acm_model(name: str, sites: str = "ffn,o_proj") -> Any:
-    """Make the model with four learners at some sites, whose gates spread tokens over all counts."""
+def acm_model(name: str, sites: str = "ffn,o_proj", *, projections: int = 4) -> Any:
+    """Make the model with learners at some sites, four or ``projections``; gates spread tokens over all counts."""
     model = dense_model(name)
-    specs = {site.place: spec_for(site, 4) for site in select_sites(model, family(model), sites)}
+    ffn = {site.place for site in select_sites(model, family(model), "ffn")}
+    chosen = select_sites(model, family(model), sites)
+    specs = {site.place: spec_for(site, 4 if site.place in ffn else projections) for site in chosen}
     install_acm_layers(model, family(model), specs)
     randomize(model)
     return model
