@@ -25,7 +25,7 @@ KINDS = {"dense": dense_model, "acm": partial(acm_model, projections=3)}
 def test_a_family_builds(tmp_path: Path, name: str, kind: str, dtype: str) -> None:
     model = KINDS[kind](name)
     file = export_family(model, family(model), tmp_path / "m.onnx", dtype)
-    options = profile_options(model, family(model))
+    options = profile_options(model, family(model), file)
     result = build(file, tmp_path / "m.rtx", *options)
     assert (tmp_path / "m.rtx").stat().st_size > 0
     [plan] = result["plans"]
@@ -41,7 +41,7 @@ def test_a_family_builds(tmp_path: Path, name: str, kind: str, dtype: str) -> No
 def test_other_precisions_and_opsets_build(tmp_path: Path, dtype: str, opset: int) -> None:
     model = acm_model("bert")
     file = export_family(model, family(model), tmp_path / "m.onnx", dtype, opset=opset)
-    build(file, tmp_path / "m.rtx", *profile_options(model, family(model)))
+    build(file, tmp_path / "m.rtx", *profile_options(model, family(model), file))
 
 
 @pytest.mark.parametrize("name", ["vit", "bert", "wav2vec2 ctc, XLS-R", "whisper"])

@@ -39,7 +39,7 @@ def test_a_model_of_usual_size_builds(tmp_path: Path, name: str, kind: str) -> N
         sites = select_sites(model, family(model), "ffn")
         install_acm_layers(model, family(model), {site.place: spec_for(site, 4) for site in sites})
     file = export_family(model, family(model), tmp_path / "m.onnx", "fp16")
-    options = profile_options(model, family(model), BATCHES.get(name, (1, 2, 4)))
+    options = profile_options(model, family(model), file, BATCHES.get(name, (1, 2, 4)))
     result = build(file, tmp_path / "m.rtx", *options)
     assert (tmp_path / "m.rtx").stat().st_size > file.stat().st_size // 2
     assert (len(result["passport"]["manifest"]["layers"]) > 0) == (kind == "acm")

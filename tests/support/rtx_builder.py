@@ -8,6 +8,7 @@ import subprocess
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+import onnx
 import pytest
 
 from acm_export.exporter import export
@@ -82,18 +83,21 @@ def export_family(model: PreTrainedModel, family: ModelFamily, path: Path, dtype
     return path
 
 
-def profile_options(model: PreTrainedModel, family: ModelFamily, batch: tuple[int, int, int] = (1, 2, 4)) -> list[str]:
-    """Options of ``build-engine`` that give every dynamic length a range: the batch, tokens, audio samples."""
+def profile_options(
+    model: PreTrainedModel, family: ModelFamily, file: Path, batch: tuple[int, int, int] = (1, 2, 4)
+) -> list[str]:
+    """Options of ``build-engine`` that give every dynamic length of a file a range: the batch, tokens, audio samples."""
     bounds = family.bounds(model.config)
     ranges = {"batch": batch}
     for name, length in family.lengths(model.config).items():
         low, high = bounds.get(name, (length, None))
         ranges[name] = (low, length, high or 2 * length)
+    inputs = {value.name: value.type.tensor_type.shape.dim for value in onnx.load(file).graph.input}
     options = []
     for i, option in enumerate(("--min-shapes", "--opt-shapes", "--max-shapes")):
         shapes = [
-            f"{spec.name}:{'x'.join(str(ranges[d][i] if isinstance(d, str) else d) for d in spec.shape)}"
-            for spec in family.inputs(model.config)
+            f"{name}:{'x'.join(str(ranges[d.dim_param][i] if d.dim_param else d.dim_value) for d in dims)}"
+            for name, dims in inputs.items()
         ]
         options += [option, ",".join(shapes)]
     return options
