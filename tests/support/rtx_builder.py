@@ -86,7 +86,7 @@ def export_family(model: PreTrainedModel, family: ModelFamily, path: Path, dtype
 def profile_options(
     model: PreTrainedModel, family: ModelFamily, file: Path, batch: tuple[int, int, int] = (1, 2, 4)
 ) -> list[str]:
-    """Options of ``build-engine`` that give every dynamic length of a file a range: the batch, tokens, audio samples."""
+    """Options of ``build-engine`` that give every dynamic length of a file a range: batch, tokens, audio samples."""
     bounds = family.bounds(model.config)
     ranges = {"batch": batch}
     for name, length in family.lengths(model.config).items():
