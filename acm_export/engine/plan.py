@@ -57,7 +57,7 @@ class EnginePlan:
     @property
     def converted(self) -> bool:
         """Whether trtexec needs a file that does not exist yet: another target, or more inputs and outputs."""
-        return self.prepared.changed and self.saved is None
+        return self.prepared.changed and self.saved is None and not self.release.is_rtx
 
     @property
     def uses_plugin(self) -> bool:
@@ -78,7 +78,7 @@ class EnginePlan:
     @property
     def retarget_command(self) -> str | None:
         """The command that writes the file for trtexec; None if it exists, or if only ``--save-onnx`` can write it."""
-        if self.release.is_rtx or not self.converted or self.prepared.extra.thresholds:
+        if not self.converted or self.prepared.extra.thresholds:
             return None
         words = ["acm-export", "retarget", str(self.prepared.source), "--target", self.target]
         words += ["--with-counts"] if self.prepared.extra.counts and self.prepared.manifest.layers else []

@@ -77,7 +77,8 @@ def test_the_plan(files: Path, tmp_path: Path, no_rtx: None) -> None:  # noqa: A
     done = CliRunner().invoke(main, [*arguments, "--runtime", "tensorrt-rtx", "--json"])
     assert done.exit_code == 0, done.output
     [plan] = json.loads(done.stdout)["plans"]
-    assert (plan["runtime"], plan["target"], plan["trtexec"]) == ("tensorrt-rtx", "portable", None)
+    assert (plan["runtime"], plan["target"]) == ("tensorrt-rtx", "portable")
+    assert (plan["trtexec"], plan["retarget"], plan["converted"]) == (None, None, False)
     assert plan["profiles"]["budget"] == {"minimum": [1], "optimum": [1], "maximum": [1]}
     assert plan["profiles"]["pixel_values"]["maximum"] == [8, 1, 8, 8]
     shown = CliRunner().invoke(main, [*arguments, "--runtime", "tensorrt-rtx"])
