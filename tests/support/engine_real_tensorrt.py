@@ -21,6 +21,7 @@ from acm_export.engine.build import build
 from acm_export.engine.library import load_plugin
 from acm_export.engine.runtime import LoadedEngine
 from acm_export.engine.settings import BuilderSettings
+from acm_export.machine.plugin_library import check_plugin_library
 from acm_export.machine.tensorrt import query_tensorrt
 from acm_export.op.quantized_signature import OPERATORS
 
@@ -36,7 +37,7 @@ def load(tensorrt: Any, library: Path) -> dict[str, Any]:
 
 def examine(tensorrt: Any, library: Path) -> dict[str, Any]:
     """Run doctor's check of the registry."""
-    finding = plugin.registry(library, query_tensorrt(), "ok")
+    finding = plugin.registry(library, query_tensorrt(), check_plugin_library(library))
     return {"version": tensorrt.__version__, "state": finding.state, "found": finding.found}
 
 
