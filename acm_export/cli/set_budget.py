@@ -38,8 +38,9 @@ def set_budget(
     """Rewrite the thresholds of MODEL, in place unless -o is given. Settings that are not given keep their value.
 
     Weights outside the file are not read. With -o in another folder, the data file there is a hard link to this one
-    if the file system supports it, and otherwise a copy. BUDGET, the share of the learner FLOPs, needs a calibrated
-    file; in a portable file with a budget input, it becomes the default.
+    if the file system supports it, and otherwise a copy; a data file that another tool wrote is always copied. BUDGET,
+    the share of the learner FLOPs, needs a calibrated file; in a portable file with a budget input, it becomes the
+    default.
 
     \b
     Examples:

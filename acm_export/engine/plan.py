@@ -139,7 +139,7 @@ def plan_engine(
         EngineError: The plugin does not support this release.
     """
     prepared = prepare(model, release, extra)
-    inputs = {name: shape for name, shape in prepared.inputs.items() if name not in prepared.fixed}
+    inputs = prepared.inputs | {name: list(shape) for name, shape in prepared.fixed.items()}
     chosen = profiles(inputs, prepared.manifest.example_inputs, *shapes)
     chosen |= {name: Profile(shape, shape, shape) for name, shape in prepared.fixed.items()}
     half, int8 = prepared.manifest.dtype == "fp16", has_explicit_quantization(prepared.manifest)

@@ -81,6 +81,9 @@ def test_the_plan(files: Path, tmp_path: Path, no_rtx: None) -> None:  # noqa: A
     assert (plan["trtexec"], plan["retarget"], plan["converted"]) == (None, None, False)
     assert plan["profiles"]["budget"] == {"minimum": [1], "optimum": [1], "maximum": [1]}
     assert plan["profiles"]["pixel_values"]["maximum"] == [8, 1, 8, 8]
+    for size, code in (("1", 0), ("2", 2)):
+        given = [*arguments, "--runtime", "tensorrt-rtx", "--opt-shapes", f"budget:{size}"]
+        assert CliRunner().invoke(main, given).exit_code == code
     shown = CliRunner().invoke(main, [*arguments, "--runtime", "tensorrt-rtx"])
     assert "TensorRT-RTX 1.7 takes files for the target portable" in shown.output
     assert "trtexec" not in shown.output

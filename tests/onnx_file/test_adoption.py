@@ -20,7 +20,6 @@ from tool_changes import (
     merge_equal_constants,
     read_elsewhere,
     rename_nodes,
-    write_originals,
 )
 
 from acm_export.base.errors import ModelFileError
@@ -35,13 +34,6 @@ from acm_export.runtimes.runnable import runnable_copy
 
 if TYPE_CHECKING:
     from pathlib import Path
-
-
-@pytest.fixture(scope="module")
-def files(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    folder = tmp_path_factory.mktemp("files")
-    write_originals(folder)
-    return folder
 
 
 def run(path: Path, budget: float | None = None) -> Any:
@@ -65,9 +57,9 @@ CASES = {
 
 @pytest.mark.parametrize("kind", ["onnx", "json", "manifest"])
 @pytest.mark.parametrize("case", CASES)
-def test_a_changed_file_is_the_original_again(case: str, kind: str, files: Path, tmp_path: Path) -> None:
+def test_a_changed_file_is_the_original_again(case: str, kind: str, originals: Path, tmp_path: Path) -> None:
     name, changes = CASES[case]
-    original = files / f"{name}.onnx"
+    original = originals / f"{name}.onnx"
     source = original if kind == "onnx" else tmp_path / "m.json"
     before = inspect(original)
     if kind != "onnx":
@@ -93,9 +85,11 @@ def test_a_changed_file_is_the_original_again(case: str, kind: str, files: Path,
 
 @pytest.mark.parametrize("target", [target for target in TARGETS if target != "portable"])
 @pytest.mark.parametrize("name", ["calibrated", "input", "int8"])
-def test_files_for_every_target_get_their_manifest_back(target: str, name: str, files: Path, tmp_path: Path) -> None:
+def test_files_for_every_target_get_their_manifest_back(
+    target: str, name: str, originals: Path, tmp_path: Path
+) -> None:
     source = tmp_path / "m.onnx"
-    retarget(files / f"{name}.onnx", source, target=target)
+    retarget(originals / f"{name}.onnx", source, target=target)
     changed = change(source, tmp_path / "changed.onnx", drop_metadata, merge_equal_constants)
     after = inspect(changed, adopt=source, output=changed)
     assert after.manifest == inspect(source).manifest
@@ -104,18 +98,18 @@ def test_files_for_every_target_get_their_manifest_back(target: str, name: str, 
     np.testing.assert_array_equal(run(tmp_path / "portable.onnx"), run(tmp_path / "expected.onnx"))
 
 
-def test_a_file_without_its_manifest_names_the_command(files: Path, tmp_path: Path) -> None:
-    changed = change(files / "plain.onnx", tmp_path / "x.onnx", drop_metadata)
+def test_a_file_without_its_manifest_names_the_command(originals: Path, tmp_path: Path) -> None:
+    changed = change(originals / "plain.onnx", tmp_path / "x.onnx", drop_metadata)
     with pytest.raises(ModelFileError, match="dropped it") as caught:
         inspect(changed)
     assert f"inspect {changed} --adopt" in str(caught.value.hint)
 
 
-def test_the_command_writes_the_file(files: Path, tmp_path: Path) -> None:
-    changed = change(files / "calibrated.onnx", tmp_path / "x.onnx", drop_metadata)
-    printed = CliRunner().invoke(main, ["inspect", str(files / "calibrated.onnx"), "--json"])
+def test_the_command_writes_the_file(originals: Path, tmp_path: Path) -> None:
+    changed = change(originals / "calibrated.onnx", tmp_path / "x.onnx", drop_metadata)
+    printed = CliRunner().invoke(main, ["inspect", str(originals / "calibrated.onnx"), "--json"])
     (tmp_path / "m.json").write_text(printed.stdout)
     arguments = ["inspect", str(changed), "--adopt", str(tmp_path / "m.json"), "-o", str(tmp_path / "fixed.onnx")]
     done = CliRunner().invoke(main, arguments)
     assert done.exit_code == 0, done.output
-    assert inspect(tmp_path / "fixed.onnx").manifest == inspect(files / "calibrated.onnx").manifest
+    assert inspect(tmp_path / "fixed.onnx").manifest == inspect(originals / "calibrated.onnx").manifest

@@ -18,7 +18,6 @@ from tool_changes import (
     change,
     drop_metadata,
     fold_budget,
-    write_originals,
 )
 
 from acm_export.base.errors import ModelFileError, UsageError
@@ -30,13 +29,6 @@ from acm_export.onnx_file.targets import gated_learners_nodes
 
 if TYPE_CHECKING:
     from pathlib import Path
-
-
-@pytest.fixture(scope="module")
-def files(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    folder = tmp_path_factory.mktemp("files")
-    write_originals(folder)
-    return folder
 
 
 def inline(model: onnx.ModelProto) -> None:
@@ -109,25 +101,25 @@ MISFITS = {
 
 
 @pytest.mark.parametrize("case", MISFITS)
-def test_a_file_that_does_not_fit_is_refused_with_the_reason(case: str, files: Path, tmp_path: Path) -> None:
+def test_a_file_that_does_not_fit_is_refused_with_the_reason(case: str, originals: Path, tmp_path: Path) -> None:
     name, edit, reason = MISFITS[case]
-    changed = change(files / f"{name}.onnx", tmp_path / "x.onnx", edit)
+    changed = change(originals / f"{name}.onnx", tmp_path / "x.onnx", edit)
     with pytest.raises(ModelFileError, match=reason) as caught:
-        inspect(changed, adopt=files / f"{name}.onnx", output=tmp_path / "fixed.onnx")
+        inspect(changed, adopt=originals / f"{name}.onnx", output=tmp_path / "fixed.onnx")
     assert caught.value.hint == (AVOID_INLINING if case == "inlined" else GIVE)
     assert names(tmp_path) == ["x.onnx"]
 
 
-def test_another_model_is_refused(files: Path, tmp_path: Path) -> None:
+def test_another_model_is_refused(originals: Path, tmp_path: Path) -> None:
     export(tiny_vit({}), {"pixel_values": images(2)}, tmp_path / "dense.onnx", verify=False)
     with pytest.raises(ModelFileError, match="ACM nodes"):
-        inspect(files / "plain.onnx", adopt=tmp_path / "dense.onnx", output=tmp_path / "x.onnx")
+        inspect(originals / "plain.onnx", adopt=tmp_path / "dense.onnx", output=tmp_path / "x.onnx")
     with pytest.raises(ModelFileError, match="no ACM nodes"):
-        inspect(tmp_path / "dense.onnx", adopt=files / "plain.onnx", output=tmp_path / "x.onnx")
+        inspect(tmp_path / "dense.onnx", adopt=originals / "plain.onnx", output=tmp_path / "x.onnx")
 
 
-def test_wrong_calls(files: Path, tmp_path: Path) -> None:
-    model, output = files / "plain.onnx", tmp_path / "x.onnx"
+def test_wrong_calls(originals: Path, tmp_path: Path) -> None:
+    model, output = originals / "plain.onnx", tmp_path / "x.onnx"
     for options in ({"adopt": model}, {"output": output}):
         with pytest.raises(UsageError, match=r"--adopt needs -o|-o needs --adopt"):
             inspect(model, **options)
@@ -143,9 +135,9 @@ def test_wrong_calls(files: Path, tmp_path: Path) -> None:
     assert not output.exists()
 
 
-def test_the_original_is_not_replaced(files: Path, tmp_path: Path) -> None:
+def test_the_original_is_not_replaced(originals: Path, tmp_path: Path) -> None:
     original = tmp_path / "m.onnx"
-    original.write_bytes(content := (files / "plain.onnx").read_bytes())
+    original.write_bytes(content := (originals / "plain.onnx").read_bytes())
     (tmp_path / "link.onnx").symlink_to(original)
     changed = change(original, tmp_path / "x.onnx", drop_metadata)
     for output in (original, tmp_path / "link.onnx"):
@@ -165,8 +157,8 @@ def own_thresholds(source: Path, target: Path) -> Path:
 
 
 @pytest.mark.parametrize("kind", ["onnx", "json"])
-def test_thresholds_that_no_setting_determines_are_compared(kind: str, files: Path, tmp_path: Path) -> None:
-    original = own_thresholds(files / "plain.onnx", tmp_path / "m.onnx")
+def test_thresholds_that_no_setting_determines_are_compared(kind: str, originals: Path, tmp_path: Path) -> None:
+    original = own_thresholds(originals / "plain.onnx", tmp_path / "m.onnx")
     source = original if kind == "onnx" else tmp_path / "m.json"
     if kind == "json":
         source.write_text(json.dumps(inspect(original).to_json()))
@@ -178,8 +170,8 @@ def test_thresholds_that_no_setting_determines_are_compared(kind: str, files: Pa
 
 
 @pytest.mark.parametrize("thresholds", [None, {}, {FIRST: [0, 1, 2, 3], LAST: ["a", 1, 2, 3]}, {FIRST: [0]}, [1]])
-def test_thresholds_that_nothing_gives_are_refused(thresholds: object, files: Path, tmp_path: Path) -> None:
-    original = own_thresholds(files / "plain.onnx", tmp_path / "m.onnx")
+def test_thresholds_that_nothing_gives_are_refused(thresholds: object, originals: Path, tmp_path: Path) -> None:
+    original = own_thresholds(originals / "plain.onnx", tmp_path / "m.onnx")
     content = inspect(original).to_json()
     content = content["manifest"] if thresholds is None else content | {"thresholds": thresholds}
     (tmp_path / "m.json").write_text(json.dumps(content))

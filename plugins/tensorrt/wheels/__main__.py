@@ -64,7 +64,7 @@ def build_wheels(pure: Path, cuda_root: Path | None, machines: tuple[str, ...], 
 
 
 def _cuda(root: Path | None) -> Path:
-    """CUDA's headers: of a toolkit, else those that Triton brings."""
+    """Folder of the CUDA headers: those of a toolkit, else those in the Triton package."""
     try:
         return cuda_headers(root)
     except PluginError:
