@@ -49,6 +49,8 @@ class Signature:
                 f"min_learners is {self.min_learners}; with num_learners = {self.num_learners} "
                 f"it must be in 0..{self.num_learners}"
             )
+        if not isinstance(self.glu, bool):
+            raise OpError(f"glu is {self.glu!r}; it must be true or false")
         if self.activation not in ACTIVATIONS:
             raise OpError(f"activation is {self.activation!r}; it must be one of {', '.join(ACTIVATIONS)}")
 
