@@ -13,7 +13,7 @@ from acm_export.base.optional import require
 from acm_export.modules.activations import activation_fn
 from acm_export.modules.gated_learners import TORCH_DTYPES, learner_counts
 from acm_export.op.quantized_signature import INT8_INPUTS, QUANTIZED_INPUTS, SMALLEST_RANGE, QuantizedSignature
-from acm_export.op.schema import infer_quantized_shapes
+from acm_export.op.schema import infer_shapes
 
 
 @torch.library.custom_op("acm::quantized_gated_learners", mutates_args=())
@@ -148,7 +148,7 @@ def _(
 
 
 def _check(tensors: tuple[torch.Tensor, ...], signature: QuantizedSignature) -> None:
-    infer_quantized_shapes([list(tensor.shape) for tensor in tensors], signature)
+    infer_shapes([list(tensor.shape) for tensor in tensors], signature)
     named = dict(zip(QUANTIZED_INPUTS, tensors, strict=True))
     if named["x"].dtype not in TORCH_DTYPES.values():
         raise OpError(f"x is {named['x'].dtype}; expected one of {', '.join(map(str, TORCH_DTYPES.values()))}")

@@ -177,7 +177,9 @@ def _one_layer_model(
     constants: Mapping[str, TensorProto], signature: QuantizedSignature, element: int, opset: int
 ) -> onnx.ModelProto:
     outputs = [*OUTPUTS, *tap_names(signature)]
-    node = helper.make_node(signature.function_name, list(QUANTIZED_INPUTS), outputs, domain=DOMAIN, **vars(signature))
+    node = helper.make_node(
+        signature.function_name, list(QUANTIZED_INPUTS), outputs, domain=DOMAIN, **signature.attributes
+    )
     tensors = []
     for name, tensor in constants.items():
         renamed = TensorProto()

@@ -64,7 +64,7 @@ def quantized_model(
     free = ("x", "gate_logits") if constants else QUANTIZED_INPUTS
     more = tap_names(signature) if taps else []
     node = helper.make_node(
-        signature.function_name, list(QUANTIZED_INPUTS), ["y", "counts", *more], domain=DOMAIN, **vars(signature)
+        signature.function_name, list(QUANTIZED_INPUTS), ["y", "counts", *more], domain=DOMAIN, **signature.attributes
     )
     kinds = {name: helper.np_dtype_to_tensor_dtype(value.dtype) for name, value in feeds.items()}
     inputs = [helper.make_tensor_value_info(k, kinds[k], [None] * feeds[k].ndim) for k in free]
