@@ -140,7 +140,7 @@ def compile_variant(arch: str, variant: Variant) -> Compiled:
 
 
 def _compile_cuda(arch: str, variant: Variant) -> Compiled:
-    macros = {name: value for name, value in variant.constants.items() if not isinstance(value, bool)}
+    macros = {name: value for name, value in variant.constants.items() if isinstance(value, (int, str))}
     cubin = nvrtc.compile_cuda(hopper.SOURCES[variant.kernel], f"{arch}a", macros)
     registers, stack = _resources(cubin, Path(require("triton").knobs.nvidia.cuobjdump.path))
     arguments = tuple((name, hopper.kind(name)) for name in hopper.ARGUMENTS[variant.kernel])
@@ -149,7 +149,7 @@ def _compile_cuda(arch: str, variant: Variant) -> Compiled:
         *variant.key,
         variant.kernel,
         32 * variant.warps,
-        int(variant.constants["ACM_SHARED_BYTES"]),
+        int(macros["ACM_SHARED_BYTES"]),
         registers,
         arguments,
         0,

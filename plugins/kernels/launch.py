@@ -103,7 +103,7 @@ def gated_learners(
         signature.num_learners,
         signature.min_learners,
         x.element_size(),
-        v1 is not None,
+        signature.glu,
     )
     precision = precision_of(x.dtype, allow_tf32=allow_tf32)
     given = {

@@ -104,7 +104,7 @@ def quantized_gated_learners(
     }
     tensors = contiguous(given) | {"y": y, "counts": counts}
     n = signature.num_learners
-    problem = Problem(counts.numel(), x.shape[-1], w1.shape[1] // n, n, signature.min_learners, 1, v1 is not None)
+    problem = Problem(counts.numel(), x.shape[-1], w1.shape[1] // n, n, signature.min_learners, 1, signature.glu)
     aligned = plan.aligned(problem, *wide_addresses(tensors))
     packed = usable_pack(x.device) if entry is None else None
     entry = entry or select(architecture(x.device), "int8", problem, aligned=aligned, packed=packed is not None)

@@ -63,6 +63,7 @@ class Entry:
         reason: Why these sizes, or the measurement that chose them.
         glu: Tile of GEMM 1 of the GLU operators, which holds two sums; ``down`` is theirs too. None if the entry is not
             for them.
+        glu_reason: The same as ``reason`` for ``glu``.
         language: Language of the kernels: ``triton``, or ``cuda`` (plugins/kernels/cuda; only in a pack).
     """
 
@@ -75,6 +76,7 @@ class Entry:
     split: int
     reason: str
     glu: Tile | None = None
+    glu_reason: str = ""
     language: str = "triton"
 
     def __post_init__(self) -> None:

@@ -53,12 +53,11 @@ def up(
     k = tl.arange(0, BLOCK_K)
     width = num_learners * hidden_dim
     a = x + token.to(tl.int64)[:, None] * model_dim + k[None, :]
-    weight = k.to(tl.int64)[:, None] * width + (learner * hidden_dim + column)[None, :]
-    b = w1 + weight
+    b = w1 + k.to(tl.int64)[:, None] * width + (learner * hidden_dim + column)[None, :]
     b_step = tl.cast(width, tl.int64) * BLOCK_K
     total = tl.zeros((BLOCK_M, BLOCK_N), tl.float32)
     if v1 is not None:
-        c = v1 + weight
+        c = v1 + k.to(tl.int64)[:, None] * width + (learner * hidden_dim + column)[None, :]
         factor = tl.zeros((BLOCK_M, BLOCK_N), tl.float32)
     for start in range(0, model_dim, BLOCK_K):
         if EVEN:

@@ -62,11 +62,11 @@ def up_int8(
     pitch = padded(model_dim)
     written = tl.where(row < rows_here, row, 0)  # q has no other rows; those of the tile get arbitrary values
     a = q + written.to(tl.int64)[:, None] * pitch + k[None, :]
-    weight = (learner * hidden_dim + column).to(tl.int64)[None, :] * model_dim + k[:, None]
-    b = w1_t + weight
+    b_column, b_row = (learner * hidden_dim + column).to(tl.int64)[None, :] * model_dim, k[:, None]
+    b = w1_t + b_column + b_row
     total = tl.zeros((BLOCK_M, BLOCK_N), tl.int32)
     if v1_t is not None:
-        c = v1_t + weight
+        c = v1_t + b_column + b_row
         factor = tl.zeros((BLOCK_M, BLOCK_N), tl.int32)
     for start in range(0, model_dim, BLOCK_K):
         for half in tl.static_range(HALVES):
