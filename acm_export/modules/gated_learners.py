@@ -55,10 +55,9 @@ def gated_learners(
         OpError: Shapes, dtypes or attributes violate docs/op.md; the message has both values.
         KernelError: The GPU is older than sm_80, or the kernels do not support it.
     """
-    return _run(
-        {"x": x, "gate_logits": gate_logits, "thresholds": thresholds, "w1": w1, "b1": b1, "w2": w2, "b2": b2},
-        Signature(num_learners, min_learners, activation),
-    )
+    signature = Signature(num_learners, min_learners, activation)
+    tensors = (x, gate_logits, thresholds, w1, b1, w2, b2)
+    return _run(dict(zip(signature.inputs, tensors, strict=True)), signature)
 
 
 @torch.library.custom_op("acm::glu_gated_learners", mutates_args=())
@@ -143,10 +142,9 @@ def _(
     min_learners: int,
     activation: str,
 ) -> tuple[torch.Tensor, torch.Tensor]:
-    return _run_kernels(
-        {"x": x, "gate_logits": gate_logits, "thresholds": thresholds, "w1": w1, "b1": b1, "w2": w2, "b2": b2},
-        Signature(num_learners, min_learners, activation),
-    )
+    signature = Signature(num_learners, min_learners, activation)
+    tensors = (x, gate_logits, thresholds, w1, b1, w2, b2)
+    return _run_kernels(dict(zip(signature.inputs, tensors, strict=True)), signature)
 
 
 @glu_gated_learners.register_kernel("cuda")
@@ -179,28 +177,8 @@ def _run_kernels(named: dict[str, torch.Tensor], signature: Signature) -> tuple[
 
 
 @gated_learners.register_fake
-def _(
-    x: torch.Tensor,
-    gate_logits: torch.Tensor,
-    thresholds: torch.Tensor,  # noqa: ARG001
-    w1: torch.Tensor,  # noqa: ARG001
-    b1: torch.Tensor,  # noqa: ARG001
-    w2: torch.Tensor,  # noqa: ARG001
-    b2: torch.Tensor,  # noqa: ARG001
-    num_learners: int,  # noqa: ARG001
-    min_learners: int,  # noqa: ARG001
-    activation: str,  # noqa: ARG001
-) -> tuple[torch.Tensor, torch.Tensor]:
-    y = torch.empty_like(x, memory_format=torch.contiguous_format)
-    return y, gate_logits.new_empty(gate_logits.shape[:-1], dtype=torch.int32)
-
-
 @glu_gated_learners.register_fake
-def _(
-    x: torch.Tensor,
-    gate_logits: torch.Tensor,
-    *_: torch.Tensor | int | str,
-) -> tuple[torch.Tensor, torch.Tensor]:
+def _(x: torch.Tensor, gate_logits: torch.Tensor, *_: torch.Tensor | int | str) -> tuple[torch.Tensor, torch.Tensor]:
     y = torch.empty_like(x, memory_format=torch.contiguous_format)
     return y, gate_logits.new_empty(gate_logits.shape[:-1], dtype=torch.int32)
 
