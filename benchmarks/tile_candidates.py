@@ -193,7 +193,7 @@ def search(present: Entry, tokens: int, measure: Measure) -> Entry:
     for sizes, split in DOWNS[tokens]:
         down = sizes.of(present.down)
         if (up := next((up for up in (present.up, *ups) if up.block_m % down.block_m == 0), None)) is not None:
-            try_entry("down", replace(present, up=up, down=down, split=split))
+            try_entry("down", replace(present, up=up, down=down, split=split, glu=_glu_tile(present, down)))
     by_down = dict(seen)
     for up in ups:
         if fitting := [entry for entry in by_down if up.block_m % entry.down.block_m == 0]:
@@ -203,6 +203,12 @@ def search(present: Entry, tokens: int, measure: Measure) -> Entry:
     final = {entry: ratio for entry in finalists if (ratio := measure("final", entry)) is not None}
     best = min(final, key=final.__getitem__, default=present)
     return best if final and (not works or final[best] <= 1 - NOISE) else present
+
+
+def _glu_tile(present: Entry, down: Tile) -> Tile | None:
+    """The tile of GLU learners, which is not tuned here, with at least the rows of GEMM 2."""
+    glu = present.glu
+    return glu and replace(glu, block_m=max(glu.block_m, down.block_m))
 
 
 def candidates(present: Entry, tokens: int) -> list[tuple[str, Entry]]:

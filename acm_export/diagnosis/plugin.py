@@ -80,10 +80,10 @@ def registry(path: Path | None, found: TensorRT, library: Finding) -> Finding:
         output = probe("registry", found.module, str(file.absolute()), *OPERATORS)
     except ProbeError as error:
         return Finding(name, "wrong", f"loading {file} into TensorRT {found.version}: {error}", BUILD)
-    wanted = [{"name": op, "version": PLUGIN_VERSION, "namespace": PLUGIN_NAMESPACE} for op in OPERATORS]
+    wanted = [{"name": op, "version": PLUGIN_VERSION, "namespace": PLUGIN_NAMESPACE} for op in sorted(OPERATORS)]
     listed = sorted(output.value["creators"], key=lambda creator: creator["name"])
     if listed == wanted and output.value["loaded"]:
-        names = " and ".join(OPERATORS)
+        names = ", ".join(OPERATORS)
         return Finding(name, "ok", f"TensorRT {found.version} lists {names}, version {PLUGIN_VERSION}, once each")
     logged = [line.strip() for line in output.stderr.splitlines() if "GatedLearners" in line]
     if logged:

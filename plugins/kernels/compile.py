@@ -43,15 +43,15 @@ _MODULES = {
     "down_int8": "down_int8",
     "down_split_int8": "down_int8",
 }
-_TENSORS = {"x", "w1", "b1", "hidden", "w2", "b2", "y"}
+_TENSORS = {"x", "w1", "b1", "v1", "c1", "hidden", "w2", "b2", "y"}
 _FLOAT32 = {"gate_logits", "thresholds", "partial"}
 _INT32 = {"counts", "order", "reach", "histograms", "arrivals"}
 _INT8_OPERATOR = {
-    "fp32": {"x_mult", "s1", "b1", "h_mult", "s2", "b2"},
-    "i8": {"q", "w1_t", "h_zero", "hidden", "w2_t"},
+    "fp32": {"x_mult", "s1", "b1", "t1", "c1", "h_mult", "s2", "b2"},
+    "i8": {"q", "w1_t", "v1_t", "h_zero", "hidden", "w2_t"},
     "i32": {"partial"},
 }
-"""Types in the kernels of the int8 operator, apart from T and from the tensors of routing."""
+"""Types in the kernels of the int8 operators, apart from T and from the tensors of routing."""
 
 _DIVISIBLE = {"model_dim", "hidden_dim"}
 
@@ -104,8 +104,8 @@ def compile_variant(arch: str, variant: Variant) -> Compiled:
         os.environ.pop("TRITON_PTXAS_BLACKWELL_PATH", None)
     else:
         os.environ["TRITON_PTXAS_BLACKWELL_PATH"] = triton.knobs.nvidia.ptxas.path
-    module = __import__(f"acm_export.plugins.kernels.{_MODULES[variant.kernel]}", fromlist=[variant.kernel])
-    function = getattr(module, variant.kernel)
+    module = __import__(f"acm_export.plugins.kernels.{_MODULES[variant.function]}", fromlist=[variant.function])
+    function = getattr(module, variant.function)
     names: list[str] = function.arg_names
     types = {name: "constexpr" if name in variant.constants else _type(name, variant) for name in names}
     aligned = [n for n in names if variant.aligned and (types[n].startswith("*") or n in _DIVISIBLE)]
@@ -140,7 +140,7 @@ def compile_variant(arch: str, variant: Variant) -> Compiled:
 
 
 def _compile_cuda(arch: str, variant: Variant) -> Compiled:
-    macros = {name: value for name, value in variant.constants.items() if not isinstance(value, bool)}
+    macros = {name: value for name, value in variant.constants.items() if isinstance(value, (int, str))}
     cubin = nvrtc.compile_cuda(hopper.SOURCES[variant.kernel], f"{arch}a", macros)
     registers, stack = _resources(cubin, Path(require("triton").knobs.nvidia.cuobjdump.path))
     arguments = tuple((name, hopper.kind(name)) for name in hopper.ARGUMENTS[variant.kernel])
@@ -149,7 +149,7 @@ def _compile_cuda(arch: str, variant: Variant) -> Compiled:
         *variant.key,
         variant.kernel,
         32 * variant.warps,
-        int(variant.constants["ACM_SHARED_BYTES"]),
+        int(macros["ACM_SHARED_BYTES"]),
         registers,
         arguments,
         0,

@@ -13,7 +13,7 @@ if TYPE_CHECKING:
 
 def up_grid(problem: Problem, entry: Entry, num_rows: int) -> int:
     """Blocks of GEMM 1 for a chunk."""
-    tile = entry.up
+    tile = entry.up_for(problem)
     return cdiv(num_rows, tile.block_m) * problem.num_learners * cdiv(problem.hidden_dim, tile.block_n)
 
 
@@ -35,8 +35,8 @@ def num_arrivals(problem: Problem, entry: Entry) -> int:
 
 def even(problem: Problem, entry: Entry) -> tuple[bool, bool]:
     """Whether tiles of GEMM 1 and of GEMM 2 never reach past D or h, so that loads need no masks."""
-    d, h = problem.model_dim, problem.hidden_dim
+    d, h, up = problem.model_dim, problem.hidden_dim, entry.up_for(problem)
     return (
-        d % entry.up.block_k == 0 and h % entry.up.block_n == 0,
+        d % up.block_k == 0 and h % up.block_n == 0,
         h % entry.down.block_k == 0 and d % entry.down.block_n == 0,
     )

@@ -21,6 +21,9 @@ from acm_export.plugins.kernels.variants import PLAIN_WARPS, activation_precisio
 if TYPE_CHECKING:
     from acm_export.plugins.kernels.packed import PackedKernels
 
+_OF_ROUTING = ("gate_logits", "thresholds", "counts")
+"""Tensors that are never loaded 16 bytes at a time."""
+
 _INTERPRETED = "sm_80"
 """Architecture whose tiles the interpreter uses."""
 
@@ -62,10 +65,12 @@ def gated_learners(
     b2: torch.Tensor,
     signature: Signature,
     *,
+    v1: torch.Tensor | None = None,
+    c1: torch.Tensor | None = None,
     allow_tf32: bool = False,
     entry: Entry | None = None,
 ) -> tuple[torch.Tensor, torch.Tensor]:
-    """Run the operator (docs/op.md) asynchronously.
+    """Run the operator GatedLearners, or with v1 and c1 GLUGatedLearners (docs/op.md), asynchronously.
 
     Args:
         x: ``[..., D]``, float32, float16 or bfloat16 (T).
@@ -76,6 +81,8 @@ def gated_learners(
         w2: ``[N*h, D]``, T.
         b2: ``[N+1, D]``, T.
         signature: N, min_learners and the activation. Shapes and dtypes are not checked here.
+        v1: ``[D, N*h]``, T, of GLUGatedLearners.
+        c1: ``[N*h]``, T, of GLUGatedLearners.
         allow_tf32: Round float32 operands to TF32.
         entry: Tile sizes; Triton compiles its kernels for them. By default those of the tile table.
 
@@ -96,25 +103,26 @@ def gated_learners(
         signature.num_learners,
         signature.min_learners,
         x.element_size(),
+        signature.glu,
     )
     precision = precision_of(x.dtype, allow_tf32=allow_tf32)
-    x, gate_logits, thresholds, w1, b1, w2, b2 = (t.contiguous() for t in (x, gate_logits, thresholds, w1, b1, w2, b2))
-    aligned = plan.aligned(problem, *(t.data_ptr() for t in (x, w1, b1, w2, b2, y)))
+    given = {
+        "x": x,
+        "gate_logits": gate_logits,
+        "thresholds": thresholds,
+        "w1": w1,
+        "b1": b1,
+        "v1": v1,
+        "c1": c1,
+        "w2": w2,
+        "b2": b2,
+    }
+    tensors = contiguous(given) | {"y": y, "counts": counts}
+    aligned = plan.aligned(problem, *wide_addresses(tensors))
     packed = usable_pack(x.device)
     compile_here = entry is not None and entry.language == "triton"
     entry = entry or select(architecture(x.device), precision, problem, aligned=aligned, packed=packed is not None)
     with torch.cuda.device_of(x):
-        tensors = {
-            "x": x,
-            "gate_logits": gate_logits,
-            "thresholds": thresholds,
-            "w1": w1,
-            "b1": b1,
-            "w2": w2,
-            "b2": b2,
-            "y": y,
-            "counts": counts,
-        }
         if packed is not None and not compile_here:
             stream = torch.cuda.current_stream(x.device).cuda_stream
             packed.run(problem, entry, signature.activation, precision, tensors, stream=stream)
@@ -128,11 +136,21 @@ def gated_learners(
                 "partial": space.partial,
             }
             num_arrivals = grids.num_arrivals(problem, entry)
-            route(problem, gate_logits, thresholds, counts, space, num_arrivals=num_arrivals)
+            route(problem, tensors["gate_logits"], tensors["thresholds"], counts, space, num_arrivals=num_arrivals)
             run_gemms(problem, entry, signature.activation, tensors, precision)
         else:
             raise KernelError("these tile sizes need kernels in CUDA, and no kernel pack has them")
     return y, counts
+
+
+def contiguous(tensors: dict[str, torch.Tensor | None]) -> dict[str, torch.Tensor]:
+    """The tensors that there are, each contiguous."""
+    return {name: tensor.contiguous() for name, tensor in tensors.items() if tensor is not None}
+
+
+def wide_addresses(tensors: dict[str, torch.Tensor]) -> list[int]:
+    """Addresses of the tensors that kernels load or store 16 bytes at a time where they can."""
+    return [tensor.data_ptr() for name, tensor in tensors.items() if name not in _OF_ROUTING]
 
 
 def run_gemms(
@@ -144,7 +162,7 @@ def run_gemms(
         problem: Shapes.
         entry: Tile sizes.
         activation: One of :data:`acm_export.op.ACTIVATIONS`.
-        tensors: Tensors by the names of the kernels' arguments.
+        tensors: Tensors by the names of the kernels' arguments; v1 and c1 only if learners are GLUs.
         precision: One of :data:`acm_export.plugins.kernels.tiles.PRECISIONS`.
     """
     even_up, even_down = grids.even(problem, entry)
@@ -158,6 +176,8 @@ def run_gemms(
             reach,
             tensors["w1"],
             tensors["b1"],
+            tensors.get("v1"),
+            tensors.get("c1"),
             hidden,
             first,
             rows,
@@ -167,7 +187,7 @@ def run_gemms(
             EVEN=even_up,
             PRECISION=input_precision,
             ACTIVATION_PRECISION=activation_precision(precision, interpreted=not hidden.is_cuda),
-            **tile_constants(entry.up),
+            **tile_constants(entry.up_for(problem)),
         )
         blocks = grids.down_grid(problem, entry, rows)
         if entry.split:

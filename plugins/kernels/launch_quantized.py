@@ -9,16 +9,21 @@ import torch
 from acm_export.base.errors import KernelError
 from acm_export.op.signature import ACTIVATIONS
 from acm_export.plugins.kernels import down_int8, grids, plan, quantize_rows, up_int8
-from acm_export.plugins.kernels.launch import Space, architecture, route, tile_constants, usable_pack
+from acm_export.plugins.kernels.launch import (
+    Space,
+    architecture,
+    contiguous,
+    route,
+    tile_constants,
+    usable_pack,
+    wide_addresses,
+)
 from acm_export.plugins.kernels.plan import Problem
 from acm_export.plugins.kernels.tiles import GROUP, Entry, select
 from acm_export.plugins.kernels.variants import PLAIN_WARPS, activation_precision
 
 if TYPE_CHECKING:
     from acm_export.op.quantized_signature import QuantizedSignature
-
-_OF_ROUTING = ("gate_logits", "thresholds", "counts")
-"""Tensors that are never loaded 16 bytes at a time."""
 
 
 def quantized_gated_learners(
@@ -36,9 +41,12 @@ def quantized_gated_learners(
     b2: torch.Tensor,
     signature: QuantizedSignature,
     *,
+    v1: torch.Tensor | None = None,
+    t1: torch.Tensor | None = None,
+    c1: torch.Tensor | None = None,
     entry: Entry | None = None,
 ) -> tuple[torch.Tensor, torch.Tensor]:
-    """Run the int8 operator (docs/op.md) asynchronously.
+    """Run QuantizedGatedLearners, or with v1, t1 and c1 QuantizedGLUGatedLearners (docs/op.md), asynchronously.
 
     The kernels take weights contiguous along K. Pass them as ``weight.t()`` of contiguous ``[N*h, D]`` and
     ``[D, N*h]`` tensors; in any other layout they are copied on every call.
@@ -57,6 +65,9 @@ def quantized_gated_learners(
         s2: ``[D]``, float32.
         b2: ``[N+1, D]``, float32.
         signature: Attributes of the op. Shapes and dtypes are not checked here.
+        v1: ``[D, N*h]``, int8, of QuantizedGLUGatedLearners.
+        t1: ``[N*h]``, float32, of QuantizedGLUGatedLearners: the scales of v1.
+        c1: ``[N*h]``, float32, of QuantizedGLUGatedLearners.
         entry: Tile sizes; Triton compiles its kernels for them. By default those of the tile table.
 
     Returns:
@@ -82,16 +93,19 @@ def quantized_gated_learners(
         "w1_t": w1.t(),
         "s1": s1,
         "b1": b1,
+        "v1_t": None if v1 is None else v1.t(),
+        "t1": t1,
+        "c1": c1,
         "h_mult": h_mult,
         "h_zero": h_zero,
         "w2_t": w2.t(),
         "s2": s2,
         "b2": b2,
     }
-    tensors = {name: tensor.contiguous() for name, tensor in given.items()} | {"y": y, "counts": counts}
+    tensors = contiguous(given) | {"y": y, "counts": counts}
     n = signature.num_learners
-    problem = Problem(counts.numel(), x.shape[-1], w1.shape[1] // n, n, signature.min_learners, 1)
-    aligned = plan.aligned(problem, *(t.data_ptr() for name, t in tensors.items() if name not in _OF_ROUTING))
+    problem = Problem(counts.numel(), x.shape[-1], w1.shape[1] // n, n, signature.min_learners, 1, signature.glu)
+    aligned = plan.aligned(problem, *wide_addresses(tensors))
     packed = usable_pack(x.device) if entry is None else None
     entry = entry or select(architecture(x.device), "int8", problem, aligned=aligned, packed=packed is not None)
     with torch.cuda.device_of(x):
@@ -145,7 +159,7 @@ def _run_up(
     up_int8.up_int8[(grids.up_grid(problem, entry, rows),)](
         space.q,
         space.reach,
-        *(tensors[name] for name in ("w1_t", "s1", "b1", "h_mult", "h_zero")),
+        *(tensors.get(name) for name in ("w1_t", "s1", "b1", "v1_t", "t1", "c1", "h_mult", "h_zero")),
         space.hidden,
         first,
         rows,
@@ -156,7 +170,7 @@ def _run_up(
         GROUP=GROUP,
         EVEN=grids.even(problem, entry)[0],
         ACTIVATION_PRECISION=activation_precision("int8", interpreted=not space.q.is_cuda),
-        **tile_constants(entry.up),
+        **tile_constants(entry.up_for(problem)),
     )
 
 

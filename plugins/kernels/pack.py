@@ -58,7 +58,7 @@ class Kernel:
 
     Args:
         arch: GPU architecture, as in ``sm_90``.
-        kernel: Name of the function.
+        kernel: Name of the function; followed by ``_glu`` if its learners are GLUs.
         dtype: ``fp16``, ``bf16``, ``fp32`` or ``tf32``; empty where T does not matter.
         entry: Index into the tile table, CHOICES of a routing kernel, or the alignment of ``quantize_rows``.
         even: Whether it loads without masks.

@@ -21,7 +21,7 @@ from acm_export.plugins.kernels import grids, hopper, plan
 from acm_export.plugins.kernels.launcher import LIBRARY, Launch, Launcher
 from acm_export.plugins.kernels.pack import read_pack
 from acm_export.plugins.kernels.tiles import entries
-from acm_export.plugins.kernels.variants import ALIGNMENTS, has_kernels_without_masks
+from acm_export.plugins.kernels.variants import ALIGNMENTS, GLU, has_kernels_without_masks, has_ups_without_masks
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping
@@ -208,7 +208,9 @@ def _triton_launches(
     problem: Problem, entry: Entry, index: int, precision: str, dtype: torch.dtype, rows: int
 ) -> Iterator[tuple[Key, tuple[int, int]]]:
     """Key and grid of each of Triton's kernels for a chunk after routing, in order."""
-    even_up, even_down = (even and has_kernels_without_masks(entry) for even in grids.even(problem, entry))
+    even_up, even_down = grids.even(problem, entry)
+    even_up = even_up and has_ups_without_masks(entry, glu=problem.glu)
+    even_down = even_down and has_kernels_without_masks(entry)
     name = precision if precision == "tf32" else DTYPES[dtype]
     suffix = ""
     if precision == "int8":
@@ -216,7 +218,7 @@ def _triton_launches(
         alignment = next(each for each in ALIGNMENTS if each <= entry.alignment)
         yield ("quantize_rows", name, alignment, False, ""), grids.quantize_grid(problem, rows)
     up, down = grids.up_grid(problem, entry, rows), grids.down_grid(problem, entry, rows)
-    yield ("up" + suffix, "" if suffix else name, index, even_up, ""), (up, 1)
+    yield (f"up{suffix}{GLU if problem.glu else ''}", "" if suffix else name, index, even_up, ""), (up, 1)
     if entry.split:
         yield ("down_split" + suffix, name, index, even_down, ""), (down, problem.num_learners * entry.split)
     else:

@@ -56,7 +56,8 @@ class Problem:
         hidden_dim: h.
         num_learners: N.
         min_learners: Learners that always run.
-        element_size: Bytes of a hidden value: those of T, or 1 for the int8 operator.
+        element_size: Bytes of a hidden value: those of T, or 1 for the int8 operators.
+        glu: Whether learners are GLUs, whose GEMM 1 computes two products.
     """
 
     tokens: int
@@ -65,6 +66,7 @@ class Problem:
     num_learners: int
     min_learners: int
     element_size: int
+    glu: bool = False
 
     def __post_init__(self) -> None:
         if not 1 <= self.tokens <= MAX_TOKENS:

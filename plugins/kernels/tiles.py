@@ -61,6 +61,9 @@ class Entry:
         down: Tile of GEMM 2; its rows must divide those of ``up``.
         split: Slices of K per learner, summed afterwards; 0 to compute all of K in one block.
         reason: Why these sizes, or the measurement that chose them.
+        glu: Tile of GEMM 1 of the GLU operators, which holds two sums; ``down`` is theirs too. None if the entry is not
+            for them.
+        glu_reason: The same as ``reason`` for ``glu``.
         language: Language of the kernels: ``triton``, or ``cuda`` (plugins/kernels/cuda; only in a pack).
     """
 
@@ -72,14 +75,28 @@ class Entry:
     down: Tile
     split: int
     reason: str
+    glu: Tile | None = None
+    glu_reason: str = ""
     language: str = "triton"
 
     def __post_init__(self) -> None:
-        if self.up.block_m % self.down.block_m:
-            raise KernelError(
-                f"down.block_m = {self.down.block_m} does not divide up.block_m = {self.up.block_m}: "
-                "GEMM 2 would read rows that GEMM 1 never wrote"
-            )
+        for name, tile in (("up", self.up), ("glu", self.glu)):
+            if tile and tile.block_m % self.down.block_m:
+                raise KernelError(
+                    f"down.block_m = {self.down.block_m} does not divide {name}.block_m = {tile.block_m}: "
+                    "GEMM 2 would read rows that GEMM 1 never wrote"
+                )
+
+    def up_for(self, problem: Problem) -> Tile:
+        """Tile of GEMM 1.
+
+        Raises:
+            KernelError: Learners are GLUs, and the entry is not for them.
+        """
+        tile = self.glu if problem.glu else self.up
+        if tile is None:
+            raise KernelError("these tile sizes have none for GEMM 1 of GLU learners")
+        return tile
 
     def can_run(self, problem: Problem, *, aligned: bool) -> bool:
         """Whether the entry computes the problem correctly, even if it is not the fastest choice.
@@ -88,11 +105,11 @@ class Entry:
             problem: Shapes.
             aligned: Whether D, h and every pointer are multiples of 16 (values, bytes).
         """
+        has_tile = self.glu is not None or not problem.glu
         divides = problem.model_dim % self.alignment == 0 == problem.hidden_dim % self.alignment
         in_range = self.language != "cuda" or problem.tokens * problem.model_dim < CUDA_VALUES
-        return (
-            (aligned or self.alignment == 1) and divides and in_range and (not self.split or problem.splits(self.split))
-        )
+        splits = not self.split or problem.splits(self.split)
+        return has_tile and (aligned or self.alignment == 1) and divides and in_range and splits
 
 
 @cache
@@ -119,6 +136,7 @@ def parse(content: dict[str, Any]) -> tuple[Entry, ...]:
                         "archs": tuple(entry["archs"]),
                         "up": Tile(**entry["up"]),
                         "down": Tile(**entry["down"]),
+                        "glu": Tile(**entry["glu"]) if entry["glu"] else None,
                     }
                 )
             )

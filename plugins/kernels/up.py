@@ -1,4 +1,4 @@
-"""GEMM 1: hidden = act(x W1 + b1), only in the tiles of the staircase."""
+"""GEMM 1: hidden = act(x W1 + b1), or act(x W1 + b1) * (x V1 + c1), only in the tiles of the staircase."""
 
 from __future__ import annotations
 
@@ -16,6 +16,8 @@ def up(
     reach,  # (num_learners + 1,), int32
     w1,  # (model_dim, num_learners * hidden_dim), T
     b1,  # (num_learners * hidden_dim,), T
+    v1,  # (model_dim, num_learners * hidden_dim), T; None if learners are not GLUs
+    c1,  # (num_learners * hidden_dim,), T; None if learners are not GLUs
     hidden,  # out: (rows of a chunk, num_learners * padded(hidden_dim)), T
     first_row,
     num_rows,
@@ -54,6 +56,9 @@ def up(
     b = w1 + k.to(tl.int64)[:, None] * width + (learner * hidden_dim + column)[None, :]
     b_step = tl.cast(width, tl.int64) * BLOCK_K
     total = tl.zeros((BLOCK_M, BLOCK_N), tl.float32)
+    if v1 is not None:
+        c = v1 + k.to(tl.int64)[:, None] * width + (learner * hidden_dim + column)[None, :]
+        factor = tl.zeros((BLOCK_M, BLOCK_N), tl.float32)
     for start in range(0, model_dim, BLOCK_K):
         if EVEN:
             a_tile = tl.load(a)
@@ -61,12 +66,20 @@ def up(
         else:
             inside = start + k < model_dim
             a_tile = tl.load(a, mask=inside[None, :], other=0.0)
-            b_tile = tl.load(b, mask=inside[:, None] & (column < hidden_dim)[None, :], other=0.0)
+            b_mask = inside[:, None] & (column < hidden_dim)[None, :]
+            b_tile = tl.load(b, mask=b_mask, other=0.0)
         total = tl.dot(a_tile, b_tile, total, input_precision=PRECISION)
+        if v1 is not None:
+            c_tile = tl.load(c) if EVEN else tl.load(c, mask=b_mask, other=0.0)
+            factor = tl.dot(a_tile, c_tile, factor, input_precision=PRECISION)
+            c += b_step
         a += BLOCK_K
         b += b_step
     bias = tl.load(b1 + learner * hidden_dim + column, mask=column < hidden_dim, other=0.0)
     value = activate(total + bias.to(tl.float32)[None, :], activation, ACTIVATION_PRECISION)
+    if v1 is not None:
+        c_bias = tl.load(c1 + learner * hidden_dim + column, mask=column < hidden_dim, other=0.0)
+        value *= factor + c_bias.to(tl.float32)[None, :]
     width_padded = padded(hidden_dim)
     out = (
         hidden + row.to(tl.int64)[:, None] * (num_learners * width_padded) + (learner * width_padded + column)[None, :]

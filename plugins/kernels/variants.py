@@ -20,12 +20,20 @@ PLAIN_WARPS = 4
 """Warps per block of the kernels without matrix products."""
 
 Key = tuple[str, str, int, bool, str]
+Constants = dict[str, "int | str | bool | None"]
 
 DTYPES = {"half": ("fp16", "bf16"), "fp32": ("fp32",), "tf32": ("tf32",), "int8": ("fp32", "fp16", "bf16")}
 """T of the kernels for each precision of the table."""
 
-INT8_KERNELS = ("quantize_rows", "up_int8", "down_int8", "down_split_int8")
-"""Kernels of the int8 operator; it shares those of routing."""
+INT8_KERNELS = ("quantize_rows", "up_int8", "up_int8_glu", "down_int8", "down_split_int8")
+"""Kernels of the int8 operators; they share those of routing."""
+
+GLU = "_glu"
+"""Ends the names of kernels that are the same function as without it, given V1. Only GEMM 1 has them."""
+
+WITHOUT_VALUE: dict[str, None] = dict.fromkeys(("v1", "c1"))
+WITHOUT_VALUE_INT8: dict[str, None] = dict.fromkeys(("v1_t", "t1", "c1"))
+"""Arguments of GEMM 1 that are None where learners are not GLUs."""
 
 ALIGNMENTS = (16, 1)
 """Kernels of ``quantize_rows`` are identified by the alignment of D and of all pointers instead of a table entry."""
@@ -51,12 +59,22 @@ def has_kernels_without_masks(entry: Entry) -> bool:
     return entry.alignment > 1 and entry.precision in ("half", "int8")
 
 
+def has_ups_without_masks(entry: Entry, *, glu: bool) -> bool:
+    """The same for GEMM 1. With GLU learners it has them for many tokens only; few are bound by reading weights.
+
+    Args:
+        entry: Entry of the tile table.
+        glu: Whether learners are GLUs.
+    """
+    return has_kernels_without_masks(entry) and (not glu or entry.max_tokens is None)
+
+
 @dataclass(frozen=True)
 class Variant:
     """One compiled kernel.
 
     Args:
-        kernel: Name of the function.
+        kernel: Name of the function; followed by :data:`GLU` if its learners are GLUs.
         dtype: ``fp16``, ``bf16``, ``fp32`` or ``tf32``; empty where T does not matter.
         entry: Index into the tile table, the CHOICES of a routing kernel, or the alignment of ``quantize_rows``.
         even: Whether it loads without masks (grids.py, ``even``).
@@ -73,7 +91,7 @@ class Variant:
     entry: int
     even: bool
     aligned: bool
-    constants: dict[str, int | str | bool]
+    constants: Constants
     warps: int
     stages: int = 1
     registers: int = 0
@@ -83,6 +101,11 @@ class Variant:
     def key(self) -> Key:
         """Identifies the kernel among those of an architecture."""
         return self.kernel, self.dtype, self.entry, self.even, self.activation
+
+    @property
+    def function(self) -> str:
+        """Name of the function."""
+        return self.kernel.removesuffix(GLU)
 
     @property
     def language(self) -> str:
@@ -103,21 +126,36 @@ def variants(arch: str) -> Iterator[Variant]:
         if entry.precision == "int8":
             yield from _int8(index, entry)
             continue
-        aligned = entry.alignment > 1
-        for dtype in DTYPES[entry.precision]:
-            for even in (True, False) if has_kernels_without_masks(entry) else (False,):
-                common = {"EVEN": even, "PRECISION": "tf32" if dtype == "tf32" else "ieee"}
-                activation = {"ACTIVATION_PRECISION": activation_precision(entry.precision)}
-                for kernel, tile, extra in (
-                    ("up", entry.up, {"GROUP": GROUP, **activation}),
-                    ("down_split", entry.down, {"SPLIT": entry.split})
-                    if entry.split
-                    else ("down", entry.down, {"GROUP": GROUP}),
-                ):
-                    constants = {**_blocks(tile), **common, **extra}
-                    yield Variant(
-                        kernel, dtype, index, even, aligned, constants, tile.warps, tile.stages, tile.registers
-                    )
+        yield from _float(index, entry)
+
+
+def _float(index: int, entry: Entry) -> Iterator[Variant]:
+    for dtype in DTYPES[entry.precision]:
+        for even in (True, False) if has_kernels_without_masks(entry) else (False,):
+            common: Constants = {"EVEN": even, "PRECISION": "tf32" if dtype == "tf32" else "ieee"}
+            up = {**common, "GROUP": GROUP, "ACTIVATION_PRECISION": activation_precision(entry.precision)}
+            yield _product("up", dtype, index, entry, entry.up, {**up, **WITHOUT_VALUE})
+            if entry.glu and (not even or has_ups_without_masks(entry, glu=True)):
+                yield _product("up" + GLU, dtype, index, entry, entry.glu, up)
+            if entry.split:
+                yield _product("down_split", dtype, index, entry, entry.down, {**common, "SPLIT": entry.split})
+            else:
+                yield _product("down", dtype, index, entry, entry.down, {**common, "GROUP": GROUP})
+
+
+def _product(kernel: str, dtype: str, index: int, entry: Entry, tile: Tile, constants: Constants) -> Variant:
+    """A matrix product by Triton."""
+    return Variant(
+        kernel,
+        dtype,
+        index,
+        bool(constants["EVEN"]),
+        entry.alignment > 1,
+        {**_blocks(tile), **constants},
+        tile.warps,
+        tile.stages,
+        tile.registers,
+    )
 
 
 def _routing() -> Iterator[Variant]:
@@ -130,44 +168,29 @@ def _quantize_rows() -> Iterator[Variant]:
     rows, columns = QUANTIZE_BLOCK
     for dtype in DTYPES["int8"]:
         for alignment in ALIGNMENTS:
-            constants: dict[str, int | str | bool] = {"BLOCK_M": rows, "BLOCK_K": columns}
+            constants: Constants = {"BLOCK_M": rows, "BLOCK_K": columns}
             yield Variant("quantize_rows", dtype, alignment, False, alignment > 1, constants, PLAIN_WARPS)
 
 
 def _int8(index: int, entry: Entry) -> Iterator[Variant]:
-    up: dict[str, int | str | bool] = {
-        **_blocks(entry.up),
-        "GROUP": GROUP,
-        "ACTIVATION_PRECISION": activation_precision("int8"),
-    }
-    down: dict[str, int | str | bool] = {
-        **_blocks(entry.down),
-        **({"SPLIT": entry.split} if entry.split else {"GROUP": GROUP}),
-    }
-    products = [("up_int8", "", entry.up, up)]
-    products += [
-        ("down_split_int8" if entry.split else "down_int8", dtype, entry.down, down) for dtype in DTYPES["int8"]
-    ]
     for even in (True, False) if has_kernels_without_masks(entry) else (False,):
-        for kernel, dtype, tile, constants in products:
-            yield Variant(
-                kernel,
-                dtype,
-                index,
-                even,
-                entry.alignment > 1,
-                {**constants, "EVEN": even},
-                tile.warps,
-                tile.stages,
-                tile.registers,
-            )
+        common: Constants = {"EVEN": even}
+        up = {**common, "GROUP": GROUP, "ACTIVATION_PRECISION": activation_precision("int8")}
+        yield _product("up_int8", "", index, entry, entry.up, {**up, **WITHOUT_VALUE_INT8})
+        if entry.glu and (not even or has_ups_without_masks(entry, glu=True)):
+            yield _product("up_int8" + GLU, "", index, entry, entry.glu, up)
+        for dtype in DTYPES["int8"]:
+            if entry.split:
+                yield _product("down_split_int8", dtype, index, entry, entry.down, {**common, "SPLIT": entry.split})
+            else:
+                yield _product("down_int8", dtype, index, entry, entry.down, {**common, "GROUP": GROUP})
 
 
 def _hopper(index: int, entry: Entry) -> Iterator[Variant]:
     for dtype in DTYPES[entry.precision]:
         for kernel, tile, activations in ((hopper.UP, entry.up, ACTIVATIONS), (hopper.DOWN, entry.down, ("",))):
             for activation in activations:
-                constants: dict[str, int | str | bool] = {
+                constants: Constants = {
                     "ACM_BFLOAT16": str(dtype == "bf16").lower(),
                     "ACM_BLOCK_N": tile.block_n,
                     "ACM_STAGES": tile.stages,

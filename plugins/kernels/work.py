@@ -22,7 +22,7 @@ class Work:
 
     Args:
         executed: In the tiles that the kernels compute, including rows and columns past the edges.
-        needed: By the tokens: count x 2 x D x h each.
+        needed: By the tokens: count x 2 x D x h each, or count x 3 x D x h if learners are GLUs.
     """
 
     executed: int
@@ -42,14 +42,15 @@ def work(problem: Problem, entry: Entry, counts: NDArray[np.int32]) -> Work:
     for first, rows in problem.chunks():
         executed += _up(problem, entry, in_order[first : first + rows])
         executed += _down(problem, entry, in_order[first : first + rows])
-    return Work(executed, int(in_order.sum()) * 2 * problem.model_dim * problem.hidden_dim)
+    products = 3 if problem.glu else 2
+    return Work(executed, int(in_order.sum()) * products * problem.model_dim * problem.hidden_dim)
 
 
 def _up(problem: Problem, entry: Entry, counts: NDArray[np.int32]) -> int:
-    tile = entry.up
+    tile, products = entry.up_for(problem), 2 if problem.glu else 1
     rows = np.array([np.count_nonzero(counts > learner) for learner in range(problem.num_learners)])
     tiles = int((-(-rows // tile.block_m)).sum()) * cdiv(problem.hidden_dim, tile.block_n)
-    return tiles * tile.block_m * tile.block_n * cdiv(problem.model_dim, tile.block_k) * tile.block_k
+    return products * tiles * tile.block_m * tile.block_n * cdiv(problem.model_dim, tile.block_k) * tile.block_k
 
 
 def _down(problem: Problem, entry: Entry, counts: NDArray[np.int32]) -> int:

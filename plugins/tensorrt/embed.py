@@ -130,13 +130,16 @@ def _entry(entry: Entry, arrays: _Arrays) -> str:
     archs = arrays.span("std::int32_t", (str(_number(arch)) for arch in entry.archs))
     precision = {"half": "kHalf", "fp32": "kFp32", "tf32": "kTf32", "int8": "kInt8"}[entry.precision]
     language = {"triton": "kTriton", "cuda": "kCuda"}[entry.language]
+    tiles = ", ".join(_tile(tile) for tile in (entry.up, entry.glu, entry.down))
     return (
-        f"{{{archs}, Precision::{precision}, {entry.alignment}, {entry.max_tokens or 0}, {_tile(entry.up)}, "
-        f"{_tile(entry.down)}, {entry.split}, Language::{language}}}"
+        f"{{{archs}, Precision::{precision}, {entry.alignment}, {entry.max_tokens or 0}, {tiles}, "
+        f"{entry.split}, Language::{language}}}"
     )
 
 
-def _tile(tile: Tile) -> str:
+def _tile(tile: Tile | None) -> str:
+    if tile is None:
+        return "{0, 0, 0}"
     return f"{{{tile.block_m}, {tile.block_n}, {tile.block_k}}}"
 
 

@@ -29,7 +29,8 @@ class Creator:
     plugin_version, plugin_namespace = '1', ''
     def __init__(self, name): self.name = name
 class Registry:
-    plugin_creator_list = [Creator('GatedLearners'), Creator('QuantizedGatedLearners')]
+    plugin_creator_list = [Creator(name) for name in (
+        'GatedLearners', 'GLUGatedLearners', 'QuantizedGLUGatedLearners', 'QuantizedGatedLearners')]
 def get_plugin_registry(): return Registry()
 """
 
@@ -122,10 +123,10 @@ def test_a_library_that_crashes_when_loaded_is_wrong(around: Surroundings) -> No
         (
             "self.all_creators = creators(); return 1",
             "ok",
-            "lists GatedLearners and QuantizedGatedLearners, version 1, once each",
+            "GatedLearners, QuantizedGatedLearners, GLUGatedLearners, QuantizedGLUGatedLearners, version 1, once each",
         ),
         ("self.all_creators = 2 * creators(); return 1", "wrong", "; expected [{"),
-        ("self.all_creators = creators()[1:]; return 1", "wrong", "it lists [{'name': 'GatedLearners', "),
+        ("self.all_creators = creators()[1:]; return 1", "wrong", "it lists [{'name': 'GLUGatedLearners', "),
         ("self.all_creators = creators()", "wrong", "load_library returned no handle"),
         ("print('GatedLearners: built for TensorRT 10', file=sys.stderr)", "wrong", "built for TensorRT 10"),
         ("import ctypes; ctypes.string_at(0)", "wrong", "crashed with SIGSEGV"),

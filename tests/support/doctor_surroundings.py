@@ -19,7 +19,8 @@ import sys
 class Creator:
     plugin_version, plugin_namespace = '1', ''
     def __init__(self, name): self.name = name
-def creators(): return [Creator('QuantizedGatedLearners'), Creator('GatedLearners')]
+NAMES = 'QuantizedGatedLearners', 'GatedLearners', 'QuantizedGLUGatedLearners', 'GLUGatedLearners'
+def creators(): return [Creator(name) for name in NAMES]
 class Registry:
     all_creators = []
     def load_library(self, path):

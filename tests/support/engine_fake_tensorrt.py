@@ -131,13 +131,17 @@ class Recorded:
         self.layers: list[Layer] = []
 
 
+CREATORS = ("GatedLearners", "QuantizedGatedLearners", "GLUGatedLearners", "QuantizedGLUGatedLearners")
+"""Names of the plugins in the library."""
+
+
 def fake(  # noqa: C901  one closure for each class of the module
     version: str,
     *,
     errors: int = 0,
     plan: bytes | None = b"engine",
     creator: bool = True,
-    creators: tuple[str, ...] = ("GatedLearners", "QuantizedGatedLearners"),
+    creators: tuple[str, ...] = CREATORS,
     handle: Any = 1,
     driver: Path | None = None,
     change: Callable[[dict[str, Any]], None] = lambda _: None,

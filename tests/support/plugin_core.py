@@ -13,8 +13,8 @@ from typing import TYPE_CHECKING, Any, ClassVar
 
 from plugin_pack import Identity, argument_kind, argument_names
 
-from acm_export.op.quantized_signature import INT8_INPUTS, QUANTIZED_INPUTS
-from acm_export.op.signature import ACTIVATIONS, INPUTS, OUTPUTS
+from acm_export.op.quantized_signature import INT8_INPUTS, QUANTIZED_GLU_INPUTS, QUANTIZED_INPUTS
+from acm_export.op.signature import ACTIVATIONS, GLU_INPUTS, INPUTS, OUTPUTS
 from acm_export.plugins.kernels.hopper import TensorMap
 from acm_export.plugins.kernels.plan import Problem
 from acm_export.plugins.kernels.tiles import PRECISIONS
@@ -27,6 +27,14 @@ Place = tuple[str, int]
 """A tensor and a byte offset into it."""
 
 TYPES = ("float32", "float16", "bfloat16", "int32", "int8", "other")
+OPERATORS = {
+    "GatedLearners": INPUTS,
+    "QuantizedGatedLearners": QUANTIZED_INPUTS,
+    "GLUGatedLearners": GLU_INPUTS,
+    "QuantizedGLUGatedLearners": QUANTIZED_GLU_INPUTS,
+}
+"""Inputs by operator, in the order of ``acm::Operator``."""
+
 TENSORS = (*INPUTS, *OUTPUTS)
 QUANTIZED_TENSORS = (*QUANTIZED_INPUTS, *OUTPUTS)
 
@@ -36,7 +44,7 @@ class CTensor(ctypes.Structure):
 
 
 class CPointers(ctypes.Structure):
-    _fields_ = (("inputs", c_void_p * 12), ("outputs", c_void_p * 2), ("workspace", c_void_p), ("stream", c_void_p))
+    _fields_ = (("inputs", c_void_p * 15), ("outputs", c_void_p * 2), ("workspace", c_void_p), ("stream", c_void_p))
 
 
 @dataclass
@@ -52,8 +60,19 @@ class Case:
     dtype: str = "float16"
     allow_tf32: bool = False
 
-    inputs: ClassVar[tuple[str, ...]] = INPUTS
-    quantized: ClassVar[bool] = False
+    operator: ClassVar[str] = "GatedLearners"
+
+    @property
+    def inputs(self) -> tuple[str, ...]:
+        return OPERATORS[self.operator]
+
+    @property
+    def quantized(self) -> bool:
+        return self.operator.startswith("Quantized")
+
+    @property
+    def glu(self) -> bool:
+        return "GLU" in self.operator
 
     @property
     def names(self) -> tuple[str, ...]:
@@ -62,19 +81,28 @@ class Case:
 
     def shapes(self) -> dict[str, tuple[int, ...]]:
         d, n, width = self.model_dim, self.num_learners, self.num_learners * self.hidden_dim
-        return {
+        shapes = {
             "x": (*self.leading, d),
             "gate_logits": (*self.leading, n - self.min_learners + 1),
             "thresholds": (n,),
             "w1": (d, width),
             "b1": (width,),
+            "v1": (d, width),
+            "c1": (width,),
             "w2": (width, d),
             "b2": (n + 1, d),
             "y": (*self.leading, d),
             "counts": self.leading,
         }
+        if self.quantized:
+            shapes |= {"x_mult": (d,), "s1": (width,), "t1": (width,), "h_mult": (n,), "h_zero": (n,), "s2": (d,)}
+            shapes |= {name: (-(-math.prod(shapes[name]) // 4),) for name in INT8_INPUTS}
+        return {name: shapes[name] for name in self.names}
 
     def types(self) -> dict[str, str]:
+        if self.quantized:
+            given = {"x": self.dtype, "y": self.dtype} | dict.fromkeys((*INT8_INPUTS, "counts"), "int32")
+            return {name: given.get(name, "float32") for name in self.names}
         fixed = {"gate_logits": "float32", "thresholds": "float32", "counts": "int32"}
         return {name: fixed.get(name, self.dtype) for name in self.names}
 
@@ -91,34 +119,33 @@ class Case:
     @property
     def hidden_bytes(self) -> int:
         """Bytes of a hidden value."""
-        return 4 if self.dtype == "float32" else 2
+        return 1 if self.quantized else 4 if self.dtype == "float32" else 2
 
     @property
     def problem(self) -> Problem:
         sizes = (self.model_dim, self.hidden_dim, self.num_learners, self.min_learners, self.hidden_bytes)
-        return Problem(math.prod(self.leading), *sizes)
+        return Problem(math.prod(self.leading), *sizes, self.glu)
 
 
 @dataclass
 class QuantizedCase(Case):
     """One layer of the int8 operator, in the form that TensorRT gets."""
 
-    inputs: ClassVar[tuple[str, ...]] = QUANTIZED_INPUTS
-    quantized: ClassVar[bool] = True
+    operator: ClassVar[str] = "QuantizedGatedLearners"
 
-    def shapes(self) -> dict[str, tuple[int, ...]]:
-        d, n, width = self.model_dim, self.num_learners, self.num_learners * self.hidden_dim
-        shapes = super().shapes() | {"x_mult": (d,), "s1": (width,), "h_mult": (n,), "h_zero": (n,), "s2": (d,)}
-        shapes |= {name: (-(-math.prod(shapes[name]) // 4),) for name in INT8_INPUTS}
-        return {name: shapes[name] for name in self.names}
 
-    def types(self) -> dict[str, str]:
-        given = {"x": self.dtype, "y": self.dtype} | dict.fromkeys((*INT8_INPUTS, "counts"), "int32")
-        return {name: given.get(name, "float32") for name in self.names}
+@dataclass
+class GluCase(Case):
+    """One layer of a gated FFN."""
 
-    @property
-    def hidden_bytes(self) -> int:
-        return 1
+    operator: ClassVar[str] = "GLUGatedLearners"
+
+
+@dataclass
+class QuantizedGluCase(Case):
+    """One layer of a gated FFN in int8, in the form that TensorRT gets."""
+
+    operator: ClassVar[str] = "QuantizedGLUGatedLearners"
 
 
 QUANTIZED_CASES = [
@@ -135,6 +162,26 @@ QUANTIZED_CASES = [
     QuantizedCase(leading=(9, 30_000), model_dim=16, hidden_dim=1024),  # several chunks
 ]
 
+GLU_CASES = [
+    GluCase(leading=(1,)),
+    GluCase(leading=(16,), dtype="bfloat16", activation="silu"),
+    GluCase(leading=(2, 30), min_learners=1, activation="gelu_tanh"),
+    GluCase(leading=(197,), model_dim=768, hidden_dim=512),
+    GluCase(leading=(3, 400), model_dim=128, hidden_dim=256, activation="relu"),
+    GluCase(leading=(300,), model_dim=65, hidden_dim=33),
+    GluCase(leading=(600,), model_dim=48, hidden_dim=80),
+    GluCase(leading=(500,), dtype="float32", model_dim=1040, activation="identity"),
+    GluCase(leading=(64,), dtype="float32", allow_tf32=True),
+    GluCase(leading=(65,), dtype="float32", allow_tf32=True, num_learners=64),
+    GluCase(leading=(9, 3000), model_dim=16, hidden_dim=1024),  # several chunks
+    QuantizedGluCase(leading=(1,), activation="silu"),
+    QuantizedGluCase(leading=(2, 30), min_learners=1, dtype="float32"),
+    QuantizedGluCase(leading=(197,), model_dim=768, hidden_dim=768, dtype="bfloat16"),
+    QuantizedGluCase(leading=(3, 400), model_dim=128, hidden_dim=256, activation="relu"),
+    QuantizedGluCase(leading=(300,), model_dim=65, hidden_dim=33),
+    QuantizedGluCase(leading=(9, 30_000), model_dim=16, hidden_dim=1024),  # several chunks
+]
+
 
 def c_tensor(dtype: str, shape: Sequence[int], *, linear: bool = True) -> CTensor:
     return CTensor(TYPES.index(dtype), int(not linear), len(shape), (c_int64 * 8)(*shape))
@@ -144,7 +191,7 @@ SPACING = 1 << 36
 """Between the addresses of fake tensors, so that an address tells its tensor."""
 
 
-_PLACES = (*TENSORS, "workspace", *(name for name in QUANTIZED_INPUTS if name not in INPUTS))
+_PLACES = (*TENSORS, "workspace", *(name for name in QUANTIZED_GLU_INPUTS if name not in INPUTS))
 
 
 def address_of(name: str) -> int:
@@ -155,7 +202,7 @@ def address_of(name: str) -> int:
 def pointers(inputs: Sequence[str] = INPUTS, **changes: int) -> CPointers:
     """An address for each tensor; 0 for null. ``inputs`` are those of the operator."""
     address = {name: address_of(name) for name in _PLACES} | {"stream": 77} | changes
-    given, outputs = (c_void_p * 12)(*(address[n] for n in inputs)), (c_void_p * 2)(*(address[n] for n in OUTPUTS))
+    given, outputs = (c_void_p * 15)(*(address[n] for n in inputs)), (c_void_p * 2)(*(address[n] for n in OUTPUTS))
     return CPointers(given, outputs, address["workspace"], address["stream"])
 
 
@@ -231,7 +278,7 @@ class Core:
 
     def layer(self, case: Case) -> Layer:
         handle = self._c.acm_layer_create(
-            int(case.quantized),
+            list(OPERATORS).index(case.operator),
             case.num_learners,
             case.min_learners,
             ACTIVATIONS.index(case.activation),
@@ -362,4 +409,4 @@ def _take(words: Iterator[int], count: int) -> Any:
 
 
 def _numbers(problem: Problem) -> Any:
-    return (c_int64 * 6)(*(getattr(problem, field.name) for field in fields(problem)))
+    return (c_int64 * 7)(*(int(getattr(problem, field.name)) for field in fields(problem)))

@@ -62,7 +62,7 @@ def exercise_plugin(harness: Harness) -> None:
     for case in [*CASES, *QUANTIZED_CASES]:
         largest = replace(case, leading=tuple(4 * size + 1 for size in case.leading))
         unknown = replace(case, leading=(-1,) * len(case.leading))
-        made = harness.create(fields_of(case), quantized=case.quantized)
+        made = harness.create(fields_of(case), case.operator)
         assert made, harness.take_log()
         for rank in (-1, 0, 1000):
             profile = [shapes.tensors() for shapes in (unknown, case, largest)]
@@ -90,8 +90,8 @@ def exercise_plugin(harness: Harness) -> None:
         copy.timing_id()
     for change in ({"activation": None}, {"num_learners": 99}, {"activation": b"x" * 5000}, {"y": 1}):
         assert harness.create(fields_of(CASES[0], **change)) is None
-        assert harness.create(fields_of(QUANTIZED_CASES[0], **change), quantized=True) is None
-    assert harness.create(fields_of(QUANTIZED_CASES[0], dynamic=1), quantized=True) is None
+        assert harness.create(fields_of(QUANTIZED_CASES[0], **change), QuantizedCase.operator) is None
+    assert harness.create(fields_of(QUANTIZED_CASES[0], dynamic=1), QuantizedCase.operator) is None
 
 
 def main(target: str, library: Path, driver: Path) -> None:

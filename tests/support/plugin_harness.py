@@ -7,10 +7,7 @@ from ctypes import byref, c_char_p, c_int32, c_int64, c_void_p
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
-from plugin_core import TYPES, Case, CPointers, load, pointers
-
-from acm_export.op.quantized_signature import QUANTIZED_INPUTS
-from acm_export.op.signature import INPUTS
+from plugin_core import OPERATORS, TYPES, Case, CPointers, load, pointers
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -61,20 +58,19 @@ class Harness:
         self.c.acm_clear_log()
         return text
 
-    def create(self, fields: Fields, *, quantized: bool = False, runtime_phase: bool = False) -> Plugin | None:
-        return self.wrap(
-            self.c.acm_create(int(quantized), c_fields(fields), len(fields), int(runtime_phase)), quantized=quantized
-        )
+    def create(self, fields: Fields, operator: str = "GatedLearners", *, runtime_phase: bool = False) -> Plugin | None:
+        number = list(OPERATORS).index(operator)
+        return self.wrap(self.c.acm_create(number, c_fields(fields), len(fields), int(runtime_phase)), operator)
 
-    def wrap(self, handle: int | None, *, quantized: bool) -> Plugin | None:
-        return Plugin(self, c_void_p(handle), quantized=quantized) if handle else None
+    def wrap(self, handle: int | None, operator: str) -> Plugin | None:
+        return Plugin(self, c_void_p(handle), operator) if handle else None
 
     def run(self, case: Case, addresses: CPointers, *, workspace_size: int, tactic: int = 0, times: int = 1) -> int:
         """The whole life of a plugin; returns the bytes of workspace that it needs, or a negative number."""
         fields = fields_of(case)
         return int(
             self.c.acm_run(
-                int(case.quantized),
+                list(OPERATORS).index(case.operator),
                 c_fields(fields),
                 len(fields),
                 case.tensors(),
@@ -89,8 +85,8 @@ class Harness:
 class Plugin:
     """One plugin object of either interface."""
 
-    def __init__(self, harness: Harness, handle: c_void_p, *, quantized: bool) -> None:
-        self._harness, self._c, self._handle, self._quantized = harness, harness.c, handle, quantized
+    def __init__(self, harness: Harness, handle: c_void_p, operator: str) -> None:
+        self._harness, self._c, self._handle, self._operator = harness, harness.c, handle, operator
 
     def __del__(self) -> None:
         self._c.acm_destroy(self._handle)
@@ -138,11 +134,11 @@ class Plugin:
         return int(self._c.acm_shape_change(self._handle, tensors))
 
     def enqueue(self, tensors: Any, addresses: CPointers | None = None) -> int:
-        given = addresses or pointers(QUANTIZED_INPUTS if self._quantized else INPUTS)
+        given = addresses or pointers(OPERATORS[self._operator])
         return int(self._c.acm_enqueue(self._handle, tensors, byref(given)))
 
     def _made(self, handle: int | None) -> Plugin:
-        plugin = self._harness.wrap(handle, quantized=self._quantized)
+        plugin = self._harness.wrap(handle, self._operator)
         assert plugin, self._harness.take_log()
         return plugin
 
@@ -165,7 +161,7 @@ CURRENT = replace(CASE, leading=(-1, -1))
 
 
 def make(harness: Harness, case: Case = CASE) -> Plugin:
-    plugin = harness.create(fields_of(case), quantized=case.quantized)
+    plugin = harness.create(fields_of(case), case.operator)
     assert plugin, harness.take_log()
     return plugin
 

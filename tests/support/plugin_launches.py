@@ -24,8 +24,11 @@ class Recorder:
 
     def __getitem__(self, grid: tuple[int, ...]) -> Any:
         def run(*arguments: Any, **constants: Any) -> None:
-            named = dict(zip(argument_names()[self._name], arguments, strict=True))
-            self._log.append((self._name, grid, named, constants))
+            given = [argument for argument in arguments if argument is not None]
+            name = f"{self._name}_glu" if f"{self._name}_glu" in argument_names() else self._name
+            if len(given) < len(arguments):
+                name = self._name
+            self._log.append((name, grid, dict(zip(argument_names()[name], given, strict=True)), constants))
 
         return run
 
@@ -34,19 +37,18 @@ def run_python(case: Case, arch: str, monkeypatch: pytest.MonkeyPatch) -> dict[i
     """Names of the tensors by their addresses, after Python's launcher ran."""
     shapes, types = case.shapes(), case.types()
     tensors = {name: torch.empty(shapes[name], dtype=getattr(torch, types[name])) for name in case.inputs}
-    attributes = (case.num_learners, case.min_learners, case.activation)
+    kind = QuantizedSignature if case.quantized else Signature
+    signature = kind(case.num_learners, case.min_learners, case.activation, glu=case.glu)
     if case.quantized:
         monkeypatch.setattr(launch_quantized, "architecture", lambda _: arch)
         d, width = case.model_dim, case.num_learners * case.hidden_dim
-        tensors["w1"], tensors["w2"], tensors["h_zero"] = (
-            torch.empty(shape, dtype=torch.int8) for shape in ((width, d), (d, width), (case.num_learners,))
-        )
-        given = tensors | {"w1": tensors["w1"].t(), "w2": tensors["w2"].t()}
-        y, counts = launch_quantized.quantized_gated_learners(*given.values(), QuantizedSignature(*attributes))
+        stored = {"w1": (width, d), "v1": (width, d), "w2": (d, width), "h_zero": (case.num_learners,)}
+        tensors |= {name: torch.empty(shape, dtype=torch.int8) for name, shape in stored.items() if name in case.inputs}
+        given = tensors | {name: tensors[name].t() for name in ("w1", "v1", "w2") if name in case.inputs}
+        y, counts = launch_quantized.quantized_gated_learners(**given, signature=signature)
     else:
         monkeypatch.setattr(launch, "architecture", lambda _: arch)
-        signature = Signature(*attributes)
-        y, counts = launch.gated_learners(*tensors.values(), signature, allow_tf32=case.allow_tf32)
+        y, counts = launch.gated_learners(**tensors, signature=signature, allow_tf32=case.allow_tf32)
     return {tensor.data_ptr(): name for name, tensor in {**tensors, "y": y, "counts": counts}.items()}
 
 

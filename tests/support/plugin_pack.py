@@ -21,7 +21,14 @@ if TYPE_CHECKING:
     from pathlib import Path
 
 _SOURCES = ("routing.py", "up.py", "down.py", "quantize_rows.py", "up_int8.py", "down_int8.py")
+_OF_GLU = {"up": ("v1", "c1"), "up_int8": ("v1_t", "t1", "c1")}
+"""Arguments of GEMM 1 that its kernels have only for GLU learners."""
+
 _POINTERS = {
+    "v1",
+    "c1",
+    "v1_t",
+    "t1",
     "x",
     "gate_logits",
     "thresholds",
@@ -70,7 +77,7 @@ class Identity:
 
 @cache
 def argument_names() -> dict[str, tuple[str, ...]]:
-    """Run-time arguments of each kernel: of Triton's, read from their source."""
+    """Run-time arguments of each kernel; of Triton's kernels, those in their source."""
     folder = resources.files("acm_export.plugins.kernels")
     functions = [
         node
@@ -78,10 +85,13 @@ def argument_names() -> dict[str, tuple[str, ...]]:
         for node in ast.parse(folder.joinpath(name).read_text()).body
         if isinstance(node, ast.FunctionDef) and not node.name.startswith("_")
     ]
-    return {
+    names = {
         function.name: tuple(argument.arg for argument in function.args.args if argument.annotation is None)
         for function in functions
-    } | hopper.ARGUMENTS
+    }
+    glu = {f"{name}_glu": names[name] for name in _OF_GLU}
+    plain = {name: tuple(each for each in names[name] if each not in left_out) for name, left_out in _OF_GLU.items()}
+    return names | glu | plain | hopper.ARGUMENTS
 
 
 def argument_kind(kernel: str, name: str) -> str:

@@ -16,7 +16,7 @@ from typing import Any
 
 import numpy as np
 
-NAMES = ("GatedLearners", "QuantizedGatedLearners")
+NAMES = ("GatedLearners", "QuantizedGatedLearners", "GLUGatedLearners", "QuantizedGLUGatedLearners")
 KEPT: list[Any] = []
 """Values of fields: TensorRT keeps their addresses only."""
 

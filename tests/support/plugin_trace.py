@@ -11,23 +11,27 @@ from dataclasses import astuple, replace
 from pathlib import Path
 from typing import Any
 
-from plugin_core import QUANTIZED_CASES, Case, Driver
+from plugin_core import GLU_CASES, QUANTIZED_CASES, Case, Driver
 from plugin_harness import Harness, fields_of
 
-CASES = [
-    Case(leading=leading, dtype=dtype, model_dim=model_dim, num_learners=learners)
-    for leading in ((1,), (2, 50), (9, 3000), (0, 3))
-    for dtype in ("float16", "float32")
-    for model_dim in (64, 65)
-    for learners in (1, 4, 64)
-] + QUANTIZED_CASES
+CASES = (
+    [
+        Case(leading=leading, dtype=dtype, model_dim=model_dim, num_learners=learners)
+        for leading in ((1,), (2, 50), (9, 3000), (0, 3))
+        for dtype in ("float16", "float32")
+        for model_dim in (64, 65)
+        for learners in (1, 4, 64)
+    ]
+    + QUANTIZED_CASES
+    + GLU_CASES
+)
 DEVICES = (((9, 0), False), ((8, 7), True), ((12, 1), True), ((7, 5), False))
 """Compute capability, and whether the GPU is integrated; the last has no kernels."""
 
 
 def traced(harness: Harness, driver: Driver, case: Case) -> dict[str, Any]:
     """One plugin from its fields to its launches, and the reasons of what is refused on the way."""
-    made = harness.create(fields_of(case), quantized=case.quantized)
+    made = harness.create(fields_of(case), case.operator)
     if made is None:
         return {"refused": harness.take_log()}
     largest = replace(case, leading=tuple(4 * size + 1 for size in case.leading))

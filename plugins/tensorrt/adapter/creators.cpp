@@ -78,9 +78,10 @@ class Creator final : public nvinfer1::IPluginCreator {
 }  // namespace
 
 CreatorInterface& creator(Operator op) {
-  static Creator plain(Operator::gated_learners);
-  static Creator quantized(Operator::quantized_gated_learners);
-  return op == Operator::gated_learners ? plain : quantized;
+  static Creator creators[] = {Creator(kOperators[0]), Creator(kOperators[1]), Creator(kOperators[2]),
+                               Creator(kOperators[3])};
+  static_assert(std::size(creators) == std::size(kOperators));
+  return creators[static_cast<std::size_t>(op)];
 }
 
 }  // namespace acm

@@ -16,8 +16,8 @@ using nvinfer1::PluginFieldType;
 constexpr const char* kNumLearners = "num_learners";
 constexpr const char* kMinLearners = "min_learners";
 constexpr const char* kActivation = "activation";
-constexpr const char* kAllowTf32 = "allow_tf32";  // of GatedLearners
-constexpr const char* kDynamic = "dynamic";       // of QuantizedGatedLearners
+constexpr const char* kAllowTf32 = "allow_tf32";  // of the operators in float
+constexpr const char* kDynamic = "dynamic";       // of the int8 operators
 constexpr const char* kIgnored[] = {"plugin_version",
                                     "plugin_namespace"};  // TensorRT reads these to find the creator
 
@@ -60,8 +60,8 @@ std::string read_text(const PluginField& field) {
   return {characters, strnlen(characters, static_cast<std::size_t>(field.length))};
 }
 
-// The field that an operator has besides those of both.
-const char* optional_field(Operator op) { return op == Operator::gated_learners ? kAllowTf32 : kDynamic; }
+// The field that an operator has besides those of all.
+const char* optional_field(Operator op) { return is_quantized(op) ? kDynamic : kAllowTf32; }
 
 template <typename T>
 T need(Operator op, const std::optional<T>& value, const char* name) {
@@ -84,20 +84,21 @@ void check_not_dynamic(std::int32_t dynamic) {
 
 const PluginFieldCollection& announced_fields(Operator op) {
   using Fields = std::array<PluginField, 6>;
-  const auto fields_of = [](Operator each) {
+  const auto fields_of = [](bool quantized) {
+    const char* optional = quantized ? kDynamic : kAllowTf32;
     return Fields{PluginField{kNumLearners, nullptr, PluginFieldType::kINT32, 1},
                   PluginField{kMinLearners, nullptr, PluginFieldType::kINT32, 1},
                   PluginField{kActivation, nullptr, PluginFieldType::kCHAR, 0},
-                  PluginField{optional_field(each), nullptr, PluginFieldType::kINT32, 1},
+                  PluginField{optional, nullptr, PluginFieldType::kINT32, 1},
                   PluginField{kIgnored[0], nullptr, PluginFieldType::kCHAR, 0},
                   PluginField{kIgnored[1], nullptr, PluginFieldType::kCHAR, 0}};
   };
-  static const Fields plain = fields_of(Operator::gated_learners);
-  static const Fields quantized = fields_of(Operator::quantized_gated_learners);
+  static const Fields plain = fields_of(false);
+  static const Fields quantized = fields_of(true);
   static const PluginFieldCollection collections[] = {
       {static_cast<std::int32_t>(plain.size()), plain.data()},
       {static_cast<std::int32_t>(quantized.size()), quantized.data()}};
-  return collections[static_cast<std::size_t>(op)];
+  return collections[is_quantized(op)];
 }
 
 Signature read_fields(Operator op, const PluginFieldCollection* fields) {
@@ -122,12 +123,11 @@ Signature read_fields(Operator op, const PluginFieldCollection* fields) {
            optional_field(op));
     }
   }
-  const bool has_tf32 = op == Operator::gated_learners;
   const Signature signature{op, need(op, num_learners, kNumLearners), need(op, min_learners, kMinLearners),
                             activation_named(need(op, activation, kActivation)),
-                            has_tf32 && optional.value_or(0) != 0};
+                            !is_quantized(op) && optional.value_or(0) != 0};
   check(signature);
-  if (op == Operator::quantized_gated_learners) {
+  if (is_quantized(op)) {
     check_not_dynamic(optional.value_or(0));
   }
   return signature;
@@ -136,7 +136,7 @@ Signature read_fields(Operator op, const PluginFieldCollection* fields) {
 SignatureFields::SignatureFields(const Signature& signature)
     : num_learners_(signature.num_learners),
       min_learners_(signature.min_learners),
-      optional_(signature.allow_tf32),  // for QuantizedGatedLearners this is dynamic = 0
+      optional_(signature.allow_tf32),  // for the int8 operators this is dynamic = 0
       collection_{static_cast<std::int32_t>(fields_.size()), fields_.data()} {
   const char* activation = name_of(signature.activation);
   const auto length = static_cast<std::int32_t>(std::strlen(activation) + 1);

@@ -15,8 +15,6 @@
 
 namespace acm {
 
-constexpr Operator kOperators[] = {Operator::gated_learners, Operator::quantized_gated_learners};
-
 constexpr const char* kPluginVersion = "1";
 constexpr const char* kPluginNamespace = "";
 

@@ -89,7 +89,8 @@ nvinfer1::ILoggerFinder* logger_finder = nullptr;
 
 // The creators for a registry; `return_address` is in the code of its library.
 CreatorInterface* const* creators_for(const void* return_address, std::int32_t& count) noexcept {
-  static CreatorInterface* const creators[] = {&creator(kOperators[0]), &creator(kOperators[1])};
+  static CreatorInterface* const creators[] = {&creator(kOperators[0]), &creator(kOperators[1]),
+                                               &creator(kOperators[2]), &creator(kOperators[3])};
   static_assert(std::size(creators) == std::size(kOperators));
   count = guarded(kOperators[0], "getCreators", 0, [&] {
     const RuntimeLibrary caller = RuntimeLibrary::containing(return_address);

@@ -1,14 +1,17 @@
 #include "adapter/serialized_signature.h"
 
 #include <cstring>
+#include <iterator>
 
 #include "core/error.h"
 
 namespace acm {
 namespace {
 
-constexpr std::int32_t kMagic = 0x4d4341;             // "ACM"
-constexpr std::int32_t kQuantizedMagic = 0x384d4341;  // "ACM8"
+// Read as characters: "ACM", "ACM8", "GLU" and "GLU8", by operator.
+constexpr std::int32_t kMagic[] = {0x4d4341, 0x384d4341, 0x554c47, 0x38554c47};
+static_assert(std::size(kMagic) == std::size(kOperators));
+
 constexpr std::int32_t kVersion = 1;
 
 struct Record {
@@ -22,7 +25,7 @@ struct Record {
 
 static_assert(sizeof(Record) == kSerializedSize);
 
-std::int32_t magic_of(Operator op) { return op == Operator::gated_learners ? kMagic : kQuantizedMagic; }
+std::int32_t magic_of(Operator op) { return kMagic[static_cast<std::size_t>(op)]; }
 
 }  // namespace
 

@@ -17,6 +17,7 @@ void set_tensors(Arguments& arguments, const Workspace& layout, const Pointers& 
     arguments.set(static_cast<Argument>(i), pointers.tensors[static_cast<std::size_t>(i)]);
   }
   arguments.set(Argument::w1_t, pointers.tensors[kW1]);
+  arguments.set(Argument::v1_t, pointers.tensors[kV1]);
   arguments.set(Argument::w2_t, pointers.tensors[kW2]);
   arguments.set(Argument::q, space + layout.q);
   arguments.set(Argument::reach, space + layout.reach);
@@ -50,8 +51,9 @@ void route(const RoutingKernels& kernels, const Problem& problem, Arguments& arg
 std::int32_t choose_entry(const LayerKernels& kernels, const Problem& problem, const Pointers& pointers,
                           std::int32_t forced) {
   const auto& t = pointers.tensors;
-  const bool is_aligned = aligned(problem, {t[kX], t[kXMult], t[kW1], t[kS1], t[kB1], t[kHMult], t[kHZero],
-                                            t[kW2], t[kS2], t[kB2], t[kY], pointers.workspace});
+  const bool is_aligned =
+      aligned(problem, {t[kX], t[kXMult], t[kW1], t[kS1], t[kB1], t[kV1], t[kT1], t[kC1], t[kHMult],
+                        t[kHZero], t[kW2], t[kS2], t[kB2], t[kY], pointers.workspace});
   const bool tensor_maps = driver().encodes_tensor_maps();
   if (forced >= 0 && static_cast<std::size_t>(forced) < pack().entries.size()) {
     const Entry& entry = pack().entries[static_cast<std::size_t>(forced)];

@@ -1,4 +1,4 @@
-// One layer of an execution context, of either operator; both adapters use it.
+// One layer of an execution context, of any operator; both adapters use it.
 #pragma once
 
 #include <cstddef>

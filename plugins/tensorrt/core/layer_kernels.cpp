@@ -56,7 +56,7 @@ void LayerKernels::load_gemms(const Problem& problem, KernelType type, Activatio
   const bool tensor_maps = driver().encodes_tensor_maps();
   for (std::size_t i = 0; i < gemms_.size(); ++i) {
     const Entry& entry = pack().entries[i];
-    if (!entry.is_for(arch_, precision_, tensor_maps) || !entry.divides(problem)) {
+    if (!entry.is_for(arch_, precision_, tensor_maps) || !entry.fits(problem)) {
       continue;
     }
     const auto index = static_cast<std::int64_t>(i);
@@ -74,13 +74,16 @@ GemmKernels LayerKernels::gemms_of(const Entry& entry, std::int64_t index, Kerne
   const bool is_int8 = precision_ == Precision::kInt8;
   // the pack has kernels without masks only for these (plugins/kernels/variants.py)
   const bool may_be_even = entry.alignment > 1 && (precision_ == Precision::kHalf || is_int8);
-  tiles = {may_be_even && tiles.up, may_be_even && tiles.down};
+  const bool glu = sizes_.glu;
+  tiles = {may_be_even && tiles.up && (!glu || entry.max_tokens == 0), may_be_even && tiles.down};
   if (is_int8) {
     const KernelName down = entry.split ? KernelName::down_split_int8 : KernelName::down_int8;
-    return {load(KernelName::up_int8, KernelType::any, index, tiles.up), load(down, type, index, tiles.down)};
+    const KernelName up = glu ? KernelName::up_int8_glu : KernelName::up_int8;
+    return {load(up, KernelType::any, index, tiles.up), load(down, type, index, tiles.down)};
   }
   const KernelName down = entry.split ? KernelName::down_split : KernelName::down;
-  return {load(KernelName::up, type, index, tiles.up), load(down, type, index, tiles.down)};
+  const KernelName up = glu ? KernelName::up_glu : KernelName::up;
+  return {load(up, type, index, tiles.up), load(down, type, index, tiles.down)};
 }
 
 }  // namespace acm

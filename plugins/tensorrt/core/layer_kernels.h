@@ -25,7 +25,7 @@ struct GemmKernels {
   LoadedKernel down;
 };
 
-// Kernels that round x to int8, for the int8 operator alone.
+// Kernels that round x to int8, for the int8 operators alone.
 struct QuantizeKernels {
   LoadedKernel aligned;  // for D and addresses that are multiples of 16
   LoadedKernel any;

@@ -11,12 +11,14 @@ namespace acm {
 
 enum class KernelName {
   up,
+  up_glu,
   down,
   down_split,
   up_hopper,
   down_hopper,
   quantize_rows,
   up_int8,
+  up_int8_glu,
   down_int8,
   down_split_int8,
   route_one_block,
@@ -37,6 +39,9 @@ enum class Argument {
   w1,
   s1,
   b1,
+  v1,
+  t1,
+  c1,
   h_mult,
   h_zero,
   w2,
@@ -44,7 +49,8 @@ enum class Argument {
   b2,
   y,
   counts,
-  w1_t,  // w1 and w2 of the int8 operator, which are transposed
+  w1_t,  // weights of the int8 operators, which are transposed
+  v1_t,
   w2_t,
   q,
   order,

@@ -130,9 +130,10 @@ bool aligned(const Problem& problem, std::initializer_list<const void*> pointers
 }
 
 std::int64_t up_grid(const Problem& problem, const Entry& entry, std::int64_t num_rows) {
+  const Tile& tile = entry.up_for(problem);
   const std::int64_t blocks_of_rows =
-      checked_multiply(ceil_div(num_rows, entry.up.block_m), problem.num_learners);
-  return checked_multiply(blocks_of_rows, ceil_div(problem.hidden_dim, entry.up.block_n));
+      checked_multiply(ceil_div(num_rows, tile.block_m), problem.num_learners);
+  return checked_multiply(blocks_of_rows, ceil_div(problem.hidden_dim, tile.block_n));
 }
 
 std::int64_t down_grid(const Problem& problem, const Entry& entry, std::int64_t num_rows) {
@@ -147,7 +148,8 @@ Grid quantize_grid(const Problem& problem, std::int64_t num_rows) {
 Even even(const Problem& problem, const Entry& entry) {
   const std::int64_t d = problem.model_dim;
   const std::int64_t h = problem.hidden_dim;
-  return {d % entry.up.block_k == 0 && h % entry.up.block_n == 0,
+  const Tile& up = entry.up_for(problem);
+  return {d % up.block_k == 0 && h % up.block_n == 0,
           h % entry.down.block_k == 0 && d % entry.down.block_n == 0};
 }
 

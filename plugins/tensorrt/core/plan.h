@@ -26,12 +26,13 @@ struct Problem {
   std::int64_t hidden_dim;    // h
   std::int64_t num_learners;  // N
   std::int64_t min_learners;
-  std::int64_t element_size;  // bytes of a hidden value: those of T, or 1 for the int8 operator
+  std::int64_t element_size;  // bytes of a hidden value: those of T, or 1 for the int8 operators
+  bool glu;                   // whether learners are GLUs, whose GEMM 1 computes two products
 
   std::int64_t num_choices() const { return num_learners - min_learners + 1; }
   std::int64_t hidden_row_bytes() const;
 
-  // Bytes of one token of x in int8; 0 for the operator in float.
+  // Bytes of one token of x in int8; 0 for the operators in float.
   std::int64_t quantized_row_bytes() const;
   std::int64_t chunk_rows() const;
   std::int64_t partial_bytes() const;
@@ -61,7 +62,7 @@ struct Workspace {
   std::int64_t histograms;  // int32 [blocks, C], with room for the blocks of every smaller call
   std::int64_t arrivals;    // int32 [tiles]: finished slices of each tile; the kernels in CUDA use the first
                             // element as the counter of tiles taken
-  std::int64_t q;           // int8 [chunk rows, padded D]; empty for the operator in float
+  std::int64_t q;           // int8 [chunk rows, padded D]; empty for the operators in float
   std::int64_t hidden;      // T or int8 [chunk rows, N * padded h]
   std::int64_t partial;     // float32 or int32 [N * slices, tokens, D]
   std::int64_t size;

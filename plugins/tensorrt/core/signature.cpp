@@ -8,6 +8,10 @@
 namespace acm {
 namespace {
 
+constexpr const char* kOperatorNames[] = {"GatedLearners", "QuantizedGatedLearners", "GLUGatedLearners",
+                                          "QuantizedGLUGatedLearners"};
+static_assert(std::size(kOperatorNames) == std::size(kOperators));
+
 constexpr const char* kActivations[] = {"gelu", "gelu_tanh", "relu", "silu", "identity"};
 
 }  // namespace
@@ -38,9 +42,7 @@ Activation activation_numbered(std::int32_t number) {
   return static_cast<Activation>(number);
 }
 
-const char* name_of(Operator op) {
-  return op == Operator::gated_learners ? "GatedLearners" : "QuantizedGatedLearners";
-}
+const char* name_of(Operator op) { return kOperatorNames[static_cast<std::size_t>(op)]; }
 
 const char* name_of(Activation activation) { return kActivations[static_cast<std::int32_t>(activation)]; }
 

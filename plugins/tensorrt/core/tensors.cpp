@@ -9,14 +9,17 @@
 namespace acm {
 namespace {
 
-constexpr const char* kNames[] = {"x",      "gate_logits", "thresholds", "x_mult", "w1", "s1", "b1",
-                                  "h_mult", "h_zero",      "w2",         "s2",     "b2", "y",  "counts"};
+constexpr const char* kNames[] = {"x",  "gate_logits", "thresholds", "x_mult", "w1", "s1", "b1", "v1", "t1",
+                                  "c1", "h_mult",      "h_zero",     "w2",     "s2", "b2", "y",  "counts"};
 static_assert(std::size(kNames) == kNumTensors);
 
 constexpr TensorIndex kInputs[] = {kX, kGateLogits, kThresholds, kW1, kB1, kW2, kB2};
 constexpr TensorIndex kQuantizedInputs[] = {kX,  kGateLogits, kThresholds, kXMult, kW1, kS1,
                                             kB1, kHMult,      kHZero,      kW2,    kS2, kB2};
-static_assert(std::size(kQuantizedInputs) == kMostInputs);
+constexpr TensorIndex kGluInputs[] = {kX, kGateLogits, kThresholds, kW1, kB1, kV1, kC1, kW2, kB2};
+constexpr TensorIndex kQuantizedGluInputs[] = {kX,  kGateLogits, kThresholds, kXMult, kW1,    kS1, kB1, kV1,
+                                               kT1, kC1,         kHMult,      kHZero, kW2,    kS2, kB2};
+static_assert(std::size(kQuantizedGluInputs) == kMostInputs);
 
 constexpr std::int64_t kMaxIndex = std::numeric_limits<std::int32_t>::max();
 
@@ -25,7 +28,9 @@ constexpr std::int64_t kMaxSum = 130'000;
 
 constexpr std::int64_t kPackedValues = 4;  // int8 values in an int32
 
-bool is_int8(TensorIndex tensor) { return tensor == kW1 || tensor == kHZero || tensor == kW2; }
+bool is_int8(TensorIndex tensor) {
+  return tensor == kW1 || tensor == kV1 || tensor == kHZero || tensor == kW2;
+}
 
 void check_types(Operator op, const Tensors& tensors) {
   const Type type = tensors[kX].type;
@@ -62,9 +67,9 @@ void check_packed_shape(const Tensors& tensors, TensorIndex tensor, std::int64_t
   check_shape(tensors, tensor, {ceil_div(values, kPackedValues)});
 }
 
-// N*h, from a tensor with that dimension; w1 of the int8 operator is flat.
+// N*h, from a tensor with that dimension; w1 of the int8 operators is flat.
 std::int64_t width_of(const Signature& signature, const Tensors& tensors) {
-  const bool quantized = signature.op == Operator::quantized_gated_learners;
+  const bool quantized = is_quantized(signature.op);
   const TensorIndex tensor = quantized ? kS1 : kW1;
   check_rank(tensors, tensor, quantized ? 1 : 2);
   const std::int64_t width = tensors[tensor].shape.last();
@@ -75,7 +80,18 @@ std::int64_t width_of(const Signature& signature, const Tensors& tensors) {
   return width;
 }
 
-// Those tensors of the int8 operator that the one in float does not have in this shape.
+// The second weight of GLU learners and what belongs to it; they have the shapes of w1, s1 and b1.
+void check_glu_shapes(const Tensors& tensors, bool quantized, std::int64_t d, std::int64_t width) {
+  if (quantized) {
+    check_packed_shape(tensors, kV1, checked_multiply(d, width));
+    check_shape(tensors, kT1, {width});
+  } else {
+    check_shape(tensors, kV1, {d, width});
+  }
+  check_shape(tensors, kC1, {width});
+}
+
+// Those tensors of the int8 operators that the ones in float do not have in this shape.
 void check_quantized_shapes(const Tensors& tensors, std::int64_t n, std::int64_t d, std::int64_t width) {
   check_shape(tensors, kXMult, {d});
   check_packed_shape(tensors, kW1, checked_multiply(d, width));
@@ -124,10 +140,17 @@ std::int64_t count_tokens(const Shape& x) {
 }  // namespace
 
 Span<TensorIndex> inputs_of(Operator op) {
-  if (op == Operator::gated_learners) {
-    return {kInputs, std::size(kInputs)};
+  switch (op) {
+    case Operator::quantized_gated_learners:
+      return {kQuantizedInputs, std::size(kQuantizedInputs)};
+    case Operator::glu_gated_learners:
+      return {kGluInputs, std::size(kGluInputs)};
+    case Operator::quantized_glu_gated_learners:
+      return {kQuantizedGluInputs, std::size(kQuantizedGluInputs)};
+    case Operator::gated_learners:
+      break;
   }
-  return {kQuantizedInputs, std::size(kQuantizedInputs)};
+  return {kInputs, std::size(kInputs)};
 }
 
 std::int32_t num_inputs(Operator op) { return static_cast<std::int32_t>(inputs_of(op).size()); }
@@ -182,7 +205,7 @@ Type expected_type(Operator op, TensorIndex tensor, Type type_of_x) {
     default:
       break;
   }
-  if (op == Operator::gated_learners) {
+  if (!is_quantized(op)) {
     return type_of_x;
   }
   return is_int8(tensor) ? Type::int32 : Type::float32;
@@ -193,7 +216,7 @@ void check_type(Operator op, TensorIndex tensor, Type type, Type type_of_x) {
   if (type == expected) {
     return;
   }
-  if (op == Operator::quantized_gated_learners && is_int8(tensor) && type == Type::int8) {
+  if (is_quantized(op) && is_int8(tensor) && type == Type::int8) {
     fail(name_of(tensor), " is int8; files for TensorRT pack int8 values into int32: rewrite this file with ",
          "acm-export build-engine --save-onnx FILE");
   }
@@ -208,7 +231,7 @@ bool is_element_type(Type type) {
 std::int64_t size_of(Type type) { return type == Type::float32 ? 4 : 2; }
 
 Precision precision_of(const Signature& signature, Type type) {
-  if (signature.op == Operator::quantized_gated_learners) {
+  if (is_quantized(signature.op)) {
     return Precision::kInt8;
   }
   if (type != Type::float32) {
@@ -218,7 +241,7 @@ Precision precision_of(const Signature& signature, Type type) {
 }
 
 Problem check(const Signature& signature, const Tensors& tensors) {
-  const bool quantized = signature.op == Operator::quantized_gated_learners;
+  const bool quantized = is_quantized(signature.op);
   check_types(signature.op, tensors);
   const Shape& x = tensors[kX].shape;
   if (x.rank < 1 || x.rank > kMaxRank) {
@@ -247,12 +270,15 @@ Problem check(const Signature& signature, const Tensors& tensors) {
     check_shape(tensors, kW2, {width, d});
   }
   check_shape(tensors, kB1, {width});
+  if (is_glu(signature.op)) {
+    check_glu_shapes(tensors, quantized, d, width);
+  }
   check_shape(tensors, kB2, {n + 1, d});
   check_leading(tensors, kGateLogits, signature.num_choices());
   check_leading(tensors, kY, d);
   check_leading(tensors, kCounts, -1);
-  return {
-      count_tokens(x), d, h, n, signature.min_learners, quantized ? kInt8Bytes : size_of(tensors[kX].type)};
+  const std::int64_t element_size = quantized ? kInt8Bytes : size_of(tensors[kX].type);
+  return {count_tokens(x), d, h, n, signature.min_learners, element_size, is_glu(signature.op)};
 }
 
 }  // namespace acm

@@ -1,4 +1,4 @@
-// The tensors of both operators, their types and shapes, and the checks of docs/op.md.
+// The tensors of the operators, their types and shapes, and the checks of docs/op.md.
 #pragma once
 
 #include <array>
@@ -21,6 +21,9 @@ enum TensorIndex {
   kW1,
   kS1,
   kB1,
+  kV1,
+  kT1,
+  kC1,
   kHMult,
   kHZero,
   kW2,
@@ -32,11 +35,11 @@ enum TensorIndex {
 };
 
 constexpr std::int32_t kNumOutputs = 2;  // y and counts
-constexpr std::int32_t kMostInputs = 12;
+constexpr std::int32_t kMostInputs = 15;
 constexpr std::int32_t kMaxRank = 8;
 
-// The int8 tensors of the operator (w1, h_zero, w2) arrive packed: flat int32 tensors with four values in
-// each element, w1 and w2 transposed (acm_export/onnx_file/lowering/pack_int8.py).
+// The int8 tensors of the operators (w1, v1, h_zero, w2) arrive packed: flat int32 tensors with four values in
+// each element, weights transposed (acm_export/onnx_file/lowering/pack_int8.py).
 enum class Type { float32, float16, bfloat16, int32, int8, other };
 
 struct Shape {

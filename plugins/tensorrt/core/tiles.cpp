@@ -18,14 +18,15 @@ bool Entry::is_for(std::int32_t arch, Precision wanted, bool tensor_maps) const 
          std::find(archs.begin(), archs.end(), arch) != archs.end();
 }
 
-bool Entry::divides(const Problem& problem) const {
-  return problem.model_dim % alignment == 0 && problem.hidden_dim % alignment == 0;
+bool Entry::fits(const Problem& problem) const {
+  return problem.model_dim % alignment == 0 && problem.hidden_dim % alignment == 0 &&
+         up_for(problem).block_m > 0;
 }
 
 bool Entry::can_run(const Problem& problem, bool is_aligned) const {
   const bool in_range =
       language == Language::kTriton || problem.tokens <= (kCudaValues - 1) / problem.model_dim;
-  return (is_aligned || alignment == 1) && divides(problem) && in_range &&
+  return (is_aligned || alignment == 1) && fits(problem) && in_range &&
          (split == 0 || problem.splits(split));
 }
 

@@ -26,6 +26,7 @@ struct Entry {
   std::int32_t alignment;   // D and h must be multiples of this, and pointers of 16 bytes; 1 allows any
   std::int64_t max_tokens;  // 0: no limit
   Tile up;
+  Tile glu;  // of GEMM 1 of GLU learners; block_m is 0 if the entry is not for them
   Tile down;
   std::int32_t split;  // slices of K per learner; 0 to compute all of K in one block
   Language language;
@@ -33,8 +34,11 @@ struct Entry {
   // `tensor_maps`: whether the driver can encode them.
   bool is_for(std::int32_t arch, Precision wanted, bool tensor_maps) const;
 
-  // Whether its alignment divides D and h.
-  bool divides(const Problem& problem) const;
+  // Tile of GEMM 1.
+  const Tile& up_for(const Problem& problem) const { return problem.glu ? glu : up; }
+
+  // Whether its alignment divides D and h, and it has a tile for the learners.
+  bool fits(const Problem& problem) const;
 
   // Whether the entry computes the problem correctly, even if it is not the fastest choice.
   bool can_run(const Problem& problem, bool is_aligned) const;

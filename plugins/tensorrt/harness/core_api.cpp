@@ -1,21 +1,21 @@
 // C interface to the core, without TensorRT, for tests that compare plans and launches with the Python side.
 //
 //   const char* acm_error()                                  error of the last call that failed
-//   int acm_plan(problem[6], out[15])                        problem as the fields of acm::Problem; out: 8
+//   int acm_plan(problem[7], out[15])                        problem as the fields of acm::Problem; out: 8
 //                                                            offsets of the workspace, chunk rows, partial
 //                                                            bytes, arrivals; block, choices, pieces and
 //                                                            blocks of routing
-//   int acm_splits(problem[6], split)
-//   int acm_select(arch, precision, problem[6], aligned, tensor_maps)
+//   int acm_splits(problem[7], split)
+//   int acm_select(arch, precision, problem[7], aligned, tensor_maps)
 //                                                            index, or -1
-//   int acm_grids(problem[6], entry, rows, out[4])           0, or -1; out: GEMM 1, GEMM 2, even of each
-//   void acm_quantize_grid(problem[6], rows, out[2])
-//   int acm_tensor_maps(problem[6], entry, rows, out[24])    0, or -1; out: dims, strides, box of W1, of
+//   int acm_grids(problem[7], entry, rows, out[4])           0, or -1; out: GEMM 1, GEMM 2, even of each
+//   void acm_quantize_grid(problem[7], rows, out[2])
+//   int acm_tensor_maps(problem[7], entry, rows, out[24])    0, or -1; out: dims, strides, box of W1, of
 //                                                            hidden and of W2
-//   int acm_hopper_grids(problem[6], entry, rows, multiprocessors, out[2])
+//   int acm_hopper_grids(problem[7], entry, rows, multiprocessors, out[2])
 //                                                            0, or -1
 //   int acm_architecture(major, minor, integrated)           80 and so on, or -1
-//   void* acm_layer_create(quantized, num, min, activation, tf32)
+//   void* acm_layer_create(op, num, min, activation, tf32)   op: number of acm::Operator
 //                                                            or null; below, `tensors` are the inputs and
 //                                                            outputs of the operator in order
 //   int acm_layer_prepare(layer, tensors)                 0, or -1
@@ -45,7 +45,9 @@ R guarded(R failure, F&& action) {
   }
 }
 
-acm::Problem problem_of(const std::int64_t* p) { return {p[0], p[1], p[2], p[3], p[4], p[5]}; }
+acm::Problem problem_of(const std::int64_t* p) {
+  return {p[0], p[1], p[2], p[3], p[4], p[5], p[6] != 0};
+}
 
 acm::Layer& layer_of(void* layer) { return *static_cast<acm::Layer*>(layer); }
 
@@ -150,11 +152,10 @@ ACM_API int acm_architecture(std::int32_t major, std::int32_t minor, std::int32_
   return guarded(-1, [&] { return acm::architecture_for(major, minor, integrated != 0); });
 }
 
-ACM_API void* acm_layer_create(std::int32_t quantized, std::int32_t num, std::int32_t min,
-                               std::int32_t activation, std::int32_t tf32) {
+ACM_API void* acm_layer_create(std::int32_t op, std::int32_t num, std::int32_t min, std::int32_t activation,
+                               std::int32_t tf32) {
   return guarded(static_cast<void*>(nullptr), [&]() -> void* {
-    const auto op = quantized ? acm::Operator::quantized_gated_learners : acm::Operator::gated_learners;
-    return new acm::Layer({op, num, min, acm::activation_numbered(activation), tf32 != 0});
+    return new acm::Layer({static_cast<acm::Operator>(op), num, min, acm::activation_numbered(activation), tf32 != 0});
   });
 }
 

@@ -4,7 +4,8 @@
 //
 //   int acm_tensorrt_version()                                10, 11 or 8
 //   const char* acm_log(); void acm_clear_log()               what the plugin wrote to TensorRT's logger
-//   void* acm_create(quantized, fields, count, runtime_phase) or null; AcmField below
+//   void* acm_create(op, fields, count, runtime_phase)        or null; op: number of acm::Operator; AcmField
+//                                                             below
 //   void* acm_clone(plugin), acm_attach(plugin), acm_round_trip(plugin)
 //   void acm_destroy(plugin)
 //   int acm_supports(plugin, pos, tensors)                 1 or 0
@@ -16,7 +17,7 @@
 //   const char* acm_timing_id(plugin)
 //   int acm_shape_change(plugin, tensors), acm_enqueue(plugin, tensors, pointers)
 //
-//   int64 acm_run(quantized, fields, count, tensors, pointers, workspace_size, tactic, times)
+//   int64 acm_run(op, fields, count, tensors, pointers, workspace_size, tactic, times)
 //       The whole life of a plugin for one shape, on device addresses and a stream of the current CUDA
 //       context: create, configure, workspace, serialize, create for the run time, attach, shapes, then
 //       `times` calls of enqueue. Returns the bytes of workspace it needs; negative if a step fails
@@ -72,9 +73,7 @@ nvinfer1::PluginTensorDesc desc_of(const AcmTensor& tensor) {
   return desc;
 }
 
-Operator operator_of(std::int32_t quantized) {
-  return quantized ? Operator::quantized_gated_learners : Operator::gated_learners;
-}
+Operator operator_of(std::int32_t op) { return static_cast<Operator>(op); }
 
 Descs descs_of(Operator op, const AcmTensor* tensors) {
   Descs descs;
@@ -138,9 +137,9 @@ ACM_API int acm_tensorrt_version() { return NV_TENSORRT_MAJOR; }
 ACM_API const char* acm_log() { return acm::harness::log_text.c_str(); }
 ACM_API void acm_clear_log() { acm::harness::log_text.clear(); }
 
-ACM_API void* acm_create(std::int32_t quantized, const AcmField* fields, std::int32_t count,
+ACM_API void* acm_create(std::int32_t op, const AcmField* fields, std::int32_t count,
                          std::int32_t runtime_phase) {
-  return acm::harness::create_from(operator_of(quantized), fields, count, runtime_phase != 0).release();
+  return acm::harness::create_from(operator_of(op), fields, count, runtime_phase != 0).release();
 }
 
 ACM_API void* acm_clone(void* plugin) { return plugin_of(plugin).clone().release(); }
@@ -217,12 +216,12 @@ ACM_API int acm_enqueue(void* plugin, const AcmTensor* tensors, const AcmPointer
   return plugin_of(plugin).enqueue(acm::harness::descs_of(plugin_of(plugin).op(), tensors), *pointers);
 }
 
-ACM_API std::int64_t acm_run(std::int32_t quantized, const AcmField* fields, std::int32_t count,
+ACM_API std::int64_t acm_run(std::int32_t op, const AcmField* fields, std::int32_t count,
                              const AcmTensor* tensors, const AcmPointers* pointers,
                              std::int64_t workspace_size, std::int32_t tactic, std::int32_t times) {
-  const auto dynamic = acm::harness::dynamic_of(operator_of(quantized), tensors, tensors, tensors);
-  const auto descs = acm::harness::descs_of(operator_of(quantized), tensors);
-  const auto built = acm::harness::create_from(operator_of(quantized), fields, count, false);
+  const auto dynamic = acm::harness::dynamic_of(operator_of(op), tensors, tensors, tensors);
+  const auto descs = acm::harness::descs_of(operator_of(op), tensors);
+  const auto built = acm::harness::create_from(operator_of(op), fields, count, false);
   if (!built || built->configure(dynamic) != 0) {
     return -1;
   }

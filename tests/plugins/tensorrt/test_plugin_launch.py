@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 import torch
-from plugin_core import QUANTIZED_CASES, Case, Core, Driver, address_of, pointers
+from plugin_core import GLU_CASES, QUANTIZED_CASES, Case, Core, Driver, address_of, pointers
 from plugin_launches import placed, run_python
 
 from acm_export.op.signature import INPUTS
@@ -40,6 +40,7 @@ CASES = [
     Case(leading=(9, 3000), model_dim=16, hidden_dim=1024, num_learners=4),  # several chunks
     Case(leading=(2, 17_000), model_dim=16, hidden_dim=16, num_learners=64),  # several pieces of tokens for each block
     *QUANTIZED_CASES,
+    *GLU_CASES,
 ]
 
 
@@ -70,9 +71,12 @@ def test_launches_of_kernels_in_triton_agree(
 def _check_constants(run: Launch, constants: dict[str, Any], case: Case) -> None:
     if run.kernel.kernel.startswith(("up", "down")):
         entry = entries()[run.kernel.entry]
-        tile = entry.up if run.kernel.kernel.startswith("up") else entry.down
+        is_up = run.kernel.kernel.startswith("up")
+        tile = entry.down if not is_up else entry.glu if case.glu else entry.up
+        assert tile is not None
         assert (tile.block_m, tile.block_n, tile.block_k) == tuple(constants[f"BLOCK_{axis}"] for axis in "MNK")
         has_even = entry.alignment > 1 and (case.quantized or case.dtype != "float32")
+        has_even = has_even and not (is_up and case.glu and entry.max_tokens)
         assert run.kernel.even == (constants["EVEN"] and has_even)
         assert (run.kernel.dtype == "tf32") == (constants.get("PRECISION") == "tf32")
     elif "CHOICES" in constants:

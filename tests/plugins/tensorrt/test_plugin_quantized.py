@@ -12,7 +12,7 @@ from plugin_core import Case, QuantizedCase, c_tensor, pointers
 from plugin_harness import CASE as FLOAT_CASE
 from plugin_harness import Harness, fields_of, make
 
-from acm_export.op.quantized_signature import INT8_INPUTS, QUANTIZED_INPUTS
+from acm_export.op.quantized_signature import QUANTIZED_INPUTS
 from acm_export.op.signature import ACTIVATIONS
 from acm_export.plugins.kernels import plan
 from acm_export.plugins.kernels.tiles import entries
@@ -23,6 +23,7 @@ if TYPE_CHECKING:
 pytest_plugins = ["plugin_fixtures"]
 pytestmark = each_header_set()
 
+INT8_INPUTS = ("w1", "h_zero", "w2")
 KERNELS = ("quantize_rows", "up_int8", "down_int8", "down_split_int8")
 
 
@@ -174,14 +175,14 @@ def test_bad_fields_are_rejected(
 ) -> None:
     assert gpu.launches() == []
     fields = fields_of(CASE, **change)
-    assert harness.create(fields, quantized=True, runtime_phase=phase == "runtime") is None
+    assert harness.create(fields, CASE.operator, runtime_phase=phase == "runtime") is None
     log = harness.take_log()
     assert log.startswith(f"QuantizedGatedLearners: createPlugin: {reason}")
     assert log.count("\n") == 1
 
 
 def test_dynamic_may_be_left_out_but_belongs_to_the_int8_operator(harness: Harness) -> None:
-    assert harness.create(fields_of(CASE, dynamic=None), quantized=True)
+    assert harness.create(fields_of(CASE, dynamic=None), CASE.operator)
     harness.take_log()
     assert harness.create(fields_of(FLOAT_CASE, dynamic=0)) is None
     assert harness.take_log().startswith("GatedLearners: createPlugin: unknown field 'dynamic'")

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 from plugin_build import each_header_set, each_tensorrt
+from plugin_registry_probe import NAMES
 
 if TYPE_CHECKING:
     from acm_export.plugins.tensorrt.headers import TensorRTHeaders
@@ -56,10 +57,11 @@ def test_the_library_is_listed_once_and_creates_plugins(
     need_the_same_major(python, headers)
     for how in ways(python, headers):
         report, stderr = probe(python, built["acm_gated_learners"], how)
-        assert report["counts"] == [[1, 1]] * len(how.split(",")), how
-        assert report["found"] == [[True, True]] * len(how.split(",")), how
+        assert report["counts"] == [[1] * 4] * len(how.split(",")), how
+        assert report["found"] == [[True] * 4] * len(how.split(",")), how
         assert all(report["handles"][:1]), how
-        for name, last_field in (("GatedLearners", "allow_tf32"), ("QuantizedGatedLearners", "dynamic")):
+        for name in NAMES:
+            last_field = "dynamic" if name.startswith("Quantized") else "allow_tf32"
             found = report[name]
             assert found["field_names"][:4] == ["num_learners", "min_learners", "activation", last_field]
             made = {step: ok for step, ok in found["plugins"].items() if not step.startswith("bad")}
@@ -77,7 +79,7 @@ def test_a_deregistered_library_can_be_loaded_again(
         pytest.skip("loadLibrary came with TensorRT 8.6")
     for how in ("load,deregister", "dlopen,load,deregister", "load,deregister,load"):
         report, _ = probe(python, built["acm_gated_learners"], how)
-        listed = [[0, 0] if step == "deregister" else [1, 1] for step in how.split(",")]
+        listed = [[0] * 4 if step == "deregister" else [1] * 4 for step in how.split(",")]
         assert report["counts"] == listed, how
         assert report["found"] == [[n == 1 for n in counts] for counts in listed], how
         assert all(report["handles"]), how
@@ -95,7 +97,7 @@ def test_another_major_is_rejected_with_both_versions(
         pytest.skip("the library is for this TensorRT")
     for how in ways(python, headers):
         report, stderr = probe(python, built["acm_gated_learners"], how)
-        assert report["counts"] == [[0, 0]] * len(report["counts"])
+        assert report["counts"] == [[0] * 4] * len(report["counts"])
         assert not any(report["handles"])
         assert stderr.count(REFUSAL.format(headers.version_text)) == 1
         assert "take the library for it: acm-export plugin-path, or compile it: acm-export build-plugin" in stderr

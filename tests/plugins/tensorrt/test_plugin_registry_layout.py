@@ -27,7 +27,7 @@ tensorrt.fake_calls.restype = ctypes.c_char_p
 assert tensorrt.fake_load_library(sys.argv[2].encode())
 print(tensorrt.fake_calls().decode())
 """
-OPERATORS = ("GatedLearners", "QuantizedGatedLearners")
+OPERATORS = ("GatedLearners", "QuantizedGatedLearners", "GLUGatedLearners", "QuantizedGLUGatedLearners")
 
 
 def test_a_library_for_8_6_deregisters_in_every_layout(
