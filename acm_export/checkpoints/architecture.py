@@ -148,7 +148,9 @@ def model_class_of(config_json: dict[str, Any], config: PretrainedConfig, whole:
     if whole or not name.endswith(_PRETRAINING):
         return model_class
     base = _base_class(config)
-    warnings.warn(f"reading only the {base.__name__} of this {name}", AcmWarning, stacklevel=3)
+    warnings.warn(
+        f"reading only the {base.__name__} of this {name}; --part whole reads all of it", AcmWarning, stacklevel=3
+    )
     return base
 
 

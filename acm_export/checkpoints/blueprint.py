@@ -107,9 +107,8 @@ def wanted_part(model: PreTrainedModel, part: str | None, family: ModelFamily, *
         if not dense or family.default_part not in known:
             return model
         taken = take_part(model, family.default_part)
-        warnings.warn(
-            f"reading only the {type(taken).__name__} of this {type(model).__name__}", AcmWarning, stacklevel=3
-        )
+        read, whole = type(taken).__name__, type(model).__name__
+        warnings.warn(f"reading only the {read} of this {whole}; --part names another part", AcmWarning, stacklevel=3)
         return taken
     if part not in known and part.title() in type(model).__name__:
         return model

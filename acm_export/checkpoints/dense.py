@@ -28,7 +28,7 @@ _TRAINING_ONLY = re.compile(r"(?:^|\.)(?:masked_spec_embed|mask_token|num_batche
 """Parameters of masked pre-training, and counters of batch norm."""
 
 _BUFFERS = re.compile(
-    r"(?:^|\.)(?:position_ids|inv_freq|relative_position_index|num_batches_tracked|masked_bias|bias)$"
+    r"(?:^|\.)(?:position_ids|inv_freq|relative_position_index|num_batches_tracked|masked_bias)$"
 )
 
 

@@ -168,11 +168,9 @@ def load_checkpoint(folder: str | PathLike[str], part: str | None = None) -> Che
     blueprint = read_blueprint(folder, config_json, weights, part)
     check_not_quantised(weights)
     section = config_json.get("acm")
-    if section is None:
-        model = blueprint.load_dense(weights)
-    else:
-        model = _load_acm(weights, blueprint, _read_section(section))
-    model = wanted_part(model, part, blueprint.family, dense=section is None)
+    specs = None if section is None else _read_section(section)
+    model = blueprint.load_dense(weights) if specs is None else _load_acm(weights, blueprint, specs)
+    model = wanted_part(model, part, blueprint.family, dense=specs is None)
     prepare_model(model)
     warn_about_values(model.state_dict())
     source = section.get("source") if isinstance(section, dict) else None
