@@ -27,7 +27,7 @@ EXPORT = ("torch", "transformers", "safetensors", "onnxscript")
 
 _EXTRAS = {**dict.fromkeys(EXPORT, "export"), "onnxruntime": "cpu", "sklearn": "demo", "triton": "gpu"}
 _EXTRAS |= dict.fromkeys(("matplotlib", "PIL"), "report") | dict.fromkeys(("accelerate", "soundfile"), "train")
-_ALONE = ("datasets",)
+_ALONE = ("datasets", "timm")
 """Packages in no extra: users with data in their format have them already."""
 
 

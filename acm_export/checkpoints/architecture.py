@@ -14,17 +14,14 @@ from transformers.activations import ACT2FN
 from acm_export.base.errors import AcmWarning, CheckpointError
 from acm_export.base.file_kinds import FileKind, file_kind
 from acm_export.base.files import check_input
+from acm_export.checkpoints.location import download_hint, is_hub_id
 
 if TYPE_CHECKING:
-    from collections.abc import Collection
     from pathlib import Path
 
     from transformers import PretrainedConfig, PreTrainedModel
 
-    from acm_export.surgery import ModelFamily
-
 _MAX_CONFIG_BYTES = 16 << 20
-_HUB_ID = re.compile(r"[\w.-]+/[\w.-]+")
 _CONVERT = "for a file of the ACM authors' code: acm-export convert FILE --num-heads H -o DIR"
 _CORRECT = "correct the value in config.json"
 _COUNTS = (
@@ -35,7 +32,6 @@ _COUNTS = (
     "image_size",
     "num_channels",
     "vocab_size",
-    "type_vocab_size",
     "max_position_embeddings",
     "d_model",
     "encoder_attention_heads",
@@ -46,6 +42,9 @@ _COUNTS = (
     "conv_kernel",
     "conv_stride",
 )
+_LAYERS = re.compile(r"(?:num_)?(?:hidden_|encoder_|decoder_)?(?:layers?|blocks)|n_layers?|num_.*_layers")
+_EXPERTS = ("num_experts", "num_local_experts", "n_routed_experts", "moe_num_experts")
+_PRETRAINING = ("ForMaskedLM", "ForPreTraining", "ForMaskedImageModeling")
 _ACTIVATIONS = ("hidden_act", "activation_function", "feat_extract_activation")
 
 
@@ -75,58 +74,108 @@ def read_config_json(folder: Path) -> dict[str, Any]:
 
 
 def _missing_folder_hint(folder: Path) -> str:
-    if _HUB_ID.fullmatch(str(folder)) and folder.parts[0] not in (".", "..") and not folder.parent.exists():
-        return f"to download it from the Hugging Face Hub: hf download {folder} --local-dir {folder.name}"
-    return "give a checkpoint folder with config.json and model.safetensors"
+    return download_hint(folder) if is_hub_id(folder) else "give a checkpoint folder with config.json and its weights"
 
 
-def parse_config(folder: Path) -> PretrainedConfig:
+def parse_config(folder: Path, config_json: dict[str, Any]) -> PretrainedConfig:
     """Read ``config.json`` through transformers; no code of the folder runs.
 
     Raises:
-        CheckpointError: The file is not a config of transformers.
+        CheckpointError: The file is not a config of transformers, or describes a model that cannot be taken.
     """
+    _check_kind(config_json)
     try:
-        return transformers.AutoConfig.from_pretrained(folder, local_files_only=True)
+        return transformers.AutoConfig.from_pretrained(folder, local_files_only=True, trust_remote_code=False)
     except Exception as error:  # transformers raises many types for invalid values
+        kind = config_json.get("model_type")
+        if not isinstance(kind, str) or kind not in transformers.CONFIG_MAPPING:
+            raise _unknown_type(folder, kind, "auto_map" in config_json) from error
         reason = " ".join(str(error).split())
         raise CheckpointError(
             f"{folder / 'config.json'} is not a config of transformers: {reason}", _CORRECT
         ) from error
 
 
-def model_class_of(config: dict[str, Any], family: ModelFamily) -> type[PreTrainedModel]:
-    """The model class of a config's architecture, or of the part of it that the family reads.
+def _check_kind(config: dict[str, Any]) -> None:
+    """Refuse quantised models and mixtures of experts."""
+    if isinstance(quantised := config.get("quantization_config"), dict):
+        method = quantised.get("quant_method", "an unnamed method")
+        raise CheckpointError(
+            f"the weights are quantised ({method}), and learners need floating-point weights",
+            "give the original model in float32, float16 or bfloat16, and run acm-export quantize on the file",
+        )
+    for part in (config, *(value for value in config.values() if isinstance(value, dict))):
+        for field in _EXPERTS:
+            if isinstance(count := part.get(field), int) and count > 1:
+                raise CheckpointError(
+                    f"{config.get('model_type')!r} is a mixture of experts ({field} = {count}); its feed-forward "
+                    "networks already run for a part of the tokens, and are not replaced",
+                    "give a dense model of the same family",
+                )
+
+
+def _unknown_type(folder: Path, kind: object, has_code: bool) -> CheckpointError:
+    known = f"transformers {transformers.__version__} has no model_type {kind!r}"
+    if has_code:
+        return CheckpointError(
+            f"{known}: the code of this model is in its folder (auto_map), and acm-export runs no code from a folder",
+            "build the model in your own code and call acm_export.export(model, example_inputs, output)",
+        )
+    return CheckpointError(
+        f"{known}, which {folder / 'config.json'} names",
+        "update transformers, or correct model_type; timm folders have an 'architecture' instead",
+    )
+
+
+def model_class_of(config_json: dict[str, Any], config: PretrainedConfig, whole: bool) -> type[PreTrainedModel]:
+    """The model class of a config's architecture.
+
+    Of architectures for masked pre-training, only the base model is read, with a warning, unless ``whole``.
 
     Raises:
-        CheckpointError: The architecture is not supported.
+        CheckpointError: transformers has no such architecture for this config.
     """
-    names = config.get("architectures") or [next(iter(family.outputs))]
+    names = config_json.get("architectures") or []
     name = names[0] if isinstance(names, list) and len(names) == 1 else names
-    read = family.read_as.get(name, name) if isinstance(name, str) else name
-    if not isinstance(read, str) or read not in family.outputs:
+    if not names:
+        return _base_class(config)
+    model_class = _class_named(name, config) if isinstance(name, str) else None
+    if model_class is None:
         raise CheckpointError(
-            f"architecture {name!r} of model_type {family.model_type!r} is not supported; "
-            f"supported: {', '.join((*family.outputs, *family.read_as))}",
-            "save the model as one of these with transformers, and give that folder",
+            f"transformers {transformers.__version__} has no architecture {name!r} of model_type {config.model_type!r}",
+            "correct 'architectures' in config.json, or save the model again with transformers",
         )
-    if read != name:
-        warnings.warn(f"reading only the {read} of this {name}", AcmWarning, stacklevel=3)
-    kind = family.model_type
-    home = transformers if hasattr(transformers, read) else import_module(f"transformers.models.{kind}.modeling_{kind}")
-    model_class: type[PreTrainedModel] = getattr(home, read)
-    return model_class
+    if whole or not name.endswith(_PRETRAINING):
+        return model_class
+    base = _base_class(config)
+    warnings.warn(
+        f"reading only the {base.__name__} of this {name}; --part whole reads all of it", AcmWarning, stacklevel=3
+    )
+    return base
 
 
-def construction_options(expected: Collection[str], found: Collection[str]) -> dict[str, Any]:
-    """Keyword arguments for a model's class: a base model saved without a pooler is built without one.
+def _base_class(config: PretrainedConfig) -> type[PreTrainedModel]:
+    try:
+        found = transformers.AutoModel._model_mapping[type(config)]  # noqa: SLF001  the only list of base models
+    except KeyError as error:
+        raise CheckpointError(
+            f"config.json names no architecture, and {config.model_type!r} has no base model",
+            "add 'architectures' to config.json",
+        ) from error
+    return found[0] if isinstance(found, (tuple, list)) else found
 
-    Args:
-        expected: Names of the tensors of a model built without options.
-        found: Names of the tensors in the weights.
-    """
-    poolers = {name for name in expected if name.startswith("pooler.")}
-    return {"add_pooling_layer": False} if poolers and not poolers & set(found) else {}
+
+def _class_named(name: str, config: PretrainedConfig) -> type[PreTrainedModel] | None:
+    """A model class of transformers, or of the package that the config comes from, which takes this config."""
+    home = type(config).__module__.replace(".configuration_", ".modeling_")
+    try:
+        found = getattr(import_module(home), name, None) or getattr(transformers, name, None)
+    except ImportError:
+        found = getattr(transformers, name, None)
+    if not isinstance(found, type) or not issubclass(found, transformers.PreTrainedModel):
+        return None
+    takes = found.config_class
+    return found if takes is None or isinstance(config, takes) else None
 
 
 def check_fields(config: dict[str, Any]) -> None:
@@ -135,6 +184,9 @@ def check_fields(config: dict[str, Any]) -> None:
     Raises:
         CheckpointError: A count is below 1 or an activation is unknown; the message has the field and the value.
     """
+    for part in config.values():
+        if isinstance(part, dict):
+            check_fields(part)
     for field in _COUNTS:
         value = config.get(field)
         if any(isinstance(item, int) and item < 1 for item in (value if isinstance(value, list) else [value])):
@@ -150,14 +202,16 @@ def check_fields(config: dict[str, Any]) -> None:
             )
 
 
-def check_layer_count(config: dict[str, Any], family: ModelFamily, num_tensors: int) -> None:
-    """Check the number of transformer layers before any is built.
+def check_layer_count(config: dict[str, Any], num_tensors: int) -> None:
+    """Check the numbers of layers before any is built.
 
     Raises:
-        CheckpointError: The number is below 1, or above the number of tensors in the weights.
+        CheckpointError: A number is below 1, or above the number of tensors in the weights.
     """
-    count = config.get(family.num_layers)
-    if isinstance(count, int) and not 1 <= count <= num_tensors:
-        raise CheckpointError(
-            f"the config has {family.num_layers} = {count}, but the weights contain {num_tensors} tensors", _CORRECT
-        )
+    for field, value in config.items():
+        if isinstance(value, dict):
+            check_layer_count(value, num_tensors)
+        elif isinstance(value, int) and _LAYERS.fullmatch(field) and not 0 <= value <= num_tensors:
+            raise CheckpointError(
+                f"the config has {field} = {value}, but the weights contain {num_tensors} tensors", _CORRECT
+            )

@@ -1,23 +1,35 @@
-"""Load dense folders through transformers, after checking the names and shapes of their weights."""
+"""Load dense folders through transformers, after checking the names and shapes of their weights.
+
+Names in files differ from module names: transformers renames, splits and merges tensors as it loads them. The check is
+therefore a load on the ``meta`` device, which takes no memory and reports what would be missing or of another shape.
+"""
 
 from __future__ import annotations
 
+import inspect
 import re
+import warnings
 from typing import TYPE_CHECKING, Any
 
 import torch
 
-from acm_export.base.errors import CheckpointError
-from acm_export.checkpoints.architecture import construction_options
-from acm_export.checkpoints.weights import Shapes, compare_shapes
+from acm_export.base.errors import AcmWarning, CheckpointError
+from acm_export.checkpoints.weights import ONE_SAVE, quoted
 
 if TYPE_CHECKING:
-    from pathlib import Path
+    from collections.abc import Collection, Iterable
 
     from transformers import PretrainedConfig, PreTrainedModel
 
     from acm_export.checkpoints.weights import Weights
     from acm_export.surgery import ModelFamily
+
+_TRAINING_ONLY = re.compile(r"(?:^|\.)(?:masked_spec_embed|mask_token|num_batches_tracked)$")
+"""Parameters of masked pre-training, and counters of batch norm."""
+
+_BUFFERS = re.compile(
+    r"(?:^|\.)(?:position_ids|inv_freq|relative_position_index|num_batches_tracked|masked_bias)$"
+)
 
 
 def load_dense(
@@ -25,8 +37,9 @@ def load_dense(
 ) -> PreTrainedModel:
     """Load a model that transformers saved; names and shapes of its tensors must match the config.
 
-    The weights may contain heads that the architecture does not have: a base model can be loaded from a model with a
-    head, and Whisper's encoder from the whole model. A base model without pooler weights is built without a pooler.
+    The weights may contain heads that the architecture does not have, because a base model can be loaded from a model
+    with a head. A base model without pooler weights is built without a pooler. An ``AcmWarning`` names other weights
+    that the model does not have.
 
     Args:
         weights: Weights of the folder.
@@ -37,74 +50,115 @@ def load_dense(
     Raises:
         CheckpointError: The config does not describe a model, or its names or shapes differ from the weights.
     """
-    expected = _expected_shapes(model_class, config, {})
-    prefix = f"{model_class.base_model_prefix}."
-    found = _module_names(weights.shapes, family, expected, prefix)
-    options = construction_options(expected, found)
-    expected = _expected_shapes(model_class, config, options) if options else expected
-    unused = {n for n in found.keys() - expected.keys() if n.removeprefix(prefix).startswith(family.optional)}
-    lacking = {n for n in expected.keys() - found.keys() if n.removeprefix(prefix) in family.training_only}
-    compare_shapes(
-        {name: shape for name, shape in expected.items() if name not in lacking},
-        {name: shape for name, shape in found.items() if name not in unused},
-        weights.path,
-    )
-    if family.read_as:  # transformers only knows the names of whole models
-        options["key_mapping"] = dict(family.stored_names)
-    model = _from_pretrained(weights.path.parent, model_class, config, options, lacking)
+    _check_names_once(weights, model_class.base_model_prefix)
+    empty = {
+        name: torch.empty(shape, dtype=_DTYPES.get(weights.dtypes[name], torch.float32), device="meta")
+        for name, shape in weights.shapes.items()
+    }
+    options: dict[str, Any] = {}
+    trial, report = _from_state(model_class, config, empty, weights, device_map="meta", ignore_mismatched_sizes=True)
+    if without := construction_options(model_class, report["missing_keys"]):
+        options = without
+        trial, report = _from_state(
+            model_class, config, empty, weights, device_map="meta", ignore_mismatched_sizes=True, **options
+        )
+    names = list(trial.state_dict())
+    lacking = {name for name in report["missing_keys"] if _may_lack(name, family, model_class)}
+    _check_report(report, lacking, weights)
+    _check_unexpected(report["unexpected_keys"], names, model_class, family, weights)
+    model, _ = _from_state(model_class, config, weights.read(), weights, **options)
+    tensors = dict(model.named_parameters()) | dict(model.named_buffers())
     for name in lacking:  # so that every load gives the same model
-        torch.nn.init.zeros_(model.get_parameter(name))
+        torch.nn.init.zeros_(tensors[name])
     return model
 
 
-def _expected_shapes(model_class: type[PreTrainedModel], config: PretrainedConfig, options: dict[str, Any]) -> Shapes:
-    try:
-        with torch.device("meta"):
-            state = model_class(config, **options).state_dict()
-    except Exception as error:  # transformers raises many types for invalid values
-        raise CheckpointError(
-            f"config.json does not describe a {model_class.__name__}: {error}", "correct the value in config.json"
-        ) from error
-    return {name: tuple(tensor.shape) for name, tensor in state.items()}
+def construction_options(model_class: type[PreTrainedModel], missing: Iterable[str]) -> dict[str, Any]:
+    """Keyword arguments for a model's class: a base model saved without a pooler is built without one.
+
+    Args:
+        model_class: Class of the model.
+        missing: Names of the tensors, of a model built without options, that the weights lack.
+    """
+    optional = "add_pooling_layer" in inspect.signature(model_class.__init__).parameters
+    return {"add_pooling_layer": False} if optional and any(n.startswith("pooler.") for n in missing) else {}
 
 
-def _module_names(shapes: Shapes, family: ModelFamily, expected: Shapes, prefix: str) -> Shapes:
-    """Shapes by the names of the modules, with the base model's prefix if the architecture has one."""
-    renamed: Shapes = {}
-    for stored, shape in shapes.items():
-        name = stored
-        for pattern, replacement in family.stored_names.items():
-            name = re.sub(pattern, replacement, name)
-        choices = (name, f"{prefix}{name}", name.removeprefix(prefix))
-        place = next((choice for choice in choices if choice in expected), name)
-        if place in renamed:
-            raise CheckpointError(
-                f"the weights contain {place} under two names, one of them {stored}", "remove one of them"
-            )
-        renamed[place] = shape
-    return renamed
+_DTYPES = {
+    "F64": torch.float64, "F32": torch.float32, "F16": torch.float16, "BF16": torch.bfloat16, "I64": torch.int64,
+    "I32": torch.int32, "I16": torch.int16, "I8": torch.int8, "U8": torch.uint8, "BOOL": torch.bool,
+}  # fmt: skip  # a table
 
 
-def _from_pretrained(
-    folder: Path,
+def _from_state(
     model_class: type[PreTrainedModel],
     config: PretrainedConfig,
-    options: dict[str, Any],
-    may_lack: set[str],
-) -> PreTrainedModel:
+    state: dict[str, torch.Tensor],
+    weights: Weights,
+    **options: Any,
+) -> tuple[PreTrainedModel, dict[str, Any]]:
     try:
-        model, report = model_class.from_pretrained(
-            folder,
-            config=config,
-            local_files_only=True,
-            use_safetensors=True,
-            output_loading_info=True,
-            dtype="auto",
-            **options,
+        loaded: tuple[PreTrainedModel, dict[str, Any]] = model_class.from_pretrained(
+            None, config=config, state_dict=state, output_loading_info=True, dtype=weights.dtype, **options
         )
     except Exception as error:  # transformers raises many types for invalid values
         reason = " ".join(str(error).split())[:500]
-        raise CheckpointError(f"the weights in {folder} contradict its config: {reason}") from error
-    if missing := sorted(set(report["missing_keys"]) - may_lack):
-        raise CheckpointError(f"the weights in {folder} lack {', '.join(missing[:5])}")
-    return model
+        raise CheckpointError(
+            f"config.json does not describe a {model_class.__name__}: {reason}", "correct the value in config.json"
+        ) from error
+    return loaded
+
+
+def _check_names_once(weights: Weights, prefix: str) -> None:
+    for name in weights.shapes:
+        if prefix and f"{prefix}.{name}" in weights.shapes:
+            raise CheckpointError(
+                f"the weights contain {prefix}.{name} under two names, one of them {name}", "remove one of them"
+            )
+
+
+def _may_lack(name: str, family: ModelFamily, model_class: type[PreTrainedModel]) -> bool:
+    inner = name.removeprefix(f"{model_class.base_model_prefix}.")
+    return bool(_TRAINING_ONLY.search(name)) or inner in family.training_only
+
+
+def _check_report(report: dict[str, Any], lacking: set[str], weights: Weights) -> None:
+    if missing := sorted(set(report["missing_keys"]) - lacking):
+        raise CheckpointError(f"{weights.path.name} contradicts config.json: it lacks {quoted(missing)}", ONE_SAVE)
+    for name, found, expected in sorted(report["mismatched_keys"]):
+        raise CheckpointError(
+            f"{weights.path.name} contradicts config.json: {name} is {list(found)}; expected {list(expected)}", ONE_SAVE
+        )
+
+
+def _check_unexpected(
+    unexpected: Collection[str],
+    names: Collection[str],
+    model_class: type[PreTrainedModel],
+    family: ModelFamily,
+    weights: Weights,
+) -> None:
+    """Refuse weights of layers that the config does not have, ignore heads of a base model, and name the others."""
+    prefix = f"{model_class.base_model_prefix}."
+    numbered = {_unnumbered(name) for name in names}
+    if layers := sorted(name for name in unexpected if re.search(r"\.\d+\.", name) and _unnumbered(name) in numbered):
+        raise CheckpointError(f"{weights.path.name} contradicts config.json: it has {quoted(layers)}", ONE_SAVE)
+    is_base = not any(name.startswith(prefix) for name in names)
+    parts = {name.partition(".")[0] for name in names}
+    strange = sorted(
+        name
+        for name in unexpected
+        if not _BUFFERS.search(name)
+        and not name.removeprefix(prefix).startswith(family.unused or ("\0",))
+        and not (is_base and "." in name and name.removeprefix(prefix).partition(".")[0] not in parts)
+    )
+    if strange:
+        warnings.warn(
+            f"{weights.path.name} has weights that a {model_class.__name__} does not use: {quoted(strange)}",
+            AcmWarning,
+            stacklevel=4,
+        )
+
+
+def _unnumbered(name: str) -> str:
+    return re.sub(r"\.\d+\.", ".#.", name)

@@ -1,10 +1,11 @@
-"""Checkpoint folders: Hugging Face folders whose ``config.json`` may have a section ``acm``.
+"""Checkpoint folders: folders of transformers or timm whose ``config.json`` may have a section ``acm``.
 
-    config.json         the transformer's config; "acm": {"schema", "layers": {name: ACMSpec}, "source"}
+    config.json         the model's config; "acm": {"schema", "layers": {name: ACMSpec}, "source"}, and "part" if the
+                        folder contains only a decoder
     model.safetensors   every tensor under its module's name; or shards and model.safetensors.index.json
     preprocessor_config.json and similar files, if the model has them
 
-Dense folders, which lack the section, are loaded through transformers.
+Dense folders, which lack the section, are loaded through transformers or timm.
 """
 
 from __future__ import annotations
@@ -19,29 +20,32 @@ from typing import TYPE_CHECKING
 import torch
 from safetensors import SafetensorError
 from safetensors.torch import save_file
+from transformers import PreTrainedModel
 from transformers.initialization import no_init_weights
 
 from acm_export.base.errors import AcmError, CheckpointError, OutputError
 from acm_export.base.files import move_folder_into_place, staging_folder
-from acm_export.checkpoints.architecture import (
-    check_fields,
-    check_layer_count,
-    construction_options,
-    model_class_of,
-    parse_config,
-    read_config_json,
+from acm_export.checkpoints.architecture import read_config_json
+from acm_export.checkpoints.blueprint import Blueprint, describe_model, read_blueprint, wanted_part
+from acm_export.checkpoints.dense import construction_options
+from acm_export.checkpoints.location import find_folder, is_hub_id
+from acm_export.checkpoints.tied import load_untied, tied_names, untied_state
+from acm_export.checkpoints.weights import (
+    WEIGHTS,
+    check_not_quantised,
+    compare_shapes,
+    find_weights,
+    warn_about_values,
 )
-from acm_export.checkpoints.dense import load_dense
-from acm_export.checkpoints.weights import INDEX, WEIGHTS, compare_shapes, find_weights, warn_about_values
 from acm_export.modules import ACMSpec, acm_layers
 from acm_export.op.precision import PRECISIONS
-from acm_export.surgery import ModelFamily, ModelInterface, disable_ffn_chunking, family_of, install_acm_layers
+from acm_export.surgery import ModelFamily, ModelInterface, install_acm_layers, prepare_model
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
+    from collections.abc import Callable, Mapping
     from os import PathLike
 
-    from transformers import PretrainedConfig, PreTrainedModel
+    from torch import nn
 
     from acm_export.base.json_fields import JsonObject, JsonValue
     from acm_export.checkpoints.weights import Weights
@@ -67,12 +71,13 @@ class Checkpoint:
     """A model loaded from disk.
 
     Args:
-        model: Model in evaluation mode, in its saved dtype.
+        model: Model in evaluation mode, in its saved dtype: of transformers, a part of one, or of timm.
         family: Family of the model.
         interface: How to run the model.
         path: Checkpoint folder.
         sha256: Hex SHA-256 of its weights.
         source: Origin of the weights, from the ``acm`` section.
+        name: Name of the folder, or of the model on the Hugging Face Hub.
     """
 
     model: PreTrainedModel
@@ -81,10 +86,11 @@ class Checkpoint:
     path: Path
     sha256: str
     source: JsonObject = field(default_factory=dict)
+    name: str = ""
 
 
 def save_checkpoint(
-    model: PreTrainedModel,
+    model: nn.Module,
     folder: str | PathLike[str],
     *,
     source: Mapping[str, JsonValue] | None = None,
@@ -94,13 +100,14 @@ def save_checkpoint(
     """Write a model as a checkpoint folder, atomically.
 
     Args:
-        model: Model of a supported family, with or without ACM layers.
+        model: Model of transformers or timm, or a part of one, with or without ACM layers.
         folder: Folder to create; an existing folder is replaced only if it holds nothing but an earlier checkpoint.
         source: Origin of the weights, stored in the ``acm`` section.
         processor_from: Folder whose preprocessor files are copied.
         texts: Contents of additional text files, by name.
 
     Raises:
+        CheckpointError: No config can be written for the model.
         OutputError: The folder cannot be written or contains other files.
     """
     folder = Path(folder)
@@ -108,13 +115,14 @@ def save_checkpoint(
     with staging_folder(folder) as staging:
         content = staging / "checkpoint"
         content.mkdir()
-        if layers:
-            config = model.config.to_dict() | {"architectures": [type(model).__name__]}
-            config.pop("_name_or_path", None)  # a path on the machine that loaded the model
-            config["acm"] = {"schema": SCHEMA, "layers": layers, "source": dict(source or {})}
+        described = describe_model(model)
+        if layers or not isinstance(model, PreTrainedModel):
+            config = dict(described.config)
+            if layers or described.section:
+                section = {"schema": SCHEMA, "layers": layers, "source": dict(source or {})}
+                config["acm"] = section | described.section
             (content / "config.json").write_text(json.dumps(config, indent=2, sort_keys=True) + "\n")
-            state = {name: tensor.contiguous() for name, tensor in model.state_dict().items()}
-            _save_weights(state, content / WEIGHTS)
+            _save_weights(untied_state(model), content / WEIGHTS)
         else:
             model.save_pretrained(content)
         for name in PROCESSOR_FILES if processor_from else ():
@@ -134,40 +142,42 @@ def _save_weights(state: dict[str, torch.Tensor], path: Path) -> None:
         ) from error
 
 
-def load_checkpoint(folder: str | PathLike[str]) -> Checkpoint:
-    """Load a checkpoint folder, dense or with ACM layers.
+def load_checkpoint(folder: str | PathLike[str], part: str | None = None) -> Checkpoint:
+    """Load a checkpoint, dense or with ACM layers.
 
     No code from the folder runs, and no memory is allocated before the shapes in the config have been compared with the
-    weights. An ``AcmWarning`` names tensors that contain NaN or infinity.
+    weights. An ``AcmWarning`` names tensors that contain NaN or infinity, and weights that the model does not use.
 
     Args:
-        folder: Folder with ``config.json``, and ``model.safetensors`` or its shards and their index.
+        folder: Folder of transformers, sentence-transformers or timm, or a name on the Hugging Face Hub (``org/name``).
+        part: Part of the model: ``whole``; ``encoder`` or ``decoder`` of an encoder-decoder model; ``vision`` or
+            ``text`` of a model with two towers. By default the whole model, but of Whisper the encoder, and of a model
+            for masked pre-training the base model.
 
     Returns:
         The model in evaluation mode, bit-identical to the saved one.
 
     Raises:
-        CheckpointError: A file is missing, broken or contradicts another, or the family is not supported.
+        CheckpointError: A file is missing, broken or contradicts another, or the model cannot be built.
+        UsageError: The folder does not exist, or the model has no such part.
     """
-    folder = Path(folder)
+    given = Path(folder)
+    folder = find_folder(given)
     config_json = read_config_json(folder)
-    weights = find_weights(folder) if any((folder / name).is_file() for name in (WEIGHTS, INDEX)) else None
-    family = family_of(str(config_json.get("model_type")), weights.shapes if weights else ())
-    model_class = model_class_of(config_json, family)
-    weights = weights or find_weights(folder)  # a family that is not supported is reported before missing weights
+    weights = find_weights(folder)
+    blueprint = read_blueprint(folder, config_json, weights, part)
+    check_not_quantised(weights)
     section = config_json.get("acm")
-    check_layer_count(config_json, family, len(weights.shapes))
-    check_fields(config_json)
-    config = parse_config(folder)
-    if section is None:
-        model = load_dense(weights, model_class, config, family)
-        disable_ffn_chunking(model)
-    else:
-        model = _load_acm(weights, model_class, config, family, _read_section(section))
+    specs = None if section is None else _read_section(section)
+    model = blueprint.load_dense(weights) if specs is None else _load_acm(weights, blueprint, specs)
+    model = wanted_part(model, part, blueprint.family, dense=specs is None)
+    prepare_model(model)
     warn_about_values(model.state_dict())
     source = section.get("source") if isinstance(section, dict) else None
     origin = source if isinstance(source, dict) else {}
-    return Checkpoint(model.eval(), family, family.interface(model), folder, weights.sha256(), origin)
+    interface = blueprint.family.interface(model)
+    name = str(given) if is_hub_id(given) else given.name
+    return Checkpoint(model.eval(), blueprint.family, interface, folder, weights.sha256(), origin, name)
 
 
 def _read_section(section: object) -> dict[str, ACMSpec]:
@@ -184,44 +194,39 @@ def _read_section(section: object) -> dict[str, ACMSpec]:
         raise CheckpointError(f"the 'acm' section of config.json describes an invalid layer: {error}") from error
 
 
-def _load_acm(
-    weights: Weights,
-    model_class: type[PreTrainedModel],
-    config: PretrainedConfig,
-    family: ModelFamily,
-    specs: dict[str, ACMSpec],
-) -> PreTrainedModel:
+def _load_acm(weights: Weights, blueprint: Blueprint, specs: dict[str, ACMSpec]) -> nn.Module:
     with torch.device("meta"):
-        expected = build_model(model_class, config, family, specs).state_dict()
-        if options := construction_options(expected, weights.shapes):
-            expected = build_model(model_class, config, family, specs, **options).state_dict()
-    compare_shapes({name: tuple(tensor.shape) for name, tensor in expected.items()}, weights.shapes, weights.path)
+        trial = build_model(blueprint.make, blueprint.family, specs)
+        missing = trial.state_dict().keys() - weights.shapes.keys()
+        if options := construction_options(type(trial), missing):
+            trial = build_model(blueprint.make, blueprint.family, specs, **options)
+    tied = tied_names(trial)
+    expected = {name: tuple(tensor.shape) for name, tensor in trial.state_dict().items() if name not in tied}
+    compare_shapes(expected, weights.shapes, weights.path)
     _check_dtypes(weights)
     with no_init_weights():
-        model = build_model(model_class, config, family, specs, **options)
-    model.load_state_dict(weights.read(), assign=True)
+        model = build_model(blueprint.make, blueprint.family, specs, **options)
+    load_untied(model, weights.read(), tied)
     return model
 
 
 def build_model(
-    model_class: type[PreTrainedModel],
-    config: PretrainedConfig,
-    family: ModelFamily,
-    specs: dict[str, ACMSpec],
-    **options: object,
-) -> PreTrainedModel:
+    make: Callable[..., nn.Module], family: ModelFamily, specs: dict[str, ACMSpec], **options: object
+) -> nn.Module:
     """Build a model with untrained weights, and with ACM layers at the places in ``specs``.
 
+    Args:
+        make: Builds the dense model; keyword arguments are ``options``.
+        family: Family of the model.
+        specs: Descriptions of the ACM layers by place.
+        options: Options of the model's class.
+
     Raises:
-        CheckpointError: The config does not describe a model of this class, or a place does not exist.
+        CheckpointError: The config does not describe the model, or a place does not exist.
     """
-    try:
-        model = model_class(config, **options)
-    except Exception as error:  # transformers raises many types for invalid values
-        raise CheckpointError(
-            f"config.json does not describe a {model_class.__name__}: {error}", "correct the value in config.json"
-        ) from error
-    install_acm_layers(model, family, specs)
+    model = make(**options)
+    if specs:
+        install_acm_layers(model, family, specs)
     return model
 
 

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import re
 from dataclasses import dataclass
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -19,6 +20,7 @@ from transformers.initialization import no_init_weights
 from acm_export.base.errors import CheckpointError, UsageError
 from acm_export.base.files import check_input
 from acm_export.checkpoints.acm_inference import MinLearners, group_acm_layers, infer_learners
+from acm_export.checkpoints.blueprint import construct
 from acm_export.checkpoints.folder import build_model
 from acm_export.checkpoints.reference_names import SAVE_AGAIN, State, rename, rename_dense
 from acm_export.checkpoints.unpickle import load_state
@@ -183,9 +185,9 @@ def _config(state: State, heads: int, specs: dict[str, ACMSpec]) -> PretrainedCo
 
 
 def _assemble(config: PretrainedConfig, specs: dict[str, ACMSpec], state: State) -> PreTrainedModel:
-    model_class = transformers.ViTForImageClassification
+    make = partial(construct, transformers.ViTForImageClassification, config)
     with torch.device("meta"):
-        expected = build_model(model_class, config, FAMILIES["vit"], specs).state_dict()
+        expected = build_model(make, FAMILIES["vit"], specs).state_dict()
     for name in sorted(expected.keys() | state.keys()):
         if name not in state or name not in expected:
             where = "lack" if name not in state else "contain an unexpected"
@@ -195,7 +197,7 @@ def _assemble(config: PretrainedConfig, specs: dict[str, ACMSpec], state: State)
                 f"{name} is {list(state[name].shape)}; expected {list(expected[name].shape)}", SAVE_AGAIN
             )
     with no_init_weights():
-        model = build_model(model_class, config, FAMILIES["vit"], specs)
+        model = build_model(make, FAMILIES["vit"], specs)
     model.load_state_dict({name: tensor.contiguous() for name, tensor in state.items()}, assign=True)
     return model.eval()
 

@@ -13,7 +13,7 @@ if TYPE_CHECKING:
 
 
 def example_inputs(interface: ModelInterface, batch: int = 2, seed: int = 0) -> dict[str, torch.Tensor]:
-    """Make random inputs: standard normal floats, integers below their bound, and masks.
+    """Make random inputs: standard normal floats, integers below their bound (no padding), and masks.
 
     Args:
         interface: How to run the model.
@@ -36,4 +36,7 @@ def _random(spec: InputSpec, lengths: Mapping[str, int], generator: torch.Genera
         batch, length = shape
         valid = length - torch.arange(batch) * length // (2 * batch)
         return (torch.arange(length) < valid[:, None]).long()
-    return torch.randint(spec.below, shape, generator=generator)
+    if spec.padding is None or not 0 <= spec.padding < spec.below or spec.below < 2:
+        return torch.randint(spec.below, shape, generator=generator)
+    values = torch.randint(spec.below - 1, shape, generator=generator)
+    return values + (values >= spec.padding)

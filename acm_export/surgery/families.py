@@ -1,201 +1,129 @@
-"""The supported transformers: one table entry per family.
-
-To add a family, describe where its sites are in the installed ``transformers`` (docs/families.md), add the entry to
-:data:`FAMILIES`, and a small configuration to ``tests/support/tiny_families.py``.
-"""
+"""Families of transformers that need more than the convention, and how users add one."""
 
 from __future__ import annotations
 
+import warnings
+from importlib import metadata
 from typing import TYPE_CHECKING
 
-from acm_export.base.errors import CheckpointError
-from acm_export.surgery.family import FFNSite, ModelFamily, gated_ffn
-from acm_export.surgery.interface import InputSpec
+from acm_export.base.errors import AcmWarning, UsageError
+from acm_export.surgery.family import FFNSite, ModelFamily
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Mapping
+    from collections.abc import Mapping
 
-    from transformers import PretrainedConfig
+    from torch import nn
 
-_EXAMPLE_TOKENS = 32
+    from acm_export.surgery.interface import ModelInterface
+
+ENTRY_POINTS = "acm_export.families"
+"""Group of entry points, each of which is a :class:`ModelFamily`."""
+
 _PROJECTIONS = ("q_proj", "k_proj", "v_proj", "o_proj")
+_ATTENTION = {name: f"attention.{name}" for name in _PROJECTIONS}
+_OUT_PROJ = {name: name.replace("o_", "out_") for name in _PROJECTIONS}
 
-
-def _images(config: PretrainedConfig) -> tuple[InputSpec, ...]:
-    size = config.image_size
-    height, width = size if isinstance(size, (list, tuple)) else (size, size)
-    return (InputSpec("pixel_values", ("batch", config.num_channels, height, width)),)
-
-
-def _text(config: PretrainedConfig) -> tuple[InputSpec, ...]:
-    bounds = {"input_ids": config.vocab_size, "attention_mask": 2, "token_type_ids": config.type_vocab_size}
-    return tuple(InputSpec(name, ("batch", "tokens"), "int64", below) for name, below in bounds.items())
-
-
-def _audio(config: PretrainedConfig) -> tuple[InputSpec, ...]:
-    """Samples, and a mask if the model was trained with one, that is, if its feature encoder uses layer norm."""
-    values = InputSpec("input_values", ("batch", "samples"))
-    if config.feat_extract_norm != "layer":
-        return (values,)
-    return (values, InputSpec("attention_mask", ("batch", "samples"), "int64", 2))
-
-
-def _spectrograms(config: PretrainedConfig) -> tuple[InputSpec, ...]:
-    """Whisper's encoder takes a fixed length: two frames per position, because its second convolution has stride 2."""
-    return (InputSpec("input_features", ("batch", config.num_mel_bins, 2 * config.max_source_positions)),)
-
-
-def _text_lengths(config: PretrainedConfig) -> Mapping[str, int]:
-    return {"tokens": min(_EXAMPLE_TOKENS, config.max_position_embeddings)}
-
-
-def _text_bounds(config: PretrainedConfig) -> Mapping[str, tuple[int, int | None]]:
-    return {"tokens": (1, config.max_position_embeddings)}
-
-
-def _audio_lengths(config: PretrainedConfig) -> Mapping[str, int]:
-    return {"samples": _samples(config, _EXAMPLE_TOKENS)}
-
-
-def _audio_bounds(config: PretrainedConfig) -> Mapping[str, tuple[int, int | None]]:
-    return {"samples": (_samples(config, 1), None)}
-
-
-def _samples(config: PretrainedConfig, tokens: int) -> int:
-    """Smallest number of samples that the convolutions turn into this many tokens."""
-    samples = tokens
-    for kernel, stride in zip(reversed(config.conv_kernel), reversed(config.conv_stride), strict=True):
-        samples = (samples - 1) * stride + kernel
-    return samples
-
-
-def _audio_tokens(config: PretrainedConfig, samples: int) -> int:
-    tokens = samples
-    for kernel, stride in zip(config.conv_kernel, config.conv_stride, strict=True):
-        tokens = max((tokens - kernel) // stride + 1, 0)
-    for _ in range(config.num_adapter_layers if config.add_adapter else 0):
-        tokens = (tokens - 1) // config.adapter_stride + 1
-    return tokens
-
-
-def _vision(model_type: str, class_prefix: str) -> ModelFamily:
-    """ViT and DeiT: pre-norm layers, with fc1 and fc2 in one module."""
-    return ModelFamily(
-        model_type=model_type,
-        outputs={f"{class_prefix}ForImageClassification": ("logits",), f"{class_prefix}Model": ("last_hidden_state",)},
-        layers="layers",
-        num_layers="num_hidden_layers",
-        ffn=FFNSite(place="mlp", up="mlp.fc1", activation="mlp.activation_fn", down="mlp.fc2"),
-        projections={name: f"attention.{name}" for name in _PROJECTIONS},
-        inputs=_images,
-        stored_names={
-            r"\bencoder\.layer\.": "layers.",
-            r"\.attention\.attention\.query\.": ".attention.q_proj.",
-            r"\.attention\.attention\.key\.": ".attention.k_proj.",
-            r"\.attention\.attention\.value\.": ".attention.v_proj.",
-            r"\.attention\.output\.dense\.": ".attention.o_proj.",
-            r"\.intermediate\.dense\.": ".mlp.fc1.",
-            r"(\.\d+)\.output\.dense\.": r"\1.mlp.fc2.",
-        },
-        optional=("classifier.", "pooler."),
+FAMILIES: dict[str, ModelFamily] = {
+    family.model_type: family
+    for family in (
+        ModelFamily("vit", projections=_ATTENTION),
+        ModelFamily("deit", projections=_ATTENTION),
+        ModelFamily(
+            "bert",
+            layers="encoder.layer",
+            ffn=FFNSite(
+                place="intermediate",
+                up="intermediate.dense",
+                activation="intermediate.intermediate_act_fn",
+                down="output.dense",
+            ),
+            projections=dict(
+                zip(
+                    _PROJECTIONS,
+                    ("attention.self.query", "attention.self.key", "attention.self.value", "attention.output.dense"),
+                    strict=True,
+                )
+            ),
+        ),
+        ModelFamily(
+            "wav2vec2",
+            layers="encoder.layers",
+            ffn=FFNSite(
+                place="feed_forward",
+                up="feed_forward.intermediate_dense",
+                activation="feed_forward.intermediate_act_fn",
+                down="feed_forward.output_dense",
+            ),
+            projections={name: f"attention.{path}" for name, path in _OUT_PROJ.items()},
+        ),
+        ModelFamily(
+            "whisper",
+            default_part="encoder",
+            num_layers="encoder_layers",
+            ffn=FFNSite(place="fc1", up="fc1", activation="activation_fn", down="fc2"),
+            projections={name: f"self_attn.{path}" for name, path in _OUT_PROJ.items()},
+        ),
     )
-
-
-_BERT = ModelFamily(
-    model_type="bert",
-    outputs={
-        "BertModel": ("last_hidden_state",),
-        "BertForSequenceClassification": ("logits",),
-        "BertForTokenClassification": ("logits",),
-        "BertForQuestionAnswering": ("start_logits", "end_logits"),
-    },
-    layers="encoder.layer",
-    num_layers="num_hidden_layers",
-    ffn=FFNSite(
-        place="intermediate",
-        up="intermediate.dense",
-        activation="intermediate.intermediate_act_fn",
-        down="output.dense",
-    ),
-    projections=dict(
-        zip(
-            _PROJECTIONS,
-            ("attention.self.query", "attention.self.key", "attention.self.value", "attention.output.dense"),
-            strict=True,
-        )
-    ),
-    inputs=_text,
-    stored_names={r"LayerNorm\.gamma$": "LayerNorm.weight", r"LayerNorm\.beta$": "LayerNorm.bias"},
-    optional=("classifier.", "qa_outputs.", "cls.", "pooler.", "embeddings.position_ids"),
-    lengths=_text_lengths,
-    bounds=_text_bounds,
-    masked="",
-    read_as=dict.fromkeys(("BertForMaskedLM", "BertForPreTraining"), "BertModel"),
-)
-
-_WAV2VEC2 = ModelFamily(
-    model_type="wav2vec2",
-    outputs={"Wav2Vec2ForCTC": ("logits",), "Wav2Vec2Model": ("last_hidden_state",)},
-    layers="encoder.layers",
-    num_layers="num_hidden_layers",
-    ffn=FFNSite(
-        place="feed_forward",
-        up="feed_forward.intermediate_dense",
-        activation="feed_forward.intermediate_act_fn",
-        down="feed_forward.output_dense",
-    ),
-    projections={name: f"attention.{name.replace('o_', 'out_')}" for name in _PROJECTIONS},
-    inputs=_audio,
-    stored_names={
-        r"\.conv\.weight_g$": ".conv.parametrizations.weight.original0",
-        r"\.conv\.weight_v$": ".conv.parametrizations.weight.original1",
-    },
-    optional=("lm_head.", "quantizer.", "project_q.", "project_hid.", "masked_spec_embed"),
-    lengths=_audio_lengths,
-    bounds=_audio_bounds,
-    tokens=_audio_tokens,
-    masked="encoder",
-    read_as={"Wav2Vec2ForPreTraining": "Wav2Vec2Model"},
-    training_only=("masked_spec_embed",),
-)
-
-_WHISPER = ModelFamily(
-    model_type="whisper",
-    outputs={"WhisperEncoder": ("last_hidden_state",)},
-    layers="layers",
-    num_layers="encoder_layers",
-    ffn=FFNSite(place="fc1", up="fc1", activation="activation_fn", down="fc2"),
-    projections={name: f"self_attn.{name.replace('o_', 'out_')}" for name in _PROJECTIONS},
-    inputs=_spectrograms,
-    stored_names={r"^(?:model\.)?encoder\.": ""},
-    optional=("decoder.", "proj_out."),
-    read_as=dict.fromkeys(("WhisperModel", "WhisperForConditionalGeneration"), "WhisperEncoder"),
-)
-
-FAMILIES: Mapping[str, ModelFamily] = {
-    family.model_type: family for family in (_vision("vit", "ViT"), _vision("deit", "DeiT"), _BERT, _WAV2VEC2, _WHISPER)
 }
+_registered: dict[str, ModelFamily] = {}
 
 
-def family_of(model_type: str, module_names: Iterable[str] = ()) -> ModelFamily:
-    """Return the family of a ``model_type``.
+def register_family(family: ModelFamily) -> None:
+    """Add a family for models whose inputs, outputs or mask do not follow from the convention.
+
+    A family that is registered replaces an earlier one of the same ``model_type``. Packages can register theirs through
+    the entry point group ``acm_export.families`` instead, whose entries are :class:`ModelFamily` objects.
 
     Args:
-        model_type: Model type, as in ``config.json``.
-        module_names: Names of the model's modules or weights, if known, to explain why a model is not supported.
+        family: What the convention cannot tell about models of ``family.model_type``.
 
     Raises:
-        CheckpointError: The family is not supported; the message lists the supported ones.
+        UsageError: The argument is not a ``ModelFamily``.
     """
-    if model_type in FAMILIES:
-        return FAMILIES[model_type]
-    if site := gated_ffn(module_names):
-        raise CheckpointError(
-            f"model_type {model_type!r} is not supported yet: its {site} is a gated feed-forward network (SwiGLU), "
-            f"which an ACM layer cannot replace",
-            f"supported: {', '.join(sorted(FAMILIES))}",
+    if not isinstance(family, ModelFamily):
+        raise UsageError(
+            f"register_family was given a {type(family).__name__}; expected a ModelFamily",
+            "for example: acm_export.register_family(acm_export.ModelFamily('my_model', outputs={...}))",
         )
-    raise CheckpointError(
-        f"model_type {model_type!r} is not supported; supported: {', '.join(sorted(FAMILIES))}",
-        "to add a family, write one table entry: docs/families.md, acm_export/surgery/families.py",
-    )
+    _registered[family.model_type] = family
+
+
+def family_of(model_type: str | None) -> ModelFamily:
+    """The family of a ``model_type``: registered, from an entry point, from the table, or without any field.
+
+    Args:
+        model_type: Model type, as in ``config.json``; None for models that have no such config.
+    """
+    if model_type is None:
+        return ModelFamily("")
+    if model_type in _registered:
+        return _registered[model_type]
+    return _from_entry_points().get(model_type) or FAMILIES.get(model_type) or ModelFamily(model_type)
+
+
+def interface_of(model: nn.Module) -> ModelInterface:
+    """How to run a model of ``transformers`` or timm.
+
+    Raises:
+        CheckpointError: Neither the family nor the convention tells how to run it.
+    """
+    return family_of(getattr(getattr(model, "config", None), "model_type", None)).interface(model)
+
+
+def _from_entry_points() -> Mapping[str, ModelFamily]:
+    found: dict[str, ModelFamily] = {}
+    for entry in metadata.entry_points(group=ENTRY_POINTS):
+        try:
+            family = entry.load()
+        except Exception as error:  # the code of another package
+            _warn(f"cannot be loaded: {error}", entry)
+            continue
+        if isinstance(family, ModelFamily):
+            found[family.model_type] = family
+        else:
+            _warn(f"is a {type(family).__name__}; expected a ModelFamily", entry)
+    return found
+
+
+def _warn(what: str, entry: metadata.EntryPoint) -> None:
+    warnings.warn(f"the entry point {entry.name} = {entry.value} ({ENTRY_POINTS}) {what}", AcmWarning, stacklevel=4)

@@ -22,12 +22,14 @@ class InputSpec:
         shape: Shape, with names for dynamic dimensions.
         dtype: Name of the numpy dtype.
         below: Exclusive upper bound of an integer input; None for floats.
+        padding: Value that marks padding, which example inputs do not contain; None if no value does.
     """
 
     name: str
     shape: tuple[int | str, ...]
     dtype: str = "float32"
     below: int | None = None
+    padding: int | None = None
 
 
 @dataclass(frozen=True)

@@ -53,9 +53,10 @@ def edit_weights(folder: Path, remove: str = "", **changes: torch.Tensor) -> Non
         ({"patch_size": 0}, "patch_size = 0"), ({"patch_size": [4, 0]}, r"patch_size = \[4, 0\]"),
         ({"image_size": 10**9}, None), ({"hidden_act": "no_such_function"}, "hidden_act = 'no_such_function'"),
         ({"hidden_act": 3}, None),
-        ({"model_type": "llama"}, r"llama.*supported: .*vit"), ({"model_type": None}, "supported: .*vit"),
-        ({"model_type": ["vit"]}, "supported: .*vit"),
-        ({"architectures": ["ViTForMaskedImageModeling"]}, "ViTForMaskedImageModeling.*ViTForImageClassification"),
+        ({"model_type": "llama"}, r"no architecture 'ViTForImageClassification' of model_type 'llama'"),
+        ({"model_type": None}, "no model_type None"), ({"model_type": ["vit"]}, r"no model_type \['vit'\]"),
+        ({"model_type": "my_vit"}, "no model_type 'my_vit'"), ({"num_experts": 8}, "mixture of experts"),
+        ({"quantization_config": {"quant_method": "gptq"}}, r"quantised \(gptq\)"),
         ({"architectures": [{}]}, None), ({"architectures": "os.system"}, r"os\.system"), ({"architectures": 3}, None),
         ({"num_channels": 3}, "projection"), ({"layer_norm_eps": "small"}, None), ({"image_size": [8]}, None),
     ],
@@ -146,7 +147,6 @@ def test_weights_that_lack_or_add_a_tensor_or_change_its_shape_are_refused(folde
 @pytest.mark.parametrize(
     ("changes", "said"),
     [
-        ({"extra": torch.zeros(1)}, "has extra"),
         ({"vit.encoder.layer.7.output.dense.bias": torch.zeros(12)}, r"has vit\.layers\.7\.mlp\.fc2\.bias"),
         (
             {"vit.encoder.layer.1.intermediate.dense.weight": torch.zeros(24, 11)},
@@ -164,6 +164,21 @@ def test_dense_weights_that_contradict_the_config_are_refused_with_the_name(
     with pytest.raises(CheckpointError, match=said) as refused:
         load_checkpoint(folder)
     assert refused.value.hint
+
+
+def test_dense_weights_that_the_model_does_not_use_are_named(folder: Path) -> None:
+    save_checkpoint(tiny_vit({}), folder, source={})
+    edit_weights(folder, extra=torch.zeros(1))
+    with pytest.warns(AcmWarning, match=r"does not use: extra$"):
+        load_checkpoint(folder)
+
+
+def test_quantised_weights_are_refused_with_the_name_and_dtype(folder: Path) -> None:
+    save_checkpoint(tiny_vit({}), folder, source={})
+    edit_weights(folder, **{"vit.encoder.layer.1.intermediate.dense.weight": torch.zeros(24, 12, dtype=torch.int8)})
+    with pytest.raises(CheckpointError, match=r"quantised weights: vit.*weight is I8") as refused:
+        load_checkpoint(folder)
+    assert "quantize" in str(refused.value.hint)
 
 
 @pytest.mark.parametrize(
@@ -210,6 +225,12 @@ def test_truncated_missing_and_hostile_weights_are_refused(folder: Path, tmp_pat
     with pytest.raises(CheckpointError) as refused:
         load_checkpoint(tmp_path / "model.pth")
     assert "convert" in str(refused.value.hint)
+
+
+def test_a_model_whose_code_is_in_the_folder_is_refused(folder: Path) -> None:
+    edit_config(folder, model_type="own", auto_map={"AutoConfig": "evil.C"})
+    with pytest.raises(CheckpointError, match=r"auto_map.*runs no code"):
+        load_checkpoint(folder)
 
 
 @pytest.mark.parametrize("kind", ["acm", "dense"])

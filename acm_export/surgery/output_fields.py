@@ -1,0 +1,86 @@
+"""The fields of a model's output that an export returns, from a pass of an example input that computes nothing."""
+
+from __future__ import annotations
+
+import copy
+import inspect
+from collections.abc import Mapping
+from typing import TYPE_CHECKING
+
+import torch
+from torch import nn
+
+from acm_export.base.errors import CheckpointError
+from acm_export.modules.evaluating import evaluating
+from acm_export.surgery.examples import example_inputs
+
+if TYPE_CHECKING:
+    from acm_export.surgery.interface import ModelInterface
+
+_STATES = ("last_hidden_state", "pooler_output")
+_INTERNAL = {"loss", "extract_features", "encoder_last_hidden_state", "mask", "ids_restore", *_STATES}
+
+
+def output_fields(model: nn.Module, interface: ModelInterface) -> tuple[str, ...]:
+    """Fields of the output that are the model's results, in its order; empty if it returns plain tensors.
+
+    A model with a head returns what the head computes (``logits``, ``pred_boxes``, ``image_embeds``). Any other returns
+    ``last_hidden_state``, and ``pooler_output`` unless its pooler is optional: an optional one is often untrained.
+    Hidden states, attention weights, caches and losses are left out.
+
+    Raises:
+        CheckpointError: The model does not run on inputs that follow from its config.
+    """
+    output = _dry_run(model, interface)
+    if not isinstance(output, Mapping):
+        return ()
+    tensors = [name for name, value in output.items() if isinstance(value, torch.Tensor)]
+    results = [name for name in tensors if name not in _INTERNAL]
+    if results:
+        return tuple(results)
+    optional = "add_pooling_layer" in inspect.signature(type(model).__init__).parameters
+    return tuple(name for name in _STATES if name in tensors and not (name == "pooler_output" and optional))
+
+
+def _dry_run(model: nn.Module, interface: ModelInterface) -> object:
+    """Run the model on the ``meta`` device, where transformers must not read masks, or else on example values."""
+    shadow = on_meta(model)
+    inputs = {name: value.to("meta") for name, value in example_inputs(interface, 1).items() if "mask" not in name}
+    try:
+        return _run(shadow, inputs)
+    except Exception as error:  # models raise many types, some because meta tensors have no values
+        device = next(iter(model.parameters())).device
+        if device.type == "meta":
+            raise _failure(model, error) from error
+        dtype = next(p.dtype for p in model.parameters() if p.is_floating_point())
+        values = {
+            name: value.to(device, dtype if value.is_floating_point() else None)
+            for name, value in example_inputs(interface, 1).items()
+        }
+        try:
+            return _run(model, values)
+        except Exception as second:
+            raise _failure(model, second) from second
+
+
+def on_meta(model: nn.Module) -> nn.Module:
+    """A copy of a model on the ``meta`` device; its weights are not copied on the way."""
+    tensors = (*model.parameters(), *model.buffers())
+    memo: dict[int, object] = {}
+    for tensor in tensors:
+        empty = torch.empty_like(tensor, device="meta")
+        memo[id(tensor)] = nn.Parameter(empty, tensor.requires_grad) if isinstance(tensor, nn.Parameter) else empty
+    return copy.deepcopy(model, memo)
+
+
+def _run(model: nn.Module, inputs: Mapping[str, torch.Tensor]) -> object:
+    with torch.no_grad(), evaluating(model):
+        return model(**inputs)
+
+
+def _failure(model: nn.Module, error: Exception) -> CheckpointError:
+    reason = " ".join(str(error).split())[:300]
+    return CheckpointError(
+        f"{type(model).__name__} does not run on the inputs that follow from its config: {reason}",
+        "describe its inputs with acm_export.register_family: see docs/families.md",
+    )

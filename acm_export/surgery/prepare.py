@@ -1,0 +1,45 @@
+"""Settings of a loaded model that a comparison and an export need: no chunks, no cache, no random order."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import torch
+
+if TYPE_CHECKING:
+    from torch import nn
+
+
+def prepare_model(model: nn.Module) -> None:
+    """Make a model compute the same for the same inputs, on whole sequences, in place.
+
+    - ``chunk_size_feed_forward`` is disabled: chunks of tokens save memory, but the padding mask would not fit them.
+    - ``use_cache`` is disabled: nothing generates text here.
+    - Patches stay in order: ViT-MAE shuffles them and hides a part, at random in each pass, even in evaluation.
+    """
+    for module in model.modules():
+        if hasattr(module, "chunk_size_feed_forward"):
+            module.chunk_size_feed_forward = 0
+        if hasattr(module, "random_masking"):
+            module.random_masking = keep_all_patches
+        config = getattr(module, "config", None)
+        if getattr(config, "use_cache", None):
+            config.use_cache = False
+
+
+def keep_all_patches(
+    sequence: torch.Tensor, noise: torch.Tensor | None = None
+) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+    """Replacement of ``random_masking`` that hides no patch and keeps their order.
+
+    Args:
+        sequence: Patches ``[batch, patches, width]``.
+        noise: Ignored.
+
+    Returns:
+        The patches; a mask ``[batch, patches]`` of zeros, which hides none; the order ``[batch, patches]``.
+    """
+    del noise
+    batch, length, _ = sequence.shape
+    order = torch.arange(length, device=sequence.device).expand(batch, length)
+    return sequence, torch.zeros(batch, length, device=sequence.device), order
