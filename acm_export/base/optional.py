@@ -27,8 +27,8 @@ EXPORT = ("torch", "transformers", "safetensors", "onnxscript")
 
 _EXTRAS = {**dict.fromkeys(EXPORT, "export"), "onnxruntime": "cpu", "sklearn": "demo", "triton": "gpu"}
 _EXTRAS |= dict.fromkeys(("matplotlib", "PIL"), "report") | dict.fromkeys(("accelerate", "soundfile"), "train")
-_ALONE = ("datasets",)
-"""Packages in no extra: users with data in their format have them already."""
+_ALONE = ("datasets", "tokenizers")
+"""Packages in no extra: users with data in the format of datasets have it, and transformers installs tokenizers."""
 
 
 def require(*names: str) -> ModuleType:
