@@ -114,9 +114,15 @@ def _objects(path: Path, lines: Iterator[tuple[int, str]]) -> Iterator[dict[str,
 
 
 def _table(path: Path, lines: Iterator[tuple[int, str]]) -> Iterator[dict[str, object]]:
-    rows = csv.DictReader(
-        (line for _, line in lines), delimiter="\t" if path.suffix.lower() == ".tsv" else ",", strict=True
-    )
+    reached = 0
+
+    def texts() -> Iterator[str]:
+        nonlocal reached
+        for number, line in lines:
+            reached = number
+            yield line
+
+    rows = csv.DictReader(texts(), delimiter="\t" if path.suffix.lower() == ".tsv" else ",", strict=True)
     try:
         columns = list(rows.fieldnames or ())
         if columns and not {first for first, _ in _PAIRS} & set(columns):
@@ -128,9 +134,9 @@ def _table(path: Path, lines: Iterator[tuple[int, str]]) -> Iterator[dict[str, o
             if None in row or None in row.values():
                 given = len(columns) + len(row[None]) if None in row else sum(v is not None for v in row.values())
                 raise UsageError(
-                    f"{path} has a row of {given} fields near line {rows.line_num}; the header has {len(columns)}",
+                    f"{path} has a row of {given} fields near line {reached}; the header has {len(columns)}",
                     "put fields that contain a separator in double quotes",
                 )
             yield dict(row)
     except csv.Error as error:
-        raise UsageError(f"{path} is not a table near line {rows.line_num}: {error}") from error
+        raise UsageError(f"{path} is not a table near line {reached}: {error}") from error

@@ -10,9 +10,9 @@ import numpy as np
 
 from acm_export.base.errors import UsageError
 from acm_export.base.files import sha256_of
-from acm_export.data.open_data import open_data
 from acm_export.engine.profiles import format_shape
 from acm_export.onnx_file.budget_input import INPUT
+from acm_export.onnx_file.file_data import open_file_data
 from acm_export.onnx_file.manifest import Setting
 from acm_export.onnx_file.thresholds import bound_of, check_setting, thresholds_for
 from acm_export.timing import routing
@@ -104,10 +104,11 @@ def _open_inputs(request: LatencyRequest, file: TimedFile) -> list[InputBatches]
     """
     sizes, data = dict.fromkeys(request.batch), None
     if request.data is not None:
-        data = open_data(
+        data = open_file_data(
             request.data,
             file.inputs,
-            model_folder=file.path.absolute().parent,
+            path=file.path,
+            manifest=file.manifest,
             processor=request.processor,
             limit=max(sizes) * MAX_BATCHES,
         )
