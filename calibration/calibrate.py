@@ -12,8 +12,8 @@ from acm_export.base.files import check_apart, check_onnx_suffix, check_writable
 from acm_export.base.progress import Progress, Silent
 from acm_export.calibration.budgets import requested_budgets
 from acm_export.calibration.run import CalibrationRequest, CalibrationRun
-from acm_export.data.open_data import open_data
 from acm_export.onnx_file import budget_input as budget_dial
+from acm_export.onnx_file.file_data import open_file_data
 from acm_export.onnx_file.manifest import read_manifest
 from acm_export.onnx_file.model_file import read_model
 from acm_export.onnx_file.rewrite import write_calibrated
@@ -102,7 +102,9 @@ def calibrate(
     if budget_input:
         _check_no_input(path)
     session = TappedSession(path, _RUNTIMES[device])
-    dataset = open_data(data, session.inputs, model_folder=path.absolute().parent, processor=processor, limit=samples)
+    dataset = open_file_data(
+        data, session.inputs, path=path, manifest=session.manifest, processor=processor, limit=samples
+    )
     with closing(CalibrationRun(request, session, dataset, progress or Silent())) as run:
         result = run.result(target)
     write_calibrated(path, result.manifest, target)

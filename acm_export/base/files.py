@@ -21,7 +21,7 @@ from acm_export.base import interrupts
 from acm_export.base.errors import OutputError, UsageError
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Iterator, Mapping, Sequence
+    from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 
 StrPath = str | os.PathLike[str]
 """Path types that the public functions accept."""
@@ -217,14 +217,16 @@ def check_apart(inputs: Iterable[Path | None], outputs: Mapping[str, Path | None
         written[path.resolve()] = option
 
 
-def move_folder_into_place(source: Path, target: Path) -> None:
+def move_folder_into_place(source: Path, target: Path, *, owned: Collection[str] = ()) -> None:
     """Sync the files of ``source`` and rename it to ``target``.
 
-    An existing target is replaced only if ``source`` has a file of the same name for each of its files.
+    An existing target is replaced only if ``source`` has a file of the same name for each of its files that is not
+    ``owned``.
 
     Args:
         source: Folder to move.
         target: Path to replace.
+        owned: Names of files that may be lost.
 
     Raises:
         OutputError: The target is not a folder or contains other files; nothing was changed.
@@ -232,7 +234,8 @@ def move_folder_into_place(source: Path, target: Path) -> None:
     interrupts.check()
     if target.is_symlink() or (target.exists() and not target.is_dir()):
         raise OutputError(f"{target} exists and is not a folder", "choose another folder with -o")
-    foreign = sorted(p.name for p in target.iterdir() if not (source / p.name).exists()) if target.exists() else []
+    held = sorted(p.name for p in target.iterdir()) if target.exists() else []
+    foreign = [name for name in held if name not in owned and not (source / name).exists()]
     if foreign:
         raise OutputError(f"{target} contains other files: {', '.join(foreign[:5])}", "choose another folder with -o")
     for path in source.rglob("*"):

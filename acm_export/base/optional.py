@@ -27,8 +27,8 @@ EXPORT = ("torch", "transformers", "safetensors", "onnxscript")
 
 _EXTRAS = {**dict.fromkeys(EXPORT, "export"), "onnxruntime": "cpu", "sklearn": "demo", "triton": "gpu"}
 _EXTRAS |= dict.fromkeys(("matplotlib", "PIL"), "report") | dict.fromkeys(("accelerate", "soundfile"), "train")
-_ALONE = ("datasets", "timm")
-"""Packages in no extra: users with data in their format have them already."""
+_ALONE = ("datasets", "timm", "tokenizers")
+"""Packages in no extra: users with data or models in their format have them, and transformers installs tokenizers."""
 
 
 def require(*names: str) -> ModuleType:

@@ -37,6 +37,7 @@ from acm_export.checkpoints.weights import (
     find_weights,
     warn_about_values,
 )
+from acm_export.data.processor_files import processor_files
 from acm_export.modules import ACMSpec, acm_layers
 from acm_export.op.precision import PRECISIONS
 from acm_export.surgery import ModelFamily, ModelInterface, install_acm_layers, prepare_model
@@ -52,18 +53,6 @@ if TYPE_CHECKING:
 
 SCHEMA = 1
 _WEIGHT_DTYPES = tuple(precision.safetensors_name for precision in PRECISIONS.values())
-PROCESSOR_FILES = (
-    "preprocessor_config.json",
-    "processor_config.json",
-    "tokenizer.json",
-    "tokenizer_config.json",
-    "special_tokens_map.json",
-    "added_tokens.json",
-    "vocab.json",
-    "vocab.txt",
-    "merges.txt",
-    "normalizer.json",
-)
 
 
 @dataclass(frozen=True)
@@ -125,9 +114,8 @@ def save_checkpoint(
             _save_weights(untied_state(model), content / WEIGHTS)
         else:
             model.save_pretrained(content)
-        for name in PROCESSOR_FILES if processor_from else ():
-            if (path := Path(processor_from or ".") / name).is_file():
-                shutil.copy(path, content / name)
+        for path in processor_files(Path(processor_from)) if processor_from else ():
+            shutil.copy(path, content / path.name)
         for name, text in (texts or {}).items():
             (content / name).write_text(text, encoding="utf-8")
         move_folder_into_place(content, folder)

@@ -187,13 +187,19 @@ class _Steps:
 
 
 def _show(result: LatencyResult, *, as_json: bool) -> None:
-    from acm_export.report.latency import breakdown_table, describe_latency, latency_table, percentile_table
+    from acm_export.report.latency import (
+        breakdown_table,
+        describe_latency,
+        latency_table,
+        length_table,
+        percentile_table,
+    )
 
     if as_json:
         write_json(result.to_json())
     else:
         write_table(latency_table(result), *describe_latency(result))
-        for table in (percentile_table(result), breakdown_table(result)):
+        for table in (length_table(result), percentile_table(result), breakdown_table(result)):
             if table is not None:
                 write_table(table)
     for warning in result.warnings:

@@ -31,6 +31,8 @@ class GraphInput:
         dtype: Type of its elements.
         below: Exclusive bound of the values of an integer input, such as the size of the vocabulary; None if unknown.
         lengths: Smallest and largest size of dynamic dimensions, by name; None means no limit.
+        fill: Value that pads sequences.
+        pad_left: Whether sequences are padded at the start.
     """
 
     name: str
@@ -38,6 +40,8 @@ class GraphInput:
     dtype: np.dtype
     below: int | None = None
     lengths: Mapping[str, tuple[int, int | None]] = field(default_factory=dict, compare=False)
+    fill: int = field(default=0, compare=False)
+    pad_left: bool = field(default=False, compare=False)
 
     @property
     def is_image(self) -> bool:

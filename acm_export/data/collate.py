@@ -1,4 +1,4 @@
-"""Stack samples of different lengths into one batch, padded at the end and masked there."""
+"""Stack samples of different lengths into one batch, with padding that is masked."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ NO_LABEL = -100
 
 
 def collate(samples: Sequence[Mapping[str, np.ndarray]], inputs: Sequence[GraphInput]) -> Batch:
-    """Stack samples; sequences and their attention mask are padded with zeros at the end.
+    """Stack samples; sequences are padded as their input says, by default with zeros at the end.
 
     Args:
         samples: Arrays without a batch axis, as :class:`Dataset` gives them; at least one.
@@ -63,7 +63,7 @@ def _stack(value: GraphInput, arrays: Sequence[np.ndarray], masked: bool) -> np.
             "attention_mask that would mark padding",
             "give samples of equal length, or one sample at a time: --batch 1",
         )
-    return pad(arrays, 0)
+    return pad(arrays, value.fill, left=value.pad_left)
 
 
 def _stack_labels(labels: Sequence[np.ndarray]) -> np.ndarray:
@@ -75,18 +75,19 @@ def _stack_labels(labels: Sequence[np.ndarray]) -> np.ndarray:
     return pad(labels, NO_LABEL)
 
 
-def pad(arrays: Sequence[np.ndarray], fill: int, length: int | None = None) -> np.ndarray:
+def pad(arrays: Sequence[np.ndarray], fill: int, length: int | None = None, *, left: bool = False) -> np.ndarray:
     """Stack sequences of different lengths.
 
     Args:
         arrays: One-dimensional arrays.
-        fill: Value after the end of a sequence.
+        fill: Value of the padding.
         length: Length of the result; by default that of the longest sequence.
+        left: Whether the padding comes before a sequence.
 
     Returns:
         ``[arrays, length]``.
     """
     padded = np.full((len(arrays), length or max(map(len, arrays))), fill, arrays[0].dtype)
     for row, array in zip(padded, arrays, strict=True):
-        row[: len(array)] = array
+        row[len(row) - len(array) if left else 0 :][: len(array)] = array
     return padded

@@ -170,7 +170,7 @@ class Dataset:
         sequences = rows.ndim == len(value.shape) == 2 and rows.dtype.kind in "fiub"
         if not (self._masked and sequences and isinstance(length, int)):
             return rows
-        return pad(list(rows), 0, length) if rows.shape[1] < length else rows
+        return pad(list(rows), value.fill, length, left=value.pad_left) if rows.shape[1] < length else rows
 
 
 def held_out(samples: int) -> NDArray[np.bool_]:

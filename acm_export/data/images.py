@@ -12,6 +12,7 @@ import numpy as np
 from acm_export.base.errors import AcmWarning, UsageError
 from acm_export.base.optional import require
 from acm_export.data.checks import BRIGHTEST
+from acm_export.data.processor_files import PROCESSOR_SETTINGS, SETTINGS
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -19,7 +20,6 @@ if TYPE_CHECKING:
     from PIL.Image import Image
 
 Arrays = dict[str, np.ndarray]
-SETTINGS = "preprocessor_config.json"
 PIXELS = "pixel_values"
 IMAGE_SUFFIXES = {".png", ".jpg", ".jpeg", ".bmp", ".webp", ".tif", ".tiff"}
 _MAX_SIDE = 1 << 14
@@ -30,21 +30,22 @@ _RESAMPLE = range(6)
 class ImageFolder:
     """Images on disk.
 
-    Subfolders are classes, numbered in the order of their names, or by their names if all are numbers. Classes
-    alternate, so that the first n samples hold all of them.
+    Subfolders are classes: those of the model if all have names of its classes, otherwise numbered by their names if
+    all are numbers, otherwise in the order of their names. Classes alternate, so that the first n samples hold all.
 
     Args:
         folder: Folder of images, or of one subfolder of images for each class.
         processor: File or folder of the image processor's settings; None if the user named none.
         model_folder: Folder to search for settings if there are none in ``folder``.
+        classes: Names of the model's classes by number.
 
     Raises:
         UsageError: There are no images or no settings.
     """
 
-    def __init__(self, folder: Path, processor: Path | None, model_folder: Path) -> None:
+    def __init__(self, folder: Path, processor: Path | None, model_folder: Path, classes: tuple[str, ...] = ()) -> None:
         self.name = str(folder)
-        self.files = _labelled_files(folder)
+        self.files = _labelled_files(folder, classes)
         _check_all_used(folder, [path for path, _ in self.files])
         self._process = ImageProcessor(find_settings(processor, folder, model_folder))
 
@@ -66,14 +67,19 @@ class ImageFolder:
         return arrays
 
 
-def _labelled_files(folder: Path) -> list[tuple[Path, int | None]]:
+def _labelled_files(folder: Path, names: tuple[str, ...]) -> list[tuple[Path, int | None]]:
     folders = sorted(path for path in folder.iterdir() if path.is_dir() and not path.name.startswith("."))
     classes = [path for path in folders if _images(path)]
     if not classes:
         return [(path, None) for path in _images(folder)]
-    numbered = all(path.name.isdecimal() for path in classes)
+    if all(path.name in names for path in classes):
+        numbers = [names.index(path.name) for path in classes]
+    elif all(path.name.isdecimal() for path in classes):
+        numbers = [int(path.name) for path in classes]
+    else:
+        numbers = list(range(len(classes)))
     columns: list[list[tuple[Path, int | None]]] = [
-        [(file, int(path.name) if numbered else index) for file in _images(path)] for index, path in enumerate(classes)
+        [(file, number) for file in _images(path)] for number, path in zip(numbers, classes, strict=True)
     ]
     return [entry for row in zip_longest(*columns) for entry in row if entry is not None]
 
@@ -126,14 +132,15 @@ def find_settings(processor: Path | None, *folders: Path) -> Path:
         UsageError: There are no settings in any of them.
     """
     if processor is not None:
-        places = [processor if processor.is_file() else processor / SETTINGS]
-    else:
-        places = [folder / SETTINGS for folder in folders]
-    for place in places:
-        if place.is_file():
-            return place
+        folders = (processor,)
+    for folder in folders:
+        if folder.is_file():
+            return folder
+        for name in (SETTINGS, PROCESSOR_SETTINGS):
+            if (folder / name).is_file():
+                return folder / name
     raise UsageError(
-        f"there is no {SETTINGS} in {' or '.join(str(place.parent) for place in places)}",
+        f"there is no {SETTINGS} in {' or '.join(map(str, folders))}",
         "name the checkpoint's folder with --processor",
     )
 
@@ -164,6 +171,7 @@ class ImageProcessor:
     def __init__(self, path: Path) -> None:
         try:
             settings: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
+            settings = settings.get("image_processor", settings)  # as processors of several inputs are saved
             resize = settings.get("do_resize", True)
             self._size = _height_width(settings["size"]) if resize else None
             self._shortest = settings["size"].get("shortest_edge") if resize and self._size is None else None

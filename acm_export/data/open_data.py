@@ -21,15 +21,16 @@ from acm_export.data.columns import Columns
 from acm_export.data.dataset import Dataset
 from acm_export.data.images import IMAGE_SUFFIXES, PIXELS, ImageFolder, takes_raw_pixels
 from acm_export.data.npz import open_npz
-from acm_export.data.speech import SpeechProcessor
-from acm_export.data.user_function import failed, import_function
+from acm_export.data.processor_files import read_class_names
+from acm_export.data.rows import ArrayRows, SequenceRows, decoding_failed
+from acm_export.data.text import TEXT_SUFFIXES, read_texts
+from acm_export.data.tokenizer import IDS
+from acm_export.data.user_function import import_function
 
 if TYPE_CHECKING:
     from collections.abc import Collection, Sequence
 
-    from numpy.typing import NDArray
-
-    from acm_export.data.batches import Arrays, GraphInput
+    from acm_export.data.batches import GraphInput
     from acm_export.data.dataset import Reader
 
 
@@ -44,7 +45,10 @@ class Samples(Protocol):
 Data = str | os.PathLike[str] | Samples | Iterable[object]
 """What a user may give as data: the text of ``--data``, or samples: a dataset, an iterable, or a mapping of arrays."""
 
-GRAMMAR = "an .npz file, a folder of images or sounds, a dataset folder from save_to_disk, or module:function"
+GRAMMAR = (
+    "an .npz file, a text file (.txt, .jsonl, .csv, .tsv), a folder of images or sounds, a dataset folder from "
+    "save_to_disk, or module:function"
+)
 
 
 def open_data(
@@ -56,19 +60,23 @@ def open_data(
     option: str = "--data",
     limit: int | None = None,
     transcripts: bool = False,
+    classes: Sequence[str] = (),
 ) -> Dataset:
     """Open data for a model.
 
     Args:
-        data: An ``.npz`` file with arrays named as the model's inputs; a folder of images or sounds; a dataset folder
-            saved by Hugging Face ``datasets``; ``module:function``, a function that returns or yields samples; or the
-            samples themselves: a dataset, an iterable of mappings, or a mapping of arrays with one row per sample.
+        data: An ``.npz`` file with arrays named as the model's inputs; a text file; a folder of images or sounds; a
+            dataset folder saved by Hugging Face ``datasets``; ``module:function``, a function that returns or yields
+            samples; or the samples themselves: a dataset, an iterable of mappings, or a mapping of arrays with one row
+            per sample.
         inputs: Inputs of the model.
-        model_folder: Folder with the settings of processors and the vocabulary.
-        processor: Folder or file of the settings of the image or sound processor, if they are elsewhere.
+        model_folder: Folder with the settings of processors, the tokenizer and the vocabulary.
+        processor: Folder or file of the tokenizer, or of the settings of the image or sound processor, if they are
+            elsewhere.
         option: Option that names the data, for errors.
         limit: Largest number of samples; the first ones are used, and no more are read from an iterable.
         transcripts: Whether sounds need transcripts, as labels.
+        classes: Names of the model's classes by number; by default those in the model folder's ``config.json``.
 
     Raises:
         UsageError: The data are of another kind, broken, or empty.
@@ -80,105 +88,55 @@ def open_data(
         raise UsageError(f"the number of samples is {limit}; expected at least 1")
     if isinstance(data, str) and not data:
         raise UsageError(f"{option} is empty", f"{option} takes {GRAMMAR}")
-    needed = [value.name for value in inputs]
-    names = [*needed, LABELS, CLASS]
     settings = None if processor is None else Path(processor)
     if settings is not None:
-        check_input(settings, "file or folder", "--processor takes the folder or file of preprocessor_config.json")
-    columns = Columns(needed, model_folder, settings, transcribed=transcripts)
-    if not isinstance(data, (str, os.PathLike)):
-        given = getattr(data, "name", None)
-        name = given if isinstance(given, str) else f"the {type(data).__name__} given as {option}"
-        reader = _samples(name, data, names, columns, limit)
-    elif (path := Path(data)).is_dir():
-        reader = _folder(path, needed, columns, model_folder, settings, transcripts=transcripts)
-    elif path.is_file():
-        reader = _file(path, names, needed, option)
-    elif ":" in (text := os.fspath(data)):
-        reader = _samples(text, _call(text, option), names, columns, limit)
-    else:
-        raise UsageError(f"there is no file or folder {text}", f"{option} takes {GRAMMAR}")
+        check_input(settings, "file or folder", "--processor takes the folder of the model's tokenizer or processor")
+    named = tuple(classes) or read_class_names(model_folder)
+    columns = Columns(inputs, model_folder, settings, transcribed=transcripts, classes=named)
+    reader = _open_reader(data, columns, option, limit)
     if not len(reader):
         raise UsageError(f"{reader.name} has no samples", "give at least one sample")
     indices = None if limit is None else np.arange(min(limit, len(reader)))
     raw_pixels = any(value.is_image for value in inputs) and takes_raw_pixels(settings, model_folder)
-    return Dataset(reader, inputs, indices, raw_pixels=raw_pixels)
+    if IDS in columns.names and isinstance(reader, SequenceRows):
+        reader[0]  # loads the tokenizer if there is text, whose padding the inputs take
+    return Dataset(reader, columns.padded(inputs), indices, raw_pixels=raw_pixels)
 
 
-class _ArrayRows:
-    """Arrays with one row per sample.
-
-    Args:
-        name: Name for errors and reports.
-        arrays: Arrays to use, by name.
-        held: Names of all arrays of the file.
-        needed: Names of the model's inputs.
-    """
-
-    def __init__(self, name: str, arrays: Arrays, held: Collection[str], needed: Collection[str]) -> None:
-        if held and not arrays.keys() & set(needed):
-            raise missing_inputs(name, held, needed)
-        if LABELS not in arrays and CLASS in arrays and arrays[CLASS].dtype.kind in "iuf":
-            arrays = {**arrays, LABELS: arrays[CLASS]}
-        lengths = {key: len(value) if value.ndim else 0 for key, value in arrays.items()}
-        if len(set(lengths.values())) > 1:
-            hint = "give one row for each sample in every array"
-            raise UsageError(f"{name}: the arrays have different lengths: {lengths}", hint)
-        self.name, self.labels = name, arrays.get(LABELS)
-        self._arrays, self._held, self._length = arrays, held, next(iter(lengths.values()), 0)
-
-    def __len__(self) -> int:
-        return self._length
-
-    def __getitem__(self, index: int) -> Mapping[str, object]:
-        return dict.fromkeys(self._held) | {name: array[index] for name, array in self._arrays.items()}
-
-    def rows(self, indices: NDArray[np.int64]) -> Arrays:
-        """Several samples at once."""
-        return {name: array[indices] for name, array in self._arrays.items()}
+def _open_reader(data: Data, columns: Columns, option: str, limit: int | None) -> Reader:
+    """Choose the reader by what the data are."""
+    names = [*columns.names, LABELS, CLASS]
+    if not isinstance(data, (str, os.PathLike)):
+        given = getattr(data, "name", None)
+        name = given if isinstance(given, str) else f"the {type(data).__name__} given as {option}"
+        return _samples(name, data, names, columns, limit)
+    path, text = Path(data), os.fspath(data)
+    if path.is_dir():
+        return _folder(path, columns)
+    if path.is_file():
+        is_text = path.suffix.lower() in TEXT_SUFFIXES
+        return _texts(path, columns, limit) if is_text else _file(path, names, columns.names, option)
+    if ":" in text:
+        return _samples(text, _call(text, option), names, columns, limit)
+    raise UsageError(f"there is no file or folder {text}", f"{option} takes {GRAMMAR}")
 
 
-class _Sequence:
-    """A Hugging Face or PyTorch dataset, or a list of mappings."""
-
-    def __init__(self, name: str, items: Any, columns: Columns) -> None:
-        self.name, self._items, self._columns = name, items, columns
-
-    def __len__(self) -> int:
-        try:
-            return len(self._items)
-        except Exception as error:  # the user's own code
-            raise failed(f"{self.name} has no length", error) from error
-
-    def __getitem__(self, index: int) -> Mapping[str, object]:
-        try:
-            sample = self._items[index]
-        except Exception as error:  # runs the user's transforms, and decoders
-            raise _failed(f"{self.name} failed at sample {index}", error) from error
-        if not isinstance(sample, Mapping):
-            raise UsageError(
-                f"sample {index} of {self.name} is {type(sample).__name__}; expected a mapping from the names of "
-                "inputs to arrays",
-                f"for example: {{{', '.join(f'{name!r}: array' for name in self._columns.names)}}}",
-            )
-        return self._columns({str(key): value for key, value in sample.items()}, f"sample {index} of {self.name}")
+def _texts(path: Path, columns: Columns, limit: int | None) -> Reader:
+    if IDS not in columns.names:
+        raise UsageError(
+            f"{path} is a text file; the model takes {', '.join(columns.names)}",
+            "text is for models that take input_ids",
+        )
+    return SequenceRows(str(path), columns.tokenized(read_texts(path, limit), str(path)), columns)
 
 
 def _file(path: Path, names: Collection[str], needed: Collection[str], option: str) -> Reader:
     if (kind := file_kind(path)) not in (None, NPZ):
         raise UsageError(f"{path} is {kind.description}; {option} takes {GRAMMAR}", kind.hint)
-    return _ArrayRows(str(path), *open_npz(path, names), needed)
+    return ArrayRows(str(path), *open_npz(path, names), needed)
 
 
-def _folder(
-    path: Path,
-    needed: Collection[str],
-    columns: Columns,
-    model_folder: Path,
-    processor: Path | None,
-    *,
-    transcripts: bool,
-) -> Reader:
+def _folder(path: Path, columns: Columns) -> Reader:
     if (path / "dataset_dict.json").is_file():
         splits = sorted(p.name for p in path.iterdir() if (p / "state.json").is_file())
         raise UsageError(
@@ -186,18 +144,18 @@ def _folder(
             f"name one of them: {path / (splits or ['train'])[0]}",
         )
     if (path / "state.json").is_file() and (path / "dataset_info.json").is_file():
-        return _Sequence(str(path), _saved_dataset(path), columns)
+        return SequenceRows(str(path), _saved_dataset(path), columns)
     suffixes = {p.suffix.lower() for p in path.rglob("*")}
     if suffixes & set(SOUND_SUFFIXES):
-        return AudioFolder(path, SpeechProcessor.of_model(model_folder, processor), transcribed=transcripts)
+        return AudioFolder(path, columns.speech, transcribed=columns.transcribed)
     if not suffixes & IMAGE_SUFFIXES:
         raise UsageError(
             f"{path} has no data that can be read: no images ({', '.join(sorted(IMAGE_SUFFIXES))}), no sounds "
             f"({', '.join(SOUND_SUFFIXES)}), and no dataset saved by save_to_disk"
         )
-    if PIXELS not in needed:
-        raise missing_inputs(f"{path} is a folder of images, which", [PIXELS], needed)
-    return ImageFolder(path, processor, model_folder)
+    if PIXELS not in columns.names:
+        raise missing_inputs(f"{path} is a folder of images, which", [PIXELS], columns.names)
+    return ImageFolder(path, columns.processor, columns.model_folder, columns.classes)
 
 
 def _saved_dataset(path: Path) -> Any:
@@ -221,16 +179,16 @@ def _call(text: str, option: str) -> object:
     try:
         return function()
     except (Exception, SystemExit) as error:  # the user's code may raise anything
-        raise _failed(f"{text} failed", error) from error
+        raise decoding_failed(f"{text} failed", error) from error
 
 
 def _samples(name: str, content: object, names: Collection[str], columns: Columns, limit: int | None) -> Reader:
     if isinstance(content, Mapping):
         return _from_mapping(name, content, names)
     if isinstance(content, Sized) and hasattr(content, "__getitem__") and not isinstance(content, str):
-        return _Sequence(name, content, columns)
+        return SequenceRows(name, content, columns)
     if isinstance(content, Iterable) and not isinstance(content, str):
-        return _Sequence(name, _read_whole(name, content, limit), columns)
+        return SequenceRows(name, _read_whole(name, content, limit), columns)
     raise UsageError(
         f"{name} returned {type(content).__name__}; expected samples",
         "return a dataset or a list of mappings, or yield one mapping per sample",
@@ -251,7 +209,7 @@ def _from_mapping(name: str, content: Mapping[Any, Any], names: Collection[str])
             f"{name} returned a mapping whose values are not arrays: {error}",
             "return a list of mappings, one per sample",
         ) from error
-    return _ArrayRows(name, arrays, [str(key) for key in content], [n for n in names if n not in (LABELS, CLASS)])
+    return ArrayRows(name, arrays, [str(key) for key in content], [n for n in names if n not in (LABELS, CLASS)])
 
 
 def _read_whole(name: str, content: Iterable[object], limit: int | None) -> list[object]:
@@ -259,12 +217,5 @@ def _read_whole(name: str, content: Iterable[object], limit: int | None) -> list
     try:
         items.extend(islice(content, limit))
     except Exception as error:  # runs the user's transforms, and decoders
-        raise _failed(f"{name} failed at sample {len(items)}", error) from error
+        raise decoding_failed(f"{name} failed at sample {len(items)}", error) from error
     return items
-
-
-def _failed(what: str, error: BaseException) -> UsageError:
-    if any(decoder in str(error) for decoder in ("torchcodec", "librosa")):  # missing, or broken
-        hint = 'return dataset.cast_column("audio", datasets.Audio(decode=False)): soundfile then decodes it'
-        return failed(what, error, hint)
-    return failed(what, error)

@@ -9,10 +9,13 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from acm_export.base.errors import UsageError
+from acm_export.data.processor_files import PROCESSOR_SETTINGS, SETTINGS, read_settings
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
     from pathlib import Path
+
+_FILES = (SETTINGS, PROCESSOR_SETTINGS)
 
 
 @dataclass(frozen=True)
@@ -117,11 +120,7 @@ def read_vocabulary(folder: Path) -> dict[str, int]:
 
 
 def _settings(place: Path) -> dict[str, Any]:
-    path = place if place.is_file() else place / "preprocessor_config.json"
-    try:
-        content = json.loads(path.read_text(encoding="utf-8")) if path.is_file() else {}
-    except (OSError, ValueError) as error:
-        raise UsageError(f"{path} is not JSON: {error}") from error
-    if not isinstance(content, dict):
-        raise UsageError(f"{path} holds {type(content).__name__}; expected settings by name")
-    return content
+    places = (place, *(place / name for name in _FILES))
+    content = read_settings(next((path for path in places if path.is_file()), place))
+    nested = content.get("feature_extractor")
+    return nested if isinstance(nested, dict) else content

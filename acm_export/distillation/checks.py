@@ -10,10 +10,10 @@ import torch
 
 from acm_export.base.errors import CheckpointError, OutputError, UsageError
 from acm_export.base.files import staging_folder
-from acm_export.checkpoints.folder import PROCESSOR_FILES
 from acm_export.data.checks import label_rows
 from acm_export.data.collate import LABELS, model_inputs
 from acm_export.data.open_data import open_data
+from acm_export.data.processor_files import PROCESSOR_FILES
 from acm_export.distillation.batches import Collate
 from acm_export.distillation.ctc import CTC
 from acm_export.distillation.provenance import CARD

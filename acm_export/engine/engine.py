@@ -9,7 +9,6 @@ from typing import TYPE_CHECKING
 
 from acm_export.base.errors import ExportError, MissingDependencyError
 from acm_export.base.progress import Silent
-from acm_export.data.open_data import open_data
 from acm_export.engine import host, options
 from acm_export.engine.build_planned import PluginSource, build_planned
 from acm_export.engine.check import EngineCheck, data_inputs
@@ -17,6 +16,7 @@ from acm_export.engine.plan import EnginePlan, plan_engine
 from acm_export.engine.prepare import ExtraIO, save_for_trtexec
 from acm_export.engine.release import TENSORRT, TENSORRT_RTX, Release, release_of
 from acm_export.engine.settings import parse_tactic_sources
+from acm_export.onnx_file.file_data import open_file_data
 
 if TYPE_CHECKING:
     import os
@@ -151,9 +151,10 @@ def build_engine(
         plans = [replace(plan, saved=saved) if plan.target == plans[-1].target else plan for plan in plans]
     passport = None
     open_inputs = None
-    if data is not None:
-        open_inputs = partial(open_data, data, model_folder=model.absolute().parent, processor=folder)
-        if dry_run and plans:
+    if data is not None and plans:
+        manifest = plans[0].prepared.manifest
+        open_inputs = partial(open_file_data, data, path=model, manifest=manifest, processor=folder)
+        if dry_run:
             open_inputs(data_inputs(plans[0].prepared))  # refuses data that a build would refuse
     if tensorrt is not None and not dry_run:
         source = PluginSource(library, _path(tensorrt_root), _path(cuda_root))

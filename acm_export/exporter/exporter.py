@@ -12,12 +12,14 @@ import onnx_ir as ir
 import torch
 
 from acm_export.base.errors import UsageError
-from acm_export.base.files import check_writable, staging_folder
+from acm_export.base.files import check_writable, move_folder_into_place, staging_folder
 from acm_export.base.version import __version__
+from acm_export.data.processor_files import PROCESSOR_FILES
 from acm_export.exporter.attention import plain_attention
 from acm_export.exporter.graph import clean
 from acm_export.exporter.measure import run_one_sample
 from acm_export.exporter.options import check_options, check_output
+from acm_export.exporter.processor import check_processor_path, processor_path, stage_processor
 from acm_export.exporter.source import ExportSource, resolve_source
 from acm_export.exporter.tracing import trace
 from acm_export.modules import acm_layers
@@ -52,12 +54,14 @@ class ExportResult:
         data_path: Path of its external data, or None.
         manifest: Manifest of the file.
         report: Report of the verification, or None if the file was not verified.
+        processor_path: Folder beside the file with the model's tokenizer or processor, or None.
     """
 
     path: Path
     data_path: Path | None
     manifest: Manifest
     report: VerificationReport | None
+    processor_path: Path | None = None
 
     @property
     def size(self) -> int:
@@ -69,6 +73,7 @@ class ExportResult:
         return {
             "output": str(self.path),
             "data": str(self.data_path) if self.data_path else None,
+            "processor": str(self.processor_path) if self.processor_path else None,
             "bytes": self.size,
             "manifest": self.manifest.to_json(),
             "verification": self.report.to_json() if self.report else None,
@@ -129,12 +134,15 @@ def export(
     traced_opset = check_options(dtype, target, opset)
     check_atol(atol)
     check_writable(path)
+    check_processor_path(path)
     resolved = resolve_source(source, example_inputs, dynamic_shapes, output_fields)
     with staging_folder(path) as staging, evaluating(resolved.module), torch.no_grad():
         staged = staging / path.name
         in_float32 = as_dtype(resolved.module, torch.float32)
         original = Exportable(in_float32, list(resolved.inputs), torch.float32, resolved.output_fields).eval()
         manifest, output_names = _describe(original, resolved, dtype, target, traced_opset)
+        if resolved.checkpoint is not None:
+            manifest = manifest.replaced(processor=stage_processor(resolved.checkpoint, staging, path))
         _log.info("tracing %s with %d ACM layers", type(resolved.module).__name__, len(manifest.layers))
         traced = original.in_dtype(TORCH_DTYPES[dtype])
         graph = trace(traced, resolved.inputs, output_names, resolved.axes, traced_opset)
@@ -155,8 +163,18 @@ def export(
                     "nothing was written; to inspect the file, write it with --no-verify",
                     report,
                 )
+        processor = _move_processor(manifest, staging, path)
         data_path = finish(staged, path)
-    return ExportResult(path, data_path, manifest, report)
+    return ExportResult(path, data_path, manifest, report, processor)
+
+
+def _move_processor(manifest: Manifest, staging: Path, path: Path) -> Path | None:
+    """Move the staged processor files to their place beside the file."""
+    if manifest.processor is None or manifest.processor.folder is None:
+        return None
+    target = processor_path(path)
+    move_folder_into_place(staging / target.name, target, owned=PROCESSOR_FILES)
+    return target
 
 
 def _describe(

@@ -36,6 +36,7 @@ class ExportSource:
         axes: Names of the dynamic axes of each input.
         output_fields: Fields of the module's output to return, or None for all its tensors.
         origin: Origin of the weights, for the manifest.
+        checkpoint: The checkpoint of the module, or None for a module without one.
     """
 
     module: nn.Module
@@ -43,6 +44,7 @@ class ExportSource:
     axes: Axes
     output_fields: Sequence[str] | None
     origin: Source
+    checkpoint: Checkpoint | None = None
 
 
 def resolve_source(
@@ -67,6 +69,7 @@ def resolve_source(
         CheckpointError: The checkpoint cannot be read.
         ExportError: The inputs do not fit the module.
     """
+    checkpoint = None
     if isinstance(source, nn.Module):
         if example_inputs is None:
             raise UsageError(
@@ -90,4 +93,4 @@ def resolve_source(
         axes = {name: {0: "batch"} for name in inputs}
     else:
         axes = {name: dict(named) for name, named in dynamic_shapes.items()}
-    return ExportSource(module, inputs, axes, output_fields, origin)
+    return ExportSource(module, inputs, axes, output_fields, origin, checkpoint)

@@ -14,6 +14,7 @@ from acm_export.base.errors import ModelFileError, OpError
 from acm_export.base.json_fields import WHOLE, BrokenFieldError
 from acm_export.onnx_file.budget_table import Calibration
 from acm_export.onnx_file.manifest_fields import checked_fields
+from acm_export.onnx_file.processor_record import ProcessorRecord
 from acm_export.onnx_file.quantization_record import Quantization
 from acm_export.op.quantized_signature import OPERATORS, QuantizedSignature
 from acm_export.op.signature import DOMAIN, Signature
@@ -25,8 +26,8 @@ if TYPE_CHECKING:
 
 KEY = "acm"
 SCHEMA = 4
-"""Schema 2 added the calibration and ``setting.budget``, schema 3 the quantisation, schema 4 ``glu`` of layers.
-Older ones are read, and rewritten as 4."""
+"""Schema 2 added the calibration and ``setting.budget``, schema 3 the quantisation, schema 4 the processor and ``glu`` of
+layers. Older ones are read, and rewritten as 4."""
 
 AVOID_INLINING = (
     "run the other tool on a file for the target tensorrt (acm-export retarget): it has no function to inline"
@@ -127,6 +128,7 @@ class Manifest:
         producer: Name and version of the program that wrote the file.
         calibration: Budget table and its measurements, if the file is calibrated.
         quantization: How the file was made int8, or None for a float file.
+        processor: Tokenizer or processor of the model and names of its classes, or None if it has none.
         schema: Version of this document.
     """
 
@@ -141,6 +143,7 @@ class Manifest:
     producer: str
     calibration: Calibration | None = None
     quantization: Quantization | None = None
+    processor: ProcessorRecord | None = None
     schema: int = SCHEMA
 
     def to_json(self) -> JsonObject:
@@ -269,6 +272,8 @@ def _parse(content: dict[str, Any]) -> Manifest:
         parsed["calibration"] = Calibration.parse(fields["calibration"])
     if (quantization := fields.get("quantization")) is not None:
         parsed["quantization"] = Quantization.parse(quantization)
+    if (processor := fields.get("processor")) is not None:
+        parsed["processor"] = ProcessorRecord.parse(processor)
     manifest = Manifest(**(fields | parsed))
     for layer in manifest.layers:
         layer.signature  # noqa: B018  validates

@@ -62,6 +62,7 @@ _MANIFEST = {
 }
 _MANIFEST_2 = _MANIFEST | {"calibration": OBJECT_OR_NULL}
 _MANIFEST_3 = _MANIFEST_2 | {"quantization": OBJECT_OR_NULL}
+_MANIFESTS = {1: _MANIFEST, 2: _MANIFEST_2, 3: _MANIFEST_3, 4: _MANIFEST_3 | {"processor": OBJECT_OR_NULL}}
 
 
 def checked_fields(content: object, schema: int) -> dict[str, Any]:
@@ -70,14 +71,14 @@ def checked_fields(content: object, schema: int) -> dict[str, Any]:
     Args:
         content: Value from ``json.loads``.
         schema: Its schema; schema 2 added the calibration and ``setting.budget``, schema 3 the quantisation, schema 4
-            the field ``glu`` of layers.
+            the processor and the field ``glu`` of layers.
 
     Raises:
         BrokenFieldError: A field is missing, unknown or invalid.
     """
     first, third = schema < 2, schema >= 3
     layer_fields = _LAYER_4 if schema >= 4 else _LAYER_3 if third else _LAYER
-    fields = checked(content, _MANIFEST if first else _MANIFEST_3 if third else _MANIFEST_2, "")
+    fields = checked(content, _MANIFESTS[max(schema, 1)], "")
     for index, layer in enumerate(fields["layers"]):
         checked(layer, layer_fields, f"layers[{index}].")
     checked(fields["source"], _SOURCE, "source.")

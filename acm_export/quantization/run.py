@@ -10,8 +10,8 @@ from onnx.external_data_helper import load_external_data_for_model
 
 from acm_export.calibration.data import CalibrationData, Survey
 from acm_export.data.dataset import HOLD_OUT_EVERY, Dataset
-from acm_export.data.open_data import open_data
 from acm_export.onnx_file import budget_input
+from acm_export.onnx_file.file_data import open_file_data
 from acm_export.onnx_file.inspection import check_graph, check_thresholds, stored_thresholds
 from acm_export.onnx_file.manifest import Manifest, Setting, read_manifest, write_manifest
 from acm_export.onnx_file.model_file import data_files, read_model
@@ -112,8 +112,7 @@ class QuantizationRun:
         readers = self._selection.readers()
         session = ObservingSession(self._source, tuple(readers), self._runtime)
         self._runtime_name = session.name
-        folder = self._path.absolute().parent
-        everything = open_data(data, session.inputs, model_folder=folder, processor=processor)
+        everything = open_file_data(data, session.inputs, path=self._path, manifest=self._manifest, processor=processor)
         self._progress.stage(f"reading {everything.name}", None)
         wanted = -(-self._options.samples * HOLD_OUT_EVERY // (HOLD_OUT_EVERY - 1))
         used = everything.spread(wanted)

@@ -12,7 +12,7 @@ from acm_export.timing.routing import DATA
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
 
-    from acm_export.timing.result import LatencyResult
+    from acm_export.timing.result import LatencyResult, RunResult
     from acm_export.timing.statistics import Statistics
 
 _STATISTICS = ("mean", "std", "p50", "p90", "p95", "p99", "max")
@@ -30,8 +30,8 @@ def latency_table(result: LatencyResult) -> Table:
         "CUDA graphs" if result.cuda_graph else None,
         "ms",
     )
-    runs = result.runs
-    columns = _run_columns(result)
+    shown, columns = _whole(result)
+    runs = [result.runs[index] for index in shown]
     columns["target β"] = ["" if r.budget_requested is None else f"{r.budget_requested:.3g}" for r in runs]
     columns["β"] = ["" if r.budget_measured is None else f"{r.budget_measured:.3f}" for r in runs]
     for name in _STATISTICS:
@@ -39,18 +39,39 @@ def latency_table(result: LatencyResult) -> Table:
     columns["runs"] = [str(r.host_ms.n) for r in runs]
     columns["samples/s"] = [_short(r.throughput) for r in runs]
     if result.baseline is not None:
-        columns["÷ baseline"] = [f"{beside.ratio:.2f}" for beside in result.baseline.runs]
+        columns["÷ baseline"] = [f"{result.baseline.runs[index].ratio:.2f}" for index in shown]
     if result.baseline_int8 is not None:
-        columns["÷ int8 baseline"] = [f"{beside.ratio:.2f}" for beside in result.baseline_int8.runs]
+        columns["÷ int8 baseline"] = [f"{result.baseline_int8.runs[index].ratio:.2f}" for index in shown]
     return _table(f"{result.model.file}: {', '.join(part for part in parts if part)}", columns)
+
+
+def length_table(result: LatencyResult) -> Table | None:
+    """One row for each bucket of lengths, for the runs that the gates routed; None if all requests have one shape."""
+    shown = [i for i, run in enumerate(result.runs) if not run.is_whole and run.routing == DATA]
+    if not shown:
+        return None
+    runs = [result.runs[index] for index in shown]
+    columns = _run_columns(runs)
+    del columns["routing"]
+    columns["requests"] = ["" if r.lengths is None else str(r.lengths.requests) for r in runs]
+    columns["target β"] = ["" if r.budget_requested is None else f"{r.budget_requested:.3g}" for r in runs]
+    columns["β"] = ["" if r.budget_measured is None else f"{r.budget_measured:.3f}" for r in runs]
+    for name in ("mean", "p50", "p90", "p99", "max"):
+        columns[name] = [_short(getattr(r.host_ms, name)) for r in runs]
+    columns["runs"] = [str(r.host_ms.n) for r in runs]
+    if result.baseline is not None:
+        columns["÷ baseline"] = [f"{result.baseline.runs[index].ratio:.2f}" for index in shown]
+    if result.baseline_int8 is not None:
+        columns["÷ int8 baseline"] = [f"{result.baseline_int8.runs[index].ratio:.2f}" for index in shown]
+    return _table("by length, routed by the gates (ms)", columns)
 
 
 def breakdown_table(result: LatencyResult) -> Table | None:
     """Host, device, enqueue and transfer time of each run; None if the runtime reports no device times."""
-    runs = result.runs
+    shown, columns = _whole(result)
+    runs = [result.runs[index] for index in shown]
     if all(run.device_ms is None for run in runs):
         return None
-    columns = _run_columns(result)
     columns["β"] = ["" if r.budget_measured is None else f"{r.budget_measured:.3f}" for r in runs]
     columns["host p50"] = [_short(r.host_ms.p50) for r in runs]
     columns["device p50"] = [_median(r.device_ms) for r in runs]
@@ -62,10 +83,10 @@ def breakdown_table(result: LatencyResult) -> Table | None:
 
 def percentile_table(result: LatencyResult) -> Table | None:
     """The additional percentiles that were requested; None if there are none."""
-    runs = result.runs
+    shown, columns = _whole(result)
+    runs = [result.runs[index] for index in shown]
     if all(run.percentiles is None for run in runs):
         return None
-    columns = _run_columns(result)
     columns["target β"] = ["" if r.budget_requested is None else f"{r.budget_requested:.3g}" for r in runs]
     for time in ("host_ms", "device_ms"):
         for name in dict.fromkeys(name for run in runs for name in (run.percentiles or {}).get(time, {})):
@@ -89,15 +110,27 @@ def describe_latency(result: LatencyResult) -> Iterator[str]:
         )
     else:
         yield "latency was not fitted against β: that needs at least three different β at one batch size"
+    lengths = result.runs[0].lengths if result.runs else None
+    if lengths is not None:
+        yield f"{lengths.requests} requests of {lengths}, each at its own shape and equally often"
     if result.baseline is not None:
-        yield f"÷ baseline: ratio of the medians; {result.baseline.model.file} was timed between the blocks"
+        how = "ratio of the medians" if lengths is None else "median of the ratios of single requests"
+        yield f"÷ baseline: {how}; {result.baseline.model.file} was timed between the blocks"
     if result.baseline_int8 is not None:
         yield f"÷ int8 baseline: the same for {result.baseline_int8.model.file}, in the same blocks"
 
 
-def _run_columns(result: LatencyResult) -> dict[str, Sequence[str]]:
-    batches = ["" if run.batch is None else str(run.batch) for run in result.runs]
-    return {"batch": batches, "routing": [run.routing for run in result.runs]}
+def _whole(result: LatencyResult) -> tuple[list[int], dict[str, Sequence[str]]]:
+    """Indices of the runs over all requests, and their first columns."""
+    shown = [index for index, run in enumerate(result.runs) if run.is_whole]
+    return shown, _run_columns([result.runs[index] for index in shown])
+
+
+def _run_columns(runs: Sequence[RunResult]) -> dict[str, Sequence[str]]:
+    batches = ["" if run.batch is None else str(run.batch) for run in runs]
+    axis = next((run.lengths.axis for run in runs if run.lengths is not None), "length")
+    lengths = ["" if run.lengths is None else str(run.lengths).removesuffix(f" {axis}") for run in runs]
+    return {"batch": batches, axis: lengths, "routing": [run.routing for run in runs]}
 
 
 def _table(title: str, columns: dict[str, Sequence[str]]) -> Table:

@@ -123,10 +123,10 @@ def parse_assertion(text: str) -> Assertion:
 
 
 def failed_assertions(assertions: Sequence[Assertion], runs: Sequence[RunResult]) -> Iterator[str]:
-    """Assertions that failed; each applies to every batch size, with the routing of the data."""
+    """Assertions that failed; each applies to every batch size, with the routing of the data, and to all lengths."""
     for assertion in assertions:
         for run in runs:
-            if run.routing != DATA or assertion.budget not in (None, run.budget_requested):
+            if run.routing != DATA or not run.is_whole or assertion.budget not in (None, run.budget_requested):
                 continue
             if run.host_ms.p99 > assertion.milliseconds:
                 yield f"p99 is {run.host_ms.p99:.4g} ms, asserted {assertion.milliseconds:g} ms: {run}"
@@ -191,7 +191,7 @@ def compares_ratios(old: LatencyResult, new: LatencyResult) -> bool:
 
 
 def regressions(old: LatencyResult, new: LatencyResult, max_regression: float) -> Iterator[str]:
-    """Runs that are slower than before by more than a share.
+    """Runs that are slower than before by more than a share; lengths are compared together, not by bucket.
 
     The ratio to the baseline is compared if both results have one, since it depends less on the machine's state;
     otherwise the median.
@@ -206,7 +206,7 @@ def regressions(old: LatencyResult, new: LatencyResult, max_regression: float) -
     before = dict(zip((run.key for run in old.runs), _compared(old, ratios=ratios), strict=False))
     for run, now in zip(new.runs, _compared(new, ratios=ratios), strict=False):
         then = before.get(run.key)
-        if then is not None and now > then * (1 + max_regression):
+        if run.is_whole and then is not None and now > then * (1 + max_regression):
             growth = now / then - 1 if then else float("inf")
             yield (
                 f"{what} went from {then:.4g} to {now:.4g}{unit} ({growth:+.1%}, allowed {max_regression:+.1%}): {run}"

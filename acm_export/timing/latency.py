@@ -22,7 +22,7 @@ from acm_export.timing.gpu_watch import watch_gpu
 from acm_export.timing.plot import write_plot
 from acm_export.timing.reliability import device_warnings, environment_warnings, input_warnings, steadiness_warnings
 from acm_export.timing.request import LatencyRequest
-from acm_export.timing.result import Baseline, LatencyResult, ModelFile, ResultNotWrittenError
+from acm_export.timing.result import Baseline, LatencyResult, ModelFile, ResultNotWrittenError, first_batch
 from acm_export.timing.result_file import to_text
 from acm_export.timing.routing import SKEWED
 from acm_export.timing.runs import prepare_runs
@@ -208,7 +208,7 @@ def _measure(request: LatencyRequest, watch: EnvironmentWatch, progress: Progres
             *steadiness_warnings(
                 timed.steadiness, clocks_known=device.clocks is not None, percentiles=request.percentiles
             ),
-            *device_warnings(timed.runs, cuda_graph=request.cuda_graph),
+            *device_warnings([run for run in timed.runs if run.is_whole], cuda_graph=request.cuda_graph),
         ),
         partial=timed.partial,
         error=None if timed.error is None else str(timed.error),
@@ -220,12 +220,12 @@ def _measure(request: LatencyRequest, watch: EnvironmentWatch, progress: Progres
 
 def _fit(runs: Sequence[RunResult]) -> LinearFit:
     """The line over the data, least and most runs of the first batch size."""
-    first = [run for run in runs if run.inputs == runs[0].inputs and run.routing != SKEWED]
+    first = [run for run in map(runs.__getitem__, first_batch(runs)) if run.routing != SKEWED]
     return fit_line([(r.budget_measured, r.host_ms.p50) for r in first if r.budget_measured is not None])
 
 
 def _ended_early(timed: TimedRuns, planned: int, output: Path | None) -> str:
     what = "interrupted" if timed.error is None else f"{timed.error}; stopped"
-    done = f"{len(timed.runs)} of {planned} runs"
+    done = f"{sum(run.is_whole for run in timed.runs)} of {planned} runs"
     kept = "they are not written to a file" if output is None else f"they are in {output}, marked as partial"
     return f"{what} after {done}; {kept}"

@@ -69,6 +69,25 @@ class Measurement:
         """Throughput of all streams together; 0 if the clock did not move."""
         return len(self.device_times) / self.seconds if self.seconds else 0.0
 
+    def of(self, chosen: Sequence[int], requests: int) -> Measurement:
+        """The runs of some requests; of the duration the share that they took.
+
+        Args:
+            chosen: Indices of requests.
+            requests: Number of requests, which each stream ran in turn in every block.
+        """
+        wanted = frozenset(chosen)
+        blocks = tuple(
+            tuple(value for place, value in enumerate(block) if place % requests in wanted) for block in self.blocks
+        )
+        times = tuple(times for place, times in enumerate(self.device_times) if place % requests in wanted)
+        share = sum(map(sum, blocks)) / (sum(self.host_ms) or 1.0)
+        return Measurement(blocks, times, self.seconds * share, self.warm_up)
+
+    def by_request(self, requests: int) -> tuple[float, ...]:
+        """Median host milliseconds of each request."""
+        return tuple(median(self.host_ms[request::requests]) for request in range(requests))
+
     @property
     def drift(self) -> float:
         """Median of the last block ÷ median of the first, minus 1."""
@@ -101,14 +120,39 @@ def measure(
     models = [model, *baselines]
     warm_ups = [warm_up(calls[0], clock, warm_up_seconds) for calls in models]
     count = _block_count(seconds, runs, warm_ups[0].run_seconds)
+    block_runs = [None if runs is None else runs // count + (index < runs % count) for index in range(count)]
+    return time_blocks(models, warm_ups, block_runs, seconds / count, clock)
+
+
+def time_blocks(
+    models: Sequence[Sequence[Call]],
+    warm_ups: Sequence[WarmUp],
+    block_runs: Sequence[int | None],
+    seconds: float,
+    clock: Clock,
+    before: Callable[[Call], None] = lambda _call: None,
+) -> tuple[Measurement, ...]:
+    """Time blocks; the order of the models alternates.
+
+    Args:
+        models: Calls of each model for each stream.
+        warm_ups: Warm-up of each model.
+        block_runs: Runs of each stream in each block, or None for a duration.
+        seconds: Duration of such a block.
+        clock: Clock of the measurement.
+        before: Receives every call before a block.
+    """
     with ExitStack() as stack:
-        timed = [(stack.enter_context(closing(Streams(calls, clock))), list[list[StreamBlock]]()) for calls in models]
-        for index in range(count):
-            block_runs = None if runs is None else runs // count + (index < runs % count)
-            for streams, blocks in timed if index % 2 == 0 else reversed(timed):
+        timed = [
+            (stack.enter_context(closing(Streams(calls, clock))), calls, list[list[StreamBlock]]()) for calls in models
+        ]
+        for index, runs in enumerate(block_runs):
+            for streams, calls, blocks in timed if index % 2 == 0 else reversed(timed):
                 clock.sleep(SETTLE_SECONDS)
-                blocks.append(streams.run_block(SETTLING_RUNS, seconds / count, block_runs))
-    return tuple(_measurement(blocks, warmed_up) for (_, blocks), warmed_up in zip(timed, warm_ups, strict=True))
+                for call in calls:
+                    before(call)
+                blocks.append(streams.run_block(SETTLING_RUNS, seconds, runs))
+    return tuple(_measurement(blocks, warmed_up) for (_, _, blocks), warmed_up in zip(timed, warm_ups, strict=True))
 
 
 def _block_count(seconds: float, runs: int | None, run_seconds: float) -> int:

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 
 from acm_export.base.files import move_into_place, staging_folder
 from acm_export.base.optional import require
+from acm_export.timing.result import first_batch
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -31,7 +32,7 @@ def write_plot(result: LatencyResult, path: Path) -> None:
 
     figure = Figure(figsize=(7, 4.5), layout="constrained")
     axes = figure.add_subplot()
-    first = [(i, run) for i, run in enumerate(result.runs) if run.inputs == result.runs[0].inputs]
+    first = [(index, result.runs[index]) for index in first_batch(result.runs)]
     for routing, (marker, color) in _STYLES.items():
         runs = [run for _, run in first if run.routing == routing and run.budget_measured is not None]
         budgets = [run.budget_measured for run in runs if run.budget_measured is not None]
@@ -56,7 +57,10 @@ def write_plot(result: LatencyResult, path: Path) -> None:
     axes.set_ylim(bottom=0)
     axes.set_xlabel("β (measured share of learner FLOPs that run)")
     axes.set_ylabel("latency (ms)")
-    axes.set_title(f"{result.model.file}, batch {result.runs[0].batch}, {result.runtime.provider}", fontsize=10)
+    lengths = "" if result.runs[0].lengths is None else f", {result.runs[0].lengths}"
+    axes.set_title(
+        f"{result.model.file}, batch {result.runs[0].batch}{lengths}, {result.runtime.provider}", fontsize=10
+    )
     axes.grid(linewidth=0.4)
     axes.legend(frameon=False, fontsize=8)
     with staging_folder(path, "--plot") as staging, require("matplotlib").rc_context({"svg.hashsalt": "acm-export"}):

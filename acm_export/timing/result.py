@@ -12,12 +12,13 @@ if TYPE_CHECKING:
 
     from acm_export.base.json_fields import JsonObject
     from acm_export.timing.environment import Device
+    from acm_export.timing.lengths import Lengths
     from acm_export.timing.statistics import LinearFit, Statistics
 
     Percentiles = dict[str, dict[str, float]]
     """Milliseconds by percentile (``p99.9``) by time (``host_ms``, ``device_ms``)."""
 
-    RunKey = tuple[tuple[tuple[str, tuple[int, ...]], ...], str, float | None, int]
+    RunKey = tuple[object, str, float | None, int]
 
 SCHEMA = 1
 
@@ -39,9 +40,20 @@ class RuntimeInfo:
     provider: str
 
 
-def run_key(inputs: Mapping[str, Sequence[int]], routing: str, budget: float | None, streams: int) -> RunKey:
-    """Key that identifies the same run in two results: shapes, routing, requested budget and streams."""
-    return tuple((name, tuple(shape)) for name, shape in sorted(inputs.items())), routing, budget, streams
+def run_key(
+    inputs: Mapping[str, Sequence[int]],
+    routing: str,
+    budget: float | None,
+    streams: int,
+    lengths: Lengths | None = None,
+) -> RunKey:
+    """Key that identifies the same run in two results: shapes or lengths, routing, requested budget and streams."""
+    if lengths is None:
+        shapes: object = tuple((name, tuple(shape)) for name, shape in sorted(inputs.items()))
+    else:
+        batch = next((shape[0] for shape in inputs.values()), None)
+        shapes = (batch, lengths.axis, None if lengths.whole else lengths.high)
+    return shapes, routing, budget, streams
 
 
 @dataclass(frozen=True)
@@ -49,7 +61,7 @@ class RunResult:
     """One combination of batch size, routing and budget.
 
     Args:
-        inputs: Shapes by input.
+        inputs: Shapes by input; of requests of different lengths the largest.
         routing: data, least, most or skewed.
         budget_requested: Requested β; None if a threshold, the file's setting or the routing decides.
         budget_measured: β from the learner counts of the same inputs; None if they are not visible.
@@ -60,6 +72,7 @@ class RunResult:
         streams: Streams that ran at the same time.
         throughput: Samples per second of all streams together; None in results that did not record it.
         percentiles: Requested further percentiles, or None.
+        lengths: Lengths of the requests; None if all have the shapes ``inputs``.
     """
 
     inputs: dict[str, list[int]]
@@ -73,11 +86,17 @@ class RunResult:
     streams: int = 1
     throughput: float | None = None
     percentiles: Percentiles | None = None
+    lengths: Lengths | None = None
+
+    @property
+    def is_whole(self) -> bool:
+        """Whether this is a run as it was timed, not only its requests of some lengths."""
+        return self.lengths is None or self.lengths.whole
 
     @property
     def key(self) -> RunKey:
         """Key that identifies the same run in another result."""
-        return run_key(self.inputs, self.routing, self.budget_requested, self.streams)
+        return run_key(self.inputs, self.routing, self.budget_requested, self.streams, self.lengths)
 
     @property
     def batch(self) -> int | None:
@@ -89,7 +108,15 @@ class RunResult:
         at = "" if self.budget_requested is None else f" at {self.budget_requested:g}"
         batch = "" if self.batch is None else f", batch {self.batch}"
         streams = "" if self.streams == 1 else f", {self.streams} streams"
-        return f"{self.routing}{at}{batch}{streams}"
+        lengths = "" if self.lengths is None else f", {self.lengths}"
+        return f"{self.routing}{at}{batch}{lengths}{streams}"
+
+
+def first_batch(runs: Sequence[RunResult]) -> tuple[int, ...]:
+    """Indices of the runs of the first batch size; of requests of different lengths those of all requests."""
+    return tuple(
+        index for index, run in enumerate(runs) if (run.inputs, run.lengths) == (runs[0].inputs, runs[0].lengths)
+    )
 
 
 @dataclass(frozen=True)
@@ -99,7 +126,8 @@ class BaselineRun:
     Args:
         host_ms: Host time, as for the run.
         device_ms: Device time, as for the run.
-        ratio: Median host time of the model ÷ that of the baseline.
+        ratio: Median host time of the model ÷ that of the baseline; of requests of different lengths the median of the
+            ratios of single requests.
         enqueue_ms: Enqueue time, as for the run.
         transfer_ms: Transfer time, as for the run.
         throughput: Samples per second, as for the run.

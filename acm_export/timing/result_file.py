@@ -26,6 +26,7 @@ from acm_export.base.json_fields import (
     checked,
 )
 from acm_export.timing.environment import Device
+from acm_export.timing.lengths import Lengths
 from acm_export.timing.result import SCHEMA, Baseline, BaselineRun, LatencyResult, ModelFile, RunResult, RuntimeInfo
 from acm_export.timing.statistics import LinearFit, Statistics
 
@@ -56,7 +57,9 @@ _RUN = {
     "inputs": OBJECT, "routing": TEXT, "budget_requested": NUMBER_OR_NULL, "budget_measured": NUMBER_OR_NULL,
     "host_ms": OBJECT, "device_ms": OBJECT_OR_NULL, "enqueue_ms": OBJECT_OR_NULL, "transfer_ms": OBJECT_OR_NULL,
     "streams": POSITIVE, "throughput": NUMBER_OR_NULL, "percentiles": OBJECT_OR_NULL,
+    "lengths": OBJECT_OR_NULL,
 }  # fmt: skip  # a table of fields
+_LENGTHS = {"axis": TEXT, "low": WHOLE, "high": WHOLE, "requests": POSITIVE, "whole": BOOL}
 _STATISTICS = dict.fromkeys(("mean", "p50", "p90", "p95", "p99", "max"), NUMBER) | {"std": NUMBER_OR_NULL}
 _STATISTICS |= {"n": POSITIVE}
 _BASELINE = {"model": OBJECT, "runs": LIST}
@@ -73,7 +76,7 @@ _ADDED: dict[str, object] = {
     "failures": [],
 }
 _ADDED_BASELINE_RUN = dict.fromkeys(("enqueue_ms", "transfer_ms", "throughput", "percentiles"))
-_ADDED_RUN = {**_ADDED_BASELINE_RUN, "streams": 1}
+_ADDED_RUN = {**_ADDED_BASELINE_RUN, "streams": 1, "lengths": None}
 """Fields that were added later, and their values in results that lack them."""
 
 
@@ -119,7 +122,10 @@ def _parse(content: object) -> LatencyResult:
 def _run(content: object, where: str) -> RunResult:
     fields = checked(_completed(content, _ADDED_RUN), _RUN, where)
     checked(fields["inputs"], dict.fromkeys(fields["inputs"], SHAPE), f"{where}inputs.")
-    return RunResult(**(fields | _times(fields, where)))
+    lengths = fields["lengths"]
+    if lengths is not None:
+        lengths = Lengths(**checked(lengths, _LENGTHS, f"{where}lengths."))
+    return RunResult(**(fields | _times(fields, where) | {"lengths": lengths}))
 
 
 def _baseline(content: object, where: str) -> Baseline | None:

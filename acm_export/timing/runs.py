@@ -10,13 +10,19 @@ import numpy as np
 
 from acm_export.base.errors import UsageError
 from acm_export.base.files import sha256_of
-from acm_export.data.open_data import open_data
 from acm_export.engine.profiles import format_shape
 from acm_export.onnx_file.budget_input import INPUT
+from acm_export.onnx_file.file_data import open_file_data
 from acm_export.onnx_file.manifest import Setting
 from acm_export.onnx_file.thresholds import bound_of, check_setting, thresholds_for
 from acm_export.timing import routing
-from acm_export.timing.inputs import MAX_BATCHES, check_batch_sizes, check_same_inputs, data_batches, random_batches
+from acm_export.timing.inputs import (
+    check_batch_sizes,
+    check_same_inputs,
+    data_batches,
+    random_batches,
+    samples_to_read,
+)
 from acm_export.timing.result import run_key
 
 if TYPE_CHECKING:
@@ -45,6 +51,7 @@ class Run:
         budget_measured: β from the learner counts of an untimed run of the same inputs; None if they are not visible.
         controls: Thresholds or the budget, fed with the inputs.
         own_thresholds: Whether the file stores or computes its own thresholds.
+        bucket_budgets: β of each bucket of the inputs; empty if they have none.
     """
 
     inputs: InputBatches
@@ -53,15 +60,20 @@ class Run:
     budget_measured: float | None
     controls: Arrays
     own_thresholds: bool = False
+    bucket_budgets: tuple[float | None, ...] = ()
 
     def __str__(self) -> str:
         """Routing, budget and shapes, for people."""
         at = "" if self.budget_requested is None else f" at {self.budget_requested:g}"
+        if self.inputs.buckets:
+            every = self.inputs.buckets[0].lengths
+            return f"{self.routing}{at}, {every.requests} requests of {every}, batch {self.inputs.samples}"
         return f"{self.routing}{at}, {', '.join(f'{name} {shape}' for name, shape in self.inputs.shapes.items())}"
 
     def key(self, streams: int) -> RunKey:
         """What identifies the same run in a result."""
-        return run_key(self.inputs.shapes, self.routing, self.budget_requested, streams)
+        lengths = self.inputs.buckets[0].lengths if self.inputs.buckets else None
+        return run_key(self.inputs.shapes, self.routing, self.budget_requested, streams, lengths)
 
 
 def prepare_runs(request: LatencyRequest, backend: Backend, file: TimedFile, progress: Progress) -> tuple[Run, ...]:
@@ -104,18 +116,25 @@ def _open_inputs(request: LatencyRequest, file: TimedFile) -> list[InputBatches]
     """
     sizes, data = dict.fromkeys(request.batch), None
     if request.data is not None:
-        data = open_data(
+        data = open_file_data(
             request.data,
             file.inputs,
-            model_folder=file.path.absolute().parent,
+            path=file.path,
+            manifest=file.manifest,
             processor=request.processor,
-            limit=max(sizes) * MAX_BATCHES,
+            limit=samples_to_read(file.inputs, max(sizes)),
         )
     opened = []
     for size in sizes:
         example = file.manifest.example_inputs
         opened.append(random_batches(file.inputs, example, size) if data is None else data_batches(data, size))
-        _check_profiles(file, opened[-1].shapes)
+        for batch in opened[-1].batches:
+            _check_profiles(file, {name: array.shape for name, array in batch.items()})
+        if opened[-1].buckets and request.cuda_graph:
+            raise UsageError(
+                f"a CUDA graph has one shape; {request.data} has requests of {opened[-1].buckets[0].lengths}",
+                "leave --cuda-graph out, or give samples of equal length",
+            )
     return opened
 
 
@@ -170,7 +189,9 @@ def _runs_of_batch(
             controls = {INPUT: np.array(budget, np.float32)}
         elif not own and thresholds is not None:
             controls = {layer.thresholds: thresholds[layer.name] for layer in layers}
-        yield Run(inputs, kind, budget, meter.budget(inputs, thresholds, controls), controls, own)
+        measured = meter.budget(inputs, thresholds, controls)
+        parts = tuple(meter.budget(inputs.of(bucket), thresholds, controls) for bucket in inputs.buckets[1:])
+        yield Run(inputs, kind, budget, measured, controls, own, (measured, *parts) if inputs.buckets else ())
 
 
 def _from_table(file: TimedFile, budget: float) -> Thresholds:

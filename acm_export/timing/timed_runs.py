@@ -4,11 +4,13 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 from itertools import cycle
+from statistics import median
 from typing import TYPE_CHECKING
 
 from acm_export.base import interrupts
 from acm_export.base.errors import AcmError, LatencyError, first_line
 from acm_export.timing.measure import measure
+from acm_export.timing.measure_requests import RequestCalls, measure_requests
 from acm_export.timing.reliability import Steadiness
 from acm_export.timing.result import BaselineRun, RunResult
 from acm_export.timing.statistics import percentiles, summarize
@@ -21,6 +23,8 @@ if TYPE_CHECKING:
     from acm_export.data.batches import Arrays
     from acm_export.timing.backends.backend import Backend, LoadedModel, RunContext, TimedFile
     from acm_export.timing.gpu_watch import GpuWatch
+    from acm_export.timing.inputs import InputBatches
+    from acm_export.timing.lengths import Lengths
     from acm_export.timing.measure import Call, Measurement
     from acm_export.timing.request import LatencyRequest
     from acm_export.timing.result import Percentiles
@@ -54,7 +58,7 @@ class LoadedModels:
         """
         name = "file" if run.own_thresholds else "file with thresholds as inputs"
         feeds = [batch | run.controls for batch in run.inputs.batches]
-        return _calls(self._contexts(name), feeds, self._file.path)
+        return _calls(self._contexts(name), feeds, self._file.path, run.inputs.middle)
 
     def baseline_calls(self, run: Run) -> list[list[Call]]:
         """For each baseline a call on the same inputs for each stream, after one trial.
@@ -62,7 +66,11 @@ class LoadedModels:
         Raises:
             LatencyError: A baseline does not run.
         """
-        return [_calls(self._contexts(f"baseline {path}", path), run.inputs.batches, path) for path in self._baselines]
+        inputs = run.inputs
+        return [
+            _calls(self._contexts(f"baseline {path}", path), inputs.batches, path, inputs.middle)
+            for path in self._baselines
+        ]
 
     def close(self) -> None:
         """Close all of them."""
@@ -84,8 +92,8 @@ class LoadedModels:
         return self._loaded[name][1]
 
 
-def _calls(contexts: Sequence[RunContext], feeds: Sequence[Arrays], path: Path) -> list[Call]:
-    """A call for each context, which takes the feeds in turn."""
+def _calls(contexts: Sequence[RunContext], feeds: Sequence[Arrays], path: Path, middle: int | None) -> list[Call]:
+    """A call for each context, which takes the feeds in turn; ``middle`` is given if they have different lengths."""
     try:
         for context in contexts:
             context.run(feeds[0])
@@ -93,6 +101,8 @@ def _calls(contexts: Sequence[RunContext], feeds: Sequence[Arrays], path: Path) 
         raise
     except Exception as error:  # the runtime's own types, with no common base but Exception
         raise LatencyError(f"{path} does not run on these inputs: {first_line(error)}", _DEBUG) from error
+    if middle is not None:
+        return [RequestCalls(context.run, feeds, middle) for context in contexts]
     return [map(context.run, cycle(feeds)).__next__ for context in contexts]
 
 
@@ -141,13 +151,12 @@ def time_runs(
         progress.stage(name, None)
         try:
             calls, baseline_calls = models.calls(run), models.baseline_calls(run)
-            measured = measure(
-                calls, *baseline_calls, seconds=request.duration, runs=request.runs, warm_up_seconds=request.warm_up
-            )
+            measured = _measure(request, calls, *baseline_calls)
             interrupts.check()
-            _add(timed, request, run, *measured)
+            _add_all(timed, request, run, *measured)
             if gpu is not None:
-                gpu.check_throttling(str(timed.runs[-1]), calls[0])
+                whole = [result for result in timed.runs if result.is_whole]
+                gpu.check_throttling(str(whole[-1]), calls[0])
         except BaseException as error:
             interrupted = isinstance(error, interrupts.Interrupted) or interrupts.received()
             if not interrupted and isinstance(error, Exception):
@@ -164,34 +173,77 @@ def time_runs(
     return timed
 
 
+def _measure(request: LatencyRequest, *models: Sequence[Call]) -> tuple[Measurement, ...]:
+    seconds, runs, warm_up = request.duration, request.runs, request.warm_up
+    requests = [[call for call in calls if isinstance(call, RequestCalls)] for calls in models]
+    if any(requests):
+        return measure_requests(*requests, seconds=seconds, runs=runs, warm_up_seconds=warm_up)
+    return measure(*models, seconds=seconds, runs=runs, warm_up_seconds=warm_up)
+
+
+def _add_all(timed: TimedRuns, request: LatencyRequest, run: Run, *measurements: Measurement) -> None:
+    """Add the results of a run: one, or those of all requests and of each bucket of their lengths."""
+    inputs = run.inputs
+    timed.baselines = timed.baselines or [[] for _ in measurements[1:]]
+    if not inputs.buckets:
+        p50, *others = (summarize(measurement.host_ms).p50 for measurement in measurements)
+        ratios = [p50 / other for other in others]
+        _add(timed, request, _Part(run, inputs, run.budget_measured), measurements, ratios)
+        return
+    requests = len(inputs.batches)
+    times = [measurement.by_request(requests) for measurement in measurements]
+    for bucket, budget in zip(inputs.buckets, run.bucket_budgets, strict=True):
+        ratios = [median(times[0][i] / beside[i] for i in bucket.requests) for beside in times[1:]]
+        found = [measurement.of(bucket.requests, requests) for measurement in measurements]
+        _add(timed, request, _Part(run, inputs.of(bucket), budget, bucket.lengths), found, ratios)
+
+
+@dataclass(frozen=True)
+class _Part:
+    """A run, or its requests of some lengths, with their β."""
+
+    run: Run
+    inputs: InputBatches
+    budget: float | None
+    lengths: Lengths | None = None
+
+
 def _add(
-    timed: TimedRuns, request: LatencyRequest, run: Run, measurement: Measurement, *baselines: Measurement
+    timed: TimedRuns,
+    request: LatencyRequest,
+    part: _Part,
+    measurements: Sequence[Measurement],
+    ratios: Sequence[float],
 ) -> None:
+    measurement, *baselines = measurements
     result = RunResult(
-        inputs=run.inputs.shapes,
-        routing=run.routing,
-        budget_requested=run.budget_requested,
-        budget_measured=run.budget_measured,
+        inputs=part.inputs.shapes,
+        routing=part.run.routing,
+        budget_requested=part.run.budget_requested,
+        budget_measured=part.budget,
         host_ms=summarize(measurement.host_ms),
         **_device_times(measurement),
         streams=request.streams,
-        throughput=measurement.runs_per_second * run.inputs.samples,
+        throughput=measurement.runs_per_second * part.inputs.samples,
         percentiles=_percentiles(measurement, request.percentiles),
+        lengths=part.lengths,
     )
     timed.runs.append(result)
-    timed.steadiness.append(_steadiness(f"the model ({result})", measurement, result.host_ms))
-    timed.baselines = timed.baselines or [[] for _ in baselines]
-    for baseline, results, name in zip(baselines, timed.baselines, ("baseline", "int8 baseline"), strict=False):
-        host_ms = summarize(baseline.host_ms)
+    requests = 1 if part.lengths is None else part.lengths.requests
+    names = ("the model", "the baseline", "the int8 baseline")
+    if result.is_whole:
+        timed.steadiness += [
+            _steadiness(f"{name} ({result})", one, requests) for name, one in zip(names, measurements, strict=False)
+        ]
+    for baseline, ratio, results in zip(baselines, ratios, timed.baselines, strict=True):
         beside = BaselineRun(
-            host_ms=host_ms,
+            host_ms=summarize(baseline.host_ms),
             **_device_times(baseline),
-            ratio=result.host_ms.p50 / host_ms.p50,
-            throughput=baseline.runs_per_second * run.inputs.samples,
+            ratio=ratio,
+            throughput=baseline.runs_per_second * part.inputs.samples,
             percentiles=_percentiles(baseline, request.percentiles),
         )
         results.append(beside)
-        timed.steadiness.append(_steadiness(f"the {name} ({result})", baseline, host_ms))
 
 
 def _device_times(measurement: Measurement) -> dict[str, Statistics | None]:
@@ -206,8 +258,13 @@ def _percentiles(measurement: Measurement, percents: Sequence[float]) -> Percent
     return {name: percentiles(values, percents) for name, values in times.items() if values is not None}
 
 
-def _steadiness(name: str, measurement: Measurement, host_ms: Statistics) -> Steadiness:
-    return Steadiness(name, host_ms.variation, measurement.drift, measurement.warm_up.stable, host_ms.n)
+def _steadiness(name: str, measurement: Measurement, requests: int) -> Steadiness:
+    """How steady the times are; those of different requests are compared with the median of the same request."""
+    times = measurement.host_ms
+    if requests > 1:
+        medians = measurement.by_request(requests)
+        times = tuple(value / (medians[place % requests] or 1.0) for place, value in enumerate(times))
+    return Steadiness(name, summarize(times).variation, measurement.drift, measurement.warm_up.stable, len(times))
 
 
 def _named(error: Exception, run: str) -> AcmError:

@@ -185,7 +185,6 @@ WRONG_FUNCTIONS: list[tuple[str, Callable[[], Any], str]] = [
     (TOKENS, _tokens(input_ids=[1], attention_mask=[2], labels=0), "attention_mask contains 2; the model takes 0 to 1"),
     (TOKENS, lambda: iter([[1]]), f"sample 0 of {FUNCTION} is list"),
     (TOKENS, _tokens(input_ids=["a"], labels=0), "input_ids is <U1 [1]; the model takes int64"),
-    (TOKENS, _tokens(text="a b", labels=0), "has text in text but no input_ids: acm-export does not tokenise text"),
     (IMAGES, _images(np.ones((1, 8, 7))), "pixel_values is float64 [1, 8, 7]; the model takes float32 [1, 8, 8]"),
     (IMAGES, _images(np.ones((2, 1, 8, 8))), "pixel_values is float64 [2, 1, 8, 8]; the model takes float32 [1, 8, 8]"),
     (IMAGES, _images(np.full((1, 8, 8), np.nan)), f"sample 0 of {FUNCTION}: pixel_values contains NaN or infinity"),
@@ -260,7 +259,7 @@ def _npz(**content: Any) -> Callable[[Path], Path]:
 
 PIXELS = np.zeros((12, 1, 8, 8), np.float32)
 WRONG_FILES: list[tuple[str, Callable[[Path], Any], str]] = [
-    (IMAGES, lambda folder: folder / "none.npz", "none.npz hint: --data takes an .npz file, a folder of images"),
+    (IMAGES, lambda folder: folder / "none.npz", "none.npz hint: --data takes an .npz file, a text file (.txt, "),
     (IMAGES, lambda _: "no_such_module:make", "cannot import no_such_module:make: ModuleNotFoundError"),
     (IMAGES, lambda _: "a b:make", "'a b:make' is not module:function"),
     (IMAGES, _write("x.npy", b"\x93NUMPY"), "x.npy is a NumPy array (.npy); --data takes an .npz file"),

@@ -142,7 +142,6 @@ def test_what_the_library_says_about_its_own_decoder_is_passed_on(
 @pytest.mark.parametrize(
     ("row", "inputs", "message", "hint"),
     [
-        ({"text": "a b"}, TOKENS, "sample 0 of mine_for_tests:make has text in text but no input_ids", "tokenizer("),
         ({"audio": {"array": [0.0], "sampling_rate": 1}}, "input_features", "no input_features", "extractor("),
         ({"image": [[0]]}, PIXELS, "sample 0 of .* has list in the column image; expected a PIL image", "with_format"),
         ({"a": Image.new("L", (2, 2)), "b": Image.new("L", (2, 2))}, PIXELS, "images in the columns a, b", "rename"),

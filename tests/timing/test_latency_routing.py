@@ -109,18 +109,12 @@ def test_data_are_cut_into_whole_batches(tmp_path: Path) -> None:
     assert np.array_equal(np.concatenate([batch["pixel_values"] for batch in fed.batches]), rows[:8])
 
 
-def test_data_of_two_shapes_are_refused_with_both(tmp_path: Path) -> None:
+def test_data_of_two_shapes_are_requests_of_their_own_but_not_one_batch(tmp_path: Path) -> None:
     samples = [{"x": np.zeros((1, 8, width), np.float32)} for width in (4, 6)]
+    data = open_data(samples, (PIXELS,), model_folder=tmp_path)
+    assert [batch["x"].shape for batch in data_batches(data, 1).batches] == [(1, 1, 8, 4), (1, 1, 8, 6)]
     with pytest.raises(UsageError, match=r"\[1, 8, 4\] and \[1, 8, 6\]"):
-        data_batches(open_data(samples, (PIXELS,), model_folder=tmp_path), 1)
-
-
-def test_sequences_are_padded_to_one_length_for_all_batches(tmp_path: Path) -> None:
-    inputs = (IDS, GraphInput("attention_mask", IDS.shape, IDS.dtype))
-    samples = [{"ids": list(range(1, n + 1))} for n in (2, 5, 3)]
-    fed = data_batches(open_data(samples, inputs, model_folder=tmp_path), 1)
-    assert fed.shapes == {"ids": [1, 5], "attention_mask": [1, 5]}
-    assert [int(batch["attention_mask"].sum()) for batch in fed.batches] == [2, 5, 3]
+        data_batches(data, 2)
 
 
 def test_a_batch_size_other_than_the_fixed_one_is_refused() -> None:
