@@ -4,25 +4,39 @@ from __future__ import annotations
 
 from os import PathLike
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any, overload
 
+from acm_export.base.errors import UsageError
 from acm_export.base.files import check_apart
 from acm_export.base.optional import EXPORT, require
 from acm_export.base.progress import Silent
 from acm_export.distillation.settings import ANY_BUDGET, AcmizeSettings
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from torch import nn
+
     from acm_export.base.progress import Progress
     from acm_export.data.open_data import Data
     from acm_export.distillation.plan import AcmizePlan
     from acm_export.distillation.result import AcmizeResult
 
 
-def acmize(
-    model: str | PathLike[str],
+@overload
+def acmize(model: nn.Module, data: Data, **options: Any) -> nn.Module: ...
+
+
+@overload
+def acmize(model: str | PathLike[str], data: Data, output: str | PathLike[str], **options: Any) -> AcmizeResult: ...
+
+
+def acmize(  # type: ignore[misc]  # the overloads show what distinguishes them, not every option
+    model: str | PathLike[str] | nn.Module,
     data: Data,
-    output: str | PathLike[str],
+    output: str | PathLike[str] | None = None,
     *,
+    loss: Callable[..., object] | None = None,
     eval_data: Data | None = None,
     processor: str | PathLike[str] | None = None,
     task: str | None = None,
@@ -41,17 +55,21 @@ def acmize(
     checkpoint_every: int = 200,
     restart: bool = False,
     progress: Progress | None = None,
-) -> AcmizeResult:
+) -> AcmizeResult | nn.Module:
     """Turn a dense transformer into an ACM model in the paper's three training phases.
 
-    Call it again with the same arguments to resume an interrupted run; the weights will be the same.
+    From a checkpoint folder it makes a checkpoint folder. Call it again with the same arguments to resume an
+    interrupted run; the weights will be the same. From a module in memory it makes a module, and writes nothing.
 
     Args:
-        model: Dense checkpoint folder.
+        model: Dense checkpoint folder, or any torch module; a module is not changed.
         data: Training data: an ``.npz`` file, a folder of images or sounds, a dataset folder saved by Hugging Face
-            ``datasets``, ``module:function``, or the samples themselves.
+            ``datasets``, ``module:function``, or the samples themselves. For a module: samples by the names of its
+            ``forward``'s parameters, or tuples in their order with one more value for the label.
         output: Checkpoint folder to create; an existing folder is replaced only if it contains nothing but an earlier
-            result.
+            result. None for a module.
+        loss: Loss of phase 3, ``loss(output, batch, teacher_output)``: a function of the model's output, the batch
+            (inputs and ``labels`` by name) and the dense model's output that returns a scalar tensor.
         eval_data: Data for the quality curve; by default one in five samples of ``data`` is held out.
         processor: Folder or file with the settings of the image processor, if ``model`` has none.
         task: ``classification``, ``ctc``, ``distil`` (no labels), or a loss as ``module:function``; by default the
@@ -74,7 +92,8 @@ def acmize(
         progress: Receives stages and steps; silent by default.
 
     Returns:
-        The plan, the quality curve and the losses of the run.
+        The plan, the quality curve and the losses of the run; or, for a module, the module with ACM layers, which
+        :func:`acm_export.export` takes, with the quality curve as its attribute ``acm_curve``.
 
     Raises:
         UsageError: The data or settings do not fit the model.
@@ -99,6 +118,17 @@ def acmize(
         checkpoint_every=checkpoint_every,
         mixed_precision=mixed_precision,
     )
+    shown = progress or Silent()
+    if not isinstance(model, (str, PathLike)):
+        for name, value in (("output", output), ("processor", processor)):
+            if value is not None:
+                raise UsageError(f"{name} is {str(value)!r}; a module in memory takes none", f"leave out {name}")
+        require(*EXPORT, "accelerate")
+        from acm_export.distillation.module import acmize_module
+
+        return acmize_module(model, data, eval_data, settings, shown, loss=loss)
+    if output is None:
+        raise UsageError("no output folder was given", "for example: output='my-acm'")
     folder, target = Path(model), Path(output)
     read = (path for path in (processor, data, eval_data) if isinstance(path, (str, PathLike)))
     check_apart((folder, *map(Path, read)), {"-o": target})
@@ -108,8 +138,10 @@ def acmize(
     from acm_export.checkpoints import load_checkpoint
     from acm_export.distillation.run import run_distillation
 
-    teacher, shown = load_checkpoint(folder), progress or Silent()
-    return run_distillation(teacher, data, eval_data, settings, target, shown, processor=processor, restart=restart)
+    teacher = load_checkpoint(folder)
+    return run_distillation(
+        teacher, data, eval_data, settings, target, shown, processor=processor, loss=loss, restart=restart
+    )
 
 
 def plan_acmize(

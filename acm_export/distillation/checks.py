@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from functools import partial
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 import torch
@@ -23,14 +24,13 @@ from acm_export.surgery.padding import MASK
 
 if TYPE_CHECKING:
     import os
-    from pathlib import Path
 
-    from transformers import PreTrainedModel
+    from torch import nn
 
-    from acm_export.checkpoints import Checkpoint
     from acm_export.data.dataset import Dataset
     from acm_export.data.open_data import Data
     from acm_export.distillation.tasks import AnyTask
+    from acm_export.distillation.teacher import Teacher
 
 _RESULT_FILES = ("config.json", "model.safetensors", CARD, *PROCESSOR_FILES)
 _CHECKED_SAMPLES = 256
@@ -67,7 +67,7 @@ def _has_acm_section(path: Path) -> bool:
     return isinstance(content, dict) and isinstance(content.get("acm"), dict)
 
 
-def check_model(model: PreTrainedModel) -> None:
+def check_model(model: nn.Module) -> None:
     """Check that all weights of the teacher are finite.
 
     Raises:
@@ -81,7 +81,7 @@ def check_model(model: PreTrainedModel) -> None:
 
 
 def open_training_data(
-    teacher: Checkpoint,
+    teacher: Teacher,
     task: AnyTask,
     data: Data,
     eval_data: Data | None = None,
@@ -100,9 +100,8 @@ def open_training_data(
         UsageError: The data cannot be read, or does not fit the model or its task.
     """
     inputs = teacher.interface.data_inputs()
-    opened = partial(
-        open_data, inputs=inputs, model_folder=teacher.path, processor=processor, transcripts=task.needs_labels
-    )
+    folder = teacher.folder or Path()
+    opened = partial(open_data, inputs=inputs, model_folder=folder, processor=processor, transcripts=task.needs_labels)
     samples = opened(data)
     samples[0]  # refuses batches in place of samples before they are counted
     training, held_out = samples.split() if eval_data is None else (samples, opened(eval_data, option="--eval-data"))
@@ -111,7 +110,7 @@ def open_training_data(
     return training, held_out
 
 
-def _check_samples(samples: Dataset, collate: Collate, task: AnyTask, teacher: Checkpoint) -> None:
+def _check_samples(samples: Dataset, collate: Collate, task: AnyTask, teacher: Teacher) -> None:
     """Check 256 evenly spaced samples, and all labels if they are in one array."""
     labels = samples.labels
     if task.needs_labels and labels is not None:
@@ -124,7 +123,7 @@ def _check_samples(samples: Dataset, collate: Collate, task: AnyTask, teacher: C
             task.check_length(batch[LABELS][0], teacher.interface.tokens(length))
 
 
-def check_loss(model: PreTrainedModel, samples: Dataset, collate: Collate, task: AnyTask) -> None:
+def check_loss(model: nn.Module, samples: Dataset, collate: Collate, task: AnyTask) -> None:
     """Try a custom loss on two samples; built-in losses are not tried.
 
     Args:
@@ -139,7 +138,8 @@ def check_loss(model: PreTrainedModel, samples: Dataset, collate: Collate, task:
     if not isinstance(task, UserLoss):
         return
     batch = collate([samples[0], samples[len(samples) - 1]] if collate.takes_mask else [samples[0]])
-    batch = {name: value.to(model.device) for name, value in batch.items()}
+    device = next(model.parameters()).device
+    batch = {name: value.to(device) for name, value in batch.items()}
     inputs = model_inputs(batch)
     with torch.no_grad():
         teacher = model(**inputs)

@@ -19,7 +19,7 @@ from acm_export.modules.gated_learners import margins
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Iterator
 
-    from transformers import PreTrainedModel
+    from torch import nn
 
     from acm_export.distillation.tasks import AnyTask
     from acm_export.modules import ACMLayer
@@ -116,8 +116,8 @@ class Evaluation:
 
     def __init__(
         self,
-        student: PreTrainedModel,
-        teacher: PreTrainedModel,
+        student: nn.Module,
+        teacher: nn.Module,
         interface: ModelInterface,
         task: AnyTask,
         costs: Mapping[str, float],

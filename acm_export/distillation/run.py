@@ -32,6 +32,7 @@ from acm_export.distillation.settings import ANY_BUDGET, TEACHER, AcmizeSettings
 from acm_export.distillation.state import State, fingerprint, load_state, remove_state
 from acm_export.distillation.statistics import error_weights, gather_statistics
 from acm_export.distillation.tasks import task_for
+from acm_export.distillation.teacher import Teacher
 from acm_export.distillation.threshold_table import ThresholdTable
 from acm_export.distillation.train import Throughput, Trainer
 from acm_export.distillation.whole_phase import WholePhase
@@ -41,12 +42,13 @@ from acm_export.surgery import install_acm_layers
 
 if TYPE_CHECKING:
     import os
-    from collections.abc import Iterator
+    from collections.abc import Callable, Iterator
     from pathlib import Path
 
     from torch import nn
     from transformers import PreTrainedModel
 
+    from acm_export.base.json_fields import JsonObject
     from acm_export.base.progress import Progress
     from acm_export.checkpoints import Checkpoint
     from acm_export.data.dataset import Dataset
@@ -61,8 +63,31 @@ _STATISTICS_BATCHES = 16
 _THRESHOLD_SAMPLES = 256
 
 
+@dataclass(frozen=True)
+class Distilled:
+    """A trained student, and how its training went.
+
+    Args:
+        student: Model with ACM layers, in the dtype of the teacher and in evaluation mode.
+        curve: Quality against budget on held-out data.
+        history: Losses during the three phases.
+        data_sha256: SHA-256 of the training data.
+        tokens_per_second: Tokens through ACM layers per second in this process; None if no step was left.
+        resumed: Phase and step at which the run resumed, or None.
+        accelerator: Accelerator of the run.
+    """
+
+    student: nn.Module
+    curve: Curve
+    history: tuple[JsonObject, ...]
+    data_sha256: str
+    tokens_per_second: float | None
+    resumed: tuple[int, int] | None
+    accelerator: Accelerator
+
+
 def run_distillation(
-    teacher: Checkpoint,
+    checkpoint: Checkpoint,
     data: Data,
     eval_data: Data | None,
     settings: AcmizeSettings,
@@ -70,20 +95,22 @@ def run_distillation(
     progress: Progress,
     *,
     processor: str | os.PathLike[str] | None = None,
+    loss: Callable[..., object] | None = None,
     restart: bool = False,
 ) -> AcmizeResult:
-    """Turn a dense transformer into an ACM model.
+    """Turn a dense checkpoint into an ACM checkpoint.
 
     An interrupted run resumes from its last saved state; the weights will be the same.
 
     Args:
-        teacher: Dense model; converted to float32 in place.
+        checkpoint: Dense model; converted to float32 in place.
         data: Training data, in any form that :func:`acm_export.data.open_data.open_data` takes.
         eval_data: Data for the quality curve; None to hold out one in five samples of ``data``.
         settings: Settings of the run.
         output: Folder to create; an existing folder is replaced only if it holds nothing but an earlier result.
         progress: Receives every step.
         processor: Folder or file with the settings of the image or sound processor, if the teacher has none.
+        loss: Loss of phase 3; None for the task of the settings.
         restart: Discard an unfinished run.
 
     Raises:
@@ -93,16 +120,81 @@ def run_distillation(
         OutputError: The output cannot be written.
     """
     check_output(output)
-    plan = make_plan(teacher.model, teacher.family, settings)
-    task = task_for(teacher.model, teacher.interface, settings.task, read_vocabulary(teacher.path))
+    teacher = Teacher.of_checkpoint(checkpoint)
+    plan = make_plan(checkpoint.model, checkpoint.family, settings)
+    task = task_for(teacher.model, teacher.interface, settings.task, read_vocabulary(checkpoint.path), loss)
     check_model(teacher.model)
     samples, held_out = open_training_data(teacher, task, data, eval_data, processor)
+    run = distil(teacher, plan, task, (samples, held_out), settings, output, progress, restart=restart)
+    accelerator = run.accelerator
+    if accelerator.is_main_process:
+        source = Provenance(
+            teacher=teacher.name,
+            teacher_sha256=teacher.sha256,
+            plan=plan,
+            settings=settings,
+            task=task.name,
+            data=samples.name,
+            samples=len(samples),
+            data_sha256=run.data_sha256,
+            held_out=held_out.name,
+            curve=run.curve,
+            history=list(run.history),
+            processes=accelerator.num_processes,
+        )
+        texts = {CARD: source.model_card(output.name)}
+        student = cast("PreTrainedModel", run.student)
+        save_checkpoint(student, output, source=source.to_json(), processor_from=checkpoint.path, texts=texts)
+        remove_state(output)
+    accelerator.wait_for_everyone()
+    return AcmizeResult(
+        output=output,
+        plan=plan,
+        curve=run.curve,
+        history=run.history,
+        tokens_per_second=run.tokens_per_second,
+        peak_memory=peak_memory(accelerator.device),
+        resumed=run.resumed,
+        processes=accelerator.num_processes,
+        is_main_process=accelerator.is_main_process,
+    )
+
+
+def distil(
+    teacher: Teacher,
+    plan: AcmizePlan,
+    task: AnyTask,
+    data: tuple[Dataset, Dataset],
+    settings: AcmizeSettings,
+    output: Path | None,
+    progress: Progress,
+    *,
+    restart: bool = False,
+) -> Distilled:
+    """Train a student in the three phases, and measure its quality at each budget.
+
+    Args:
+        teacher: Dense model; converted to float32 in place.
+        plan: Sites to replace.
+        task: Task of phase 3.
+        data: Training samples and held-out samples.
+        settings: Settings of the run.
+        output: Folder beside which the state of an unfinished run is saved; None to save none.
+        progress: Receives every step.
+        restart: Discard an unfinished run.
+
+    Raises:
+        UsageError: The data or settings do not fit the model.
+        DistillationError: The loss became NaN or infinite, or the unfinished run has other settings.
+        OutputError: The state cannot be written.
+    """
+    samples, held_out = data
     collate = Collate(samples.inputs, task)
     accelerator = _accelerator(settings, len(samples))
     if not accelerator.is_main_process:
         progress = Silent()
     data_sha256 = samples.digest()
-    if restart and accelerator.is_main_process:
+    if restart and output is not None and accelerator.is_main_process:
         remove_state(output)
     accelerator.wait_for_everyone()
     dtype = next(teacher.model.parameters()).dtype
@@ -124,52 +216,25 @@ def run_distillation(
         if accelerator.is_main_process and (interrupts.received() or isinstance(error, KeyboardInterrupt)):
             _log_interrupt(trainer.saved)
         raise
-    student.to(dtype)
-    if accelerator.is_main_process:
-        source = Provenance(
-            teacher=teacher.path.name,
-            teacher_sha256=teacher.sha256,
-            plan=plan,
-            settings=settings,
-            task=task.name,
-            data=samples.name,
-            samples=len(samples),
-            data_sha256=data_sha256,
-            held_out=held_out.name,
-            curve=curve,
-            history=state.history,
-            processes=accelerator.num_processes,
-        )
-        texts = {CARD: source.model_card(output.name)}
-        save_checkpoint(student, output, source=source.to_json(), processor_from=teacher.path, texts=texts)
-        remove_state(output)
-    accelerator.wait_for_everyone()
-    return AcmizeResult(
-        output=output,
-        plan=plan,
-        curve=curve,
-        history=tuple(state.history),
-        tokens_per_second=trainer.throughput.tokens_per_second,
-        peak_memory=peak_memory(accelerator.device),
-        resumed=resumed,
-        processes=accelerator.num_processes,
-        is_main_process=accelerator.is_main_process,
-    )
+    rate = trainer.throughput.tokens_per_second
+    return Distilled(student.to(dtype), curve, tuple(state.history), data_sha256, rate, resumed, accelerator)
 
 
 @dataclass(frozen=True)
 class _Run:
     """The models of a run, and its stages."""
 
-    teacher: Checkpoint
-    dense: PreTrainedModel
-    student: PreTrainedModel
+    teacher: Teacher
+    dense: nn.Module
+    student: nn.Module
     plan: AcmizePlan
     task: AnyTask
     trainer: Trainer
 
     def resume(self, identity: str) -> State | None:
         """Load the weights of an unfinished run into the student; returns its state, or None if there is none."""
+        if self.trainer.output is None:
+            return None
         state = load_state(self.trainer.output, identity)
         self.trainer.accelerator.wait_for_everyone()  # before the main process writes a new state
         if state is not None:

@@ -8,7 +8,7 @@ training.
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch.nn import functional as F  # noqa: N812
@@ -18,17 +18,20 @@ from acm_export.data.checks import check_classes
 from acm_export.data.collate import LABELS
 from acm_export.data.user_function import failed, import_function
 from acm_export.distillation.ctc import CTC
+from acm_export.distillation.imitation import Imitation
 from acm_export.distillation.losses import divergence
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
 
-    from transformers import PreTrainedModel
+    from torch import nn
     from transformers.utils import ModelOutput as Output
 
     from acm_export.surgery import ModelInterface
 
 Arrays = dict[str, torch.Tensor]
+
+_CLASSIFIERS = ("ForImageClassification", "ForSequenceClassification", "ForAudioClassification")
 
 
 class Classification:
@@ -74,68 +77,19 @@ class Classification:
         check_classes(labels.numpy(force=True), self._num_labels)
 
 
-class Imitation:
-    """Imitate the teacher's outputs, without labels.
-
-    Args:
-        fields: Fields of the output to imitate.
-    """
-
-    name, needs_labels = "distil", False
-
-    def __init__(self, fields: tuple[str, ...]) -> None:
-        self._fields = fields
-        self._features = fields == ("last_hidden_state",)
-        self.quality_name = "cosine to the teacher" if self._features else "agreement with the teacher"
-
-    def loss(self, output: Output, batch: Arrays, teacher: Output, valid: torch.Tensor | None) -> torch.Tensor:  # noqa: ARG002
-        """1 - cosine of each token and of their mean for features; divergence for logits."""
-        if not self._features:
-            return torch.stack([divergence(output[name], teacher[name], valid) for name in self._fields]).mean()
-        ours, theirs = output.last_hidden_state.float(), teacher.last_hidden_state.float()
-        tokens = 1 - F.cosine_similarity(ours, theirs, -1)
-        weights = torch.ones_like(tokens) if valid is None else valid.to(tokens)
-        pooled = 1 - F.cosine_similarity(_pool(ours, weights), _pool(theirs, weights), -1).mean()
-        return (tokens * weights).sum() / weights.sum() + pooled
-
-    def quality(
-        self,
-        output: Output,
-        batch: Arrays,  # noqa: ARG002
-        teacher: Output,
-        valid: torch.Tensor | None,
-    ) -> tuple[float, float]:
-        """Cosine of the mean over tokens for features; number of equal argmaxes for logits."""
-        if self._features:
-            ours, theirs = output.last_hidden_state.float(), teacher.last_hidden_state.float()
-            weights = ours.new_ones(ours.shape[:2]) if valid is None else valid.to(ours)
-            cosine = F.cosine_similarity(_pool(ours, weights), _pool(theirs, weights), -1)
-            return float(cosine.sum()), float(len(cosine))
-        same = [output[name].argmax(-1) == teacher[name].argmax(-1) for name in self._fields]
-        if valid is not None and valid.shape == same[0].shape:
-            same = [value[valid] for value in same]
-        return float(sum(value.sum() for value in same)), float(sum(value.numel() for value in same))
-
-    def check(self, batch: Arrays) -> None:
-        """Do nothing: labels are not used."""
-
-
 class UserLoss:
     """A custom loss: ``loss(output, batch, teacher_output) -> scalar tensor``.
 
     Args:
-        text: Loss function as ``module:function``.
-
-    Raises:
-        UsageError: The function cannot be imported.
+        function: Loss function.
+        name: Name of the function, for errors and reports.
     """
 
     needs_labels = False
     quality_name = "negative loss"
 
-    def __init__(self, text: str) -> None:
-        self.name = text
-        self._function: Callable[..., object] = import_function(text, "--task")
+    def __init__(self, function: Callable[..., object], name: str) -> None:
+        self.name, self._function = name, function
 
     def loss(self, output: Output, batch: Arrays, teacher: Output | None, valid: torch.Tensor | None) -> torch.Tensor:  # noqa: ARG002
         """The loss that the function returns.
@@ -167,7 +121,11 @@ AnyTask = Classification | CTC | Imitation | UserLoss
 
 
 def task_for(
-    model: PreTrainedModel, interface: ModelInterface, text: str | None, vocabulary: Mapping[str, int]
+    model: nn.Module,
+    interface: ModelInterface,
+    text: str | None,
+    vocabulary: Mapping[str, int],
+    loss: Callable[..., object] | None = None,
 ) -> AnyTask:
     """Return the task with a name, or by default the task of the architecture.
 
@@ -176,30 +134,37 @@ def task_for(
         interface: How to run the model.
         text: ``classification``, ``ctc``, ``distil``, ``module:function``, or None for the default.
         vocabulary: Label numbers of a speech model, by text; may be empty.
+        loss: Loss function, instead of a task with a name.
 
     Raises:
-        UsageError: The task is unknown, or the architecture has no such task.
+        UsageError: The task is unknown, the architecture has no such task, or there are two tasks.
     """
+    if loss is not None:
+        if text is not None:
+            raise UsageError(f"both a loss and the task {text!r} were given", "leave out one of them")
+        return UserLoss(loss, getattr(loss, "__qualname__", type(loss).__name__))
     architecture = type(model).__name__
-    possible = ["distil"]
-    if architecture.endswith(("ForImageClassification", "ForSequenceClassification")):
-        possible.insert(0, "classification")
-    if architecture.endswith("ForCTC"):
-        possible.insert(0, "ctc")
+    possible = _tasks_of(architecture, model)
     name = text or possible[0]
     if ":" in name:
-        return UserLoss(name)
+        return UserLoss(import_function(name, "--task"), name)
     if name not in possible:
         raise UsageError(
             f"{name!r} is not a task of {architecture}", f"choose {', '.join(possible)} or module:function"
         )
+    config: Any = getattr(model, "config", None)
     if name == "classification":
-        return Classification(model.config.num_labels)
+        return Classification(config.num_labels)
     if name == "ctc":
         space = vocabulary.get("|", vocabulary.get(" "))
-        return CTC(int(model.config.pad_token_id or 0), model.config.vocab_size, space)
+        return CTC(int(config.pad_token_id or 0), config.vocab_size, space)
     return Imitation(interface.outputs)
 
 
-def _pool(tokens: torch.Tensor, weights: torch.Tensor) -> torch.Tensor:
-    return (tokens * weights.unsqueeze(-1)).sum(1) / weights.sum(1, keepdim=True).clamp(min=1)
+def _tasks_of(architecture: str, model: nn.Module) -> list[str]:
+    """Names of the tasks of an architecture, the default first."""
+    config: Any = getattr(model, "config", None)
+    one_class = getattr(config, "problem_type", None) in (None, "single_label_classification")
+    if architecture.endswith(_CLASSIFIERS) and one_class and config.num_labels > 1:
+        return ["classification", "distil"]
+    return ["ctc", "distil"] if architecture.endswith("ForCTC") else ["distil"]

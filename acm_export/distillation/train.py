@@ -58,7 +58,7 @@ class Trainer:
         samples: Training samples.
         collate: Makes a batch from samples.
         student: Model in training, whose tensors are saved.
-        output: Output folder; the state is saved beside it.
+        output: Output folder; the state is saved beside it. None to save no state.
         progress: Receives every step.
         throughput: Counts tokens and seconds.
         saved: Phase and step of the last saved state, or None.
@@ -69,7 +69,7 @@ class Trainer:
     samples: Dataset
     collate: Collate
     student: nn.Module
-    output: Path
+    output: Path | None
     progress: Progress
     throughput: Throughput
     saved: tuple[int, int] | None = None
@@ -107,6 +107,8 @@ class Trainer:
                 raise self._not_finite(state.phase, state.step, f"in {broken[0]}")
 
     def _write(self, state: State) -> None:
+        if self.output is None:
+            return
         if self.accelerator.is_main_process:
             save_state(state, self.output)
         self.saved = state.phase, state.step
@@ -189,7 +191,7 @@ class Trainer:
 
     def _not_finite(self, phase: int, step: int, where: str) -> DistillationError:
         hint = "no step was completed: check the model and the data"
-        if has_state(self.output):
+        if self.output is not None and has_state(self.output):
             hint = (
                 f"the last good state is in {partial_folder(self.output)}; "
                 "the same command with a lower --lr resumes from there"

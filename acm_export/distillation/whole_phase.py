@@ -18,7 +18,6 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
 
     from torch import nn
-    from transformers import PreTrainedModel
 
     from acm_export.distillation.state import State
     from acm_export.distillation.tasks import AnyTask
@@ -50,8 +49,8 @@ class WholePhase(Phase):
 
     def __init__(
         self,
-        student: PreTrainedModel,
-        teacher: PreTrainedModel,
+        student: nn.Module,
+        teacher: nn.Module,
         interface: ModelInterface,
         task: AnyTask,
         costs: Mapping[str, float],

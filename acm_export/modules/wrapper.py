@@ -12,6 +12,7 @@ from torch.nn.utils import parametrize
 
 from acm_export.base.errors import ExportError
 from acm_export.modules import ACMLayer, acm_layers
+from acm_export.modules.outputs import named_outputs
 
 PREFIX = "module."
 """Prefix of the names of parameters in the wrapper's state."""
@@ -63,16 +64,7 @@ class Exportable(nn.Module):
         """
         cast = [v.to(self._dtype) if v.is_floating_point() else v for v in inputs]
         outputs: object = self.module(**dict(zip(self._input_names, cast, strict=True)))
-        if isinstance(outputs, torch.Tensor):
-            return {"output": outputs}
-        if isinstance(outputs, Mapping):
-            names = self._fields or [name for name, value in outputs.items() if isinstance(value, torch.Tensor)]
-            return {name: outputs[name] for name in names}
-        if isinstance(outputs, (tuple, list)) and all(isinstance(v, torch.Tensor) for v in outputs):
-            return {f"output_{i}": value for i, value in enumerate(outputs)}
-        raise ExportError(
-            f"the module returns {type(outputs).__name__}; expected tensors, a tuple or a mapping of them"
-        )
+        return named_outputs(outputs, self._fields or ())
 
     def in_dtype(self, dtype: torch.dtype) -> Exportable:
         """This module in another dtype, without parametrizations; shares what does not change."""

@@ -55,7 +55,7 @@ def test_the_verb_and_the_function_have_the_same_options_and_defaults() -> None:
     parsed = verb.make_context("acmize", ["model", "--data", "data", "-o", "out"]).params
     parameters = inspect.signature(acmize).parameters
     common = {"as_json", "debug", "quiet", "verbose", "dry_run"}
-    assert parsed.keys() - common == parameters.keys() - {"progress"}
+    assert parsed.keys() - common == parameters.keys() - {"progress", "loss"}
     for name, parameter in parameters.items():
-        if parameter.default is not inspect.Parameter.empty and name != "progress":
+        if parameter.default is not inspect.Parameter.empty and name not in ("progress", "loss", "output"):
             assert parsed[name] == parameter.default, name
