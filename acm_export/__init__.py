@@ -52,6 +52,7 @@ if _TYPE_CHECKING:
     from acm_export.onnx_file.retarget import retarget
     from acm_export.onnx_file.set_budget import set_budget
     from acm_export.quantization.quantize import quantize
+    from acm_export.surgery import InputSpec, ModelFamily, register_family
     from acm_export.timing.latency import latency
     from acm_export.verification.file import verify
     from acm_export.verification.report import VerificationError
@@ -75,6 +76,9 @@ _WHERE = {
     "save": "acm_export.checkpoints:save_checkpoint",
     "ACMLayer": "acm_export.modules",
     "ACMSpec": "acm_export.modules",
+    "InputSpec": "acm_export.surgery",
+    "ModelFamily": "acm_export.surgery",
+    "register_family": "acm_export.surgery",
     "AcmError": _ERRORS,
     "AcmWarning": _ERRORS,
     "CalibrationError": _ERRORS,
@@ -108,10 +112,12 @@ __all__ = [
     "DistillationError",
     "EngineError",
     "ExportError",
+    "InputSpec",
     "KernelError",
     "LatencyError",
     "MachineError",
     "MissingDependencyError",
+    "ModelFamily",
     "ModelFileError",
     "OpError",
     "OutputError",
@@ -131,6 +137,7 @@ __all__ = [
     "load",
     "plugin_path",
     "quantize",
+    "register_family",
     "retarget",
     "save",
     "set_budget",

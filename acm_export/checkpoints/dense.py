@@ -27,9 +27,7 @@ if TYPE_CHECKING:
 _TRAINING_ONLY = re.compile(r"(?:^|\.)(?:masked_spec_embed|mask_token|num_batches_tracked)$")
 """Parameters of masked pre-training, and counters of batch norm."""
 
-_BUFFERS = re.compile(
-    r"(?:^|\.)(?:position_ids|inv_freq|relative_position_index|num_batches_tracked|masked_bias)$"
-)
+_BUFFERS = re.compile(r"(?:^|\.)(?:position_ids|inv_freq|relative_position_index|num_batches_tracked|masked_bias)$")
 
 
 def load_dense(

@@ -7,12 +7,12 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from acm_export.cli.common import DATA, need_export_packages, numbers, progress, verb, write_json, write_table
+from acm_export.cli.common import DATA, PART, need_export_packages, numbers, progress, verb, write_json, write_table
 
 if TYPE_CHECKING:
     from acm_export.distillation.plan import AcmizePlan
 
-_PLAN_OPTIONS = ("sites", "learners", "flops_factor", "min_learners", "recipe", "budget", "init")
+_PLAN_OPTIONS = ("part", "sites", "learners", "flops_factor", "min_learners", "recipe", "budget", "init")
 """Options that --dry-run uses."""
 
 
@@ -37,6 +37,7 @@ def _three_counts(context: click.Context, parameter: click.Parameter, value: str
 @click.option("--eval-data", help="Data for the quality curve, as --data; by default one held-out sample in five.")
 @click.option("--processor", type=click.Path(path_type=Path), help="Folder with preprocessor_config.json, for images.")
 @click.option("--task", metavar="T", help="classification, ctc, distil (no labels), or MODULE:FUNCTION, a loss.")
+@click.option("--part", metavar="NAME", help=PART)
 @click.option(
     "--sites",
     default="ffn",

@@ -26,6 +26,9 @@ if TYPE_CHECKING:
 DATA = "an .npz file, a folder of images, sounds or a dataset, or MODULE:FUNCTION"
 """What ``--data`` takes, for the help of every verb that has it."""
 
+PART = "Part of the model: whole, encoder, decoder, vision or text. [default: whole; encoder of Whisper]"
+"""What ``--part`` names, for the help of every verb that has it."""
+
 
 def verb(function: Callable[..., None]) -> Callable[..., None]:
     """Give a verb its common options, and turn exceptions into ``error:`` and ``hint:`` with an exit code."""

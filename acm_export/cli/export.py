@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 
 import click
 
-from acm_export.cli.common import need_export_packages, verb, warn, write_json, write_table
+from acm_export.cli.common import PART, need_export_packages, verb, warn, write_json, write_table
 from acm_export.op.precision import PRECISIONS
 
 if TYPE_CHECKING:
@@ -36,6 +36,7 @@ TARGETS = ("portable", "tensorrt", "tensorrt-8", "ort-tensorrt")
 )
 @click.option("--opset", type=click.IntRange(17, 22), help="ONNX operator set. [default: 20; 17 for tensorrt-8]")
 @click.option("--with-counts", is_flag=True, help="Add the learner counts of each layer as outputs counts/<layer>.")
+@click.option("--part", metavar="NAME", help=PART)
 @click.option("--atol", type=click.FloatRange(0), help="Largest absolute error that verification accepts.")
 @click.option("--no-verify", is_flag=True, help="Do not compare the file with the checkpoint.")
 @verb
@@ -46,6 +47,7 @@ def export(
     target: str,
     opset: int | None,
     with_counts: bool,
+    part: str | None,
     atol: float | None,
     no_verify: bool,
     as_json: bool,
@@ -80,6 +82,7 @@ def export(
             target=target,
             opset=opset,
             with_counts=with_counts,
+            part=part,
             verify=not no_verify,
             atol=atol,
         )

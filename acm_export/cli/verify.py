@@ -6,7 +6,7 @@ from pathlib import Path
 
 import click
 
-from acm_export.cli.common import DATA, need_export_packages, verb, write_json, write_table
+from acm_export.cli.common import DATA, PART, need_export_packages, verb, write_json, write_table
 
 
 @click.command(short_help="Compare an ONNX file with its checkpoint.")
@@ -23,6 +23,7 @@ from acm_export.cli.common import DATA, need_export_packages, verb, write_json, 
     show_default=True,
     help="Number of samples to run; fewer if --data has fewer.",
 )
+@click.option("--part", metavar="NAME", help=PART)
 @click.option("--atol", type=click.FloatRange(0), help="Largest accepted absolute error.")
 @verb
 def verify(
@@ -31,6 +32,7 @@ def verify(
     data: str | None,
     processor: Path | None,
     samples: int,
+    part: str | None,
     atol: float | None,
     as_json: bool,
 ) -> None:
@@ -51,7 +53,7 @@ def verify(
     from acm_export.verification.file import verify as verify_file
     from acm_export.verification.report import VerificationError
 
-    report = verify_file(model, checkpoint, data=data, processor=processor, samples=samples, atol=atol)
+    report = verify_file(model, checkpoint, data=data, processor=processor, samples=samples, atol=atol, part=part)
     if as_json:
         write_json(report.to_json())
     else:

@@ -40,6 +40,7 @@ def acmize(  # type: ignore[misc]  # the overloads show what distinguishes them,
     eval_data: Data | None = None,
     processor: str | PathLike[str] | None = None,
     task: str | None = None,
+    part: str | None = None,
     sites: str = "ffn",
     learners: int = 4,
     flops_factor: float = 1.0,
@@ -74,6 +75,7 @@ def acmize(  # type: ignore[misc]  # the overloads show what distinguishes them,
         processor: Folder or file with the settings of the image processor, if ``model`` has none.
         task: ``classification``, ``ctc``, ``distil`` (no labels), or a loss as ``module:function``; by default the
             task of the architecture.
+        part: Part of the model to replace modules in, as for :func:`acm_export.checkpoints.load_checkpoint`.
         sites: Modules to replace: ``ffn``, ``qkvo``, ``q_proj``, or patterns, separated by commas.
         learners: N, learners per layer.
         flops_factor: FLOPs of all learners ÷ FLOPs of the modules that they replace.
@@ -138,7 +140,7 @@ def acmize(  # type: ignore[misc]  # the overloads show what distinguishes them,
     from acm_export.checkpoints import load_checkpoint
     from acm_export.distillation.run import run_distillation
 
-    teacher = load_checkpoint(folder)
+    teacher = load_checkpoint(folder, part)
     return run_distillation(
         teacher, data, eval_data, settings, target, shown, processor=processor, loss=loss, restart=restart
     )
@@ -147,6 +149,7 @@ def acmize(  # type: ignore[misc]  # the overloads show what distinguishes them,
 def plan_acmize(
     model: str | PathLike[str],
     *,
+    part: str | None = None,
     sites: str = "ffn",
     learners: int = 4,
     flops_factor: float = 1.0,
@@ -159,6 +162,7 @@ def plan_acmize(
 
     Args:
         model: Dense checkpoint folder.
+        part: As for :func:`acmize`.
         sites: As for :func:`acmize`.
         learners: As for :func:`acmize`.
         flops_factor: As for :func:`acmize`.
@@ -176,5 +180,5 @@ def plan_acmize(
     from acm_export.checkpoints import load_checkpoint
     from acm_export.distillation.plan import make_plan
 
-    teacher = load_checkpoint(Path(model))
+    teacher = load_checkpoint(Path(model), part)
     return make_plan(teacher.model, teacher.family, settings)

@@ -93,6 +93,7 @@ def export(
     atol: float | None = None,
     dynamic_shapes: Mapping[str, Mapping[int, str]] | None = None,
     output_fields: Sequence[str] | None = None,
+    part: str | None = None,
 ) -> ExportResult:
     """Export a checkpoint, or any module with ACM layers, to one ONNX file.
 
@@ -116,6 +117,7 @@ def export(
             module, ``batch`` for axis 0 of each input.
         output_fields: Fields of the model's output to return; by default those of the checkpoint's family, or all
             tensors that a module returns.
+        part: Part of a checkpoint, such as ``encoder``: as for :func:`acm_export.checkpoints.load_checkpoint`.
 
     Returns:
         The file, its manifest and the report of its verification.
@@ -135,7 +137,7 @@ def export(
     check_atol(atol)
     check_writable(path)
     check_processor_path(path)
-    resolved = resolve_source(source, example_inputs, dynamic_shapes, output_fields)
+    resolved = resolve_source(source, example_inputs, dynamic_shapes, output_fields, part)
     with staging_folder(path) as staging, evaluating(resolved.module), torch.no_grad():
         staged = staging / path.name
         in_float32 = as_dtype(resolved.module, torch.float32)

@@ -52,6 +52,7 @@ def resolve_source(
     example_inputs: ExampleInputs | None,
     dynamic_shapes: Mapping[str, Mapping[int, str]] | None,
     output_fields: Sequence[str] | None,
+    part: str | None = None,
 ) -> ExportSource:
     """Fill in missing arguments from the family of a checkpoint, or with the defaults for a module.
 
@@ -60,15 +61,21 @@ def resolve_source(
         example_inputs: Inputs to trace with; required for a module.
         dynamic_shapes: Names of the dynamic axes of each input, or None.
         output_fields: Fields of the output to return, or None.
+        part: Part of a checkpoint folder to load, or None.
 
     Returns:
         The module with its inputs, axes and output fields.
 
     Raises:
-        UsageError: A module has no example inputs, or the folder does not exist.
+        UsageError: A module has no example inputs, the folder does not exist, or ``part`` does not fit ``source``.
         CheckpointError: The checkpoint cannot be read.
         ExportError: The inputs do not fit the module.
     """
+    if part is not None and isinstance(source, (nn.Module, Checkpoint)):
+        raise UsageError(
+            f"part {part!r} was given with a {type(source).__name__}; it names a part of a checkpoint folder",
+            "load that part: acm_export.load(folder, part=...)",
+        )
     checkpoint = None
     if isinstance(source, nn.Module):
         if example_inputs is None:
@@ -79,9 +86,9 @@ def resolve_source(
         module: nn.Module = SingleLayer(source) if isinstance(source, ACMLayer) else source
         origin = Source(type(source).__name__)
     else:
-        checkpoint = source if isinstance(source, Checkpoint) else load_checkpoint(Path(source))
+        checkpoint = source if isinstance(source, Checkpoint) else load_checkpoint(Path(source), part)
         interface = checkpoint.interface
-        module, origin = checkpoint.model, Source(checkpoint.path.name, checkpoint.sha256)
+        module, origin = checkpoint.model, Source(checkpoint.name or checkpoint.path.name, checkpoint.sha256)
         if example_inputs is None:
             example_inputs = random_inputs(interface)
         if dynamic_shapes is None:

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 
 import torch
 from torch import nn
+from torch._subclasses.fake_tensor import FakeTensorMode
 
 from acm_export.base.errors import CheckpointError
 from acm_export.modules.evaluating import evaluating
@@ -43,34 +44,37 @@ def output_fields(model: nn.Module, interface: ModelInterface) -> tuple[str, ...
 
 
 def _dry_run(model: nn.Module, interface: ModelInterface) -> object:
-    """Run the model on the ``meta`` device, where transformers must not read masks, or else on example values."""
-    shadow = on_meta(model)
-    inputs = {name: value.to("meta") for name, value in example_inputs(interface, 1).items() if "mask" not in name}
+    """Run the model without values, or, if its control flow depends on values, on example inputs."""
+    mode = FakeTensorMode()
+    inputs = example_inputs(interface, 1)
     try:
-        return _run(shadow, inputs)
-    except Exception as error:  # models raise many types, some because meta tensors have no values
-        device = next(iter(model.parameters())).device
-        if device.type == "meta":
+        with mode:
+            return _run(without_values(model, mode), {name: _empty(value) for name, value in inputs.items()})
+    except Exception as error:  # models raise many types, some because the tensors have no values
+        first = next(iter(model.parameters()))
+        if first.device.type == "meta":
             raise _failure(model, error) from error
-        dtype = next(p.dtype for p in model.parameters() if p.is_floating_point())
-        values = {
-            name: value.to(device, dtype if value.is_floating_point() else None)
-            for name, value in example_inputs(interface, 1).items()
-        }
-        try:
-            return _run(model, values)
-        except Exception as second:
-            raise _failure(model, second) from second
+    dtype = next((p.dtype for p in model.parameters() if p.is_floating_point()), torch.float32)
+    try:
+        return _run(model, {n: v.to(first.device, dtype if v.is_floating_point() else None) for n, v in inputs.items()})
+    except Exception as error:
+        raise _failure(model, error) from error
 
 
-def on_meta(model: nn.Module) -> nn.Module:
-    """A copy of a model on the ``meta`` device; its weights are not copied on the way."""
-    tensors = (*model.parameters(), *model.buffers())
+def without_values(model: nn.Module, mode: FakeTensorMode) -> nn.Module:
+    """A copy of a model whose tensors have shapes and no values; nothing is allocated on the way."""
     memo: dict[int, object] = {}
-    for tensor in tensors:
-        empty = torch.empty_like(tensor, device="meta")
-        memo[id(tensor)] = nn.Parameter(empty, tensor.requires_grad) if isinstance(tensor, nn.Parameter) else empty
-    return copy.deepcopy(model, memo)
+    with mode:
+        for tensor in (*model.parameters(), *model.buffers()):
+            fake = _empty(tensor)
+            memo[id(tensor)] = nn.Parameter(fake, tensor.requires_grad) if isinstance(tensor, nn.Parameter) else fake
+        return copy.deepcopy(model, memo)
+
+
+def _empty(tensor: torch.Tensor) -> torch.Tensor:
+    """A tensor of the same shape and dtype; transformers does not read the values of such tensors under the mode."""
+    dtype = torch.float32 if tensor.is_floating_point() else tensor.dtype
+    return torch.empty(tensor.shape, dtype=dtype, device="cpu")
 
 
 def _run(model: nn.Module, inputs: Mapping[str, torch.Tensor]) -> object:

@@ -32,6 +32,7 @@ def verify(
     processor: StrPath | None = None,
     samples: int = 4,
     atol: float | None = None,
+    part: str | None = None,
 ) -> VerificationReport:
     """Compare an ONNX file with its checkpoint at the trained budget and at two other budgets.
 
@@ -43,6 +44,7 @@ def verify(
         processor: Folder or file with the settings of the image or sound processor, if ``checkpoint`` has none.
         samples: Maximum number of samples to run.
         atol: Largest accepted absolute error; by default relative to the outputs.
+        part: Part of the checkpoint that was exported, as for :func:`acm_export.checkpoints.load_checkpoint`.
 
     Returns:
         Errors and routing disagreements; :attr:`VerificationReport.passed` says whether they are within tolerance.
@@ -59,7 +61,7 @@ def verify(
     path = Path(model)
     manifest = read_manifest(read_model(path), path)
     if not isinstance(checkpoint, Checkpoint):
-        checkpoint = load_checkpoint(Path(checkpoint))
+        checkpoint = load_checkpoint(Path(checkpoint), part)
     if manifest.source.sha256 not in (None, checkpoint.sha256):
         warnings.warn(
             f"{path.name} was exported from {manifest.source.name}, whose weights differ from those of "
