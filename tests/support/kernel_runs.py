@@ -219,20 +219,8 @@ def beyond_32_bits() -> tuple[Array, Array] | None:
     hidden = torch.empty(rows, 16, dtype=torch.float16)
     tile = {"BLOCK_M": rows, "BLOCK_N": 16, "BLOCK_K": 16, "GROUP": 1, "EVEN": True, "PRECISION": "ieee"}
     sizes = (0, rows, width, 16, 1)
-    up.up[(1,)](
-        x,
-        order,
-        reach,
-        w1,
-        b1,
-        None,
-        None,
-        hidden,
-        *sizes,
-        ACTIVATIONS.index("identity"),
-        ACTIVATION_PRECISION=0,
-        **tile,
-    )
+    numbers = (*sizes, ACTIVATIONS.index("identity"))
+    up.up[(1,)](x, order, reach, w1, b1, None, None, hidden, *numbers, ACTIVATION_PRECISION=0, **tile)
     down.down[(1,)](hidden, order, counts, reach, w2, b2, y, *sizes, **tile)
     return y[-rows:, :16].numpy().copy(), np.repeat(last[:, None].numpy(), 16, axis=1)
 
