@@ -1,4 +1,4 @@
-"""The op on a GPU against a float64 loop over the learners: nine shapes in three dtypes, in a few seconds.
+"""The ops on a GPU against a float64 loop over the learners: twelve cases in three dtypes, in a few seconds.
 
     python benchmarks/gpu_smoke.py --device h100
 
@@ -15,7 +15,7 @@ from pathlib import Path
 import torch
 from common import ResultFile, parser
 
-from acm_export.modules import gated_learners
+from acm_export.modules import gated_learners, glu_gated_learners
 from acm_export.op.signature import Signature
 
 sys.path.append(str(Path(__file__).resolve().parent.parent / "tests" / "support"))
@@ -44,7 +44,7 @@ class Case:
     def __str__(self) -> str:
         sign = self.signature
         shape = f"{self.tokens} tokens, D = {self.model_dim}, h = {self.hidden_dim}, N = {sign.num_learners}"
-        return f"{shape}, at least {sign.min_learners}, {sign.activation}"
+        return f"{shape}, at least {sign.min_learners}, {sign.activation}{', GLU' * sign.glu}"
 
     def inputs(self, dtype: torch.dtype, device: str = "cuda") -> Inputs:
         """Random inputs, the same on every call."""
@@ -61,8 +61,11 @@ CASES = (
     Case(700, 65, 24, Signature(3, 1, "silu")),
     Case(300, 128, 64, Signature(1, 0, "identity")),
     Case(900, 64, 32, Signature(64, 0, "relu")),
+    Case(17, signature=Signature(4, 0, "silu", glu=True), repeated=True),
+    Case(4097, 768, 512, Signature(4, 0, "silu", glu=True), repeated=True),
+    Case(700, 65, 24, Signature(3, 1, "gelu_tanh", glu=True)),
 )
-"""Around the sizes at which tiles change, widths that are not multiples of a tile, one learner, the most learners."""
+"""Sizes around those at which tiles change, widths that are not multiples of a tile, one learner, the most; gated FFNs."""
 
 
 @dataclass(frozen=True)
@@ -101,7 +104,8 @@ class CaseResult:
 
 def run(inputs: Inputs) -> tuple[torch.Tensor, torch.Tensor]:
     """The op: y and counts."""
-    y, counts = gated_learners(*inputs.tensors, *inputs.attributes())
+    op = glu_gated_learners if inputs.signature.glu else gated_learners
+    y, counts = op(*inputs.tensors, *inputs.attributes())
     return y, counts
 
 

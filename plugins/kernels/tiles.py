@@ -136,7 +136,7 @@ def parse(content: dict[str, Any]) -> tuple[Entry, ...]:
                         "archs": tuple(entry["archs"]),
                         "up": Tile(**entry["up"]),
                         "down": Tile(**entry["down"]),
-                        "glu": Tile(**entry["glu"]) if entry["glu"] else None,
+                        "glu": Tile(**entry["glu"]) if entry.get("glu") else None,
                     }
                 )
             )

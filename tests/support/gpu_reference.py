@@ -9,6 +9,7 @@ import torch
 
 from acm_export.modules.activations import activation_fn
 from acm_export.op.routing import learner_counts
+from acm_export.op.signature import INPUTS
 
 if TYPE_CHECKING:
     from acm_export.op.signature import Signature
@@ -19,7 +20,7 @@ TOLERANCE = {torch.float32: 1e-5, torch.float16: 4e-3, torch.bfloat16: 3e-2}
 
 @dataclass(frozen=True)
 class Inputs:
-    """The operator's seven inputs, in order, and its attributes."""
+    """The operator's inputs, in order, and its attributes."""
 
     tensors: tuple[torch.Tensor, ...]
     signature: Signature
@@ -46,22 +47,23 @@ def random_inputs(
         return (torch.randn(shape, generator=generator, device=device) * scale).to(dtype)
 
     n, width = signature.num_learners, signature.num_learners * hidden_dim
-    tensors = (
+    first = (
         normal(tokens, model_dim),
         normal(tokens, signature.num_choices, dtype=torch.float32),
         torch.full((n,), threshold, device=device),
         normal(model_dim, width, scale=model_dim**-0.5),
         normal(width),
-        normal(width, model_dim, scale=width**-0.5),
-        normal(n + 1, model_dim),
     )
-    return Inputs(tensors, signature)
+    value = (normal(model_dim, width, scale=model_dim**-0.5), normal(width)) if signature.glu else ()
+    last = (normal(width, model_dim, scale=width**-0.5), normal(n + 1, model_dim))
+    return Inputs((*first, *value, *last), signature)
 
 
 def reference(inputs: Inputs) -> tuple[torch.Tensor, torch.Tensor]:
     """Return y in float64, and the counts."""
-    x, gate_logits, thresholds, w1, b1, w2, b2 = inputs.tensors
     signature = inputs.signature
+    named = dict(zip(signature.inputs, inputs.tensors, strict=True))
+    x, gate_logits, thresholds, w1, b1, w2, b2 = (named[n] for n in INPUTS)
     counts = torch.from_numpy(
         learner_counts(gate_logits.cpu().numpy(), thresholds.cpu().numpy(), signature.min_learners)
     ).to(x.device)
@@ -70,7 +72,10 @@ def reference(inputs: Inputs) -> tuple[torch.Tensor, torch.Tensor]:
     for learner in range(signature.num_learners):
         rows, part = counts > learner, slice(learner * hidden, (learner + 1) * hidden)
         up = x[rows].double() @ w1[:, part].double() + b1[part].double()
-        y[rows] += activation_fn(signature.activation)(up) @ w2[part].double()
+        hidden_values = activation_fn(signature.activation)(up)
+        if signature.glu:
+            hidden_values *= x[rows].double() @ named["v1"][:, part].double() + named["c1"][part].double()
+        y[rows] += hidden_values @ w2[part].double()
     return y, counts
 
 

@@ -11,11 +11,11 @@ import numpy as np
 from kernel_runs import SMALL_BLOCKS, array, telltale_memory, tensor
 
 from acm_export.op.quantized_reference import hidden_inputs, quantize_tokens
-from acm_export.op.quantized_signature import QUANTIZED_INPUTS, QuantizedSignature
 from acm_export.op.reference import activate
 from acm_export.op.routing import learner_counts
 
 if TYPE_CHECKING:
+    from acm_export.op.quantized_signature import QuantizedSignature
     from acm_export.plugins.kernels.tiles import Entry
 
 Array = np.ndarray[Any, Any]
@@ -38,7 +38,7 @@ def random_int8_inputs(
 ) -> Feeds:
     """Draw inputs by name; most values of q and of hidden values are inside their range, a few are clamped."""
     n, width = signature.num_learners, signature.num_learners * hidden
-    return {
+    feeds = {
         "x": rng.standard_normal((*leading, model_dim)).astype(np.float32).astype(dtype),
         "gate_logits": rng.standard_normal((*leading, signature.num_choices)).astype(np.float32),
         "thresholds": np.zeros(n, np.float32),
@@ -52,6 +52,13 @@ def random_int8_inputs(
         "s2": (rng.uniform(0.5, 1, model_dim) / (45 * 73 * width**0.5)).astype(np.float32),
         "b2": rng.standard_normal((n + 1, model_dim)).astype(np.float32),
     }
+    if signature.glu:
+        feeds |= {
+            "v1": rng.integers(-127, 128, (model_dim, width)).astype(np.int8),
+            "t1": (rng.uniform(0.5, 1, width) / (45 * 73 * model_dim**0.5)).astype(np.float32),
+            "c1": rng.standard_normal(width).astype(np.float32),
+        }
+    return {name: feeds[name] for name in signature.inputs}
 
 
 def exact_int8_inputs(
@@ -64,12 +71,18 @@ def exact_int8_inputs(
 ) -> Feeds:
     """Draw inputs whose products lie on a grid: many are exact halves, and with relu or identity nothing is rounded.
 
-    Every scale is a power of two, every x a multiple of 1/8 and every b1 a multiple of the scale.
+    Every scale is a power of two, every x a multiple of 1/8 and every b1 a multiple of the scale. The products of GLU
+    learners are rounded to float32 once.
     """
     feeds = random_int8_inputs(rng, leading, model_dim, hidden, signature, dtype)
     n, width = signature.num_learners, signature.num_learners * hidden
     scale = np.float32(2.0 ** -int(np.log2(model_dim**0.5 * 16)))
-    return feeds | {
+    glu = {
+        "v1": rng.integers(-7, 8, (model_dim, width)).astype(np.int8),
+        "t1": np.full(width, scale),
+        "c1": scale * rng.integers(-9, 10, width).astype(np.float32),
+    }
+    changes = {
         "x": (rng.integers(-40, 41, (*leading, model_dim)) / np.float32(8)).astype(dtype),
         "x_mult": (2.0 ** rng.integers(1, 6, model_dim)).astype(np.float32),
         "w1": rng.integers(-7, 8, (model_dim, width)).astype(np.int8),
@@ -79,6 +92,7 @@ def exact_int8_inputs(
         "h_zero": rng.choice(np.array([-128, -127, -1, 0, 3, 127], np.int8), n),
         "s2": (2.0 ** -rng.integers(6, 13, model_dim)).astype(np.float32),
     }
+    return feeds | changes | (glu if signature.glu else {})
 
 
 @dataclass(frozen=True)
@@ -131,11 +145,11 @@ def int8_operator(
             super().__init__(*arguments)
             spaces.append(self)
 
-    tensors = {name: tensor(feeds[name]).to(device) for name in QUANTIZED_INPUTS}
+    tensors = {name: tensor(feeds[name]).to(device) for name in signature.inputs}
     if strided:
         tensors["x"] = tensors["x"].repeat_interleave(2, -1)[..., ::2]
     if transposed_weights:
-        tensors |= {name: tensors[name].t().contiguous().t() for name in ("w1", "w2")}
+        tensors |= {name: tensors[name].t().contiguous().t() for name in ("w1", "v1", "w2") if name in tensors}
     routing_blocks = SMALL_BLOCKS if device == "cpu" else plan.ROUTING_BLOCKS
     limits = {"HIDDEN_LIMIT": hidden_limit or plan.HIDDEN_LIMIT, "ROUTING_BLOCKS": routing_blocks}
     with (
@@ -144,7 +158,7 @@ def int8_operator(
         telltale_memory(),
         np.errstate(over="ignore", invalid="ignore"),
     ):
-        y, counts = launch_quantized.quantized_gated_learners(*tensors.values(), signature, entry=entry)
+        y, counts = launch_quantized.quantized_gated_learners(**tensors, signature=signature, entry=entry)
     tokens, n = counts.numel(), signature.num_learners
     model_dim, width = feeds["x"].shape[-1], feeds["w1"].shape[1] // n
     pitch, padded = -(-model_dim // 16) * 16, -(-width // 16) * 16
@@ -185,13 +199,14 @@ def assert_exact_steps(steps: Steps, feeds: Feeds, signature: QuantizedSignature
     np.testing.assert_array_equal(steps.q[: len(flat), :model_dim][run], q[run])
     assert not steps.q[: len(flat), model_dim:][run].any()
     u = hidden_inputs(q, factor, feeds["w1"], feeds["s1"], feeds["b1"])
+    multiplied = hidden_inputs(q, factor, feeds["v1"], feeds["t1"], feeds["c1"]) if signature.glu else np.ones_like(u)
     sums = np.zeros((len(flat), model_dim), np.int64)
     for learner in range(n):
         runs = np.flatnonzero(in_order > learner)
         part = slice(learner * steps.hidden.shape[2], (learner + 1) * steps.hidden.shape[2])
         qh = steps.hidden[runs, learner]
         scales = feeds["h_mult"][learner], feeds["h_zero"][learner]
-        assert_rounded(qh, u[runs, part], signature.activation, *scales, on_gpu=on_gpu)
+        assert_rounded(qh, u[runs, part], multiplied[runs, part], signature.activation, *scales, on_gpu=on_gpu)
         sums[runs] += qh.astype(np.int64) @ feeds["w2"][part].astype(np.int64)
     y = np.empty((len(flat), model_dim), feeds["x"].dtype)
     y[steps.order] = (sums.astype(np.float32) * feeds["s2"] + feeds["b2"][in_order]).astype(feeds["x"].dtype)
@@ -205,12 +220,21 @@ def assert_exact_steps(steps: Steps, feeds: Feeds, signature: QuantizedSignature
 
 
 def assert_rounded(
-    qh: Array, u: Array, activation: str, h_mult: np.float32, h_zero: np.int8, *, on_gpu: bool = False
+    qh: Array,
+    u: Array,
+    multiplied: Array,
+    activation: str,
+    h_mult: np.float32,
+    h_zero: np.int8,
+    *,
+    on_gpu: bool = False,
 ) -> None:
-    """Assert that qh is the rounded activation of some value within the activation's error of ``act(u)``."""
+    """Assert that qh is a rounded value within the errors of the kernel of ``act(u) * multiplied``."""
     active = activate(activation, u)
     error = 0 if activation in ("relu", "identity") else ACTIVATION_ERROR + 1e-5 * np.abs(active)
     error = error + (TANH_ERROR if on_gpu else 1e-6) * np.abs(u)  # u itself is a float32 product and sum
+    error = error * np.abs(multiplied) + 1e-6 * np.abs(active) * (multiplied != 1) * (1 + np.abs(multiplied))
+    active = active * multiplied
     zero = int(h_zero)
     low, high = (
         np.clip(np.rint((active + sign * error) * h_mult.astype(np.float64)) + zero, -128, 127) for sign in (-1, 1)
@@ -239,7 +263,10 @@ def exact_y(feeds: Feeds, signature: QuantizedSignature) -> Array:
     q, factor = quantize_tokens(feeds["x"], feeds["x_mult"], signature)
     u = hidden_inputs(q, factor, feeds["w1"], feeds["s1"], feeds["b1"])
     n = signature.num_learners
-    active = activate(signature.activation, u).astype(np.float32).reshape(*u.shape[:-1], n, -1)
+    active = activate(signature.activation, u)
+    if signature.glu:
+        active = active * hidden_inputs(q, factor, feeds["v1"], feeds["t1"], feeds["c1"])
+    active = active.astype(np.float32).reshape(*u.shape[:-1], n, -1)
     scaled = np.rint(active * feeds["h_mult"][:, None]) + feeds["h_zero"][:, None].astype(np.float32)
     runs = np.arange(n) < counts[..., None]
     qh = np.clip(scaled, -128, 127).astype(np.int64) * runs[..., None]

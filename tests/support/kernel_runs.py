@@ -15,7 +15,7 @@ import ml_dtypes
 import numpy as np
 import torch
 
-from acm_export.op import ACTIVATIONS, INPUTS, Signature
+from acm_export.op import ACTIVATIONS, Signature
 from acm_export.plugins.kernels import grids
 from acm_export.plugins.kernels.plan import Problem
 
@@ -85,12 +85,12 @@ def operator(
     """
     from acm_export.plugins.kernels import launch, plan
 
-    tensors = [tensor(feeds[name]) for name in INPUTS]
+    tensors = {name: tensor(feeds[name]) for name in signature.inputs}
     if strided:
-        tensors[0] = tensors[0].repeat_interleave(2, -1)[..., ::2]
+        tensors["x"] = tensors["x"].repeat_interleave(2, -1)[..., ::2]
     limits = {"HIDDEN_LIMIT": hidden_limit or plan.HIDDEN_LIMIT, "ROUTING_BLOCKS": routing_blocks}
     with patch.multiple(plan, **limits), telltale_memory():
-        y, counts = launch.gated_learners(*tensors, signature, allow_tf32=allow_tf32, entry=entry)
+        y, counts = launch.gated_learners(**tensors, signature=signature, allow_tf32=allow_tf32, entry=entry)
     return array(y), array(counts)
 
 
@@ -140,8 +140,10 @@ def hidden_values(
     from acm_export.plugins.kernels import launch, plan, up
 
     n, width = signature.num_learners, feeds["w1"].shape[1] // signature.num_learners
-    problem = Problem(len(counts), feeds["x"].shape[-1], width, n, signature.min_learners, feeds["x"].itemsize)
-    x, w1, b1 = (tensor(feeds[name]) for name in ("x", "w1", "b1"))
+    sizes = (len(counts), feeds["x"].shape[-1], width, n, signature.min_learners, feeds["x"].itemsize)
+    problem = Problem(*sizes, signature.glu)
+    x, w1, b1, v1, c1 = (tensor(feeds[name]) if name in feeds else None for name in ("x", "w1", "b1", "v1", "c1"))
+    assert x is not None
     order = torch.from_numpy(np.argsort(-counts, kind="stable").astype(np.int32))
     reach = torch.tensor([int((counts >= k).sum()) for k in range(n + 1)], dtype=torch.int32)
     padded, high = -(-width // 16) * 16, -(-rows // plan.ROWS) * plan.ROWS
@@ -154,6 +156,8 @@ def hidden_values(
             reach,
             w1,
             b1,
+            v1,
+            c1,
             hidden,
             first,
             rows,
@@ -165,7 +169,7 @@ def hidden_values(
             EVEN=even,
             PRECISION="ieee",
             ACTIVATION_PRECISION=0,
-            **launch.tile_constants(entry.up),
+            **launch.tile_constants(entry.up_for(problem)),
         )
     return array(hidden)[:, :, :width]
 
@@ -215,7 +219,8 @@ def beyond_32_bits() -> tuple[Array, Array] | None:
     hidden = torch.empty(rows, 16, dtype=torch.float16)
     tile = {"BLOCK_M": rows, "BLOCK_N": 16, "BLOCK_K": 16, "GROUP": 1, "EVEN": True, "PRECISION": "ieee"}
     sizes = (0, rows, width, 16, 1)
-    up.up[(1,)](x, order, reach, w1, b1, hidden, *sizes, ACTIVATIONS.index("identity"), ACTIVATION_PRECISION=0, **tile)
+    numbers = (*sizes, ACTIVATIONS.index("identity"))
+    up.up[(1,)](x, order, reach, w1, b1, None, None, hidden, *numbers, ACTIVATION_PRECISION=0, **tile)
     down.down[(1,)](hidden, order, counts, reach, w2, b2, y, *sizes, **tile)
     return y[-rows:, :16].numpy().copy(), np.repeat(last[:, None].numpy(), 16, axis=1)
 

@@ -25,7 +25,7 @@ _MODULES = {
     "down_int8": "down_int8",
     "down_split_int8": "down_int8",
 }
-_INT8 = ("q", "w1_t", "h_zero", "hidden", "w2_t")
+_INT8 = ("q", "w1_t", "v1_t", "h_zero", "hidden", "w2_t")
 _INT32 = ("counts", "order", "reach", "histograms", "arrivals", "partial")
 _UNWRITTEN = 0xFF
 
@@ -59,7 +59,8 @@ def replay(launches: Sequence[Launch], inputs: dict[str, bytes], sizes: dict[str
         given = dict(constants[kernel.kernel, kernel.dtype, kernel.entry, kernel.even, kernel.activation])
         if "ACTIVATION_PRECISION" in given:
             given["ACTIVATION_PRECISION"] = 1  # the interpreter has no instructions of the hardware
-        function = getattr(import_module(f"acm_export.plugins.kernels.{_MODULES[kernel.kernel]}"), kernel.kernel)
+        name = kernel.kernel.removesuffix("_glu")
+        function = getattr(import_module(f"acm_export.plugins.kernels.{_MODULES[name]}"), name)
         arguments = {name: argument(name, value) for name, value in launch.arguments.items()}
         with np.errstate(over="ignore", invalid="ignore"):
             function[launch.grid](**arguments, **given)

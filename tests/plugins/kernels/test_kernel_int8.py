@@ -44,7 +44,7 @@ SMALL_UP, SMALL_DOWN = Tile(32, 16, 64, 4, 2), Tile(16, 16, 64, 4, 2)
 
 def small(split: int) -> Entry:
     """A table entry with small tiles."""
-    return Entry(("sm_80",), "int8", 1, None, SMALL_UP, SMALL_DOWN, split, "for tests")
+    return Entry(("sm_80",), "int8", 1, None, SMALL_UP, SMALL_DOWN, split, "for tests", glu=SMALL_UP)
 
 
 PATHS = pytest.mark.parametrize("entry", [small(0), small(1), small(2)], ids=["whole", "split", "slices"])

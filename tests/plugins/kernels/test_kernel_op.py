@@ -34,7 +34,7 @@ SMALL_UP, SMALL_DOWN = Tile(32, 16, 16, 4, 2), Tile(16, 16, 16, 4, 2)
 
 def small(split: int) -> Entry:
     """A table entry with small tiles."""
-    return Entry(("sm_80",), "half", 1, None, SMALL_UP, SMALL_DOWN, split, "for tests")
+    return Entry(("sm_80",), "half", 1, None, SMALL_UP, SMALL_DOWN, split, "for tests", glu=SMALL_UP)
 
 
 @st.composite

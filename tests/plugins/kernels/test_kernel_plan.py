@@ -26,9 +26,8 @@ MIB = 1 << 20
 def problems(draw: st.DrawFn) -> Problem:
     """Shapes that the kernels must run."""
     n = draw(st.sampled_from([1, 2, 4, 8, 31, 64]))
-    return Problem(
-        draw(TOKENS), draw(WIDTHS), draw(WIDTHS), n, draw(st.integers(0, n)), draw(st.sampled_from([1, 2, 4]))
-    )
+    sizes = (draw(TOKENS), draw(WIDTHS), draw(WIDTHS), n, draw(st.integers(0, n)), draw(st.sampled_from([1, 2, 4])))
+    return Problem(*sizes, draw(st.booleans()))
 
 
 @given(problems())
@@ -105,11 +104,12 @@ def test_blocks_that_quantise_cover_every_row_and_padded_column(problem: Problem
 
 @given(problems(), ENTRIES)
 def test_grids_cover_every_row_column_and_learner(problem: Problem, entry: Any) -> None:
+    problem = replace(problem, glu=problem.glu and entry.glu is not None)
     rows = problem.chunk_rows - 1
     up_tiles = up_grid(problem, entry, rows) / problem.num_learners
     down_tiles = down_grid(problem, entry, rows)
     for tiles, tile, width in (
-        (up_tiles, entry.up, problem.hidden_dim),
+        (up_tiles, entry.glu if problem.glu else entry.up, problem.hidden_dim),
         (down_tiles, entry.down, problem.model_dim),
     ):
         across = next(n for n in range(1, width + 1) if n * tile.block_n >= width)
@@ -119,9 +119,10 @@ def test_grids_cover_every_row_column_and_learner(problem: Problem, entry: Any) 
 
 @given(problems(), ENTRIES)
 def test_tiles_without_masks_end_where_the_matrices_end(problem: Problem, entry: Any) -> None:
+    problem = replace(problem, glu=problem.glu and entry.glu is not None)
     up, down = even(problem, entry)
-    d, h = problem.model_dim, problem.hidden_dim
-    assert up == (d % entry.up.block_k == h % entry.up.block_n == 0)
+    d, h, tile = problem.model_dim, problem.hidden_dim, entry.glu if problem.glu else entry.up
+    assert up == (d % tile.block_k == h % tile.block_n == 0)
     assert down == (h % entry.down.block_k == d % entry.down.block_n == 0)
     if down:
         assert h % 16 == 0  # else the learners do not lie side by side in the workspace
@@ -202,6 +203,7 @@ def test_the_first_entry_that_fits_is_selected(
         and problem.model_dim % entry.alignment == 0
         and problem.hidden_dim % entry.alignment == 0
         and (packed or entry.language == "triton")
+        and (entry.glu is not None or not problem.glu)
         and (entry.language == "triton" or problem.tokens * problem.model_dim < CUDA_VALUES)
         and (entry.max_tokens is None or problem.tokens <= entry.max_tokens)
         and (entry.split == 0 or problem.splits(entry.split))
@@ -242,6 +244,11 @@ def test_every_entry_meets_the_assumptions_of_chunks_and_sums() -> None:
     for entry in entries():
         assert plan.ROWS % entry.up.block_m == 0
         assert entry.up.block_m % entry.down.block_m == 0
+        assert (entry.glu is None) == (entry.language == "cuda")
+        if entry.glu:
+            assert plan.ROWS % entry.glu.block_m == 0
+            assert entry.glu.block_m % entry.down.block_m == 0
+            assert entry.glu_reason
         assert 0 <= entry.split <= plan.MAX_SPLIT
         assert entry.alignment == 1 or entry.alignment % 16 == 0
         assert entry.language in ("triton", "cuda")
@@ -278,6 +285,10 @@ def test_a_table_survives_a_round_trip() -> None:
         (broken(colour="red"), "tile table is broken.*colour"),
         ({"schema": SCHEMA}, "tile table is broken.*entries"),
         (broken(down={"block_m": 48, "block_n": 64, "block_k": 32, "warps": 4, "stages": 3}), "48 .*64"),
+        (
+            broken(glu={"block_m": 32, "block_n": 64, "block_k": 32, "warps": 4, "stages": 3}),
+            "down.block_m = 64 does not divide glu.block_m = 32",
+        ),
     ],
 )
 def test_a_broken_table_error_names_the_fault(table: Any, message: str) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import TYPE_CHECKING
 
 import pytest
@@ -44,6 +45,7 @@ def problems(draw: st.DrawFn, sizes: st.SearchStrategy[int] = SIZES) -> Problem:
         num_learners,
         draw(st.integers(0, num_learners)),
         draw(st.sampled_from([1, 2, 4])),
+        draw(st.booleans()),
     )
 
 
@@ -110,6 +112,7 @@ def test_grids_agree(core: Core, problem: Problem, data: st.DataObject) -> None:
     index = data.draw(st.integers(0, len(entries()) - 1))
     rows = data.draw(st.one_of(st.integers(1, problem.chunk_rows), HUGE_SIZES))
     entry = entries()[index]
+    problem = replace(problem, glu=problem.glu and entry.glu is not None)
     expected = (grids.up_grid(problem, entry, rows), grids.down_grid(problem, entry, rows), *grids.even(problem, entry))
     assert core.grids(problem, index, rows) == (expected if max(expected) <= MAX_SIZE else None)
 

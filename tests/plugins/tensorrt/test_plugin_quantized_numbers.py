@@ -8,7 +8,7 @@ import pytest
 from kernel_int8 import exact_int8_inputs, exact_y
 from kernel_processes import interpreted
 from op_model import logits_of
-from plugin_core import Core, Driver, QuantizedCase
+from plugin_core import Core, Driver, QuantizedCase, QuantizedGluCase
 from plugin_packed import packed
 from plugin_replay import replay
 
@@ -27,11 +27,13 @@ DTYPES = {"float32": np.float32, "float16": np.float16, "bfloat16": ml_dtypes.bf
         QuantizedCase(leading=(40,), model_dim=50, hidden_dim=37, num_learners=3, min_learners=1, activation="relu"),
         QuantizedCase(leading=(90,), model_dim=80, hidden_dim=32, activation="identity", dtype="bfloat16"),
         QuantizedCase(leading=(7,), model_dim=33, hidden_dim=5, num_learners=1, activation="identity", dtype="float32"),
+        QuantizedGluCase(leading=(3, 4), model_dim=64, hidden_dim=48, num_learners=3, activation="relu"),
+        QuantizedGluCase(leading=(90,), model_dim=33, hidden_dim=21, num_learners=2, activation="identity"),
     ],
     ids=str,
 )
 def test_the_launches_compute_the_operator_from_packed_weights(core: Core, driver: Driver, case: QuantizedCase) -> None:
-    signature = QuantizedSignature(case.num_learners, case.min_learners, case.activation)
+    signature = QuantizedSignature(case.num_learners, case.min_learners, case.activation, glu=case.glu)
     sizes, rng = (case.leading, case.model_dim, case.hidden_dim), np.random.default_rng(0)
     feeds = exact_int8_inputs(rng, *sizes, signature, DTYPES[case.dtype])
     tokens = np.arange(case.problem.tokens)
