@@ -53,7 +53,7 @@ def acmize(
         output: Checkpoint folder to create; an existing folder is replaced only if it contains nothing but an earlier
             result.
         eval_data: Data for the quality curve; by default one in five samples of ``data`` is held out.
-        processor: Folder or file with the settings of the image processor, if ``model`` has none.
+        processor: Folder or file of the tokenizer or processor, if ``model`` has none.
         task: ``classification``, ``ctc``, ``distil`` (no labels), or a loss as ``module:function``; by default the
             task of the architecture.
         sites: Modules to replace: ``ffn``, ``qkvo``, ``q_proj``, or patterns, separated by commas.
