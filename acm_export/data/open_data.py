@@ -14,7 +14,7 @@ from acm_export.base.errors import UsageError
 from acm_export.base.file_kinds import NPZ, file_kind
 from acm_export.base.files import check_input
 from acm_export.base.optional import require
-from acm_export.data.audio import SOUND_SUFFIXES, AudioFolder
+from acm_export.data.audio import SOUND, SOUND_SUFFIXES, AudioFolder
 from acm_export.data.checks import missing_inputs
 from acm_export.data.collate import CLASS, LABELS
 from acm_export.data.columns import Columns
