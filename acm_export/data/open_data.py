@@ -123,9 +123,10 @@ def _open_reader(data: Data, columns: Columns, option: str, limit: int | None) -
 
 def _texts(path: Path, columns: Columns, limit: int | None) -> Reader:
     if IDS not in columns.names:
+        kinds = [kind for name, kind in ((PIXELS, "images"), (SOUND, "sounds")) if name in columns.names]
         raise UsageError(
             f"{path} is a text file; the model takes {', '.join(columns.names)}",
-            "text is for models that take input_ids",
+            f"give a folder of {kinds[0]}" if kinds else f"text is for models that take {IDS}",
         )
     return SequenceRows(str(path), columns.tokenized(read_texts(path, limit), str(path)), columns)
 
