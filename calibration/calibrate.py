@@ -64,7 +64,7 @@ def calibrate(
         latency_file: Result of ``acm-export latency`` for this file (JSON).
         solver: One of :data:`acm_export.calibration.run.SOLVERS`.
         budget_input: Give the graph an input ``budget``.
-        processor: Folder or file of the image processor's settings, if they are not next to the data or the model.
+        processor: Folder or file of the tokenizer or processor; by default that of the model.
         samples: Largest number of samples; the first ones are used. None for all.
         probe_samples: Number of samples with which the solver ``sensitivity`` probes each learner.
         batch: Batch size.

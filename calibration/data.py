@@ -110,8 +110,9 @@ def _unpadded(sample: Arrays) -> Arrays:
     """A sample without the padding of its batch, so that its hash does not depend on the samples beside it."""
     mask, labels = sample.get(MASK), sample.get(LABELS)
     if mask is not None and mask.ndim == 1:
-        used = int(np.flatnonzero(mask).max(initial=-1)) + 1
-        sample = {name: array[:used] if array.shape == mask.shape else array for name, array in sample.items()}
+        marked = np.flatnonzero(mask)
+        used = slice(int(marked.min(initial=len(mask))), int(marked.max(initial=-1)) + 1)
+        sample = {name: array[used] if array.shape == mask.shape else array for name, array in sample.items()}
     if labels is not None and labels.ndim == 1:
         sample[LABELS] = labels[: int(np.flatnonzero(labels != NO_LABEL).max(initial=-1)) + 1]
     return sample

@@ -7,7 +7,17 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from acm_export.cli.common import DATA, PART, need_export_packages, numbers, progress, verb, write_json, write_table
+from acm_export.cli.common import (
+    DATA,
+    PART,
+    PROCESSOR,
+    need_export_packages,
+    numbers,
+    progress,
+    verb,
+    write_json,
+    write_table,
+)
 
 if TYPE_CHECKING:
     from acm_export.distillation.plan import AcmizePlan
@@ -35,7 +45,7 @@ def _three_counts(context: click.Context, parameter: click.Parameter, value: str
 @click.option("--data", help=f"Training data: {DATA}.")
 @click.option("-o", "--output", type=click.Path(path_type=Path, file_okay=False), help="Checkpoint folder to write.")
 @click.option("--eval-data", help="Data for the quality curve, as --data; by default one held-out sample in five.")
-@click.option("--processor", type=click.Path(path_type=Path), help="Folder with preprocessor_config.json, for images.")
+@click.option("--processor", type=click.Path(path_type=Path), help=PROCESSOR)
 @click.option("--task", metavar="T", help="classification, ctc, distil (no labels), or MODULE:FUNCTION, a loss.")
 @click.option("--part", metavar="NAME", help=PART)
 @click.option(

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from acm_export.cli.common import DATA, progress, verb, write_json
+from acm_export.cli.common import DATA, PROCESSOR, progress, verb, write_json
 
 if TYPE_CHECKING:
     from acm_export.engine.engine import EngineResult
@@ -46,7 +46,7 @@ _FOLDER = click.Path(path_type=Path, file_okay=False, exists=True)
 @click.option("--cuda-root", type=_FOLDER, help="CUDA folder to compile the plugin with; by default the usual places.")
 @click.option("--tactic-sources", metavar="S,...", help="Changes to the default tactic sources, as in -CUDNN,+CUBLAS.")
 @click.option("--data", help=f"Samples for the comparison: {DATA}. [default: random inputs]")
-@click.option("--processor", type=click.Path(path_type=Path), help="Folder with preprocessor_config.json, for images.")
+@click.option("--processor", type=click.Path(path_type=Path), help=PROCESSOR)
 @click.option("--no-check", is_flag=True, help="Do not compare the engine with the portable file.")
 @click.option("--save-onnx", type=_FILE, metavar="FILE", help="Write the model that TensorRT parses, for trtexec.")
 @click.option("--dry-run", is_flag=True, help="Show what would be built; TensorRT need not be installed.")

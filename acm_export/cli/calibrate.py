@@ -6,7 +6,7 @@ from pathlib import Path
 
 import click
 
-from acm_export.cli.common import DATA, numbers, progress, verb, write_json, write_table
+from acm_export.cli.common import DATA, PROCESSOR, numbers, progress, verb, write_json, write_table
 
 
 @click.command(short_help="Find gate thresholds for any budget and write them to a file.")
@@ -30,7 +30,7 @@ from acm_export.cli.common import DATA, numbers, progress, verb, write_json, wri
 )
 @click.option("--budget-input", is_flag=True, help="Make the budget an input of the graph, set in every call.")
 @click.option("--report", type=click.Path(path_type=Path, dir_okay=False), help="Write a report to this HTML file.")
-@click.option("--processor", type=click.Path(path_type=Path), help="Folder with preprocessor_config.json, for images.")
+@click.option("--processor", type=click.Path(path_type=Path), help=PROCESSOR)
 @click.option("--samples", type=click.IntRange(1), help="Largest number of samples; the first ones are used.")
 @click.option(
     "--probe-samples", type=click.IntRange(1), default=256, show_default=True, help="Samples for probing learners."

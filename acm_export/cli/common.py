@@ -23,11 +23,14 @@ if TYPE_CHECKING:
     from acm_export.base.json_fields import JsonObject
     from acm_export.base.progress import Progress
 
-DATA = "an .npz file, a folder of images, sounds or a dataset, or MODULE:FUNCTION"
+DATA = "an .npz or text file, a folder of images, sounds or a dataset, or MODULE:FUNCTION"
 """What ``--data`` takes, for the help of every verb that has it."""
 
 PART = "Part of the model: whole, encoder, decoder, vision or text. [default: whole; encoder of Whisper]"
 """What ``--part`` names, for the help of every verb that has it."""
+
+PROCESSOR = "Folder of the tokenizer or processor. [default: that of the model]"
+"""The help of ``--processor``, for every verb that has it."""
 
 
 def verb(function: Callable[..., None]) -> Callable[..., None]:

@@ -101,6 +101,8 @@ def export(
     if result.report:
         _show(result.report)
     click.echo(f"{result.path}: {layers} ACM layers, {dtype}, target {target}, {result.size / 1e6:.1f} MB")
+    if result.processor_path is not None and result.manifest.processor is not None:
+        click.echo(f"{result.processor_path}: {', '.join(result.manifest.processor.files)}")
 
 
 def _show(report: VerificationReport) -> None:

@@ -13,7 +13,7 @@ import click
 
 from acm_export.base.durations import parse_duration
 from acm_export.base.errors import UsageError
-from acm_export.cli.common import DATA, need_export_packages, numbers, verb, warn, write_json, write_table
+from acm_export.cli.common import DATA, PROCESSOR, need_export_packages, numbers, verb, warn, write_json, write_table
 
 if TYPE_CHECKING:
     from acm_export.timing.result import LatencyResult
@@ -62,7 +62,7 @@ def _percentiles(context: click.Context, parameter: click.Parameter, values: tup
     help="Also time an int8 version of --baseline, quantised with the options of MODEL; needs --data if static.",
 )
 @click.option("--data", help=f"Real inputs: {DATA}. [default: random inputs]")
-@click.option("--processor", type=_PATH, help="Folder with preprocessor_config.json, for images.")
+@click.option("--processor", type=_PATH, help=PROCESSOR)
 @click.option("--batch", callback=_batches, default="1", show_default=True, metavar="N,...", help="Batch sizes.")
 @click.option(
     "--duration",

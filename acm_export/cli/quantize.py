@@ -6,7 +6,7 @@ from pathlib import Path
 
 import click
 
-from acm_export.cli.common import DATA, progress, verb, write_json, write_table
+from acm_export.cli.common import DATA, PROCESSOR, progress, verb, write_json, write_table
 
 
 @click.command(short_help="Write an int8 version of a file.")
@@ -37,7 +37,7 @@ from acm_export.cli.common import DATA, progress, verb, write_json, write_table
     show_default=True,
     help="SmoothQuant's alpha: how much of the range of activations moves into the weights; 0 for none.",
 )
-@click.option("--processor", type=click.Path(path_type=Path), help="Folder with preprocessor_config.json, for images.")
+@click.option("--processor", type=click.Path(path_type=Path), help=PROCESSOR)
 @click.option(
     "--samples",
     type=click.IntRange(1),

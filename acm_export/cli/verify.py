@@ -6,7 +6,7 @@ from pathlib import Path
 
 import click
 
-from acm_export.cli.common import DATA, PART, need_export_packages, verb, write_json, write_table
+from acm_export.cli.common import DATA, PART, PROCESSOR, need_export_packages, verb, write_json, write_table
 
 
 @click.command(short_help="Compare an ONNX file with its checkpoint.")
@@ -15,7 +15,7 @@ from acm_export.cli.common import DATA, PART, need_export_packages, verb, write_
     "--checkpoint", type=click.Path(path_type=Path), required=True, help="Folder that the file was exported from."
 )
 @click.option("--data", help=f"Samples to run: {DATA}. [default: random inputs]")
-@click.option("--processor", type=click.Path(path_type=Path), help="Folder with preprocessor_config.json, for images.")
+@click.option("--processor", type=click.Path(path_type=Path), help=PROCESSOR)
 @click.option(
     "--samples",
     type=click.IntRange(1),

@@ -141,7 +141,7 @@ def find_settings(processor: Path | None, *folders: Path) -> Path:
                 return folder / name
     raise UsageError(
         f"there is no {SETTINGS} in {' or '.join(map(str, folders))}",
-        "name the checkpoint's folder with --processor",
+        "name its folder with --processor: that of the checkpoint, or the .processor folder that export wrote",
     )
 
 

@@ -14,7 +14,7 @@ from acm_export.base.errors import UsageError
 from acm_export.base.file_kinds import NPZ, file_kind
 from acm_export.base.files import check_input
 from acm_export.base.optional import require
-from acm_export.data.audio import SOUND_SUFFIXES, AudioFolder
+from acm_export.data.audio import SOUND, SOUND_SUFFIXES, AudioFolder
 from acm_export.data.checks import missing_inputs
 from acm_export.data.collate import CLASS, LABELS
 from acm_export.data.columns import Columns
@@ -123,9 +123,10 @@ def _open_reader(data: Data, columns: Columns, option: str, limit: int | None) -
 
 def _texts(path: Path, columns: Columns, limit: int | None) -> Reader:
     if IDS not in columns.names:
+        kinds = [kind for name, kind in ((PIXELS, "images"), (SOUND, "sounds")) if name in columns.names]
         raise UsageError(
             f"{path} is a text file; the model takes {', '.join(columns.names)}",
-            "text is for models that take input_ids",
+            f"give a folder of {kinds[0]}" if kinds else f"text is for models that take {IDS}",
         )
     return SequenceRows(str(path), columns.tokenized(read_texts(path, limit), str(path)), columns)
 

@@ -122,7 +122,7 @@ def find_tokenizer(processor: Path | None, model_folder: Path) -> Path:
     listed = f"{', '.join(TOKENIZER_SOURCES[:4])} or another"
     raise UsageError(
         f"there is no tokenizer in {folder} ({listed}), which turns text into {IDS}",
-        "name the folder of the model's tokenizer with --processor, such as that of its checkpoint",
+        "name its folder with --processor: that of the checkpoint, or the .processor folder that export wrote",
     )
 
 

@@ -72,7 +72,7 @@ def acmize(  # type: ignore[misc]  # the overloads show what distinguishes them,
         loss: Loss of phase 3, ``loss(output, batch, teacher_output)``: a function of the model's output, the batch
             (inputs and ``labels`` by name) and the dense model's output that returns a scalar tensor.
         eval_data: Data for the quality curve; by default one in five samples of ``data`` is held out.
-        processor: Folder or file with the settings of the image processor, if ``model`` has none.
+        processor: Folder or file of the tokenizer or processor, if ``model`` has none.
         task: ``classification``, ``ctc``, ``distil`` (no labels), or a loss as ``module:function``; by default the
             task of the architecture.
         part: Part of the model to replace modules in, as for :func:`acm_export.checkpoints.load_checkpoint`.

@@ -94,7 +94,7 @@ def open_training_data(
         task: Training task; if it needs no labels, sounds need no transcripts.
         data: Training data, in any form that :func:`open_data` takes.
         eval_data: Data for the quality curve; None to hold out one in five samples of ``data``.
-        processor: Folder or file with the settings of the image or sound processor, if the teacher has none.
+        processor: Folder or file of the tokenizer or processor, if the teacher has none.
 
     Raises:
         UsageError: The data cannot be read, or does not fit the model or its task.

@@ -107,7 +107,7 @@ def build_engine(
         cuda_root: Folder of CUDA, to compile the plugin with; by default the usual places are searched.
         tactic_sources: Changes to the builder's default tactic sources, as in ``-CUDNN,+CUBLAS``.
         data: Samples for the comparison, as for :func:`acm_export.verify`; by default random inputs.
-        processor: Folder with preprocessor_config.json, for image data.
+        processor: Folder of the tokenizer or processor; by default that of the model.
         check: Whether to compare the engine with the portable file.
         save_onnx: File to write with the model that TensorRT parses, for trtexec.
         dry_run: Only plan; nothing is built, and TensorRT need not be installed.

@@ -55,7 +55,7 @@ def check_options(runtime: str, output: Path, given: Mapping[str, object], *, ch
         _check_rtx(given)
         return
     if given["--processor"] is not None and given["--data"] is None:
-        raise UsageError("--processor has no effect without --data", "give images with --data")
+        raise UsageError("--processor has no effect without --data", "give samples with --data")
     if isinstance(plugin := given["--plugin"], Path):
         check_input(plugin, hint="acm-export plugin-path prints the prebuilt one, acm-export build-plugin compiles one")
     if given["--data"] is not None and not check:

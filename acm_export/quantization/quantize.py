@@ -50,7 +50,7 @@ def quantize(
         output: Path of the int8 file; may be that of ``model``.
         data: Samples, as :func:`acm_export.data.open_data.open_data` takes them; one in five is held out to compare
             the files. Required unless activations are dynamic.
-        processor: Folder or file of the image processor's settings, if they are not next to the data or the model.
+        processor: Folder or file of the tokenizer or processor; by default that of the model.
         samples: Number of samples that set the scales, spread evenly over the data; the budget table of a calibrated
             file is measured on all data.
         batch: Largest batch size.

@@ -103,7 +103,7 @@ class QuantizationRun:
 
         Args:
             data: Samples.
-            processor: Folder or file of the image processor's settings.
+            processor: Folder or file of the tokenizer or processor; by default that of the model.
 
         Raises:
             UsageError: The data do not fit the model.

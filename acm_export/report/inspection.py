@@ -31,6 +31,8 @@ def describe(summary: FileSummary) -> Iterator[str]:
         yield f"{title:<9} " + ", ".join(f"{name} {shape}" for name, shape in values.items())
     for name in summary.data_files:
         yield f"data      {name}"
+    if manifest.processor is not None and manifest.processor.files:
+        yield f"processor {manifest.processor.folder}: {', '.join(manifest.processor.files)}"
     shape = ", ".join(f"{name} {dims}" for name, dims in manifest.example_inputs.items())
     most, least = (f"{manifest.model_flops(budget) / 1e6:.4g} M" for budget in (1, manifest.least_budget))
     if not manifest.layers:

@@ -51,8 +51,7 @@ def length_table(result: LatencyResult) -> Table | None:
     if not shown:
         return None
     runs = [result.runs[index] for index in shown]
-    columns = _run_columns(runs)
-    del columns["routing"]
+    columns = {name: cells for name, cells in _run_columns(runs).items() if name != "routing"}
     columns["requests"] = ["" if r.lengths is None else str(r.lengths.requests) for r in runs]
     columns["target β"] = ["" if r.budget_requested is None else f"{r.budget_requested:.3g}" for r in runs]
     columns["β"] = ["" if r.budget_measured is None else f"{r.budget_measured:.3f}" for r in runs]
@@ -130,7 +129,8 @@ def _run_columns(runs: Sequence[RunResult]) -> dict[str, Sequence[str]]:
     batches = ["" if run.batch is None else str(run.batch) for run in runs]
     axis = next((run.lengths.axis for run in runs if run.lengths is not None), "length")
     lengths = ["" if run.lengths is None else str(run.lengths).removesuffix(f" {axis}") for run in runs]
-    return {"batch": batches, axis: lengths, "routing": [run.routing for run in runs]}
+    shown = {axis: lengths} if len(set(lengths)) > 1 else {}
+    return {"batch": batches, **shown, "routing": [run.routing for run in runs]}
 
 
 def _table(title: str, columns: dict[str, Sequence[str]]) -> Table:

@@ -10,6 +10,8 @@ from typing import TYPE_CHECKING, Any
 
 from acm_export.base.errors import UsageError
 from acm_export.base.files import sha256_of
+from acm_export.data.processor_files import processor_files
+from acm_export.onnx_file.file_data import processor_folder
 from acm_export.onnx_file.model_file import read_model
 from acm_export.timing.result import ModelFile
 
@@ -95,7 +97,9 @@ def _quantized(request: LatencyRequest, dense: Path, manifest: Manifest, output:
 
     done = manifest.quantization
     without_data = done is not None and not done.samples
-    data, processor = (None, None) if without_data else (request.data, request.processor)
+    folder = processor_folder(request.model, manifest)
+    processor = request.processor or (folder if processor_files(folder) else None)
+    data, processor = (None, None) if without_data else (request.data, processor)
     quantize(dense, output, data=data, processor=processor, **_options(manifest, dense))
     return ModelFile(f"{dense}, quantised to int8", sha256_of(output))
 

@@ -83,7 +83,7 @@ def latency(
         baseline_int8: Time an int8 version of the baseline too. It is quantised with the options of an int8 ``model``,
             or with the default options, and needs ``data`` unless activations are dynamic. For ONNX Runtime.
         data: Real inputs: a file, a folder or ``module:function``; by default random inputs.
-        processor: Folder with preprocessor_config.json, for images.
+        processor: Folder of the tokenizer or processor; by default that of the model.
         batch: Batch sizes.
         duration: Seconds of timed runs for each combination of batch size, budget and routing.
         runs: Number of timed runs of each stream, instead of ``duration``.

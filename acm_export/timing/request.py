@@ -34,7 +34,7 @@ class LatencyRequest:
         baseline: Path of the dense model that is timed between the blocks, or None.
         baseline_int8: Whether to time an int8 version of the baseline too.
         data: Real inputs, as :func:`acm_export.data.open_data.open_data` takes them; None for random inputs.
-        processor: Folder with preprocessor_config.json, for images.
+        processor: Folder of the tokenizer or processor; by default that of the model.
         duration: Seconds of timed runs, for each batch size, budget and routing.
         runs: Timed runs of each stream, instead of ``duration``; None if the duration decides.
         warm_up: Seconds of the warm-up; None to warm up until times are stable.
@@ -87,7 +87,7 @@ class LatencyRequest:
         if self.baseline_int8 and self.baseline is None:
             raise UsageError("--baseline-int8 has no effect without --baseline", "give the dense file with --baseline")
         if self.processor is not None and self.data is None:
-            raise UsageError("--processor has no effect without --data", "give images with --data")
+            raise UsageError("--processor has no effect without --data", "give samples with --data")
         if self.trtexec_times is None:
             return
         for option in fields(self):

@@ -41,7 +41,7 @@ def verify(
         checkpoint: Checkpoint folder, or a checkpoint from :func:`acm_export.checkpoints.load_checkpoint`, whose model
             is converted to float32.
         data: Samples in any form that :func:`acm_export.data.open_data.open_data` takes; by default random inputs.
-        processor: Folder or file with the settings of the image or sound processor, if ``checkpoint`` has none.
+        processor: Folder or file of the tokenizer or processor, if ``checkpoint`` has none.
         samples: Maximum number of samples to run.
         atol: Largest accepted absolute error; by default relative to the outputs.
         part: Part of the checkpoint that was exported, as for :func:`acm_export.checkpoints.load_checkpoint`.
@@ -80,7 +80,7 @@ def _inputs(
 ) -> dict[str, torch.Tensor]:
     if data is None:
         if processor is not None:
-            raise UsageError("--processor has no effect without --data", "give images with --data")
+            raise UsageError("--processor has no effect without --data", "give samples with --data")
         return example_inputs(checkpoint.interface, samples)
     dataset = open_data(
         data, checkpoint.interface.data_inputs(), model_folder=checkpoint.path, processor=processor, limit=samples

@@ -12,6 +12,7 @@ from tiny_tokenizers import SPECIAL, word_tokenizer, write_tokenizer, write_voca
 from tokenizers import Tokenizer, models, pre_tokenizers
 
 from acm_export.base.errors import AcmWarning, MissingDependencyError, UsageError
+from acm_export.calibration.data import CalibrationData
 from acm_export.data.batches import GraphInput
 from acm_export.data.open_data import open_data
 
@@ -75,7 +76,7 @@ def test_labels_are_names_of_the_models_classes(tmp_path: Path, model: Path) -> 
     assert [int(samples[i]["labels"]) for i in range(3)] == [1, 0, 1]
     other = opened(tmp_path / "t.csv", table, model, classes=("bad", "good"))
     assert [int(other[i]["labels"]) for i in range(3)] == [0, 1, 1]
-    with pytest.raises(UsageError, match="sample 1 of .* has the label 'ugly'; the model's classes are good, bad"):
+    with pytest.raises(UsageError, match=r"sample 1 of .* has the label 'ugly'; the model's classes are good, bad"):
         opened(tmp_path / "t.csv", "text,label\na,bad\nb,ugly\n", model)[1]
 
 
@@ -89,6 +90,15 @@ def test_padding_is_that_of_the_tokenizer(tmp_path: Path, side: str) -> None:
     assert batch.feeds["attention_mask"][0].tolist() == ([1, 1, 1, 0, 0] if side == "right" else [0, 0, 1, 1, 1])
     fixed = opened(tmp_path / "s.txt", "a\n", model, inputs=inputs(tokens=4))
     assert fixed[0]["input_ids"].tolist() == ([0, 5, 1, 3] if side == "right" else [3, 0, 5, 1])
+
+
+def test_the_digest_of_a_calibration_does_not_depend_on_the_side_of_the_padding(tmp_path: Path) -> None:
+    digests = set()
+    for side in ("right", "left"):
+        model = write_tokenizer(tmp_path / side, padding_side=side)
+        samples = opened(tmp_path / "s.txt", "a\na b c\nd e\n", model)
+        digests |= {CalibrationData(samples, batch_size=size).survey().sha256 for size in (1, 2, 3)}
+    assert len(digests) == 1
 
 
 @pytest.mark.parametrize(
@@ -107,7 +117,7 @@ def test_long_texts_are_truncated_and_counted(
     model = write_tokenizer(tmp_path / "model", **settings)
     with pytest.warns(AcmWarning, match=rf"2 of the 3 texts in .*s\.txt were truncated to {longest} tokens"):
         samples = opened(tmp_path / "s.txt", "a\na b c d e\ne d c b a\n", model, inputs=inputs(**limits))
-    assert samples[2]["input_ids"].tolist() == [2, 9, 8, 7, 6][: longest - 1] + [3]
+    assert samples[2]["input_ids"].tolist() == [*[2, 9, 8, 7, 6][: longest - 1], 3]
 
 
 def test_a_limit_of_sentence_transformers_counts(tmp_path: Path, model: Path) -> None:
@@ -198,7 +208,7 @@ def test_a_tokenizer_that_is_missing_or_broken_is_named(tmp_path: Path, model: P
 
 
 def test_a_text_without_tokens_is_named(tmp_path: Path) -> None:
-    bare = Tokenizer(models.WordLevel({"a": 0, "[UNK]": 1}, unk_token="[UNK]"))
+    bare = Tokenizer(models.WordLevel({"a": 0, "[UNK]": 1}, unk_token=SPECIAL[1]))
     bare.pre_tokenizer = pre_tokenizers.CharDelimiterSplit("-")
     model = write_tokenizer(tmp_path / "model", bare)
     with pytest.raises(UsageError, match=r"sample 1 of .*s\.txt has no tokens"):

@@ -18,11 +18,11 @@ def word_tokenizer(special: tuple[str, ...] = SPECIAL, first: int = 0) -> Tokeni
     """``[CLS] words [SEP]``, and ``[CLS] words [SEP] words [SEP]`` with types 0 and 1 for a pair.
 
     Args:
-        special: The five special tokens, in the order of their ids.
+        special: The five special tokens in the order of their ids.
         first: Id of the first token.
     """
     vocabulary = {word: first + number for number, word in enumerate((*special, *WORDS))}
-    tokenizer = Tokenizer(models.WordLevel(vocabulary, unk_token="[UNK]"))
+    tokenizer = Tokenizer(models.WordLevel(vocabulary, unk_token=SPECIAL[1]))
     tokenizer.pre_tokenizer = pre_tokenizers.Whitespace()
     tokenizer.post_processor = processors.TemplateProcessing(
         single="[CLS] $A [SEP]",
