@@ -170,8 +170,8 @@ def paper_models(
 ) -> Iterator[Any]:
     """Train with the paper's recipe, one model per budget; phases 1 and 2 do not depend on the budget and run once."""
     plan = make_plan(teacher.model, teacher.family, settings)
-    task = task_for(teacher.model, teacher.family, None, {})
-    inputs = teacher.family.data_inputs(teacher.model.config)
+    task = task_for(teacher.model, teacher.interface, None, {})
+    inputs = teacher.interface.data_inputs()
     dataset, collate = open_data(data, inputs, model_folder=teacher.path), Collate(inputs, task)
     dense: Any = teacher.model.eval().requires_grad_(requires_grad=False)
     torch.manual_seed(settings.seed)
@@ -180,7 +180,7 @@ def paper_models(
     sites = tuple(item.site for item in plan.replacements)
     layers = {item.site.place: student.get_submodule(item.site.place) for item in plan.replacements}
     first = ({"pixel_values": torch.from_numpy(b["pixel_values"])} for b in data.batches(32)[:_STATISTICS_BATCHES])
-    found = gather_statistics(dense, teacher.family, sites, first)
+    found = gather_statistics(dense, teacher.interface, sites, first)
     variances = {place: value.output_variance for place, value in found.items()}
     accelerator = Accelerator(cpu=True, dataloader_config=DataLoaderConfiguration(split_batches=True))
     with TemporaryDirectory(prefix="acm-export-example-") as name:
@@ -188,12 +188,12 @@ def paper_models(
             accelerator, settings, dataset, collate, student, Path(name) / "paper", Stages(), Throughput()
         )
         state = State("", variances, {})
-        with SiteRecorder(dense, teacher.family, sites) as recorder:
+        with SiteRecorder(dense, teacher.interface, sites) as recorder:
             trainer.run(LearnersPhase(layers, variances, recorder), state)
             trainer.run(GatesPhase(layers, recorder, None, plan.costs), state)
         for budget in budgets:
             own = copy.deepcopy(student)
-            whole = WholePhase(own, dense, teacher.family, task, plan.costs, budget, ThresholdTable())
+            whole = WholePhase(own, dense, teacher.interface, task, plan.costs, budget, ThresholdTable())
             trainer = replace(trainer, student=own, settings=replace(settings, budget=budget))
             trainer.run(whole, replace(state, phase=3, step=0, optimizer={}, scaler={}, history=[]))
             yield own.eval()

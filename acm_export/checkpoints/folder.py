@@ -35,7 +35,7 @@ from acm_export.checkpoints.dense import load_dense
 from acm_export.checkpoints.weights import INDEX, WEIGHTS, compare_shapes, find_weights, warn_about_values
 from acm_export.modules import ACMSpec, acm_layers
 from acm_export.op.precision import PRECISIONS
-from acm_export.surgery import ModelFamily, disable_ffn_chunking, family_of, install_acm_layers
+from acm_export.surgery import ModelFamily, ModelInterface, disable_ffn_chunking, family_of, install_acm_layers
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -69,6 +69,7 @@ class Checkpoint:
     Args:
         model: Model in evaluation mode, in its saved dtype.
         family: Family of the model.
+        interface: How to run the model.
         path: Checkpoint folder.
         sha256: Hex SHA-256 of its weights.
         source: Origin of the weights, from the ``acm`` section.
@@ -76,6 +77,7 @@ class Checkpoint:
 
     model: PreTrainedModel
     family: ModelFamily
+    interface: ModelInterface
     path: Path
     sha256: str
     source: JsonObject = field(default_factory=dict)
@@ -164,7 +166,8 @@ def load_checkpoint(folder: str | PathLike[str]) -> Checkpoint:
         model = _load_acm(weights, model_class, config, family, _read_section(section))
     warn_about_values(model.state_dict())
     source = section.get("source") if isinstance(section, dict) else None
-    return Checkpoint(model.eval(), family, folder, weights.sha256(), source if isinstance(source, dict) else {})
+    origin = source if isinstance(source, dict) else {}
+    return Checkpoint(model.eval(), family, family.interface(model), folder, weights.sha256(), origin)
 
 
 def _read_section(section: object) -> dict[str, ACMSpec]:

@@ -99,7 +99,7 @@ def open_training_data(
     Raises:
         UsageError: The data cannot be read, or does not fit the model or its task.
     """
-    inputs = teacher.family.data_inputs(teacher.model.config)
+    inputs = teacher.interface.data_inputs()
     opened = partial(
         open_data, inputs=inputs, model_folder=teacher.path, processor=processor, transcripts=task.needs_labels
     )
@@ -121,7 +121,7 @@ def _check_samples(samples: Dataset, collate: Collate, task: AnyTask, teacher: C
         batch = collate([some[index]])
         if isinstance(task, CTC):
             length = int(batch[MASK].sum()) if MASK in batch else batch[collate.inputs[0].name].shape[1]
-            task.check_length(batch[LABELS][0], teacher.family.tokens(teacher.model.config, length))
+            task.check_length(batch[LABELS][0], teacher.interface.tokens(length))
 
 
 def check_loss(model: PreTrainedModel, samples: Dataset, collate: Collate, task: AnyTask) -> None:

@@ -23,7 +23,7 @@ if TYPE_CHECKING:
 
     from acm_export.distillation.tasks import AnyTask
     from acm_export.modules import ACMLayer
-    from acm_export.surgery import ModelFamily
+    from acm_export.surgery import ModelInterface
 
 Arrays = dict[str, torch.Tensor]
 Thresholds = list[float] | Mapping[str, list[float]]
@@ -109,7 +109,7 @@ class Evaluation:
     Args:
         student: Model with ACM layers.
         teacher: Dense model.
-        family: Family of both models.
+        interface: How to run both models.
         task: Task that defines the quality.
         costs: FLOPs of one learner, by place, relative to their mean.
     """
@@ -118,11 +118,12 @@ class Evaluation:
         self,
         student: PreTrainedModel,
         teacher: PreTrainedModel,
-        family: ModelFamily,
+        interface: ModelInterface,
         task: AnyTask,
         costs: Mapping[str, float],
     ) -> None:
-        self._student, self._teacher, self._family, self._task, self._costs = student, teacher, family, task, costs
+        self._student, self._teacher, self._interface = student, teacher, interface
+        self._task, self._costs = task, costs
         self._table: ThresholdTable | None = None
 
     def curve(
@@ -188,7 +189,7 @@ class Evaluation:
         quality = weight = 0.0
         with (
             self._temporary_thresholds(thresholds),
-            PaddingListener(self._student, self._family) as padding,
+            PaddingListener(self._student, self._interface) as padding,
             gated(self._student, _CountingRunner(padding, self._costs)) as runner,
         ):
             for batch in batches():
@@ -215,7 +216,7 @@ class Evaluation:
     @torch.no_grad()
     def _dense_quality(self, batches: Callable[[], Iterable[Arrays]]) -> float:
         quality = weight = 0.0
-        with PaddingListener(self._teacher, self._family) as padding:
+        with PaddingListener(self._teacher, self._interface) as padding:
             for batch in batches():
                 output = self._teacher(**model_inputs(batch))
                 part, of = self._task.quality(output, batch, output, padding.valid)

@@ -120,10 +120,11 @@ def make_plan(model: PreTrainedModel, family: ModelFamily, settings: AcmizeSetti
     if (acm := next(acm_layers(model), None)) is not None:
         raise CheckpointError(f"{acm[0]} is already an ACM layer", "give the dense model that this one was made from")
     items = replacements_for(model, family, settings)
-    lengths = {"batch": 1, **family.lengths(model.config)}
+    interface = family.interface(model)
+    lengths = {"batch": 1, **interface.lengths}
     shapes = {
         spec.name: (tuple(lengths[d] if isinstance(d, str) else d for d in spec.shape), spec.dtype)
-        for spec in family.inputs(model.config)
+        for spec in interface.inputs
         if spec.name != "attention_mask"
     }
     inputs = {

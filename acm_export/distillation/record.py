@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     from transformers.utils import ModelOutput
     from typing_extensions import Self
 
-    from acm_export.surgery import ModelFamily, Site
+    from acm_export.surgery import ModelInterface, Site
 
 
 @dataclass(frozen=True)
@@ -40,13 +40,13 @@ class PaddingListener:
 
     Args:
         model: Model whose forward passes to observe.
-        family: Family of the model.
+        interface: How to run the model.
     """
 
-    def __init__(self, model: PreTrainedModel, family: ModelFamily) -> None:
+    def __init__(self, model: PreTrainedModel, interface: ModelInterface) -> None:
         self.valid: torch.Tensor | None = None
         """``[batch, tokens]`` of the last pass, False for padding; None if it had no mask."""
-        self._model, self._module = model, _masked_module(model, family)
+        self._model, self._module = model, _masked_module(model, interface)
 
     def __enter__(self) -> Self:
         self._stack = ExitStack()
@@ -77,16 +77,21 @@ class SiteRecorder:
 
     Args:
         model: Dense teacher.
-        family: Family of the model.
+        interface: How to run the model.
         sites: Sites to record.
         record_gradients: Add zeros to every output, so that their gradient is the gradient at the output.
     """
 
     def __init__(
-        self, model: PreTrainedModel, family: ModelFamily, sites: Sequence[Site], *, record_gradients: bool = False
+        self,
+        model: PreTrainedModel,
+        interface: ModelInterface,
+        sites: Sequence[Site],
+        *,
+        record_gradients: bool = False,
     ) -> None:
         self._model, self._sites, self._record_gradients = model, sites, record_gradients
-        self._padding = PaddingListener(model, family)
+        self._padding = PaddingListener(model, interface)
         self._recorded: dict[str, dict[str, torch.Tensor]] = {}
 
     def __enter__(self) -> Self:
@@ -167,9 +172,5 @@ class _OutputHook(Protocol):
     def __call__(self, module: nn.Module, args: object, output: torch.Tensor, /) -> torch.Tensor | None: ...
 
 
-def _masked_module(model: PreTrainedModel, family: ModelFamily) -> nn.Module | None:
-    if family.masked is None:
-        return None
-    path = f"{family.base_path(model)}{family.masked}".rstrip(".")
-    found: nn.Module = model.get_submodule(path) if path else model
-    return found
+def _masked_module(model: PreTrainedModel, interface: ModelInterface) -> nn.Module | None:
+    return None if interface.masked is None else model.get_submodule(interface.masked)

@@ -93,7 +93,7 @@ def run_distillation(
     """
     check_output(output)
     plan = make_plan(teacher.model, teacher.family, settings)
-    task = task_for(teacher.model, teacher.family, settings.task, read_vocabulary(teacher.path))
+    task = task_for(teacher.model, teacher.interface, settings.task, read_vocabulary(teacher.path))
     check_model(teacher.model)
     samples, held_out = open_training_data(teacher, task, data, eval_data, processor)
     collate = Collate(samples.inputs, task)
@@ -185,7 +185,7 @@ class _Run:
         sites = tuple(item.site for item in self.plan.replacements)
         steps = StepOrder(len(samples), settings.batch, mix_seeds(settings.seed, 0), 0, _STATISTICS_BATCHES)
         torch.manual_seed(mix_seeds(settings.seed, 0))
-        found = gather_statistics(self.dense, self.teacher.family, sites, self._inputs(steps))
+        found = gather_statistics(self.dense, self.teacher.interface, sites, self._inputs(steps))
         if settings.origin == TEACHER:
             layers = self._layers()
             for site in sites:
@@ -201,9 +201,9 @@ class _Run:
 
     def train(self, state: State) -> None:
         """Run the remaining phases."""
-        settings, family, costs = self.trainer.settings, self.teacher.family, self.plan.costs
+        settings, interface, costs = self.trainer.settings, self.teacher.interface, self.plan.costs
         sites = [item.site for item in self.plan.replacements]
-        with SiteRecorder(self.dense, family, sites) as recorder:
+        with SiteRecorder(self.dense, interface, sites) as recorder:
             if state.phase == LearnersPhase.number:
                 self.trainer.run(LearnersPhase(self._layers(), state.variances, recorder), state)
             if state.phase == GatesPhase.number:
@@ -211,14 +211,14 @@ class _Run:
                 self.trainer.run(GatesPhase(self._layers(), recorder, weights, costs), state)
         if state.phase == WholePhase.number:
             table = ThresholdTable(state.thresholds)
-            phase = WholePhase(self.student, self.dense, family, self.task, costs, settings.budget, table)
+            phase = WholePhase(self.student, self.dense, interface, self.task, costs, settings.budget, table)
             self.trainer.run(phase, state)
 
     def measure(self, held_out: Dataset) -> Curve:
         """Measure quality against budget."""
         trainer, samples = self.trainer, self.trainer.samples
         trainer.progress.stage("measuring quality at each budget", None)
-        evaluation = Evaluation(self.student, self.dense, self.teacher.family, self.task, self.plan.costs)
+        evaluation = Evaluation(self.student, self.dense, self.teacher.interface, self.task, self.plan.costs)
         few = samples.spread(_THRESHOLD_SAMPLES)
         batches = partial(
             batches_in_order,

@@ -15,7 +15,7 @@ if TYPE_CHECKING:
     from transformers import PreTrainedModel
 
     from acm_export.distillation.record import SiteTensors
-    from acm_export.surgery import ModelFamily, Site
+    from acm_export.surgery import ModelInterface, Site
 
 
 @dataclass(frozen=True)
@@ -52,7 +52,7 @@ class _Sums:
 
 def gather_statistics(
     model: PreTrainedModel,
-    family: ModelFamily,
+    interface: ModelInterface,
     sites: tuple[Site, ...],
     batches: Iterable[Mapping[str, torch.Tensor]],
 ) -> dict[str, SiteStatistics]:
@@ -60,7 +60,7 @@ def gather_statistics(
 
     Args:
         model: Teacher, on the device of the batches.
-        family: Family of the model.
+        interface: How to run the model.
         sites: Sites to measure.
         batches: Inputs by name; at least one batch. Random directions come from torch's generator.
 
@@ -68,11 +68,10 @@ def gather_statistics(
         Statistics by place.
     """
     sums = {site.place: _Sums(site.widths[-1][0], site.model_dim) for site in sites}
-    fields = family.outputs[type(model).__name__]
-    with SiteRecorder(model, family, sites, record_gradients=True) as recorder:
+    with SiteRecorder(model, interface, sites, record_gradients=True) as recorder:
         for inputs in batches:
             output, tensors = recorder.run(inputs)
-            torch.stack([_random_direction(output[name]) for name in fields]).sum().backward()
+            torch.stack([_random_direction(output[name]) for name in interface.outputs]).sum().backward()
             gradients = recorder.gradients()
             model.zero_grad(set_to_none=True)
             for place, total in sums.items():

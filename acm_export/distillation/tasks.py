@@ -26,7 +26,7 @@ if TYPE_CHECKING:
     from transformers import PreTrainedModel
     from transformers.utils import ModelOutput as Output
 
-    from acm_export.surgery import ModelFamily
+    from acm_export.surgery import ModelInterface
 
 Arrays = dict[str, torch.Tensor]
 
@@ -166,12 +166,14 @@ class UserLoss:
 AnyTask = Classification | CTC | Imitation | UserLoss
 
 
-def task_for(model: PreTrainedModel, family: ModelFamily, text: str | None, vocabulary: Mapping[str, int]) -> AnyTask:
+def task_for(
+    model: PreTrainedModel, interface: ModelInterface, text: str | None, vocabulary: Mapping[str, int]
+) -> AnyTask:
     """Return the task with a name, or by default the task of the architecture.
 
     Args:
         model: Teacher.
-        family: Family of the model.
+        interface: How to run the model.
         text: ``classification``, ``ctc``, ``distil``, ``module:function``, or None for the default.
         vocabulary: Label numbers of a speech model, by text; may be empty.
 
@@ -196,7 +198,7 @@ def task_for(model: PreTrainedModel, family: ModelFamily, text: str | None, voca
     if name == "ctc":
         space = vocabulary.get("|", vocabulary.get(" "))
         return CTC(int(model.config.pad_token_id or 0), model.config.vocab_size, space)
-    return Imitation(family.outputs[architecture])
+    return Imitation(interface.outputs)
 
 
 def _pool(tokens: torch.Tensor, weights: torch.Tensor) -> torch.Tensor:

@@ -23,7 +23,7 @@ if TYPE_CHECKING:
     from acm_export.distillation.state import State
     from acm_export.distillation.tasks import AnyTask
     from acm_export.modules import ACMSpec
-    from acm_export.surgery import ModelFamily
+    from acm_export.surgery import ModelInterface
 
 _GATE_RATE = 10.0
 """Learning rate of gates ÷ rate of the rest in the paper's recipe: phase 3 must move gates off their labels."""
@@ -37,7 +37,7 @@ class WholePhase(Phase):
     Args:
         student: Model with ACM layers.
         teacher: Dense model; the paper's recipe uses it only if there are no labels.
-        family: Family of both models.
+        interface: How to run both models.
         task: Training task.
         costs: FLOPs of one learner, by place, relative to their mean.
         budget: Target β of the paper's losses, with sampled choices. None for a model that serves every budget: each
@@ -52,7 +52,7 @@ class WholePhase(Phase):
         self,
         student: PreTrainedModel,
         teacher: PreTrainedModel,
-        family: ModelFamily,
+        interface: ModelInterface,
         task: AnyTask,
         costs: Mapping[str, float],
         budget: float | None,
@@ -61,7 +61,7 @@ class WholePhase(Phase):
         super().__init__()
         self.student = student
         self._teacher = (teacher,)  # in a tuple, so that it is not registered as a submodule
-        self._family, self._task, self._costs, self._budget, self._table = family, task, costs, budget, table
+        self._interface, self._task, self._costs, self._budget, self._table = interface, task, costs, budget, table
         self._batch_thresholds: torch.Tensor | None = None
 
     def parameter_groups(self) -> list[ParameterGroup]:
@@ -86,7 +86,7 @@ class WholePhase(Phase):
             shares = _spread_shares(len(first), first.device)
             thresholds = self._table.at(shares)
         with (
-            PaddingListener(self.student, self._family) as padding,
+            PaddingListener(self.student, self._interface) as padding,
             gated(self.student, GatedPass(padding, thresholds, noise=thresholds is None)) as run,
         ):
             output = self.student(**model_inputs(inputs))

@@ -13,7 +13,6 @@ from acm_export.checkpoints import Checkpoint, load_checkpoint
 from acm_export.modules import ACMLayer
 from acm_export.modules.wrapper import ExampleInputs, SingleLayer, name_inputs
 from acm_export.onnx_file.manifest import Source
-from acm_export.surgery.examples import dynamic_axes
 from acm_export.surgery.examples import example_inputs as random_inputs
 
 if TYPE_CHECKING:
@@ -78,14 +77,14 @@ def resolve_source(
         origin = Source(type(source).__name__)
     else:
         checkpoint = source if isinstance(source, Checkpoint) else load_checkpoint(Path(source))
-        model, family = checkpoint.model, checkpoint.family
-        module, origin = model, Source(checkpoint.path.name, checkpoint.sha256)
+        interface = checkpoint.interface
+        module, origin = checkpoint.model, Source(checkpoint.path.name, checkpoint.sha256)
         if example_inputs is None:
-            example_inputs = random_inputs(model, family)
+            example_inputs = random_inputs(interface)
         if dynamic_shapes is None:
-            dynamic_shapes = dynamic_axes(model, family)
+            dynamic_shapes = interface.dynamic_axes()
         if output_fields is None:
-            output_fields = family.outputs[type(model).__name__]
+            output_fields = interface.outputs
     inputs = name_inputs(module, example_inputs)
     if dynamic_shapes is None:
         axes = {name: {0: "batch"} for name in inputs}

@@ -2,8 +2,9 @@
 
 from acm_export.surgery.accounting import model_flops
 from acm_export.surgery.families import FAMILIES, family_of
-from acm_export.surgery.family import FFNSite, InputSpec, ModelFamily
+from acm_export.surgery.family import FFNSite, ModelFamily
 from acm_export.surgery.install import disable_ffn_chunking, install_acm_layers
+from acm_export.surgery.interface import InputSpec, ModelInterface
 from acm_export.surgery.sites import Site, find_sites, select_sites
 from acm_export.surgery.sizing import spec_for
 
@@ -12,6 +13,7 @@ __all__ = [
     "FFNSite",
     "InputSpec",
     "ModelFamily",
+    "ModelInterface",
     "Site",
     "disable_ffn_chunking",
     "family_of",

@@ -1,4 +1,4 @@
-"""Random example inputs for a model of a family."""
+"""Random example inputs for a model."""
 
 from __future__ import annotations
 
@@ -9,19 +9,14 @@ import torch
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
-    from transformers import PreTrainedModel
-
-    from acm_export.surgery import InputSpec, ModelFamily
+    from acm_export.surgery.interface import InputSpec, ModelInterface
 
 
-def example_inputs(
-    model: PreTrainedModel, family: ModelFamily, batch: int = 2, seed: int = 0
-) -> dict[str, torch.Tensor]:
+def example_inputs(interface: ModelInterface, batch: int = 2, seed: int = 0) -> dict[str, torch.Tensor]:
     """Make random inputs: standard normal floats, integers below their bound, and masks.
 
     Args:
-        model: Model whose config determines the shapes.
-        family: Family of the model.
+        interface: How to run the model.
         batch: Number of samples.
         seed: Seed of the values.
 
@@ -29,16 +24,8 @@ def example_inputs(
         Inputs by name. The first sample has no padding, and each later one has more; padding has random values too.
     """
     generator = torch.Generator().manual_seed(seed)
-    lengths = {"batch": batch, **family.lengths(model.config)}
-    return {spec.name: _random(spec, lengths, generator) for spec in family.inputs(model.config)}
-
-
-def dynamic_axes(model: PreTrainedModel, family: ModelFamily) -> dict[str, dict[int, str]]:
-    """Names of the dynamic axes by input and axis."""
-    return {
-        spec.name: {axis: dim for axis, dim in enumerate(spec.shape) if isinstance(dim, str)}
-        for spec in family.inputs(model.config)
-    }
+    lengths = {"batch": batch, **interface.lengths}
+    return {spec.name: _random(spec, lengths, generator) for spec in interface.inputs}
 
 
 def _random(spec: InputSpec, lengths: Mapping[str, int], generator: torch.Generator) -> torch.Tensor:

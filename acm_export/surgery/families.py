@@ -9,7 +9,8 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from acm_export.base.errors import CheckpointError
-from acm_export.surgery.family import FFNSite, InputSpec, ModelFamily, gated_ffn
+from acm_export.surgery.family import FFNSite, ModelFamily, gated_ffn
+from acm_export.surgery.interface import InputSpec
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping

@@ -4,16 +4,17 @@ from __future__ import annotations
 
 import re
 from dataclasses import dataclass, field
+from functools import partial
 from typing import TYPE_CHECKING
 
-import numpy as np
-
-from acm_export.data.batches import GraphInput
+from acm_export.surgery.interface import ModelInterface
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Mapping
 
     from transformers import PretrainedConfig, PreTrainedModel
+
+    from acm_export.surgery.interface import InputSpec
 
 # Names of the second projection in Llama, Gemma, Phi-3, DINOv2 (modules; files) and T5 v1.1 of transformers.
 _GATED = re.compile(
@@ -36,23 +37,6 @@ class FFNSite:
     up: str
     activation: str
     down: str
-
-
-@dataclass(frozen=True)
-class InputSpec:
-    """One input of a model.
-
-    Args:
-        name: Parameter of the model's ``forward``.
-        shape: Shape, with names for dynamic dimensions.
-        dtype: Name of the numpy dtype.
-        below: Exclusive upper bound of an integer input; None for floats.
-    """
-
-    name: str
-    shape: tuple[int | str, ...]
-    dtype: str = "float32"
-    below: int | None = None
 
 
 @dataclass(frozen=True)
@@ -95,11 +79,17 @@ class ModelFamily:
     read_as: Mapping[str, str] = field(default_factory=dict)
     training_only: tuple[str, ...] = ()
 
-    def data_inputs(self, config: PretrainedConfig) -> tuple[GraphInput, ...]:
-        """Inputs of a model with this config, for the reader of data."""
-        lengths = dict(self.bounds(config))
-        return tuple(
-            GraphInput(spec.name, spec.shape, np.dtype(spec.dtype), spec.below, lengths) for spec in self.inputs(config)
+    def interface(self, model: PreTrainedModel) -> ModelInterface:
+        """How to run a model of the family."""
+        config = model.config
+        masked = None if self.masked is None else f"{self.base_path(model)}{self.masked}".rstrip(".")
+        return ModelInterface(
+            inputs=self.inputs(config),
+            outputs=self.outputs.get(type(model).__name__, ()),
+            lengths=self.lengths(config),
+            bounds=self.bounds(config),
+            masked=masked,
+            tokens=partial(self.tokens, config),
         )
 
     def base_path(self, model: PreTrainedModel) -> str:

@@ -53,7 +53,7 @@ def install_acm_layers(model: PreTrainedModel, family: ModelFamily, specs: Mappi
             if not other.startswith(f"{name}."):
                 model.set_submodule(other, nn.Identity())
     disable_ffn_chunking(model)
-    mark_padding(model, family)
+    mark_padding(model, family.interface(model))
 
 
 def disable_ffn_chunking(model: PreTrainedModel) -> None:

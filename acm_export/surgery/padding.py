@@ -10,14 +10,13 @@ from acm_export.modules import ACMLayer
 if TYPE_CHECKING:
     import torch
     from torch import nn
-    from transformers import PreTrainedModel
 
-    from acm_export.surgery.family import ModelFamily
+    from acm_export.surgery.interface import ModelInterface
 
 MASK = "attention_mask"
 
 
-def mark_padding(model: PreTrainedModel, family: ModelFamily) -> None:
+def mark_padding(model: nn.Module, interface: ModelInterface) -> None:
     """Pass the attention mask of every forward pass to the ACM layers of a model.
 
     Does nothing if no module of the model takes a mask with the shape of the tokens. Copies and exports of the model
@@ -25,11 +24,11 @@ def mark_padding(model: PreTrainedModel, family: ModelFamily) -> None:
 
     Args:
         model: Model whose ACM layers are installed.
-        family: Family of the model.
+        interface: How to run the model.
     """
-    if family.masked is None:
+    if interface.masked is None:
         return
-    masked = model.get_submodule(f"{family.base_path(model)}{family.masked}".rstrip("."))
+    masked = model.get_submodule(interface.masked)
     if any(isinstance(hook, _SetMask) for hook in masked._forward_pre_hooks.values()):  # noqa: SLF001
         return
     masked.register_forward_pre_hook(_SetMask(), with_kwargs=True)

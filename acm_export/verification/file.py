@@ -68,7 +68,7 @@ def verify(
             stacklevel=2,
         )
     inputs = _inputs(checkpoint, data, processor, samples)
-    fields = checkpoint.family.outputs[type(checkpoint.model).__name__]
+    fields = checkpoint.interface.outputs
     exportable = Exportable(checkpoint.model.float(), list(inputs), torch.float32, fields).eval()
     return verify_model(path, exportable, inputs, atol=atol)
 
@@ -79,8 +79,9 @@ def _inputs(
     if data is None:
         if processor is not None:
             raise UsageError("--processor has no effect without --data", "give images with --data")
-        return example_inputs(checkpoint.model, checkpoint.family, samples)
-    specs = checkpoint.family.data_inputs(checkpoint.model.config)
-    dataset = open_data(data, specs, model_folder=checkpoint.path, processor=processor, limit=samples)
+        return example_inputs(checkpoint.interface, samples)
+    dataset = open_data(
+        data, checkpoint.interface.data_inputs(), model_folder=checkpoint.path, processor=processor, limit=samples
+    )
     (batch,) = dataset.batches(samples)
     return {name: torch.from_numpy(array) for name, array in batch.feeds.items()}

@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 import torch
-from tiny_families import dense_model, family
+from tiny_families import dense_model, family, interface
 from tiny_models import randomize
 from torch.nn import functional as F  # noqa: N812
 
@@ -54,7 +54,7 @@ def test_phase_1_is_the_mean_over_prefixes_of_the_squared_error(pair: Any) -> No
     teacher, student, sites = pair
     layers = dict(acm_layers(student))
     variances = {site.place: 0.5 + i for i, site in enumerate(sites)}
-    with SiteRecorder(teacher, family(teacher), sites) as recorder:
+    with SiteRecorder(teacher, interface(teacher), sites) as recorder:
         phase = LearnersPhase({site.place: layers[site.place] for site in sites}, variances, recorder)
         loss = phase(INPUTS)
         _, seen = recorder.run(IMAGES)
@@ -73,7 +73,7 @@ def test_phase_1_is_the_mean_over_prefixes_of_the_squared_error(pair: Any) -> No
 def test_phase_1_trains_learners_and_no_gate(pair: Any) -> None:
     teacher, student, sites = pair
     layers = dict(acm_layers(student))
-    with SiteRecorder(teacher, family(teacher), sites) as recorder:
+    with SiteRecorder(teacher, interface(teacher), sites) as recorder:
         phase = LearnersPhase(layers, {site.place: 1.0 for site in sites}, recorder)
         phase(INPUTS).value.backward()
     trained = {id(p) for part, _ in phase.parameter_groups() for p in part}
@@ -92,7 +92,7 @@ def test_phase_2_trains_gates_and_no_learner(pair: Any, weighted: bool) -> None:
     teacher, student, sites = pair
     layers = dict(acm_layers(student))
     ones = {site.place: 1.0 for site in sites}
-    with SiteRecorder(teacher, family(teacher), sites) as recorder:
+    with SiteRecorder(teacher, interface(teacher), sites) as recorder:
         phase = GatesPhase(layers, recorder, ones if weighted else None, ones)
         phase(INPUTS).value.backward()
     for layer in layers.values():
@@ -103,7 +103,7 @@ def test_phase_2_trains_gates_and_no_learner(pair: Any, weighted: bool) -> None:
 def test_phase_2_of_the_paper_is_the_cross_entropy_with_its_labels(pair: Any) -> None:
     teacher, student, sites = pair
     layers = dict(acm_layers(student))
-    with SiteRecorder(teacher, family(teacher), sites) as recorder:
+    with SiteRecorder(teacher, interface(teacher), sites) as recorder:
         phase = GatesPhase(layers, recorder, None, {site.place: 1.0 for site in sites})
         loss = phase(INPUTS)
         _, seen = recorder.run(IMAGES)
@@ -123,7 +123,7 @@ def test_phase_2_lowers_its_loss(pair: Any) -> None:
     layers = dict(acm_layers(student))
     ones = {site.place: 1.0 for site in sites}
     torch.manual_seed(0)
-    with SiteRecorder(teacher, family(teacher), sites) as recorder:
+    with SiteRecorder(teacher, interface(teacher), sites) as recorder:
         phase = GatesPhase(layers, recorder, ones, ones)
         optimizer = torch.optim.Adam(phase.parameter_groups()[0][0], lr=1e-2)
         losses = []
@@ -139,7 +139,7 @@ def test_phase_2_lowers_its_loss(pair: Any) -> None:
 @pytest.mark.parametrize("budget", [None, 0.4])
 def test_phase_3_reaches_every_gate_and_learner_through_the_task_alone(pair: Any, budget: float | None) -> None:
     teacher, student, sites = pair
-    with PaddingListener(student, family(teacher)) as padding:
+    with PaddingListener(student, interface(teacher)) as padding:
         thresholds = None if budget else torch.zeros(4)
         with gated(student, GatedPass(padding, thresholds)) as run:
             F.cross_entropy(student(**IMAGES).logits, INPUTS["labels"]).backward()
@@ -151,7 +151,7 @@ def test_phase_3_reaches_every_gate_and_learner_through_the_task_alone(pair: Any
 
 def test_a_gated_pass_without_noise_is_what_the_operator_computes(pair: Any) -> None:
     _, student, _ = pair
-    with torch.no_grad(), PaddingListener(student, family(student)) as padding:
+    with torch.no_grad(), PaddingListener(student, interface(student)) as padding:
         expected = student(**IMAGES).logits
         for thresholds in (None, torch.zeros(4)):
             with gated(student, GatedPass(padding, thresholds, noise=False)):
@@ -166,7 +166,7 @@ def test_a_gated_pass_without_noise_is_what_the_operator_computes(pair: Any) -> 
 
 def test_each_sample_of_a_batch_has_its_own_threshold(pair: Any) -> None:
     _, student, _ = pair
-    with torch.no_grad(), PaddingListener(student, family(student)) as padding:
+    with torch.no_grad(), PaddingListener(student, interface(student)) as padding:
         thresholds = torch.tensor([-1e9, -1e9, 1e9, 1e9])
         with gated(student, GatedPass(padding, thresholds, noise=False)) as run:
             student(**IMAGES)
@@ -184,7 +184,7 @@ def test_padding_runs_the_fewest_learners_and_does_not_count_in_the_budget() -> 
     mask = torch.tensor([[1, 1, 1, 0], [1, 0, 0, 0]])
     inputs = {"input_ids": torch.tensor([[1, 2, 3, 0], [4, 0, 0, 0]]), "attention_mask": mask}
     with (
-        PaddingListener(student, family(student)) as padding,
+        PaddingListener(student, interface(student)) as padding,
         gated(student, GatedPass(padding, torch.full((2,), -1e9))) as run,
     ):
         student(**inputs)
@@ -197,11 +197,11 @@ def test_padding_runs_the_fewest_learners_and_does_not_count_in_the_budget() -> 
 def test_phase_3_of_the_paper_adds_its_three_terms(pair: Any) -> None:
     teacher, student, sites = pair
     costs = {site.place: 1.0 + i for i, site in enumerate(sites)}
-    phase = WholePhase(student, teacher, family(teacher), Classification(5), costs, 0.4, ThresholdTable())
+    phase = WholePhase(student, teacher, interface(teacher), Classification(5), costs, 0.4, ThresholdTable())
     torch.manual_seed(7)
     loss = phase(INPUTS)
     torch.manual_seed(7)
-    with PaddingListener(student, family(teacher)) as padding, gated(student, GatedPass(padding, None)) as run:
+    with PaddingListener(student, interface(teacher)) as padding, gated(student, GatedPass(padding, None)) as run:
         task = F.cross_entropy(student(**IMAGES).logits, INPUTS["labels"])
     executed, everything = torch.zeros(4), 0.0
     entropies = []
@@ -232,7 +232,7 @@ def test_phase_3_for_every_budget_makes_the_choices_of_the_operator_at_evenly_sp
     teacher, student, sites = pair
     costs = {site.place: 1.0 for site in sites}
     table, task = RecordingTable(), Classification(5)
-    phase = WholePhase(student, teacher, family(teacher), task, costs, None, table)
+    phase = WholePhase(student, teacher, interface(teacher), task, costs, None, table)
     loss = phase(INPUTS)
     quarters = ((table.shares - 0.1) / 0.9 * 4).floor().int()
     assert sorted(quarters.tolist()) == [0, 1, 2, 3]
@@ -265,7 +265,7 @@ def test_gates_learn_faster_than_the_rest_only_for_one_budget(pair: Any) -> None
     teacher, student, _ = pair
     factors = {}
     for budget in (None, 0.4):
-        phase = WholePhase(student, teacher, family(teacher), Classification(5), {}, budget, ThresholdTable())
+        phase = WholePhase(student, teacher, interface(teacher), Classification(5), {}, budget, ThresholdTable())
         (_, rest), (gates, factor) = phase.parameter_groups()
         assert {id(p) for p in gates} == {id(p) for _, layer in acm_layers(student) for p in layer.gate.parameters()}
         factors[budget] = factor / rest
@@ -278,7 +278,7 @@ def test_a_layer_that_is_not_finite_is_named(pair: Any) -> None:
     with torch.no_grad():
         student.get_submodule(sites[1].place).w2[0, 0] = float("nan")
     costs = {site.place: 1.0 for site in sites}
-    loss = WholePhase(student, teacher, family(teacher), Classification(5), costs, None, ThresholdTable())(INPUTS)
+    loss = WholePhase(student, teacher, interface(teacher), Classification(5), costs, None, ThresholdTable())(INPUTS)
     assert not bool(loss.finite_checks().isfinite().all())
     assert loss.broken_layer() == sites[1].place
 
@@ -286,5 +286,7 @@ def test_a_layer_that_is_not_finite_is_named(pair: Any) -> None:
 def test_imitation_needs_no_labels(pair: Any) -> None:
     teacher, student, sites = pair
     costs = {site.place: 1.0 for site in sites}
-    loss = WholePhase(student, teacher, family(teacher), Imitation(("logits",)), costs, None, ThresholdTable())(IMAGES)
+    loss = WholePhase(student, teacher, interface(teacher), Imitation(("logits",)), costs, None, ThresholdTable())(
+        IMAGES
+    )
     assert float(loss.value.detach()) > 0

@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 import torch
-from tiny_families import dense_model, family
+from tiny_families import dense_model, family, interface
 from torch.nn import functional as F  # noqa: N812
 
 from acm_export.distillation.choices import prefix_outputs
@@ -42,7 +42,7 @@ def _dense(model: Any, names: tuple[str, ...], x: torch.Tensor) -> torch.Tensor:
 def test_one_pass_records_inputs_and_outputs_of_all_sites(name: str) -> None:
     model = dense_model(name)
     sites = select_sites(model, family(model), "ffn,qkvo")
-    with torch.no_grad(), SiteRecorder(model, family(model), sites) as recorder:
+    with torch.no_grad(), SiteRecorder(model, interface(model), sites) as recorder:
         _, seen = recorder.run(INPUTS[name])
         assert set(seen) == {site.place for site in sites}
         for site in sites:
@@ -55,7 +55,7 @@ def test_one_pass_records_inputs_and_outputs_of_all_sites(name: str) -> None:
 def test_padding_is_excluded() -> None:
     model = dense_model("bert")
     sites = select_sites(model, family(model), "ffn")
-    with torch.no_grad(), SiteRecorder(model, family(model), sites) as recorder:
+    with torch.no_grad(), SiteRecorder(model, interface(model), sites) as recorder:
         _, seen = recorder.run(INPUTS["bert"])
         assert [len(found.x) for found in seen.values()] == [6 + 4 + 1] * len(sites)
         alone = {key: value[1:2, :4] for key, value in INPUTS["bert"].items()}
@@ -66,7 +66,7 @@ def test_padding_is_excluded() -> None:
 
 def test_the_padding_mask_covers_tokens_not_sound_samples() -> None:
     model = dense_model("wav2vec2 ctc, XLS-R")
-    with torch.no_grad(), PaddingListener(model, family(model)) as padding:
+    with torch.no_grad(), PaddingListener(model, interface(model)) as padding:
         logits = model(**INPUTS["wav2vec2 ctc, XLS-R"]).logits
         assert padding.valid is not None
         assert padding.valid.shape == logits.shape[:2]
@@ -79,7 +79,7 @@ def test_the_padding_mask_covers_tokens_not_sound_samples() -> None:
 
 def test_hooks_are_removed_afterwards() -> None:
     model = dense_model("vit")
-    with SiteRecorder(model, family(model), select_sites(model, family(model), "ffn,qkvo")) as recorder:
+    with SiteRecorder(model, interface(model), select_sites(model, family(model), "ffn,qkvo")) as recorder:
         recorder.run(INPUTS["vit"])
     assert not any(module._forward_hooks or module._forward_pre_hooks for module in model.modules())
 
@@ -88,7 +88,7 @@ def test_recording_gradients_changes_no_output() -> None:
     model = dense_model("vit").requires_grad_(requires_grad=False)
     expected = model(**INPUTS["vit"]).logits
     sites = select_sites(model, family(model), "ffn")
-    with SiteRecorder(model, family(model), sites, record_gradients=True) as recorder:
+    with SiteRecorder(model, interface(model), sites, record_gradients=True) as recorder:
         output, _ = recorder.run(INPUTS["vit"])
         output.logits.sum().backward()
         gradients = recorder.gradients()
@@ -100,7 +100,7 @@ def test_recording_gradients_changes_no_output() -> None:
 def test_all_learners_initialised_from_an_ffn_match_the_ffn(name: str) -> None:
     model = dense_model(name)
     site = select_sites(model, family(model), "ffn")[0]
-    found = gather_statistics(model, family(model), (site,), [INPUTS[name]])[site.place]
+    found = gather_statistics(model, interface(model), (site,), [INPUTS[name]])[site.place]
     layer = ACMLayer(ACMSpec(12, 4, 6, activation=site.activation or "gelu"))
     up, _, down = (model.get_submodule(part) for part in site.modules)
     learners_from_ffn(layer, up, down, found)
@@ -120,9 +120,9 @@ def test_all_learners_initialised_from_an_ffn_match_the_ffn(name: str) -> None:
 def test_neurons_are_distributed_by_importance_and_prefixes_have_the_mean_output_of_the_teacher() -> None:
     model = dense_model("vit")
     site = select_sites(model, family(model), "ffn")[0]
-    with torch.no_grad(), SiteRecorder(model, family(model), (site,)) as recorder:
+    with torch.no_grad(), SiteRecorder(model, interface(model), (site,)) as recorder:
         seen = recorder.run(INPUTS["vit"])[1][site.place]
-    found = gather_statistics(model, family(model), (site,), [INPUTS["vit"]])[site.place]
+    found = gather_statistics(model, interface(model), (site,), [INPUTS["vit"]])[site.place]
     layer = ACMLayer(ACMSpec(12, 4, 6))
     up, _, down = (model.get_submodule(part) for part in site.modules)
     learners_from_ffn(layer, up, down, found)
@@ -137,7 +137,7 @@ def test_neurons_are_distributed_by_importance_and_prefixes_have_the_mean_output
 def test_hidden_units_beyond_the_teachers_start_at_zero() -> None:
     model = dense_model("vit")
     site = select_sites(model, family(model), "ffn")[0]
-    found = gather_statistics(model, family(model), (site,), [INPUTS["vit"]])[site.place]
+    found = gather_statistics(model, interface(model), (site,), [INPUTS["vit"]])[site.place]
     layer = ACMLayer(ACMSpec(12, 4, 9))
     up, _, down = (model.get_submodule(part) for part in site.modules)
     learners_from_ffn(layer, up, down, found)
@@ -153,9 +153,9 @@ def test_learners_of_a_projection_start_as_the_best_linear_map_of_their_rank() -
     model = dense_model("vit")
     site = next(s for s in select_sites(model, family(model), "qkvo") if s.kind == "q_proj")
     inputs = {"pixel_values": torch.randn(40, 1, 8, 8)}
-    with torch.no_grad(), SiteRecorder(model, family(model), (site,)) as recorder:
+    with torch.no_grad(), SiteRecorder(model, interface(model), (site,)) as recorder:
         seen = recorder.run(inputs)[1][site.place]
-    found = gather_statistics(model, family(model), (site,), [inputs])[site.place]
+    found = gather_statistics(model, interface(model), (site,), [inputs])[site.place]
     layer = ACMLayer(ACMSpec(12, 3, 2, 1, "identity"))
     learners_from_linear(layer, model.get_submodule(site.place), found)
     centred = (seen.output - seen.output.mean(0)).double()
@@ -171,7 +171,7 @@ def test_sensitivities_are_gradients_of_the_output() -> None:
     model = dense_model("vit").requires_grad_(requires_grad=False)
     sites = select_sites(model, family(model), "ffn")
     torch.manual_seed(3)
-    found = gather_statistics(model, family(model), sites, [INPUTS["vit"]])
+    found = gather_statistics(model, interface(model), sites, [INPUTS["vit"]])
     torch.manual_seed(3)
     direction = torch.randn(BATCH, 5)
     place = sites[-1].place
@@ -195,7 +195,7 @@ def test_sensitivities_are_gradients_of_the_output() -> None:
 def test_error_weights_make_sites_comparable() -> None:
     model = dense_model("vit").requires_grad_(requires_grad=False)
     sites = select_sites(model, family(model), "ffn")
-    found = gather_statistics(model, family(model), sites, [INPUTS["vit"]])
+    found = gather_statistics(model, interface(model), sites, [INPUTS["vit"]])
     weights = error_weights(found)
     harms = [weights[site.place] * found[site.place].output_variance for site in sites]
     assert sum(harms) / len(harms) == pytest.approx(1)

@@ -6,13 +6,12 @@ from typing import Any
 
 import pytest
 import torch
-from tiny_families import dense_model
+from tiny_families import dense_model, interface
 from torch.nn import functional as F  # noqa: N812
 from user_data import module
 
 from acm_export.base.errors import UsageError
 from acm_export.distillation.tasks import CTC, Classification, Imitation, UserLoss, task_for
-from acm_export.surgery import FAMILIES
 
 
 def output(**tensors: torch.Tensor) -> Any:
@@ -102,12 +101,13 @@ def test_architectures_have_their_tasks(monkeypatch: pytest.MonkeyPatch) -> None
     names = {"vit": "classification", "bert": "distil", "bert sequences": "classification", "wav2vec2 ctc": "ctc"}
     for name, task in names.items():
         model = dense_model(name)
-        family = FAMILIES[model.config.model_type]
-        assert task_for(model, family, None, {}).name == task
-        assert task_for(model, family, "distil", {}).name == "distil"
+        how = interface(model)
+        assert task_for(model, how, None, {}).name == task
+        assert task_for(model, how, "distil", {}).name == "distil"
+    vit = dense_model("vit")
     with pytest.raises(UsageError, match="'ctc' is not a task of ViTForImageClassification"):
-        task_for(dense_model("vit"), FAMILIES["vit"], "ctc", {})
-    mine = task_for(dense_model("vit"), FAMILIES["vit"], "mine_for_tests:loss", {})
+        task_for(vit, interface(vit), "ctc", {})
+    mine = task_for(vit, interface(vit), "mine_for_tests:loss", {})
     assert mine.quality(None, {"x": torch.zeros(3)}, None, None) == (-6.0, 3.0)
     with pytest.raises(UsageError, match="returned float"):
         UserLoss("mine_for_tests:wrong").loss(None, {}, None, None)

@@ -8,7 +8,7 @@ import pytest
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
-from tiny_families import MAKE, acm_model, dense_model, family
+from tiny_families import MAKE, acm_model, dense_model, family, interface
 from torch import nn
 from torch.utils.flop_counter import FlopCounterMode
 
@@ -54,7 +54,7 @@ def test_each_part_matches_the_flop_counter() -> None:
 @pytest.mark.parametrize("name", MAKE)
 def test_the_flops_of_a_dense_model_match_the_flop_counter(name: str) -> None:
     model = dense_model(name)
-    inputs = example_inputs(model, family(model), batch=3)
+    inputs = example_inputs(interface(model), batch=3)
     flops = model_flops(model, family(model), inputs)
     assert flops.total == counted(model, **inputs)
     assert flops.learners == flops.gates == 0
@@ -64,7 +64,7 @@ def test_the_flops_of_a_dense_model_match_the_flop_counter(name: str) -> None:
 @pytest.mark.parametrize("name", MAKE)
 def test_acm_layers_change_only_the_flops_of_the_replaced_modules(name: str) -> None:
     dense, acm = dense_model(name), acm_model(name)
-    inputs = example_inputs(dense, family(dense), batch=2)
+    inputs = example_inputs(interface(dense), batch=2)
     before, after = (model_flops(model, family(model), inputs) for model in (dense, acm))
     assert (after.rest, after.attention_core) == (before.rest, before.attention_core)
     layers = [module for module in acm.modules() if isinstance(module, ACMLayer)]
@@ -79,7 +79,7 @@ def test_acm_layers_change_only_the_flops_of_the_replaced_modules(name: str) -> 
 
 def test_nothing_is_computed_on_meta_tensors() -> None:
     model = acm_model("whisper")
-    inputs = example_inputs(model, family(model))
+    inputs = example_inputs(interface(model))
     expected = model_flops(model, family(model), inputs)
     abstract = model.to("meta")
     assert model_flops(abstract, family(model), {n: v.to("meta") for n, v in inputs.items()}) == expected
@@ -87,7 +87,7 @@ def test_nothing_is_computed_on_meta_tensors() -> None:
 
 def test_a_model_in_training_mode_is_counted_completely_and_stays_in_training_mode() -> None:
     model = dense_model("wav2vec2")
-    inputs = example_inputs(model, family(model))
+    inputs = example_inputs(interface(model))
     expected = model_flops(model, family(model), inputs)
     model.config.layerdrop = 1.0
     model.train()

@@ -7,7 +7,7 @@ from pathlib import Path
 import onnx
 import pytest
 from onnx import TensorProto, helper, numpy_helper
-from tiny_families import acm_model, dense_model, family
+from tiny_families import acm_model, dense_model, interface
 from torch import nn
 
 from acm_export.exporter import export
@@ -17,17 +17,15 @@ from acm_export.onnx_file.quantization import linears as linears_module
 from acm_export.onnx_file.quantization.embeddings import find_embeddings
 from acm_export.onnx_file.quantization.linears import find_linears, sites
 from acm_export.onnx_file.quantization.view import GraphView
-from acm_export.surgery.examples import dynamic_axes, example_inputs
+from acm_export.surgery.examples import example_inputs
 
 HEADS = ("classifier", "lm_head", "qa_outputs", "pooler.dense")
 
 
 def exported(model: nn.Module, path: Path) -> onnx.ModelProto:
-    kind = family(model)
-    fields = kind.outputs.get(type(model).__name__)
-    inputs = example_inputs(model, kind)  # type: ignore[arg-type]
-    axes = dynamic_axes(model, kind)  # type: ignore[arg-type]
-    export(model, inputs, path, verify=False, dynamic_shapes=axes, output_fields=fields)
+    how = interface(model)
+    axes = how.dynamic_axes()
+    export(model, example_inputs(how), path, verify=False, dynamic_shapes=axes, output_fields=how.outputs)
     return onnx.load(path)
 
 

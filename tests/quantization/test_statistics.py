@@ -11,7 +11,7 @@ import torch
 import transformers
 from exported_files import session
 from onnx import TensorProto, numpy_helper
-from tiny_families import family
+from tiny_families import interface
 from tiny_models import randomize
 
 import acm_export as acm
@@ -23,7 +23,7 @@ from acm_export.quantization.dial import DialSetting, dial_settings
 from acm_export.quantization.session import ObservingSession
 from acm_export.quantization.statistics import SAMPLED_TOKENS, Statistics
 from acm_export.surgery import FAMILIES, install_acm_layers
-from acm_export.surgery.examples import dynamic_axes, example_inputs
+from acm_export.surgery.examples import example_inputs
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -51,13 +51,12 @@ def bert(tmp_path_factory: pytest.TempPathFactory) -> Path:
         for parameter in model.parameters():
             if parameter.ndim == 2:
                 parameter.normal_(std=parameter.shape[1] ** -0.5)
-    kind = family(model)
     install_acm_layers(model, FAMILIES["bert"], {LAYER: ACMSpec(WIDTH, 4, 32)})
     randomize(model)
     path = tmp_path_factory.mktemp("bert") / "m.onnx"
-    inputs, axes = example_inputs(model, kind), dynamic_axes(model, kind)
-    fields = kind.outputs["BertModel"]
-    export(model, inputs, path, verify=False, dynamic_shapes=axes, output_fields=fields)
+    how = interface(model)
+    inputs = example_inputs(how)
+    export(model, inputs, path, verify=False, dynamic_shapes=how.dynamic_axes(), output_fields=how.outputs)
     return path
 
 

@@ -12,7 +12,7 @@ import onnx
 import pytest
 
 from acm_export.exporter import export
-from acm_export.surgery.examples import dynamic_axes, example_inputs
+from acm_export.surgery.examples import example_inputs
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel
@@ -76,10 +76,9 @@ def parsed_layers(model: Path) -> list[str]:
 
 def export_family(model: PreTrainedModel, family: ModelFamily, path: Path, dtype: str, **options: Any) -> Path:
     """Export a model of a family, with every length dynamic that its inputs leave open."""
-    inputs, axes = example_inputs(model, family), dynamic_axes(model, family)
-    fields = family.outputs.get(type(model).__name__)
-    settings = {"dtype": dtype, "verify": False, "dynamic_shapes": axes, "output_fields": fields}
-    export(model, inputs, path, **(settings | options))
+    how = family.interface(model)
+    settings = {"dtype": dtype, "verify": False, "dynamic_shapes": how.dynamic_axes(), "output_fields": how.outputs}
+    export(model, example_inputs(how), path, **(settings | options))
     return path
 
 

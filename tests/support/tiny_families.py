@@ -12,7 +12,7 @@ from transformers.models.whisper.modeling_whisper import WhisperEncoder
 from acm_export.surgery import FAMILIES, install_acm_layers, select_sites, spec_for
 
 if TYPE_CHECKING:
-    from acm_export.surgery import ModelFamily
+    from acm_export.surgery import ModelFamily, ModelInterface
 
 _IMAGES = {"image_size": 8, "patch_size": 4, "num_channels": 1, "num_labels": 5}
 _SIZES = {"hidden_size": 12, "num_hidden_layers": 2, "num_attention_heads": 3, "intermediate_size": 24}
@@ -82,6 +82,11 @@ MAKE = {
 def family(model: Any) -> ModelFamily:
     """Return the family of a model."""
     return FAMILIES[model.config.model_type]
+
+
+def interface(model: Any) -> ModelInterface:
+    """Return how to run a model."""
+    return family(model).interface(model)
 
 
 def dense_model(name: str) -> Any:

@@ -11,7 +11,7 @@ import torch
 import transformers
 from exported_files import run
 from safetensors.torch import load_file, save_file
-from tiny_families import MAKE, acm_model, dense_model, family, whisper_config
+from tiny_families import MAKE, acm_model, dense_model, family, interface, whisper_config
 
 from acm_export.base.errors import AcmWarning, CheckpointError, UsageError
 from acm_export.calibration.calibrate import calibrate
@@ -38,7 +38,7 @@ def outputs(model: Any, inputs: dict[str, torch.Tensor]) -> list[torch.Tensor]:
 
 
 def same(model: Any, other: Any) -> None:
-    inputs = example_inputs(model, family(model))
+    inputs = example_inputs(interface(model))
     for left, right in zip(outputs(model, inputs), outputs(other, inputs), strict=True):
         assert torch.equal(left, right)
 
@@ -87,7 +87,7 @@ def exported(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFa
 
 def test_the_file_records_the_flops_of_the_model(exported: Any) -> None:
     model, result, _ = exported
-    one = {name: value[:1] for name, value in example_inputs(model, family(model)).items()}
+    one = {name: value[:1] for name, value in example_inputs(interface(model)).items()}
     manifest, flops = result.manifest, model_flops(model, family(model), one)
     assert manifest.rest_flops == flops.rest + flops.attention_core + flops.dense_sites
     assert (manifest.all_learners_flops, manifest.fixed_flops) == (flops.learners, flops.total - flops.learners)
@@ -100,7 +100,7 @@ def test_the_file_takes_any_batch_and_any_length_that_the_model_takes(exported: 
     graph = onnx.load(result.path).graph
     declared = {v.name: [d.dim_param or d.dim_value for d in v.type.tensor_type.shape.dim] for v in graph.input}
     assert declared == {spec.name: list(spec.shape) for spec in specs}
-    longest = example_inputs(model, family(model), batch=5, seed=1)
+    longest = example_inputs(interface(model), batch=5, seed=1)
     lengths = {spec.name: len(spec.shape) > 1 and spec.shape[1] in ("tokens", "samples") for spec in specs}
     for part in (1.0, 0.5, 0.15):
         inputs = {n: v[:, : int(v.shape[1] * part)] if lengths[n] else v for n, v in longest.items()}
@@ -118,7 +118,7 @@ def test_the_graph_has_no_data_dependent_shapes(exported: Any) -> None:
 
 def test_a_file_is_verified_on_data_of_any_dtype_width(exported: Any) -> None:
     model, result, folder = exported
-    inputs = {name: value.numpy() for name, value in example_inputs(model, family(model), seed=2).items()}
+    inputs = {name: value.numpy() for name, value in example_inputs(interface(model), seed=2).items()}
     narrow = {name: v.astype(np.int32 if v.dtype.kind == "i" else np.float64) for name, v in inputs.items()}
     np.savez(folder / "d.npz", **narrow)
     assert verify(result.path, load_checkpoint(folder / "acm"), data=folder / "d.npz").passed
@@ -132,7 +132,7 @@ def test_a_file_is_verified_on_data_of_any_dtype_width(exported: Any) -> None:
 @pytest.mark.slow
 def test_the_file_is_calibrated_to_budgets_without_padding(exported: Any) -> None:
     model, result, folder = exported
-    data = {name: value.numpy() for name, value in example_inputs(model, family(model), batch=48, seed=4).items()}
+    data = {name: value.numpy() for name, value in example_inputs(interface(model), batch=48, seed=4).items()}
     np.savez(folder / "c.npz", **data)
     calibrate(result.path, folder / "c.npz", (0.5,), folder / "c.onnx", solver="uniform", batch=16)
     manifest = set_budget(folder / "c.onnx", budget=0.5, output=folder / "half.onnx")

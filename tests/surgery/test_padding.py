@@ -9,13 +9,13 @@ import numpy as np
 import pytest
 import torch
 from exported_files import run
-from tiny_families import acm_model, dense_model, family
+from tiny_families import acm_model, dense_model, family, interface
 from tiny_models import randomize
 
 from acm_export.calibration.evaluator import Evaluator
 from acm_export.calibration.families import token_count
 from acm_export.data.batches import Batch
-from acm_export.exporter import dynamic_axes, example_inputs, export
+from acm_export.exporter import example_inputs, export
 from acm_export.modules import acm_layers
 from acm_export.modules.wrapper import Exportable
 from acm_export.runtimes.session import TappedSession
@@ -42,7 +42,7 @@ def valid_tokens(model: Any, inputs: dict[str, torch.Tensor]) -> NDArray[np.bool
 
 def padded(model: Any, batch: int = 4) -> dict[str, torch.Tensor]:
     """Random values at padding too."""
-    return example_inputs(model, family(model), batch, seed=3)
+    return example_inputs(interface(model), batch, seed=3)
 
 
 @pytest.fixture(scope="module", params=[NAMES[0], pytest.param(NAMES[1], marks=pytest.mark.slow)])
@@ -55,7 +55,7 @@ def case(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactor
     install_acm_layers(model, family(model), specs)
     randomize(model)
     path = tmp_path_factory.mktemp("padding") / "m.onnx"
-    axes = dynamic_axes(model, family(model))
+    axes = interface(model).dynamic_axes()
     export(model, padded(model), path, with_counts=True, dynamic_shapes=axes, output_fields=("logits",))
     return model, path
 

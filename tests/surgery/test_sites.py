@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 import torch
 import transformers
-from tiny_families import MAKE, acm_model, dense_model, family
+from tiny_families import MAKE, acm_model, dense_model, family, interface
 from torch import nn
 
 from acm_export.base.errors import CheckpointError, UsageError
@@ -100,7 +100,7 @@ def test_an_acm_layer_replaces_all_the_modules_at_its_site(name: str) -> None:
             layer.b1.copy_(up.bias)
             layer.w2.copy_(down.weight.T)
             layer.b2.copy_(down.bias.expand(5, -1))
-        inputs = example_inputs(dense, family(dense))
+        inputs = example_inputs(interface(dense))
         assert torch.allclose(model(**inputs)[0], dense(**inputs)[0], atol=1e-5)
 
 

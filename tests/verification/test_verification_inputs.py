@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import pytest
 import torch
-from tiny_families import acm_model, family
+from tiny_families import acm_model, family, interface
 
 from acm_export.base.errors import UsageError
 from acm_export.checkpoints import save_checkpoint
@@ -40,7 +40,7 @@ def check(bert: tuple[Any, Path], inputs: dict[str, torch.Tensor]) -> None:
 @pytest.mark.parametrize("ids", [10**6, -1])
 def test_token_ids_out_of_range_name_the_input_and_the_size_of_its_embedding(bert: tuple[Any, Path], ids: int) -> None:
     model, _ = bert
-    inputs = example_inputs(model, family(model))
+    inputs = example_inputs(interface(model))
     inputs["input_ids"][0, 0] = ids
     with pytest.raises(UsageError, match=rf"input_ids has ids from .*its embedding has {model.config.vocab_size} rows"):
         check(bert, inputs)
@@ -49,7 +49,7 @@ def test_token_ids_out_of_range_name_the_input_and_the_size_of_its_embedding(ber
 def test_inputs_that_are_too_long_are_named(bert: tuple[Any, Path]) -> None:
     model, _ = bert
     length = model.config.max_position_embeddings + 1
-    inputs = {name: torch.ones(1, length, dtype=torch.long) for name in example_inputs(model, family(model))}
+    inputs = {name: torch.ones(1, length, dtype=torch.long) for name in example_inputs(interface(model))}
     with pytest.raises(UsageError, match="the PyTorch model does not run on the data") as refused:
         check(bert, inputs)
     assert f"input_ids [1, {length}]" in str(refused.value.hint)

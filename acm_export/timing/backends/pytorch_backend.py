@@ -4,13 +4,11 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-import numpy as np
 import torch
 
 from acm_export.base.errors import UsageError
 from acm_export.checkpoints import load_checkpoint
 from acm_export.checkpoints.weights import find_weights
-from acm_export.data.batches import GraphInput
 from acm_export.modules import acm_layers
 from acm_export.modules.gated_learners import TORCH_DTYPES
 from acm_export.modules.wrapper import Exportable
@@ -25,6 +23,7 @@ if TYPE_CHECKING:
     from pathlib import Path
 
     from acm_export.checkpoints import Checkpoint
+    from acm_export.data.batches import GraphInput
     from acm_export.onnx_file.manifest import Manifest
     from acm_export.timing.backends.backend import TimedFile
     from acm_export.timing.environment import Device
@@ -78,7 +77,7 @@ class PytorchBackend:
 
     def baseline_inputs(self, path: Path) -> tuple[GraphInput, ...]:
         """Inputs of a checkpoint."""
-        return _inputs(load_checkpoint(path))
+        return load_checkpoint(path).interface.data_inputs()
 
     def baseline_digest(self, path: Path) -> str:
         """SHA-256 of its weights."""
@@ -87,12 +86,11 @@ class PytorchBackend:
     def load_baseline(self, path: Path) -> PytorchModel:
         """Load any checkpoint, in the dtype of the file."""
         checkpoint = load_checkpoint(path)
-        return self._load(checkpoint, _inputs(checkpoint))
+        return self._load(checkpoint, checkpoint.interface.data_inputs())
 
     def _load(self, checkpoint: Checkpoint, inputs: tuple[GraphInput, ...]) -> PytorchModel:
-        fields = checkpoint.family.outputs[type(checkpoint.model).__name__]
         names = [value.name for value in inputs]
-        module = Exportable(checkpoint.model, names, self._dtype, fields).in_dtype(self._dtype)
+        module = Exportable(checkpoint.model, names, self._dtype, checkpoint.interface.outputs).in_dtype(self._dtype)
         device_name = "cuda" if self.on_gpu else "cpu"
         return PytorchModel(module, inputs, torch.device(device_name), cuda_graph=self._cuda_graph)
 
@@ -113,8 +111,3 @@ def _check_same(checkpoint: Checkpoint, manifest: Manifest, path: Path) -> None:
     layers = {name: layer.spec.signature for name, layer in acm_layers(checkpoint.model)}
     if layers != {layer.name: layer.signature for layer in manifest.layers}:
         raise UsageError(f"the ACM layers of {checkpoint.path} differ from those of {path}", hint)
-
-
-def _inputs(checkpoint: Checkpoint) -> tuple[GraphInput, ...]:
-    specs = checkpoint.family.inputs(checkpoint.model.config)
-    return tuple(GraphInput(spec.name, spec.shape, np.dtype(spec.dtype)) for spec in specs)
