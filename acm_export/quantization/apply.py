@@ -100,7 +100,11 @@ class Application:
 
     def _layer(self, layer: LayerEntry, names: LearnerWeights) -> LayerResult:
         read = self._view.read
-        weights = FloatLearners(read(names.w1), read(names.b1), read(names.w2), read(names.b2))
+        weights = FloatLearners(
+            *(read(name) for name in (names.w1, names.b1, names.w2, names.b2)),
+            v1=None if names.v1 is None else read(names.v1),
+            c1=None if names.c1 is None else read(names.c1),
+        )
         seen = None if self._statistics is None else self._statistics.of(names.x, layer.name)
         if seen is None or self._options.dynamic:
             return dynamic_learners(weights, layer.signature, seen, self._options)

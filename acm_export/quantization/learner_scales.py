@@ -29,6 +29,9 @@ if TYPE_CHECKING:
     from acm_export.quantization.observed import Observed
     from acm_export.quantization.options import Options
 
+UP_INPUTS = {"w1": ("w1", "s1", "b1"), "v1": ("v1", "t1", "c1")}
+"""Inputs of the int8 operators for each up projection: weight, scales, bias."""
+
 ENOUGH_TOKENS = 64
 """With fewer sampled tokens that run a learner, all sampled tokens set its scale."""
 
@@ -42,12 +45,22 @@ class FloatLearners:
         b1: ``[N*h]``.
         w2: ``[N*h, D]``.
         b2: ``[N+1, D]``.
+        v1: ``[D, N*h]``, the multiplied branch of a GLU, or None, as c1.
+        c1: ``[N*h]``.
     """
 
     w1: NDArray[np.float32]
     b1: NDArray[np.float32]
     w2: NDArray[np.float32]
     b2: NDArray[np.float32]
+    v1: NDArray[np.float32] | None = None
+    c1: NDArray[np.float32] | None = None
+
+    @property
+    def up(self) -> dict[str, tuple[NDArray[np.float32], NDArray[np.float32]]]:
+        """Weight and bias of each up projection, by the name of the weight."""
+        branches = {"w1": (self.w1, self.b1)}
+        return branches if self.v1 is None or self.c1 is None else branches | {"v1": (self.v1, self.c1)}
 
 
 @dataclass(frozen=True)
@@ -77,22 +90,18 @@ def static_learners(weights: FloatLearners, signature: Signature, seen: Observed
     Returns:
         The int8 layer; biases are corrected for the mean error on the sampled tokens.
     """
-    divisor = _divisor(weights.w1, seen, options)
-    moved = weights.w1 * divisor[:, None]
+    weights = _smoothed(weights, signature, seen, options)
+    divisor = _divisor(weights, seen, options)
     largest = float((seen.largest / divisor).max())
-    scale = symmetric_scale(seen.sample / divisor, np.square(moved).sum(1), largest)
+    importance = sum(np.square(weight * divisor[:, None]).sum(1) for weight, _ in weights.up.values())
+    scale = symmetric_scale(seen.sample / divisor, np.asarray(importance), largest)
     x_mult = (1 / (scale * divisor)).astype(np.float32)
     q = np.clip(np.rint(seen.sample * x_mult), -128, 127)
-    w1, w1_scale = quantize_columns(moved, options.levels)
-    s1 = (w1_scale * scale).astype(np.float32)
-    b1 = weights.b1.copy()
+    up = {name: _Up(*floats, divisor, scale, options.levels) for name, floats in weights.up.items()}
     learners = []
     for learner, (part, tokens) in enumerate(zip(_parts(weights, signature), _runs(seen, signature), strict=True)):
-        true_u = seen.sample @ weights.w1[:, part]
-        u = (q @ w1[:, part].astype(np.float32)) * s1[part]
-        b1[part] += tokens @ (true_u - u) / tokens.sum()
-        active = activated(signature.activation, u + b1[part])
-        exact = activated(signature.activation, true_u + weights.b1[part])
+        results = [projection.run(part, seen.sample, q, tokens) for projection in up.values()]
+        active, exact = (_hidden_values(signature, values) for values in zip(*results, strict=True))
         found = hidden_scale(active, tokens, np.square(weights.w2[part]).sum(1))
         learners.append(_Hidden(part, tokens, runs_exactly(seen, learner), exact, active, found))
     unused = tuple(number for number, hidden in enumerate(learners, 1) if not hidden.exact.any())
@@ -102,7 +111,47 @@ def static_learners(weights: FloatLearners, signature: Signature, seen: Observed
     divided = weights.w2 / np.repeat(multipliers, len(weights.w2) // len(learners))[:, None]
     w2, s2 = quantize_columns(divided, options.levels)
     b2, error = _output_biases(weights, learners, w2, s2)
-    return LayerResult(QuantizedLearners(x_mult, w1, s1, b1, multipliers, zeros, w2, s2, b2), error, unused)
+    quantized = {key: values for name, one in up.items() for key, values in one.inputs(name).items()}
+    down = {"h_mult": multipliers, "h_zero": zeros, "w2": w2, "s2": s2, "b2": b2}
+    return LayerResult(QuantizedLearners(x_mult=x_mult, **quantized, **down), error, unused)
+
+
+class _Up:
+    """An up projection in float and in int8.
+
+    Args:
+        weight: ``[D, N*h]``.
+        bias: ``[N*h]``.
+        divisor: What each channel of x is divided by, ``[D]``.
+        scale: Scale of x.
+        levels: Largest value of an int8 weight.
+    """
+
+    def __init__(
+        self,
+        weight: NDArray[np.float32],
+        bias: NDArray[np.float32],
+        divisor: NDArray[np.float32],
+        scale: np.float32,
+        levels: int,
+    ) -> None:
+        self._weight, self._bias, self._corrected = weight, bias, bias.copy()
+        self._int8, columns = quantize_columns(weight * divisor[:, None], levels)
+        self._scale = (columns * scale).astype(np.float32)
+
+    def run(
+        self, part: slice, sample: NDArray[np.float32], q: NDArray[np.float32], tokens: NDArray[np.float32]
+    ) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
+        """Columns of one learner from int8 and from float weights; corrects the int8 bias for the mean error."""
+        exact = sample @ self._weight[:, part]
+        rounded = (q @ self._int8[:, part].astype(np.float32)) * self._scale[part]
+        self._corrected[part] += tokens @ (exact - rounded) / tokens.sum()
+        return rounded + self._corrected[part], exact + self._bias[part]
+
+    def inputs(self, name: str) -> dict[str, NDArray[np.generic]]:
+        """The inputs of the operator for the projection ``w1`` or ``v1``."""
+        values = (self._int8, self._scale, self._corrected)
+        return dict(zip(UP_INPUTS[name], values, strict=True))
 
 
 @dataclass(frozen=True)
@@ -156,14 +205,17 @@ def dynamic_learners(
         options: How to quantise.
     """
     n = signature.num_learners
-    divisor = np.ones(len(weights.w1), np.float32) if seen is None else _divisor(weights.w1, seen, options)
-    w1, s1 = quantize_columns(weights.w1 * divisor[:, None], options.levels)
+    if seen is not None:
+        weights = _smoothed(weights, signature, seen, options)
+    divisor = np.ones(len(weights.w1), np.float32) if seen is None else _divisor(weights, seen, options)
+    up = {}
+    for name, (weight, bias) in weights.up.items():
+        rounded = quantize_columns(weight * divisor[:, None], options.levels)
+        up |= dict(zip(UP_INPUTS[name], (*rounded, bias), strict=True))
     w2, s2 = quantize_columns(weights.w2, options.levels)
     learners = QuantizedLearners(
         x_mult=(1 / divisor).astype(np.float32),
-        w1=w1,
-        s1=s1,
-        b1=weights.b1,
+        **up,
         h_mult=np.ones(n, np.float32),
         h_zero=np.zeros(n, np.int8),
         w2=w2,
@@ -205,23 +257,49 @@ def _with_guesses(learners: list[_Hidden], unused: Sequence[int]) -> list[_Hidde
     return [replace(hidden, scale=guess) if n in unused else hidden for n, hidden in enumerate(learners, 1)]
 
 
-def _divisor(w1: NDArray[np.float32], seen: Observed, options: Options) -> NDArray[np.float32]:
+def _divisor(weights: FloatLearners, seen: Observed, options: Options) -> NDArray[np.float32]:
+    """What each channel of x is divided by; both up projections of a GLU read the same int8 tokens."""
     if not options.migration:
-        return np.ones(len(w1), np.float32)
-    return migration(seen.largest, np.abs(w1).max(1), options.migration)
+        return np.ones(len(weights.w1), np.float32)
+    largest = np.max([np.abs(weight).max(1) for weight, _ in weights.up.values()], axis=0)
+    return migration(seen.largest, largest, options.migration)
+
+
+def _smoothed(weights: FloatLearners, signature: Signature, seen: Observed, options: Options) -> FloatLearners:
+    """The same layer with hidden products of more even size; only a GLU can be rescaled.
+
+    A hidden product is linear in its column of v1, so the column is divided and the row of w2 multiplied by the
+    divisor of SmoothQuant. Some channels of a GLU are many times as large as the others, and one scale serves a
+    learner.
+    """
+    if weights.v1 is None or weights.c1 is None or not options.migration:
+        return weights
+    divisor = np.ones(weights.v1.shape[1], np.float32)
+    for part in _parts(weights, signature):
+        hidden = _hidden_values(signature, [seen.sample @ w[:, part] + b[part] for w, b in weights.up.values()])
+        divisor[part] = migration(np.abs(hidden).max(0), np.abs(weights.w2[part]).max(1), options.migration)
+    return replace(weights, v1=weights.v1 / divisor, c1=weights.c1 / divisor, w2=weights.w2 * divisor[:, None])
+
+
+def _hidden_values(signature: Signature, up: Sequence[NDArray[np.float32]]) -> NDArray[np.float32]:
+    """Hidden values ``[tokens, h]`` of one learner from the results of its up projections."""
+    active = activated(signature.activation, up[0])
+    return active * up[1] if signature.glu else active
 
 
 def _dynamic_error(weights: FloatLearners, learners: QuantizedLearners, signature: Signature, seen: Observed) -> float:
     """As the operator computes it with ``dynamic`` = 1."""
     q, factor = _rounded_rows(seen.sample * learners.x_mult)
+    inputs = learners.inputs
     sums, total = np.zeros((2, len(q), weights.w2.shape[1]), np.float32)
     for learner, part in enumerate(_parts(weights, signature)):
         ran = runs_exactly(seen, learner)[:, None]
-        u = (q @ learners.w1[:, part].astype(np.float32)) * factor * learners.s1[part] + weights.b1[part]
-        qh, scale = _rounded_rows(activated(signature.activation, u))
+        up = [tuple(inputs[key][..., part] for key in UP_INPUTS[name]) for name in weights.up]
+        rounded = [(q @ weight.astype(np.float32)) * factor * scale + bias for weight, scale, bias in up]
+        qh, scale = _rounded_rows(_hidden_values(signature, rounded))
         sums += ran * scale * (qh @ learners.w2[part].astype(np.float32)) * learners.s2
-        exact = activated(signature.activation, seen.sample @ weights.w1[:, part] + weights.b1[part])
-        total += ran * (exact @ weights.w2[part])
+        exact = [seen.sample @ weight[:, part] + bias[part] for weight, bias in weights.up.values()]
+        total += ran * (_hidden_values(signature, exact) @ weights.w2[part])
     return relative_error(sums, total)
 
 

@@ -43,7 +43,8 @@ def cases(draw: st.DrawFn) -> Any:
     """Inputs, signature and opset."""
     n = draw(st.integers(1, 6))
     activation = draw(st.sampled_from(ACTIVATIONS))
-    signature = QuantizedSignature(n, draw(st.integers(0, n)), activation, dynamic=draw(st.integers(0, 1)))
+    dynamic, glu = draw(st.integers(0, 1)), draw(st.booleans())
+    signature = QuantizedSignature(n, draw(st.integers(0, n)), activation, dynamic, glu=glu)
     rng = np.random.default_rng(draw(st.integers(0, 2**32)))
     dtype = draw(st.sampled_from([np.float32, np.float16]))
     feeds = random_quantized_inputs(
@@ -70,8 +71,9 @@ def test_taps_do_not_change_the_output(case: Any) -> None:
 
 @pytest.mark.parametrize("dynamic", [0, 1])
 @pytest.mark.parametrize("minimum", [0, 2, 4])
-def test_the_body_computes_what_the_reference_computes(minimum: int, dynamic: int) -> None:
-    signature = QuantizedSignature(4, minimum, "gelu", dynamic)
+@pytest.mark.parametrize("glu", [False, True])
+def test_the_body_computes_what_the_reference_computes(minimum: int, dynamic: int, glu: bool) -> None:
+    signature = QuantizedSignature(4, minimum, "gelu", dynamic, glu=glu)
     feeds = random_quantized_inputs(np.random.default_rng(minimum), (3, 17), 96, 48, signature)
     ran = run(feeds, signature)
     assert_close_to_loop(ran["y"], ran["counts"], feeds, signature, steps=4)

@@ -184,7 +184,7 @@ def layer_model(
     feeds = {"x": x, "gate_logits": logits}
     kinds = [helper.np_dtype_to_tensor_dtype(value.dtype) for value in feeds.values()]
     name = signature.function_name
-    node = helper.make_node(name, QUANTIZED_INPUTS, ["y", "counts/l"], "l", domain=DOMAIN, **vars(signature))
+    node = helper.make_node(name, QUANTIZED_INPUTS, ["y", "counts/l"], "l", domain=DOMAIN, **signature.attributes)
     graph = helper.make_graph(
         [node],
         "g",
