@@ -27,6 +27,9 @@ _MAX_CONFIG_BYTES = 16 << 20
 _HUB_ID = re.compile(r"[\w.-]+/[\w.-]+")
 _CONVERT = "for a file of the ACM authors' code: acm-export convert FILE --num-heads H -o DIR"
 _CORRECT = "correct the value in config.json"
+_LAYER_COUNTS = ("num_hidden_layers", "encoder_layers", "decoder_layers", "num_layers", "n_layer", "n_layers")
+"""Names of the config entries with the numbers of transformer layers, in all families."""
+
 _COUNTS = (
     "hidden_size",
     "intermediate_size",
@@ -150,14 +153,15 @@ def check_fields(config: dict[str, Any]) -> None:
             )
 
 
-def check_layer_count(config: dict[str, Any], family: ModelFamily, num_tensors: int) -> None:
-    """Check the number of transformer layers before any is built.
+def check_layer_count(config: dict[str, Any], num_tensors: int) -> None:
+    """Check the numbers of transformer layers before any is built.
 
     Raises:
         CheckpointError: The number is below 1, or above the number of tensors in the weights.
     """
-    count = config.get(family.num_layers)
-    if isinstance(count, int) and not 1 <= count <= num_tensors:
-        raise CheckpointError(
-            f"the config has {family.num_layers} = {count}, but the weights contain {num_tensors} tensors", _CORRECT
-        )
+    for field in _LAYER_COUNTS:
+        count = config.get(field)
+        if isinstance(count, int) and not 1 <= count <= num_tensors:
+            raise CheckpointError(
+                f"the config has {field} = {count}, but the weights contain {num_tensors} tensors", _CORRECT
+            )

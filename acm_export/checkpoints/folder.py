@@ -1,6 +1,7 @@
 """Checkpoint folders: Hugging Face folders whose ``config.json`` may have a section ``acm``.
 
-    config.json         the transformer's config; "acm": {"schema", "layers": {name: ACMSpec}, "source"}
+    config.json         the transformer's config; "acm": {"schema", "layers", "source"}
+                        layers: by name, the fields of ACMSpec, and "emptied", the modules that became identities
     model.safetensors   every tensor under its module's name; or shards and model.safetensors.index.json
     preprocessor_config.json and similar files, if the model has them
 
@@ -14,7 +15,7 @@ import shutil
 from collections import Counter
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import torch
 from safetensors import SafetensorError
@@ -35,7 +36,14 @@ from acm_export.checkpoints.dense import load_dense
 from acm_export.checkpoints.weights import INDEX, WEIGHTS, compare_shapes, find_weights, warn_about_values
 from acm_export.modules import ACMSpec, acm_layers
 from acm_export.op.precision import PRECISIONS
-from acm_export.surgery import ModelFamily, ModelInterface, disable_ffn_chunking, family_of, install_acm_layers
+from acm_export.surgery import (
+    ModelFamily,
+    ModelInterface,
+    PlacedLayer,
+    disable_ffn_chunking,
+    family_of,
+    install_acm_layers,
+)
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -46,7 +54,13 @@ if TYPE_CHECKING:
     from acm_export.base.json_fields import JsonObject, JsonValue
     from acm_export.checkpoints.weights import Weights
 
-SCHEMA = 1
+SCHEMA = 2
+_EMPTIED_BEFORE_SCHEMA_2: Mapping[str, Mapping[str, tuple[str, ...]]] = {
+    "bert": {"intermediate": ("output.dense",)},
+    "whisper": {"fc1": ("activation_fn", "fc2")},
+}
+"""Folders of schema 1 do not name the emptied modules: by family and name of the place, relative to its parent."""
+
 _WEIGHT_DTYPES = tuple(precision.safetensors_name for precision in PRECISIONS.values())
 PROCESSOR_FILES = (
     "preprocessor_config.json",
@@ -104,7 +118,7 @@ def save_checkpoint(
         OutputError: The folder cannot be written or contains other files.
     """
     folder = Path(folder)
-    layers = {name: asdict(layer.spec) for name, layer in acm_layers(model)}
+    layers = {name: asdict(layer.spec) | {"emptied": layer.emptied} for name, layer in acm_layers(model)}
     with staging_folder(folder) as staging:
         content = staging / "checkpoint"
         content.mkdir()
@@ -152,36 +166,48 @@ def load_checkpoint(folder: str | PathLike[str]) -> Checkpoint:
     folder = Path(folder)
     config_json = read_config_json(folder)
     weights = find_weights(folder) if any((folder / name).is_file() for name in (WEIGHTS, INDEX)) else None
-    family = family_of(str(config_json.get("model_type")), weights.shapes if weights else ())
+    family = family_of(str(config_json.get("model_type")))
     model_class = model_class_of(config_json, family)
     weights = weights or find_weights(folder)  # a family that is not supported is reported before missing weights
     section = config_json.get("acm")
-    check_layer_count(config_json, family, len(weights.shapes))
+    check_layer_count(config_json, len(weights.shapes))
     check_fields(config_json)
     config = parse_config(folder)
     if section is None:
         model = load_dense(weights, model_class, config, family)
         disable_ffn_chunking(model)
     else:
-        model = _load_acm(weights, model_class, config, family, _read_section(section))
+        model = _load_acm(weights, model_class, config, family, _read_section(section, family))
     warn_about_values(model.state_dict())
     source = section.get("source") if isinstance(section, dict) else None
     origin = source if isinstance(source, dict) else {}
     return Checkpoint(model.eval(), family, family.interface(model), folder, weights.sha256(), origin)
 
 
-def _read_section(section: object) -> dict[str, ACMSpec]:
+def _read_section(section: object, family: ModelFamily) -> dict[str, PlacedLayer]:
     if not isinstance(section, dict) or not isinstance(section.get("layers"), dict):
         raise CheckpointError("the 'acm' section of config.json has no 'layers'")
-    if section.get("schema") != SCHEMA:
+    schema = section.get("schema")
+    if not isinstance(schema, int) or not 1 <= schema <= SCHEMA:
         raise CheckpointError(
-            f"the 'acm' section has schema {section.get('schema')!r}, this version reads schema {SCHEMA}",
-            "update acm-export",
+            f"the 'acm' section has schema {schema!r}, this version reads schemas 1 to {SCHEMA}", "update acm-export"
         )
     try:
-        return {name: ACMSpec(**spec) for name, spec in section["layers"].items()}
-    except (TypeError, AcmError) as error:
+        return {name: _placed(name, entry, schema, family) for name, entry in section["layers"].items()}
+    except (TypeError, ValueError, AcmError) as error:
         raise CheckpointError(f"the 'acm' section of config.json describes an invalid layer: {error}") from error
+
+
+def _placed(name: str, entry: Mapping[str, Any], schema: int, family: ModelFamily) -> PlacedLayer:
+    if schema > 1:
+        spec = dict(entry)
+        emptied = spec.pop("emptied", None)
+        if not isinstance(emptied, list) or not all(isinstance(part, str) for part in emptied):
+            raise ValueError(f"{name!r} has emptied = {emptied!r}; expected a list of module names")
+        return PlacedLayer(ACMSpec(**spec), tuple(emptied))
+    parent, _, leaf = name.rpartition(".")
+    parts = _EMPTIED_BEFORE_SCHEMA_2.get(family.model_type, {}).get(leaf, ())
+    return PlacedLayer(ACMSpec(**entry), tuple(f"{parent}.{part}" if parent else part for part in parts))
 
 
 def _load_acm(
@@ -189,16 +215,16 @@ def _load_acm(
     model_class: type[PreTrainedModel],
     config: PretrainedConfig,
     family: ModelFamily,
-    specs: dict[str, ACMSpec],
+    layers: Mapping[str, PlacedLayer],
 ) -> PreTrainedModel:
     with torch.device("meta"):
-        expected = build_model(model_class, config, family, specs).state_dict()
+        expected = build_model(model_class, config, family, layers).state_dict()
         if options := construction_options(expected, weights.shapes):
-            expected = build_model(model_class, config, family, specs, **options).state_dict()
+            expected = build_model(model_class, config, family, layers, **options).state_dict()
     compare_shapes({name: tuple(tensor.shape) for name, tensor in expected.items()}, weights.shapes, weights.path)
     _check_dtypes(weights)
     with no_init_weights():
-        model = build_model(model_class, config, family, specs, **options)
+        model = build_model(model_class, config, family, layers, **options)
     model.load_state_dict(weights.read(), assign=True)
     return model
 
@@ -207,10 +233,10 @@ def build_model(
     model_class: type[PreTrainedModel],
     config: PretrainedConfig,
     family: ModelFamily,
-    specs: dict[str, ACMSpec],
+    layers: Mapping[str, PlacedLayer],
     **options: object,
 ) -> PreTrainedModel:
-    """Build a model with untrained weights, and with ACM layers at the places in ``specs``.
+    """Build a model with untrained weights, and with ACM layers.
 
     Raises:
         CheckpointError: The config does not describe a model of this class, or a place does not exist.
@@ -221,7 +247,7 @@ def build_model(
         raise CheckpointError(
             f"config.json does not describe a {model_class.__name__}: {error}", "correct the value in config.json"
         ) from error
-    install_acm_layers(model, family, specs)
+    install_acm_layers(model, family.interface(model), layers)
     return model
 
 

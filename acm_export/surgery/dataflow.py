@@ -54,7 +54,7 @@ class Operation:
     Args:
         index: Position in the order of execution.
         name: Name of the operator without namespace and without the underscore of in-place operations, such as
-            ``gelu``; ``linear_map`` for a call of a linear module.
+            ``gelu``; ``linear_map`` for a call of a linear module, ``acm_layer`` for a call of an ACM layer.
         module: Qualified name of the innermost module that ran it.
         args: Arguments, with tensors replaced by values.
         kwargs: Keyword arguments, likewise.

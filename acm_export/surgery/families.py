@@ -1,6 +1,6 @@
 """The supported transformers: one table entry per family.
 
-To add a family, describe where its sites are in the installed ``transformers`` (docs/families.md), add the entry to
+An entry says what a survey of the model cannot find out (docs/families.md). To add a family, add an entry to
 :data:`FAMILIES`, and a small configuration to ``tests/support/tiny_families.py``.
 """
 
@@ -9,16 +9,15 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from acm_export.base.errors import CheckpointError
-from acm_export.surgery.family import FFNSite, ModelFamily, gated_ffn
+from acm_export.surgery.family import ModelFamily
 from acm_export.surgery.interface import InputSpec
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Mapping
+    from collections.abc import Mapping
 
     from transformers import PretrainedConfig
 
 _EXAMPLE_TOKENS = 32
-_PROJECTIONS = ("q_proj", "k_proj", "v_proj", "o_proj")
 
 
 def _images(config: PretrainedConfig) -> tuple[InputSpec, ...]:
@@ -79,14 +78,10 @@ def _audio_tokens(config: PretrainedConfig, samples: int) -> int:
 
 
 def _vision(model_type: str, class_prefix: str) -> ModelFamily:
-    """ViT and DeiT: pre-norm layers, with fc1 and fc2 in one module."""
+    """ViT and DeiT."""
     return ModelFamily(
         model_type=model_type,
         outputs={f"{class_prefix}ForImageClassification": ("logits",), f"{class_prefix}Model": ("last_hidden_state",)},
-        layers="layers",
-        num_layers="num_hidden_layers",
-        ffn=FFNSite(place="mlp", up="mlp.fc1", activation="mlp.activation_fn", down="mlp.fc2"),
-        projections={name: f"attention.{name}" for name in _PROJECTIONS},
         inputs=_images,
         stored_names={
             r"\bencoder\.layer\.": "layers.",
@@ -109,21 +104,6 @@ _BERT = ModelFamily(
         "BertForTokenClassification": ("logits",),
         "BertForQuestionAnswering": ("start_logits", "end_logits"),
     },
-    layers="encoder.layer",
-    num_layers="num_hidden_layers",
-    ffn=FFNSite(
-        place="intermediate",
-        up="intermediate.dense",
-        activation="intermediate.intermediate_act_fn",
-        down="output.dense",
-    ),
-    projections=dict(
-        zip(
-            _PROJECTIONS,
-            ("attention.self.query", "attention.self.key", "attention.self.value", "attention.output.dense"),
-            strict=True,
-        )
-    ),
     inputs=_text,
     stored_names={r"LayerNorm\.gamma$": "LayerNorm.weight", r"LayerNorm\.beta$": "LayerNorm.bias"},
     optional=("classifier.", "qa_outputs.", "cls.", "pooler.", "embeddings.position_ids"),
@@ -136,15 +116,6 @@ _BERT = ModelFamily(
 _WAV2VEC2 = ModelFamily(
     model_type="wav2vec2",
     outputs={"Wav2Vec2ForCTC": ("logits",), "Wav2Vec2Model": ("last_hidden_state",)},
-    layers="encoder.layers",
-    num_layers="num_hidden_layers",
-    ffn=FFNSite(
-        place="feed_forward",
-        up="feed_forward.intermediate_dense",
-        activation="feed_forward.intermediate_act_fn",
-        down="feed_forward.output_dense",
-    ),
-    projections={name: f"attention.{name.replace('o_', 'out_')}" for name in _PROJECTIONS},
     inputs=_audio,
     stored_names={
         r"\.conv\.weight_g$": ".conv.parametrizations.weight.original0",
@@ -162,10 +133,6 @@ _WAV2VEC2 = ModelFamily(
 _WHISPER = ModelFamily(
     model_type="whisper",
     outputs={"WhisperEncoder": ("last_hidden_state",)},
-    layers="layers",
-    num_layers="encoder_layers",
-    ffn=FFNSite(place="fc1", up="fc1", activation="activation_fn", down="fc2"),
-    projections={name: f"self_attn.{name.replace('o_', 'out_')}" for name in _PROJECTIONS},
     inputs=_spectrograms,
     stored_names={r"^(?:model\.)?encoder\.": ""},
     optional=("decoder.", "proj_out."),
@@ -177,24 +144,17 @@ FAMILIES: Mapping[str, ModelFamily] = {
 }
 
 
-def family_of(model_type: str, module_names: Iterable[str] = ()) -> ModelFamily:
+def family_of(model_type: str) -> ModelFamily:
     """Return the family of a ``model_type``.
 
     Args:
         model_type: Model type, as in ``config.json``.
-        module_names: Names of the model's modules or weights, if known, to explain why a model is not supported.
 
     Raises:
         CheckpointError: The family is not supported; the message lists the supported ones.
     """
     if model_type in FAMILIES:
         return FAMILIES[model_type]
-    if site := gated_ffn(module_names):
-        raise CheckpointError(
-            f"model_type {model_type!r} is not supported yet: its {site} is a gated feed-forward network (SwiGLU), "
-            f"which an ACM layer cannot replace",
-            f"supported: {', '.join(sorted(FAMILIES))}",
-        )
     raise CheckpointError(
         f"model_type {model_type!r} is not supported; supported: {', '.join(sorted(FAMILIES))}",
         "to add a family, write one table entry: docs/families.md, acm_export/surgery/families.py",

@@ -1,8 +1,7 @@
-"""The description of a family of transformers: where ACM layers go, and how to run and export a model."""
+"""The description of a family of transformers: how to load, run and export a model."""
 
 from __future__ import annotations
 
-import re
 from dataclasses import dataclass, field
 from functools import partial
 from typing import TYPE_CHECKING
@@ -10,33 +9,11 @@ from typing import TYPE_CHECKING
 from acm_export.surgery.interface import ModelInterface
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable, Mapping
+    from collections.abc import Callable, Mapping
 
     from transformers import PretrainedConfig, PreTrainedModel
 
     from acm_export.surgery.interface import InputSpec
-
-# Names of the second projection in Llama, Gemma, Phi-3, DINOv2 (modules; files) and T5 v1.1 of transformers.
-_GATED = re.compile(
-    r"^(?P<site>.*\b(?:mlp|feed_forward|ffn|DenseReluDense))\.(?:gate_proj|gate_up_proj|weights_in|wi_1)\b"
-)
-
-
-@dataclass(frozen=True)
-class FFNSite:
-    """A feed-forward network inside one transformer layer, as paths relative to that layer.
-
-    Args:
-        place: Module that the ACM layer replaces.
-        up: Up projection.
-        activation: Activation between the projections.
-        down: Down projection. Up, activation and down become ``nn.Identity`` if they are outside ``place``.
-    """
-
-    place: str
-    up: str
-    activation: str
-    down: str
 
 
 @dataclass(frozen=True)
@@ -46,10 +23,6 @@ class ModelFamily:
     Args:
         model_type: Model type, as in ``config.json``.
         outputs: For each supported architecture, the fields of its output that an export returns.
-        layers: Path of the list of transformer layers, relative to the base model.
-        num_layers: Name of the config entry with the number of transformer layers.
-        ffn: Feed-forward site.
-        projections: Paths of the attention projections, by short name (q_proj, k_proj, v_proj, o_proj).
         inputs: Maps a config to the inputs of a forward pass.
         stored_names: Patterns in the tensor names that transformers writes, and the module names that replace them.
         optional: Prefixes of names, relative to the base model, that a file may contain although the architecture does
@@ -65,10 +38,6 @@ class ModelFamily:
 
     model_type: str
     outputs: Mapping[str, tuple[str, ...]]
-    layers: str
-    num_layers: str
-    ffn: FFNSite
-    projections: Mapping[str, str]
     inputs: Callable[[PretrainedConfig], tuple[InputSpec, ...]]
     stored_names: Mapping[str, str]
     optional: tuple[str, ...]
@@ -96,18 +65,3 @@ class ModelFamily:
         """Prefix of the base model's modules in ``model``: for example ``"vit."``, or the empty string."""
         prefix = model.base_model_prefix
         return f"{prefix}." if hasattr(model, prefix) else ""
-
-    def layer_path(self, model: PreTrainedModel, index: int) -> str:
-        """Qualified name of transformer layer ``index`` in ``model`` (the base model or a model with a head)."""
-        return f"{self.base_path(model)}{self.layers}.{index}"
-
-
-def gated_ffn(names: Iterable[str]) -> str | None:
-    """Find a gated feed-forward network (SwiGLU) among modules or weights; returns the name of the first, or None.
-
-    Hidden values of such a network are multiplied by a second up projection, which ACM layers do not have.
-
-    Args:
-        names: Names of the modules or weights.
-    """
-    return next((found["site"] for found in map(_GATED.match, names) if found), None)

@@ -12,8 +12,10 @@ from torch.utils import _pytree as pytree
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils.weak import WeakIdKeyDictionary
 
+from acm_export.modules import ACMLayer
 from acm_export.modules.evaluating import evaluating
 from acm_export.surgery.dataflow import Call, Dataflow, Operation, Value
+from acm_export.surgery.install import disable_ffn_chunking
 from acm_export.surgery.linear_maps import linear_shape
 
 if TYPE_CHECKING:
@@ -37,7 +39,7 @@ def follow(model: nn.Module, inputs: Mapping[str, torch.Tensor]) -> Dataflow:
     """
     try:
         meta = {name: value.to("meta") for name, value in inputs.items()}
-        return _record(_copy(model, "meta"), meta)
+        return _record(abstract_copy(model), meta)
     except Exception as error:  # values are needed, or an operator does not run on meta
         if all(value.is_meta for value in inputs.values()):
             raise
@@ -51,15 +53,22 @@ def _record_again(model: nn.Module, inputs: Mapping[str, torch.Tensor], first: E
         raise error from first
 
 
+def abstract_copy(model: nn.Module) -> nn.Module:
+    """A copy of a model on the device ``meta``; nothing is copied in memory."""
+    return _copy(model, "meta")
+
+
 def _copy(model: nn.Module, device: str | None) -> nn.Module:
-    """A copy of a module; its parameters, and for a device its buffers, are not copied but shared or empty."""
+    """A copy whose parameters are empty, or shared where no device is given."""
     memo: dict[int, Any] = {}
     for parameter in model.parameters():
         empty = nn.Parameter(torch.empty_like(parameter, device=device), parameter.requires_grad) if device else None
         memo[id(parameter)] = parameter if empty is None else empty
     for buffer in model.buffers() if device else ():
         memo[id(buffer)] = torch.empty_like(buffer, device=device)
-    return copy.deepcopy(model, memo)
+    copied = copy.deepcopy(model, memo)
+    disable_ffn_chunking(copied)  # an FFN that runs once per chunk of tokens would look like a shared one
+    return copied
 
 
 def _record(model: nn.Module, inputs: Mapping[str, torch.Tensor]) -> Dataflow:
@@ -103,7 +112,7 @@ class _Recorder(TorchDispatchMode):
         self._bases: WeakIdKeyDictionary = WeakIdKeyDictionary()
         self._count = 0
         self._stack: list[tuple[str, int]] = []
-        self._in_linear = 0
+        self._in_whole = 0
 
     @contextmanager
     def hooks(self) -> Iterator[None]:
@@ -129,7 +138,7 @@ class _Recorder(TorchDispatchMode):
         self, func: Any, types: Any, args: tuple[Any, ...] = (), kwargs: dict[str, Any] | None = None
     ) -> Any:
         result = func(*args, **(kwargs or {}))
-        if not self._in_linear:
+        if not self._in_whole:
             self._add(func, args, kwargs or {}, result)
         return result
 
@@ -186,15 +195,15 @@ class _Recorder(TorchDispatchMode):
         names = self.names.get(id(module), ("",))
         below = (name for name in names if not parent or name.startswith(f"{parent}."))
         self._stack.append((next(below, names[0]), len(self.operations)))
-        self._in_linear += linear_shape(module) is not None
+        self._in_whole += _is_whole(module)
 
     def _leave(self, module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any], output: object) -> None:
         name, start = self._stack[-1]
-        shape = linear_shape(module)
-        if shape is not None:
-            self._in_linear -= 1
-            if not self._in_linear and isinstance(output, torch.Tensor):
-                operation = self._operation("linear_map", args, kwargs, None)
+        if _is_whole(module):
+            self._in_whole -= 1
+            if not self._in_whole and isinstance(output, torch.Tensor):
+                shape = linear_shape(module)
+                operation = self._operation("acm_layer" if shape is None else "linear_map", args, kwargs, None)
                 operation.linear = shape
                 operation.outputs = (self._made(output, operation),)
         self._stack.pop()
@@ -203,6 +212,11 @@ class _Recorder(TorchDispatchMode):
         returned = self.value(output) if isinstance(output, torch.Tensor) else None
         inside = range(start, len(self.operations))
         self.calls.append(Call(name, module, inputs, one and returned is not None, returned, inside))
+
+
+def _is_whole(module: nn.Module) -> bool:
+    """Whether a call of the module is one operation."""
+    return isinstance(module, ACMLayer) or linear_shape(module) is not None
 
 
 def _tensors(tree: object) -> list[torch.Tensor]:

@@ -8,11 +8,12 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:
     from acm_export.surgery.dataflow import Operation, Value
 
-_MIXING = ("matmul", "mm", "bmm", "addmm", "baddbmm", "einsum", "linear", "softmax", "scaled_dot_product", "conv")
+_PRODUCTS = ("matmul", "mm", "bmm", "addmm", "baddbmm", "einsum", "linear")
+_MIXING = (*_PRODUCTS, "softmax", "scaled_dot_product", "conv", "acm_layer")
 
 
 def is_mixing(operation: Operation) -> bool:
-    """Whether an operation is a linear map, a matrix product, a convolution or a softmax."""
+    """Whether an operation is a linear map, an ACM layer, a matrix product, a convolution or a softmax."""
     name = operation.name.lstrip("_")
     return operation.linear is not None or any(name.startswith(kind) for kind in _MIXING)
 

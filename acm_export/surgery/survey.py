@@ -7,14 +7,17 @@ from collections import Counter
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
+from acm_export.base.errors import CheckpointError
 from acm_export.surgery.activation import hidden_of
 from acm_export.surgery.attention_pattern import projections
+from acm_export.surgery.candidates import candidates
+from acm_export.surgery.examples import unpadded_inputs
 from acm_export.surgery.ffn_pattern import ffn_paths
 from acm_export.surgery.follow import follow
 from acm_export.surgery.linear_maps import LAST, LinearMap, computes_linear_map
 from acm_export.surgery.placement import placement_of
 from acm_export.surgery.residual import has_residual
-from acm_export.surgery.site import FFN, Left, Site, Survey
+from acm_export.surgery.sites import FFN, Left, Site, Survey, abridged
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping
@@ -25,6 +28,7 @@ if TYPE_CHECKING:
     from acm_export.surgery.attention_pattern import Projection
     from acm_export.surgery.dataflow import Dataflow, Operation, Value
     from acm_export.surgery.ffn_pattern import Branch, FFNPath
+    from acm_export.surgery.interface import ModelInterface
 
 _EXPERTS = re.compile(r"(^|\.)experts?(\.|$)")
 _NOT_AN_FFN = "two linear maps in a row"
@@ -46,7 +50,40 @@ def survey(model: nn.Module, inputs: Mapping[str, torch.Tensor]) -> Survey:
     Raises:
         Exception: Whatever the forward pass raises on these inputs.
     """
-    flow = follow(model, inputs)
+    return survey_of(model, follow(model, inputs))
+
+
+def find_sites(model: nn.Module, interface: ModelInterface) -> Survey:
+    """Survey a model with example inputs made from its interface.
+
+    Raises:
+        CheckpointError: The model does not run on these inputs.
+    """
+    return survey_of(model, example_flow(model, interface))
+
+
+def example_flow(model: nn.Module, interface: ModelInterface) -> Dataflow:
+    """Follow the data of one sample without padding through a model.
+
+    Raises:
+        CheckpointError: The model does not run on such inputs; the message has its error, and the pairs of linear maps
+            that look like feed-forward networks.
+    """
+    inputs = unpadded_inputs(model, interface)
+    try:
+        return follow(model, inputs)
+    except Exception as error:  # whatever the model raises
+        shapes = ", ".join(f"{name} {list(value.shape)}" for name, value in inputs.items())
+        pairs = [" -> ".join(pair) for pair in candidates(model)]
+        looks = f"; candidates for feed-forward networks, by their shapes alone: {abridged(pairs)}" if pairs else ""
+        raise CheckpointError(
+            f"{type(model).__name__} does not run on example inputs ({shapes}): {type(error).__name__}: {error}{looks}",
+            "describe inputs on which it runs by a ModelInterface: docs/families.md",
+        ) from error
+
+
+def survey_of(model: nn.Module, flow: Dataflow) -> Survey:
+    """Find the sites of a module in the record of one forward pass."""
     context = _Context(model, flow)
     found = [*context.ffns(), *context.projections()]
     ordered = [item.result for item in sorted(found, key=lambda item: item.index)]

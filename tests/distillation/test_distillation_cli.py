@@ -14,7 +14,6 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import pytest
 import torch
-import transformers
 from click.testing import CliRunner, Result
 from distillation_runs import vit, weights
 from PIL import Image
@@ -214,17 +213,6 @@ def test_an_acm_model_is_refused_as_teacher(folder: Path, tmp_path: Path) -> Non
     again = run(tmp_path / "acm", "--data", folder / "data.npz", "-o", tmp_path / "again")
     assert again.exit_code == 1
     assert "is already an ACM layer" in again.stderr
-
-
-def test_a_gated_ffn_is_not_supported_yet(folder: Path, tmp_path: Path) -> None:
-    config = transformers.LlamaConfig(
-        hidden_size=12, intermediate_size=24, num_hidden_layers=1, num_attention_heads=2, vocab_size=20
-    )
-    transformers.LlamaForCausalLM(config).save_pretrained(tmp_path / "llama")
-    result = run(tmp_path / "llama", "--data", folder / "data.npz", "-o", tmp_path / "acm")
-    assert result.exit_code == 1
-    assert "SwiGLU" in result.stderr
-    assert "mlp" in result.stderr
 
 
 def test_without_accelerate_the_command_that_installs_it_is_shown(

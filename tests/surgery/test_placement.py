@@ -14,7 +14,7 @@ from acm_export.surgery.survey import survey
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-    from acm_export.surgery.site import Survey
+    from acm_export.surgery.sites import Survey
 
 
 class Inner(nn.Module):

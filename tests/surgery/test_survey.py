@@ -11,7 +11,7 @@ from tiny_transformers import NAMES, tiny_transformer
 from torch import nn
 
 from acm_export.modules.activations import activation_fn
-from acm_export.surgery.site import Site, ffn_weights
+from acm_export.surgery.sites import Site, ffn_weights
 from acm_export.surgery.survey import survey
 
 _BERT = ("encoder.layer.{}.intermediate", ("encoder.layer.{}.output.dense",), "gelu", False, 2)
