@@ -46,17 +46,23 @@ def check_surgery(
     inputs = {name: value.to(device) for name, value in unpadded_inputs(dense, interface).items()}
     expected = _outputs(dense, inputs)
     with _all_learners([layers[site.place] for site in equal]):
-        if _error(_outputs(_replaced(dense, equal, layers), inputs), expected) <= _TOLERANCE:
+        if _difference(_replaced(dense, equal, layers), inputs, expected) is None:
             return
         for site in equal:
-            error = _error(_outputs(_replaced(dense, [site], layers), inputs), expected)
-            if error > _TOLERANCE:
+            difference = _difference(_replaced(dense, [site], layers), inputs, expected)
+            if difference is not None:
                 raise CheckpointError(
                     f"{site.place}: with all learners running, the ACM layer does not compute what the dense modules "
-                    f"compute; the model's outputs differ by {error:.2g} of their size",
+                    f"compute; {difference}",
                     f"leave it out with --sites, and report the model; dense modules: "
                     f"{', '.join(part.module for part in site.linear_maps)}",
                 )
+        places = ", ".join(site.place for site in equal)
+        raise CheckpointError(
+            "with all learners running, the model does not compute what the dense model computes, although each ACM "
+            f"layer alone does: {places}",
+            "replace fewer of them with --sites, and report the model",
+        )
 
 
 def _is_exact(site: Site, layer: ACMLayer) -> bool:
@@ -93,6 +99,16 @@ def _outputs(model: nn.Module, inputs: Mapping[str, torch.Tensor]) -> list[torch
         output = model(**inputs)
     leaves = pytree.tree_leaves(dict(output) if hasattr(output, "items") else output)
     return [leaf for leaf in leaves if isinstance(leaf, torch.Tensor) and leaf.is_floating_point()]
+
+
+def _difference(model: nn.Module, inputs: Mapping[str, torch.Tensor], expected: list[torch.Tensor]) -> str | None:
+    """How the outputs of a model differ from the expected ones, in words; None if they are equal."""
+    try:
+        found = _outputs(model, inputs)
+    except Exception as error:  # whatever the model raises
+        return f"the model fails: {type(error).__name__}: {error}"
+    error = _error(found, expected)
+    return None if error <= _TOLERANCE else f"the model's outputs differ by {error:.2g} of their size"
 
 
 def _error(found: list[torch.Tensor], expected: list[torch.Tensor]) -> float:

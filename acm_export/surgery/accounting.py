@@ -60,7 +60,7 @@ def flow_flops(model: nn.Module, flow: Dataflow, sites: tuple[Site, ...]) -> Mod
                 operation.linear.in_features, operation.linear.out_features
             )
         elif flops := _product_flops(operation):
-            found["attention_core" if len(operation.data_inputs) > 1 else "rest"] += flops
+            found["attention_core" if len(operation.computed_inputs) > 1 else "rest"] += flops
     return ModelFlops(**found)
 
 

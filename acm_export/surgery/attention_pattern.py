@@ -57,8 +57,8 @@ def _core(operation: Operation) -> tuple[Value, Value, Value, Value] | None:
     if not scores or not mixing:
         return None
     first, last = min(scores, key=_index), min(mixing, key=_index)
-    query, key = first.data_inputs[-2:]
-    values = [value for value in last.data_inputs if not value.depends_on(operation.outputs[0])]
+    query, key = first.computed_inputs[-2:]
+    values = [value for value in last.computed_inputs if not value.depends_on(operation.outputs[0])]
     return (query, key, values[0], last.outputs[0]) if values else None
 
 
@@ -67,7 +67,7 @@ def _index(operation: Operation) -> int:
 
 
 def _is_product(operation: Operation) -> bool:
-    return operation.name in _PRODUCTS and len(operation.data_inputs) > 1
+    return operation.name in _PRODUCTS and len(operation.computed_inputs) > 1
 
 
 def _linear_behind(value: Value) -> set[Operation]:

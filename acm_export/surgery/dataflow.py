@@ -25,6 +25,8 @@ class Value:
         dtype: Type of the elements.
         producer: Operation that made it; None for inputs, parameters and constants.
         is_data: Whether it depends on an input of the pass.
+        is_computed: Whether it depends on an input of the pass or on the output of a linear map; a decoder's queries
+            may start from constants.
         ancestors: Bit set of the indices of all values that it depends on.
         consumers: Operations that read it.
         origin: The value that this one copies (for example a cast to its own type); itself if it is no copy.
@@ -35,6 +37,7 @@ class Value:
     dtype: torch.dtype
     producer: Operation | None
     is_data: bool
+    is_computed: bool
     ancestors: int
     consumers: list[Operation] = field(default_factory=list)
     origin: Value = field(init=False)
@@ -78,6 +81,11 @@ class Operation:
     def data_inputs(self) -> tuple[Value, ...]:
         """Inputs that depend on an input of the pass."""
         return tuple(value for value in self.inputs if value.is_data)
+
+    @property
+    def computed_inputs(self) -> tuple[Value, ...]:
+        """Inputs that are neither parameters nor constants, nor computed from these alone."""
+        return tuple(value for value in self.inputs if value.is_computed)
 
     @property
     def is_pointwise(self) -> bool:

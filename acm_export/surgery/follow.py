@@ -125,7 +125,7 @@ class _Recorder(TorchDispatchMode):
     def start(self, inputs: Iterable[torch.Tensor]) -> None:
         for tensor in inputs:
             self._values[tensor] = self._new(tensor, None, ())
-            self._values[tensor].is_data = True
+            self._values[tensor].is_data = self._values[tensor].is_computed = True
 
     def value(self, tensor: torch.Tensor) -> Value:
         """The value that a tensor holds; a tensor seen for the first time is a parameter or a constant."""
@@ -186,7 +186,9 @@ class _Recorder(TorchDispatchMode):
         for value in inputs:
             ancestors |= value.ancestors
         is_data = any(value.is_data for value in inputs)
-        made = Value(self._count, tuple(tensor.shape), tensor.dtype, producer, is_data, ancestors)
+        is_linear = producer is not None and producer.linear is not None
+        is_computed = is_linear or any(value.is_computed for value in inputs)
+        made = Value(self._count, tuple(tensor.shape), tensor.dtype, producer, is_data, is_computed, ancestors)
         self._count += 1
         return made
 

@@ -65,6 +65,9 @@ def test_the_config_describes_the_layers(folder: Path) -> None:
         "activation": "identity",
         "gate_hidden": [8],
         "gate_activation": "relu",
+        "glu": False,
+        "channels_first": False,
+        "emptied": [],
     }
     assert "vit.layers.0.mlp.thresholds" in load_file(folder / "model.safetensors")
 
