@@ -68,12 +68,12 @@ def _has_acm_section(path: Path) -> bool:
 
 
 def check_model(model: nn.Module) -> None:
-    """Check that all weights of the teacher are finite.
+    """Check that all weights of the teacher are finite; buffers may hold infinity, as causal masks do.
 
     Raises:
         CheckpointError: A weight is NaN or infinite.
     """
-    broken = next((name for name, value in model.state_dict().items() if not bool(value.isfinite().all())), None)
+    broken = next((name for name, value in model.named_parameters() if not bool(value.isfinite().all())), None)
     if broken is not None:
         raise CheckpointError(
             f"the weight {broken} of the model contains NaN or infinity", "use an undamaged copy of the model"

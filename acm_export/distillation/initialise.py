@@ -7,8 +7,6 @@ from typing import TYPE_CHECKING
 import torch
 
 if TYPE_CHECKING:
-    from torch import nn
-
     from acm_export.distillation.statistics import SiteStatistics
     from acm_export.modules import ACMLayer
     from acm_export.modules.ffn_weights import FFNWeights
@@ -51,26 +49,29 @@ def learners_from_ffn(layer: ACMLayer, weights: FFNWeights, statistics: SiteStat
         _set_biases(layer, weights, statistics.hidden_mean, order)
 
 
-def learners_from_linear(layer: ACMLayer, linear: nn.Linear, statistics: SiteStatistics) -> None:
+def learners_from_linear(
+    layer: ACMLayer, weight: torch.Tensor, bias: torch.Tensor | None, statistics: SiteStatistics
+) -> None:
     """Initialise the learners of a projection with the principal directions of its outputs, largest variance first.
 
     No linear map with the same number of hidden units has a smaller mean squared error on the recorded tokens.
 
     Args:
         layer: Layer to initialise, without an activation, changed in place.
-        linear: Projection of the teacher.
+        weight: Weight of the teacher's projection ``[D, D]``, in the layout of ``nn.Linear``.
+        bias: Its bias ``[D]``, or None.
         statistics: Statistics of the site.
     """
     spec = layer.spec
     _, vectors = torch.linalg.eigh(statistics.output_covariance)
     count = min(spec.num_learners * spec.hidden_dim, spec.model_dim)
     best = vectors.flip(1)[:, :count]
-    weight = linear.weight.detach().double().cpu()
-    bias = torch.zeros(len(weight), dtype=torch.float64) if linear.bias is None else linear.bias.detach().double().cpu()
+    weight = weight.detach().double().cpu()
+    offset = -statistics.output_mean if bias is None else bias.detach().double().cpu() - statistics.output_mean
     with torch.no_grad():
         layer.w2.zero_()
         layer.w1[:, :count] = (weight.T @ best).to(layer.w1)
-        layer.b1[:count] = ((bias - statistics.output_mean) @ best).to(layer.b1)
+        layer.b1[:count] = (offset @ best).to(layer.b1)
         layer.w2[:count] = best.T.to(layer.w2)
         layer.b2[:] = statistics.output_mean.to(layer.b2)
 

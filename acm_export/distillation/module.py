@@ -5,7 +5,8 @@ from __future__ import annotations
 import copy
 import inspect
 import logging
-from typing import TYPE_CHECKING
+from dataclasses import replace
+from typing import TYPE_CHECKING, Any
 
 import torch
 
@@ -74,14 +75,16 @@ def acmize_module(
     check_model(teacher.model)
     held_out = None if eval_data is None else module_samples(eval_data, *_parameters(model))[0]
     samples = open_training_data(teacher, task, given, held_out)
-    example = {name: torch.from_numpy(array) for name, array in next(samples[0].batches(1)).feeds.items()}
-    plan = make_plan(teacher.model, interface, settings, example)
+    sample = {name: torch.from_numpy(array) for name, array in next(samples[0].batches(1)).feeds.items()}
+    teacher = replace(teacher, interface=replace(interface, sample=sample))
+    plan = make_plan(teacher.model, teacher.interface, settings)
     run = distil(teacher, plan, task, samples, settings, None, progress)
-    student = run.student.to(first.device).eval().requires_grad_(requires_grad=False)
-    student.acm_curve = run.curve  # type: ignore[assignment]
+    student: Any = run.student.to(first.device).eval().requires_grad_(requires_grad=False)
+    student.acm_curve = run.curve
     for point in run.curve.thresholds:
         _LOG.info("%s: β %.3f, %s %.4f", point.setting, point.budget, run.curve.quality_name, point.quality)
-    return student
+    trained: nn.Module = student
+    return trained
 
 
 def _parameters(model: nn.Module) -> tuple[list[str], list[str]]:

@@ -19,6 +19,7 @@ from acm_export.checkpoints import save_checkpoint
 from acm_export.data.collate import model_inputs
 from acm_export.data.speech import read_vocabulary
 from acm_export.distillation.batches import Collate, StepOrder, batches_in_order, mix_seeds
+from acm_export.distillation.check_surgery import check_surgery
 from acm_export.distillation.checks import check_loss, check_model, check_output, open_training_data
 from acm_export.distillation.evaluate import Evaluation
 from acm_export.distillation.initialise import learners_from_ffn, learners_from_linear
@@ -37,8 +38,8 @@ from acm_export.distillation.threshold_table import ThresholdTable
 from acm_export.distillation.train import Throughput, Trainer
 from acm_export.distillation.whole_phase import WholePhase
 from acm_export.modules import acm_layers
-from acm_export.modules.ffn_weights import FFNWeights
 from acm_export.surgery import install_acm_layers
+from acm_export.surgery.sites import FFN, ffn_weights
 
 if TYPE_CHECKING:
     import os
@@ -121,7 +122,7 @@ def run_distillation(
     """
     check_output(output)
     teacher = Teacher.of_checkpoint(checkpoint)
-    plan = make_plan(checkpoint.model, checkpoint.family, settings)
+    plan = make_plan(teacher.model, teacher.interface, settings)
     task = task_for(teacher.model, teacher.interface, settings.task, read_vocabulary(checkpoint.path), loss)
     check_model(teacher.model)
     samples, held_out = open_training_data(teacher, task, data, eval_data, processor)
@@ -255,13 +256,12 @@ class _Run:
         if settings.origin == TEACHER:
             layers = self._layers()
             for site in sites:
-                linears = [cast("nn.Linear", self.dense.get_submodule(name)) for name in site.modules]
-                if len(linears) > 1:
-                    up, down = linears[0], linears[-1]
-                    weights = FFNWeights(up.weight, up.bias, down.weight, down.bias)
-                    learners_from_ffn(layers[site.place], weights, found[site.place])
+                layer, statistics = layers[site.place], found[site.place]
+                if site.kind == FFN:
+                    learners_from_ffn(layer, ffn_weights(self.dense, site), statistics)
                 else:
-                    learners_from_linear(layers[site.place], linears[0], found[site.place])
+                    learners_from_linear(layer, *site.up.weights(self.dense), statistics)
+            check_surgery(self.dense, self.teacher.interface, sites, layers)
         variances = {place: statistics.output_variance for place, statistics in found.items()}
         state = State(identity, variances, error_weights(found))
         self.trainer.save(state)
@@ -310,10 +310,10 @@ class _Run:
         return {item.site.place: layers[item.site.place] for item in self.plan.replacements}
 
 
-def _untrained_student(teacher: Checkpoint, dense: PreTrainedModel, plan: AcmizePlan, seed: int) -> PreTrainedModel:
+def _untrained_student(teacher: Teacher, dense: nn.Module, plan: AcmizePlan, seed: int) -> nn.Module:
     torch.manual_seed(seed)
     student = copy.deepcopy(dense)
-    install_acm_layers(student, teacher.family, plan.specs)
+    install_acm_layers(student, teacher.interface, plan.layers)
     return student
 
 

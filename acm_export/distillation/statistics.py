@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 import torch
 
 from acm_export.distillation.record import SiteRecorder
+from acm_export.modules.outputs import named_outputs
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping
@@ -67,11 +68,12 @@ def gather_statistics(
     Returns:
         Statistics by place.
     """
-    sums = {site.place: _Sums(site.widths[-1][0], site.model_dim) for site in sites}
+    sums = {site.place: _Sums(site.hidden_dim, site.model_dim) for site in sites}
     with SiteRecorder(model, interface, sites, record_gradients=True) as recorder:
         for inputs in batches:
             output, tensors = recorder.run(inputs)
-            torch.stack([_random_direction(output[name]) for name in interface.outputs]).sum().backward()
+            fields = named_outputs(output, interface.outputs).values()
+            torch.stack([_random_direction(value) for value in fields if value.requires_grad]).sum().backward()
             gradients = recorder.gradients()
             model.zero_grad(set_to_none=True)
             for place, total in sums.items():

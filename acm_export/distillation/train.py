@@ -102,7 +102,8 @@ class Trainer:
     def _collect_student(self, state: State) -> None:
         if self.accelerator.is_main_process:
             state.student = {name: tensor.detach().cpu() for name, tensor in self.student.state_dict().items()}
-            broken = [name for name, tensor in state.student.items() if not bool(tensor.isfinite().all())]
+            parameters = [name for name, _ in self.student.named_parameters()]
+            broken = [name for name in parameters if not bool(state.student[name].isfinite().all())]
             if broken:
                 raise self._not_finite(state.phase, state.step, f"in {broken[0]}")
 

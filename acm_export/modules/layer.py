@@ -35,6 +35,7 @@ class ACMSpec:
         gate_hidden: Hidden widths of the gate; empty for a gate of one linear map.
         gate_activation: Activation between the linear maps of the gate.
         glu: Whether each learner multiplies its activations by a second linear map of the token, as SwiGLU does.
+        channels_first: Whether the layer replaces 1x1 convolutions, and maps ``[batch, D, ...]``.
 
     Raises:
         OpError: A value is out of range.
@@ -48,6 +49,7 @@ class ACMSpec:
     gate_hidden: tuple[int, ...] = ()
     gate_activation: str = "identity"
     glu: bool = False
+    channels_first: bool = False
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "gate_hidden", tuple(self.gate_hidden))
@@ -77,11 +79,11 @@ class ACMSpec:
 class ACMLayer(nn.Module):
     """The sum of the first k learners for each token, with k chosen by the gate (arXiv 2312.10193; docs/op.md).
 
-    Maps tokens ``[..., D]`` to ``[..., D]``. ``thresholds`` (float32 ``[N]``; zeros give the trained argmax) may be
-    changed in place at any time; thresholds and gate stay float32 for every dtype of the layer. ``valid`` (bool
-    ``[...]``, None for no padding) is False for padding, which runs ``min_learners``; the model sets it during its
-    forward pass (acm_export/surgery/padding.py). ``v1`` ``[D, N*h]`` and ``c1`` ``[N*h]`` are None unless the spec has
-    ``glu``.
+    Maps tokens ``[..., D]`` to ``[..., D]``; with ``channels_first``, ``[batch, D, ...]``. ``thresholds`` (float32
+    ``[N]``; zeros give the trained argmax) may be changed in place at any time; thresholds and gate stay float32 for
+    every dtype of the layer. ``valid`` (bool ``[...]``, None for no padding) is False for padding, which runs
+    ``min_learners``; the model sets it during its forward pass (acm_export/surgery/padding.py). ``v1`` ``[D, N*h]`` and
+    ``c1`` ``[N*h]`` are None unless the spec has ``glu``.
 
     Args:
         spec: Sizes, activation and gate of the layer.
@@ -96,6 +98,8 @@ class ACMLayer(nn.Module):
         super().__init__()
         self.spec = spec
         self.valid = None
+        self.emptied: tuple[str, ...] = ()
+        """Names of the modules of the model that became identities when this layer was installed."""
         d, n, h = spec.model_dim, spec.num_learners, spec.hidden_dim
         self.gate = Gate(spec.gate_dims, spec.gate_activation)
         self.w1 = nn.Parameter(torch.empty(d, n * h))
@@ -111,8 +115,17 @@ class ACMLayer(nn.Module):
         nn.init.normal_(self.w2, std=h**-0.5)
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
-        """Map tokens ``[..., D]`` of the layer's dtype to ``[..., D]``."""
-        return self.run(x, self.gate_logits(x))[0]
+        """Map tokens of the layer's dtype, ``[..., D]`` or with ``channels_first`` ``[batch, D, ...]``."""
+        tokens = self.as_tokens(x)
+        return self.as_output(self.run(tokens, self.gate_logits(tokens))[0])
+
+    def as_tokens(self, x: torch.Tensor) -> torch.Tensor:
+        """The input of the layer as tokens ``[..., D]``."""
+        return x.movedim(1, -1) if self.spec.channels_first else x
+
+    def as_output(self, y: torch.Tensor) -> torch.Tensor:
+        """Tokens ``[..., D]`` in the layout of the layer's input."""
+        return y.movedim(-1, 1) if self.spec.channels_first else y
 
     def gate_logits(self, x: torch.Tensor) -> torch.Tensor:
         """Gate logits of tokens ``[..., D]``: ``[..., C]``, float32.
@@ -170,13 +183,15 @@ class _DenseMLP(nn.Module):
             self.value.bias = nn.Parameter(layer.c1.detach())
         self.down.weight = nn.Parameter(layer.w2.detach().T)
         self.down.bias = nn.Parameter(layer.b2.detach()[-1])
-        self.activation = layer.spec.activation
+        self.activation, self.channels_first = layer.spec.activation, layer.spec.channels_first
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
-        hidden = activation_fn(self.activation)(self.up(x))
+        tokens = x.movedim(1, -1) if self.channels_first else x
+        hidden = activation_fn(self.activation)(self.up(tokens))
         if self.value is not None:
-            hidden = hidden * self.value(x)
-        return torch.as_tensor(self.down(hidden))
+            hidden = hidden * self.value(tokens)
+        y = torch.as_tensor(self.down(hidden))
+        return y.movedim(-1, 1) if self.channels_first else y
 
 
 def acm_layers(module: nn.Module) -> Iterator[tuple[str, ACMLayer]]:

@@ -12,6 +12,8 @@ from acm_export.data.batches import GraphInput
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
 
+    import torch
+
 
 @dataclass(frozen=True)
 class InputSpec:
@@ -44,6 +46,7 @@ class ModelInterface:
         masked: Qualified name of the module whose ``forward`` takes an ``attention_mask`` of shape [batch, tokens];
             empty for the model itself, None if no module takes one.
         tokens: Maps the dynamic length of an input to the number of tokens, if they differ.
+        sample: Inputs of one sample, with a batch axis, to run instead of random ones; None for random ones.
     """
 
     inputs: tuple[InputSpec, ...]
@@ -52,6 +55,7 @@ class ModelInterface:
     bounds: Mapping[str, tuple[int, int | None]] = field(default_factory=dict)
     masked: str | None = None
     tokens: Callable[[int], int] = lambda length: length
+    sample: Mapping[str, torch.Tensor] | None = None
 
     def data_inputs(self) -> tuple[GraphInput, ...]:
         """Inputs for the reader of data."""

@@ -9,12 +9,11 @@ import pytest
 import torch
 import transformers
 from safetensors.torch import load_file, save_file
-from tiny_models import VIT_SPECS, tiny_vit
+from tiny_models import VIT_SPECS, install_specs, tiny_vit
 
 from acm_export.base.errors import OutputError
 from acm_export.checkpoints import load_checkpoint, save_checkpoint
 from acm_export.modules import acm_layers
-from acm_export.surgery import FAMILIES, install_acm_layers
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -56,7 +55,7 @@ def test_saving_what_was_loaded_gives_the_same_files(folder: Path, tmp_path: Pat
 def test_the_config_describes_the_layers(folder: Path) -> None:
     config = json.loads((folder / "config.json").read_text())
     assert (config["model_type"], config["architectures"]) == ("vit", ["ViTForImageClassification"])
-    assert config["acm"]["schema"] == 1
+    assert config["acm"]["schema"] == 2
     assert config["acm"]["source"] == {"kind": "test"}
     assert config["acm"]["layers"]["vit.layers.1.attention.q_proj"] == {
         "model_dim": 12,
@@ -66,6 +65,9 @@ def test_the_config_describes_the_layers(folder: Path) -> None:
         "activation": "identity",
         "gate_hidden": [8],
         "gate_activation": "relu",
+        "glu": False,
+        "channels_first": False,
+        "emptied": [],
     }
     assert "vit.layers.0.mlp.thresholds" in load_file(folder / "model.safetensors")
 
@@ -114,7 +116,7 @@ def test_heads_that_the_architecture_does_not_have_are_ignored(names: str, tmp_p
 def test_an_acm_base_model_without_a_head_loads_as_saved(tmp_path: Path) -> None:
     model = transformers.ViTModel(tiny_vit({}).config).eval()
     specs = {name.removeprefix("vit."): spec for name, spec in VIT_SPECS.items()}
-    install_acm_layers(model, FAMILIES["vit"], specs)
+    install_specs(model, specs)
     save_checkpoint(model, tmp_path / "base", source={})
     loaded = load_checkpoint(tmp_path / "base").model
     assert {name: layer.spec for name, layer in acm_layers(loaded)} == specs
