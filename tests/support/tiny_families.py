@@ -9,7 +9,7 @@ import transformers
 from tiny_models import randomize
 from transformers.models.whisper.modeling_whisper import WhisperEncoder
 
-from acm_export.surgery import FAMILIES, PlacedLayer, find_sites, install_acm_layers, select_sites, spec_for
+from acm_export.surgery import PlacedLayer, family_of, find_sites, install_acm_layers, select_sites, spec_for
 
 if TYPE_CHECKING:
     from acm_export.modules import ACMSpec
@@ -82,7 +82,7 @@ MAKE = {
 
 def family(model: Any) -> ModelFamily:
     """Return the family of a model."""
-    return FAMILIES[model.config.model_type]
+    return family_of(model.config.model_type)
 
 
 def interface(model: Any) -> ModelInterface:

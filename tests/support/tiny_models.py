@@ -9,7 +9,7 @@ import transformers
 from torch import nn
 
 from acm_export.modules import ACMLayer, ACMSpec, acm_layers
-from acm_export.surgery import FAMILIES, PlacedLayer, install_acm_layers
+from acm_export.surgery import PlacedLayer, install_acm_layers, interface_of
 
 VIT_SPECS = {
     "vit.layers.0.mlp": ACMSpec(12, 4, 6),
@@ -43,7 +43,7 @@ def tiny_vit(specs: dict[str, ACMSpec] | None = None, **config: Any) -> Any:
 
 def install_specs(model: Any, specs: dict[str, ACMSpec]) -> None:
     """Install ACM layers at places that need no emptied modules."""
-    interface = FAMILIES[model.config.model_type].interface(model)
+    interface = interface_of(model)
     install_acm_layers(model, interface, {name: PlacedLayer(spec) for name, spec in specs.items()})
 
 
