@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field
+from typing import Any
 
 from acm_export.base.errors import OpError
 
@@ -49,6 +50,8 @@ class Signature:
                 f"min_learners is {self.min_learners}; with num_learners = {self.num_learners} "
                 f"it must be in 0..{self.num_learners}"
             )
+        if not isinstance(self.glu, bool):
+            raise OpError(f"glu is {self.glu!r}; it must be true or false")
         if self.activation not in ACTIVATIONS:
             raise OpError(f"activation is {self.activation!r}; it must be one of {', '.join(ACTIVATIONS)}")
 
@@ -68,7 +71,7 @@ class Signature:
         return GLU_NAME if self.glu else NAME
 
     @property
-    def attributes(self) -> dict[str, int | str]:
+    def attributes(self) -> dict[str, Any]:
         """The attributes of the node by name, without those for TensorRT."""
         return {
             "num_learners": self.num_learners,
