@@ -16,6 +16,9 @@ from typing import Any
 
 import numpy as np
 
+MAGICS = (b"ACM\0", b"ACM8", b"GLU\0", b"GLU8")
+"""The first bytes of a serialised plugin of TensorRT 8, in the order of NAMES; engines of every release have them."""
+
 NAMES = ("GatedLearners", "QuantizedGatedLearners", "GLUGatedLearners", "QuantizedGLUGatedLearners")
 KEPT: list[Any] = []
 """Values of fields: TensorRT keeps their addresses only."""
@@ -82,6 +85,12 @@ def plugins_v2(trt: Any, creator: Any) -> dict[str, bool]:
         "bad build": creator.create_plugin("node", fields(trt, "tanh")) is not None,
         "bad runtime": creator.deserialize_plugin("node", content[:-1]) is not None,
         "bad magic": creator.deserialize_plugin("node", b"\0" * len(content)) is not None,
+        "bytes": content == MAGICS[NAMES.index(creator.name)] + np.array([1, 4, 1, 0, 0], np.int32).tobytes(),
+        **{
+            f"bad operator {name}": creator.deserialize_plugin("node", magic + content[4:]) is not None
+            for name, magic in zip(NAMES, MAGICS, strict=True)
+            if name != creator.name
+        },
     }
 
 
