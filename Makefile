@@ -13,15 +13,19 @@ PYTHON312 ?= $(shell for p in python3.12 "$$HOME"/.pyenv/versions/3.12.*/bin/pyt
 RTX := .venv-rtx
 RTX_PACKAGES := tensorrt-rtx-cu13-libs==1.7.1.116 tensorrt-rtx-cu13-bindings==1.7.1.116
 
+# timm and torchvision in a folder of their own: transformers would use torchvision, which does not fit PyTorch's CPU build.
+TIMM := .timm
+TIMM_PACKAGES := timm==1.0.31 torchvision==0.28.0
+
 .PHONY: demo test test-slow lint check builder-check pack wheel wheels gpu-check benchmarks clean
 
 demo: $(READY)  ## the whole line on the embedded model
 	$(BIN)/acm-export demo -o acm-demo
 
-test: $(READY)  ## the fast tests, in two processes: JOBS=8 where there are more cores
+test: $(READY) $(TIMM)/.ready  ## the fast tests, in two processes: JOBS=8 where there are more cores
 	$(PYTEST) -m "not slow" --hypothesis-profile=quick
 
-test-slow: $(READY)  ## the slow tests, and the property tests with all their examples
+test-slow: $(READY) $(TIMM)/.ready  ## the slow tests, and the property tests with all their examples
 	$(PYTEST) -m "slow or hypothesis"
 
 lint: $(READY)  ## formatting, lint rules, order of imports and types
@@ -35,6 +39,10 @@ check: lint test test-slow $(if $(filter Linux-x86_64,$(shell uname -s -m | tr '
 
 builder-check: $(READY) $(RTX)/.ready  ## parse and build the files of every family with NVIDIA's TensorRT-RTX, without a GPU
 	ACM_RTX_PYTHON=$(CURDIR)/$(RTX)/bin/python $(PYTEST) tests/builder
+
+$(TIMM)/.ready: Makefile $(READY)
+	$(BIN)/python -m pip install -q --upgrade --no-deps --target $(TIMM) $(TIMM_PACKAGES)
+	touch $@
 
 $(RTX)/.ready: pyproject.toml constraints.txt Makefile
 	@test -n "$(PYTHON312)" || { echo "error: TensorRT-RTX needs Python 3.12, which was not found" >&2; \
@@ -67,4 +75,4 @@ $(READY): pyproject.toml constraints.txt
 	rm -f $(VENV)/.ready-* && touch $@
 
 clean:  ## remove what make made
-	rm -rf $(VENV) $(RTX) build acm-demo
+	rm -rf $(VENV) $(RTX) $(TIMM) build acm-demo

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 
 os.environ.setdefault("OMP_NUM_THREADS", "1")  # before PyTorch: threads for tiny models wait more than they work
+os.environ["HF_HUB_OFFLINE"] = "1"  # before huggingface_hub: no test needs a network
 
 from typing import TYPE_CHECKING
 

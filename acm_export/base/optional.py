@@ -22,11 +22,11 @@ _CHECKOUT = Path(__file__).resolve().parents[2]
 BASE = ("numpy", "onnx", "click", "rich")
 """Required by every verb."""
 
-EXPORT = ("torch", "transformers", "safetensors", "onnxscript")
+EXPORT = ("torch", "transformers", "safetensors", "onnxscript", "accelerate")
 """Required to read checkpoints and to export; modules that need these packages import them directly."""
 
 _EXTRAS = {**dict.fromkeys(EXPORT, "export"), "onnxruntime": "cpu", "sklearn": "demo", "triton": "gpu"}
-_EXTRAS |= dict.fromkeys(("matplotlib", "PIL"), "report") | dict.fromkeys(("accelerate", "soundfile"), "train")
+_EXTRAS |= dict.fromkeys(("matplotlib", "PIL"), "report") | {"soundfile": "train"}
 _ALONE = ("datasets", "timm", "tokenizers")
 """Packages in no extra: users with data or models in their format have them, and transformers installs tokenizers."""
 

@@ -10,6 +10,7 @@ import torch
 from acm_export.base.errors import CheckpointError
 from acm_export.base.optional import require
 from acm_export.checkpoints.weights import compare_shapes
+from acm_export.modules import acm_layers
 
 if TYPE_CHECKING:
     from torch import nn
@@ -91,19 +92,35 @@ def describe_timm(model: nn.Module) -> JsonObject | None:
     """``config.json`` of a model of timm; None for other models.
 
     Raises:
-        CheckpointError: The model was built with arguments that cannot be found out.
+        CheckpointError: The model was built with arguments that timm does not record.
     """
-    described = getattr(model, "pretrained_cfg", None)
     if (known := getattr(model, _DESCRIPTION, None)) is not None:
         return dict(known)
+    described = getattr(model, "pretrained_cfg", None)
     if not isinstance(described, dict) or "architecture" not in described:
         return None
-    found = {
+    config = {
         "architecture": described["architecture"],
         "num_classes": getattr(model, "num_classes", None),
         "pretrained_cfg": {key: value for key, value in described.items() if _is_plain(value)},
+        "model_args": dict(getattr(model, "model_args", None) or {}),
     }
-    return {**found, "model_args": getattr(model, "model_args", None) or {}}
+    _check_description(model, config)
+    return config
+
+
+def _check_description(model: nn.Module, config: JsonObject) -> None:
+    """Compare a model with one that is built from its description; ACM layers have other tensors."""
+    with torch.device("meta"):
+        shapes = {name: tensor.shape for name, tensor in create_timm(config).state_dict().items()}
+    inside = tuple(f"{name}." for name, _ in acm_layers(model))
+    for name, tensor in model.state_dict().items():
+        if not name.startswith(inside) and shapes.get(name) != tensor.shape:
+            raise CheckpointError(
+                f"this {config['architecture']} was not built with timm's defaults: its {name} is "
+                f"{list(tensor.shape)}, not {list(shapes.get(name, ()))}",
+                "set model.model_args to the keyword arguments that timm.create_model got, such as {'img_size': 64}",
+            )
 
 
 def _converter(model: nn.Module) -> Any:

@@ -136,7 +136,7 @@ def acmize(  # type: ignore[misc]  # the overloads show what distinguishes them,
     check_apart((folder, *map(Path, read)), {"-o": target})
     if target.is_symlink() or not target.name:
         target = target.resolve()
-    require(*EXPORT, "accelerate")
+    require(*EXPORT)
     from acm_export.checkpoints import load_checkpoint
     from acm_export.distillation.run import run_distillation
 

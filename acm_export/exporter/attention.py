@@ -52,14 +52,23 @@ def _mask(**arguments: object) -> torch.Tensor | None:
 def _attend(
     module: nn.Module,  # noqa: ARG001
     query: torch.Tensor,  # (batch, heads, queries, head_dim)
-    key: torch.Tensor,  # (batch, heads, keys, head_dim)
-    value: torch.Tensor,  # (batch, heads, keys, head_dim)
+    key: torch.Tensor,  # (batch, heads or groups of heads, keys, head_dim)
+    value: torch.Tensor,  # (batch, heads or groups of heads, keys, head_dim)
     attention_mask: torch.Tensor | None,  # (batch, 1, queries, keys), bool or added to the scores
     scaling: float | None = None,
+    position_bias: torch.Tensor | None = None,  # (1 or batch, heads, queries, keys), added to the scores (T5)
+    softcap: float | None = None,  # largest magnitude of the scores (Gemma 2)
     **_: object,
 ) -> tuple[torch.Tensor, None]:
     divisor = query.shape[-1] ** 0.5 if scaling is None else 1 / scaling
+    heads_per_group = query.shape[1] // key.shape[1]
+    if heads_per_group > 1:
+        key, value = (states.repeat_interleave(heads_per_group, dim=1) for states in (key, value))
     scores = torch.matmul(query, key.transpose(2, 3)) / divisor
+    if softcap is not None:
+        scores = torch.tanh(scores / softcap) * softcap
+    if position_bias is not None:
+        scores = scores + position_bias
     if attention_mask is not None:
         if attention_mask.dtype == torch.bool:
             attention_mask = torch.where(attention_mask, 0.0, torch.finfo(scores.dtype).min)

@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any
 
 from torch import nn
 
+from acm_export.base.documentation import page
 from acm_export.base.errors import CheckpointError
 from acm_export.surgery.interface import InputSpec
 from acm_export.surgery.waveforms import samples_for, tokens_of
@@ -95,7 +96,7 @@ def _main_inputs(model: nn.Module, names: tuple[str, ...], config: Any) -> Conve
         return spectrogram
     raise CheckpointError(
         f"the inputs of {type(model).__name__} (main input: {main!r}) do not follow from its config",
-        "describe them with acm_export.register_family: see docs/families.md",
+        f"describe them with acm_export.register_family: {page('families.md')}",
     )
 
 

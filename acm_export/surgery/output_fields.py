@@ -11,6 +11,7 @@ import torch
 from torch import nn
 from torch._subclasses.fake_tensor import FakeTensorMode
 
+from acm_export.base.documentation import page
 from acm_export.base.errors import CheckpointError
 from acm_export.modules.evaluating import evaluating
 from acm_export.surgery.examples import example_inputs
@@ -86,5 +87,5 @@ def _failure(model: nn.Module, error: Exception) -> CheckpointError:
     reason = " ".join(str(error).split())[:300]
     return CheckpointError(
         f"{type(model).__name__} does not run on the inputs that follow from its config: {reason}",
-        "describe its inputs with acm_export.register_family: see docs/families.md",
+        f"describe its inputs with acm_export.register_family: {page('families.md')}",
     )

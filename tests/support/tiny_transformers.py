@@ -48,6 +48,8 @@ _MAE = {
     "decoder_intermediate_size": 24,
 }  # fmt: skip
 _LLAMA = {**_SIZES, **_TEXT, "num_key_value_heads": 1, "bos_token_id": 1, "eos_token_id": 2}
+_QWEN = {**_LLAMA, "hidden_size": 16, "num_attention_heads": 4, "num_key_value_heads": 2}  # groups of heads
+_GEMMA = {**_LLAMA, "head_dim": 4, "sliding_window": 8, "pad_token_id": 0, "attn_logit_softcapping": 0.5}
 _GPT2 = {
     "n_embd": 12, "n_layer": 2, "n_head": 3, "vocab_size": 20, "n_positions": 40, "bos_token_id": 1, "eos_token_id": 2,
 }  # fmt: skip
@@ -91,7 +93,8 @@ _MAKE: dict[str, Callable[[], Any]] = {
     "gpt2": lambda: hf.GPT2LMHeadModel(hf.GPT2Config(**_GPT2)),
     "llama": lambda: hf.LlamaForCausalLM(hf.LlamaConfig(**_LLAMA)),
     "llama, tied": lambda: hf.LlamaForCausalLM(hf.LlamaConfig(**_LLAMA, tie_word_embeddings=True)),
-    "qwen2": lambda: hf.Qwen2ForCausalLM(hf.Qwen2Config(**_LLAMA)),
+    "qwen2": lambda: hf.Qwen2ForCausalLM(hf.Qwen2Config(**_QWEN)),
+    "gemma2": lambda: hf.Gemma2ForCausalLM(hf.Gemma2Config(**_GEMMA)),
     "phi3": lambda: hf.Phi3ForCausalLM(hf.Phi3Config(**_LLAMA, pad_token_id=0)),
     "t5": lambda: hf.T5ForConditionalGeneration(hf.T5Config(**_T5)),
     "t5 encoder": lambda: hf.T5EncoderModel(hf.T5Config(**_T5)),

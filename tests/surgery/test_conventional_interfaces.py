@@ -40,6 +40,7 @@ EXPECTED: dict[str, tuple[tuple[str, ...], tuple[str, ...], str | None]] = {
     "llama": (TEXT, LOGITS, ""),
     "llama, tied": (TEXT, LOGITS, ""),
     "qwen2": (TEXT, LOGITS, ""),
+    "gemma2": (TEXT, LOGITS, ""),
     "phi3": (TEXT, LOGITS, ""),
     "t5": ((*TEXT, "decoder_input_ids"), LOGITS, "encoder"),
     "t5 encoder": (TEXT, IDS, ""),
@@ -107,7 +108,7 @@ def test_the_model_runs_on_example_inputs_of_two_lengths(case: tuple[str, Any, M
 def test_the_longest_input_is_accepted_and_one_token_more_is_not(case: tuple[str, Any, ModelInterface]) -> None:
     name, model, interface = case
     limit = interface.bounds.get("tokens", (1, None))[1]
-    if limit is None or name in ("llama", "llama, tied", "qwen2", "phi3", "modernbert"):
+    if limit is None or name in ("llama", "llama, tied", "qwen2", "gemma2", "phi3", "modernbert"):
         return  # no learned positions
     for length in (limit, limit + 1):
         inputs = example_inputs(replace(interface, lengths={**interface.lengths, "tokens": length}), batch=1)

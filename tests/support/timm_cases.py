@@ -1,0 +1,123 @@
+"""Tests of timm's models, run by tests/checkpoints/test_timm_folders.py in a process that sees timm and torchvision.
+
+timm needs torchvision, whose compiled operators need the CUDA build of PyTorch. timm uses none of them, but importing
+torchvision declares two, which are therefore declared here.
+"""
+
+from __future__ import annotations
+
+import json
+from typing import TYPE_CHECKING, Any
+
+import pytest
+import torch
+from safetensors.torch import load_file, save_file
+
+_LIBRARY = torch.library.Library("torchvision", "DEF")
+for _name in ("nms", "qnms"):
+    _LIBRARY.define(f"{_name}(Tensor dets, Tensor scores, float iou_threshold) -> Tensor")
+
+import timm  # noqa: E402  after its operators are declared
+
+from acm_export.base.errors import CheckpointError  # noqa: E402
+from acm_export.checkpoints import load_checkpoint, save_checkpoint  # noqa: E402
+from acm_export.exporter import export  # noqa: E402
+from acm_export.surgery.examples import example_inputs  # noqa: E402
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+SMALL = {"num_classes": 5, "depth": 2, "embed_dim": 12, "num_heads": 3}
+SWIN = {"num_classes": 5, "depths": (1, 1), "embed_dim": 12, "num_heads": (3, 3)}
+MODELS: dict[str, dict[str, Any]] = {
+    "vit_tiny_patch16_224": {**SMALL, "img_size": 32},
+    "vit_base_patch16_siglip_224": {**SMALL, "img_size": 32, "num_classes": 0},
+    "vit_small_patch14_dinov2": {**SMALL, "img_size": 28},
+    "vit_tiny_r_s16_p8_224": {**SMALL, "img_size": 64, "in_chans": 1},
+    "deit_tiny_distilled_patch16_224": {**SMALL, "img_size": 32},
+    "deit3_small_patch16_224": {**SMALL, "img_size": 32},
+    "swin_tiny_patch4_window7_224": {**SWIN, "img_size": 56},
+    "swinv2_tiny_window8_256": {**SWIN, "img_size": 64},
+    "eva02_tiny_patch14_224": {**SMALL, "img_size": 28},
+    "beit_base_patch16_224": {**SMALL, "img_size": 32},
+}
+
+
+def outputs(model: Any, inputs: dict[str, torch.Tensor]) -> torch.Tensor:
+    with torch.no_grad():
+        return model(**inputs)  # type: ignore[no-any-return]
+
+
+@pytest.fixture
+def folder(tmp_path: Path) -> Path:
+    model = timm.create_model("vit_tiny_patch16_224", **MODELS["vit_tiny_patch16_224"])
+    arguments = MODELS["vit_tiny_patch16_224"]
+    timm.models.save_for_hf(model, str(tmp_path / "timm"), model_args=arguments, safe_serialization=True)
+    return tmp_path / "timm"
+
+
+@pytest.mark.parametrize("name", MODELS)
+def test_a_folder_that_timm_saved_is_read_saved_and_read_again(name: str, tmp_path: Path) -> None:
+    model = timm.create_model(name, **MODELS[name]).eval()
+    timm.models.save_for_hf(model, str(tmp_path / "timm"), model_args=MODELS[name])
+    checkpoint = load_checkpoint(tmp_path / "timm")
+    inputs = example_inputs(checkpoint.interface)
+    assert {key: value.shape[-1] for key, value in inputs.items()} == {"x": MODELS[name]["img_size"]}
+    assert torch.equal(outputs(checkpoint.model, inputs), outputs(model, inputs))
+    save_checkpoint(checkpoint.model, tmp_path / "again")
+    assert torch.equal(outputs(load_checkpoint(tmp_path / "again").model, inputs), outputs(model, inputs))
+
+
+def test_pickled_weights_of_timm_are_read(folder: Path) -> None:
+    expected = load_checkpoint(folder)
+    torch.save(load_file(folder / "model.safetensors"), folder / "pytorch_model.bin")
+    (folder / "model.safetensors").unlink()
+    inputs = example_inputs(expected.interface)
+    assert torch.equal(outputs(load_checkpoint(folder).model, inputs), outputs(expected.model, inputs))
+
+
+def test_a_model_of_timm_exports_and_verifies(folder: Path, tmp_path: Path) -> None:
+    assert export(folder, output=tmp_path / "m.onnx").report
+
+
+def test_a_model_built_by_create_model_is_saved_with_its_arguments(tmp_path: Path) -> None:
+    model = timm.create_model("vit_tiny_patch16_224", **SMALL).eval()
+    with pytest.raises(CheckpointError, match="not built with timm's defaults") as refused:
+        save_checkpoint(model, tmp_path / "saved")
+    assert "model_args" in str(refused.value.hint)
+    model.model_args = SMALL
+    save_checkpoint(model, tmp_path / "saved")
+    checkpoint = load_checkpoint(tmp_path / "saved")
+    inputs = example_inputs(checkpoint.interface)
+    assert torch.equal(outputs(checkpoint.model, inputs), outputs(model, inputs))
+
+
+@pytest.mark.parametrize(
+    ("changes", "said"),
+    [
+        ({"architecture": "vit_huge"}, "has no architecture 'vit_huge'"),
+        ({"architecture": 3}, "has no architecture 3"),
+        ({"model_args": {"no_such_argument": 1}}, "does not describe a vit_tiny"),
+        ({"model_args": [1]}, "expected an object"),
+        ({"num_classes": 6}, None),
+        ({"model_args": {**SMALL, "img_size": 32, "embed_dim": 10**6 * 3}}, "contradicts config.json"),
+    ],
+)
+def test_a_config_that_contradicts_the_weights_is_refused(changes: Any, said: str | None, folder: Path) -> None:
+    config = json.loads((folder / "config.json").read_text())
+    if "num_classes" in changes:
+        config["model_args"].pop("num_classes")
+    (folder / "config.json").write_text(json.dumps(config | changes))
+    with pytest.raises(CheckpointError, match=said) as refused:
+        load_checkpoint(folder)
+    assert refused.value.hint
+
+
+def test_missing_and_unknown_weights_are_errors_with_the_name(folder: Path) -> None:
+    state = load_file(folder / "model.safetensors")
+    save_file({k: v for k, v in state.items() if k != "head.bias"}, folder / "model.safetensors")
+    with pytest.raises(CheckpointError, match=r"lacks head\.bias"):
+        load_checkpoint(folder)
+    save_file(state | {"extra.weight": torch.zeros(1)}, folder / "model.safetensors")
+    with pytest.raises(CheckpointError, match=r"has extra\.weight"):
+        load_checkpoint(folder)
