@@ -150,7 +150,7 @@ class CudaContext:
         self._buffers = {}
 
     def _buffers_for(self, arrays: Sequence[torch.Tensor]) -> Buffers:
-        """Buffers for these shapes; without graphs, those of other shapes are kept, for requests of different lengths."""
+        """Buffers for these shapes; without graphs, those of other shapes are kept for requests of other lengths."""
         shapes = tuple(tuple(array.shape) for array in arrays)
         if shapes not in self._buffers:
             if self._cuda_graph:
