@@ -82,7 +82,7 @@ def run_distillation(
         settings: Settings of the run.
         output: Folder to create; an existing folder is replaced only if it holds nothing but an earlier result.
         progress: Receives every step.
-        processor: Folder or file of the tokenizer or processor, if the teacher has none.
+        processor: Folder or file with the settings of the image or sound processor, if the teacher has none.
         restart: Discard an unfinished run.
 
     Raises:
