@@ -220,8 +220,7 @@ def check_apart(inputs: Iterable[Path | None], outputs: Mapping[str, Path | None
 def move_folder_into_place(source: Path, target: Path, *, owned: Collection[str] = ()) -> None:
     """Sync the files of ``source`` and rename it to ``target``.
 
-    An existing target is replaced only if ``source`` has a file of the same name for each of its files that is not
-    ``owned``.
+    An existing target is replaced only if ``source`` has a file of the same name for each of its files but ``owned``.
 
     Args:
         source: Folder to move.
@@ -234,8 +233,8 @@ def move_folder_into_place(source: Path, target: Path, *, owned: Collection[str]
     interrupts.check()
     if target.is_symlink() or (target.exists() and not target.is_dir()):
         raise OutputError(f"{target} exists and is not a folder", "choose another folder with -o")
-    held = sorted(p.name for p in target.iterdir()) if target.exists() else []
-    foreign = [name for name in held if name not in owned and not (source / name).exists()]
+    held = target.iterdir() if target.exists() else ()
+    foreign = sorted(p.name for p in held if p.name not in owned and not (source / p.name).exists())
     if foreign:
         raise OutputError(f"{target} contains other files: {', '.join(foreign[:5])}", "choose another folder with -o")
     for path in source.rglob("*"):

@@ -268,12 +268,9 @@ def _parse(content: dict[str, Any]) -> Manifest:
         "layers": tuple(LayerEntry(**layer) for layer in fields["layers"]),
         "setting": _parse_setting(fields["setting"]),
     }
-    if fields.get("calibration") is not None:
-        parsed["calibration"] = Calibration.parse(fields["calibration"])
-    if (quantization := fields.get("quantization")) is not None:
-        parsed["quantization"] = Quantization.parse(quantization)
-    if (processor := fields.get("processor")) is not None:
-        parsed["processor"] = ProcessorRecord.parse(processor)
+    for name, part in (("calibration", Calibration), ("quantization", Quantization), ("processor", ProcessorRecord)):
+        if fields.get(name) is not None:
+            parsed[name] = part.parse(fields[name])
     manifest = Manifest(**(fields | parsed))
     for layer in manifest.layers:
         layer.signature  # noqa: B018  validates

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import sys
 import types
+from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -22,12 +23,15 @@ from acm_export.data.open_data import open_data
 from acm_export.exporter import export
 from acm_export.timing import warm_up
 from acm_export.timing.backends.backend import DeviceTimes
+from acm_export.timing.backends.onnx_backend import OnnxBackend
 from acm_export.timing.inputs import MAX_BATCHES, MAX_REQUESTS, data_batches
 from acm_export.timing.latency import latency
 from acm_export.timing.lengths import Lengths, length_buckets
 from acm_export.timing.measure import SETTLING_RUNS
 from acm_export.timing.measure_requests import RequestCalls, measure_requests
+from acm_export.timing.request import LatencyRequest
 from acm_export.timing.result_file import read_result
+from acm_export.timing.runs import _open_inputs
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -227,6 +231,18 @@ def test_sounds_of_different_lengths_need_no_mask_one_at_a_time(folder: Path, tm
     assert result.runs[0].lengths == Lengths("samples", 300, 800, 6, whole=True)
     with pytest.raises(UsageError, match="input_values has samples of 300 to 400 values, and the model takes no"):
         latency(folder / "sound" / "acm.onnx", data=tmp_path, batch=2, runs=6)
+
+
+def test_a_cuda_graph_and_a_profile_that_is_too_small_are_refused(folder: Path) -> None:
+    file = OnnxBackend().read(folder / "text" / "acm.onnx")
+    with pytest.raises(UsageError, match=r"a CUDA graph has one shape; .* has requests of 3-30 tokens"):
+        _open_inputs(LatencyRequest(file.path, data=DATA, cuda_graph=True), file)
+    request = LatencyRequest(file.path, data=DATA)
+    assert len(_open_inputs(request, replace(file, profiles={"input_ids": [[1, 3], [1, 8], [1, 30]]}))) == 1
+    for low, high in ((4, 30), (3, 29)):
+        profiles = {"input_ids": [[1, low], [1, 8], [1, high]]}
+        with pytest.raises(UsageError, match=f"from 1x{low} to 1x{high}, not for 1x{3 if low == 4 else 30}"):
+            _open_inputs(request, replace(file, profiles=profiles))
 
 
 @pytest.mark.parametrize("streams", [1, 2])

@@ -239,10 +239,10 @@ def test_a_graph_is_captured_once_for_each_shape_and_computes_the_same(
     for value in (1.0, 2.0, 3.0):
         for tau in (0.0, np.inf):
             context.run(feeds(value, **{"0.thresholds": np.full(3, tau, np.float32)}))
-            assert context._buffers is not None
+            (buffers,) = context._buffers.values()
             with torch.inference_mode():
                 (expected,) = layer(torch.full((2, 3, 8), value))
-            torch.testing.assert_close(context._buffers.results[0], expected)
+            torch.testing.assert_close(buffers.results[0], expected)
     assert fake.captured == 1
     calls = layer.calls
     context.run({"x": np.zeros((5, 3, 8), np.float32)})
@@ -250,4 +250,14 @@ def test_a_graph_is_captured_once_for_each_shape_and_computes_the_same(
     assert layer.calls == calls + 3 + 1  # to warm up, and to capture
     context.run({"x": np.ones((5, 3, 8), np.float32)})
     assert layer.calls == calls + 4
+    assert len(context._buffers) == 1
+    context.close()
+
+
+def test_buffers_of_all_lengths_are_kept_without_a_graph(layer: Wrapped, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(contexts, "cuda", FakeCuda(layer))
+    context = CudaContext(PytorchModel(layer, X, torch.device("cpu")), cuda_graph=False)
+    for length in (3, 5, 3, 5):
+        context.run({"x": np.ones((1, length, 8), np.float32)})
+    assert sorted(context._buffers) == [((1, 3, 8),), ((1, 5, 8),)]
     context.close()

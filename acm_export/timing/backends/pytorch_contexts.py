@@ -88,7 +88,6 @@ class Buffers:
     """Memory for inputs of given shapes, and their CUDA graph.
 
     Args:
-        shapes: Shapes of the inputs.
         pinned: Inputs in page-locked host memory, from which copies are asynchronous.
         inputs: Inputs on the device, at the addresses that the graph uses.
         outputs: Outputs of the graph on the device.
@@ -96,7 +95,6 @@ class Buffers:
         results: Outputs in page-locked host memory; empty before the first run.
     """
 
-    shapes: tuple[tuple[int, ...], ...]
     pinned: list[torch.Tensor]
     inputs: list[torch.Tensor]
     outputs: tuple[torch.Tensor, ...] = ()
@@ -118,7 +116,7 @@ class CudaContext:
         self._model, self._cuda_graph = model, cuda_graph
         self._stream = cuda.Stream()
         self._events = [cuda.Event(enable_timing=True) for _ in range(4)]
-        self._buffers: Buffers | None = None
+        self._buffers: dict[tuple[tuple[int, ...], ...], Buffers] = {}
 
     def run(self, feeds: Arrays) -> DeviceTimes:
         """Run once; returns when the outputs are in host memory."""
@@ -149,19 +147,20 @@ class CudaContext:
 
     def close(self) -> None:
         """Drop the graph and buffers."""
-        self._buffers = None
+        self._buffers = {}
 
     def _buffers_for(self, arrays: Sequence[torch.Tensor]) -> Buffers:
-        """Buffers for these shapes, recreated when the shapes change."""
+        """Buffers for these shapes; without graphs, those of other shapes are kept for requests of other lengths."""
         shapes = tuple(tuple(array.shape) for array in arrays)
-        if self._buffers is None or self._buffers.shapes != shapes:
-            self._buffers = None  # before new ones are made: there may be no memory for both
+        if shapes not in self._buffers:
+            if self._cuda_graph:
+                self._buffers = {}  # before a new graph is made: there may be no memory for both
             inputs = [array.to(self._model.device, copy=True) for array in arrays]
-            buffers = Buffers(shapes, [_pinned(array) for array in arrays], inputs)
+            buffers = Buffers([_pinned(array) for array in arrays], inputs)
             if self._cuda_graph:
                 self._capture(buffers)
-            self._buffers = buffers
-        return self._buffers
+            self._buffers[shapes] = buffers
+        return self._buffers[shapes]
 
     def _capture(self, buffers: Buffers) -> None:
         for _ in range(_WARM_UP_RUNS):
