@@ -6,6 +6,8 @@ run the staircase kernels (acm_export.plugins.kernels); elsewhere they run each 
 
 from __future__ import annotations
 
+from typing import Any
+
 import torch
 
 from acm_export.base.errors import OpError
@@ -167,7 +169,7 @@ def _(
     return _run_kernels(dict(zip(signature.inputs, tensors, strict=True)), signature)
 
 
-def _run_kernels(named: dict[str, torch.Tensor], signature: Signature) -> tuple[torch.Tensor, torch.Tensor]:
+def _run_kernels(named: dict[str, Any], signature: Signature) -> tuple[torch.Tensor, torch.Tensor]:
     _check(named, signature)
     require("triton")
     from acm_export.plugins.kernels.launch import gated_learners as run_kernels

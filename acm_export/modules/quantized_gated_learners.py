@@ -6,6 +6,8 @@ that need it, with exact sums: float64 holds every sum of int8 products that the
 
 from __future__ import annotations
 
+from typing import Any
+
 import torch
 
 from acm_export.base.errors import OpError
@@ -220,7 +222,7 @@ def _(
     return _run_kernels(dict(zip(signature.inputs, tensors, strict=True)), signature)
 
 
-def _run_kernels(named: dict[str, torch.Tensor], signature: QuantizedSignature) -> tuple[torch.Tensor, torch.Tensor]:
+def _run_kernels(named: dict[str, Any], signature: QuantizedSignature) -> tuple[torch.Tensor, torch.Tensor]:
     _check(named, signature)
     require("triton")
     from acm_export.plugins.kernels.launch_quantized import quantized_gated_learners as run_kernels

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Any
 
 from acm_export.base.errors import OpError
 from acm_export.op.signature import GLU_INPUTS, GLU_NAME, INPUTS, NAME, Signature
@@ -88,7 +89,7 @@ class QuantizedSignature(Signature):
         return QUANTIZED_GLU_NAME if self.glu else QUANTIZED_NAME
 
     @property
-    def attributes(self) -> dict[str, int | str]:
+    def attributes(self) -> dict[str, Any]:
         """The attributes of the node by name, without those for TensorRT."""
         return {**super().attributes, "dynamic": self.dynamic}
 

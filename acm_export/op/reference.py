@@ -41,8 +41,8 @@ def gated_learners(
     b2: Array,
     signature: Signature,
     *,
-    v1: Array | None = None,
-    c1: Array | None = None,
+    v1: Array = None,
+    c1: Array = None,
 ) -> tuple[NDArray[np.float64], NDArray[np.int32]]:
     """Evaluate the operator one token and one learner at a time.
 

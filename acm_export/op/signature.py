@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field
+from typing import Any
 
 from acm_export.base.errors import OpError
 
@@ -70,7 +71,7 @@ class Signature:
         return GLU_NAME if self.glu else NAME
 
     @property
-    def attributes(self) -> dict[str, int | str]:
+    def attributes(self) -> dict[str, Any]:
         """The attributes of the node by name, without those for TensorRT."""
         return {
             "num_learners": self.num_learners,

@@ -3,18 +3,17 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from acm_export.onnx_file.quantization.learners import QuantizedLearners
 from acm_export.op.quantized_reference import token_range
-from acm_export.quantization.activations import activated
 from acm_export.quantization.dense_scales import relative_error
+from acm_export.quantization.float_learners import divisor_of, hidden_values, parts, smoothed
 from acm_export.quantization.scales import (
     HiddenScale,
     hidden_scale,
-    migration,
     quantize_columns,
     round_hidden,
     symmetric_scale,
@@ -26,6 +25,7 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
     from acm_export.op.signature import Signature
+    from acm_export.quantization.float_learners import FloatLearners
     from acm_export.quantization.observed import Observed
     from acm_export.quantization.options import Options
 
@@ -34,33 +34,6 @@ UP_INPUTS = {"w1": ("w1", "s1", "b1"), "v1": ("v1", "t1", "c1")}
 
 ENOUGH_TOKENS = 64
 """With fewer sampled tokens that run a learner, all sampled tokens set its scale."""
-
-
-@dataclass(frozen=True)
-class FloatLearners:
-    """The weights of one ACM layer in float32, as in docs/op.md.
-
-    Args:
-        w1: ``[D, N*h]``.
-        b1: ``[N*h]``.
-        w2: ``[N*h, D]``.
-        b2: ``[N+1, D]``.
-        v1: ``[D, N*h]``, the multiplied branch of a GLU, or None, as c1.
-        c1: ``[N*h]``.
-    """
-
-    w1: NDArray[np.float32]
-    b1: NDArray[np.float32]
-    w2: NDArray[np.float32]
-    b2: NDArray[np.float32]
-    v1: NDArray[np.float32] | None = None
-    c1: NDArray[np.float32] | None = None
-
-    @property
-    def up(self) -> dict[str, tuple[NDArray[np.float32], NDArray[np.float32]]]:
-        """Weight and bias of each up projection, by the name of the weight."""
-        branches = {"w1": (self.w1, self.b1)}
-        return branches if self.v1 is None or self.c1 is None else branches | {"v1": (self.v1, self.c1)}
 
 
 @dataclass(frozen=True)
@@ -90,8 +63,8 @@ def static_learners(weights: FloatLearners, signature: Signature, seen: Observed
     Returns:
         The int8 layer; biases are corrected for the mean error on the sampled tokens.
     """
-    weights = _smoothed(weights, signature, seen, options)
-    divisor = _divisor(weights, seen, options)
+    weights = smoothed(weights, signature, seen, options)
+    divisor = divisor_of(weights, seen, options)
     largest = float((seen.largest / divisor).max())
     importance = sum(np.square(weight * divisor[:, None]).sum(1) for weight, _ in weights.up.values())
     scale = symmetric_scale(seen.sample / divisor, np.asarray(importance), largest)
@@ -99,9 +72,9 @@ def static_learners(weights: FloatLearners, signature: Signature, seen: Observed
     q = np.clip(np.rint(seen.sample * x_mult), -128, 127)
     up = {name: _Up(*floats, divisor, scale, options.levels) for name, floats in weights.up.items()}
     learners = []
-    for learner, (part, tokens) in enumerate(zip(_parts(weights, signature), _runs(seen, signature), strict=True)):
+    for learner, (part, tokens) in enumerate(zip(parts(weights, signature), _runs(seen, signature), strict=True)):
         results = [projection.run(part, seen.sample, q, tokens) for projection in up.values()]
-        active, exact = (_hidden_values(signature, values) for values in zip(*results, strict=True))
+        active, exact = (hidden_values(signature, values) for values in zip(*results, strict=True))
         found = hidden_scale(active, tokens, np.square(weights.w2[part]).sum(1))
         learners.append(_Hidden(part, tokens, runs_exactly(seen, learner), exact, active, found))
     unused = tuple(number for number, hidden in enumerate(learners, 1) if not hidden.exact.any())
@@ -111,9 +84,9 @@ def static_learners(weights: FloatLearners, signature: Signature, seen: Observed
     divided = weights.w2 / np.repeat(multipliers, len(weights.w2) // len(learners))[:, None]
     w2, s2 = quantize_columns(divided, options.levels)
     b2, error = _output_biases(weights, learners, w2, s2)
-    quantized = {key: values for name, one in up.items() for key, values in one.inputs(name).items()}
-    down = {"h_mult": multipliers, "h_zero": zeros, "w2": w2, "s2": s2, "b2": b2}
-    return LayerResult(QuantizedLearners(x_mult=x_mult, **quantized, **down), error, unused)
+    inputs: dict[str, Any] = {key: values for name, one in up.items() for key, values in one.inputs(name).items()}
+    inputs |= {"x_mult": x_mult, "h_mult": multipliers, "h_zero": zeros, "w2": w2, "s2": s2, "b2": b2}
+    return LayerResult(QuantizedLearners(**inputs), error, unused)
 
 
 class _Up:
@@ -206,9 +179,9 @@ def dynamic_learners(
     """
     n = signature.num_learners
     if seen is not None:
-        weights = _smoothed(weights, signature, seen, options)
-    divisor = np.ones(len(weights.w1), np.float32) if seen is None else _divisor(weights, seen, options)
-    up = {}
+        weights = smoothed(weights, signature, seen, options)
+    divisor = np.ones(len(weights.w1), np.float32) if seen is None else divisor_of(weights, seen, options)
+    up: dict[str, Any] = {}
     for name, (weight, bias) in weights.up.items():
         rounded = quantize_columns(weight * divisor[:, None], options.levels)
         up |= dict(zip(UP_INPUTS[name], (*rounded, bias), strict=True))
@@ -232,13 +205,6 @@ def runs_exactly(seen: Observed, learner: int) -> NDArray[np.float32]:
     return (seen.counts > learner).astype(np.float32)
 
 
-def _parts(weights: FloatLearners, signature: Signature) -> list[slice]:
-    """The hidden columns of each learner."""
-    n = signature.num_learners
-    hidden = weights.w1.shape[1] // n
-    return [slice(learner * hidden, (learner + 1) * hidden) for learner in range(n)]
-
-
 def _runs(seen: Observed, signature: Signature) -> list[NDArray[np.float32]]:
     """Weight of each sampled token for each learner's scales."""
     runs = [runs_exactly(seen, learner) for learner in range(signature.num_learners)]
@@ -257,49 +223,19 @@ def _with_guesses(learners: list[_Hidden], unused: Sequence[int]) -> list[_Hidde
     return [replace(hidden, scale=guess) if n in unused else hidden for n, hidden in enumerate(learners, 1)]
 
 
-def _divisor(weights: FloatLearners, seen: Observed, options: Options) -> NDArray[np.float32]:
-    """What each channel of x is divided by; both up projections of a GLU read the same int8 tokens."""
-    if not options.migration:
-        return np.ones(len(weights.w1), np.float32)
-    largest = np.max([np.abs(weight).max(1) for weight, _ in weights.up.values()], axis=0)
-    return migration(seen.largest, largest, options.migration)
-
-
-def _smoothed(weights: FloatLearners, signature: Signature, seen: Observed, options: Options) -> FloatLearners:
-    """The same layer with hidden products of more even size; only a GLU can be rescaled.
-
-    A hidden product is linear in its column of v1, so the column is divided and the row of w2 multiplied by the
-    divisor of SmoothQuant. Some channels of a GLU are many times as large as the others, and one scale serves a
-    learner.
-    """
-    if weights.v1 is None or weights.c1 is None or not options.migration:
-        return weights
-    divisor = np.ones(weights.v1.shape[1], np.float32)
-    for part in _parts(weights, signature):
-        hidden = _hidden_values(signature, [seen.sample @ w[:, part] + b[part] for w, b in weights.up.values()])
-        divisor[part] = migration(np.abs(hidden).max(0), np.abs(weights.w2[part]).max(1), options.migration)
-    return replace(weights, v1=weights.v1 / divisor, c1=weights.c1 / divisor, w2=weights.w2 * divisor[:, None])
-
-
-def _hidden_values(signature: Signature, up: Sequence[NDArray[np.float32]]) -> NDArray[np.float32]:
-    """Hidden values ``[tokens, h]`` of one learner from the results of its up projections."""
-    active = activated(signature.activation, up[0])
-    return active * up[1] if signature.glu else active
-
-
 def _dynamic_error(weights: FloatLearners, learners: QuantizedLearners, signature: Signature, seen: Observed) -> float:
     """As the operator computes it with ``dynamic`` = 1."""
     q, factor = _rounded_rows(seen.sample * learners.x_mult)
-    inputs = learners.inputs
+    inputs: dict[str, Any] = dict(learners.inputs)
     sums, total = np.zeros((2, len(q), weights.w2.shape[1]), np.float32)
-    for learner, part in enumerate(_parts(weights, signature)):
+    for learner, part in enumerate(parts(weights, signature)):
         ran = runs_exactly(seen, learner)[:, None]
         up = [tuple(inputs[key][..., part] for key in UP_INPUTS[name]) for name in weights.up]
         rounded = [(q @ weight.astype(np.float32)) * factor * scale + bias for weight, scale, bias in up]
-        qh, scale = _rounded_rows(_hidden_values(signature, rounded))
+        qh, scale = _rounded_rows(hidden_values(signature, rounded))
         sums += ran * scale * (qh @ learners.w2[part].astype(np.float32)) * learners.s2
         exact = [seen.sample @ weight[:, part] + bias[part] for weight, bias in weights.up.values()]
-        total += ran * (_hidden_values(signature, exact) @ weights.w2[part])
+        total += ran * (hidden_values(signature, exact) @ weights.w2[part])
     return relative_error(sums, total)
 
 

@@ -11,7 +11,8 @@ from acm_export.op import ACTIVATIONS, QuantizedSignature, Signature
 from acm_export.op.quantized_reference import quantized_gated_learners
 from acm_export.op.reference import gated_learners
 from acm_export.op.routing import learner_counts
-from acm_export.quantization.learner_scales import FloatLearners, LayerResult, dynamic_learners, static_learners
+from acm_export.quantization.float_learners import FloatLearners
+from acm_export.quantization.learner_scales import LayerResult, dynamic_learners, static_learners
 from acm_export.quantization.observed import Observed
 from acm_export.quantization.options import Options
 
