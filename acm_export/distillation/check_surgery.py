@@ -105,10 +105,10 @@ def _difference(model: nn.Module, inputs: Mapping[str, torch.Tensor], expected: 
     """How the outputs of a model differ from the expected ones, in words; None if they are equal."""
     try:
         found = _outputs(model, inputs)
-    except Exception as error:  # noqa: BLE001  whatever the model raises
-        return f"the model fails: {type(error).__name__}: {error}"
-    size = _error(found, expected)
-    return None if size <= _TOLERANCE else f"the model's outputs differ by {size:.2g} of their size"
+    except Exception as failure:  # noqa: BLE001  whatever the model raises
+        return f"the model fails: {type(failure).__name__}: {failure}"
+    error = _error(found, expected)
+    return None if error <= _TOLERANCE else f"the model's outputs differ by {error:.2g} of their size"
 
 
 def _error(found: list[torch.Tensor], expected: list[torch.Tensor]) -> float:

@@ -6,7 +6,7 @@ import copy
 import logging
 from dataclasses import dataclass
 from functools import partial
-from typing import TYPE_CHECKING, cast
+from typing import TYPE_CHECKING, Any, cast
 
 import torch
 from accelerate import Accelerator
@@ -312,9 +312,15 @@ class _Run:
 
 def _untrained_student(teacher: Teacher, dense: nn.Module, plan: AcmizePlan, seed: int) -> nn.Module:
     torch.manual_seed(seed)
-    student = copy.deepcopy(dense)
+    replaced = {id(p): p for name, p in dense.named_parameters() if _is_replaced(name, plan)}
+    student = copy.deepcopy(dense, dict[int, Any](replaced))  # without copies of weights that are dropped at once
     install_acm_layers(student, teacher.interface, plan.layers)
     return student
+
+
+def _is_replaced(parameter: str, plan: AcmizePlan) -> bool:
+    modules = [module for place, layer in plan.layers.items() for module in (place, *layer.emptied)]
+    return any(parameter.startswith(f"{module}.") for module in modules)
 
 
 def _accelerator(settings: AcmizeSettings, samples: int) -> Accelerator:

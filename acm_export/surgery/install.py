@@ -55,6 +55,7 @@ def install_acm_layers(model: nn.Module, interface: ModelInterface, layers: Mapp
                     "correct the layer's name, or the number of transformer layers",
                 )
         _check_widths(name, placed, [modules[part] for part in (name, *placed.emptied)])
+    del modules  # it would keep the weights of all replaced modules in memory
     for name, placed in layers.items():
         layer = ACMLayer(placed.spec)
         layer.emptied = placed.emptied

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import pytest
 import torch
-from tiny_families import acm_model, family, interface
+from tiny_families import acm_model, interface
 
 from acm_export.base.errors import UsageError
 from acm_export.checkpoints import save_checkpoint
