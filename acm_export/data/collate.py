@@ -50,16 +50,16 @@ def _stack(value: GraphInput, arrays: Sequence[np.ndarray], masked: bool) -> np.
     shapes = sorted({array.shape for array in arrays})
     if len(shapes) == 1:
         return np.stack(arrays)
-    if len(value.shape) != 2:
+    if len({shape[1:] for shape in shapes}) > 1 or isinstance(value.shape[1], int):
         hint = "give images of equal size, or processor settings that crop them" if value.is_image else None
         raise UsageError(
-            f"{value.name} has samples of the shapes {list(shapes[0])} and {list(shapes[-1])}; only sequences of "
-            "numbers are padded",
+            f"{value.name} has samples of the shapes {list(shapes[0])} and {list(shapes[-1])}; only the "
+            "length of a sequence may differ",
             hint,
         )
     if not masked:
         raise UsageError(
-            f"{value.name} has samples of {shapes[0][0]} to {shapes[-1][0]} values, and the model takes no "
+            f"{value.name} has samples of the lengths {shapes[0][0]} to {shapes[-1][0]}, and the model takes no "
             "attention_mask that would mark padding",
             "give samples of equal length, or one sample at a time: --batch 1",
         )
@@ -79,15 +79,16 @@ def pad(arrays: Sequence[np.ndarray], fill: int, length: int | None = None, *, l
     """Stack sequences of different lengths.
 
     Args:
-        arrays: One-dimensional arrays.
+        arrays: Arrays that differ only in their first dimension.
         fill: Value of the padding.
         length: Length of the result; by default that of the longest sequence.
         left: Whether the padding comes before a sequence.
 
     Returns:
-        ``[arrays, length]``.
+        ``[arrays, length, ...]``.
     """
-    padded = np.full((len(arrays), length or max(map(len, arrays))), fill, arrays[0].dtype)
+    shape = (len(arrays), length or max(map(len, arrays)), *arrays[0].shape[1:])
+    padded = np.full(shape, fill, arrays[0].dtype)
     for row, array in zip(padded, arrays, strict=True):
         row[len(row) - len(array) if left else 0 :][: len(array)] = array
     return padded

@@ -152,8 +152,8 @@ class Dataset:
         for value in self.inputs:
             given = rows.get(value.name)
             if given is None:
-                given = np.full(first.shape, _OPTIONAL[value.name], value.dtype)
-            elif value.name in _OPTIONAL and given.shape != first.shape:
+                given = np.full(first.shape[:2], _OPTIONAL[value.name], value.dtype)
+            elif value.name in _OPTIONAL and given.shape != first.shape[:2]:
                 raise UsageError(
                     f"{where(0)}: {value.name} has the shape {list(given.shape[1:])}, {needed[0]} "
                     f"{list(first.shape[1:])}",

@@ -271,7 +271,7 @@ def test_samples_that_do_not_fit_are_named(samples: list[dict[str, Any]], messag
 
 def test_images_of_two_sizes_are_named() -> None:
     images = GraphInput("pixel_values", ("batch", 1, "height", 4), np.dtype(np.float32))
-    with pytest.raises(UsageError, match=r"shapes \[1, 4, 4\] and \[1, 5, 4\]; only sequences"):
+    with pytest.raises(UsageError, match=r"shapes \[1, 4, 4\] and \[1, 5, 4\]; only the length"):
         batch_of([{"pixel_values": np.zeros((1, height, 4))} for height in (4, 5)], images)
 
 
