@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:
     from acm_export.surgery.dataflow import Operation, Value
 
+_SUMS = ("add", "sub")
 _PRODUCTS = ("matmul", "mm", "bmm", "addmm", "baddbmm", "einsum", "linear")
 _MIXING = (*_PRODUCTS, "softmax", "scaled_dot_product", "conv", "acm_layer")
 
@@ -40,9 +41,9 @@ def has_residual(x: Value, y: Value) -> bool:
         if is_mixing(operation):
             continue
         others = [value for value in operation.inputs if value not in region]
-        if operation.name in ("add", "sub") and any(_bypasses(value, x) for value in others):
+        if operation.name in _SUMS and any(_bypasses(value, x) for value in others):
             return True
-        if operation.name not in ("add", "sub") and any(value.is_data for value in others):
+        if operation.name not in _SUMS and any(value.is_data for value in others):
             continue
         for value in operation.outputs:
             region.add(value)
@@ -52,10 +53,22 @@ def has_residual(x: Value, y: Value) -> bool:
 
 
 def _bypasses(value: Value, x: Value) -> bool:
-    """Whether ``x`` depends on a value, or on what the value is a scaled, normalised or reshaped copy of."""
-    while not x.depends_on(value):
-        operation = value.producer
-        if operation is None or is_mixing(operation) or len(operation.data_inputs) != 1:
-            return False
-        (value,) = operation.data_inputs
-    return value.is_data or value.producer is not None  # a decoder's queries may start from constants
+    """Whether ``x`` depends on a value, or on what the value is a scaled, normalised or reshaped copy of.
+
+    Of a sum (the stream after a parallel attention), one part is enough.
+    """
+    waiting = [value]
+    seen: set[Value] = set()
+    while waiting:
+        found = waiting.pop()
+        if x.depends_on(found):
+            if found.is_data or found.producer is not None:  # not a parameter, which other modules may read too
+                return True
+            continue
+        operation = found.producer
+        if found in seen or operation is None or is_mixing(operation):
+            continue
+        seen.add(found)
+        if len(operation.data_inputs) == 1 or operation.name in _SUMS:
+            waiting.extend(operation.data_inputs)
+    return False

@@ -151,7 +151,7 @@ class _Context:
 
     def _ffn_reason(self, path: FFNPath, *, residual: bool) -> str | None:
         d, width, output = path.widths
-        if not residual and not any(operation.is_pointwise for operation in path.between):
+        if not (residual and d == output) and not any(operation.is_pointwise for operation in path.between):
             return _NOT_AN_FFN
         if d != output:
             return f"it maps width {d} to {output}; an ACM layer needs equal widths"
