@@ -41,11 +41,11 @@ def learners_from_ffn(layer: ACMLayer, weights: FFNWeights, statistics: SiteStat
     kept = order[: spec.num_learners * spec.hidden_dim].to(weights.w1.device)
     with torch.no_grad():
         layer.w2.zero_()  # hidden units beyond the teacher's contribute nothing
-        _copy_up(layer.w1, layer.b1, weights.w1, weights.b1, kept)
+        _copy_up(layer.w1, layer.b1, weights.w1, weights.b1, kept, weights.scale)
         if layer.v1 is not None and layer.c1 is not None and weights.v1 is not None:
             _copy_up(layer.v1, layer.c1, weights.v1, weights.c1, kept)
         for units in _chunks(len(kept), spec.model_dim):
-            layer.w2[units] = weights.w2[:, kept[units]].T.to(layer.w2)
+            layer.w2[units] = weights.w2[:, kept[units]].T.to(layer.w2) / weights.scale
         _set_biases(layer, weights, statistics.hidden_mean, order)
 
 
@@ -82,11 +82,12 @@ def _copy_up(
     weight: torch.Tensor,
     bias: torch.Tensor | None,
     kept: torch.Tensor,
+    scale: float = 1.0,
 ) -> None:
-    """Copy the neurons ``kept`` of an up projection into the first columns of a layer's."""
+    """Copy the neurons ``kept`` of an up projection, times a factor, into the first columns of a layer's."""
     for units in _chunks(len(kept), weight.shape[1]):
-        to_weight[:, units] = weight[kept[units]].T.to(to_weight)
-    to_bias[: len(kept)] = 0.0 if bias is None else bias[kept].to(to_bias)
+        to_weight[:, units] = weight[kept[units]].T.to(to_weight) * scale
+    to_bias[: len(kept)] = 0.0 if bias is None else bias[kept].to(to_bias) * scale
 
 
 def _set_biases(layer: ACMLayer, weights: FFNWeights, hidden_mean: torch.Tensor, order: torch.Tensor) -> None:

@@ -23,6 +23,7 @@ class FFNWeights:
         b2: ``[D]``.
         v1: ``[width, D]``, the branch that multiplies the activation; None unless the FFN is gated.
         c1: ``[width]``.
+        scale: The activation is ``act(scale * x) / scale``.
     """
 
     w1: torch.Tensor
@@ -31,3 +32,4 @@ class FFNWeights:
     b2: torch.Tensor | None
     v1: torch.Tensor | None = None
     c1: torch.Tensor | None = None
+    scale: float = 1.0

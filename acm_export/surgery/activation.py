@@ -21,17 +21,41 @@ _TOLERANCE = 2e-5
 """gelu and its tanh form differ by 4.7e-4; constants that are written with fewer digits change a result by 1e-6."""
 
 
+_QUICK_GELU = 1.702
+"""QuickGELU, which CLIP uses, is ``silu(1.702 x) / 1.702``."""
+
+
+@dataclass(frozen=True)
+class Activation:
+    """The activation ``act(scale * x) / scale``.
+
+    Args:
+        name: The operator's name of act.
+        scale: Factor that the weights around it can take over.
+    """
+
+    name: str
+    scale: float = 1.0
+
+    def __call__(self, x: torch.Tensor) -> torch.Tensor:
+        """Apply it, elementwise."""
+        return activation_fn(self.name)(self.scale * x) / self.scale
+
+
+_KNOWN = (*map(Activation, ACTIVATIONS), Activation("silu", _QUICK_GELU))
+
+
 @dataclass(frozen=True)
 class Hidden:
     """How the hidden values of an FFN follow from its branches.
 
     Args:
-        activation: The operator's name of the activation; None if the operator does not have it.
+        activation: The activation; None if the operator does not have it.
         gate: Position of the branch that goes through the activation.
         value: Position of the branch that multiplies it; None for an FFN that is not gated.
     """
 
-    activation: str | None
+    activation: Activation | None
     gate: int = 0
     value: int | None = None
 
@@ -48,21 +72,21 @@ def hidden_of(path: FFNPath) -> Hidden | None:
     grid = tuple(part.flatten() for part in torch.meshgrid(line, line, indexing="ij"))
     for gate, value in ((0, 1), (1, 0)):
         g, u = grid[gate], grid[value]
-        name = _closest(path, grid, lambda act, g=g, u=u: act(g) * u)  # type: ignore[misc]
-        if name is not None:
-            return Hidden(name, gate, value)
+        activation = _closest(path, grid, lambda act, g=g, u=u: act(g) * u)  # type: ignore[misc]
+        if activation is not None:
+            return Hidden(activation, gate, value)
     return _unknown_product(path, grid)
 
 
 def _closest(
-    path: FFNPath, probes: tuple[torch.Tensor, ...], expected: Callable[[Callable[..., torch.Tensor]], torch.Tensor]
-) -> str | None:
+    path: FFNPath, probes: tuple[torch.Tensor, ...], expected: Callable[[Activation], torch.Tensor]
+) -> Activation | None:
     computed = _evaluate(path, probes)
     if computed is None:
         return None
-    errors = {name: float((expected(activation_fn(name)) - computed).abs().max()) for name in ACTIVATIONS}
-    name = min(errors, key=errors.__getitem__)
-    return name if errors[name] <= _TOLERANCE else None
+    errors = {activation: float((expected(activation) - computed).abs().max()) for activation in _KNOWN}
+    closest = min(errors, key=errors.__getitem__)
+    return closest if errors[closest] <= _TOLERANCE else None
 
 
 def _unknown_product(path: FFNPath, grid: tuple[torch.Tensor, ...]) -> Hidden | None:

@@ -30,6 +30,7 @@ class Site:
         down: Linear map behind the activation; None for a projection.
         value: Linear map of the branch that multiplies the activation in a gated FFN; None elsewhere.
         activation: The operator's name for the activation; None for projections and for activations it does not have.
+        scale: The site applies ``act(scale * x) / scale``, for QuickGELU as silu; 1 elsewhere.
         residual: Whether a residual connection bypasses the site, so that a token can skip it.
         emptied: Names of the modules outside ``place`` that become ``nn.Identity``.
         axis: Axis of the features: -1, or 1 where the site consists of 1x1 convolutions.
@@ -41,6 +42,7 @@ class Site:
     down: LinearMap | None = None
     value: LinearMap | None = None
     activation: str | None = None
+    scale: float = 1.0
     residual: bool = False
     emptied: tuple[str, ...] = ()
     axis: int = LAST
@@ -106,7 +108,7 @@ def ffn_weights(model: nn.Module, site: Site) -> FFNWeights:
     if site.down is None:
         raise ValueError(f"{site.place} is a projection, not a feed-forward network")
     value = (None, None) if site.value is None else site.value.weights(model)
-    return FFNWeights(*site.up.weights(model), *site.down.weights(model), *value)
+    return FFNWeights(*site.up.weights(model), *site.down.weights(model), *value, scale=site.scale)
 
 
 def select_sites(found: Survey, sites: str = FFN) -> tuple[Site, ...]:

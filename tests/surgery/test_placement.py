@@ -94,7 +94,7 @@ ACTIVATIONS = {
     "gelu_tanh": lambda m, x: m.down(newer(m.up(x))),
     "relu": lambda m, x: m.down(F.relu_(m.up(x))),
     "silu": lambda m, x: m.down(swish(m.up(x))),
-    None: lambda m, x: m.down(quick(m.up(x))),
+    None: lambda m, x: m.down(F.mish(m.up(x))),
     "identity": lambda m, x: m.down(m.up(x)),
 }
 
@@ -105,11 +105,17 @@ def test_an_activation_is_recognised_however_it_is_written(name: str | None) -> 
     assert (site.place, site.activation, site.value) == ("ff", name, None)
 
 
+def test_quick_gelu_is_a_scaled_silu() -> None:
+    for function in (lambda m, x: m.down(quick(m.up(x))), lambda m, x: m.down(quick(m.gate(x)) * m.up(x))):
+        (site,) = found(Block(function)).sites
+        assert (site.activation, site.scale) == ("silu", 1.702)
+
+
 GATED = {
     "separate": (lambda m, x: m.down(F.silu(m.gate(x)) * m.up(x)), "silu", ("gate", 0), ("up", 0)),
     "the other order": (lambda m, x: m.down(m.up(x) * F.relu(m.gate(x))), "relu", ("gate", 0), ("up", 0)),
     "no activation": (lambda m, x: m.down(m.up(x) * m.gate(x)), "identity", ("up", 0), ("gate", 0)),
-    "unknown": (lambda m, x: m.down(m.up(x) * quick(m.gate(x))), None, ("gate", 0), ("up", 0)),
+    "unknown": (lambda m, x: m.down(m.up(x) * F.mish(m.gate(x))), None, ("gate", 0), ("up", 0)),
     "chunk": (chunks, "gelu", ("both", 0), ("both", 24)),
     "second half": (second_half, "gelu", ("both", 24), ("both", 0)),
     "slices": (slices, "silu", ("both", 0), ("both", 24)),

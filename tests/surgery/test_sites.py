@@ -67,7 +67,7 @@ def test_the_activation_has_the_operators_name_or_is_none() -> None:
         "relu": "relu",
         "silu": "silu",
         "swish": "silu",
-        "quick_gelu": None,
+        "quick_gelu": "silu",
         "relu2": None,
         "tanh": None,
     }
