@@ -66,6 +66,7 @@ def test_the_config_describes_the_layers(folder: Path) -> None:
         "activation": "identity",
         "gate_hidden": [8],
         "gate_activation": "relu",
+        "glu": False,
     }
     assert "vit.layers.0.mlp.thresholds" in load_file(folder / "model.safetensors")
 

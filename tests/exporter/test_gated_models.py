@@ -26,6 +26,7 @@ from acm_export.onnx_file.retarget import retarget
 from acm_export.onnx_file.set_budget import set_budget
 from acm_export.onnx_file.targets import TARGETS, gated_learners_nodes
 from acm_export.quantization.quantize import quantize
+from acm_export.report.inspection import layer_table
 from acm_export.timing.latency import latency
 from acm_export.verification.compare import verify_model
 from acm_export.verification.report import VerificationError
@@ -85,6 +86,11 @@ def test_the_manifest_says_which_layers_are_gated_and_what_they_cost(files: Path
     layers = inspect(files / "int8.onnx").manifest.layers
     assert [layer.glu for layer in layers] == [True, False, True]
     assert [layer.learner_flops for layer in layers] == [6 * 64 * 32, 4 * 64 * 32, 6 * 64 * 40]
+
+
+def test_inspect_marks_gated_layers(files: Path) -> None:
+    table = layer_table(inspect(files / "m.onnx"))
+    assert list(table.columns[5].cells) == ["silu (GLU)", "silu", "gelu_tanh (GLU)"]
 
 
 def test_all_learners_cost_what_the_counter_of_pytorch_finds_in_the_dense_twins(files: Path, model: Decoder) -> None:
