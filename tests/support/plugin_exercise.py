@@ -9,7 +9,8 @@ import sys
 from dataclasses import replace
 from pathlib import Path
 
-from plugin_core import Case, Core, Driver, GluCase, QuantizedCase, QuantizedGluCase, pointers
+from plugin_cases import Case, GluCase, QuantizedCase, QuantizedGluCase
+from plugin_core import Core, Driver, pointers
 from plugin_harness import Harness, fields_of
 
 from acm_export.plugins.kernels.plan import MAX_TOKENS, Problem
