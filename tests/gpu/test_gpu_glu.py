@@ -11,7 +11,8 @@ from gpu_reference import TOLERANCE, Inputs, largest_error, random_inputs, refer
 from kernel_int8 import assert_exact_steps, exact_int8_inputs, exact_y, int8_operator, random_int8_inputs
 from kernel_runs import array, tensor
 from plugin_build import build
-from plugin_core import Core, GluCase, QuantizedGluCase, pointers
+from plugin_cases import GluCase, QuantizedGluCase
+from plugin_core import Core, pointers
 from plugin_packed import packed
 from test_gpu_kernels_int8 import DTYPES, entry_of_this_gpu
 from test_gpu_plugin import DRIVER, prepared, space

@@ -9,7 +9,8 @@ import pytest
 import torch
 from gpu_reference import TOLERANCE, largest_error, random_inputs, reference
 from plugin_build import build, each_header_set
-from plugin_core import Case, Core, CPointers, Layer, pointers
+from plugin_cases import Case
+from plugin_core import Core, CPointers, Layer, pointers
 from plugin_harness import Harness
 
 from acm_export.base.errors import KernelError

@@ -10,7 +10,8 @@ import pytest
 import torch
 from kernel_int8 import exact_int8_inputs, exact_y, random_int8_inputs
 from plugin_build import build, each_header_set
-from plugin_core import Core, CPointers, Layer, QuantizedCase, pointers
+from plugin_cases import QuantizedCase
+from plugin_core import Core, CPointers, Layer, pointers
 from plugin_harness import Harness
 from plugin_packed import packed
 

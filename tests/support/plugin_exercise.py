@@ -9,7 +9,8 @@ import sys
 from dataclasses import replace
 from pathlib import Path
 
-from plugin_core import Case, Core, Driver, QuantizedCase, pointers
+from plugin_cases import Case, GluCase, QuantizedCase, QuantizedGluCase
+from plugin_core import Core, Driver, pointers
 from plugin_harness import Harness, fields_of
 
 from acm_export.plugins.kernels.plan import MAX_TOKENS, Problem
@@ -27,11 +28,17 @@ QUANTIZED_CASES = [
     for dtype, learners in (("float16", 3), ("float32", 64))
     for model_dim in (64, 65)
 ]
+GLU_CASES = [
+    kind(leading=leading, dtype=dtype, model_dim=model_dim, num_learners=3, activation="silu")
+    for kind in (GluCase, QuantizedGluCase)
+    for leading, dtype in (((1,), "float16"), ((2, 50), "float32"), ((9, 3000), "float16"), ((0, 3), "float16"))
+    for model_dim in (64, 65)
+]
 HUGE = ((1 << 31) - 1, 1 << 62, (1 << 63) - 64, (1 << 63) - 1)
 
 
 def exercise_core(core: Core) -> None:
-    cases = [*CASES, *QUANTIZED_CASES]
+    cases = [*CASES, *QUANTIZED_CASES, *GLU_CASES]
     for case in cases:
         layer = core.layer(case)
         assert layer.workspace(case.tensors()) >= 0
@@ -59,7 +66,7 @@ def exercise_core(core: Core) -> None:
 
 
 def exercise_plugin(harness: Harness) -> None:
-    for case in [*CASES, *QUANTIZED_CASES]:
+    for case in [*CASES, *QUANTIZED_CASES, *GLU_CASES]:
         largest = replace(case, leading=tuple(4 * size + 1 for size in case.leading))
         unknown = replace(case, leading=(-1,) * len(case.leading))
         made = harness.create(fields_of(case), case.operator)

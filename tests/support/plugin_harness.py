@@ -7,7 +7,8 @@ from ctypes import byref, c_char_p, c_int32, c_int64, c_void_p
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
-from plugin_core import OPERATORS, TYPES, Case, CPointers, load, pointers
+from plugin_cases import OPERATORS, TYPES, Case
+from plugin_core import CPointers, load, pointers
 
 if TYPE_CHECKING:
     from pathlib import Path

@@ -13,7 +13,8 @@ from acm_export.plugins.kernels import launch, launch_quantized
 
 if TYPE_CHECKING:
     import pytest
-    from plugin_core import Case, Place
+    from plugin_cases import Case
+    from plugin_core import Place
 
 
 class Recorder:

@@ -11,7 +11,8 @@ from dataclasses import astuple, replace
 from pathlib import Path
 from typing import Any
 
-from plugin_core import GLU_CASES, QUANTIZED_CASES, Case, Driver
+from plugin_cases import GLU_CASES, QUANTIZED_CASES, Case
+from plugin_core import Driver
 from plugin_harness import Harness, fields_of
 
 CASES = (

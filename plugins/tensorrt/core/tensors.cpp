@@ -9,16 +9,17 @@
 namespace acm {
 namespace {
 
-constexpr const char* kNames[] = {"x",  "gate_logits", "thresholds", "x_mult", "w1", "s1", "b1", "v1", "t1",
-                                  "c1", "h_mult",      "h_zero",     "w2",     "s2", "b2", "y",  "counts"};
+constexpr const char* kNames[] = {"x",  "gate_logits", "thresholds", "x_mult", "w1",     "s1",
+                                  "b1", "v1",          "t1",         "c1",     "h_mult", "h_zero",
+                                  "w2", "s2",          "b2",         "y",      "counts"};
 static_assert(std::size(kNames) == kNumTensors);
 
 constexpr TensorIndex kInputs[] = {kX, kGateLogits, kThresholds, kW1, kB1, kW2, kB2};
 constexpr TensorIndex kQuantizedInputs[] = {kX,  kGateLogits, kThresholds, kXMult, kW1, kS1,
                                             kB1, kHMult,      kHZero,      kW2,    kS2, kB2};
 constexpr TensorIndex kGluInputs[] = {kX, kGateLogits, kThresholds, kW1, kB1, kV1, kC1, kW2, kB2};
-constexpr TensorIndex kQuantizedGluInputs[] = {kX,  kGateLogits, kThresholds, kXMult, kW1,    kS1, kB1, kV1,
-                                               kT1, kC1,         kHMult,      kHZero, kW2,    kS2, kB2};
+constexpr TensorIndex kQuantizedGluInputs[] = {kX,  kGateLogits, kThresholds, kXMult, kW1, kS1, kB1, kV1,
+                                               kT1, kC1,         kHMult,      kHZero, kW2, kS2, kB2};
 static_assert(std::size(kQuantizedGluInputs) == kMostInputs);
 
 constexpr std::int64_t kMaxIndex = std::numeric_limits<std::int32_t>::max();

@@ -38,8 +38,8 @@ constexpr std::int32_t kNumOutputs = 2;  // y and counts
 constexpr std::int32_t kMostInputs = 15;
 constexpr std::int32_t kMaxRank = 8;
 
-// The int8 tensors of the operators (w1, v1, h_zero, w2) arrive packed: flat int32 tensors with four values in
-// each element, weights transposed (acm_export/onnx_file/lowering/pack_int8.py).
+// The int8 tensors of the operators (w1, v1, h_zero, w2) arrive packed: flat int32 tensors with four values
+// in each element, weights transposed (acm_export/onnx_file/lowering/pack_int8.py).
 enum class Type { float32, float16, bfloat16, int32, int8, other };
 
 struct Shape {

@@ -26,8 +26,7 @@ bool Entry::fits(const Problem& problem) const {
 bool Entry::can_run(const Problem& problem, bool is_aligned) const {
   const bool in_range =
       language == Language::kTriton || problem.tokens <= (kCudaValues - 1) / problem.model_dim;
-  return (is_aligned || alignment == 1) && fits(problem) && in_range &&
-         (split == 0 || problem.splits(split));
+  return (is_aligned || alignment == 1) && fits(problem) && in_range && (split == 0 || problem.splits(split));
 }
 
 std::int32_t select_entry(std::int32_t arch, Precision precision, const Problem& problem, bool is_aligned,

@@ -45,9 +45,7 @@ R guarded(R failure, F&& action) {
   }
 }
 
-acm::Problem problem_of(const std::int64_t* p) {
-  return {p[0], p[1], p[2], p[3], p[4], p[5], p[6] != 0};
-}
+acm::Problem problem_of(const std::int64_t* p) { return {p[0], p[1], p[2], p[3], p[4], p[5], p[6] != 0}; }
 
 acm::Layer& layer_of(void* layer) { return *static_cast<acm::Layer*>(layer); }
 
@@ -155,7 +153,8 @@ ACM_API int acm_architecture(std::int32_t major, std::int32_t minor, std::int32_
 ACM_API void* acm_layer_create(std::int32_t op, std::int32_t num, std::int32_t min, std::int32_t activation,
                                std::int32_t tf32) {
   return guarded(static_cast<void*>(nullptr), [&]() -> void* {
-    return new acm::Layer({static_cast<acm::Operator>(op), num, min, acm::activation_numbered(activation), tf32 != 0});
+    return new acm::Layer(
+        {static_cast<acm::Operator>(op), num, min, acm::activation_numbered(activation), tf32 != 0});
   });
 }
 

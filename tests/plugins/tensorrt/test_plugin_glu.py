@@ -7,7 +7,8 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 from plugin_build import each_header_set
-from plugin_core import Case, GluCase, QuantizedGluCase, c_tensor, pointers
+from plugin_cases import Case, GluCase, QuantizedGluCase, c_tensor
+from plugin_core import pointers
 from plugin_harness import CASE as PLAIN_CASE
 from plugin_harness import Harness, fields_of, make
 

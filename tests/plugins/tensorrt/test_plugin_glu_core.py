@@ -6,7 +6,8 @@ from dataclasses import replace
 from typing import TYPE_CHECKING
 
 import pytest
-from plugin_core import Case, Core, Driver, GluCase, QuantizedCase, QuantizedGluCase, address_of, pointers
+from plugin_cases import Case, GluCase, QuantizedCase, QuantizedGluCase
+from plugin_core import Core, Driver, address_of, pointers
 
 from acm_export.plugins.kernels.tiles import entries
 

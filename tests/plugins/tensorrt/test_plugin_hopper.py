@@ -8,7 +8,8 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 import torch
-from plugin_core import QUANTIZED_CASES, Case, Core, Driver, EncodedMap, pointers
+from plugin_cases import QUANTIZED_CASES, Case
+from plugin_core import Core, Driver, EncodedMap, pointers
 from plugin_launches import placed, run_python
 
 from acm_export.op.signature import ACTIVATIONS

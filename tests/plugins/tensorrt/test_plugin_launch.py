@@ -10,7 +10,8 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 import torch
-from plugin_core import GLU_CASES, QUANTIZED_CASES, Case, Core, Driver, address_of, pointers
+from plugin_cases import GLU_CASES, QUANTIZED_CASES, Case
+from plugin_core import Core, Driver, address_of, pointers
 from plugin_launches import placed, run_python
 
 from acm_export.op.signature import INPUTS

@@ -8,7 +8,8 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 from plugin_build import each_header_set
-from plugin_core import TENSORS, Case, pointers
+from plugin_cases import TENSORS, Case
+from plugin_core import pointers
 from plugin_harness import CASE, CURRENT, LARGEST, SMALLEST, Harness, configure, fields_of, make
 
 from acm_export.op.signature import ACTIVATIONS

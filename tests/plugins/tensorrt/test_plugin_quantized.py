@@ -8,7 +8,8 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 from plugin_build import each_header_set
-from plugin_core import Case, QuantizedCase, c_tensor, pointers
+from plugin_cases import Case, QuantizedCase, c_tensor
+from plugin_core import pointers
 from plugin_harness import CASE as FLOAT_CASE
 from plugin_harness import Harness, fields_of, make
 

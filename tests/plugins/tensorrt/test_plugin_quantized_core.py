@@ -6,7 +6,8 @@ from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 import pytest
-from plugin_core import QUANTIZED_TENSORS, Case, Core, Driver, QuantizedCase, address_of, pointers
+from plugin_cases import QUANTIZED_TENSORS, Case, QuantizedCase
+from plugin_core import Core, Driver, address_of, pointers
 
 from acm_export.op.quantized_signature import QUANTIZED_INPUTS
 from acm_export.plugins.kernels.tiles import entries

@@ -2,18 +2,23 @@
 
 from __future__ import annotations
 
+from typing import TYPE_CHECKING
+
 import ml_dtypes
 import numpy as np
 import pytest
 from kernel_int8 import exact_int8_inputs, exact_y
 from kernel_processes import interpreted
 from op_model import logits_of
-from plugin_core import Core, Driver, QuantizedCase, QuantizedGluCase
+from plugin_cases import QuantizedCase, QuantizedGluCase
 from plugin_packed import packed
 from plugin_replay import replay
 
 from acm_export.op.quantized_signature import QuantizedSignature
 from acm_export.op.routing import learner_counts
+
+if TYPE_CHECKING:
+    from plugin_core import Core, Driver
 
 pytest_plugins = ["plugin_fixtures"]
 

@@ -7,7 +7,8 @@ from typing import TYPE_CHECKING
 
 import pytest
 from plugin_build import each_header_set
-from plugin_core import TENSORS, c_tensor, pointers
+from plugin_cases import TENSORS, c_tensor
+from plugin_core import pointers
 from plugin_harness import CASE, LARGEST, Harness, configure, fields_of, make
 
 from acm_export.op.signature import INPUTS

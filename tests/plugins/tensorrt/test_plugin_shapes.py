@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 import pytest
-from plugin_core import Case
+from plugin_cases import Case
 
 from acm_export.plugins.kernels import plan
 
