@@ -114,7 +114,7 @@ def test_missing_and_changed_weights_are_errors_with_the_name(name: str, tmp_pat
     state = load_file(weights)
     chosen = next(key for key in state if ".0." in key and key.endswith("weight") and state[key].ndim == 2)
     save_file({key: value for key, value in state.items() if key != chosen}, weights, metadata={"format": "pt"})
-    with pytest.raises(CheckpointError, match="contradicts config.json: it lacks"):
+    with pytest.raises(CheckpointError, match=r"contradicts config\.json: it lacks"):
         load_checkpoint(tmp_path)
     save_file(state | {chosen: torch.zeros(5, 7)}, weights, metadata={"format": "pt"})
     with pytest.raises(CheckpointError, match=r"is \[5, 7\]; expected"):
@@ -128,7 +128,7 @@ def test_a_size_that_would_not_fit_into_memory_is_refused_before_it_is_allocated
     tiny_transformer(name).save_pretrained(tmp_path)
     config = json.loads((tmp_path / "config.json").read_text())
     (tmp_path / "config.json").write_text(json.dumps(config | {field: 10**12}))
-    with pytest.raises(CheckpointError, match="contradicts config.json"):
+    with pytest.raises(CheckpointError, match=r"contradicts config\.json"):
         load_checkpoint(tmp_path)
 
 

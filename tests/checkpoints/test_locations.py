@@ -5,8 +5,7 @@ from __future__ import annotations
 import json
 import os
 import shutil
-from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import huggingface_hub
 import pytest
@@ -15,6 +14,9 @@ from tiny_transformers import tiny_transformer
 
 from acm_export.base.errors import CheckpointError, UsageError
 from acm_export.checkpoints import load_checkpoint
+
+if TYPE_CHECKING:
+    from pathlib import Path
 
 MODULE = "sentence_transformers.models.Transformer"
 
@@ -93,7 +95,7 @@ def test_a_name_on_the_hub_is_downloaded_without_code_and_other_formats(hub: _Hu
 
 
 def test_a_model_that_the_hub_does_not_have_gets_the_command(hub: _Hub) -> None:
-    with pytest.raises(UsageError, match="cannot be downloaded .* 404 Client Error") as refused:
+    with pytest.raises(UsageError, match=r"cannot be downloaded .* 404 Client Error") as refused:
         load_checkpoint("org/typo")
     assert "hf download org/typo --local-dir typo" in str(refused.value.hint)
     assert hub.patterns == [""]

@@ -1,4 +1,4 @@
-"""Plain attention computes what each transformer's own attention computes: groups of heads, biases, soft caps, masks."""
+"""Plain attention computes what each transformer's own does: groups of heads, biases, soft caps, masks."""
 
 from __future__ import annotations
 
