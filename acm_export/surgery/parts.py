@@ -10,7 +10,7 @@ import transformers
 from torch import nn
 
 from acm_export.base.errors import UsageError
-from acm_export.surgery.convention import ConventionalInputs, decoder_tokens
+from acm_export.surgery.convention import ConventionalInputs, decoder_tokens, forward_parameters
 from acm_export.surgery.interface import InputSpec
 
 if TYPE_CHECKING:
@@ -79,7 +79,7 @@ def parts_of(model: nn.Module) -> tuple[str, ...]:
     """Names of the parts that :func:`take_part` finds in a model, ``whole`` first."""
     base = getattr(model, "base_model", None)
     parts = [WHOLE]
-    if getattr(getattr(model, "config", None), "is_encoder_decoder", False) and hasattr(base, "encoder"):
+    if "decoder_input_ids" in forward_parameters(model) and hasattr(base, "encoder"):
         parts += [ENCODER, DECODER]
     parts += [tower for tower in TOWERS if hasattr(model, f"{tower}_model") and _has_towers(model)]
     return tuple(parts)
