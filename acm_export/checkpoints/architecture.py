@@ -140,7 +140,7 @@ def model_class_of(config_json: dict[str, Any], config: PretrainedConfig, whole:
     if not names:
         return _base_class(config)
     model_class = _class_named(name, config) if isinstance(name, str) else None
-    if model_class is None:
+    if model_class is None or not isinstance(name, str):
         raise CheckpointError(
             f"transformers {transformers.__version__} has no architecture {name!r} of model_type {config.model_type!r}",
             "correct 'architectures' in config.json, or save the model again with transformers",
@@ -156,13 +156,14 @@ def model_class_of(config_json: dict[str, Any], config: PretrainedConfig, whole:
 
 def _base_class(config: PretrainedConfig) -> type[PreTrainedModel]:
     try:
-        found = transformers.AutoModel._model_mapping[type(config)]  # noqa: SLF001  the only list of base models
+        found: Any = transformers.AutoModel._model_mapping[type(config)]  # noqa: SLF001  the only list of base models
     except KeyError as error:
         raise CheckpointError(
             f"config.json names no architecture, and {config.model_type!r} has no base model",
             "add 'architectures' to config.json",
         ) from error
-    return found[0] if isinstance(found, (tuple, list)) else found
+    model_class: type[PreTrainedModel] = found[0] if isinstance(found, (tuple, list)) else found
+    return model_class
 
 
 def _class_named(name: str, config: PretrainedConfig) -> type[PreTrainedModel] | None:
@@ -174,8 +175,9 @@ def _class_named(name: str, config: PretrainedConfig) -> type[PreTrainedModel] |
         found = getattr(transformers, name, None)
     if not isinstance(found, type) or not issubclass(found, transformers.PreTrainedModel):
         return None
-    takes = found.config_class
-    return found if takes is None or isinstance(config, takes) else None
+    model_class: type[PreTrainedModel] = found
+    takes = model_class.config_class
+    return model_class if takes is None or isinstance(config, takes) else None
 
 
 def check_fields(config: dict[str, Any]) -> None:

@@ -82,7 +82,7 @@ def construct(
         CheckpointError: The config does not describe a model of this class.
     """
     try:
-        model = model_class(config, **options)
+        model: nn.Module = model_class(config, **options)
     except Exception as error:  # transformers raises many types for invalid values
         raise CheckpointError(
             f"config.json does not describe a {model_class.__name__}: {error}", "correct the value in config.json"
@@ -90,7 +90,7 @@ def construct(
     return model if part is None else take_part(model, part)
 
 
-def wanted_part(model: PreTrainedModel, part: str | None, family: ModelFamily, *, dense: bool) -> nn.Module:
+def wanted_part(model: nn.Module, part: str | None, family: ModelFamily, *, dense: bool) -> nn.Module:
     """The part of a loaded model that is wanted; the model itself if it is that part already.
 
     Args:

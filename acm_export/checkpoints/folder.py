@@ -113,10 +113,10 @@ def save_checkpoint(
         content.mkdir()
         described = describe_model(model)
         if layers or not isinstance(model, PreTrainedModel):
-            config = dict(described.config)
+            config: dict[str, Any] = dict(described.config)
             if layers or described.section:
                 section = {"schema": SCHEMA, "layers": layers, "source": dict(source or {})}
-                config["acm"] = section | described.section
+                config["acm"] = {**section, **described.section}
             (content / "config.json").write_text(json.dumps(config, indent=2, sort_keys=True) + "\n")
             _save_weights(untied_state(model), content / WEIGHTS)
         else:

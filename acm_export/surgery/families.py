@@ -70,7 +70,7 @@ def _from_entry_points() -> Mapping[str, ModelFamily]:
     for entry in metadata.entry_points(group=ENTRY_POINTS):
         try:
             family = entry.load()
-        except Exception as error:  # the code of another package
+        except Exception as error:  # noqa: BLE001  the code of another package
             _warn(f"cannot be loaded: {error}", entry)
             continue
         if isinstance(family, ModelFamily):

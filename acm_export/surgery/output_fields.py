@@ -47,9 +47,10 @@ def output_fields(model: nn.Module, interface: ModelInterface) -> tuple[str, ...
 def _dry_run(model: nn.Module, interface: ModelInterface) -> object:
     """Run the model without values, or, if its control flow depends on values, on example inputs."""
     mode = FakeTensorMode()
-    inputs = example_inputs(interface, 1)
+    with torch.device("cpu"):
+        inputs = example_inputs(interface, 1)
     try:
-        with mode:
+        with torch.device("cpu"), mode:  # the caller may build its model on another device
             return _run(without_values(model, mode), {name: _empty(value) for name, value in inputs.items()})
     except Exception as error:  # models raise many types, some because the tensors have no values
         first = next(iter(model.parameters()))
@@ -65,7 +66,7 @@ def _dry_run(model: nn.Module, interface: ModelInterface) -> object:
 def without_values(model: nn.Module, mode: FakeTensorMode) -> nn.Module:
     """A copy of a model whose tensors have shapes and no values; nothing is allocated on the way."""
     memo: dict[int, object] = {}
-    with mode:
+    with torch.device("cpu"), mode:
         for tensor in (*model.parameters(), *model.buffers()):
             fake = _empty(tensor)
             memo[id(tensor)] = nn.Parameter(fake, tensor.requires_grad) if isinstance(tensor, nn.Parameter) else fake

@@ -10,7 +10,7 @@ import transformers
 from torch import nn
 
 from acm_export.base.errors import UsageError
-from acm_export.surgery.convention import ConventionalInputs, decoder_tokens
+from acm_export.surgery.convention import ConventionalInputs, decoder_tokens, forward_parameters
 from acm_export.surgery.interface import InputSpec
 
 if TYPE_CHECKING:
@@ -79,13 +79,13 @@ def parts_of(model: nn.Module) -> tuple[str, ...]:
     """Names of the parts that :func:`take_part` finds in a model, ``whole`` first."""
     base = getattr(model, "base_model", None)
     parts = [WHOLE]
-    if getattr(getattr(model, "config", None), "is_encoder_decoder", False) and hasattr(base, "encoder"):
+    if "decoder_input_ids" in forward_parameters(model) and hasattr(base, "encoder"):
         parts += [ENCODER, DECODER]
     parts += [tower for tower in TOWERS if hasattr(model, f"{tower}_model") and _has_towers(model)]
     return tuple(parts)
 
 
-def take_part(model: PreTrainedModel, part: str) -> nn.Module:
+def take_part(model: nn.Module, part: str) -> nn.Module:
     """Take a part out of a model; the model must not be used afterwards.
 
     Args:
@@ -100,11 +100,12 @@ def take_part(model: PreTrainedModel, part: str) -> nn.Module:
         raise UsageError(
             f"this {type(model).__name__} has no part {part!r}; it has {', '.join(known)}", "choose one of these"
         )
+    whole: Any = model  # a model of transformers, since it has parts
     if part == ENCODER:
-        encoder: nn.Module = model.base_model.encoder
+        encoder: nn.Module = whole.base_model.encoder
         return encoder
     if part == DECODER:
-        return TeacherForcedDecoder(model)
+        return TeacherForcedDecoder(whole)
     return _tower(model, part) if part in TOWERS else model
 
 
@@ -112,13 +113,13 @@ def _has_towers(model: nn.Module) -> bool:
     return all(hasattr(model, f"{tower}_model") for tower in TOWERS)
 
 
-def _tower(model: PreTrainedModel, part: str) -> nn.Module:
+def _tower(model: Any, part: str) -> nn.Module:
     module: nn.Module = getattr(model, f"{part}_model")
     projection = {"vision": "visual_projection", "text": "text_projection"}[part]
     name = f"{type(model).__name__.removesuffix('Model')}{part.title()}ModelWithProjection"
     if not hasattr(model, projection) or not hasattr(transformers, name):
         return module
-    config = copy.deepcopy(module.config)
+    config: Any = copy.deepcopy(module.config)
     config.projection_dim = model.config.projection_dim
     with torch.device("meta"):
         tower: nn.Module = getattr(transformers, name)(config)
@@ -128,4 +129,5 @@ def _tower(model: PreTrainedModel, part: str) -> nn.Module:
 
 
 def _path_of(model: nn.Module, part: nn.Module) -> str:
-    return next(name for name, module in model.named_modules() if module is part)
+    names: dict[int, str] = {id(module): name for name, module in model.named_modules()}
+    return names[id(part)]

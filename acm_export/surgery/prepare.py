@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import torch
 
@@ -17,14 +17,14 @@ def prepare_model(model: nn.Module) -> None:
     - ``use_cache`` is disabled: nothing generates text here.
     - Patches stay in order: ViT-MAE shuffles them and hides a part, at random in each pass, even in evaluation.
     """
+    module: Any  # modules of transformers, with attributes of their own
     for module in model.modules():
         if hasattr(module, "chunk_size_feed_forward"):
             module.chunk_size_feed_forward = 0
         if hasattr(module, "random_masking"):
             module.random_masking = keep_all_patches
-        config = getattr(module, "config", None)
-        if getattr(config, "use_cache", None):
-            config.use_cache = False
+        if getattr(getattr(module, "config", None), "use_cache", None):
+            module.config.use_cache = False
 
 
 def keep_all_patches(

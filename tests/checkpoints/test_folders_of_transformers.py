@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 import pytest
 import torch
 from safetensors.torch import load_file, save_file
-from tiny_transformers import NAMES, tiny_transformer
+from tiny_architectures import NAMES, tiny_model
 
 from acm_export.base.errors import AcmWarning, CheckpointError
 from acm_export.checkpoints import load_checkpoint, save_checkpoint
@@ -46,14 +46,14 @@ def same(model: Any, checkpoint: Checkpoint) -> None:
 
 @pytest.mark.parametrize("name", NAMES)
 def test_folders_of_transformers_load_bit_for_bit(name: str, tmp_path: Path) -> None:
-    model = tiny_transformer(name)
+    model = tiny_model(name)
     model.save_pretrained(tmp_path / "dense")
     same(model, load(tmp_path / "dense", name))
 
 
 @pytest.mark.parametrize("name", NAMES)
 def test_saving_what_was_loaded_gives_the_same_model(name: str, tmp_path: Path) -> None:
-    model = tiny_transformer(name)
+    model = tiny_model(name)
     model.save_pretrained(tmp_path / "dense")
     save_checkpoint(load(tmp_path / "dense", name).model, tmp_path / "again")
     same(model, load(tmp_path / "again", name))
@@ -62,7 +62,7 @@ def test_saving_what_was_loaded_gives_the_same_model(name: str, tmp_path: Path) 
 @pytest.mark.parametrize("name", ["bert", "llama, tied", "clip", "wavlm", "t5"])
 @pytest.mark.parametrize("shards", [1, 2])
 def test_pickled_weights_are_read(name: str, shards: int, tmp_path: Path) -> None:
-    model = tiny_transformer(name)
+    model = tiny_model(name)
     model.save_pretrained(tmp_path)
     (tmp_path / "model.safetensors").unlink()
     state = model.state_dict()
@@ -94,7 +94,7 @@ class _Code:
 def test_pickles_with_code_and_broken_files_are_refused(
     content: Any, said: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    tiny_transformer("bert").save_pretrained(tmp_path)
+    tiny_model("bert").save_pretrained(tmp_path)
     (tmp_path / "model.safetensors").unlink()
     path = tmp_path / "pytorch_model.bin"
     if isinstance(content, bytes):
@@ -109,12 +109,12 @@ def test_pickles_with_code_and_broken_files_are_refused(
 
 @pytest.mark.parametrize("name", ["roberta", "llama", "t5", "dinov2", "clip", "hubert", "swin"])
 def test_missing_and_changed_weights_are_errors_with_the_name(name: str, tmp_path: Path) -> None:
-    tiny_transformer(name).save_pretrained(tmp_path)
+    tiny_model(name).save_pretrained(tmp_path)
     weights = tmp_path / "model.safetensors"
     state = load_file(weights)
     chosen = next(key for key in state if ".0." in key and key.endswith("weight") and state[key].ndim == 2)
     save_file({key: value for key, value in state.items() if key != chosen}, weights, metadata={"format": "pt"})
-    with pytest.raises(CheckpointError, match="contradicts config.json: it lacks"):
+    with pytest.raises(CheckpointError, match=r"contradicts config\.json: it lacks"):
         load_checkpoint(tmp_path)
     save_file(state | {chosen: torch.zeros(5, 7)}, weights, metadata={"format": "pt"})
     with pytest.raises(CheckpointError, match=r"is \[5, 7\]; expected"):
@@ -125,10 +125,10 @@ def test_missing_and_changed_weights_are_errors_with_the_name(name: str, tmp_pat
 def test_a_size_that_would_not_fit_into_memory_is_refused_before_it_is_allocated(
     name: str, field: str, tmp_path: Path
 ) -> None:
-    tiny_transformer(name).save_pretrained(tmp_path)
+    tiny_model(name).save_pretrained(tmp_path)
     config = json.loads((tmp_path / "config.json").read_text())
     (tmp_path / "config.json").write_text(json.dumps(config | {field: 10**12}))
-    with pytest.raises(CheckpointError, match="contradicts config.json"):
+    with pytest.raises(CheckpointError, match=r"contradicts config\.json"):
         load_checkpoint(tmp_path)
 
 
@@ -136,7 +136,7 @@ def test_a_size_that_would_not_fit_into_memory_is_refused_before_it_is_allocated
 def test_more_layers_than_tensors_are_refused_before_they_are_built(
     name: str, field: str | None, tmp_path: Path
 ) -> None:
-    tiny_transformer(name).save_pretrained(tmp_path)
+    tiny_model(name).save_pretrained(tmp_path)
     config = json.loads((tmp_path / "config.json").read_text())
     if field:
         config[field] = 10**9
@@ -149,7 +149,7 @@ def test_more_layers_than_tensors_are_refused_before_they_are_built(
 
 @pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16])
 def test_half_precision_is_kept(dtype: torch.dtype, tmp_path: Path) -> None:
-    model = tiny_transformer("llama").to(dtype)
+    model = tiny_model("llama").to(dtype)
     model.save_pretrained(tmp_path)
     same(type(model).from_pretrained(tmp_path, dtype=dtype), load_checkpoint(tmp_path))
     assert load_checkpoint(tmp_path).model.dtype == dtype
@@ -159,7 +159,7 @@ def test_half_precision_is_kept(dtype: torch.dtype, tmp_path: Path) -> None:
 def test_the_base_model_is_read_from_pre_trained_ones_and_the_whole_on_request(name: str, tmp_path: Path) -> None:
     import transformers
 
-    base = tiny_transformer(name)
+    base = tiny_model(name)
     kind = "RobertaForMaskedLM" if name == "roberta" else "ViTMAEForPreTraining"
     whole = getattr(transformers, kind)(base.config).eval()
     whole.save_pretrained(tmp_path)
@@ -176,7 +176,7 @@ EXPORTED = ("roberta", "llama, tied", "t5", "wavlm large", "clip")
     "name", [pytest.param(name, marks=() if name in EXPORTED else pytest.mark.slow) for name in NAMES]
 )
 def test_dense_models_export_and_verify(name: str, tmp_path: Path) -> None:
-    tiny_transformer(name).save_pretrained(tmp_path / "dense")
+    tiny_model(name).save_pretrained(tmp_path / "dense")
     checkpoint = load(tmp_path / "dense", name)
     assert export(checkpoint, output=tmp_path / "m.onnx").report
     assert verify(tmp_path / "m.onnx", checkpoint, samples=3).passed

@@ -5,22 +5,24 @@ from __future__ import annotations
 import json
 import os
 import shutil
-from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import huggingface_hub
 import pytest
 import torch
-from tiny_transformers import tiny_transformer
+from tiny_architectures import tiny_model
 
 from acm_export.base.errors import CheckpointError, UsageError
 from acm_export.checkpoints import load_checkpoint
+
+if TYPE_CHECKING:
+    from pathlib import Path
 
 MODULE = "sentence_transformers.models.Transformer"
 
 
 def sentence_folder(folder: Path, path: str, **changes: Any) -> Path:
-    tiny_transformer("mpnet").save_pretrained(folder / path)
+    tiny_model("mpnet").save_pretrained(folder / path)
     modules = [{"idx": 0, "name": "0", "path": path, "type": MODULE} | changes]
     modules.append({"idx": 1, "name": "1", "path": "1_Pooling", "type": "sentence_transformers.models.Pooling"})
     (folder / "modules.json").write_text(json.dumps(modules))
@@ -72,7 +74,7 @@ class _Hub:
 
 @pytest.fixture
 def hub(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> _Hub:
-    tiny_transformer("roberta").save_pretrained(tmp_path / "snapshot")
+    tiny_model("roberta").save_pretrained(tmp_path / "snapshot")
     found = _Hub(tmp_path / "snapshot", os.listdir(tmp_path / "snapshot"))  # noqa: PTH208  names
     monkeypatch.setattr(huggingface_hub.constants, "HF_HUB_OFFLINE", False)
     monkeypatch.setattr(huggingface_hub, "HfApi", lambda: found)
@@ -93,14 +95,14 @@ def test_a_name_on_the_hub_is_downloaded_without_code_and_other_formats(hub: _Hu
 
 
 def test_a_model_that_the_hub_does_not_have_gets_the_command(hub: _Hub) -> None:
-    with pytest.raises(UsageError, match="cannot be downloaded .* 404 Client Error") as refused:
+    with pytest.raises(UsageError, match=r"cannot be downloaded .* 404 Client Error") as refused:
         load_checkpoint("org/typo")
     assert "hf download org/typo --local-dir typo" in str(refused.value.hint)
     assert hub.patterns == [""]
 
 
 def test_an_earlier_download_is_used_offline(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    tiny_transformer("roberta").save_pretrained(tmp_path / "model")
+    tiny_model("roberta").save_pretrained(tmp_path / "model")
     snapshot = tmp_path / "cache" / "models--org--tiny" / "snapshots" / "abc"
     shutil.copytree(tmp_path / "model", snapshot)
     (snapshot.parents[1] / "refs").mkdir()
@@ -109,7 +111,7 @@ def test_an_earlier_download_is_used_offline(tmp_path: Path, monkeypatch: pytest
     monkeypatch.chdir(tmp_path)
     loaded = load_checkpoint("org/tiny")
     assert loaded.path.resolve() == snapshot.resolve()
-    expected = tiny_transformer("roberta").state_dict()
+    expected = tiny_model("roberta").state_dict()
     assert loaded.model.state_dict().keys() == expected.keys()
     assert all(value.shape == expected[name].shape for name, value in loaded.model.state_dict().items())
     assert not torch.equal(next(loaded.model.parameters()), torch.zeros(1))

@@ -1,10 +1,10 @@
-"""Plain attention computes what each transformer's own attention computes: groups of heads, biases, soft caps, masks."""
+"""Plain attention computes what each transformer's own does: groups of heads, biases, soft caps, masks."""
 
 from __future__ import annotations
 
 import pytest
 import torch
-from tiny_transformers import NAMES, tiny_transformer
+from tiny_architectures import NAMES, tiny_model
 
 from acm_export.exporter.attention import plain_attention
 from acm_export.surgery import interface_of, prepare_model
@@ -13,7 +13,7 @@ from acm_export.surgery.examples import example_inputs
 
 @pytest.mark.parametrize("name", NAMES)
 def test_plain_attention_computes_the_same(name: str) -> None:
-    model = tiny_transformer(name)
+    model = tiny_model(name)
     prepare_model(model)
     interface = interface_of(model)
     inputs = example_inputs(interface)

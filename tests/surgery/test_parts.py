@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 import pytest
 import torch
 from click.testing import CliRunner
-from tiny_transformers import tiny_transformer
+from tiny_architectures import tiny_model
 
 from acm_export.base.errors import AcmWarning, UsageError
 from acm_export.checkpoints import load_checkpoint, save_checkpoint
@@ -31,12 +31,13 @@ SEQUENCE_MODELS = ("whisper", "t5", "bart")
         ("t5", ("whole", "encoder", "decoder")),
         ("clip", ("whole", "vision", "text")),
         ("siglip", ("whole", "vision", "text")),
+        ("detr", ("whole",)),  # its queries are weights
         ("bert", ("whole",)),
         ("llama", ("whole",)),
     ],
 )
 def test_every_model_lists_its_parts(name: str, parts: tuple[str, ...]) -> None:
-    model = tiny_transformer(name)
+    model = tiny_model(name)
     assert parts_of(model) == parts
     with pytest.raises(UsageError, match=f"has no part 'tower'; it has {', '.join(parts)}"):
         take_part(model, "tower")
@@ -44,7 +45,7 @@ def test_every_model_lists_its_parts(name: str, parts: tuple[str, ...]) -> None:
 
 @pytest.mark.parametrize("name", SEQUENCE_MODELS)
 def test_encoder_and_decoder_give_what_the_whole_model_gives(name: str) -> None:
-    whole = tiny_transformer(name)
+    whole = tiny_model(name)
     inputs = example_inputs(interface_of(whole))
     with torch.no_grad():
         expected = whole(**inputs).logits
@@ -61,7 +62,7 @@ def test_encoder_and_decoder_give_what_the_whole_model_gives(name: str) -> None:
 
 
 def test_a_token_of_the_decoder_does_not_see_later_ones() -> None:
-    decoder = take_part(tiny_transformer("whisper"), "decoder")
+    decoder = take_part(tiny_model("whisper"), "decoder")
     inputs = example_inputs(interface_of(decoder))
     changed = {**inputs, "decoder_input_ids": inputs["decoder_input_ids"].clone()}
     changed["decoder_input_ids"][:, -1] = (changed["decoder_input_ids"][:, -1] + 1) % 20
@@ -73,7 +74,7 @@ def test_a_token_of_the_decoder_does_not_see_later_ones() -> None:
 
 @pytest.mark.parametrize("name", ["clip", "siglip"])
 def test_towers_give_the_embeddings_of_the_whole_model(name: str) -> None:
-    whole = tiny_transformer(name)
+    whole = tiny_model(name)
     inputs = example_inputs(interface_of(whole))
     with torch.no_grad():
         expected = whole(**inputs)
@@ -93,7 +94,7 @@ def test_towers_give_the_embeddings_of_the_whole_model(name: str) -> None:
     [("whisper", "decoder"), ("whisper", "encoder"), ("t5", "decoder"), ("bart", "encoder"), ("clip", "vision")],
 )
 def test_a_part_is_saved_loaded_exported_and_verified(name: str, part: str, tmp_path: Path) -> None:
-    tiny_transformer(name).save_pretrained(tmp_path / "whole")
+    tiny_model(name).save_pretrained(tmp_path / "whole")
     checkpoint = load_checkpoint(tmp_path / "whole", part=part)
     save_checkpoint(checkpoint.model, tmp_path / part)
     again = load_checkpoint(tmp_path / part)
@@ -109,7 +110,7 @@ def test_a_part_is_saved_loaded_exported_and_verified(name: str, part: str, tmp_
 
 
 def test_the_verbs_take_a_part(tmp_path: Path) -> None:
-    tiny_transformer("clip").save_pretrained(tmp_path / "clip")
+    tiny_model("clip").save_pretrained(tmp_path / "clip")
     file = str(tmp_path / "m.onnx")
     shown = CliRunner().invoke(main, ["export", str(tmp_path / "clip"), "--part", "text", "-o", file])
     assert shown.exit_code == 0, shown.output
@@ -121,7 +122,7 @@ def test_the_verbs_take_a_part(tmp_path: Path) -> None:
 
 
 def test_the_encoder_is_whispers_default_part(tmp_path: Path) -> None:
-    tiny_transformer("whisper").save_pretrained(tmp_path)
+    tiny_model("whisper").save_pretrained(tmp_path)
     with pytest.warns(AcmWarning, match="only the WhisperEncoder of this WhisperForConditionalGeneration; --part"):
         assert type(load_checkpoint(tmp_path).model).__name__ == "WhisperEncoder"
     assert type(load_checkpoint(tmp_path, part="whole").model).__name__ == "WhisperForConditionalGeneration"
@@ -129,4 +130,4 @@ def test_the_encoder_is_whispers_default_part(tmp_path: Path) -> None:
 
 def test_a_part_of_a_loaded_checkpoint_or_module_is_a_usage_error(tmp_path: Path) -> None:
     with pytest.raises(UsageError, match="names a part of a checkpoint folder"):
-        export(tiny_transformer("clip"), output=tmp_path / "m.onnx", part="text")
+        export(tiny_model("clip"), output=tmp_path / "m.onnx", part="text")

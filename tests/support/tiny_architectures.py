@@ -134,7 +134,7 @@ _MAKE: dict[str, Callable[[], Any]] = {
 NAMES = tuple(_MAKE)
 
 
-def tiny_transformer(name: str) -> Any:
+def tiny_model(name: str) -> Any:
     """Make a dense model in evaluation mode with weights that give activations of about 1."""
     model = _MAKE[name]().eval()
     with torch.no_grad():
