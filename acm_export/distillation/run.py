@@ -36,6 +36,7 @@ from acm_export.distillation.threshold_table import ThresholdTable
 from acm_export.distillation.train import Throughput, Trainer
 from acm_export.distillation.whole_phase import WholePhase
 from acm_export.modules import acm_layers
+from acm_export.modules.ffn_weights import FFNWeights
 from acm_export.surgery import install_acm_layers
 
 if TYPE_CHECKING:
@@ -191,7 +192,9 @@ class _Run:
             for site in sites:
                 linears = [cast("nn.Linear", self.dense.get_submodule(name)) for name in site.modules]
                 if len(linears) > 1:
-                    learners_from_ffn(layers[site.place], linears[0], linears[-1], found[site.place])
+                    up, down = linears[0], linears[-1]
+                    weights = FFNWeights(up.weight, up.bias, down.weight, down.bias)
+                    learners_from_ffn(layers[site.place], weights, found[site.place])
                 else:
                     learners_from_linear(layers[site.place], linears[0], found[site.place])
         variances = {place: statistics.output_variance for place, statistics in found.items()}

@@ -15,6 +15,7 @@ from acm_export.distillation.initialise import learners_from_ffn, learners_from_
 from acm_export.distillation.record import PaddingListener, SiteRecorder
 from acm_export.distillation.statistics import error_weights, gather_statistics
 from acm_export.modules import ACMLayer, ACMSpec
+from acm_export.modules.ffn_weights import FFNWeights
 from acm_export.surgery import select_sites
 
 BATCH = 3
@@ -103,7 +104,7 @@ def test_all_learners_initialised_from_an_ffn_match_the_ffn(name: str) -> None:
     found = gather_statistics(model, interface(model), (site,), [INPUTS[name]])[site.place]
     layer = ACMLayer(ACMSpec(12, 4, 6, activation=site.activation or "gelu"))
     up, _, down = (model.get_submodule(part) for part in site.modules)
-    learners_from_ffn(layer, up, down, found)
+    learners_from_ffn(layer, FFNWeights(up.weight, up.bias, down.weight, down.bias), found)
     x = torch.randn(50, 12)
     with torch.no_grad():
         torch.testing.assert_close(
@@ -125,7 +126,7 @@ def test_neurons_are_distributed_by_importance_and_prefixes_have_the_mean_output
     found = gather_statistics(model, interface(model), (site,), [INPUTS["vit"]])[site.place]
     layer = ACMLayer(ACMSpec(12, 4, 6))
     up, _, down = (model.get_submodule(part) for part in site.modules)
-    learners_from_ffn(layer, up, down, found)
+    learners_from_ffn(layer, FFNWeights(up.weight, up.bias, down.weight, down.bias), found)
     with torch.no_grad():
         hidden = F.gelu(seen.x @ layer.w1 + layer.b1)
         importance = hidden.square().mean(0).sqrt() * layer.w2.norm(dim=1)
@@ -140,7 +141,7 @@ def test_hidden_units_beyond_the_teachers_start_at_zero() -> None:
     found = gather_statistics(model, interface(model), (site,), [INPUTS["vit"]])[site.place]
     layer = ACMLayer(ACMSpec(12, 4, 9))
     up, _, down = (model.get_submodule(part) for part in site.modules)
-    learners_from_ffn(layer, up, down, found)
+    learners_from_ffn(layer, FFNWeights(up.weight, up.bias, down.weight, down.bias), found)
     x = torch.randn(20, 12)
     with torch.no_grad():
         torch.testing.assert_close(
