@@ -133,14 +133,15 @@ def dry_run(model: Model, folder: Path) -> Row:
     """Run the command in a process of its own, and read its result."""
     command = [sys.executable, "-m", "acm_export", "acmize", str(folder), "--dry-run", "--json"]
     started = time.perf_counter()
-    process = subprocess.Popen(command, stdout=subprocess.PIPE, text=True)
-    assert process.stdout is not None
-    printed = process.stdout.read()
-    _, status, usage = os.wait4(process.pid, 0)
-    seconds = time.perf_counter() - started
+    with tempfile.TemporaryFile("w+") as printed:
+        process = subprocess.Popen(command, stdout=printed)
+        _, status, usage = os.wait4(process.pid, 0)
+        seconds = time.perf_counter() - started
+        printed.seek(0)
+        output = printed.read()
     if status:
         raise SystemExit(f"{' '.join(command)} failed for {model.name}")
-    plan = json.loads(printed)
+    plan = json.loads(output)
     acm, dense = plan["flops"]["acm"], plan["flops"]["dense"]
     return Row(
         name=model.name,

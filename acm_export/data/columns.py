@@ -76,8 +76,8 @@ class Columns:
         """
         found = dict(sample)
         missing = self._inputs - found.keys()
-        if PIXELS in missing and (column := _image_column(found, name)) is not None:
-            found[PIXELS] = self._pixels(found[column], column, name)
+        if self.pixels in missing and (column := _image_column(found, name)) is not None:
+            found[self.pixels] = self._pixels(found[column], column, name)
         if IDS in missing and (text := text_of(found, name)) is not None:
             (encoding,) = self._tokenizer([text], [name])
             found |= self._tokens(encoding)
@@ -150,6 +150,12 @@ class Columns:
         if isinstance(label, str):
             return class_number(label, self.classes, name)
         return None if LABELS in sample else label
+
+    @property
+    def pixels(self) -> str:
+        """Name of the input that takes images: ``pixel_values``, or the only one of that form."""
+        images = [value.name for value in self._graph_inputs if value.is_image]
+        return PIXELS if PIXELS in self.names or len(images) != 1 else images[0]
 
     @cached_property
     def _images(self) -> ImageProcessor:

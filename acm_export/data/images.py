@@ -12,7 +12,8 @@ import numpy as np
 from acm_export.base.errors import AcmWarning, UsageError
 from acm_export.base.optional import require
 from acm_export.data.checks import BRIGHTEST
-from acm_export.data.processor_files import PROCESSOR_SETTINGS, SETTINGS
+from acm_export.data.processor_files import PROCESSOR_SETTINGS, SETTINGS, read_settings
+from acm_export.data.timm_settings import CONFIG, timm_settings
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -38,13 +39,21 @@ class ImageFolder:
         processor: File or folder of the image processor's settings; None if the user named none.
         model_folder: Folder to search for settings if there are none in ``folder``.
         classes: Names of the model's classes by number.
+        name: Name of the model's input.
 
     Raises:
         UsageError: There are no images or no settings.
     """
 
-    def __init__(self, folder: Path, processor: Path | None, model_folder: Path, classes: tuple[str, ...] = ()) -> None:
-        self.name = str(folder)
+    def __init__(
+        self,
+        folder: Path,
+        processor: Path | None,
+        model_folder: Path,
+        classes: tuple[str, ...] = (),
+        name: str = PIXELS,
+    ) -> None:
+        self.name, self._input = str(folder), name
         self.files = _labelled_files(folder, classes)
         _check_all_used(folder, [path for path, _ in self.files])
         self._process = ImageProcessor(find_settings(processor, folder, model_folder))
@@ -59,9 +68,9 @@ class ImageFolder:
         return len(self.files)
 
     def __getitem__(self, index: int) -> Arrays:
-        """``pixel_values`` float32 ``[channels, height, width]``, and ``labels`` if there are classes."""
+        """The input, float32 ``[channels, height, width]``, and ``labels`` if there are classes."""
         path, label = self.files[index]
-        arrays: Arrays = {PIXELS: self._process(_read(path), str(path))}
+        arrays: Arrays = {self._input: self._process(_read(path), str(path))}
         if label is not None:
             arrays["labels"] = np.array(label, np.int64)
         return arrays
@@ -139,6 +148,8 @@ def find_settings(processor: Path | None, *folders: Path) -> Path:
         for name in (SETTINGS, PROCESSOR_SETTINGS):
             if (folder / name).is_file():
                 return folder / name
+        if "pretrained_cfg" in read_settings(folder / CONFIG):
+            return folder / CONFIG
     raise UsageError(
         f"there is no {SETTINGS} in {' or '.join(map(str, folders))}",
         "name its folder with --processor: that of the checkpoint, or the .processor folder that export wrote",
@@ -171,7 +182,7 @@ class ImageProcessor:
     def __init__(self, path: Path) -> None:
         try:
             settings: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
-            settings = settings.get("image_processor", settings)  # as processors of several inputs are saved
+            settings = timm_settings(settings) or settings.get("image_processor", settings)
             resize = settings.get("do_resize", True)
             self._size = _height_width(settings["size"]) if resize else None
             self._shortest = settings["size"].get("shortest_edge") if resize and self._size is None else None

@@ -123,7 +123,7 @@ def _open_reader(data: Data, columns: Columns, option: str, limit: int | None) -
 
 def _texts(path: Path, columns: Columns, limit: int | None) -> Reader:
     if IDS not in columns.names:
-        kinds = [kind for name, kind in ((PIXELS, "images"), (SOUND, "sounds")) if name in columns.names]
+        kinds = [kind for name, kind in ((columns.pixels, "images"), (SOUND, "sounds")) if name in columns.names]
         raise UsageError(
             f"{path} is a text file; the model takes {', '.join(columns.names)}",
             f"give a folder of {kinds[0]}" if kinds else f"text is for models that take {IDS}",
@@ -154,9 +154,9 @@ def _folder(path: Path, columns: Columns) -> Reader:
             f"{path} has no data that can be read: no images ({', '.join(sorted(IMAGE_SUFFIXES))}), no sounds "
             f"({', '.join(SOUND_SUFFIXES)}), and no dataset saved by save_to_disk"
         )
-    if PIXELS not in columns.names:
+    if columns.pixels not in columns.names:
         raise missing_inputs(f"{path} is a folder of images, which", [PIXELS], columns.names)
-    return ImageFolder(path, columns.processor, columns.model_folder, columns.classes)
+    return ImageFolder(path, columns.processor, columns.model_folder, columns.classes, columns.pixels)
 
 
 def _saved_dataset(path: Path) -> Any:

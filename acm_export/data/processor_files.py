@@ -68,28 +68,21 @@ def read_settings(path: Path) -> dict[str, Any]:
     return content
 
 
-def class_names(config: object) -> tuple[str, ...]:
-    """Names of a model's classes by number; empty if its config gives none.
-
-    Args:
-        config: Content of ``config.json``; names such as LABEL_0, which transformers writes by default, are no names.
-    """
-    names = config.get("id2label") if isinstance(config, dict) else None
-    if not isinstance(names, dict) or not 0 < len(names) <= _MAX_CLASSES:
-        return ()
-    ordered = [names.get(str(number), names.get(number)) for number in range(len(names))]
-    if not all(isinstance(name, str) for name in ordered):
-        return ()
-    found = tuple(map(str, ordered))
-    return () if found == tuple(f"LABEL_{number}" for number in range(len(names))) else found
-
-
 def read_class_names(folder: Path) -> tuple[str, ...]:
-    """Names of the classes in the ``config.json`` of a model's folder; empty without one."""
+    """Names of a model's classes by number, from ``id2label`` in its ``config.json`` or ``label_names`` of timm.
+
+    Names such as LABEL_0, which transformers writes by default, are no names. Empty without names, or without the file.
+    """
     try:
-        return class_names(read_settings(folder / "config.json"))
+        config = read_settings(folder / "config.json")
     except UsageError:  # a broken config is reported where the model is loaded
         return ()
+    listed, numbered = config.get("label_names"), config.get("id2label")
+    names = numbered if isinstance(numbered, dict) else dict(enumerate(listed)) if isinstance(listed, list) else {}
+    ordered = [names.get(str(number), names.get(number)) for number in range(len(names))]
+    found = tuple(name for name in ordered if isinstance(name, str))
+    default = tuple(f"LABEL_{number}" for number in range(len(names)))
+    return found if len(found) == len(names) <= _MAX_CLASSES and found != default else ()
 
 
 def class_number(name: str, classes: tuple[str, ...], where: str) -> int | None:

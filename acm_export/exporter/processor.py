@@ -7,7 +7,8 @@ from typing import TYPE_CHECKING
 
 from acm_export.base.errors import OutputError
 from acm_export.base.files import sha256_of
-from acm_export.data.processor_files import PROCESSOR_FILES, class_names, processor_files
+from acm_export.data.processor_files import PROCESSOR_FILES, SETTINGS, processor_files, read_class_names
+from acm_export.data.timm_settings import write_timm_settings
 from acm_export.data.tokenizer import complete_tokenizer
 from acm_export.onnx_file.processor_record import ProcessorRecord
 
@@ -51,15 +52,16 @@ def stage_processor(checkpoint: Checkpoint, staging: Path, target: Path) -> Proc
     Returns:
         The description for the manifest, or None if there is nothing to describe.
     """
-    folder, files = staging / processor_path(target).name, processor_files(checkpoint.path)
-    if files:
-        folder.mkdir()
-        for path in files:
-            shutil.copyfile(path, folder / path.name)
-        complete_tokenizer(folder)
-    labels = class_names({"id2label": getattr(checkpoint.model.config, "id2label", None)})
+    folder = staging / processor_path(target).name
+    folder.mkdir()
+    for path in processor_files(checkpoint.path):
+        shutil.copyfile(path, folder / path.name)
+    complete_tokenizer(folder)
+    if not (folder / SETTINGS).exists():
+        write_timm_settings(checkpoint.path, folder)
+    labels = read_class_names(checkpoint.path)
     lengths = dict(checkpoint.interface.bounds)
-    if not (files or labels or lengths):
+    digests = {path.name: sha256_of(path) for path in processor_files(folder)}
+    if not (digests or labels or lengths):
         return None
-    digests = {path.name: sha256_of(path) for path in processor_files(folder)} if files else {}
-    return ProcessorRecord(folder.name if files else None, digests, labels, lengths)
+    return ProcessorRecord(folder.name if digests else None, digests, labels, lengths)

@@ -26,8 +26,8 @@ if TYPE_CHECKING:
 
 KEY = "acm"
 SCHEMA = 4
-"""Schema 2 added the calibration and ``setting.budget``, schema 3 the quantisation, schema 4 the processor and
-``glu`` of layers. Older ones are read, and rewritten as 4."""
+"""Schema 2 added the calibration and ``setting.budget``, schema 3 the quantisation, schema 4 the processor and ``glu``
+of layers. Older ones are read, and rewritten as 4."""
 
 AVOID_INLINING = (
     "run the other tool on a file for the target tensorrt (acm-export retarget): it has no function to inline"

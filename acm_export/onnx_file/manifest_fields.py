@@ -76,12 +76,11 @@ def checked_fields(content: object, schema: int) -> dict[str, Any]:
     Raises:
         BrokenFieldError: A field is missing, unknown or invalid.
     """
-    first, third = schema < 2, schema >= 3
-    layer_fields = _LAYER_4 if schema >= 4 else _LAYER_3 if third else _LAYER
+    layers = {1: _LAYER, 2: _LAYER, 3: _LAYER_3, 4: _LAYER_4}[max(schema, 1)]
     fields = checked(content, _MANIFESTS[max(schema, 1)], "")
     for index, layer in enumerate(fields["layers"]):
-        checked(layer, layer_fields, f"layers[{index}].")
+        checked(layer, layers, f"layers[{index}].")
     checked(fields["source"], _SOURCE, "source.")
     checked(fields["example_inputs"], dict.fromkeys(fields["example_inputs"], SHAPE), "example_inputs.")
-    checked(fields["setting"], _SETTING if first else _SETTING_2, "setting.")
+    checked(fields["setting"], _SETTING if schema < 2 else _SETTING_2, "setting.")
     return fields

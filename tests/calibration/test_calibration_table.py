@@ -105,7 +105,7 @@ def test_files_of_schema_1_are_read_and_written_as_the_current_one() -> None:
     document = json.loads(old.metadata_props[0].value)
     del document["calibration"], document["quantization"], document["processor"]
     for layer in document["layers"]:
-        del layer["activations"]
+        del layer["activations"], layer["glu"]
     old.metadata_props[0].value = json.dumps(document)
     content = read_manifest(old, Path("m.onnx"))
     assert content == manifest(calibration=None, setting=Setting(0.5))
