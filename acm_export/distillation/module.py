@@ -13,8 +13,8 @@ import torch
 from acm_export.base.errors import UsageError
 from acm_export.data.module_samples import module_samples
 from acm_export.distillation.checks import check_model, open_training_data
+from acm_export.distillation.distil import distil
 from acm_export.distillation.plan import make_plan
-from acm_export.distillation.run import distil
 from acm_export.distillation.tasks import task_for
 from acm_export.distillation.teacher import Teacher
 from acm_export.surgery.interface import InputSpec, ModelInterface

@@ -107,8 +107,9 @@ def ffn_weights(model: nn.Module, site: Site) -> FFNWeights:
     """
     if site.down is None:
         raise ValueError(f"{site.place} is a projection, not a feed-forward network")
-    value = (None, None) if site.value is None else site.value.weights(model)
-    return FFNWeights(*site.up.weights(model), *site.down.weights(model), *value, scale=site.scale)
+    (w1, b1), (w2, b2) = site.up.weights(model), site.down.weights(model)
+    v1, c1 = (None, None) if site.value is None else site.value.weights(model)
+    return FFNWeights(w1, b1, w2, b2, v1, c1, site.scale)
 
 
 def select_sites(found: Survey, sites: str = FFN) -> tuple[Site, ...]:
