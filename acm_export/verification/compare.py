@@ -154,18 +154,17 @@ def _current_setting(proto: onnx.ModelProto, manifest: Manifest, folder: Path) -
 
 def _check_layers(entries: tuple[LayerEntry, ...], specs: Mapping[str, ACMSpec]) -> None:
     in_file, in_model = {e.name: _layer_sizes(e) for e in entries}, {n: _layer_sizes(s) for n, s in specs.items()}
-    if differing := sorted(in_file.keys() ^ in_model.keys()):
-        name = differing[0]
+    for name in sorted(in_file.keys() ^ in_model.keys()):
         place, other = ("file", "checkpoint") if name in in_file else ("checkpoint", "file")
         raise VerificationError(
             f"{name} is an ACM layer in the {place}, but not in the {other}",
             "give the checkpoint that the file was exported from",
         )
-    for name in sorted(in_file.keys()):
-        if in_file.get(name) != in_model.get(name):
+    for name in sorted(in_file):
+        if in_file[name] != in_model[name]:
             raise VerificationError(
-                f"layer {name} (D, N, h, min_learners, activation, glu) is {in_file.get(name)} in the file "
-                f"and {in_model.get(name)} in the checkpoint",
+                f"layer {name} (D, N, h, min_learners, activation, glu) is {in_file[name]} in the file and "
+                f"{in_model[name]} in the checkpoint",
                 "give the checkpoint that the file was exported from",
             )
 
