@@ -31,7 +31,8 @@ from acm_export.demo.ffn import FFN
 from acm_export.op import DOMAIN, QUANTIZED_INPUTS, QuantizedSignature, Signature
 from acm_export.op.quantized_body import quantized_body
 from acm_export.quantization.activations import activated
-from acm_export.quantization.learner_scales import FloatLearners, static_learners
+from acm_export.quantization.float_learners import FloatLearners
+from acm_export.quantization.learner_scales import static_learners
 from acm_export.quantization.observed import Observed
 from acm_export.quantization.options import Options
 from acm_export.quantization.scales import quantize_columns, symmetric_scale

@@ -11,14 +11,14 @@ from transformers.initialization import no_init_weights
 
 from acm_export.checkpoints.folder import build_model
 from acm_export.modules import ACMSpec
-from acm_export.surgery import FAMILIES, find_sites
+from acm_export.surgery import PlacedLayer, family_of
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel
 
     from acm_export.surgery import ModelFamily
 
-FAMILY: ModelFamily = FAMILIES["vit"]
+FAMILY: ModelFamily = family_of("vit")
 LABELS, NUM_LEARNERS, STD = 1000, 4, 0.02
 
 
@@ -67,12 +67,11 @@ def random_vit(shape: Shape, *, acm: bool, seed: int = 0) -> PreTrainedModel:
         intermediate_size=shape.ffn,
         num_labels=LABELS,
     )
-    with torch.device("meta"):
-        sites = find_sites(ViTForImageClassification(config), FAMILY)
-    places = [name for name in sites if name.endswith(f".{FAMILY.ffn.place}")]
+    places = [f"vit.layers.{index}.mlp" for index in range(shape.layers)]
     spec = ACMSpec(shape.hidden, NUM_LEARNERS, shape.ffn // NUM_LEARNERS, activation=config.hidden_act)
+    layers = dict.fromkeys(places, PlacedLayer(spec)) if acm else {}
     with no_init_weights():
-        model = build_model(ViTForImageClassification, config, FAMILY, dict.fromkeys(places, spec) if acm else {})
+        model = build_model(ViTForImageClassification, config, FAMILY, layers)
     generator = torch.Generator().manual_seed(seed)
     with torch.no_grad():
         for name, parameter in model.named_parameters():

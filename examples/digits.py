@@ -37,7 +37,7 @@ from acm_export.distillation.threshold_table import ThresholdTable
 from acm_export.distillation.train import Throughput, Trainer
 from acm_export.distillation.whole_phase import WholePhase
 from acm_export.modules import acm_layers
-from acm_export.surgery import FAMILIES, install_acm_layers, model_flops
+from acm_export.surgery import install_acm_layers, model_flops
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
@@ -139,7 +139,7 @@ def widths_for(plan: AcmizePlan, budget: float) -> tuple[int, int]:
 def _flops(hidden: int, ffn: int) -> int:
     with torch.device("meta"):
         model: Any = dense_vit(hidden, ffn)
-        return model_flops(model, FAMILIES["vit"], {"pixel_values": torch.zeros(1, 1, 8, 8)}).total
+        return model_flops(model, {"pixel_values": torch.zeros(1, 1, 8, 8)}).total
 
 
 @torch.no_grad()
@@ -169,14 +169,14 @@ def paper_models(
     teacher: Checkpoint, data: Images, settings: AcmizeSettings, budgets: Sequence[float]
 ) -> Iterator[Any]:
     """Train with the paper's recipe, one model per budget; phases 1 and 2 do not depend on the budget and run once."""
-    plan = make_plan(teacher.model, teacher.family, settings)
+    plan = make_plan(teacher.model, teacher.interface, settings)
     task = task_for(teacher.model, teacher.interface, None, {})
     inputs = teacher.interface.data_inputs()
     dataset, collate = open_data(data, inputs, model_folder=teacher.path), Collate(inputs, task)
     dense: Any = teacher.model.eval().requires_grad_(requires_grad=False)
     torch.manual_seed(settings.seed)
     student = copy.deepcopy(dense).requires_grad_(requires_grad=True)
-    install_acm_layers(student, teacher.family, plan.specs)
+    install_acm_layers(student, teacher.interface, plan.layers)
     sites = tuple(item.site for item in plan.replacements)
     layers = {item.site.place: student.get_submodule(item.site.place) for item in plan.replacements}
     first = ({"pixel_values": torch.from_numpy(b["pixel_values"])} for b in data.batches(32)[:_STATISTICS_BATCHES])

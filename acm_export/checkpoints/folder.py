@@ -1,7 +1,8 @@
 """Checkpoint folders: folders of transformers or timm whose ``config.json`` may have a section ``acm``.
 
-    config.json         the model's config; "acm": {"schema", "layers": {name: ACMSpec}, "source"}, and "part" if the
-                        folder contains only a decoder
+    config.json         the model's config; "acm": {"schema", "layers", "source"}, and "part" if the folder
+                        contains only a decoder; layers: by name, the fields of ACMSpec, and "emptied", the modules
+                        that became identities
     model.safetensors   every tensor under its module's name; or shards and model.safetensors.index.json
     preprocessor_config.json and similar files, if the model has them
 
@@ -39,7 +40,7 @@ from acm_export.checkpoints.weights import (
 )
 from acm_export.modules import ACMSpec, acm_layers
 from acm_export.op.precision import PRECISIONS
-from acm_export.surgery import ModelFamily, ModelInterface, install_acm_layers, prepare_model
+from acm_export.surgery import ModelFamily, ModelInterface, PlacedLayer, install_acm_layers, prepare_model
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
@@ -50,7 +51,13 @@ if TYPE_CHECKING:
     from acm_export.base.json_fields import JsonObject, JsonValue
     from acm_export.checkpoints.weights import Weights
 
-SCHEMA = 1
+SCHEMA = 2
+_EMPTIED_BEFORE_SCHEMA_2: Mapping[str, Mapping[str, tuple[str, ...]]] = {
+    "bert": {"intermediate": ("output.dense",)},
+    "whisper": {"fc1": ("activation_fn", "fc2")},
+}
+"""Folders of schema 1 do not name the emptied modules: by family and name of the place, relative to its parent."""
+
 _WEIGHT_DTYPES = tuple(precision.safetensors_name for precision in PRECISIONS.values())
 PROCESSOR_FILES = (
     "preprocessor_config.json",
@@ -111,7 +118,7 @@ def save_checkpoint(
         OutputError: The folder cannot be written or contains other files.
     """
     folder = Path(folder)
-    layers = {name: asdict(layer.spec) for name, layer in acm_layers(model)}
+    layers = {name: asdict(layer.spec) | {"emptied": layer.emptied} for name, layer in acm_layers(model)}
     with staging_folder(folder) as staging:
         content = staging / "checkpoint"
         content.mkdir()
@@ -168,9 +175,9 @@ def load_checkpoint(folder: str | PathLike[str], part: str | None = None) -> Che
     blueprint = read_blueprint(folder, config_json, weights, part)
     check_not_quantised(weights)
     section = config_json.get("acm")
-    specs = None if section is None else _read_section(section)
-    model = blueprint.load_dense(weights) if specs is None else _load_acm(weights, blueprint, specs)
-    model = wanted_part(model, part, blueprint.family, dense=specs is None)
+    layers = None if section is None else _read_section(section, blueprint.family)
+    model = blueprint.load_dense(weights) if layers is None else _load_acm(weights, blueprint, layers)
+    model = wanted_part(model, part, blueprint.family, dense=layers is None)
     prepare_model(model)
     warn_about_values(model.state_dict())
     source = section.get("source") if isinstance(section, dict) else None
@@ -180,53 +187,65 @@ def load_checkpoint(folder: str | PathLike[str], part: str | None = None) -> Che
     return Checkpoint(model.eval(), blueprint.family, interface, folder, weights.sha256(), origin, name)
 
 
-def _read_section(section: object) -> dict[str, ACMSpec]:
+def _read_section(section: object, family: ModelFamily) -> dict[str, PlacedLayer]:
     if not isinstance(section, dict) or not isinstance(section.get("layers"), dict):
         raise CheckpointError("the 'acm' section of config.json has no 'layers'")
-    if section.get("schema") != SCHEMA:
+    schema = section.get("schema")
+    if not isinstance(schema, int) or not 1 <= schema <= SCHEMA:
         raise CheckpointError(
-            f"the 'acm' section has schema {section.get('schema')!r}, this version reads schema {SCHEMA}",
-            "update acm-export",
+            f"the 'acm' section has schema {schema!r}, this version reads schemas 1 to {SCHEMA}", "update acm-export"
         )
     try:
-        return {name: ACMSpec(**spec) for name, spec in section["layers"].items()}
-    except (TypeError, AcmError) as error:
+        return {name: _placed(name, entry, schema, family) for name, entry in section["layers"].items()}
+    except (TypeError, ValueError, AcmError) as error:
         raise CheckpointError(f"the 'acm' section of config.json describes an invalid layer: {error}") from error
 
 
-def _load_acm(weights: Weights, blueprint: Blueprint, specs: dict[str, ACMSpec]) -> nn.Module:
+def _placed(name: str, entry: Mapping[str, Any], schema: int, family: ModelFamily) -> PlacedLayer:
+    if schema > 1:
+        spec = dict(entry)
+        emptied = spec.pop("emptied", None)
+        if not isinstance(emptied, list) or not all(isinstance(part, str) for part in emptied):
+            raise ValueError(f"{name!r} has emptied = {emptied!r}; expected a list of module names")
+        return PlacedLayer(ACMSpec(**spec), tuple(emptied))
+    parent, _, leaf = name.rpartition(".")
+    parts = _EMPTIED_BEFORE_SCHEMA_2.get(family.model_type, {}).get(leaf, ())
+    return PlacedLayer(ACMSpec(**entry), tuple(f"{parent}.{part}" if parent else part for part in parts))
+
+
+def _load_acm(weights: Weights, blueprint: Blueprint, layers: Mapping[str, PlacedLayer]) -> nn.Module:
     with torch.device("meta"):
-        trial = build_model(blueprint.make, blueprint.family, specs)
+        trial = build_model(blueprint.make, blueprint.family, layers)
         missing = trial.state_dict().keys() - weights.shapes.keys()
         if options := construction_options(type(trial), missing):
-            trial = build_model(blueprint.make, blueprint.family, specs, **options)
+            trial = build_model(blueprint.make, blueprint.family, layers, **options)
     tied = tied_names(trial)
     expected = {name: tuple(tensor.shape) for name, tensor in trial.state_dict().items() if name not in tied}
     compare_shapes(expected, weights.shapes, weights.path)
     _check_dtypes(weights)
     with no_init_weights():
-        model = build_model(blueprint.make, blueprint.family, specs, **options)
+        model = build_model(blueprint.make, blueprint.family, layers, **options)
     load_untied(model, weights.read(), tied)
     return model
 
 
 def build_model(
-    make: Callable[..., nn.Module], family: ModelFamily, specs: dict[str, ACMSpec], **options: object
+    make: Callable[..., nn.Module], family: ModelFamily, layers: Mapping[str, PlacedLayer], **options: object
 ) -> nn.Module:
-    """Build a model with untrained weights, and with ACM layers at the places in ``specs``.
+    """Build a model with untrained weights, and with ACM layers.
 
     Args:
         make: Builds the dense model; keyword arguments are ``options``.
         family: Family of the model.
-        specs: Descriptions of the ACM layers by place.
+        layers: ACM layers by place.
         options: Options of the model's class.
 
     Raises:
         CheckpointError: The config does not describe the model, or a place does not exist.
     """
     model = make(**options)
-    if specs:
-        install_acm_layers(model, family, specs)
+    if layers:
+        install_acm_layers(model, family.interface(model), layers)
     return model
 
 

@@ -25,7 +25,7 @@ from acm_export.checkpoints.folder import build_model
 from acm_export.checkpoints.reference_names import SAVE_AGAIN, State, rename, rename_dense
 from acm_export.checkpoints.unpickle import load_state
 from acm_export.checkpoints.weights import warn_about_values
-from acm_export.surgery import FAMILIES
+from acm_export.surgery import PlacedLayer, family_of
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -94,7 +94,7 @@ def convert_reference(
         renamed |= {f"{places[name]}.{key}": value for key, value in layer.state.items()}
     heads, heads_note = _heads(num_heads, args, renamed["vit.embeddings.cls_token"].shape[-1])
     config = _config(renamed, heads, specs)
-    model = _assemble(config, specs, renamed)
+    model = _assemble(config, {name: PlacedLayer(spec) for name, spec in specs.items()}, renamed)
     counts = sorted({spec.num_learners for spec in specs.values()})
     notes = [heads_note] if num_heads is None else []
     if specs and num_learners is None:
@@ -184,10 +184,10 @@ def _config(state: State, heads: int, specs: dict[str, ACMSpec]) -> PretrainedCo
     return config
 
 
-def _assemble(config: PretrainedConfig, specs: dict[str, ACMSpec], state: State) -> PreTrainedModel:
+def _assemble(config: PretrainedConfig, layers: dict[str, PlacedLayer], state: State) -> PreTrainedModel:
     make = partial(construct, transformers.ViTForImageClassification, config)
     with torch.device("meta"):
-        expected = build_model(make, FAMILIES["vit"], specs).state_dict()
+        expected = build_model(make, family_of("vit"), layers).state_dict()
     for name in sorted(expected.keys() | state.keys()):
         if name not in state or name not in expected:
             where = "lack" if name not in state else "contain an unexpected"
@@ -197,7 +197,7 @@ def _assemble(config: PretrainedConfig, specs: dict[str, ACMSpec], state: State)
                 f"{name} is {list(state[name].shape)}; expected {list(expected[name].shape)}", SAVE_AGAIN
             )
     with no_init_weights():
-        model = build_model(make, FAMILIES["vit"], specs)
+        model = build_model(make, family_of("vit"), layers)
     model.load_state_dict({name: tensor.contiguous() for name, tensor in state.items()}, assign=True)
     return model.eval()
 

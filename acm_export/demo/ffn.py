@@ -44,10 +44,9 @@ class FFN:
 
     def weights(self, rng: np.random.Generator) -> Arrays:
         """Weights of the op by input name, scaled to keep activations near 1; thresholds are 0."""
-        n, d, h = self.signature.num_learners, self.model_dim, self.hidden_dim
-        shapes = {"w1": (d, n * h), "b1": (n * h,), "w2": (n * h, d), "b2": (n + 1, d)}
+        shapes = self.signature.weight_shapes(self.model_dim, self.hidden_dim)
         drawn = {k: (rng.standard_normal(shape) * shape[0] ** -0.5).astype(np.float32) for k, shape in shapes.items()}
-        return {"thresholds": np.zeros(n, np.float32), **drawn}
+        return {"thresholds": np.zeros(self.signature.num_learners, np.float32), **drawn}
 
     def feeds(self, rng: np.random.Generator, batch: int, share: float) -> Arrays:
         """Random tokens, and one-hot gate logits that give each token a binomial(N, share) learner count."""
@@ -59,7 +58,7 @@ class FFN:
         """``out = x + GatedLearners(x)``, with the portable body; outputs ``out`` and ``counts``."""
         register()
         node = helper.make_node(
-            self.signature.function_name, list(INPUTS), ["y", "counts"], domain=DOMAIN, **vars(self.signature)
+            self.signature.function_name, list(INPUTS), ["y", "counts"], domain=DOMAIN, **self.signature.attributes
         )
         nodes = [node, helper.make_node("Add", ["x", "y"], ["out"])]
         counts = helper.make_tensor_value_info("counts", TensorProto.INT32, ["batch", self.tokens_per_sample])

@@ -149,4 +149,4 @@ def plan_acmize(
     from acm_export.distillation.plan import make_plan
 
     teacher = load_checkpoint(Path(model), part)
-    return make_plan(teacher.model, teacher.family, settings)
+    return make_plan(teacher.model, teacher.interface, settings)

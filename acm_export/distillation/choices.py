@@ -58,6 +58,8 @@ def hidden_values(layer: ACMLayer, x: torch.Tensor) -> torch.Tensor:
     """Hidden values ``[..., N, h]`` of all learners for tokens ``[..., D]``."""
     spec = layer.spec
     hidden = activation_fn(spec.activation)(x @ layer.w1 + layer.b1)
+    if layer.v1 is not None and layer.c1 is not None:
+        hidden = hidden * (x @ layer.v1 + layer.c1)
     return hidden.reshape(*hidden.shape[:-1], spec.num_learners, spec.hidden_dim)
 
 

@@ -75,9 +75,13 @@ def gated(model: nn.Module, runner: _Runner) -> Iterator[_Runner]:
     """Replace the forward pass of every ACM layer by ``runner`` inside the block."""
     layers = list(acm_layers(model))
     for name, layer in layers:
-        layer.forward = partial(runner.run, name, layer)  # type: ignore[method-assign]
+        layer.forward = partial(_forward, runner, name, layer)  # type: ignore[method-assign]
     try:
         yield runner
     finally:
         for _, layer in layers:
             del layer.forward
+
+
+def _forward(runner: LayerRunner, name: str, layer: ACMLayer, x: torch.Tensor) -> torch.Tensor:
+    return layer.as_output(runner.run(name, layer, layer.as_tokens(x)))

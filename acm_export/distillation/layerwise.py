@@ -58,8 +58,8 @@ class LearnersPhase(_LayerwisePhase):
         self._variances = variances
 
     def parameter_groups(self) -> list[ParameterGroup]:
-        """Weights and biases of the learners."""
-        return [ParameterGroup([p for _, layer in self.items() for p in (layer.w1, layer.b1, layer.w2, layer.b2)], 1.0)]
+        """Weights and biases of the learners; the gate is a submodule of the layer."""
+        return [ParameterGroup([p for _, layer in self.items() for p in layer.parameters(recurse=False)], 1.0)]
 
     def forward(self, inputs: Arrays) -> StepLoss:
         """Squared error ÷ variance of the output, averaged over prefixes, tokens and sites."""

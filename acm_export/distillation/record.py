@@ -98,11 +98,12 @@ class SiteRecorder:
         self._stack = ExitStack()
         self._stack.enter_context(self._padding)
         for site in self._sites:
-            first, last = (self._model.get_submodule(name) for name in (site.modules[0], site.modules[-1]))
+            names = (site.up.module, (site.down or site.up).module)
+            first, last = (self._model.get_submodule(name) for name in names)
             for handle in (
-                first.register_forward_pre_hook(self._input_hook(site.place, "x")),
-                last.register_forward_pre_hook(self._input_hook(site.place, "hidden")),
-                last.register_forward_hook(self._output_hook(site.place)),
+                first.register_forward_pre_hook(self._input_hook(site, "x")),
+                last.register_forward_pre_hook(self._input_hook(site, "hidden")),
+                last.register_forward_hook(self._output_hook(site)),
             ):
                 self._stack.callback(handle.remove)
         return self
@@ -147,19 +148,20 @@ class SiteRecorder:
             return value.reshape(-1, value.shape[-1])
         return value[valid]
 
-    def _input_hook(self, place: str, part: str) -> _InputHook:
+    def _input_hook(self, site: Site, part: str) -> _InputHook:
         def record(_module: nn.Module, args: tuple[torch.Tensor, ...]) -> None:
-            self._recorded[place][part] = args[0].detach()
+            self._recorded[site.place][part] = args[0].detach().movedim(site.axis, -1)
 
         return record
 
-    def _output_hook(self, place: str) -> _OutputHook:
+    def _output_hook(self, site: Site) -> _OutputHook:
         def record(_module: nn.Module, _args: object, output: torch.Tensor) -> torch.Tensor | None:
-            self._recorded[place]["output"] = output.detach()
+            tokens = output.detach().movedim(site.axis, -1)
+            self._recorded[site.place]["output"] = tokens
             if not self._record_gradients:
                 return None
-            self._recorded[place]["zeros"] = torch.zeros_like(output, requires_grad=True)
-            return output + self._recorded[place]["zeros"]
+            zeros = self._recorded[site.place]["zeros"] = torch.zeros_like(tokens, requires_grad=True)
+            return output + zeros.movedim(-1, site.axis)
 
         return record
 

@@ -6,7 +6,7 @@ import copy
 import logging
 from dataclasses import dataclass
 from functools import partial
-from typing import TYPE_CHECKING, cast
+from typing import TYPE_CHECKING, Any
 
 import torch
 from accelerate import Accelerator
@@ -19,6 +19,7 @@ from acm_export.checkpoints import save_checkpoint
 from acm_export.data.collate import model_inputs
 from acm_export.data.speech import read_vocabulary
 from acm_export.distillation.batches import Collate, StepOrder, batches_in_order, mix_seeds
+from acm_export.distillation.check_surgery import check_surgery
 from acm_export.distillation.checks import check_loss, check_model, check_output, open_training_data
 from acm_export.distillation.evaluate import Evaluation
 from acm_export.distillation.initialise import learners_from_ffn, learners_from_linear
@@ -37,13 +38,13 @@ from acm_export.distillation.train import Throughput, Trainer
 from acm_export.distillation.whole_phase import WholePhase
 from acm_export.modules import acm_layers
 from acm_export.surgery import install_acm_layers
+from acm_export.surgery.sites import FFN, ffn_weights
 
 if TYPE_CHECKING:
     import os
     from collections.abc import Iterator
     from pathlib import Path
 
-    from torch import nn
     from transformers import PreTrainedModel
 
     from acm_export.base.progress import Progress
@@ -92,7 +93,7 @@ def run_distillation(
         OutputError: The output cannot be written.
     """
     check_output(output)
-    plan = make_plan(teacher.model, teacher.family, settings)
+    plan = make_plan(teacher.model, teacher.interface, settings)
     task = task_for(teacher.model, teacher.interface, settings.task, read_vocabulary(teacher.path))
     check_model(teacher.model)
     samples, held_out = open_training_data(teacher, task, data, eval_data, processor)
@@ -189,11 +190,12 @@ class _Run:
         if settings.origin == TEACHER:
             layers = self._layers()
             for site in sites:
-                linears = [cast("nn.Linear", self.dense.get_submodule(name)) for name in site.modules]
-                if len(linears) > 1:
-                    learners_from_ffn(layers[site.place], linears[0], linears[-1], found[site.place])
+                layer, statistics = layers[site.place], found[site.place]
+                if site.kind == FFN:
+                    learners_from_ffn(layer, ffn_weights(self.dense, site), statistics)
                 else:
-                    learners_from_linear(layers[site.place], linears[0], found[site.place])
+                    learners_from_linear(layer, *site.up.weights(self.dense), statistics)
+            check_surgery(self.dense, self.teacher.interface, sites, layers)
         variances = {place: statistics.output_variance for place, statistics in found.items()}
         state = State(identity, variances, error_weights(found))
         self.trainer.save(state)
@@ -244,9 +246,15 @@ class _Run:
 
 def _untrained_student(teacher: Checkpoint, dense: PreTrainedModel, plan: AcmizePlan, seed: int) -> PreTrainedModel:
     torch.manual_seed(seed)
-    student = copy.deepcopy(dense)
-    install_acm_layers(student, teacher.family, plan.specs)
+    replaced = {id(p): p for name, p in dense.named_parameters() if _is_replaced(name, plan)}
+    student = copy.deepcopy(dense, dict[int, Any](replaced))  # without copies of weights that are dropped at once
+    install_acm_layers(student, teacher.interface, plan.layers)
     return student
+
+
+def _is_replaced(parameter: str, plan: AcmizePlan) -> bool:
+    modules = [module for place, layer in plan.layers.items() for module in (place, *layer.emptied)]
+    return any(parameter.startswith(f"{module}.") for module in modules)
 
 
 def _accelerator(settings: AcmizeSettings, samples: int) -> Accelerator:

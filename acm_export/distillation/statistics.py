@@ -67,7 +67,7 @@ def gather_statistics(
     Returns:
         Statistics by place.
     """
-    sums = {site.place: _Sums(site.widths[-1][0], site.model_dim) for site in sites}
+    sums = {site.place: _Sums(site.hidden_dim, site.model_dim) for site in sites}
     with SiteRecorder(model, interface, sites, record_gradients=True) as recorder:
         for inputs in batches:
             output, tensors = recorder.run(inputs)

@@ -15,7 +15,8 @@ from onnxscript import optimizer
 
 from acm_export.base.errors import ExportError
 from acm_export.modules.wrapper import PREFIX
-from acm_export.op.signature import DOMAIN, INPUTS, NAME
+from acm_export.op.quantized_signature import operator_of
+from acm_export.op.signature import DOMAIN, INPUTS
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -28,7 +29,7 @@ def clean(model: ir.Model, layer_names: Sequence[str]) -> None:
     """Optimize and rename a graph, in place.
 
     Args:
-        model: Unoptimized result of ``torch.onnx.export``, with GatedLearners nodes.
+        model: Unoptimized result of ``torch.onnx.export``, with a node for each ACM layer.
         layer_names: Names of the ACM layers; each must end up with exactly one node.
 
     Raises:
@@ -137,7 +138,7 @@ def _cast(
 def _name_layers(graph: ir.Graph, layer_names: Sequence[str]) -> None:
     found = []
     for node in graph:
-        if (node.domain, node.op_type) != (DOMAIN, NAME):
+        if node.domain != DOMAIN or operator_of(node.op_type) is None:
             continue
         # Layers are identified by their thresholds, which are never tied; weights may be.
         thresholds = node.inputs[INPUTS.index("thresholds")]
@@ -150,7 +151,7 @@ def _name_layers(graph: ir.Graph, layer_names: Sequence[str]) -> None:
     if sorted(found) != sorted(layer_names):
         missing = sorted(set(layer_names) - set(found)) or sorted({n for n in found if found.count(n) > 1})
         raise ExportError(
-            f"expected one GatedLearners node for each of {len(layer_names)} ACM layers, found {len(found)}; "
+            f"expected one node for each of {len(layer_names)} ACM layers, found {len(found)}; "
             f"check {', '.join(missing[:3])}",
             "each ACM layer must run exactly once in the forward pass, with its own thresholds",
         )

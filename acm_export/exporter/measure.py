@@ -91,4 +91,5 @@ def _entry(name: str, layer: ACMLayer, tokens: int) -> LayerEntry:
         learner_flops(spec),
         gate_flops(spec),
         tokens,
+        glu=spec.glu,
     )

@@ -10,7 +10,7 @@ import torch
 from onnxscript.function_libs.torch_lib.ops.core import aten_index_put
 
 from acm_export.op.schema import register
-from acm_export.op.signature import DOMAIN, VERSION
+from acm_export.op.signature import DOMAIN, VERSION, Signature
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -32,6 +32,7 @@ def translation_table(opset: int) -> dict[Callable[..., object], Callable[..., o
     register()
     table: dict[Callable[..., object], Callable[..., object]] = {
         torch.ops.acm.gated_learners.default: _gated_learners,
+        torch.ops.acm.glu_gated_learners.default: _glu_gated_learners,
         torch.ops.aten.index_put.default: _index_put,
     }
     if opset >= _GELU_OPSET:
@@ -51,10 +52,31 @@ def _gated_learners(
     min_learners: int,
     activation: str,
 ) -> Symbolic:
-    attributes = {"num_learners": num_learners, "min_learners": min_learners, "activation": activation}
-    return onnxscript.values.Opset(DOMAIN, VERSION).GatedLearners(
-        x, gate_logits, thresholds, w1, b1, w2, b2, **attributes
-    )
+    signature = Signature(num_learners, min_learners, activation)
+    return _node(signature, x, gate_logits, thresholds, w1, b1, w2, b2)
+
+
+def _glu_gated_learners(
+    x: Symbolic,
+    gate_logits: Symbolic,
+    thresholds: Symbolic,
+    w1: Symbolic,
+    b1: Symbolic,
+    v1: Symbolic,
+    c1: Symbolic,
+    w2: Symbolic,
+    b2: Symbolic,
+    num_learners: int,
+    min_learners: int,
+    activation: str,
+) -> Symbolic:
+    signature = Signature(num_learners, min_learners, activation, glu=True)
+    return _node(signature, x, gate_logits, thresholds, w1, b1, v1, c1, w2, b2)
+
+
+def _node(signature: Signature, *inputs: Symbolic) -> Symbolic:
+    operator = getattr(onnxscript.values.Opset(DOMAIN, VERSION), signature.operator)
+    return operator(*inputs, **signature.attributes)
 
 
 def _index_put(self: Symbolic, indices: Symbolic, values: Symbolic, accumulate: bool = False) -> Symbolic:

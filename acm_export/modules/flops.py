@@ -29,8 +29,9 @@ def convolution_flops(in_channels: int, out_channels: int, kernel: Sequence[int]
 
 
 def learner_flops(spec: ACMSpec) -> int:
-    """FLOPs per token of one learner: up and down projection, 4·D·h."""
-    return linear_flops(spec.model_dim, spec.hidden_dim) + linear_flops(spec.hidden_dim, spec.model_dim)
+    """FLOPs per token of one learner: up and down projection, 4·D·h; 6·D·h for a GLU, which has two up projections."""
+    up = linear_flops(spec.model_dim, spec.hidden_dim)
+    return (2 if spec.glu else 1) * up + linear_flops(spec.hidden_dim, spec.model_dim)
 
 
 def gate_flops(spec: ACMSpec) -> int:

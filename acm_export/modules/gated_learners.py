@@ -1,10 +1,12 @@
-"""``acm::gated_learners``: the operator as one PyTorch op that skips idle learners.
+"""``acm::gated_learners`` and ``acm::glu_gated_learners``: the operators as PyTorch ops that skip idle learners.
 
-It is one op so that ``torch.export`` keeps it whole and ``torch.compile`` does not trace into it. On NVIDIA GPUs it
-runs the staircase kernels (acm_export.plugins.kernels); elsewhere it runs each learner on the tokens that need it.
+Each is one op so that ``torch.export`` keeps it whole and ``torch.compile`` does not trace into it. On NVIDIA GPUs they
+run the staircase kernels (acm_export.plugins.kernels); elsewhere they run each learner on the tokens that need it.
 """
 
 from __future__ import annotations
+
+from typing import Any
 
 import torch
 
@@ -13,7 +15,7 @@ from acm_export.base.optional import require
 from acm_export.modules.activations import activation_fn
 from acm_export.op.precision import PRECISIONS
 from acm_export.op.schema import infer_shapes
-from acm_export.op.signature import INPUTS, Signature
+from acm_export.op.signature import Signature
 
 TORCH_DTYPES: dict[str, torch.dtype] = {p.name: getattr(torch, p.torch_name) for p in PRECISIONS.values()}
 """The dtype of each precision, by the name of the precision."""
@@ -55,21 +57,75 @@ def gated_learners(
         OpError: Shapes, dtypes or attributes violate docs/op.md; the message has both values.
         KernelError: The GPU is older than sm_80, or the kernels do not support it.
     """
-    _check((x, gate_logits, thresholds, w1, b1, w2, b2), Signature(num_learners, min_learners, activation))
-    counts = learner_counts(gate_logits, thresholds, min_learners)
+    signature = Signature(num_learners, min_learners, activation)
+    tensors = (x, gate_logits, thresholds, w1, b1, w2, b2)
+    return _run(dict(zip(signature.inputs, tensors, strict=True)), signature)
+
+
+@torch.library.custom_op("acm::glu_gated_learners", mutates_args=())
+def glu_gated_learners(
+    x: torch.Tensor,
+    gate_logits: torch.Tensor,
+    thresholds: torch.Tensor,
+    w1: torch.Tensor,
+    b1: torch.Tensor,
+    v1: torch.Tensor,
+    c1: torch.Tensor,
+    w2: torch.Tensor,
+    b2: torch.Tensor,
+    num_learners: int,
+    min_learners: int,
+    activation: str,
+) -> tuple[torch.Tensor, torch.Tensor]:
+    """As :func:`gated_learners`, with learners ``(act(x W1 + b1) * (x V1 + c1)) W2``.
+
+    Args:
+        x: ``[..., D]``, float32, float16 or bfloat16 (T).
+        gate_logits: ``[..., C]``, float32.
+        thresholds: ``[N]``, float32.
+        w1: ``[D, N*h]``, T.
+        b1: ``[N*h]``, T.
+        v1: ``[D, N*h]``, T.
+        c1: ``[N*h]``, T.
+        w2: ``[N*h, D]``, T.
+        b2: ``[N+1, D]``, T; row k is the whole output bias of a token with count k.
+        num_learners: N.
+        min_learners: Learners that always run.
+        activation: One of :data:`acm_export.op.ACTIVATIONS`: silu for SwiGLU, gelu or gelu_tanh for GeGLU.
+
+    Returns:
+        y ``[..., D]``, T, and counts ``[...]``, int32. The hidden product is formed in float32 and rounded to T once.
+
+    Raises:
+        OpError: Shapes, dtypes or attributes violate docs/op.md; the message has both values.
+        KernelError: The GPU is older than sm_80, or the kernels do not support it.
+    """
+    signature = Signature(num_learners, min_learners, activation, glu=True)
+    tensors = (x, gate_logits, thresholds, w1, b1, v1, c1, w2, b2)
+    return _run(dict(zip(signature.inputs, tensors, strict=True)), signature)
+
+
+def _run(named: dict[str, torch.Tensor], signature: Signature) -> tuple[torch.Tensor, torch.Tensor]:
+    """The operators in PyTorch: tokens sorted by count, and each learner on its prefix of them."""
+    _check(named, signature)
+    x, w1, b1, w2, b2 = (named[name] for name in ("x", "w1", "b1", "w2", "b2"))
+    counts = learner_counts(named["gate_logits"], named["thresholds"], signature.min_learners)
     rows, row_counts = x.reshape(-1, x.shape[-1]), counts.reshape(-1)
     order = torch.argsort(row_counts, descending=True, stable=True)
-    totals = (row_counts.unsqueeze(1) > torch.arange(num_learners, device=x.device)).sum(0).tolist()
+    totals = (row_counts.unsqueeze(1) > torch.arange(signature.num_learners, device=x.device)).sum(0).tolist()
     sorted_rows = rows[order]
     sums = b2[row_counts[order]].float()
-    hidden = w1.shape[1] // num_learners
-    act = activation_fn(activation)
+    hidden = w1.shape[1] // signature.num_learners
+    act = activation_fn(signature.activation)
     for learner, total in enumerate(totals):
         if total == 0:
             break
         part = slice(learner * hidden, (learner + 1) * hidden)
-        up = torch.addmm(b1[part].float(), sorted_rows[:total].float(), w1[:, part].float())
-        sums[:total] += act(up).to(x.dtype).float() @ w2[part].float()
+        tokens = sorted_rows[:total].float()
+        values = act(torch.addmm(b1[part].float(), tokens, w1[:, part].float()))
+        if signature.glu:
+            values = values * torch.addmm(named["c1"][part].float(), tokens, named["v1"][:, part].float())
+        sums[:total] += values.to(x.dtype).float() @ w2[part].float()
     y = torch.empty_like(rows, memory_format=torch.contiguous_format)
     y[order] = sums.to(x.dtype)
     return y.reshape(x.shape), counts
@@ -88,29 +144,43 @@ def _(
     min_learners: int,
     activation: str,
 ) -> tuple[torch.Tensor, torch.Tensor]:
-    tensors = (x, gate_logits, thresholds, w1, b1, w2, b2)
     signature = Signature(num_learners, min_learners, activation)
-    _check(tensors, signature)
+    tensors = (x, gate_logits, thresholds, w1, b1, w2, b2)
+    return _run_kernels(dict(zip(signature.inputs, tensors, strict=True)), signature)
+
+
+@glu_gated_learners.register_kernel("cuda")
+def _(
+    x: torch.Tensor,
+    gate_logits: torch.Tensor,
+    thresholds: torch.Tensor,
+    w1: torch.Tensor,
+    b1: torch.Tensor,
+    v1: torch.Tensor,
+    c1: torch.Tensor,
+    w2: torch.Tensor,
+    b2: torch.Tensor,
+    num_learners: int,
+    min_learners: int,
+    activation: str,
+) -> tuple[torch.Tensor, torch.Tensor]:
+    signature = Signature(num_learners, min_learners, activation, glu=True)
+    tensors = (x, gate_logits, thresholds, w1, b1, v1, c1, w2, b2)
+    return _run_kernels(dict(zip(signature.inputs, tensors, strict=True)), signature)
+
+
+def _run_kernels(named: dict[str, Any], signature: Signature) -> tuple[torch.Tensor, torch.Tensor]:
+    _check(named, signature)
     require("triton")
     from acm_export.plugins.kernels.launch import gated_learners as run_kernels
 
     allow_tf32 = torch.backends.cuda.matmul.fp32_precision == "tf32"
-    return run_kernels(*tensors, signature, allow_tf32=allow_tf32)
+    return run_kernels(**named, signature=signature, allow_tf32=allow_tf32)
 
 
 @gated_learners.register_fake
-def _(
-    x: torch.Tensor,
-    gate_logits: torch.Tensor,
-    thresholds: torch.Tensor,  # noqa: ARG001
-    w1: torch.Tensor,  # noqa: ARG001
-    b1: torch.Tensor,  # noqa: ARG001
-    w2: torch.Tensor,  # noqa: ARG001
-    b2: torch.Tensor,  # noqa: ARG001
-    num_learners: int,  # noqa: ARG001
-    min_learners: int,  # noqa: ARG001
-    activation: str,  # noqa: ARG001
-) -> tuple[torch.Tensor, torch.Tensor]:
+@glu_gated_learners.register_fake
+def _(x: torch.Tensor, gate_logits: torch.Tensor, *_: torch.Tensor | int | str) -> tuple[torch.Tensor, torch.Tensor]:
     y = torch.empty_like(x, memory_format=torch.contiguous_format)
     return y, gate_logits.new_empty(gate_logits.shape[:-1], dtype=torch.int32)
 
@@ -132,17 +202,17 @@ def learner_counts(gate_logits: torch.Tensor, thresholds: torch.Tensor, min_lear
     return (min_learners + runs.int().cumprod(-1).sum(-1)).int()
 
 
-def _check(tensors: tuple[torch.Tensor, ...], signature: Signature) -> None:
-    infer_shapes([list(tensor.shape) for tensor in tensors], signature)
-    named = dict(zip(INPUTS, tensors, strict=True))
+def _check(named: dict[str, torch.Tensor], signature: Signature) -> None:
+    infer_shapes([list(tensor.shape) for tensor in named.values()], signature)
     dtype = named["x"].dtype
     if dtype not in TORCH_DTYPES.values():
         raise OpError(f"x is {dtype}; expected one of {', '.join(map(str, TORCH_DTYPES.values()))}")
-    for name in ("w1", "b1", "w2", "b2"):
-        if named[name].dtype != dtype:
+    float32 = ("gate_logits", "thresholds")
+    for name in signature.inputs[1:]:
+        if name not in float32 and named[name].dtype != dtype:
             raise OpError(f"{name} is {named[name].dtype} but x is {dtype}; they must be equal")
-    if elsewhere := [name for name in INPUTS if named[name].device != named["x"].device]:
+    if elsewhere := [name for name, tensor in named.items() if tensor.device != named["x"].device]:
         raise OpError(f"{elsewhere[0]} is on {named[elsewhere[0]].device} but x is on {named['x'].device}")
-    for name in ("gate_logits", "thresholds"):
+    for name in float32:
         if named[name].dtype != torch.float32:
             raise OpError(f"{name} is {named[name].dtype}; expected torch.float32 for every dtype of x")

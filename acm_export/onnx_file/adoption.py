@@ -100,7 +100,7 @@ def _node_misfits(model: onnx.ModelProto, nodes: Mapping[str, onnx.NodeProto], m
 
 def _attribute_misfits(node: onnx.NodeProto, layer: LayerEntry) -> Iterator[str]:
     attributes = signature_attributes(node)
-    for name, expected in vars(layer.signature).items():
+    for name, expected in layer.signature.attributes.items():
         if (found := attributes.get(name, 0)) != expected:
             yield f"{name} of layer {layer.name} is {found}; the manifest says {expected}"
     needed = len(layer.signature.inputs)
@@ -181,25 +181,19 @@ def _weight_misfits(
     """How the weights of a float layer differ from the manifest; inspection checks those of int8 layers."""
     if layer.activations is not None:
         return
-    width = layer.num_learners * layer.hidden_dim
-    shapes = {
-        "w1": [layer.model_dim, width],
-        "b1": [width],
-        "w2": [width, layer.model_dim],
-        "b2": [layer.num_learners + 1, layer.model_dim],
-    }
+    shapes = layer.signature.weight_shapes(layer.model_dim, layer.hidden_dim)
     tensors = {tensor.name: tensor for tensor in model.graph.initializer}
     element = PRECISIONS[manifest.dtype].onnx_type
-    for name, value in zip(INPUTS[_FIRST_WEIGHT:], node.input[_FIRST_WEIGHT:], strict=True):
+    for name, value in zip(shapes, node.input[_FIRST_WEIGHT:], strict=True):
         if value not in tensors:
             yield f"{name} of layer {layer.name} ({value}) is not an initializer"
             return
         tensor = tensors[value]
-        if list(tensor.dims) != shapes[name] or tensor.data_type != element:
+        shape = list(shapes[name])
+        if list(tensor.dims) != shape or tensor.data_type != element:
             kinds = [TensorProto.DataType.Name(kind).lower() for kind in (tensor.data_type, element)]
             yield (
-                f"{name} of layer {layer.name} is {kinds[0]} {list(tensor.dims)}; the manifest says {kinds[1]} "
-                f"{shapes[name]}"
+                f"{name} of layer {layer.name} is {kinds[0]} {list(tensor.dims)}; the manifest says {kinds[1]} {shape}"
             )
 
 

@@ -197,7 +197,7 @@ def _check_threshold_tensor(tensor: TensorProto | None, layer: LayerEntry, path:
 def _node_contradiction(node: onnx.NodeProto, layer: LayerEntry, target: str) -> str | None:
     """What the manifest says where the node of a layer differs, or None."""
     operator = node_type(layer.signature, target)
-    inputs, expected = layer.signature.inputs, vars(layer.signature)
+    inputs, expected = layer.signature.inputs, layer.signature.attributes
     if node.op_type != operator or node.overload or len(node.input) != len(inputs):
         return f"{operator} with {len(inputs)} inputs"
     found = signature_attributes(node)

@@ -9,7 +9,10 @@ from onnx import TensorProto
 
 from acm_export.onnx_file.lowering.pack_int8 import packed_size
 from acm_export.onnx_file.targets import gated_learners_nodes
-from acm_export.op.quantized_signature import INT8_INPUTS, MAX_SUM, QUANTIZED_INPUTS
+from acm_export.op.quantized_signature import INT8_INPUTS, MAX_SUM
+from acm_export.op.signature import INPUTS
+
+_FIRST_WEIGHT = INPUTS.index("thresholds") + 1
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -53,33 +56,17 @@ def _layer_contradictions(
 ) -> Iterator[str]:
     if (largest := max(layer.model_dim, layer.num_learners * layer.hidden_dim)) > MAX_SUM:
         yield f"layer {layer.name} sums {largest} products in int32, which holds at most {MAX_SUM}"
-    for name, value in zip(QUANTIZED_INPUTS[3:], node.input[3:], strict=True):
+    shapes = layer.signature.weight_shapes(layer.model_dim, layer.hidden_dim)
+    for name, value in zip(shapes, node.input[_FIRST_WEIGHT:], strict=True):
         if value not in tensors:
             yield f"the initializer {value} ({name} of layer {layer.name}) is missing"
             return
         found = _form(tensors[value])
-        expected = _expected(layer, name)
+        expected = (TensorProto.INT8 if name in INT8_INPUTS else TensorProto.FLOAT), list(shapes[name])
         if packed and name in INT8_INPUTS:
             expected = TensorProto.INT32, [packed_size(math.prod(expected[1]))]
         if found != expected:
             yield f"{value} is {_describe(found)}; {name} of layer {layer.name} must be {_describe(expected)}"
-
-
-def _expected(layer: LayerEntry, name: str) -> tuple[int, list[int]]:
-    """Element type and shape of an input of the int8 operator (docs/op.md)."""
-    width, learners = layer.num_learners * layer.hidden_dim, layer.num_learners
-    shape = {
-        "x_mult": [layer.model_dim],
-        "w1": [layer.model_dim, width],
-        "s1": [width],
-        "b1": [width],
-        "h_mult": [learners],
-        "h_zero": [learners],
-        "w2": [width, layer.model_dim],
-        "s2": [layer.model_dim],
-        "b2": [learners + 1, layer.model_dim],
-    }[name]
-    return TensorProto.INT8 if name in INT8_INPUTS else TensorProto.FLOAT, shape
 
 
 def _form(tensor: TensorProto) -> tuple[int, list[int]]:

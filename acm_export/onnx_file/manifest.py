@@ -24,9 +24,9 @@ if TYPE_CHECKING:
     from acm_export.base.json_fields import JsonObject
 
 KEY = "acm"
-SCHEMA = 3
-"""Schema 2 added the calibration and ``setting.budget``, schema 3 the quantisation. Older ones are read, and rewritten
-as 3."""
+SCHEMA = 4
+"""Schema 2 added the calibration and ``setting.budget``, schema 3 the quantisation, schema 4 ``glu`` of layers.
+Older ones are read, and rewritten as 4."""
 
 AVOID_INLINING = (
     "run the other tool on a file for the target tensorrt (acm-export retarget): it has no function to inline"
@@ -54,6 +54,7 @@ class LayerEntry:
         tokens: Tokens that reach the layer for one sample of the example inputs.
         activations: ``static`` or ``dynamic`` if the layer runs in int8 (docs/op.md, "The int8 operator"), None if it
             runs in float.
+        glu: Whether each learner multiplies its activations by a second linear map of the token (docs/op.md).
     """
 
     name: str
@@ -66,14 +67,15 @@ class LayerEntry:
     gate_flops: int
     tokens: int
     activations: str | None = None
+    glu: bool = False
 
     @property
     def signature(self) -> Signature:
-        """Attributes of the layer's node: a QuantizedSignature if the layer runs in int8."""
+        """The operator of the layer's node and its attributes: a QuantizedSignature if the layer runs in int8."""
         shared = (self.num_learners, self.min_learners, self.activation)
         if self.activations is None:
-            return Signature(*shared)
-        return QuantizedSignature(*shared, dynamic=int(self.activations == "dynamic"))
+            return Signature(*shared, glu=self.glu)
+        return QuantizedSignature(*shared, dynamic=int(self.activations == "dynamic"), glu=self.glu)
 
     @property
     def thresholds(self) -> str:

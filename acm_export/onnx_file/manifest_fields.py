@@ -6,6 +6,7 @@ import sys
 from typing import Any
 
 from acm_export.base.json_fields import (
+    BOOL,
     LIST,
     OBJECT,
     OBJECT_OR_NULL,
@@ -45,6 +46,7 @@ _LAYER = {
 _LAYER_3 = _LAYER | {
     "activations": Kind('"static", "dynamic" or null', lambda value: value is None or value in ACTIVATIONS)
 }
+_LAYER_4 = _LAYER_3 | {"glu": BOOL}
 _DTYPE = Kind(f"one of {', '.join(PRECISIONS)}", lambda v: isinstance(v, str) and v in PRECISIONS)
 _MANIFEST = {
     "source": OBJECT,
@@ -67,15 +69,17 @@ def checked_fields(content: object, schema: int) -> dict[str, Any]:
 
     Args:
         content: Value from ``json.loads``.
-        schema: Its schema; schema 2 added the calibration and ``setting.budget``, schema 3 the quantisation.
+        schema: Its schema; schema 2 added the calibration and ``setting.budget``, schema 3 the quantisation, schema 4
+            the field ``glu`` of layers.
 
     Raises:
         BrokenFieldError: A field is missing, unknown or invalid.
     """
     first, third = schema < 2, schema >= 3
+    layer_fields = _LAYER_4 if schema >= 4 else _LAYER_3 if third else _LAYER
     fields = checked(content, _MANIFEST if first else _MANIFEST_3 if third else _MANIFEST_2, "")
     for index, layer in enumerate(fields["layers"]):
-        checked(layer, _LAYER_3 if third else _LAYER, f"layers[{index}].")
+        checked(layer, layer_fields, f"layers[{index}].")
     checked(fields["source"], _SOURCE, "source.")
     checked(fields["example_inputs"], dict.fromkeys(fields["example_inputs"], SHAPE), "example_inputs.")
     checked(fields["setting"], _SETTING if first else _SETTING_2, "setting.")

@@ -1,9 +1,10 @@
-"""The portable body: GatedLearners as an ONNX function in standard operators.
+"""The portable body: GatedLearners and GLUGatedLearners as ONNX functions in standard operators.
 
 Tokens are sorted by learner count, descending, so that the tokens of learner n are a prefix. Each learner runs one
 MatMul-activation-MatMul on its prefix, from the last learner to the first, and adds to the running sum of the shorter
 prefix of the learner after it. The sum of a token starts with the bias row of its own count. A Gather with the inverse
-permutation restores the order. Learners that always run need no routing and run as one dense MLP.
+permutation restores the order. Learners that always run need no routing and run as one dense MLP. A learner of
+GLUGatedLearners has a second MatMul on the same tokens, whose result multiplies the activations; all of it is float32.
 """
 
 from __future__ import annotations
@@ -14,7 +15,7 @@ from onnx import TensorProto
 
 from acm_export.op import body_routing as routing
 from acm_export.op.body_activation import activation_statements
-from acm_export.op.signature import INPUTS, OUTPUTS
+from acm_export.op.signature import OUTPUTS
 
 if TYPE_CHECKING:
     from onnx import FunctionProto
@@ -28,7 +29,7 @@ def portable_body(signature: Signature, opset: int) -> FunctionProto:
     """Build the function that runs one signature on any ONNX Runtime.
 
     Args:
-        signature: Attributes of the op, which also name the function.
+        signature: The operator and its attributes, which also name the function.
         opset: Version of the default ONNX operator set that the model imports, at least 17.
 
     Returns:
@@ -37,7 +38,7 @@ def portable_body(signature: Signature, opset: int) -> FunctionProto:
     Raises:
         OpError: The opset is older than 17.
     """
-    statements = [*routing.constants(), *routing.flatten("x", "rows")]
+    statements = [*routing.constants(), *_rows(signature)]
     if signature.min_learners:
         statements += _always(signature, opset)
     if signature.num_choices == 1:
@@ -45,17 +46,24 @@ def portable_body(signature: Signature, opset: int) -> FunctionProto:
     else:
         statements += [*routing.count(signature, opset), *routing.sort(signature, opset), *_tokens(signature)]
         statements += [*_weights(signature, opset), *_run(signature, opset), *_restore(signature)]
-    return routing.function_of(ATTRIBUTES, INPUTS, OUTPUTS, statements, signature, opset)
+    return routing.function_of(ATTRIBUTES, signature.inputs, OUTPUTS, statements, signature, opset)
+
+
+def _rows(signature: Signature) -> list[str]:
+    if signature.glu:
+        return [f"x_float = Cast <to = {TensorProto.FLOAT}> (x)", *routing.flatten("x_float", "rows")]
+    return routing.flatten("x", "rows")
 
 
 def _always(signature: Signature, opset: int) -> list[str]:
     """Learners 1..min_learners as one dense MLP over all tokens, without output bias: always [T, D], float32."""
     return [
         *routing.always_end(signature),
-        "w1_always = Slice (w1, zero, always_end, one)",
-        "b1_always = Slice (b1, zero, always_end, zero)",
-        "w2_always = Slice (w2, zero, always_end, zero)",
-        *_learner("rows", "w1_always", "b1_always", "w2_always", "always", signature.activation, opset),
+        *[
+            f"{name}_always = Slice ({name}, zero, always_end, {'one' if axis else 'zero'})"
+            for name, axis in _learner_axes(signature).items()
+        ],
+        *_learner("rows", "always", "always", signature, opset),
         "always = MatMul (always_hidden, always_w2)",
     ]
 
@@ -83,11 +91,10 @@ def _tokens(signature: Signature) -> list[str]:
 
 
 def _weights(signature: Signature, opset: int) -> list[str]:
-    """w1_g, b1_g, w2_g and the bias rows, which ONNX Runtime splits at load time because they are constants."""
+    """Weights w1_g, b1_g, ... and bias rows, which ONNX Runtime splits at load time because they are constants."""
     learners = routing.gated_learners(signature)
-    cuts = [("w1", 1), ("b1", 0), ("w2", 0)]
     statements = []
-    for name, axis in cuts:
+    for name, axis in _learner_axes(signature).items():
         source = name
         if signature.min_learners:
             source = f"{name}_gated"
@@ -106,8 +113,7 @@ def _run(signature: Signature, opset: int) -> list[str]:
     learners = routing.gated_learners(signature)
     statements = []
     for g in learners:
-        weights = (f"w1_{g}", f"b1_{g}", f"w2_{g}")
-        statements += _learner(f"tokens{g}", *weights, f"learner{g}", signature.activation, opset)
+        statements += _learner(f"tokens{g}", str(g), f"learner{g}", signature, opset)
     for g in reversed(learners):
         start = f"bias{g}"
         if g != learners[-1]:
@@ -140,11 +146,29 @@ def _restore(signature: Signature) -> list[str]:
     return statements
 
 
-def _learner(tokens: str, w1: str, b1: str, w2: str, name: str, activation: str, opset: int) -> list[str]:
-    """NAME_hidden [rows, h] and NAME_w2 [h, D]: float32, so that the sum over learners is float32 for every T."""
+def _learner_axes(signature: Signature) -> dict[str, int]:
+    """The inputs that are cut by learner, and the axis."""
+    axes = {"w1": 1, "b1": 0, "v1": 1, "c1": 0, "w2": 0}
+    return {name: axes[name] for name in signature.inputs if name in axes}
+
+
+def _learner(tokens: str, weights: str, name: str, signature: Signature, opset: int) -> list[str]:
+    """NAME_hidden [rows, h] and NAME_w2 [h, D]: float32, so that the sum over learners is float32 for every T.
+
+    ``weights`` is the suffix of the learner's weights: w1_SUFFIX and so on.
+    """
+    if signature.glu:
+        axes = _learner_axes(signature)
+        return [
+            *[f"{name}_{weight} = Cast <to = {TensorProto.FLOAT}> ({weight}_{weights})" for weight in axes],
+            f"{name}_up = Gemm ({tokens}, {name}_w1, {name}_b1)",
+            f"{name}_value = Gemm ({tokens}, {name}_v1, {name}_c1)",
+            *activation_statements(signature.activation, f"{name}_up", f"{name}_act", opset),
+            f"{name}_hidden = Mul ({name}_act, {name}_value)",
+        ]
     return [
-        f"{name}_up = Gemm ({tokens}, {w1}, {b1})",
-        *activation_statements(activation, f"{name}_up", f"{name}_act", opset),
+        f"{name}_up = Gemm ({tokens}, w1_{weights}, b1_{weights})",
+        *activation_statements(signature.activation, f"{name}_up", f"{name}_act", opset),
         f"{name}_hidden = Cast <to = {TensorProto.FLOAT}> ({name}_act)",
-        f"{name}_w2 = Cast <to = {TensorProto.FLOAT}> ({w2})",
+        f"{name}_w2 = Cast <to = {TensorProto.FLOAT}> (w2_{weights})",
     ]

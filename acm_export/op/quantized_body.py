@@ -1,4 +1,4 @@
-"""The portable body of QuantizedGatedLearners, in the forms that ONNX Runtime fuses into its fast int8 kernels.
+"""The portable bodies of the int8 operators, in the forms that ONNX Runtime fuses into its fast int8 kernels.
 
 Activations are uint8 with the zero point 128, because products of int8 activations are slow on x86. The tokens are
 quantised once, and their rows are gathered as bytes. A product is MatMulInteger, Cast, Mul by a scale and Add of a
@@ -15,7 +15,7 @@ from acm_export.op import body_routing as routing
 from acm_export.op import quantized_sums as sums
 from acm_export.op.body import ATTRIBUTES
 from acm_export.op.body_activation import activation_statements
-from acm_export.op.quantized_signature import QUANTIZED_INPUTS, SMALLEST_RANGE
+from acm_export.op.quantized_signature import SMALLEST_RANGE
 from acm_export.op.signature import OUTPUTS
 
 if TYPE_CHECKING:
@@ -30,7 +30,7 @@ def quantized_body(signature: QuantizedSignature, opset: int, *, taps: bool = Fa
     """Build the function that runs one signature on any ONNX Runtime.
 
     Args:
-        signature: Attributes of the op, which also name the function.
+        signature: The operator and its attributes, which also name the function.
         opset: Version of the default ONNX operator set that the model imports, at least 17.
         taps: Whether the function also returns its integers, see :func:`tap_names`.
 
@@ -56,7 +56,7 @@ def quantized_body(signature: QuantizedSignature, opset: int, *, taps: bool = Fa
     statements += _finish(signature)
     outputs = [*OUTPUTS, *(tap_names(signature) if taps else ())]
     attributes = (*ATTRIBUTES, "dynamic")
-    return routing.function_of(attributes, QUANTIZED_INPUTS, outputs, statements, signature, opset)
+    return routing.function_of(attributes, signature.inputs, outputs, statements, signature, opset)
 
 
 def tap_names(signature: QuantizedSignature) -> list[str]:
@@ -107,6 +107,8 @@ def _weights(signature: QuantizedSignature, opset: int) -> list[str]:
     """Constants of each learner n, which ONNX Runtime cuts at load time: weights, biases and scales."""
     learners = range(1, signature.num_learners + 1)
     cuts = [("w1", 1), ("s1", 0), ("b1", 0), ("w2", 0), ("s2_each", 0), ("h_scale", 0), ("h_zero_uint8", 0)]
+    if signature.glu:
+        cuts += [("v1", 1), ("t1", 0), ("c1", 0)]
     return [
         f"s2_each = Concat <axis = 0> ({', '.join(['s2'] * signature.num_learners)})",
         "h_scale = Reciprocal (h_mult)",
@@ -128,10 +130,13 @@ def _hidden(learner: int, signature: QuantizedSignature, opset: int) -> list[str
         statements += [f"order_{n} = Slice (order, zero, total{g}, zero)", f"{rows} = Gather (rows_q, order_{n})"]
         if signature.dynamic:
             statements.append(f"{scale} = Gather (row_scale, order_{n})")
-    statements += sums.product(
-        rows, f"w1_{n}", f"s1_{n}", f"b1_{n}", f"up_{n}", row_scale=scale if signature.dynamic else None
-    )
-    statements += activation_statements(signature.activation, f"up_{n}", f"active_{n}", opset)
+    row_scale = scale if signature.dynamic else None
+    active = f"activated_{n}" if signature.glu else f"active_{n}"
+    statements += sums.product(rows, f"w1_{n}", f"s1_{n}", f"b1_{n}", f"up_{n}", row_scale=row_scale)
+    statements += activation_statements(signature.activation, f"up_{n}", active, opset)
+    if signature.glu:
+        statements += sums.product(rows, f"v1_{n}", f"t1_{n}", f"c1_{n}", f"value_{n}", row_scale=row_scale)
+        statements.append(f"active_{n} = Mul ({active}, value_{n})")
     if signature.dynamic:
         return statements + _quantize_rows(f"active_{n}", f"hidden_{n}", f"hidden_scale_{n}", opset)
     return [

@@ -1,4 +1,4 @@
-"""QuantizedGatedLearners as a loop over tokens: integers where docs/op.md requires integers, float64 elsewhere.
+"""The int8 operators as a loop over tokens: integers where docs/op.md requires integers, float64 elsewhere.
 
 The steps are public, because ``verify`` compares an implementation with them one at a time.
 """
@@ -66,6 +66,10 @@ def quantized_gated_learners(
     s2: NDArray[np.float32],
     b2: NDArray[np.float32],
     signature: QuantizedSignature,
+    *,
+    v1: NDArray[np.int8] | None = None,
+    t1: NDArray[np.float32] | None = None,
+    c1: NDArray[np.float32] | None = None,
 ) -> tuple[NDArray[np.float64], NDArray[np.int32]]:
     """Evaluate the operator one token and one learner at a time.
 
@@ -82,7 +86,10 @@ def quantized_gated_learners(
         w2: int8 ``[N*h, D]``.
         s2: float32 ``[D]``.
         b2: float32 ``[N+1, D]``; row k is the output bias of a token with count k, with the zero points folded in.
-        signature: Attributes of the op.
+        signature: The operator and its attributes.
+        v1: int8 ``[D, N*h]``, for a signature with ``glu``, as t1 and c1.
+        t1: float32 ``[N*h]``.
+        c1: float32 ``[N*h]``.
 
     Returns:
         y, float64 ``[..., D]``, and counts, int32 ``[...]``.
@@ -95,8 +102,12 @@ def quantized_gated_learners(
         total = np.zeros(q.shape[-1], np.float64)
         for learner in range(counts[token]):
             part = slice(learner * hidden, (learner + 1) * hidden)
-            u = hidden_inputs(q[token], factors[token], w1[:, part], s1[part], b1[part])
-            qh, factor = quantize_hidden(activate(signature.activation, u), h_mult[learner], h_zero[learner], signature)
+            active = activate(
+                signature.activation, hidden_inputs(q[token], factors[token], w1[:, part], s1[part], b1[part])
+            )
+            if v1 is not None and t1 is not None and c1 is not None:
+                active = active * hidden_inputs(q[token], factors[token], v1[:, part], t1[part], c1[part])
+            qh, factor = quantize_hidden(active, h_mult[learner], h_zero[learner], signature)
             total += factor * (qh.astype(np.int64) @ w2[part].astype(np.int64))
         y[token] = total * s2.astype(np.float64) + b2[counts[token]]
     return y, counts
@@ -105,13 +116,13 @@ def quantized_gated_learners(
 def hidden_inputs(
     q: NDArray[np.int8],
     factor: NDArray[np.float64],
-    w1: NDArray[np.int8],
-    s1: NDArray[np.float32],
-    b1: NDArray[np.float32],
+    weight: NDArray[np.int8],
+    scale: NDArray[np.float32],
+    bias: NDArray[np.float32],
 ) -> NDArray[np.float64]:
-    """u, the argument of the activation, float64 ``[..., h]``: exact integer sums, then scale and bias."""
-    sums = q.astype(np.int64) @ w1.astype(np.int64)
-    return sums * factor * s1.astype(np.float64) + b1.astype(np.float64)
+    """An up projection of quantised tokens, float64 ``[..., h]``: exact integer sums, then scale and bias."""
+    sums = q.astype(np.int64) @ weight.astype(np.int64)
+    return sums * factor * scale.astype(np.float64) + bias.astype(np.float64)
 
 
 def quantize_hidden(

@@ -1,4 +1,4 @@
-"""GatedLearners as a loop over tokens in float64: slow and simple, the reference for every implementation."""
+"""GatedLearners and GLUGatedLearners as a loop over tokens in float64, the reference for every implementation."""
 
 from __future__ import annotations
 
@@ -40,6 +40,9 @@ def gated_learners(
     w2: Array,
     b2: Array,
     signature: Signature,
+    *,
+    v1: Array = None,
+    c1: Array = None,
 ) -> tuple[NDArray[np.float64], NDArray[np.int32]]:
     """Evaluate the operator one token and one learner at a time.
 
@@ -51,12 +54,16 @@ def gated_learners(
         b1: ``[N*h]``.
         w2: ``[N*h, D]``.
         b2: ``[N+1, D]``; row k is the whole output bias of a token with count k.
-        signature: Attributes of the op.
+        signature: The operator and its attributes.
+        v1: ``[D, N*h]``, for a signature with ``glu``.
+        c1: ``[N*h]``, for a signature with ``glu``.
 
     Returns:
         y, float64 ``[..., D]``, and counts, int32 ``[...]``.
     """
     x, w1, b1, w2, b2 = (np.asarray(a).astype(np.float64) for a in (x, w1, b1, w2, b2))
+    if signature.glu:
+        v1, c1 = np.asarray(v1).astype(np.float64), np.asarray(c1).astype(np.float64)
     counts = learner_counts(gate_logits, thresholds, signature.min_learners)
     hidden = w1.shape[1] // signature.num_learners
     y = np.empty_like(x)
@@ -64,6 +71,9 @@ def gated_learners(
         total = b2[counts[token]].copy()
         for learner in range(counts[token]):
             columns = slice(learner * hidden, (learner + 1) * hidden)
-            total += activate(signature.activation, x[token] @ w1[:, columns] + b1[columns]) @ w2[columns]
+            active = activate(signature.activation, x[token] @ w1[:, columns] + b1[columns])
+            if signature.glu:
+                active = active * (x[token] @ v1[:, columns] + c1[columns])
+            total += active @ w2[columns]
         y[token] = total
     return y, counts

@@ -14,7 +14,8 @@ from acm_export.onnx_file.quantization.edit import GraphEdit
 from acm_export.onnx_file.quantization.embeddings import QuantizedTable, rewrite_embedding
 from acm_export.onnx_file.quantization.learners import QuantizedLearners, rewrite_learners
 from acm_export.quantization.dense_scales import dynamic_site, relative_error, static_site
-from acm_export.quantization.learner_scales import FloatLearners, dynamic_learners, static_learners
+from acm_export.quantization.float_learners import FloatLearners
+from acm_export.quantization.learner_scales import dynamic_learners, static_learners
 from acm_export.quantization.result import QuantizedPart
 from acm_export.quantization.scales import quantize_axis
 
@@ -100,7 +101,14 @@ class Application:
 
     def _layer(self, layer: LayerEntry, names: LearnerWeights) -> LayerResult:
         read = self._view.read
-        weights = FloatLearners(read(names.w1), read(names.b1), read(names.w2), read(names.b2))
+        weights = FloatLearners(
+            read(names.w1),
+            read(names.b1),
+            read(names.w2),
+            read(names.b2),
+            v1=None if names.v1 is None else read(names.v1),
+            c1=None if names.c1 is None else read(names.c1),
+        )
         seen = None if self._statistics is None else self._statistics.of(names.x, layer.name)
         if seen is None or self._options.dynamic:
             return dynamic_learners(weights, layer.signature, seen, self._options)

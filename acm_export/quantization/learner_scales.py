@@ -3,18 +3,17 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from acm_export.onnx_file.quantization.learners import QuantizedLearners
 from acm_export.op.quantized_reference import token_range
-from acm_export.quantization.activations import activated
 from acm_export.quantization.dense_scales import relative_error
+from acm_export.quantization.float_learners import divisor_of, hidden_values, parts, smoothed
 from acm_export.quantization.scales import (
     HiddenScale,
     hidden_scale,
-    migration,
     quantize_columns,
     round_hidden,
     symmetric_scale,
@@ -26,28 +25,15 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
     from acm_export.op.signature import Signature
+    from acm_export.quantization.float_learners import FloatLearners
     from acm_export.quantization.observed import Observed
     from acm_export.quantization.options import Options
 
+UP_INPUTS = {"w1": ("w1", "s1", "b1"), "v1": ("v1", "t1", "c1")}
+"""Inputs of the int8 operators for each up projection: weight, scales, bias."""
+
 ENOUGH_TOKENS = 64
 """With fewer sampled tokens that run a learner, all sampled tokens set its scale."""
-
-
-@dataclass(frozen=True)
-class FloatLearners:
-    """The weights of one ACM layer in float32, as in docs/op.md.
-
-    Args:
-        w1: ``[D, N*h]``.
-        b1: ``[N*h]``.
-        w2: ``[N*h, D]``.
-        b2: ``[N+1, D]``.
-    """
-
-    w1: NDArray[np.float32]
-    b1: NDArray[np.float32]
-    w2: NDArray[np.float32]
-    b2: NDArray[np.float32]
 
 
 @dataclass(frozen=True)
@@ -77,22 +63,18 @@ def static_learners(weights: FloatLearners, signature: Signature, seen: Observed
     Returns:
         The int8 layer; biases are corrected for the mean error on the sampled tokens.
     """
-    divisor = _divisor(weights.w1, seen, options)
-    moved = weights.w1 * divisor[:, None]
+    weights = smoothed(weights, signature, seen, options)
+    divisor = divisor_of(weights, seen, options)
     largest = float((seen.largest / divisor).max())
-    scale = symmetric_scale(seen.sample / divisor, np.square(moved).sum(1), largest)
+    importance = sum(np.square(weight * divisor[:, None]).sum(1) for weight, _ in weights.up.values())
+    scale = symmetric_scale(seen.sample / divisor, np.asarray(importance), largest)
     x_mult = (1 / (scale * divisor)).astype(np.float32)
     q = np.clip(np.rint(seen.sample * x_mult), -128, 127)
-    w1, w1_scale = quantize_columns(moved, options.levels)
-    s1 = (w1_scale * scale).astype(np.float32)
-    b1 = weights.b1.copy()
+    up = {name: _Up(*floats, divisor, scale, options.levels) for name, floats in weights.up.items()}
     learners = []
-    for learner, (part, tokens) in enumerate(zip(_parts(weights, signature), _runs(seen, signature), strict=True)):
-        true_u = seen.sample @ weights.w1[:, part]
-        u = (q @ w1[:, part].astype(np.float32)) * s1[part]
-        b1[part] += tokens @ (true_u - u) / tokens.sum()
-        active = activated(signature.activation, u + b1[part])
-        exact = activated(signature.activation, true_u + weights.b1[part])
+    for learner, (part, tokens) in enumerate(zip(parts(weights, signature), _runs(seen, signature), strict=True)):
+        results = [projection.run(part, seen.sample, q, tokens) for projection in up.values()]
+        active, exact = (hidden_values(signature, values) for values in zip(*results, strict=True))
         found = hidden_scale(active, tokens, np.square(weights.w2[part]).sum(1))
         learners.append(_Hidden(part, tokens, runs_exactly(seen, learner), exact, active, found))
     unused = tuple(number for number, hidden in enumerate(learners, 1) if not hidden.exact.any())
@@ -102,7 +84,47 @@ def static_learners(weights: FloatLearners, signature: Signature, seen: Observed
     divided = weights.w2 / np.repeat(multipliers, len(weights.w2) // len(learners))[:, None]
     w2, s2 = quantize_columns(divided, options.levels)
     b2, error = _output_biases(weights, learners, w2, s2)
-    return LayerResult(QuantizedLearners(x_mult, w1, s1, b1, multipliers, zeros, w2, s2, b2), error, unused)
+    inputs: dict[str, Any] = {key: values for name, one in up.items() for key, values in one.inputs(name).items()}
+    inputs |= {"x_mult": x_mult, "h_mult": multipliers, "h_zero": zeros, "w2": w2, "s2": s2, "b2": b2}
+    return LayerResult(QuantizedLearners(**inputs), error, unused)
+
+
+class _Up:
+    """An up projection in float and in int8.
+
+    Args:
+        weight: ``[D, N*h]``.
+        bias: ``[N*h]``.
+        divisor: What each channel of x is divided by, ``[D]``.
+        scale: Scale of x.
+        levels: Largest value of an int8 weight.
+    """
+
+    def __init__(
+        self,
+        weight: NDArray[np.float32],
+        bias: NDArray[np.float32],
+        divisor: NDArray[np.float32],
+        scale: np.float32,
+        levels: int,
+    ) -> None:
+        self._weight, self._bias, self._corrected = weight, bias, bias.copy()
+        self._int8, columns = quantize_columns(weight * divisor[:, None], levels)
+        self._scale = (columns * scale).astype(np.float32)
+
+    def run(
+        self, part: slice, sample: NDArray[np.float32], q: NDArray[np.float32], tokens: NDArray[np.float32]
+    ) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
+        """Columns of one learner from int8 and from float weights; corrects the int8 bias for the mean error."""
+        exact = sample @ self._weight[:, part]
+        rounded = (q @ self._int8[:, part].astype(np.float32)) * self._scale[part]
+        self._corrected[part] += tokens @ (exact - rounded) / tokens.sum()
+        return rounded + self._corrected[part], exact + self._bias[part]
+
+    def inputs(self, name: str) -> dict[str, NDArray[np.generic]]:
+        """The inputs of the operator for the projection ``w1`` or ``v1``."""
+        values = (self._int8, self._scale, self._corrected)
+        return dict(zip(UP_INPUTS[name], values, strict=True))
 
 
 @dataclass(frozen=True)
@@ -156,14 +178,17 @@ def dynamic_learners(
         options: How to quantise.
     """
     n = signature.num_learners
-    divisor = np.ones(len(weights.w1), np.float32) if seen is None else _divisor(weights.w1, seen, options)
-    w1, s1 = quantize_columns(weights.w1 * divisor[:, None], options.levels)
+    if seen is not None:
+        weights = smoothed(weights, signature, seen, options)
+    divisor = np.ones(len(weights.w1), np.float32) if seen is None else divisor_of(weights, seen, options)
+    up: dict[str, Any] = {}
+    for name, (weight, bias) in weights.up.items():
+        rounded = quantize_columns(weight * divisor[:, None], options.levels)
+        up |= dict(zip(UP_INPUTS[name], (*rounded, bias), strict=True))
     w2, s2 = quantize_columns(weights.w2, options.levels)
     learners = QuantizedLearners(
         x_mult=(1 / divisor).astype(np.float32),
-        w1=w1,
-        s1=s1,
-        b1=weights.b1,
+        **up,
         h_mult=np.ones(n, np.float32),
         h_zero=np.zeros(n, np.int8),
         w2=w2,
@@ -178,13 +203,6 @@ def runs_exactly(seen: Observed, learner: int) -> NDArray[np.float32]:
     if seen.counts is None:
         raise ValueError("the tokens of an ACM layer have no learner counts")
     return (seen.counts > learner).astype(np.float32)
-
-
-def _parts(weights: FloatLearners, signature: Signature) -> list[slice]:
-    """The hidden columns of each learner."""
-    n = signature.num_learners
-    hidden = weights.w1.shape[1] // n
-    return [slice(learner * hidden, (learner + 1) * hidden) for learner in range(n)]
 
 
 def _runs(seen: Observed, signature: Signature) -> list[NDArray[np.float32]]:
@@ -205,23 +223,19 @@ def _with_guesses(learners: list[_Hidden], unused: Sequence[int]) -> list[_Hidde
     return [replace(hidden, scale=guess) if n in unused else hidden for n, hidden in enumerate(learners, 1)]
 
 
-def _divisor(w1: NDArray[np.float32], seen: Observed, options: Options) -> NDArray[np.float32]:
-    if not options.migration:
-        return np.ones(len(w1), np.float32)
-    return migration(seen.largest, np.abs(w1).max(1), options.migration)
-
-
 def _dynamic_error(weights: FloatLearners, learners: QuantizedLearners, signature: Signature, seen: Observed) -> float:
     """As the operator computes it with ``dynamic`` = 1."""
     q, factor = _rounded_rows(seen.sample * learners.x_mult)
+    inputs: dict[str, Any] = dict(learners.inputs)
     sums, total = np.zeros((2, len(q), weights.w2.shape[1]), np.float32)
-    for learner, part in enumerate(_parts(weights, signature)):
+    for learner, part in enumerate(parts(weights, signature)):
         ran = runs_exactly(seen, learner)[:, None]
-        u = (q @ learners.w1[:, part].astype(np.float32)) * factor * learners.s1[part] + weights.b1[part]
-        qh, scale = _rounded_rows(activated(signature.activation, u))
+        up = [tuple(inputs[key][..., part] for key in UP_INPUTS[name]) for name in weights.up]
+        rounded = [(q @ weight.astype(np.float32)) * factor * scale + bias for weight, scale, bias in up]
+        qh, scale = _rounded_rows(hidden_values(signature, rounded))
         sums += ran * scale * (qh @ learners.w2[part].astype(np.float32)) * learners.s2
-        exact = activated(signature.activation, seen.sample @ weights.w1[:, part] + weights.b1[part])
-        total += ran * (exact @ weights.w2[part])
+        exact = [seen.sample @ weight[:, part] + bias[part] for weight, bias in weights.up.values()]
+        total += ran * (hidden_values(signature, exact) @ weights.w2[part])
     return relative_error(sums, total)
 
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import re
+from collections import Counter
 from typing import TYPE_CHECKING
 
 from rich.table import Table
@@ -9,10 +11,11 @@ from rich.table import Table
 from acm_export.distillation.phase import describe_step
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Iterator, Sequence
 
     from acm_export.distillation.plan import AcmizePlan
     from acm_export.distillation.result import AcmizeResult
+    from acm_export.surgery import Left
 
 
 def plan_table(plan: AcmizePlan) -> Table:
@@ -30,13 +33,25 @@ def plan_table(plan: AcmizePlan) -> Table:
 
 
 def describe_plan(plan: AcmizePlan) -> Iterator[str]:
-    """Lines below the plan's table: parameters and FLOPs."""
+    """Lines below the plan's table: parameters, FLOPs, and what else was found."""
     (dense_size, acm_size), (dense, acm) = plan.parameters, plan.flops
     shapes = ", ".join(f"{name} {list(shape)}" for name, shape in plan.tokens.items())
     yield f"parameters: {dense_size:,} dense, {acm_size:,} with ACM layers"
     yield f"FLOPs of {shapes}: {dense.total:,} dense, {acm.total:,} with all learners"
     for budget in (0.75, 0.5, 0.25):
         yield f"  at β {budget:g}: {acm.at(budget):,.0f}, {acm.at(budget) / dense.total:.3f} × dense"
+    kinds = Counter(site.kind for site in plan.found.sites if site.place not in plan.layers)
+    if kinds:
+        yield f"found, not selected: {', '.join(f'{count} {kind}' for kind, count in kinds.items())}"
+    yield from describe_left(plan.found.left)
+
+
+def describe_left(left: Sequence[Left]) -> Iterator[str]:
+    """One line for all parts of a model that were left for the same reason, with ``*`` for the number of the layer."""
+    numbers = re.compile(r"\d+(?=\.|$)")
+    groups = Counter((numbers.sub("*", item.name), re.sub(r"\.\d+(?=[. )]|$)", ".*", item.reason)) for item in left)
+    for (name, reason), count in groups.items():
+        yield f"left: {name}{f' ({count} times)' if count > 1 else ''}: {reason}"
 
 
 def result_table(result: AcmizeResult) -> Table:

@@ -104,7 +104,7 @@ def layer_table(summary: FileSummary) -> Table:
         table.add_row(
             e.name,
             *map(str, (e.model_dim, e.num_learners, e.hidden_dim, e.min_learners)),
-            e.activation,
+            f"{e.activation} (GLU)" if e.glu else e.activation,
             *([layer_precision(summary.manifest, e)] if int8 else []),
             f"{share:.1%}",
             " ".join(f"{v:.3g}" for v in summary.thresholds[e.name]),

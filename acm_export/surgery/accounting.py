@@ -1,85 +1,107 @@
-"""FLOPs of a model of a supported family, by part, from the shapes in one forward pass."""
+"""FLOPs of any model, by part, from the shapes in one forward pass."""
 
 from __future__ import annotations
 
-from contextlib import ExitStack
-from functools import partial
-from typing import TYPE_CHECKING
+from math import prod
+from typing import TYPE_CHECKING, cast
 
-import torch
-from torch import nn
-
-from acm_export.modules import ACMLayer
-from acm_export.modules.evaluating import evaluating
-from acm_export.modules.flops import (
-    ModelFlops,
-    attention_core_flops,
-    convolution_flops,
-    gate_flops,
-    learner_flops,
-    linear_flops,
-)
-from acm_export.surgery.sites import find_sites
+from acm_export.modules.flops import ModelFlops, gate_flops, learner_flops, linear_flops
+from acm_export.surgery.follow import follow
+from acm_export.surgery.survey import survey_of
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Mapping
+    from collections.abc import Mapping
 
-    from transformers import PreTrainedModel
+    import torch
+    from torch import nn
 
-    from acm_export.surgery.family import ModelFamily
+    from acm_export.modules import ACMLayer
+    from acm_export.surgery.dataflow import Dataflow, Operation
+    from acm_export.surgery.sites import Site
 
-_COUNTED = (nn.Linear, nn.Conv1d, nn.Conv2d)
+_PRODUCTS = ("matmul", "mm", "bmm", "linear", "mv", "dot")
+_CONVOLUTIONS = ("conv1d", "conv2d", "conv3d", "convolution")
+_TRANSPOSED = ("conv_transpose1d", "conv_transpose2d", "conv_transpose3d")
 
 
-def model_flops(model: PreTrainedModel, family: ModelFamily, inputs: Mapping[str, torch.Tensor]) -> ModelFlops:
+def model_flops(model: nn.Module, inputs: Mapping[str, torch.Tensor]) -> ModelFlops:
     """Count the FLOPs of one forward pass, including padding, with all learners running.
 
     Args:
-        model: Dense model or model with ACM layers; runs once, in evaluation mode and without gradients.
-        family: Family of the model.
-        inputs: Inputs by the names of ``forward``'s parameters. With model and inputs on the device ``meta``, nothing
-            is computed; the inputs must then contain no masks, because transformers reads their values.
+        model: Dense model or model with ACM layers; unchanged.
+        inputs: Inputs by the names of ``forward``'s parameters. On the device ``meta`` nothing is computed.
 
     Returns:
-        FLOPs by part. The total of a dense model equals that of ``torch.utils.flop_counter`` without fused attention.
+        FLOPs by part. The total of a dense model equals that of ``torch.utils.flop_counter``.
     """
-    counter = _Counter(model, family)
-    with ExitStack() as stack, torch.no_grad(), evaluating(model):
-        for name, module in counter.counted_modules(model):
-            stack.callback(module.register_forward_hook(partial(counter.add, name)).remove)
-        model(**inputs)
-    return ModelFlops(**counter.found)
+    flow = follow(model, inputs)
+    return flow_flops(model, flow, survey_of(model, flow).sites)
 
 
-class _Counter:
-    def __init__(self, model: PreTrainedModel, family: ModelFamily) -> None:
-        sites = find_sites(model, family)
-        query = family.projections["q_proj"]
-        layers = range(getattr(model.config, family.num_layers))
-        self._dense = {name for names in sites.values() for name in names}
-        self._queries = {f"{family.layer_path(model, index)}.{query}" for index in layers}
-        self.found = dict.fromkeys(("learners", "gates", "dense_sites", "attention_core", "rest"), 0)
+def flow_flops(model: nn.Module, flow: Dataflow, sites: tuple[Site, ...]) -> ModelFlops:
+    """Count the FLOPs of a recorded pass.
 
-    @staticmethod
-    def counted_modules(model: nn.Module) -> Iterator[tuple[str, nn.Module]]:
-        """ACM layers, linear maps and convolutions; modules inside an ACM layer are counted with the layer."""
-        inside = {id(part) for module in model.modules() if isinstance(module, ACMLayer) for part in module.modules()}
-        for name, module in model.named_modules():
-            if isinstance(module, ACMLayer) or (isinstance(module, _COUNTED) and id(module) not in inside):
-                yield name, module
+    Args:
+        model: The model that was recorded.
+        flow: The record.
+        sites: Its sites.
+    """
+    dense = {part.module for site in sites for part in site.linear_maps}
+    found = dict.fromkeys(("learners", "gates", "dense_sites", "attention_core", "rest"), 0)
+    for operation in flow.operations:
+        if operation.name == "acm_layer":
+            spec = cast("ACMLayer", model.get_submodule(operation.module)).spec
+            tokens = prod(operation.outputs[0].shape) // spec.model_dim
+            found["learners"] += tokens * spec.num_learners * learner_flops(spec)
+            found["gates"] += tokens * gate_flops(spec)
+        elif operation.linear is not None:
+            part = "dense_sites" if operation.module in dense else "rest"
+            found[part] += tokens_of(operation) * linear_flops(
+                operation.linear.in_features, operation.linear.out_features
+            )
+        elif flops := _product_flops(operation):
+            found["attention_core" if len(operation.computed_inputs) > 1 else "rest"] += flops
+    return ModelFlops(**found)
 
-    def add(self, name: str, module: nn.Module, _inputs: object, output: torch.Tensor) -> None:
-        """Add the FLOPs of one call to a module."""
-        if isinstance(module, ACMLayer):
-            tokens = output[..., 0].numel()
-            self.found["learners"] += tokens * module.spec.num_learners * learner_flops(module.spec)
-            self.found["gates"] += tokens * gate_flops(module.spec)
-        elif isinstance(module, nn.Linear):
-            part = "dense_sites" if name in self._dense else "rest"
-            self.found[part] += output[..., 0].numel() * linear_flops(module.in_features, module.out_features)
-        elif isinstance(module, (nn.Conv1d, nn.Conv2d)):
-            each = convolution_flops(module.in_channels, module.out_channels, module.kernel_size, module.groups)
-            self.found["rest"] += output.numel() // module.out_channels * each
-        if name in self._queries:
-            length, width = output.shape[-2:]
-            self.found["attention_core"] += output[..., 0].numel() * attention_core_flops(length, width)
+
+def tokens_at(flow: Dataflow, site: Site) -> int:
+    """Number of tokens that reach a site in a recorded pass."""
+    return sum(tokens_of(op) for op in flow.operations if op.linear is not None and op.module == site.up.module)
+
+
+def tokens_of(operation: Operation) -> int:
+    """Number of tokens in one call of a linear module."""
+    assert operation.linear is not None  # noqa: S101  the caller chose a linear map
+    return prod(operation.outputs[0].shape) // operation.linear.out_features
+
+
+def _product_flops(operation: Operation) -> int:
+    """FLOPs of a matrix product, an attention or a convolution; 0 for other operations."""
+    name, shapes = operation.name, [value.shape for value in operation.inputs]
+    flops, written = 0, prod(operation.outputs[0].shape) if operation.outputs else 0
+    if name in _PRODUCTS:
+        flops = linear_flops(shapes[0][-1], 1) * written
+    elif name in ("addmm", "baddbmm"):
+        flops = linear_flops(shapes[1][-1], 1) * written
+    elif name == "einsum":
+        flops = _einsum_flops(operation.args[0], shapes)
+    elif name == "scaled_dot_product_attention":
+        query, key, value = shapes[:3]
+        flops = linear_flops(key[-2], query[-1] + value[-1]) * prod(query[:-1])
+    elif name in _CONVOLUTIONS:
+        flops = 2 * written * prod(shapes[1][1:])
+    elif name in _TRANSPOSED:
+        flops = 2 * prod(shapes[0]) * prod(shapes[1][1:])
+    return flops
+
+
+def _einsum_flops(equation: str, shapes: list[tuple[int, ...]]) -> int:
+    """FLOPs of a product of two tensors: one multiply-add for each combination of all indices."""
+    sizes: dict[str, int] = {}
+    for term, shape in zip(equation.replace(" ", "").split("->")[0].split(","), shapes, strict=True):
+        named = term.replace("...", "")
+        sizes |= zip(named, shape[len(shape) - len(named) :], strict=True) if named else {}
+        if "..." in term:
+            extra = shape[: len(shape) - len(named)]
+            sizes |= {f"...{index}": size for index, size in enumerate(reversed(extra))}
+    return 2 * prod(sizes.values())

@@ -2,12 +2,17 @@
 
 from __future__ import annotations
 
+import inspect
 from typing import TYPE_CHECKING
 
 import torch
 
+from acm_export.surgery.padding import MASK
+
 if TYPE_CHECKING:
     from collections.abc import Mapping
+
+    from torch import nn
 
     from acm_export.surgery.interface import InputSpec, ModelInterface
 
@@ -28,11 +33,23 @@ def example_inputs(interface: ModelInterface, batch: int = 2, seed: int = 0) -> 
     return {spec.name: _random(spec, lengths, generator) for spec in interface.inputs}
 
 
+def unpadded_inputs(model: nn.Module, interface: ModelInterface) -> dict[str, torch.Tensor]:
+    """Make random inputs of one sample, without the padding mask unless ``forward`` requires it.
+
+    Models look at the values of a mask, so that a pass with one cannot run on the device ``meta``.
+    """
+    inputs = example_inputs(interface, batch=1)
+    parameter = inspect.signature(model.forward).parameters.get(MASK)
+    if parameter is None or parameter.default is not inspect.Parameter.empty:
+        inputs.pop(MASK, None)
+    return inputs
+
+
 def _random(spec: InputSpec, lengths: Mapping[str, int], generator: torch.Generator) -> torch.Tensor:
     shape = [lengths[dim] if isinstance(dim, str) else dim for dim in spec.shape]
     if spec.below is None:
         return torch.randn(shape, generator=generator)
-    if spec.name == "attention_mask":
+    if spec.name == MASK:
         batch, length = shape
         valid = length - torch.arange(batch) * length // (2 * batch)
         return (torch.arange(length) < valid[:, None]).long()

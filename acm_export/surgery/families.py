@@ -7,7 +7,7 @@ from importlib import metadata
 from typing import TYPE_CHECKING
 
 from acm_export.base.errors import AcmWarning, UsageError
-from acm_export.surgery.family import FFNSite, ModelFamily
+from acm_export.surgery.family import ModelFamily
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -19,52 +19,11 @@ if TYPE_CHECKING:
 ENTRY_POINTS = "acm_export.families"
 """Group of entry points, each of which is a :class:`ModelFamily`."""
 
-_PROJECTIONS = ("q_proj", "k_proj", "v_proj", "o_proj")
-_ATTENTION = {name: f"attention.{name}" for name in _PROJECTIONS}
-_OUT_PROJ = {name: name.replace("o_", "out_") for name in _PROJECTIONS}
-
 FAMILIES: dict[str, ModelFamily] = {
-    family.model_type: family
-    for family in (
-        ModelFamily("vit", projections=_ATTENTION),
-        ModelFamily("deit", projections=_ATTENTION),
-        ModelFamily(
-            "bert",
-            layers="encoder.layer",
-            ffn=FFNSite(
-                place="intermediate",
-                up="intermediate.dense",
-                activation="intermediate.intermediate_act_fn",
-                down="output.dense",
-            ),
-            projections=dict(
-                zip(
-                    _PROJECTIONS,
-                    ("attention.self.query", "attention.self.key", "attention.self.value", "attention.output.dense"),
-                    strict=True,
-                )
-            ),
-        ),
-        ModelFamily(
-            "wav2vec2",
-            layers="encoder.layers",
-            ffn=FFNSite(
-                place="feed_forward",
-                up="feed_forward.intermediate_dense",
-                activation="feed_forward.intermediate_act_fn",
-                down="feed_forward.output_dense",
-            ),
-            projections={name: f"attention.{path}" for name, path in _OUT_PROJ.items()},
-        ),
-        ModelFamily(
-            "whisper",
-            default_part="encoder",
-            num_layers="encoder_layers",
-            ffn=FFNSite(place="fc1", up="fc1", activation="activation_fn", down="fc2"),
-            projections={name: f"self_attn.{path}" for name, path in _OUT_PROJ.items()},
-        ),
-    )
+    family.model_type: family for family in (ModelFamily("whisper", default_part="encoder"),)
 }
+"""Families of this package: what the convention does not tell."""
+
 _registered: dict[str, ModelFamily] = {}
 
 

@@ -2,62 +2,91 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
 
 from torch import nn
 
 from acm_export.base.errors import CheckpointError
 from acm_export.modules import ACMLayer
+from acm_export.surgery.linear_maps import linear_shape
 from acm_export.surgery.padding import mark_padding
-from acm_export.surgery.sites import abridged, find_sites
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
-    from transformers import PreTrainedModel
-
     from acm_export.modules import ACMSpec
-    from acm_export.surgery.family import ModelFamily
+    from acm_export.surgery.interface import ModelInterface
 
 
-def install_acm_layers(model: PreTrainedModel, family: ModelFamily, specs: Mapping[str, ACMSpec]) -> None:
+@dataclass(frozen=True)
+class PlacedLayer:
+    """An ACM layer and its surroundings in a model.
+
+    Args:
+        spec: Description of the layer.
+        emptied: Names of the modules outside the layer's place that become identities, because the layer computes what
+            they computed.
+    """
+
+    spec: ACMSpec
+    emptied: tuple[str, ...] = ()
+
+
+def install_acm_layers(model: nn.Module, interface: ModelInterface, layers: Mapping[str, PlacedLayer]) -> None:
     """Replace dense modules by untrained ACM layers, in place.
 
     If the model takes a padding mask, padding tokens run ``min_learners``.
 
     Args:
-        model: Model of ``family``, changed in place.
-        family: Family of the model.
-        specs: Descriptions of the ACM layers, by the qualified name of the module that each one replaces.
+        model: Model, changed in place.
+        interface: How to run the model.
+        layers: ACM layers by the qualified name of the module that each one replaces.
 
     Raises:
-        CheckpointError: A name is not a site of the model, or a width contradicts the modules at that site.
+        CheckpointError: A name is not a module of the model, or a width contradicts the modules that are replaced.
     """
-    sites = find_sites(model, family)
-    for name, spec in specs.items():
-        if name not in sites:
-            raise CheckpointError(
-                f"{name!r} is not a place for an ACM layer; places: {abridged(sorted(sites))}",
-                "correct the layer's name, or the number of transformer layers",
-            )
-        up, *others = sites[name]
-        reads, writes = model.get_submodule(up).in_features, model.get_submodule(sites[name][-1]).out_features
-        if (reads, writes) != (spec.model_dim, spec.model_dim):
-            width = reads if reads == writes else f"{reads} at its input and {writes} at its output"
-            raise CheckpointError(
-                f"the ACM layer {name!r} has D = {spec.model_dim}, but the model has width {width}",
-                "the ACM layers and the other weights must come from the same model",
-            )
-        model.set_submodule(name, ACMLayer(spec))
-        for other in others:
-            if not other.startswith(f"{name}."):
-                model.set_submodule(other, nn.Identity())
+    modules = dict(model.named_modules(remove_duplicate=False))
+    for name, placed in layers.items():
+        for part in (name, *placed.emptied):
+            if not part or part not in modules:
+                raise CheckpointError(
+                    f"the ACM layer {name!r} replaces {part!r}, which is not a module of this {type(model).__name__}",
+                    "correct the layer's name, or the number of transformer layers",
+                )
+        _check_widths(name, placed, [modules[part] for part in (name, *placed.emptied)])
+    del modules  # it would keep the weights of all replaced modules in memory
+    for name, placed in layers.items():
+        layer = ACMLayer(placed.spec)
+        layer.emptied = placed.emptied
+        model.set_submodule(name, layer)
+        for part in placed.emptied:
+            model.set_submodule(part, nn.Identity())
     disable_ffn_chunking(model)
-    mark_padding(model, family.interface(model))
+    mark_padding(model, interface)
 
 
-def disable_ffn_chunking(model: PreTrainedModel) -> None:
+def _check_widths(name: str, placed: PlacedLayer, replaced: list[nn.Module]) -> None:
+    shapes = [shape for part in replaced for module in part.modules() if (shape := linear_shape(module)) is not None]
+    d = placed.spec.model_dim
+    if any(shape.in_features == d for shape in shapes) and any(shape.out_features == d for shape in shapes):
+        return
+    if not shapes:
+        kind = type(replaced[0]).__name__
+        raise CheckpointError(
+            f"the ACM layer {name!r} replaces a {kind} without linear maps", "give the name of an FFN or a projection"
+        )
+    reads, writes = shapes[0].in_features, shapes[-1].out_features
+    width = reads if reads == writes else f"{reads} at its input and {writes} at its output"
+    raise CheckpointError(
+        f"the ACM layer {name!r} has D = {d}, but the model has width {width}",
+        "the ACM layers and the other weights must come from the same model",
+    )
+
+
+def disable_ffn_chunking(model: nn.Module) -> None:
     """Disable ``chunk_size_feed_forward``: chunks of tokens save memory, but the padding mask would not fit them."""
+    module: Any  # not every module has the attribute
     for module in model.modules():
         if hasattr(module, "chunk_size_feed_forward"):
             module.chunk_size_feed_forward = 0

@@ -10,7 +10,8 @@ import transformers
 from torch import nn
 
 from acm_export.base.errors import UsageError
-from acm_export.surgery.convention import ConventionalInputs, decoder_tokens
+from acm_export.modules import acm_layers
+from acm_export.surgery.convention import ConventionalInputs, decoder_tokens, forward_parameters
 from acm_export.surgery.interface import InputSpec
 
 if TYPE_CHECKING:
@@ -79,7 +80,7 @@ def parts_of(model: nn.Module) -> tuple[str, ...]:
     """Names of the parts that :func:`take_part` finds in a model, ``whole`` first."""
     base = getattr(model, "base_model", None)
     parts = [WHOLE]
-    if getattr(getattr(model, "config", None), "is_encoder_decoder", False) and hasattr(base, "encoder"):
+    if "decoder_input_ids" in forward_parameters(model) and hasattr(base, "encoder"):
         parts += [ENCODER, DECODER]
     parts += [tower for tower in TOWERS if hasattr(model, f"{tower}_model") and _has_towers(model)]
     return tuple(parts)
@@ -100,12 +101,20 @@ def take_part(model: nn.Module, part: str) -> nn.Module:
         raise UsageError(
             f"this {type(model).__name__} has no part {part!r}; it has {', '.join(known)}", "choose one of these"
         )
-    whole: Any = model  # a model of transformers, since it has parts
+    places = dict(model.named_modules())
+    taken = _taken(model, part)
+    names = {id(module): name for name, module in taken.named_modules()}
+    for _, layer in acm_layers(taken):
+        layer.emptied = tuple(names[id(places[name])] for name in layer.emptied)
+    return taken
+
+
+def _taken(model: Any, part: str) -> nn.Module:  # Any: a model of transformers, since it has parts
     if part == ENCODER:
-        encoder: nn.Module = whole.base_model.encoder
+        encoder: nn.Module = model.base_model.encoder
         return encoder
     if part == DECODER:
-        return TeacherForcedDecoder(whole)
+        return TeacherForcedDecoder(model)
     return _tower(model, part) if part in TOWERS else model
 
 

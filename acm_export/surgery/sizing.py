@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 from acm_export.base.errors import UsageError
 from acm_export.modules import ACMSpec
 from acm_export.modules.flops import linear_flops
+from acm_export.surgery.linear_maps import CHANNELS_FIRST
 
 if TYPE_CHECKING:
     from acm_export.surgery.sites import Site
@@ -46,7 +47,7 @@ def spec_for(site: Site, num_learners: int, flops_factor: float = 1.0, min_learn
             f"the FLOPs factor is {flops_factor}; it must be above 0", "1 gives the cost of the dense model"
         )
     d = site.model_dim
-    hidden = site.flops * flops_factor / (2 * linear_flops(d, 1) * max(num_learners, 1))
+    hidden = site.flops * flops_factor / ((2 if site.value is None else 3) * linear_flops(d, 1) * max(num_learners, 1))
     step = _HIDDEN_STEP if hidden >= _STEPPED_FROM else 1
     width = round(hidden / step) * step
     if not width:
@@ -56,8 +57,18 @@ def spec_for(site: Site, num_learners: int, flops_factor: float = 1.0, min_learn
             "choose fewer --learners or a larger --flops-factor",
         )
     activation = site.activation or _PROJECTION_ACTIVATION
-    always = (0 if site.under_residual else 1) if min_learners is None else min_learners
+    always = (0 if site.residual else 1) if min_learners is None else min_learners
     choices = num_learners - always + 1
     per_unit = linear_flops(d, 1) + linear_flops(1, choices)
     gate = max(_GATE_STEP, round(GATE_SHARE * site.flops / per_unit / _GATE_STEP) * _GATE_STEP)
-    return ACMSpec(d, num_learners, width, always, activation, (gate,), activation)
+    return ACMSpec(
+        d,
+        num_learners,
+        width,
+        always,
+        activation,
+        (gate,),
+        activation,
+        glu=site.value is not None,
+        channels_first=site.axis == CHANNELS_FIRST,
+    )

@@ -153,10 +153,7 @@ def _current_setting(proto: onnx.ModelProto, manifest: Manifest, folder: Path) -
 
 
 def _check_layers(entries: tuple[LayerEntry, ...], specs: Mapping[str, ACMSpec]) -> None:
-    in_file = {e.name: (e.model_dim, e.num_learners, e.hidden_dim, e.min_learners, e.activation) for e in entries}
-    in_model = {
-        name: (s.model_dim, s.num_learners, s.hidden_dim, s.min_learners, s.activation) for name, s in specs.items()
-    }
+    in_file, in_model = {e.name: _layer_sizes(e) for e in entries}, {n: _layer_sizes(s) for n, s in specs.items()}
     if differing := sorted(in_file.keys() ^ in_model.keys()):
         name = differing[0]
         place, other = ("file", "checkpoint") if name in in_file else ("checkpoint", "file")
@@ -167,10 +164,14 @@ def _check_layers(entries: tuple[LayerEntry, ...], specs: Mapping[str, ACMSpec])
     for name in sorted(in_file.keys()):
         if in_file.get(name) != in_model.get(name):
             raise VerificationError(
-                f"layer {name} (D, N, h, min_learners, activation) is {in_file.get(name)} in the file "
+                f"layer {name} (D, N, h, min_learners, activation, glu) is {in_file.get(name)} in the file "
                 f"and {in_model.get(name)} in the checkpoint",
                 "give the checkpoint that the file was exported from",
             )
+
+
+def _layer_sizes(layer: LayerEntry | ACMSpec) -> tuple[int | str | bool, ...]:
+    return layer.model_dim, layer.num_learners, layer.hidden_dim, layer.min_learners, layer.activation, layer.glu
 
 
 def _compare(

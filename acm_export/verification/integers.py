@@ -18,8 +18,8 @@ from acm_export.onnx_file.model_file import tensor_values
 from acm_export.onnx_file.targets import gated_learners_nodes
 from acm_export.op.precision import PRECISIONS
 from acm_export.op.quantized_body import quantized_body, tap_names
-from acm_export.op.quantized_reference import quantize_hidden, quantize_tokens
-from acm_export.op.quantized_signature import QUANTIZED_INPUTS, QuantizedSignature
+from acm_export.op.quantized_reference import hidden_inputs, quantize_hidden, quantize_tokens
+from acm_export.op.quantized_signature import QuantizedSignature
 from acm_export.op.reference import activate
 from acm_export.op.routing import learner_counts
 from acm_export.op.signature import DOMAIN, OUTPUTS, VERSION
@@ -144,7 +144,7 @@ class _Int8Layer:
         self._x, self._logits = node.input[:2]
         self._y = node.output[0]
         self.taps = {self._x: element, self._logits: TensorProto.FLOAT, self._y: element}
-        self._constants = {name: tensors[held] for name, held in zip(QUANTIZED_INPUTS[3:], node.input[3:], strict=True)}
+        self._constants = {name: tensors[held] for name, held in zip(signature.inputs[3:], node.input[3:], strict=True)}
         self._folder = folder
         self._model = _one_layer_model(self._constants, signature, element, opset)
         self._session: CpuSession | None = None
@@ -177,7 +177,9 @@ def _one_layer_model(
     constants: Mapping[str, TensorProto], signature: QuantizedSignature, element: int, opset: int
 ) -> onnx.ModelProto:
     outputs = [*OUTPUTS, *tap_names(signature)]
-    node = helper.make_node(signature.function_name, list(QUANTIZED_INPUTS), outputs, domain=DOMAIN, **vars(signature))
+    node = helper.make_node(
+        signature.function_name, list(signature.inputs), outputs, domain=DOMAIN, **signature.attributes
+    )
     tensors = []
     for name, tensor in constants.items():
         renamed = TensorProto()
@@ -261,16 +263,18 @@ def _hidden(
 ) -> _Hidden:
     width = constants["w1"].shape[1] // signature.num_learners
     part = slice(learner * width, (learner + 1) * width)
-    s1, b1 = (constants[name][part].astype(np.float64) for name in ("s1", "b1"))
-    # float64 products of integers are exact, because the sums fit in int32
-    products = q.astype(np.float64) @ constants["w1"][:, part].astype(np.float64)
-    arguments = products * factors * s1 + b1
+    arguments = hidden_inputs(q, factors, *(constants[name][..., part] for name in ("w1", "s1", "b1")))
     active = activate(signature.activation, arguments)
+    reach = np.maximum(np.abs(arguments), 1)
+    if signature.glu:
+        values = hidden_inputs(q, factors, *(constants[name][..., part] for name in ("v1", "t1", "c1")))
+        active = active * values
+        reach = 2 * reach * np.maximum(np.abs(values), 1)  # both factors have an error
     h_mult = constants["h_mult"][learner]
     integers, scale = quantize_hidden(active, h_mult, constants["h_zero"][learner], signature)
     multiplier = 1 / scale if signature.dynamic else np.full((len(q), 1), h_mult, np.float64)
     scaled = active * multiplier
-    largest = np.abs(arguments).max(axis=1, keepdims=True, initial=1)
+    largest = reach.max(axis=1, keepdims=True)
     error = np.nan_to_num(_ACTIVATION_ERROR * largest * multiplier)
     near_half = np.abs(scaled - np.floor(scaled) - 0.5) < np.maximum(_NEAR_HALF, error)
     weights = constants["w2"][part].astype(np.float64)

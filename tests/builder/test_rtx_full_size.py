@@ -7,10 +7,10 @@ from typing import TYPE_CHECKING, Any
 import pytest
 import transformers
 from rtx_builder import build, export_family, needs_rtx, profile_options
-from tiny_families import family
+from tiny_families import family, install_sites, sites_of
 from transformers.models.whisper.modeling_whisper import WhisperEncoder
 
-from acm_export.surgery import install_acm_layers, select_sites, spec_for
+from acm_export.surgery import spec_for
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -36,8 +36,7 @@ BATCHES = {"vit": (1, 8, 16), "deit": (1, 8, 16), "whisper": (1, 1, 2)}
 def test_a_model_of_usual_size_builds(tmp_path: Path, name: str, kind: str) -> None:
     model: Any = MAKE[name]().eval()
     if kind == "acm":
-        sites = select_sites(model, family(model), "ffn")
-        install_acm_layers(model, family(model), {site.place: spec_for(site, 4) for site in sites})
+        install_sites(model, {site: spec_for(site, 4) for site in sites_of(model)})
     file = export_family(model, family(model), tmp_path / "m.onnx", "fp16")
     options = profile_options(model, family(model), file, BATCHES.get(name, (1, 2, 4)))
     result = build(file, tmp_path / "m.rtx", *options)

@@ -116,8 +116,8 @@ def test_a_bad_acm_section_is_refused(section: Any, folder: Path) -> None:
 
 def test_a_newer_schema_is_refused_with_both_numbers(folder: Path) -> None:
     section = json.loads((folder / "config.json").read_text())["acm"]
-    edit_config(folder, acm=section | {"schema": 2})
-    with pytest.raises(CheckpointError, match=r"schema 2.*reads schema 1") as refused:
+    edit_config(folder, acm=section | {"schema": 3})
+    with pytest.raises(CheckpointError, match=r"schema 3.*reads schemas 1 to 2") as refused:
         load_checkpoint(folder)
     assert "update" in str(refused.value.hint)
 

@@ -9,12 +9,13 @@ import pytest
 import torch
 import transformers
 from safetensors.torch import load_file, save_file
-from tiny_models import VIT_SPECS, tiny_vit
+from tiny_families import acm_model, interface
+from tiny_models import VIT_SPECS, install_specs, tiny_vit
 
-from acm_export.base.errors import OutputError
+from acm_export.base.errors import CheckpointError, OutputError
 from acm_export.checkpoints import load_checkpoint, save_checkpoint
 from acm_export.modules import acm_layers
-from acm_export.surgery import FAMILIES, install_acm_layers
+from acm_export.surgery.examples import example_inputs
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -56,7 +57,7 @@ def test_saving_what_was_loaded_gives_the_same_files(folder: Path, tmp_path: Pat
 def test_the_config_describes_the_layers(folder: Path) -> None:
     config = json.loads((folder / "config.json").read_text())
     assert (config["model_type"], config["architectures"]) == ("vit", ["ViTForImageClassification"])
-    assert config["acm"]["schema"] == 1
+    assert config["acm"]["schema"] == 2
     assert config["acm"]["source"] == {"kind": "test"}
     assert config["acm"]["layers"]["vit.layers.1.attention.q_proj"] == {
         "model_dim": 12,
@@ -66,8 +67,43 @@ def test_the_config_describes_the_layers(folder: Path) -> None:
         "activation": "identity",
         "gate_hidden": [8],
         "gate_activation": "relu",
+        "glu": False,
+        "channels_first": False,
+        "emptied": [],
     }
     assert "vit.layers.0.mlp.thresholds" in load_file(folder / "model.safetensors")
+
+
+@pytest.mark.parametrize("name", ["vit", "bert", "bert sequences", "wav2vec2", "whisper"])
+@pytest.mark.parametrize("schema", [1, 2])
+def test_modules_that_became_identities_load_as_identities(name: str, schema: int, tmp_path: Path) -> None:
+    model = acm_model(name)
+    save_checkpoint(model, tmp_path / "model", source={})
+    path = tmp_path / "model" / "config.json"
+    config = json.loads(path.read_text())
+    entries = config["acm"]["layers"].values()
+    assert any(entry["emptied"] for entry in entries) == name.startswith(("bert", "whisper"))
+    if schema == 1:  # it had neither of these
+        for entry in entries:
+            assert (entry.pop("glu"), entry.pop("channels_first")) == (False, False)
+            del entry["emptied"]
+        config["acm"]["schema"] = 1
+        path.write_text(json.dumps(config))
+    loaded = load_checkpoint(tmp_path / "model").model
+    assert str(loaded) == str(model)
+    assert [layer.emptied for _, layer in acm_layers(loaded)] == [layer.emptied for _, layer in acm_layers(model)]
+    inputs = example_inputs(interface(model))
+    assert torch.equal(loaded(**inputs)[0], model(**inputs)[0])
+
+
+@pytest.mark.parametrize("emptied", [None, "vit.layers.0.norm", [3], ["vit.layers.0.nowhere"]])
+def test_wrong_names_of_emptied_modules_are_refused(emptied: object, folder: Path) -> None:
+    path = folder / "config.json"
+    config = json.loads(path.read_text())
+    config["acm"]["layers"]["vit.layers.0.mlp"]["emptied"] = emptied
+    path.write_text(json.dumps(config))
+    with pytest.raises(CheckpointError, match=r"vit\.layers\.0\.mlp.*(emptied|not a module)"):
+        load_checkpoint(folder)
 
 
 @pytest.mark.parametrize("writer", ["transformers", "acm_export"])
@@ -114,7 +150,7 @@ def test_heads_that_the_architecture_does_not_have_are_ignored(names: str, tmp_p
 def test_an_acm_base_model_without_a_head_loads_as_saved(tmp_path: Path) -> None:
     model = transformers.ViTModel(tiny_vit({}).config).eval()
     specs = {name.removeprefix("vit."): spec for name, spec in VIT_SPECS.items()}
-    install_acm_layers(model, FAMILIES["vit"], specs)
+    install_specs(model, specs)
     save_checkpoint(model, tmp_path / "base", source={})
     loaded = load_checkpoint(tmp_path / "base").model
     assert {name: layer.spec for name, layer in acm_layers(loaded)} == specs

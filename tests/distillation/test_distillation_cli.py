@@ -14,7 +14,6 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import pytest
 import torch
-import transformers
 from click.testing import CliRunner, Result
 from distillation_runs import vit, weights
 from PIL import Image
@@ -51,15 +50,18 @@ def test_a_dry_run_prints_sites_sizes_and_flops_and_writes_nothing(folder: Path)
     assert result.exit_code == 0, result.stderr
     assert "vit.layers.1.mlp" in result.stdout
     content = json.loads(run(folder / "dense", "--dry-run", "--sites", "ffn,q_proj", "--json").stdout)
-    assert [site["hidden_dim"] for site in content["sites"]] == [6, 2, 6, 2]
-    assert [site["min_learners"] for site in content["sites"]] == [0, 1, 0, 1]
-    assert [site["activation"] for site in content["sites"]] == ["gelu", "identity"] * 2
+    assert [site["hidden_dim"] for site in content["sites"]] == [2, 6, 2, 6]
+    assert [site["min_learners"] for site in content["sites"]] == [1, 0, 1, 0]
+    assert [site["activation"] for site in content["sites"]] == ["identity", "gelu"] * 2
     dense, acm = content["flops"]["dense"], content["flops"]["acm"]
     tokens = 5  # 4 patches and the class token
     assert dense["dense_sites"] - acm["dense_sites"] == tokens * 2 * (2 * 2 * 12 * 24 + 2 * 12 * 12)
     assert acm["learners"] == tokens * 2 * 4 * 4 * 12 * (6 + 2)
     assert content["parameters"]["acm"] > content["parameters"]["dense"]
     assert sorted(folder.iterdir()) == before
+    others = [site["site"] for site in content["not_selected"]]
+    assert others == [f"vit.layers.{i}.attention.{name}_proj" for i in range(2) for name in "kvo"]
+    assert content["left"] == []
 
 
 @pytest.mark.slow
@@ -214,17 +216,6 @@ def test_an_acm_model_is_refused_as_teacher(folder: Path, tmp_path: Path) -> Non
     again = run(tmp_path / "acm", "--data", folder / "data.npz", "-o", tmp_path / "again")
     assert again.exit_code == 1
     assert "is already an ACM layer" in again.stderr
-
-
-def test_a_gated_ffn_is_not_supported_yet(folder: Path, tmp_path: Path) -> None:
-    config = transformers.LlamaConfig(
-        hidden_size=12, intermediate_size=24, num_hidden_layers=1, num_attention_heads=2, vocab_size=20
-    )
-    transformers.LlamaForCausalLM(config).save_pretrained(tmp_path / "llama")
-    result = run(tmp_path / "llama", "--data", folder / "data.npz", "-o", tmp_path / "acm")
-    assert result.exit_code == 1
-    assert "SwiGLU" in result.stderr
-    assert "mlp" in result.stderr
 
 
 def test_without_accelerate_the_command_that_installs_it_is_shown(

@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 import torch
-from tiny_families import dense_model, family, interface
+from tiny_families import dense_model, install_sites, interface, sites_of
 from tiny_models import randomize
 from torch.nn import functional as F  # noqa: N812
 
@@ -19,7 +19,7 @@ from acm_export.distillation.tasks import Classification, Imitation
 from acm_export.distillation.threshold_table import ThresholdTable
 from acm_export.distillation.whole_phase import WholePhase
 from acm_export.modules import acm_layers
-from acm_export.surgery import install_acm_layers, select_sites, spec_for
+from acm_export.surgery import spec_for
 
 INPUTS = {"pixel_values": torch.linspace(-1, 1, 256).sin().reshape(4, 1, 8, 8), "labels": torch.tensor([0, 1, 2, 3])}
 IMAGES = {"pixel_values": INPUTS["pixel_values"]}
@@ -30,9 +30,9 @@ def pair() -> tuple[Any, Any, Any]:
     """A teacher, a student of it, and the sites."""
     torch.manual_seed(0)
     teacher = dense_model("vit").requires_grad_(requires_grad=False)
-    sites = select_sites(teacher, family(teacher), "ffn,q_proj")
+    sites = sites_of(teacher, "ffn,q_proj")
     student = copy.deepcopy(teacher)
-    install_acm_layers(student, family(teacher), {site.place: spec_for(site, 3) for site in sites})
+    install_sites(student, {site: spec_for(site, 3) for site in sites})
     randomize(student)
     student.requires_grad_()
     return teacher, student, sites
@@ -63,7 +63,7 @@ def test_phase_1_is_the_mean_over_prefixes_of_the_squared_error(pair: Any) -> No
             (y - seen[site.place].output).square().sum(-1).mean()
             for y in _prefixes(layers[site.place], seen[site.place].x)
         ]
-        assert len(errors) == (4 if site.under_residual else 3)  # no learner at all is a choice under a residual
+        assert len(errors) == (4 if site.residual else 3)  # no learner at all is a choice under a residual
         expected = torch.stack(errors).mean() / variances[site.place]
         torch.testing.assert_close(loss.by_layer[site.place], expected)
     torch.testing.assert_close(loss.value, torch.stack(list(loss.by_layer.values())).mean())
@@ -179,8 +179,8 @@ def test_padding_runs_the_fewest_learners_and_does_not_count_in_the_budget() -> 
     torch.manual_seed(0)
     teacher = dense_model("bert")
     student = copy.deepcopy(teacher)
-    sites = select_sites(teacher, family(teacher), "ffn,q_proj")
-    install_acm_layers(student, family(teacher), {site.place: spec_for(site, 3) for site in sites})
+    sites = sites_of(teacher, "ffn,q_proj")
+    install_sites(student, {site: spec_for(site, 3) for site in sites})
     mask = torch.tensor([[1, 1, 1, 0], [1, 0, 0, 0]])
     inputs = {"input_ids": torch.tensor([[1, 2, 3, 0], [4, 0, 0, 0]]), "attention_mask": mask}
     with (

@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 import torch
-from tiny_families import dense_model, family, interface
+from tiny_families import dense_model, interface, sites_of
 from torch.nn import functional as F  # noqa: N812
 
 from acm_export.distillation.choices import prefix_outputs
@@ -15,7 +15,7 @@ from acm_export.distillation.initialise import learners_from_ffn, learners_from_
 from acm_export.distillation.record import PaddingListener, SiteRecorder
 from acm_export.distillation.statistics import error_weights, gather_statistics
 from acm_export.modules import ACMLayer, ACMSpec
-from acm_export.surgery import select_sites
+from acm_export.surgery.sites import ffn_weights
 
 BATCH = 3
 INPUTS: dict[str, dict[str, torch.Tensor]] = {
@@ -32,29 +32,29 @@ INPUTS: dict[str, dict[str, torch.Tensor]] = {
 }
 
 
-def _dense(model: Any, names: tuple[str, ...], x: torch.Tensor) -> torch.Tensor:
-    for name in names:
-        x = model.get_submodule(name)(x)
-    return x
+def _dense(model: Any, site: Any, x: torch.Tensor) -> torch.Tensor:
+    """The dense modules of a site; every FFN here has gelu."""
+    up = model.get_submodule(site.up.module)(x)
+    return up if site.down is None else model.get_submodule(site.down.module)(F.gelu(up))
 
 
 @pytest.mark.parametrize("name", INPUTS)
 def test_one_pass_records_inputs_and_outputs_of_all_sites(name: str) -> None:
     model = dense_model(name)
-    sites = select_sites(model, family(model), "ffn,qkvo")
+    sites = sites_of(model, "ffn,qkvo")
     with torch.no_grad(), SiteRecorder(model, interface(model), sites) as recorder:
         _, seen = recorder.run(INPUTS[name])
         assert set(seen) == {site.place for site in sites}
         for site in sites:
-            torch.testing.assert_close(_dense(model, site.modules, seen[site.place].x), seen[site.place].output)
+            torch.testing.assert_close(_dense(model, site, seen[site.place].x), seen[site.place].output)
             if site.kind == "ffn":
-                down = model.get_submodule(site.modules[-1])
+                down = model.get_submodule(site.down.module)
                 torch.testing.assert_close(down(seen[site.place].hidden), seen[site.place].output)
 
 
 def test_padding_is_excluded() -> None:
     model = dense_model("bert")
-    sites = select_sites(model, family(model), "ffn")
+    sites = sites_of(model, "ffn")
     with torch.no_grad(), SiteRecorder(model, interface(model), sites) as recorder:
         _, seen = recorder.run(INPUTS["bert"])
         assert [len(found.x) for found in seen.values()] == [6 + 4 + 1] * len(sites)
@@ -79,7 +79,7 @@ def test_the_padding_mask_covers_tokens_not_sound_samples() -> None:
 
 def test_hooks_are_removed_afterwards() -> None:
     model = dense_model("vit")
-    with SiteRecorder(model, interface(model), select_sites(model, family(model), "ffn,qkvo")) as recorder:
+    with SiteRecorder(model, interface(model), sites_of(model, "ffn,qkvo")) as recorder:
         recorder.run(INPUTS["vit"])
     assert not any(module._forward_hooks or module._forward_pre_hooks for module in model.modules())
 
@@ -87,7 +87,7 @@ def test_hooks_are_removed_afterwards() -> None:
 def test_recording_gradients_changes_no_output() -> None:
     model = dense_model("vit").requires_grad_(requires_grad=False)
     expected = model(**INPUTS["vit"]).logits
-    sites = select_sites(model, family(model), "ffn")
+    sites = sites_of(model, "ffn")
     with SiteRecorder(model, interface(model), sites, record_gradients=True) as recorder:
         output, _ = recorder.run(INPUTS["vit"])
         output.logits.sum().backward()
@@ -99,19 +99,16 @@ def test_recording_gradients_changes_no_output() -> None:
 @pytest.mark.parametrize("name", ["vit", "bert", "whisper"])
 def test_all_learners_initialised_from_an_ffn_match_the_ffn(name: str) -> None:
     model = dense_model(name)
-    site = select_sites(model, family(model), "ffn")[0]
+    site = sites_of(model, "ffn")[0]
     found = gather_statistics(model, interface(model), (site,), [INPUTS[name]])[site.place]
     layer = ACMLayer(ACMSpec(12, 4, 6, activation=site.activation or "gelu"))
-    up, _, down = (model.get_submodule(part) for part in site.modules)
-    learners_from_ffn(layer, up, down, found)
+    learners_from_ffn(layer, ffn_weights(model, site), found)
     x = torch.randn(50, 12)
     with torch.no_grad():
-        torch.testing.assert_close(
-            prefix_outputs(layer, x)[:, -1], _dense(model, site.modules, x), rtol=1e-5, atol=1e-5
-        )
+        torch.testing.assert_close(prefix_outputs(layer, x)[:, -1], _dense(model, site, x), rtol=1e-5, atol=1e-5)
         torch.testing.assert_close(
             layer.run(x, torch.tensor([0.0, 0, 0, 0, 9]).expand(50, 5))[0],
-            _dense(model, site.modules, x),
+            _dense(model, site, x),
             rtol=1e-5,
             atol=1e-5,
         )
@@ -119,13 +116,12 @@ def test_all_learners_initialised_from_an_ffn_match_the_ffn(name: str) -> None:
 
 def test_neurons_are_distributed_by_importance_and_prefixes_have_the_mean_output_of_the_teacher() -> None:
     model = dense_model("vit")
-    site = select_sites(model, family(model), "ffn")[0]
+    site = sites_of(model, "ffn")[0]
     with torch.no_grad(), SiteRecorder(model, interface(model), (site,)) as recorder:
         seen = recorder.run(INPUTS["vit"])[1][site.place]
     found = gather_statistics(model, interface(model), (site,), [INPUTS["vit"]])[site.place]
     layer = ACMLayer(ACMSpec(12, 4, 6))
-    up, _, down = (model.get_submodule(part) for part in site.modules)
-    learners_from_ffn(layer, up, down, found)
+    learners_from_ffn(layer, ffn_weights(model, site), found)
     with torch.no_grad():
         hidden = F.gelu(seen.x @ layer.w1 + layer.b1)
         importance = hidden.square().mean(0).sqrt() * layer.w2.norm(dim=1)
@@ -136,28 +132,25 @@ def test_neurons_are_distributed_by_importance_and_prefixes_have_the_mean_output
 
 def test_hidden_units_beyond_the_teachers_start_at_zero() -> None:
     model = dense_model("vit")
-    site = select_sites(model, family(model), "ffn")[0]
+    site = sites_of(model, "ffn")[0]
     found = gather_statistics(model, interface(model), (site,), [INPUTS["vit"]])[site.place]
     layer = ACMLayer(ACMSpec(12, 4, 9))
-    up, _, down = (model.get_submodule(part) for part in site.modules)
-    learners_from_ffn(layer, up, down, found)
+    learners_from_ffn(layer, ffn_weights(model, site), found)
     x = torch.randn(20, 12)
     with torch.no_grad():
-        torch.testing.assert_close(
-            prefix_outputs(layer, x)[:, -1], _dense(model, site.modules, x), rtol=1e-5, atol=1e-5
-        )
+        torch.testing.assert_close(prefix_outputs(layer, x)[:, -1], _dense(model, site, x), rtol=1e-5, atol=1e-5)
 
 
 def test_learners_of_a_projection_start_as_the_best_linear_map_of_their_rank() -> None:
     torch.manual_seed(0)
     model = dense_model("vit")
-    site = next(s for s in select_sites(model, family(model), "qkvo") if s.kind == "q_proj")
+    site = next(s for s in sites_of(model, "qkvo") if s.kind == "q_proj")
     inputs = {"pixel_values": torch.randn(40, 1, 8, 8)}
     with torch.no_grad(), SiteRecorder(model, interface(model), (site,)) as recorder:
         seen = recorder.run(inputs)[1][site.place]
     found = gather_statistics(model, interface(model), (site,), [inputs])[site.place]
     layer = ACMLayer(ACMSpec(12, 3, 2, 1, "identity"))
-    learners_from_linear(layer, model.get_submodule(site.place), found)
+    learners_from_linear(layer, *site.up.weights(model), found)
     centred = (seen.output - seen.output.mean(0)).double()
     values = torch.linalg.svdvals(centred).square()
     with torch.no_grad():
@@ -169,7 +162,7 @@ def test_learners_of_a_projection_start_as_the_best_linear_map_of_their_rank() -
 
 def test_sensitivities_are_gradients_of_the_output() -> None:
     model = dense_model("vit").requires_grad_(requires_grad=False)
-    sites = select_sites(model, family(model), "ffn")
+    sites = sites_of(model, "ffn")
     torch.manual_seed(3)
     found = gather_statistics(model, interface(model), sites, [INPUTS["vit"]])
     torch.manual_seed(3)
@@ -194,7 +187,7 @@ def test_sensitivities_are_gradients_of_the_output() -> None:
 
 def test_error_weights_make_sites_comparable() -> None:
     model = dense_model("vit").requires_grad_(requires_grad=False)
-    sites = select_sites(model, family(model), "ffn")
+    sites = sites_of(model, "ffn")
     found = gather_statistics(model, interface(model), sites, [INPUTS["vit"]])
     weights = error_weights(found)
     harms = [weights[site.place] * found[site.place].output_variance for site in sites]

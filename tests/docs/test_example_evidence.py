@@ -116,7 +116,7 @@ def teacher(example: Any, tmp_path: Path) -> Any:
 @pytest.mark.parametrize("budget", [1.0, 0.6, 0.25])
 def test_the_narrow_dense_model_has_equal_flops(example: Any, teacher: Any, budget: float) -> None:
     digits = example("digits")
-    plan = make_plan(teacher.model, teacher.family, AcmizeSettings(sites="ffn,o_proj"))
+    plan = make_plan(teacher.model, teacher.interface, AcmizeSettings(sites="ffn,o_proj"))
     hidden, ffn = digits.widths_for(plan, budget)
     inputs = {"pixel_values": torch.zeros(1, 1, 8, 8)}
     found, wider = (

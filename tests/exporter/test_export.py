@@ -82,7 +82,7 @@ def test_each_layer_is_one_node_with_its_name_and_its_own_initializers(exported:
         assert len(gate) == 2 * (1 + len(SPECS[node.name].gate_hidden))
         assert {t.data_type for t in gate} == {TensorProto.FLOAT}
         attributes = {a.name: a.s.decode() if a.type == onnx.AttributeProto.STRING else a.i for a in node.attribute}
-        assert attributes == vars(SPECS[node.name].signature) | {"plugin_version": "1", "plugin_namespace": ""}
+        assert attributes == SPECS[node.name].signature.attributes | {"plugin_version": "1", "plugin_namespace": ""}
 
 
 def test_the_graph_has_only_the_expected_operators(exported: tuple[Any, ExportResult]) -> None:

@@ -16,7 +16,7 @@ from acm_export.base.errors import ExportError
 from acm_export.onnx_file.lowering.pack_int8 import pack_int8, unpack_int8
 from acm_export.onnx_file.manifest import LayerEntry, Manifest, Setting, Source
 from acm_export.onnx_file.targets import TARGETS, gated_learners_nodes, rewrite_for
-from acm_export.op import DOMAIN, QUANTIZED_NAME
+from acm_export.op import DOMAIN
 from acm_export.op.quantized_signature import INT8_INPUTS, QUANTIZED_INPUTS
 
 if TYPE_CHECKING:
@@ -26,8 +26,12 @@ FOR_TENSORRT = sorted(TARGETS.keys() - {"portable"})
 SIZES = st.integers(1, 9)
 
 
-def layer(name: str, model_dim: int, num_learners: int, hidden_dim: int) -> LayerEntry:
-    return LayerEntry(name, model_dim, num_learners, hidden_dim, 0, "gelu", 1, 1, 1, "static")
+def layer(name: str, model_dim: int, num_learners: int, hidden_dim: int, *, glu: bool = False) -> LayerEntry:
+    return LayerEntry(name, model_dim, num_learners, hidden_dim, 0, "gelu", 1, 1, 1, "static", glu)
+
+
+def int8_names(entry: LayerEntry) -> list[str]:
+    return [name for name in entry.signature.inputs if name in INT8_INPUTS]
 
 
 def model_of(*layers: LayerEntry, seed: int = 0) -> onnx.ModelProto:
@@ -35,17 +39,19 @@ def model_of(*layers: LayerEntry, seed: int = 0) -> onnx.ModelProto:
     rng, nodes, tensors, x = np.random.default_rng(seed), [], [], "x"
     for entry in layers:
         d, n, width = entry.model_dim, entry.num_learners, entry.num_learners * entry.hidden_dim
-        int8 = {"w1": (d, width), "h_zero": (n,), "w2": (width, d)}
-        floats = {"x_mult": (d,), "s1": (width,), "b1": (width,), "h_mult": (n,), "s2": (d,), "b2": (n + 1, d)}
+        int8 = {"w1": (d, width), "v1": (d, width), "h_zero": (n,), "w2": (width, d)}
+        floats = {"x_mult": (d,), "s1": (width,), "b1": (width,), "t1": (width,), "c1": (width,), "h_mult": (n,)}
+        floats |= {"s2": (d,), "b2": (n + 1, d)}
         values = {name: rng.integers(-127, 128, shape).astype(np.int8) for name, shape in int8.items()}
         values |= {name: rng.normal(size=shape).astype(np.float32) for name, shape in floats.items()}
+        values = {name: value for name, value in values.items() if name in entry.signature.inputs}
         values["thresholds"] = np.zeros(n, np.float32)
         names = {key: entry.thresholds if key == "thresholds" else f"{entry.name}.int8.{key}" for key in values}
         tensors += [numpy_helper.from_array(value, names[key]) for key, value in values.items()]
-        inputs = [names.get(key, {"x": x, "gate_logits": "z"}.get(key)) for key in QUANTIZED_INPUTS]
+        inputs = [names.get(key, {"x": x, "gate_logits": "z"}.get(key)) for key in entry.signature.inputs]
         outputs = [f"{entry.name}.y", f"counts/{entry.name}"]
         attributes = {"num_learners": n, "min_learners": 0, "activation": "gelu", "dynamic": 0}
-        node = helper.make_node(QUANTIZED_NAME, inputs, outputs, name=entry.name, domain=DOMAIN, **attributes)
+        node = helper.make_node(entry.signature.operator, inputs, outputs, name=entry.name, domain=DOMAIN, **attributes)
         nodes.append(node)
         x = outputs[0]
     ends = [helper.make_tensor_value_info(name, TensorProto.FLOAT, None) for name in ("x", "z", x)]
@@ -67,9 +73,9 @@ def copy_of(model: onnx.ModelProto) -> onnx.ModelProto:
     return copy
 
 
-@given(d=SIZES, n=SIZES, h=SIZES, seed=st.integers(0, 99))
-def test_packed_bytes_are_those_of_the_transposed_weights(d: int, n: int, h: int, seed: int) -> None:
-    entry = layer("a", d, n, h)
+@given(d=SIZES, n=SIZES, h=SIZES, seed=st.integers(0, 99), glu=st.booleans())
+def test_packed_bytes_are_those_of_the_transposed_weights(d: int, n: int, h: int, seed: int, glu: bool) -> None:
+    entry = layer("a", d, n, h, glu=glu)
     model = model_of(entry, seed=seed)
     packed = copy_of(model)
     pack_int8(packed.graph)()
@@ -104,12 +110,12 @@ def test_an_element_holds_four_values_little_endian() -> None:
 @pytest.mark.parametrize("target", FOR_TENSORRT)
 @pytest.mark.parametrize("again", FOR_TENSORRT)
 def test_every_target_of_tensorrt_packs_once_and_portable_unpacks(target: str, again: str) -> None:
-    layers = (layer("a", 6, 3, 5), layer("b", 6, 2, 3))
+    layers = (layer("a", 6, 3, 5), layer("b", 6, 2, 3, glu=True))
     model = model_of(*layers)
     moved = copy_of(model)
     manifest = rewrite_for(moved, manifest_of(*layers), target)
     first = {name: tensor.SerializeToString() for name, tensor in tensors_of(moved).items()}
-    int8 = [f"{entry.name}.int8.{name}" for entry in layers for name in INT8_INPUTS]
+    int8 = [f"{entry.name}.int8.{name}" for entry in layers for name in int8_names(entry)]
     assert {tensors_of(moved)[name].data_type for name in int8} == {TensorProto.INT32}
     manifest = rewrite_for(moved, manifest, again)
     assert {name: tensor.SerializeToString() for name, tensor in tensors_of(moved).items()} == first
@@ -121,7 +127,7 @@ def test_every_target_of_tensorrt_packs_once_and_portable_unpacks(target: str, a
 def test_a_weight_that_two_layers_share_is_packed_once() -> None:
     entries = (layer("a", 4, 2, 3), layer("b", 4, 2, 3))
     model = model_of(*entries)
-    for key in INT8_INPUTS:
+    for key in int8_names(entries[0]):
         model.graph.node[1].input[QUANTIZED_INPUTS.index(key)] = f"a.int8.{key}"
     kept = [
         tensor
@@ -173,7 +179,7 @@ def test_external_weights_need_their_folder_and_then_move_into_the_file(target: 
     manifest = rewrite_for(stored, manifest_of(entry), target, folder=tmp_path)
     expected = model_of(entry)
     pack_int8(expected.graph)()
-    for name in INT8_INPUTS:
+    for name in int8_names(entry):
         assert tensors_of(stored)[f"a.int8.{name}"] == tensors_of(expected)[f"a.int8.{name}"]
     assert tensors_of(stored)["a.int8.s1"].data_location == TensorProto.EXTERNAL
     onnx.save(stored, tmp_path / "packed.onnx")

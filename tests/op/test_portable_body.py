@@ -17,7 +17,7 @@ from op_strategies import draw_routing
 from property_tests import examples
 
 from acm_export.base.errors import OpError
-from acm_export.op import ACTIVATIONS, DOMAIN, INPUTS, VERSION, Signature
+from acm_export.op import ACTIVATIONS, DOMAIN, GLU_INPUTS, INPUTS, VERSION, Signature
 from acm_export.op.body import portable_body
 from acm_export.op.routing import learner_counts
 
@@ -32,7 +32,7 @@ LEADING = st.one_of(
 def cases(draw: st.DrawFn) -> Any:
     """Inputs, signature and opset."""
     n = draw(st.integers(1, 6))
-    signature = Signature(n, draw(st.integers(0, n)), draw(st.sampled_from(ACTIVATIONS)))
+    signature = Signature(n, draw(st.integers(0, n)), draw(st.sampled_from(ACTIVATIONS)), glu=draw(st.booleans()))
     rng = np.random.default_rng(draw(st.integers(0, 2**32)))
     dtype = draw(st.sampled_from([np.float32, np.float16]))
     feeds = random_inputs(rng, draw(LEADING), draw(st.integers(1, 9)), draw(st.integers(1, 7)), signature, dtype)
@@ -51,9 +51,10 @@ def test_the_body_matches_the_float64_loop(case: Any) -> None:
 
 @pytest.mark.parametrize("opset", [17, 18, 19, 20, 21, 22])
 @pytest.mark.parametrize("activation", ACTIVATIONS)
-def test_every_activation_in_every_opset(activation: str, opset: int) -> None:
+@pytest.mark.parametrize("glu", [False, True])
+def test_every_activation_in_every_opset(activation: str, opset: int, glu: bool) -> None:
     for dtype in (np.float32, np.float16):
-        signature = Signature(3, 1, activation)
+        signature = Signature(3, 1, activation, glu=glu)
         feeds = random_inputs(np.random.default_rng(opset), (2, 5), 7, 5, signature, dtype)
         feeds["x"] *= dtype(3)
         y, counts = run_body(feeds, signature, opset)
@@ -61,8 +62,9 @@ def test_every_activation_in_every_opset(activation: str, opset: int) -> None:
 
 
 @pytest.mark.parametrize("minimum", [0, 1, 63, 64])
-def test_sixty_four_learners(minimum: int) -> None:
-    signature = Signature(64, minimum, "gelu")
+@pytest.mark.parametrize("glu", [False, True])
+def test_sixty_four_learners(minimum: int, glu: bool) -> None:
+    signature = Signature(64, minimum, "gelu", glu=glu)
     feeds = random_inputs(np.random.default_rng(minimum), (70,), 5, 2, signature)
     feeds["gate_logits"] = logits_of(np.arange(70) % (65 - minimum) + minimum, signature)
     y, counts = run_body(feeds, signature)
@@ -72,8 +74,9 @@ def test_sixty_four_learners(minimum: int) -> None:
 
 @pytest.mark.parametrize("count", [0, 1, 3, 4])
 @pytest.mark.parametrize("dtype", [np.float32, np.float16])
-def test_all_tokens_with_one_count(count: int, dtype: Any) -> None:
-    signature = Signature(4, 0, "gelu")
+@pytest.mark.parametrize("glu", [False, True])
+def test_all_tokens_with_one_count(count: int, dtype: Any, glu: bool) -> None:
+    signature = Signature(4, 0, "gelu", glu=glu)
     feeds = random_inputs(np.random.default_rng(1), (2, 3), 5, 3, signature, dtype)
     feeds["gate_logits"] = logits_of(np.full((2, 3), count), signature)
     y, counts = run_body(feeds, signature)
@@ -118,11 +121,14 @@ def test_one_session_serves_any_number_of_tokens() -> None:
 
 @pytest.mark.parametrize("bad", [NAN, INF])
 @pytest.mark.parametrize("minimum", [0, 1])
-def test_weights_of_idle_learners_do_not_affect_the_output(bad: float, minimum: int) -> None:
-    signature = Signature(3, minimum, "gelu")
+@pytest.mark.parametrize("glu", [False, True])
+def test_weights_of_idle_learners_do_not_affect_the_output(bad: float, minimum: int, glu: bool) -> None:
+    signature = Signature(3, minimum, "gelu", glu=glu)
     feeds = random_inputs(np.random.default_rng(5), (9,), 4, 3, signature)
     feeds["gate_logits"] = logits_of(np.arange(9) % (4 - minimum) + minimum, signature)
     feeds["w1"][:, 6:], feeds["b1"][6:], feeds["w2"][6:], feeds["b2"][3] = bad, bad, bad, bad
+    if glu:
+        feeds["v1"][:, 6:], feeds["c1"][6:] = bad, bad
     y, counts = run_body(feeds, signature)
     assert np.isfinite(y[counts < 3]).all()
     assert not np.isfinite(y[counts == 3]).any()
@@ -131,8 +137,9 @@ def test_weights_of_idle_learners_do_not_affect_the_output(bad: float, minimum: 
 
 
 @pytest.mark.parametrize("minimum", [0, 2])
-def test_each_learner_processes_only_its_own_tokens(minimum: int, tmp_path: Path) -> None:
-    signature, model_dim, hidden = Signature(4, minimum, "gelu"), 11, 7
+@pytest.mark.parametrize("glu", [False, True])
+def test_each_learner_processes_only_its_own_tokens(minimum: int, glu: bool, tmp_path: Path) -> None:
+    signature, model_dim, hidden = Signature(4, minimum, "gelu", glu=glu), 11, 7
     wanted = [4, 2, 2, 3, 2, 4, 2] if minimum else [4, 0, 1, 3, 0, 4, 0]
     feeds = random_inputs(np.random.default_rng(6), (7,), model_dim, hidden, signature)
     feeds["gate_logits"] = logits_of(wanted, signature)
@@ -143,7 +150,7 @@ def test_each_learner_processes_only_its_own_tokens(minimum: int, tmp_path: Path
         if event["args"].get("op_name") in ("Gemm", "FusedGemm", "MatMul", "FusedMatMul"):
             rows, inner = _shapes(event["args"]["input_type_shape"])[0]
             work += rows * inner * _shapes(event["args"]["output_type_shape"])[0][1]
-    assert work == sum(wanted) * 2 * model_dim * hidden
+    assert work == sum(wanted) * (3 if glu else 2) * model_dim * hidden
 
 
 def _shapes(types: list[dict[str, list[int]]]) -> list[list[int]]:
@@ -152,14 +159,14 @@ def _shapes(types: list[dict[str, list[int]]]) -> list[list[int]]:
 
 def test_one_file_may_have_several_signatures() -> None:
     signatures = [Signature(3, 0, "gelu"), Signature(3, 1, "gelu"), Signature(3, 0, "relu"), Signature(2, 2, "silu")]
+    signatures += [Signature(3, 0, "gelu", glu=True), Signature(2, 2, "silu", glu=True)]
     inputs, outputs, weights, nodes, feeds = [], [], [], [], {}
     for index, signature in enumerate(signatures):
         layer = random_inputs(np.random.default_rng(index), (5,), 4, 3, signature)
         feeds[index] = layer
-        names = tuple(f"{k}{index}" for k in INPUTS)
-        nodes.append(op_node(signature, names, (f"y{index}", f"counts{index}")))
+        nodes.append(op_node(signature, str(index)))
         inputs += [helper.make_tensor_value_info(f"{name}{index}", 1, layer[name].shape) for name in INPUTS[:2]]
-        weights += [numpy_helper.from_array(layer[name], f"{name}{index}") for name in INPUTS[2:]]
+        weights += [numpy_helper.from_array(layer[name], f"{name}{index}") for name in signature.inputs[2:]]
         outputs += [helper.make_tensor_value_info(f"y{index}", 1, [5, 4])]
         outputs += [helper.make_tensor_value_info(f"counts{index}", 6, [5])]
     model = helper.make_model(
@@ -176,16 +183,22 @@ def test_one_file_may_have_several_signatures() -> None:
 
 
 @pytest.mark.parametrize("minimum", [0, 1, 3])
-def test_the_body_is_a_function_of_standard_operators(minimum: int) -> None:
-    body = portable_body(Signature(3, minimum, "gelu"), 20)
-    assert (body.domain, body.name, body.overload) == (DOMAIN, f"GatedLearners_n3_min{minimum}_gelu", "")
+@pytest.mark.parametrize(
+    ("glu", "name", "inputs"), [(False, "GatedLearners", INPUTS), (True, "GLUGatedLearners", GLU_INPUTS)]
+)
+def test_the_body_is_a_function_of_standard_operators(
+    minimum: int, glu: bool, name: str, inputs: tuple[str, ...]
+) -> None:
+    body = portable_body(Signature(3, minimum, "gelu", glu=glu), 20)
+    assert (body.domain, body.name, body.overload) == (DOMAIN, f"{name}_n3_min{minimum}_gelu", "")
     assert {node.domain for node in body.node} == {""}
     assert [entry.version for entry in body.opset_import] == [20]
-    assert tuple(body.input) == INPUTS
+    assert tuple(body.input) == inputs
 
 
 def test_bodies_of_different_signatures_have_different_names() -> None:
-    signatures = [Signature(n, m, a) for n in range(1, 5) for m in range(n + 1) for a in ACTIVATIONS]
+    kinds = [(n, m, a) for n in range(1, 5) for m in range(n + 1) for a in ACTIVATIONS]
+    signatures = [Signature(*kind, glu=glu) for kind in kinds for glu in (False, True)]
     assert len({portable_body(s, 20).name for s in signatures}) == len(signatures)
 
 

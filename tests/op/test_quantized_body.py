@@ -43,7 +43,8 @@ def cases(draw: st.DrawFn) -> Any:
     """Inputs, signature and opset."""
     n = draw(st.integers(1, 6))
     activation = draw(st.sampled_from(ACTIVATIONS))
-    signature = QuantizedSignature(n, draw(st.integers(0, n)), activation, dynamic=draw(st.integers(0, 1)))
+    dynamic, glu = draw(st.integers(0, 1)), draw(st.booleans())
+    signature = QuantizedSignature(n, draw(st.integers(0, n)), activation, dynamic, glu=glu)
     rng = np.random.default_rng(draw(st.integers(0, 2**32)))
     dtype = draw(st.sampled_from([np.float32, np.float16]))
     feeds = random_quantized_inputs(
@@ -70,8 +71,9 @@ def test_taps_do_not_change_the_output(case: Any) -> None:
 
 @pytest.mark.parametrize("dynamic", [0, 1])
 @pytest.mark.parametrize("minimum", [0, 2, 4])
-def test_the_body_computes_what_the_reference_computes(minimum: int, dynamic: int) -> None:
-    signature = QuantizedSignature(4, minimum, "gelu", dynamic)
+@pytest.mark.parametrize("glu", [False, True])
+def test_the_body_computes_what_the_reference_computes(minimum: int, dynamic: int, glu: bool) -> None:
+    signature = QuantizedSignature(4, minimum, "gelu", dynamic, glu=glu)
     feeds = random_quantized_inputs(np.random.default_rng(minimum), (3, 17), 96, 48, signature)
     ran = run(feeds, signature)
     assert_close_to_loop(ran["y"], ran["counts"], feeds, signature, steps=4)
@@ -135,21 +137,23 @@ def test_exact_halves_round_to_even_after_one_multiplication() -> None:
 
 @pytest.mark.parametrize("activation", ACTIVATIONS)
 @pytest.mark.parametrize("minimum", [0, 1, 4])
-def test_every_product_runs_in_the_fused_int8_kernel(minimum: int, activation: str, tmp_path: Path) -> None:
+@pytest.mark.parametrize("glu", [False, True])
+def test_every_product_runs_in_the_fused_int8_kernel(minimum: int, glu: bool, activation: str, tmp_path: Path) -> None:
     """One kernel per product, bias and scale included, and no product in float or in a slow integer kernel."""
-    signature = QuantizedSignature(4, minimum, activation)
+    signature = QuantizedSignature(4, minimum, activation, glu=glu)
     kernels = optimized_kernels(signature, tmp_path)
     gated = 4 - minimum
-    assert kernels["MatMulIntegerToFloat"] == 4 + gated + (minimum > 0)
+    assert kernels["MatMulIntegerToFloat"] == 4 + 4 * glu + gated + (minimum > 0)
     assert not {"MatMulInteger", "MatMul", "Gemm", "QGemm", "DequantizeLinear", "BiasGelu"} & kernels.keys()
     assert kernels["QuantizeLinear"] == 1 + 4
-    assert kernels["Mul"] == 1 + 4 * (activation == "silu" and "QuickGelu" not in kernels)
+    assert kernels["Mul"] == 1 + 4 * (activation == "silu" and "QuickGelu" not in kernels) + 4 * glu
 
 
 @pytest.mark.parametrize("minimum", [0, 4])
-def test_dynamic_products_also_run_in_the_fused_kernel(minimum: int, tmp_path: Path) -> None:
-    kernels = optimized_kernels(QuantizedSignature(4, minimum, "gelu", dynamic=1), tmp_path)
-    assert kernels["MatMulIntegerToFloat"] == 8
+@pytest.mark.parametrize("glu", [False, True])
+def test_dynamic_products_also_run_in_the_fused_kernel(minimum: int, glu: bool, tmp_path: Path) -> None:
+    kernels = optimized_kernels(QuantizedSignature(4, minimum, "gelu", dynamic=1, glu=glu), tmp_path)
+    assert kernels["MatMulIntegerToFloat"] == 8 + 4 * glu
     assert not {"MatMulInteger", "MatMul", "Gemm", "BiasGelu"} & kernels.keys()
 
 

@@ -10,10 +10,11 @@ from onnx import TensorProto, helper
 
 from acm_export.base.errors import OpError
 from acm_export.op import DOMAIN, QUANTIZED_INPUTS, QUANTIZED_NAME, VERSION, QuantizedSignature
-from acm_export.op.quantized_signature import FLOAT32_INPUTS, INT8_INPUTS, MAX_SUM
-from acm_export.op.schema import infer_quantized_shapes, register
+from acm_export.op.quantized_signature import INT8_INPUTS, MAX_SUM
+from acm_export.op.schema import infer_shapes, register
 
 N, MIN, D, H = 3, 1, 8, 5
+FLOAT32_INPUTS = ("gate_logits", "thresholds", "x_mult", "s1", "b1", "h_mult", "s2", "b2")
 SHAPES: dict[str, Any] = {
     "x": ["batch", 7, D],
     "gate_logits": ["batch", 7, N - MIN + 1],
@@ -101,10 +102,10 @@ def test_sums_that_could_overflow_are_refused() -> None:
     shapes = {"w1": [4, MAX_SUM + 1], "w2": [MAX_SUM + 1, 4]}
     given = [shapes.get(name) for name in QUANTIZED_INPUTS]
     with pytest.raises(OpError, match=r"N\*h is 130001; int32 sums of int8 products allow at most 130000"):
-        infer_quantized_shapes(given, signature)
+        infer_shapes(given, signature)
     shapes = {"w1": [MAX_SUM + 1, 4]}
     with pytest.raises(OpError, match="D is 130001"):
-        infer_quantized_shapes([shapes.get(name) for name in QUANTIZED_INPUTS], signature)
+        infer_shapes([shapes.get(name) for name in QUANTIZED_INPUTS], signature)
 
 
 @pytest.mark.parametrize(("dynamic", "ok"), [(0, True), (1, True), (2, False)])

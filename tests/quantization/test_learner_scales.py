@@ -11,7 +11,8 @@ from acm_export.op import ACTIVATIONS, QuantizedSignature, Signature
 from acm_export.op.quantized_reference import quantized_gated_learners
 from acm_export.op.reference import gated_learners
 from acm_export.op.routing import learner_counts
-from acm_export.quantization.learner_scales import FloatLearners, LayerResult, dynamic_learners, static_learners
+from acm_export.quantization.float_learners import FloatLearners
+from acm_export.quantization.learner_scales import LayerResult, dynamic_learners, static_learners
 from acm_export.quantization.observed import Observed
 from acm_export.quantization.options import Options
 
@@ -34,6 +35,10 @@ class Case:
             (rng.standard_normal((n * H, D)) * H**-0.5).astype(np.float32),
             rng.standard_normal((n + 1, D)).astype(np.float32),
         )
+        if signature.glu:
+            v1 = (rng.standard_normal((D, n * H)) * D**-0.5).astype(np.float32)
+            v1[3] /= outlier
+            self.weights = replace(self.weights, v1=v1, c1=rng.standard_normal(n * H).astype(np.float32))
         self.weights.w1[3] /= outlier
         self.logits = rng.standard_normal((tokens, signature.num_choices)).astype(np.float32)
         self.thresholds = np.zeros(n, np.float32)
@@ -44,14 +49,14 @@ class Case:
         return Observed(np.abs(self.x).max(0), self.x, counts)
 
     def exact(self) -> np.ndarray:
-        weights = vars(self.weights).values()
-        y, _ = gated_learners(self.x, self.logits, self.thresholds, *weights, self.signature)
+        weights = vars(self.weights)
+        y, _ = gated_learners(self.x, self.logits, self.thresholds, **weights, signature=self.signature)
         return np.asarray(y)
 
     def int8(self, result: LayerResult, dynamic: int) -> np.ndarray:
         signature = QuantizedSignature(**vars(self.signature), dynamic=dynamic)
-        weights = vars(result.learners).values()
-        y, _ = quantized_gated_learners(self.x, self.logits, self.thresholds, *weights, signature)
+        weights = result.learners.inputs
+        y, _ = quantized_gated_learners(self.x, self.logits, self.thresholds, **weights, signature=signature)
         return y
 
 
@@ -65,6 +70,9 @@ SIGNATURES = [
     Signature(1, 0, "silu"),
     Signature(1, 1, "gelu_tanh"),
     Signature(3, 3, "identity"),
+    Signature(4, 0, "silu", glu=True),
+    Signature(3, 1, "gelu", glu=True),
+    Signature(2, 2, "identity", glu=True),
 ]
 
 
@@ -80,8 +88,9 @@ def test_int8_learners_compute_nearly_the_same(signature: Signature, options: Op
 
 
 @pytest.mark.parametrize("activation", ACTIVATIONS)
-def test_the_reported_error_is_that_of_the_operator(activation: str) -> None:
-    case = Case(Signature(3, 0, activation))
+@pytest.mark.parametrize("glu", [False, True])
+def test_the_reported_error_is_that_of_the_operator(activation: str, glu: bool) -> None:
+    case = Case(Signature(3, 0, activation, glu=glu))
     bias = case.weights.b2[case.seen.counts]
     exact = case.exact() - bias
     for options, make in ((STATIC, static_learners), (DYNAMIC, dynamic_learners)):
@@ -108,6 +117,16 @@ def test_zero_points_are_folded_into_the_biases() -> None:
 
 def test_migration_helps_with_outlier_channels() -> None:
     case = Case(Signature(2, 0, "gelu"), outlier=100.0)
+
+    errors = [static_learners(case.weights, case.signature, case.seen, Options(migration=a)).error for a in (0, 0.8)]
+
+    assert errors[1] < errors[0] / 10
+
+
+def test_migration_evens_out_the_hidden_products_of_a_glu() -> None:
+    case = Case(Signature(2, 0, "silu", glu=True), outlier=1.0)
+    case.weights.v1[:, 4::H] *= 100
+    case.weights.w2[4::H] /= 100
 
     errors = [static_learners(case.weights, case.signature, case.seen, Options(migration=a)).error for a in (0, 0.8)]
 

@@ -11,7 +11,7 @@ import torch
 import transformers
 from exported_files import session
 from onnx import TensorProto, numpy_helper
-from tiny_families import interface
+from tiny_families import install_sites, interface, sites_of
 from tiny_models import randomize
 
 import acm_export as acm
@@ -22,7 +22,6 @@ from acm_export.modules import ACMSpec
 from acm_export.quantization.dial import DialSetting, dial_settings
 from acm_export.quantization.session import ObservingSession
 from acm_export.quantization.statistics import SAMPLED_TOKENS, Statistics
-from acm_export.surgery import FAMILIES, install_acm_layers
 from acm_export.surgery.examples import example_inputs
 
 if TYPE_CHECKING:
@@ -51,7 +50,7 @@ def bert(tmp_path_factory: pytest.TempPathFactory) -> Path:
         for parameter in model.parameters():
             if parameter.ndim == 2:
                 parameter.normal_(std=parameter.shape[1] ** -0.5)
-    install_acm_layers(model, FAMILIES["bert"], {LAYER: ACMSpec(WIDTH, 4, 32)})
+    install_sites(model, {site: ACMSpec(WIDTH, 4, 32) for site in sites_of(model)})
     randomize(model)
     path = tmp_path_factory.mktemp("bert") / "m.onnx"
     how = interface(model)

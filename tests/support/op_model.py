@@ -9,7 +9,7 @@ import onnx
 import onnxruntime
 from onnx import TensorProto, helper, numpy_helper
 
-from acm_export.op import DOMAIN, INPUTS, VERSION, Signature
+from acm_export.op import DOMAIN, OUTPUTS, VERSION, Signature
 from acm_export.op.body import portable_body
 from acm_export.op.reference import gated_learners
 from acm_export.op.schema import register
@@ -30,7 +30,7 @@ def random_inputs(
     dtype: Any = np.float32,
 ) -> Feeds:
     """Draw inputs of the op by name: thresholds 0, the rest normal and scaled to keep y near 1."""
-    n = signature.num_learners
+    scales = {"w1": dtype(model_dim**-0.5), "v1": dtype(model_dim**-0.5), "w2": dtype(hidden**-0.5)}
 
     def values(*shape: int) -> np.ndarray[Any, Any]:
         return rng.standard_normal(shape).astype(np.float32).astype(dtype)
@@ -38,11 +38,11 @@ def random_inputs(
     return {
         "x": values(*leading, model_dim),
         "gate_logits": rng.standard_normal((*leading, signature.num_choices)).astype(np.float32),
-        "thresholds": np.zeros(n, np.float32),
-        "w1": values(model_dim, n * hidden) * dtype(model_dim**-0.5),
-        "b1": values(n * hidden),
-        "w2": values(n * hidden, model_dim) * dtype(hidden**-0.5),
-        "b2": values(n + 1, model_dim),
+        "thresholds": np.zeros(signature.num_learners, np.float32),
+        **{
+            name: values(*shape) * scales.get(name, dtype(1))
+            for name, shape in signature.weight_shapes(model_dim, hidden).items()
+        },
     }
 
 
@@ -52,12 +52,12 @@ def logits_of(counts: Any, signature: Signature) -> np.ndarray[Any, Any]:
     return (np.asarray(counts)[..., None] == choices).astype(np.float32)
 
 
-def op_node(signature: Signature, inputs: tuple[str, ...] = INPUTS, outputs: tuple[str, ...] = ("y", "counts")) -> Any:
-    """Make a GatedLearners node as an export writes it."""
+def op_node(signature: Signature, suffix: str = "") -> Any:
+    """Make a node as an export writes it; ``suffix`` is appended to the names of its inputs and outputs."""
     return helper.make_node(
         signature.function_name,
-        list(inputs),
-        list(outputs),
+        [name + suffix for name in signature.inputs],
+        [name + suffix for name in OUTPUTS],
         domain=DOMAIN,
         num_learners=signature.num_learners,
         min_learners=signature.min_learners,
@@ -70,7 +70,7 @@ def op_node(signature: Signature, inputs: tuple[str, ...] = INPUTS, outputs: tup
 def one_node_model(feeds: Feeds, signature: Signature, opset: int = 20, *, constants: bool = True) -> onnx.ModelProto:
     """Make a model of the op alone with its portable body; weights are initializers, as exported, or inputs."""
     register()
-    free = ("x", "gate_logits") if constants else INPUTS
+    free = ("x", "gate_logits") if constants else signature.inputs
     element = helper.np_dtype_to_tensor_dtype(feeds["x"].dtype)
     inputs = [
         helper.make_tensor_value_info(k, helper.np_dtype_to_tensor_dtype(feeds[k].dtype), [None] * feeds[k].ndim)
@@ -80,7 +80,7 @@ def one_node_model(feeds: Feeds, signature: Signature, opset: int = 20, *, const
         helper.make_tensor_value_info("y", element, [None] * feeds["x"].ndim),
         helper.make_tensor_value_info("counts", TensorProto.INT32, [None] * (feeds["x"].ndim - 1)),
     ]
-    weights = [numpy_helper.from_array(feeds[k], k) for k in INPUTS if k not in free]
+    weights = [numpy_helper.from_array(feeds[k], k) for k in signature.inputs if k not in free]
     graph = helper.make_graph([op_node(signature)], "op", inputs, outputs, weights)
     return helper.make_model(
         graph,

@@ -8,7 +8,7 @@ import numpy as np
 import onnx
 from onnx import TensorProto, helper, numpy_helper
 
-from acm_export.op import DOMAIN, QUANTIZED_INPUTS, VERSION, QuantizedSignature
+from acm_export.op import DOMAIN, VERSION, QuantizedSignature
 from acm_export.op.quantized_body import quantized_body, tap_names
 from acm_export.op.quantized_reference import quantized_gated_learners
 from acm_export.op.reference import activate
@@ -40,7 +40,12 @@ def random_quantized_inputs(
         return rng.integers(-127, 128, shape).astype(np.int8)
 
     dynamic = signature.dynamic
-    return {
+    glu = {
+        "v1": int8(model_dim, n * hidden),
+        "t1": np.exp(normal(n * hidden) / 3) * np.float32((1 if dynamic else 2) * model_dim**-0.5 / (50 * 70)),
+        "c1": normal(n * hidden) / 4,
+    }
+    feeds = {
         "x": normal(*leading, model_dim).astype(dtype),
         "gate_logits": normal(*leading, signature.num_choices),
         "thresholds": np.zeros(n, np.float32),
@@ -54,6 +59,7 @@ def random_quantized_inputs(
         "s2": np.exp(normal(model_dim) / 3) * np.float32(1e-4),
         "b2": normal(n + 1, model_dim),
     }
+    return {name: (feeds | glu)[name] for name in signature.inputs}
 
 
 def quantized_model(
@@ -61,17 +67,16 @@ def quantized_model(
 ) -> onnx.ModelProto:
     """Make a model of the op alone with its portable body; weights are initializers, as exported, or inputs."""
     register()
-    free = ("x", "gate_logits") if constants else QUANTIZED_INPUTS
+    free = ("x", "gate_logits") if constants else signature.inputs
     more = tap_names(signature) if taps else []
-    node = helper.make_node(
-        signature.function_name, list(QUANTIZED_INPUTS), ["y", "counts", *more], domain=DOMAIN, **vars(signature)
-    )
+    inputs, attributes = list(signature.inputs), signature.attributes
+    node = helper.make_node(signature.function_name, inputs, ["y", "counts", *more], domain=DOMAIN, **attributes)
     kinds = {name: helper.np_dtype_to_tensor_dtype(value.dtype) for name, value in feeds.items()}
-    inputs = [helper.make_tensor_value_info(k, kinds[k], [None] * feeds[k].ndim) for k in free]
+    values = [helper.make_tensor_value_info(k, kinds[k], [None] * feeds[k].ndim) for k in free]
     types = {"y": kinds["x"], "counts": TensorProto.INT32, "order": TensorProto.INT64}
     outputs = [helper.make_tensor_value_info(k, types.get(k, TensorProto.UINT8), None) for k in ("y", "counts", *more)]
-    weights = [numpy_helper.from_array(feeds[k], k) for k in QUANTIZED_INPUTS if k not in free]
-    graph = helper.make_graph([node], "op", inputs, outputs, weights)
+    weights = [numpy_helper.from_array(feeds[k], k) for k in signature.inputs if k not in free]
+    graph = helper.make_graph([node], "op", values, outputs, weights)
     return helper.make_model(
         graph,
         ir_version=10,
@@ -123,16 +128,22 @@ def _assert_token(
         part = slice((n - 1) * h, n * h)
         u = (q @ feeds["w1"][:, part].astype(np.int64)) * factor * feeds["s1"][part].astype(np.float64)
         active = activate(signature.activation, u + feeds["b1"][part])
+        reach = max(1.0, float(np.abs(u).max()))
+        if signature.glu:
+            sums = q @ feeds["v1"][:, part].astype(np.int64)
+            values = sums * factor * feeds["t1"][part].astype(np.float64) + feeds["c1"][part]
+            active = active * values
+            reach *= 2 * max(1.0, float(np.abs(values).max()))
         (place,) = np.flatnonzero(tokens[n] == token)
         qh = ran[f"hidden_{n}"][place].astype(np.int64) - 128
         mult, zero, back = float(feeds["h_mult"][n - 1]), int(feeds["h_zero"][n - 1]), 1.0
         if signature.dynamic:
-            reach = max(float(np.abs(active).max()), 1e-30)
-            mult, zero, back = 127 / reach, 0, reach / 127
+            largest = max(float(np.abs(active).max()), 1e-30)
+            mult, zero, back = 127 / largest, 0, largest / 127
         exact = np.clip(np.rint(active * mult) + zero, -128, 127)
         if np.isfinite(x).all():
             # float32 activations are wrong by a few 1e-7 of their argument, which counts if all of them are tiny
-            steps = 1 + mult * 2e-6 * max(1.0, float(np.abs(u).max())) * signature.dynamic
+            steps = 1 + mult * 2e-6 * reach * signature.dynamic
             assert np.abs(qh - exact).max(initial=0) <= steps
         term = back * (qh @ feeds["w2"][part].astype(np.int64)) * feeds["s2"]
         total += term

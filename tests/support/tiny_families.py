@@ -9,10 +9,19 @@ import transformers
 from tiny_models import randomize
 from transformers.models.whisper.modeling_whisper import WhisperEncoder
 
-from acm_export.surgery import FAMILIES, install_acm_layers, select_sites, spec_for
+from acm_export.surgery import (
+    PlacedLayer,
+    family_of,
+    find_sites,
+    install_acm_layers,
+    interface_of,
+    select_sites,
+    spec_for,
+)
 
 if TYPE_CHECKING:
-    from acm_export.surgery import ModelFamily, ModelInterface
+    from acm_export.modules import ACMSpec
+    from acm_export.surgery import ModelFamily, ModelInterface, Site
 
 _IMAGES = {"image_size": 8, "patch_size": 4, "num_channels": 1, "num_labels": 5}
 _SIZES = {"hidden_size": 12, "num_hidden_layers": 2, "num_attention_heads": 3, "intermediate_size": 24}
@@ -81,12 +90,12 @@ MAKE = {
 
 def family(model: Any) -> ModelFamily:
     """Return the family of a model."""
-    return FAMILIES[model.config.model_type]
+    return family_of(model.config.model_type)
 
 
 def interface(model: Any) -> ModelInterface:
     """Return how to run a model."""
-    return family(model).interface(model)
+    return interface_of(model)
 
 
 def dense_model(name: str) -> Any:
@@ -104,9 +113,18 @@ def dense_model(name: str) -> Any:
 def acm_model(name: str, sites: str = "ffn,o_proj", *, projections: int = 4) -> Any:
     """Make the model with learners at some sites, four or ``projections``; gates spread tokens over all counts."""
     model = dense_model(name)
-    ffn = {site.place for site in select_sites(model, family(model), "ffn")}
-    chosen = select_sites(model, family(model), sites)
-    specs = {site.place: spec_for(site, 4 if site.place in ffn else projections) for site in chosen}
-    install_acm_layers(model, family(model), specs)
+    chosen = sites_of(model, sites)
+    install_sites(model, {site: spec_for(site, 4 if site.kind == "ffn" else projections) for site in chosen})
     randomize(model)
     return model
+
+
+def sites_of(model: Any, sites: str = "ffn") -> tuple[Site, ...]:
+    """Find and select sites of a model."""
+    return select_sites(find_sites(model, interface(model)), sites)
+
+
+def install_sites(model: Any, specs: dict[Site, ACMSpec]) -> None:
+    """Install ACM layers at sites."""
+    layers = {site.place: PlacedLayer(spec, site.emptied) for site, spec in specs.items()}
+    install_acm_layers(model, interface(model), layers)

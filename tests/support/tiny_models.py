@@ -9,7 +9,7 @@ import transformers
 from torch import nn
 
 from acm_export.modules import ACMLayer, ACMSpec, acm_layers
-from acm_export.surgery import FAMILIES, install_acm_layers
+from acm_export.surgery import PlacedLayer, install_acm_layers, interface_of
 
 VIT_SPECS = {
     "vit.layers.0.mlp": ACMSpec(12, 4, 6),
@@ -36,9 +36,15 @@ def tiny_vit(specs: dict[str, ACMSpec] | None = None, **config: Any) -> Any:
         for name, parameter in model.named_parameters():
             if parameter.ndim > 1:
                 parameter.normal_(std=1.0 if "embeddings" in name else 12**-0.5)
-    install_acm_layers(model, FAMILIES["vit"], VIT_SPECS if specs is None else specs)
+    install_specs(model, VIT_SPECS if specs is None else specs)
     randomize(model)
     return model.eval()
+
+
+def install_specs(model: Any, specs: dict[str, ACMSpec]) -> None:
+    """Install ACM layers at places that need no emptied modules."""
+    interface = interface_of(model)
+    install_acm_layers(model, interface, {name: PlacedLayer(spec) for name, spec in specs.items()})
 
 
 def randomize(model: nn.Module) -> None:

@@ -11,7 +11,7 @@ import torch
 import transformers
 from exported_files import run
 from safetensors.torch import load_file, save_file
-from tiny_families import MAKE, acm_model, dense_model, family, interface, whisper_config
+from tiny_families import MAKE, acm_model, dense_model, install_sites, interface, sites_of, whisper_config
 
 from acm_export.base.errors import AcmWarning, CheckpointError, UsageError
 from acm_export.calibration.calibrate import calibrate
@@ -22,7 +22,7 @@ from acm_export.onnx_file.inspection import stored_thresholds
 from acm_export.onnx_file.model_file import read_model
 from acm_export.onnx_file.set_budget import set_budget
 from acm_export.runtimes.session import TappedSession
-from acm_export.surgery import install_acm_layers, model_flops, select_sites, spec_for
+from acm_export.surgery import model_flops, spec_for
 from acm_export.verification.file import verify
 from acm_export.verification.measurement import Accumulator
 
@@ -88,7 +88,7 @@ def exported(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFa
 def test_the_file_records_the_flops_of_the_model(exported: Any) -> None:
     model, result, _ = exported
     one = {name: value[:1] for name, value in example_inputs(interface(model)).items()}
-    manifest, flops = result.manifest, model_flops(model, family(model), one)
+    manifest, flops = result.manifest, model_flops(model, one)
     assert manifest.rest_flops == flops.rest + flops.attention_core + flops.dense_sites
     assert (manifest.all_learners_flops, manifest.fixed_flops) == (flops.learners, flops.total - flops.learners)
     assert manifest.model_flops(0.5) == flops.at(0.5)
@@ -187,8 +187,7 @@ def test_a_parameter_that_only_training_uses_may_be_missing(name: str, tmp_path:
 @pytest.mark.parametrize("name", ["bert", "deit base"])
 def test_an_acm_model_without_a_pooler_loads_as_saved(name: str, tmp_path: Path) -> None:
     base = type(dense_model(name))(dense_model(name).config, add_pooling_layer=False).eval()
-    specs = {site.place: spec_for(site, 4) for site in select_sites(base, family(base))}
-    install_acm_layers(base, family(base), specs)
+    install_sites(base, {site: spec_for(site, 4) for site in sites_of(base)})
     save_checkpoint(base, tmp_path / "acm", source={})
     loaded = load_checkpoint(tmp_path / "acm").model
     assert loaded.pooler is None

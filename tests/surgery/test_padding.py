@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 import torch
 from exported_files import run
-from tiny_families import acm_model, dense_model, family, interface
+from tiny_families import acm_model, dense_model, install_sites, interface, sites_of
 from tiny_models import randomize
 
 from acm_export.calibration.evaluator import Evaluator
@@ -19,7 +19,7 @@ from acm_export.exporter import example_inputs, export
 from acm_export.modules import acm_layers
 from acm_export.modules.wrapper import Exportable
 from acm_export.runtimes.session import TappedSession
-from acm_export.surgery import install_acm_layers, select_sites, spec_for
+from acm_export.surgery import spec_for
 from acm_export.verification.compare import verify_model
 
 if TYPE_CHECKING:
@@ -50,9 +50,8 @@ def case(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactor
     """A model whose first layer always runs one learner, and its file with counts."""
     torch.manual_seed(0)
     model = dense_model(request.param)
-    sites = select_sites(model, family(model), "ffn,qkvo")
-    specs = {s.place: spec_for(s, 4, min_learners=int(".0." in s.place)) for s in sites}
-    install_acm_layers(model, family(model), specs)
+    sites = sites_of(model, "ffn,qkvo")
+    install_sites(model, {s: spec_for(s, 4, min_learners=int(".0." in s.place)) for s in sites})
     randomize(model)
     path = tmp_path_factory.mktemp("padding") / "m.onnx"
     axes = interface(model).dynamic_axes()

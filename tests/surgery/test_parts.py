@@ -31,6 +31,7 @@ SEQUENCE_MODELS = ("whisper", "t5", "bart")
         ("t5", ("whole", "encoder", "decoder")),
         ("clip", ("whole", "vision", "text")),
         ("siglip", ("whole", "vision", "text")),
+        ("detr", ("whole",)),  # its queries are weights
         ("bert", ("whole",)),
         ("llama", ("whole",)),
     ],

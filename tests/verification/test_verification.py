@@ -221,7 +221,7 @@ def test_a_model_with_different_layers_inputs_or_outputs_is_refused(change: str,
         model.exportable.module.append(nn.Linear(6, 5))
     with pytest.raises(VerificationError) as refused:
         verify_model(model.path, model.exportable, inputs)
-    assert {"layers": "(6, 4, 15, 0, 'gelu')", "inputs": "other", "outputs": "5"}[change] in str(refused.value)
+    assert {"layers": "(6, 4, 15, 0, 'gelu', False)", "inputs": "other", "outputs": "5"}[change] in str(refused.value)
 
 
 def test_a_file_is_compared_with_its_own_checkpoint(tmp_path: Path) -> None:

@@ -11,6 +11,7 @@ import pytest
 import torch
 from onnx import TensorProto, helper, numpy_helper
 from quantized_files import int8_inputs, quantize_file
+from quantized_op import random_quantized_inputs
 from torch import nn
 
 from acm_export.exporter import export
@@ -18,7 +19,7 @@ from acm_export.modules import ACMLayer, ACMSpec, acm_layers
 from acm_export.modules.wrapper import Exportable
 from acm_export.onnx_file.manifest import LayerEntry, Manifest, Setting, Source
 from acm_export.onnx_file.quantization_record import Quantization
-from acm_export.op import DOMAIN, QUANTIZED_INPUTS, QuantizedSignature
+from acm_export.op import DOMAIN, QuantizedSignature
 from acm_export.op.quantized_body import quantized_body
 from acm_export.report.verification import verification_table
 from acm_export.runtimes.onnx_runtime import CpuSession
@@ -168,7 +169,7 @@ def layer_model(
     model_dim, hidden, learners = 7, 5, signature.num_learners
     entry = LayerEntry(
         "l", model_dim, learners, hidden, signature.min_learners, signature.activation, 1, 1, 1,
-        "dynamic" if signature.dynamic else "static",
+        "dynamic" if signature.dynamic else "static", signature.glu,
     )  # fmt: skip
     shapes = ((model_dim, learners * hidden), (learners * hidden,), (learners * hidden, model_dim), (learners + 1, 7))
     floats = [rng.standard_normal(shape) for shape in shapes]
@@ -177,6 +178,9 @@ def layer_model(
     logits = rng.standard_normal((*leading, signature.num_choices)).astype(np.float32)
     sample = rng.standard_normal((50, model_dim))
     constants = int8_inputs(entry, sample, floats, dynamic=bool(signature.dynamic))
+    if signature.glu:
+        drawn = random_quantized_inputs(rng, leading, model_dim, hidden, signature)
+        constants = {name: drawn[name] for name in signature.inputs[3:]}
     if x.size > 14:
         x.reshape(-1, model_dim)[0, 2] = NAN
         x.reshape(-1, model_dim)[1] *= 50  # clamped
@@ -184,7 +188,7 @@ def layer_model(
     feeds = {"x": x, "gate_logits": logits}
     kinds = [helper.np_dtype_to_tensor_dtype(value.dtype) for value in feeds.values()]
     name = signature.function_name
-    node = helper.make_node(name, QUANTIZED_INPUTS, ["y", "counts/l"], "l", domain=DOMAIN, **vars(signature))
+    node = helper.make_node(name, signature.inputs, ["y", "counts/l"], "l", domain=DOMAIN, **signature.attributes)
     graph = helper.make_graph(
         [node],
         "g",
@@ -210,11 +214,13 @@ def layer_model(
 @pytest.mark.parametrize(
     "signature", [(4, 0, "gelu"), (3, 1, "silu"), (2, 2, "relu"), (1, 0, "identity"), (1, 1, "gelu_tanh")], ids=str
 )
+@pytest.mark.parametrize("glu", [False, True])
 def test_the_portable_body_is_exact_for_every_signature(
-    signature: tuple[int, int, str], leading: tuple[int, ...], dynamic: int, tmp_path: Path
+    signature: tuple[int, int, str], leading: tuple[int, ...], dynamic: int, glu: bool, tmp_path: Path
 ) -> None:
     dtype = np.float16 if signature[0] == 3 else np.float32
-    model, manifest, feeds = layer_model(QuantizedSignature(*signature, dynamic), leading, len(leading), dtype)
+    made = QuantizedSignature(*signature, dynamic, glu=glu)
+    model, manifest, feeds = layer_model(made, leading, len(leading), dtype)
     check = IntegerCheck(model, manifest, tmp_path)
     opened = CpuSession(model, tmp_path)
     for tau in (0.0, -INF, INF, NAN):
@@ -223,6 +229,23 @@ def test_the_portable_body_is_exact_for_every_signature(
         (found,) = check.check(feeds | ran, {"l": thresholds})
         assert found.failure is None
         assert found.tokens == (np.prod(leading) if leading != (4, 300) else 400)  # every third
+
+
+@pytest.mark.parametrize("dynamic", [0, 1])
+@pytest.mark.parametrize("name", ["v1", "t1", "c1"])
+def test_a_body_that_ignores_the_multiplied_branch_is_found(name: str, dynamic: int, tmp_path: Path) -> None:
+    """The file multiplies by other values than those that the definition gives for its weights."""
+    model, manifest, feeds = layer_model(QuantizedSignature(3, 1, "silu", dynamic, glu=True), (40,), 3)
+    check = IntegerCheck(model, manifest, tmp_path)
+    other = onnx.ModelProto()
+    other.CopyFrom(model)
+    tensor = next(t for t in other.graph.initializer if t.name == name)
+    values = numpy_helper.to_array(tensor)
+    tensor.CopyFrom(numpy_helper.from_array(values + 1 if name == "c1" else np.negative(values), name))
+    thresholds = np.full(3, -INF, np.float32)
+    ran = CpuSession(other, tmp_path).run(feeds | {"thresholds": thresholds})
+    (found,) = check.check(feeds | ran, {"l": thresholds})
+    assert "has an output that is off by" in str(found.failure)
 
 
 def test_other_thresholds_contradict_the_counts(tmp_path: Path) -> None:

@@ -17,7 +17,7 @@ from onnx import TensorProto, numpy_helper
 
 from acm_export.base.errors import ExportError
 from acm_export.onnx_file.model_file import tensor_values
-from acm_export.op.quantized_signature import INT8_INPUTS, QUANTIZED_INPUTS, QUANTIZED_NAME, operator_of
+from acm_export.op.quantized_signature import INT8_INPUTS, INT8_OPERATORS, OPERATORS, operator_of
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Collection, Iterable, Iterator
@@ -102,8 +102,8 @@ def unpack_int8(graph: GraphProto, layers: Iterable[LayerEntry], folder: Path | 
 
 def int8_shapes(layer: LayerEntry) -> dict[str, tuple[int, ...]]:
     """Shapes of the int8 inputs of a layer (docs/op.md)."""
-    width = layer.num_learners * layer.hidden_dim
-    return {"w1": (layer.model_dim, width), "h_zero": (layer.num_learners,), "w2": (width, layer.model_dim)}
+    shapes = layer.signature.weight_shapes(layer.model_dim, layer.hidden_dim)
+    return {name: shape for name, shape in shapes.items() if name in INT8_INPUTS}
 
 
 def packed_size(size: int) -> int:
@@ -115,9 +115,11 @@ def _int8_inputs(graph: GraphProto) -> Iterator[tuple[NodeProto, str, TensorProt
     """Each node of the int8 operator, with the name of an int8 input in docs/op.md and its initializer."""
     initializers = {tensor.name: tensor for tensor in graph.initializer}
     for node in graph.node:
-        if operator_of(node.op_type) == QUANTIZED_NAME:
-            for name in INT8_INPUTS:
-                value = node.input[QUANTIZED_INPUTS.index(name)]
+        operator = operator_of(node.op_type)
+        if operator not in INT8_OPERATORS:
+            continue
+        for name, value in zip(OPERATORS[operator], node.input, strict=False):
+            if name in INT8_INPUTS:
                 if value not in initializers:
                     raise ExportError(
                         f"{name} of layer {node.name} ({value}) is not an initializer",

@@ -80,13 +80,17 @@ class GraphEdit:
         self._described.append(helper.make_tensor_value_info(value, element, shape))
 
     def apply(self) -> None:
-        """Make the changes, and remove initializers that no node reads any more."""
+        """Make the changes, and remove initializers that no node reads any more and types that no longer hold."""
         nodes = [new for node in self._graph.node for new in self._nodes.get(node.output[0], [node])]
         before = {name for node in self._graph.node for name in node.input}
         after = {name for node in nodes for name in node.input} | {value.name for value in self._graph.output}
         kept = list(map(_copy, nodes))
         del self._graph.node[:]
         self._graph.node.extend(kept)
+        changed = (before - after) | self._weights.keys()
+        types = [value for value in self._graph.value_info if value.name not in changed]
+        del self._graph.value_info[:]
+        self._graph.value_info.extend(types)
         for index in reversed(range(len(self._graph.initializer))):
             tensor = self._graph.initializer[index]
             if tensor.name in before - after:

@@ -22,8 +22,8 @@ if TYPE_CHECKING:
 MIN_WEIGHTS = 64 * 64
 """A smaller matrix gains nothing: quantising the activations takes about as long as its float product."""
 
-_ENDS_A_HEAD = ("Conv", "Gemm", "GatedLearners", "InstanceNormalization", "LayerNormalization", "MatMul")
-"""A linear layer is not a head if every path to an output passes one of these, or adds two activations."""
+_ENDS_A_HEAD = ("Conv", "Gemm", "InstanceNormalization", "LayerNormalization", "MatMul")
+"""A linear layer is not a head if every path to an output passes one of these, an ACM layer, or an addition."""
 
 
 @dataclass(frozen=True)
@@ -197,7 +197,7 @@ def is_head(node: NodeProto, view: GraphView) -> bool:
 
 def _ends_a_head(node: NodeProto, view: GraphView) -> bool:
     residual = node.op_type == "Add" and not any(view.is_weight(name) for name in node.input)
-    return residual or node.op_type in _ENDS_A_HEAD
+    return residual or node.op_type in _ENDS_A_HEAD or operator_of(node.op_type) is not None
 
 
 def _norm(x: str, linears: list[DenseLinear], view: GraphView) -> Norm | None:
