@@ -85,7 +85,7 @@ class Imitation:
 
     def __init__(self, fields: tuple[str, ...]) -> None:
         self._fields = fields
-        self._features = fields == ("last_hidden_state",)
+        self._features = "last_hidden_state" in fields  # a pooled output beside it follows from it
         self.quality_name = "cosine to the teacher" if self._features else "agreement with the teacher"
 
     def loss(self, output: Output, batch: Arrays, teacher: Output, valid: torch.Tensor | None) -> torch.Tensor:  # noqa: ARG002
