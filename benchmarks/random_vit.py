@@ -11,14 +11,14 @@ from transformers.initialization import no_init_weights
 
 from acm_export.checkpoints.folder import build_model
 from acm_export.modules import ACMSpec
-from acm_export.surgery import FAMILIES, PlacedLayer
+from acm_export.surgery import PlacedLayer, family_of
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel
 
     from acm_export.surgery import ModelFamily
 
-FAMILY: ModelFamily = FAMILIES["vit"]
+FAMILY: ModelFamily = family_of("vit")
 LABELS, NUM_LEARNERS, STD = 1000, 4, 0.02
 
 

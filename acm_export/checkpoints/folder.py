@@ -1,8 +1,8 @@
 """Checkpoint folders: folders of transformers or timm whose ``config.json`` may have a section ``acm``.
 
-    config.json         the model's config; "acm": {"schema", "layers", "source"}, and "part" if the folder contains
-                        only a decoder; layers: by name, the fields of ACMSpec, and "emptied", the modules that became
-                        identities
+    config.json         the model's config; "acm": {"schema", "layers", "source"}, and "part" if the folder
+                        contains only a decoder; layers: by name, the fields of ACMSpec, and "emptied", the modules
+                        that became identities
     model.safetensors   every tensor under its module's name; or shards and model.safetensors.index.json
     preprocessor_config.json and similar files, if the model has them
 

@@ -8,6 +8,7 @@ import torch
 
 from acm_export.base.errors import UsageError
 from acm_export.checkpoints import load_checkpoint
+from acm_export.checkpoints.location import find_folder
 from acm_export.checkpoints.weights import find_weights
 from acm_export.modules import acm_layers
 from acm_export.modules.gated_learners import TORCH_DTYPES
@@ -81,7 +82,7 @@ class PytorchBackend:
 
     def baseline_digest(self, path: Path) -> str:
         """SHA-256 of its weights."""
-        return find_weights(path).sha256()
+        return find_weights(find_folder(path)).sha256()
 
     def load_baseline(self, path: Path) -> PytorchModel:
         """Load any checkpoint, in the dtype of the file."""
