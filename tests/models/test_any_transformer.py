@@ -10,8 +10,8 @@ import onnxruntime
 import pytest
 import torch
 from click.testing import CliRunner
+from tiny_architectures import NAMES, tiny_model
 from tiny_models import randomize
-from tiny_transformers import NAMES, tiny_transformer
 
 from acm_export.cli import main
 from acm_export.distillation.check_surgery import check_surgery
@@ -35,7 +35,7 @@ THRESHOLDS = (float("-inf"), 0.0, 2.0)
 def with_layers(name: str) -> tuple[Any, Any]:
     """A dense model, and a copy with an ACM layer at every FFN whose learners hold the dense model's neurons."""
     torch.manual_seed(0)
-    dense, model = tiny_transformer(name), tiny_transformer(name)
+    dense, model = tiny_model(name), tiny_model(name)
     model.load_state_dict(dense.state_dict())
     for part in (dense, model):
         prepare_model(part)
@@ -106,7 +106,7 @@ def run(path: Path, inputs: dict[str, torch.Tensor]) -> list[Any]:
 def test_the_command_line_takes_the_folder(name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     cli = CliRunner()
     monkeypatch.setenv("ACCELERATE_USE_CPU", "true")
-    model = tiny_transformer(name)
+    model = tiny_model(name)
     model.save_pretrained(tmp_path / "dense")
     interface = interface_of(model)
     part = ["--part", "whole"] if name == "whisper" else []
