@@ -2,20 +2,19 @@
 
 from __future__ import annotations
 
-import re
 from collections import Counter
 from typing import TYPE_CHECKING
 
 from rich.table import Table
 
 from acm_export.distillation.phase import describe_step
+from acm_export.surgery.sites import grouped
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Sequence
+    from collections.abc import Iterator
 
     from acm_export.distillation.plan import AcmizePlan
     from acm_export.distillation.result import AcmizeResult
-    from acm_export.surgery import Left
 
 
 def plan_table(plan: AcmizePlan) -> Table:
@@ -43,15 +42,7 @@ def describe_plan(plan: AcmizePlan) -> Iterator[str]:
     kinds = Counter(site.kind for site in plan.found.sites if site.place not in plan.layers)
     if kinds:
         yield f"found, not selected: {', '.join(f'{count} {kind}' for kind, count in kinds.items())}"
-    yield from describe_left(plan.found.left)
-
-
-def describe_left(left: Sequence[Left]) -> Iterator[str]:
-    """One line for all parts of a model that were left for the same reason, with ``*`` for the number of the layer."""
-    numbers = re.compile(r"\d+(?=\.|$)")
-    groups = Counter((numbers.sub("*", item.name), re.sub(r"\.\d+(?=[. )]|$)", ".*", item.reason)) for item in left)
-    for (name, reason), count in groups.items():
-        yield f"left: {name}{f' ({count} times)' if count > 1 else ''}: {reason}"
+    yield from (f"left: {line}" for line in grouped(plan.found.left))
 
 
 def result_table(result: AcmizeResult) -> Table:
