@@ -64,7 +64,7 @@ class Sounds:
     def longest(self) -> str:
         """The duration of the longest sound that is not cut, for warnings."""
         extractor = self._spectrograms
-        return "" if extractor is None else f"{(extractor.window or 0) / extractor.rate:.4g} seconds"
+        return "" if extractor is None else f"{(extractor.window or 0) / extractor.rate:.4g} s"
 
     @cached_property
     def speech(self) -> SpeechProcessor:
