@@ -201,5 +201,5 @@ def test_sounds_that_cannot_be_used_are_named(
 
 def test_sounds_for_a_model_of_images_are_refused(tmp_path: Path) -> None:
     images = (GraphInput("pixel_values", ("batch", 3, 8, 8), FLOAT),)
-    with pytest.raises(UsageError, match="is a folder of sounds, which .* the model takes pixel_values"):
+    with pytest.raises(UsageError, match=r"is a folder of sounds, which .* the model takes pixel_values"):
         open_data(speech(tmp_path / "speech", (2000,)), images, model_folder=tmp_path)
