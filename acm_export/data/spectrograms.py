@@ -118,6 +118,6 @@ def _load(folder: Path) -> Any:
 
 def _missing(what: str, error: ImportError) -> MissingDependencyError:
     return MissingDependencyError(
-        f"{what} needs packages that are not installed: {' '.join(str(error).split())}",
+        f"{what} needs packages that are not installed: {first_line(error)}",
         "install them, or prepare an .npz with the model's inputs on another machine",
     )
