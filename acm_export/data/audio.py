@@ -2,70 +2,107 @@
 
 from __future__ import annotations
 
-import wave
+import warnings
+from itertools import zip_longest
 from typing import TYPE_CHECKING
 
 import numpy as np
 
-from acm_export.base.errors import UsageError
-from acm_export.base.optional import require
-from acm_export.data.collate import LABELS
+from acm_export.base.errors import AcmWarning, UsageError
+from acm_export.data.collate import DECODER_IDS, LABELS
+from acm_export.data.decoder_tokens import no_answer
+from acm_export.data.sound_files import read_sound, sound_length
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
     from pathlib import Path
 
-    from acm_export.data.speech import SpeechProcessor
+    from acm_export.data.batches import Arrays
+    from acm_export.data.columns import Columns
 
-SOUND = "input_values"
 SOUND_SUFFIXES = (".wav", ".flac")
-_KINDS: dict[int, tuple[np.dtype, float]] = {
-    1: (np.dtype("u1"), 128.0),
-    2: (np.dtype("<i2"), 32768.0),
-    4: (np.dtype("<i4"), 2147483648.0),
-}
-"""dtype and full scale of .wav samples, by bytes per sample."""
-_STREAMED = 0x7FFF0000
-"""Programs that write into a pipe claim about 2 or 4 GiB, because they do not know the size yet."""
 
 
 class AudioFolder:
-    """Sound files, each with a transcript in a ``.txt`` of the same name, or in a ``*.trans.txt`` as LibriSpeech has.
+    """Sound files, with the transcripts or classes that the model needs.
 
-    ``.wav`` of 8, 16 or 32 bits is read with the standard library, everything else with soundfile. A sample has
-    ``input_values`` float32 ``[samples]``, normalised as the model's feature extractor does, and ``labels`` int64
-    ``[letters]``.
+    ``.wav`` of 8, 16 or 32 bits is read with the standard library, everything else with soundfile. A transcript is in a
+    ``.txt`` of the same name, or in a ``*.trans.txt`` as LibriSpeech has. Without transcripts, subfolders that all have
+    names of the model's classes are classes; they alternate, so that the first n samples hold all.
+
+    A sample has the model's inputs and, if there are transcripts or classes, ``labels``: int64 ``[letters]`` or ``[]``.
 
     Args:
         folder: Folder to search, with all its subfolders.
-        process: Processor of sounds and transcripts.
-        transcribed: Whether to read transcripts; without them samples have no labels.
+        columns: Makes inputs and labels of sounds and transcripts.
 
     Raises:
         UsageError: The folder has no sounds, a sound has no transcript, or a letter is not in the vocabulary.
     """
 
-    def __init__(self, folder: Path, process: SpeechProcessor, *, transcribed: bool = True) -> None:
-        self.name = str(folder)
-        paths = sorted(path for path in folder.rglob("*") if _is_sound_file(path))
-        if not paths:
+    def __init__(self, folder: Path, columns: Columns) -> None:
+        self.name, self._sounds = str(folder), columns.sounds
+        self._paths = sorted(path for path in folder.rglob("*") if _is_sound_file(path))
+        if not self._paths:
             raise UsageError(f"{folder} has no sounds ({', '.join(SOUND_SUFFIXES)})")
-        listed = _listed(folder) if transcribed else {}
-        self._files = [(p, process.labels(_transcript(p, listed), str(p)) if transcribed else None) for p in paths]
-        self._process = process
+        self._extra: list[Arrays] = [{} for _ in self._paths]
+        if columns.transcribed or columns.answered:
+            self._read_transcripts(folder, columns)
+        elif classes := _classes(folder, self._paths, columns.classes):
+            self._paths = [path for path, _ in classes]
+            self._extra = [{LABELS: np.array(number, np.int64)} for _, number in classes]
+        self._warn_about_long_sounds()
+
+    @property
+    def labels(self) -> np.ndarray | None:
+        """Classes of all sounds, int64 ``[sounds]``; None without classes."""
+        labels = [extra[LABELS] for extra in self._extra if LABELS in extra]
+        return np.stack(labels) if labels and not labels[0].ndim else None
 
     def __len__(self) -> int:
-        return len(self._files)
+        return len(self._paths)
 
-    def __getitem__(self, index: int) -> dict[str, np.ndarray]:
+    def __getitem__(self, index: int) -> Arrays:
         """Read one sample.
 
         Raises:
             UsageError: The file cannot be read, or its sampling rate is not the model's.
         """
-        path, labels = self._files[index]
-        values, rate = _read(path)
-        sample = {SOUND: self._process.values(values, rate, str(path))}
-        return sample if labels is None else {**sample, LABELS: labels}
+        path = self._paths[index]
+        return {**self._sounds(*read_sound(path), str(path)), **self._extra[index]}
+
+    def _read_transcripts(self, folder: Path, columns: Columns) -> None:
+        listed = _listed(folder)
+        texts = [_transcript(path, listed, needed=columns.answered) for path in self._paths]
+        names = list(map(str, self._paths))
+        if columns.transcribed:
+            for extra, text, name in zip(self._extra, texts, names, strict=True):
+                extra[LABELS] = self._sounds.speech.labels(text, name)
+        if columns.answered:
+            for extra, tokens in zip(self._extra, columns.answers(texts, names), strict=True):
+                extra[DECODER_IDS] = tokens
+
+    def _warn_about_long_sounds(self) -> None:
+        window = self._sounds.window
+        long = 0 if window is None else sum(sound_length(path) > window for path in self._paths)
+        if long:
+            warnings.warn(
+                f"{long} of the {len(self._paths)} sounds in {self.name} were cut to {self._sounds.longest}, the most "
+                "that the model takes",
+                AcmWarning,
+                stacklevel=3,
+            )
+
+
+def _classes(folder: Path, paths: Sequence[Path], names: tuple[str, ...]) -> list[tuple[Path, int]]:
+    """Sounds with the numbers of their classes, one of each in turn; empty if a subfolder is not named as a class."""
+    places = [path.relative_to(folder).parts[0] for path in paths]
+    if any(path.parent == folder or place not in names for path, place in zip(paths, places, strict=True)):
+        return []
+    grouped: dict[str, list[tuple[Path, int]]] = {}
+    for path, place in zip(paths, places, strict=True):
+        grouped.setdefault(place, []).append((path, names.index(place)))
+    return [entry for row in zip_longest(*grouped.values()) for entry in row if entry is not None]
 
 
 def _is_sound_file(path: Path) -> bool:
@@ -79,13 +116,16 @@ def _read_text(path: Path) -> str:
         raise UsageError(f"{path} cannot be read as text: {error}", "write transcripts in UTF-8") from error
 
 
-def _transcript(path: Path, listed: dict[str, str]) -> str:
+def _transcript(path: Path, listed: dict[str, str], *, needed: bool) -> str:
     beside = path.with_suffix(".txt")
     text = listed.get(path.stem)
     if text is None and beside.is_file():
         text = _read_text(beside).strip()
     if not text:
-        raise UsageError(f"{path} has no transcript", f"write one into {beside.name}, or into a *.trans.txt")
+        hint = f"write one into {beside.name}, or into a *.trans.txt"
+        if needed:
+            raise no_answer(f"{path} has no transcript", hint)
+        raise UsageError(f"{path} has no transcript", hint)
     return text
 
 
@@ -93,49 +133,3 @@ def _listed(folder: Path) -> dict[str, str]:
     lines = [line for path in sorted(folder.rglob("*.trans.txt")) for line in _read_text(path).splitlines()]
     pairs = (line.strip().partition(" ") for line in lines)
     return {name: text.strip() for name, _, text in pairs if name}
-
-
-def read_encoded(file: object, name: str) -> tuple[np.ndarray, int]:
-    """Decode a sound in any format that soundfile reads.
-
-    Args:
-        file: Path of the sound, or an open file.
-        name: Name of the sound, for errors.
-
-    Returns:
-        Mono samples between -1 and 1, float32 ``[samples]``, and their rate.
-
-    Raises:
-        UsageError: The sound cannot be decoded.
-        MissingDependencyError: soundfile is not installed.
-    """
-    soundfile = require("soundfile")
-    try:
-        values, rate = soundfile.read(file, dtype="float32", always_2d=True)
-    except (soundfile.SoundFileError, OSError) as error:
-        raise UsageError(f"cannot read the sound {name}: {error}") from error
-    return values.mean(1), int(rate)
-
-
-def _read(path: Path) -> tuple[np.ndarray, int]:
-    """Mono samples between -1 and 1, and their rate."""
-    if path.suffix.lower() != ".wav":
-        return read_encoded(path, str(path))
-    try:
-        with wave.open(str(path), "rb") as sound:
-            width, channels, rate = sound.getsampwidth(), sound.getnchannels(), sound.getframerate()
-            expected = sound.getnframes() * channels * width
-            content = sound.readframes(sound.getnframes())
-    except (wave.Error, EOFError, OSError) as error:
-        if str(error).startswith("unknown"):  # floats, compressed samples
-            return read_encoded(path, str(path))
-        raise UsageError(f"cannot read {path} as a .wav file: {str(error) or 'it is truncated'}") from error
-    if len(content) != expected < _STREAMED:
-        raise UsageError(f"{path} is truncated: it has {len(content)} of {expected} bytes")
-    if width not in _KINDS:
-        return read_encoded(path, str(path))
-    kind, full_scale = _KINDS[width]
-    numbers = np.frombuffer(content[: len(content) // (width * channels) * (width * channels)], kind).astype(
-        np.float32
-    ) - (128 if width == 1 else 0)
-    return numbers.reshape(-1, channels).mean(1) / full_scale, rate

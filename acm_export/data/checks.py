@@ -16,6 +16,7 @@ if TYPE_CHECKING:
 
     from acm_export.data.batches import GraphInput
 
+_ENCODED = "encoder_hidden_states"
 BRIGHTEST = 16
 """Normalised pixels are smaller: (1 - mean) / std is, for every std above 1/16, and at most 2.64 for ImageNet."""
 
@@ -124,10 +125,10 @@ def missing_inputs(where: str, held: Iterable[str], missing: Iterable[str]) -> U
         held: Names of the arrays that are there.
         missing: Names of the missing arrays.
     """
-    return UsageError(
-        f"{where} has {', '.join(sorted(held)) or 'nothing'}; the model takes {', '.join(missing)}",
-        "name the arrays as the model's inputs",
-    )
+    hint = "name the arrays as the model's inputs"
+    if _ENCODED in (missing := list(missing)):
+        hint = f"{_ENCODED} are outputs of the encoder: run it on your data, and give them in an .npz"
+    return UsageError(f"{where} has {', '.join(sorted(held)) or 'nothing'}; the model takes {', '.join(missing)}", hint)
 
 
 def label_rows(rows: np.ndarray, where: str) -> np.ndarray:

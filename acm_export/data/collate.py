@@ -21,6 +21,9 @@ LABELS = "labels"
 CLASS = "label"
 """Name of the labels in datasets of Hugging Face, used where there is no :data:`LABELS`."""
 
+DECODER_IDS = "decoder_input_ids"
+"""Tokens of a causal decoder: padding behind them changes nothing in front of it, so that it needs no mask."""
+
 NO_LABEL = -100
 """Label that PyTorch's losses ignore; pads the labels of samples that have fewer than others."""
 
@@ -57,7 +60,7 @@ def _stack(value: GraphInput, arrays: Sequence[np.ndarray], masked: bool) -> np.
             "length of a sequence may differ",
             hint,
         )
-    if not masked:
+    if not masked and value.name != DECODER_IDS:
         raise UsageError(
             f"{value.name} has samples of the lengths {shapes[0][0]} to {shapes[-1][0]}, and the model takes no "
             "attention_mask that would mark padding",

@@ -2,44 +2,41 @@
 
 from __future__ import annotations
 
-import io
 import sys
 import warnings
-from collections.abc import Mapping
 from dataclasses import replace
 from functools import cached_property
 from typing import TYPE_CHECKING, Any
 
-import numpy as np
-
 from acm_export.base.errors import AcmWarning, UsageError
-from acm_export.data.audio import SOUND, read_encoded
-from acm_export.data.collate import CLASS, LABELS
+from acm_export.data.collate import CLASS, DECODER_IDS, LABELS
+from acm_export.data.decoder_tokens import TRANSCRIPTS, DecoderTokens, no_answer, target_columns, target_of
 from acm_export.data.images import PIXELS, ImageProcessor, find_settings
 from acm_export.data.processor_files import class_number
-from acm_export.data.speech import SpeechProcessor
+from acm_export.data.sounds import Sounds, decoded
 from acm_export.data.text import text_of
 from acm_export.data.tokenizer import IDS, Tokenizer, find_tokenizer
 
 if TYPE_CHECKING:
-    from collections.abc import Collection, Sequence
+    from collections.abc import Mapping, Sequence
     from pathlib import Path
+
+    import numpy as np
 
     from acm_export.data.batches import GraphInput
     from acm_export.data.tokenizer import Encoding
 
 _IMAGES = ("image", "img")
 _SOUND = "audio"
-_TRANSCRIPTS = ("text", "sentence", "transcription")
-_SPECTROGRAM = "input_features"
 _TOKENISED_TOGETHER = 4096
 
 
 class Columns:
     """Makes the inputs that a sample lacks, and leaves the others unchanged.
 
-    ``pixel_values`` come from a PIL image, ``input_values`` from a sound, ``input_ids`` from text, ``labels`` from the
-    transcript of a sound or from a class, which is a number or one of the model's names.
+    ``pixel_values`` come from a PIL image, ``input_values`` and ``input_features`` from a sound, ``input_ids`` from
+    text, ``decoder_input_ids`` from the right answer, ``labels`` from the transcript of a sound or from a class, which
+    is a number or one of the model's names.
 
     Args:
         inputs: Inputs of the model.
@@ -47,6 +44,7 @@ class Columns:
         processor: Folder or file of the settings or the tokenizer, if they are elsewhere.
         transcribed: Whether transcripts become labels.
         classes: Names of the model's classes by number.
+        decoder_start: Token that the model's decoder starts with; None if unknown.
     """
 
     def __init__(
@@ -57,12 +55,14 @@ class Columns:
         *,
         transcribed: bool = True,
         classes: tuple[str, ...] = (),
+        decoder_start: int | None = None,
     ) -> None:
         self.names = tuple(value.name for value in inputs)
         self._graph_inputs, self._inputs = tuple(inputs), frozenset(self.names)
         self.model_folder, self.processor, self.classes = model_folder, processor, classes
-        self.transcribed = transcribed
-        self._warned = False
+        self.transcribed, self._decoder_start = transcribed, decoder_start
+        self.sounds = Sounds(inputs, model_folder, processor)
+        self._warned: set[str] = set()
 
     def __call__(self, sample: Mapping[str, object], name: str) -> dict[str, object]:
         """All columns of a sample, and the inputs and labels made of them.
@@ -78,21 +78,39 @@ class Columns:
         missing = self._inputs - found.keys()
         if self.pixels in missing and (column := _image_column(found, name)) is not None:
             found[self.pixels] = self._pixels(found[column], column, name)
-        if IDS in missing and (text := text_of(found, name)) is not None:
+        if IDS in missing and (text := text_of(found, name, self._targets)) is not None:
             (encoding,) = self._tokenizer([text], [name])
             found |= self._tokens(encoding)
-            self._warn_once(encoding, name)
-        if SOUND in missing and _SOUND in found:
-            values, rate = _decoded(found[_SOUND], f"the column {_SOUND} of {name}")
-            found[SOUND] = self.speech.values(values, rate, name)
-            texts = (found.get(column) for column in (_TRANSCRIPTS if self.transcribed else ()))
-            text = next((text for text in texts if isinstance(text, str)), None)
-            if text is not None and LABELS not in found:
-                found[LABELS] = self.speech.labels(text, name)
+            if encoding.truncated:
+                what = f"{name} was truncated to {self._tokenizer.limit} tokens, the most that the model takes"
+                self._warn_once("texts", f"{what}; so are all longer texts")
+        if self.sounds.input in missing and _SOUND in found:
+            found |= self._heard(found, name)
+        if DECODER_IDS in missing and found.keys() & {IDS, self.sounds.input}:
+            found[DECODER_IDS] = self.answers([self._target(found, name)], [name], once=True)[0]
         if (label := self._label(found, name)) is not None:
             found[LABELS] = label
-        _refuse_unprocessed(missing, found, name)
         return found
+
+    @property
+    def answered(self) -> bool:
+        """Whether the model has a decoder that is run on the right answer."""
+        return DECODER_IDS in self.names
+
+    def answers(self, texts: Sequence[str], names: Sequence[str], *, once: bool = False) -> list[np.ndarray]:
+        """The tokens for a decoder that is run on the right answer.
+
+        Args:
+            texts: Answers, such as the transcripts of sounds.
+            names: Name of each sample, for errors.
+            once: Whether to warn of the first truncated text alone, instead of counting them.
+        """
+        tokens, truncated = self._decoder(texts, names)
+        if truncated:
+            what = f"the answers of {truncated} of {len(texts)} samples were"
+            what = f"{f'the answer of {names[0]} was' if once else what} truncated to {self._decoder.limit} tokens, "
+            self._warn_once("answers", f"{what}the most that the decoder takes{'; so are all longer ones' * once}")
+        return tokens
 
     def tokenized(self, rows: Sequence[Mapping[str, object]], name: str) -> list[dict[str, object]]:
         """Tokenise all rows of a text file that have no tokens yet, and warn how many were truncated.
@@ -106,7 +124,9 @@ class Columns:
         """
         done, truncated = [dict(row) for row in rows], 0
         where = [f"sample {index} of {name}" for index in range(len(done))]
-        texts = {i: text for i, row in enumerate(done) if IDS not in row and (text := text_of(row, where[i]))}
+        texts = {
+            i: text for i, row in enumerate(done) if IDS not in row and (text := text_of(row, where[i], self._targets))
+        }
         indices = list(texts)
         for start in range(0, len(indices), _TOKENISED_TOGETHER):
             part = indices[start : start + _TOKENISED_TOGETHER]
@@ -119,14 +139,40 @@ class Columns:
                 f"{truncated} of the {len(done)} texts in {name} were truncated to {self._tokenizer.limit} tokens, the "
                 "most that the model takes"
             )
+        if self.answered:
+            lacking = [i for i, row in enumerate(done) if DECODER_IDS not in row]
+            answers = self.answers([self._target(done[i], where[i]) for i in lacking], [where[i] for i in lacking])
+            for i, tokens in zip(lacking, answers, strict=True):
+                done[i][DECODER_IDS] = tokens
         return done
 
     def padded(self, inputs: Sequence[GraphInput]) -> tuple[GraphInput, ...]:
         """The inputs with the tokenizer's padding, if text was tokenised."""
-        if "_tokenizer" not in vars(self):
+        used = vars(self)  # has the tokenizers that were needed
+        if "_decoder" in used:
+            inputs = [replace(v, fill=self._decoder.pad_id) if v.name == DECODER_IDS else v for v in inputs]
+        if "_tokenizer" not in used:
             return tuple(inputs)
         pad_id, left = self._tokenizer.pad_id, self._tokenizer.pad_left
-        return tuple(replace(v, fill=pad_id if v.name == IDS else 0, pad_left=left) for v in inputs)
+        return tuple(
+            v if v.name == DECODER_IDS else replace(v, fill=pad_id if v.name == IDS else 0, pad_left=left)
+            for v in inputs
+        )
+
+    @property
+    def _targets(self) -> tuple[str, ...]:
+        """Columns that may hold the right answer."""
+        return target_columns(of_sounds=self.sounds.input is not None) if self.answered else ()
+
+    def _target(self, sample: Mapping[str, object], name: str) -> str:
+        if (text := target_of(sample, self._targets, name)) is None:
+            raise no_answer(f"{name} has {', '.join(sample)}", f"name the column with it {self._targets[0]}")
+        return text
+
+    @cached_property
+    def _decoder(self) -> DecoderTokens:
+        value = next(value for value in self._graph_inputs if value.name == DECODER_IDS)
+        return DecoderTokens(find_tokenizer(self.processor, self.model_folder), self._decoder_start, value)
 
     @cached_property
     def _tokenizer(self) -> Tokenizer:
@@ -135,14 +181,26 @@ class Columns:
         limit = length if isinstance(length, int) else ids.lengths.get(length, (1, None))[1]
         return Tokenizer(find_tokenizer(self.processor, self.model_folder), limit, ids.below)
 
+    def _heard(self, sample: Mapping[str, object], name: str) -> dict[str, object]:
+        """The inputs made of a sound, and labels of its transcript."""
+        values, rate = decoded(sample[_SOUND], f"the column {_SOUND} of {name}")
+        found: dict[str, object] = {**self.sounds(values, rate, name)}
+        if self.sounds.window is not None and len(values) > self.sounds.window:
+            what = f"{name} was cut to {self.sounds.longest}, the most that the model takes"
+            self._warn_once("sounds", f"{what}; so are all longer sounds")
+        texts = (sample.get(column) for column in (TRANSCRIPTS if self.transcribed else ()))
+        text = next((text for text in texts if isinstance(text, str)), None)
+        if text is not None and LABELS not in sample:
+            found[LABELS] = self.sounds.speech.labels(text, name)
+        return found
+
     def _tokens(self, encoding: Encoding) -> dict[str, object]:
         return {name: array for name, array in encoding.arrays.items() if name in self._inputs}
 
-    def _warn_once(self, encoding: Encoding, name: str) -> None:
-        if encoding.truncated and not self._warned:
-            self._warned = True
-            limit = self._tokenizer.limit
-            _warn(f"{name} was truncated to {limit} tokens, the most that the model takes; so are all longer texts")
+    def _warn_once(self, kind: str, text: str) -> None:
+        if kind not in self._warned:
+            self._warned.add(kind)
+            _warn(text)
 
     def _label(self, sample: Mapping[str, object], name: str) -> object:
         """The label of a sample that has a class or the name of one; None to leave its labels as they are."""
@@ -160,11 +218,6 @@ class Columns:
     @cached_property
     def _images(self) -> ImageProcessor:
         return ImageProcessor(find_settings(self.processor, self.model_folder))
-
-    @cached_property
-    def speech(self) -> SpeechProcessor:
-        """The processor of sounds and transcripts."""
-        return SpeechProcessor.of_model(self.model_folder, self.processor)
 
     def _pixels(self, image: Any, column: str, name: str) -> np.ndarray:
         if not _is_image(image):
@@ -194,28 +247,6 @@ def _image_column(sample: Mapping[str, object], name: str) -> str | None:
 def _is_image(value: object) -> bool:
     pillow = sys.modules.get("PIL.Image")  # where it was not imported, nothing is an image of it
     return pillow is not None and isinstance(value, pillow.Image)
-
-
-def _decoded(sound: Any, name: str) -> tuple[np.ndarray, int]:
-    """Samples and their rate, from a mapping or a decoder that has both, or from an encoded file."""
-    if isinstance(sound, Mapping) and "array" not in sound:
-        content, path = sound.get("bytes"), sound.get("path")
-        if content is None and path is None:
-            raise UsageError(f"{name} has {', '.join(map(str, sound)) or 'nothing'}; expected array and sampling_rate")
-        return read_encoded(path if content is None else io.BytesIO(content), name)
-    try:
-        return np.asarray(sound["array"], np.float32), int(sound["sampling_rate"])
-    except Exception as error:  # a decoder may raise anything, and so may a column of another type
-        raise UsageError(f"{name} is not a sound: {type(error).__name__}: {error}") from error
-
-
-def _refuse_unprocessed(missing: Collection[str], sample: Mapping[str, object], name: str) -> None:
-    if _SPECTROGRAM in missing and _SOUND in sample:
-        raise UsageError(
-            f"{name} has sound in {_SOUND} but no {_SPECTROGRAM}: acm-export does not compute spectrograms",
-            'return dataset.map(lambda row: {"input_features": extractor(row["audio"]["array"], '
-            "sampling_rate=16000).input_features[0]})",
-        )
 
 
 def _warn(text: str) -> None:

@@ -14,15 +14,17 @@ from acm_export.base.errors import UsageError
 from acm_export.base.file_kinds import NPZ, file_kind
 from acm_export.base.files import check_input
 from acm_export.base.optional import require
-from acm_export.data.audio import SOUND, SOUND_SUFFIXES, AudioFolder
+from acm_export.data.audio import SOUND_SUFFIXES, AudioFolder
 from acm_export.data.checks import missing_inputs
 from acm_export.data.collate import CLASS, LABELS
 from acm_export.data.columns import Columns
 from acm_export.data.dataset import Dataset
+from acm_export.data.decoder_tokens import read_decoder_start
 from acm_export.data.images import IMAGE_SUFFIXES, PIXELS, ImageFolder, takes_raw_pixels
 from acm_export.data.npz import open_npz
 from acm_export.data.processor_files import read_class_names
 from acm_export.data.rows import ArrayRows, SequenceRows, decoding_failed
+from acm_export.data.sounds import SOUND
 from acm_export.data.text import TEXT_SUFFIXES, read_texts
 from acm_export.data.tokenizer import IDS
 from acm_export.data.user_function import import_function
@@ -61,6 +63,7 @@ def open_data(
     limit: int | None = None,
     transcripts: bool = False,
     classes: Sequence[str] = (),
+    decoder_start: int | None = None,
 ) -> Dataset:
     """Open data for a model.
 
@@ -77,6 +80,7 @@ def open_data(
         limit: Largest number of samples; the first ones are used, and no more are read from an iterable.
         transcripts: Whether sounds need transcripts, as labels.
         classes: Names of the model's classes by number; by default those in the model folder's ``config.json``.
+        decoder_start: Token that the model's decoder starts with; by default that of the model folder's configs.
 
     Raises:
         UsageError: The data are of another kind, broken, or empty.
@@ -92,13 +96,14 @@ def open_data(
     if settings is not None:
         check_input(settings, "file or folder", "--processor takes the folder of the model's tokenizer or processor")
     named = tuple(classes) or read_class_names(model_folder)
-    columns = Columns(inputs, model_folder, settings, transcribed=transcripts, classes=named)
+    start = read_decoder_start(model_folder) if decoder_start is None else decoder_start
+    columns = Columns(inputs, model_folder, settings, transcribed=transcripts, classes=named, decoder_start=start)
     reader = _open_reader(data, columns, option, limit)
     if not len(reader):
         raise UsageError(f"{reader.name} has no samples", "give at least one sample")
     indices = None if limit is None else np.arange(min(limit, len(reader)))
     raw_pixels = any(value.is_image for value in inputs) and takes_raw_pixels(settings, model_folder)
-    if IDS in columns.names and isinstance(reader, SequenceRows):
+    if (IDS in columns.names or columns.answered) and isinstance(reader, SequenceRows):
         reader[0]  # loads the tokenizer if there is text, whose padding the inputs take
     return Dataset(reader, columns.padded(inputs), indices, raw_pixels=raw_pixels)
 
@@ -123,7 +128,11 @@ def _open_reader(data: Data, columns: Columns, option: str, limit: int | None) -
 
 def _texts(path: Path, columns: Columns, limit: int | None) -> Reader:
     if IDS not in columns.names:
-        kinds = [kind for name, kind in ((columns.pixels, "images"), (SOUND, "sounds")) if name in columns.names]
+        kinds = [
+            kind
+            for name, kind in ((columns.pixels, "images"), (columns.sounds.input, "sounds"))
+            if name in columns.names
+        ]
         raise UsageError(
             f"{path} is a text file; the model takes {', '.join(columns.names)}",
             f"give a folder of {kinds[0]}" if kinds else f"text is for models that take {IDS}",
@@ -148,7 +157,9 @@ def _folder(path: Path, columns: Columns) -> Reader:
         return SequenceRows(str(path), _saved_dataset(path), columns)
     suffixes = {p.suffix.lower() for p in path.rglob("*")}
     if suffixes & set(SOUND_SUFFIXES):
-        return AudioFolder(path, columns.speech, transcribed=columns.transcribed)
+        if columns.sounds.input is None:
+            raise missing_inputs(f"{path} is a folder of sounds, which", [SOUND], columns.names)
+        return AudioFolder(path, columns)
     if not suffixes & IMAGE_SUFFIXES:
         raise UsageError(
             f"{path} has no data that can be read: no images ({', '.join(sorted(IMAGE_SUFFIXES))}), no sounds "

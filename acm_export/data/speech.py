@@ -61,12 +61,7 @@ class SpeechProcessor:
         Raises:
             UsageError: The sound is empty, has several channels, or does not have the model's sampling rate.
         """
-        if rate != self.rate:
-            raise UsageError(f"{name} has {rate} samples per second; the model takes {self.rate}", "resample it")
-        if values.ndim != 1:
-            raise UsageError(f"{name} has the shape {list(values.shape)}; expected one channel", "take their mean")
-        if not values.size:
-            raise UsageError(f"{name} is empty")
+        check_sound(values, rate, self.rate, name)
         if self.normalize:
             values = (values - values.mean()) / np.sqrt(values.var() + 1e-7)
         return values.astype(np.float32)
@@ -99,6 +94,26 @@ class SpeechProcessor:
             f"the transcript of {name} has {strange!r}, which is not in the vocabulary",
             "write it with the letters of vocab.json",
         )
+
+
+def check_sound(values: np.ndarray, rate: int, expected: int, name: str) -> None:
+    """Check that a model takes a sound.
+
+    Args:
+        values: Real ``[samples]``.
+        rate: Samples per second.
+        expected: Samples per second that the model takes.
+        name: Name of the sound, for errors.
+
+    Raises:
+        UsageError: The sound is empty, has several channels, or does not have the model's sampling rate.
+    """
+    if rate != expected:
+        raise UsageError(f"{name} has {rate} samples per second; the model takes {expected}", "resample it")
+    if values.ndim != 1:
+        raise UsageError(f"{name} has the shape {list(values.shape)}; expected one channel", "take their mean")
+    if not values.size:
+        raise UsageError(f"{name} is empty")
 
 
 def read_vocabulary(folder: Path) -> dict[str, int]:

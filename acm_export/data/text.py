@@ -10,7 +10,7 @@ from typing import IO, TYPE_CHECKING
 from acm_export.base.errors import UsageError
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Mapping
+    from collections.abc import Collection, Iterator, Mapping
     from pathlib import Path
 
     from acm_export.data.tokenizer import Text
@@ -51,12 +51,13 @@ def read_texts(path: Path, limit: int | None) -> list[dict[str, object]]:
         raise UsageError(f"cannot read {path}: {error.strerror}") from error
 
 
-def text_of(sample: Mapping[str, object], name: str) -> Text | None:
+def text_of(sample: Mapping[str, object], name: str, others: Collection[str] = ()) -> Text | None:
     """The text of a sample, or its pair of texts; None if it has none.
 
     Args:
         sample: Columns by name.
         name: Name of the sample, for errors.
+        others: Columns whose text is not that of the input.
 
     Raises:
         UsageError: A column of text holds something else, or several columns could be the text.
@@ -68,7 +69,8 @@ def text_of(sample: Mapping[str, object], name: str) -> Text | None:
                 raise UsageError(f"{name} has {type(wrong[0]).__name__} in the column {first}; expected text")
             texts = [str(value) for value in pair]
             return texts[0] if len(texts) == 1 else (texts[0], texts[1])
-    found = [column for column, value in sample.items() if isinstance(value, str) and column not in _LABELS]
+    others = {*_LABELS, *others}
+    found = [column for column, value in sample.items() if isinstance(value, str) and column not in others]
     if len(found) > 1:
         raise UsageError(
             f"{name} has text in the columns {', '.join(found)}; expected it in text or sentence",

@@ -90,8 +90,8 @@ class Collate:
         if self._task.needs_labels and LABELS not in batch:
             raise UsageError(
                 f"a sample has no labels, but the task {self._task.name} needs them",
-                "add numbers named labels or label, put images into one subfolder per class, or imitate the teacher's "
-                "outputs with --task distil",
+                "add numbers named labels or label, put images or sounds into one subfolder per class, or imitate the "
+                "teacher's outputs with --task distil",
             )
         self._task.check(batch)
         return batch

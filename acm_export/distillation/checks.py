@@ -91,7 +91,7 @@ def open_training_data(
 
     Args:
         teacher: Dense model.
-        task: Training task; if it needs no labels, sounds need no transcripts.
+        task: Training task; sounds need transcripts as labels for CTC.
         data: Training data, in any form that :func:`open_data` takes.
         eval_data: Data for the quality curve; None to hold out one in five samples of ``data``.
         processor: Folder or file of the tokenizer or processor, if the teacher has none.
@@ -101,7 +101,9 @@ def open_training_data(
     """
     inputs = teacher.interface.data_inputs()
     folder = teacher.folder or Path()
-    opened = partial(open_data, inputs=inputs, model_folder=folder, processor=processor, transcripts=task.needs_labels)
+    opened = partial(
+        open_data, inputs=inputs, model_folder=folder, processor=processor, transcripts=isinstance(task, CTC)
+    )
     samples = opened(data)
     samples[0]  # refuses batches in place of samples before they are counted
     training, held_out = samples.split() if eval_data is None else (samples, opened(eval_data, option="--eval-data"))

@@ -7,6 +7,8 @@ from typing import TYPE_CHECKING
 
 from acm_export.base.errors import OutputError
 from acm_export.base.files import sha256_of
+from acm_export.data.collate import DECODER_IDS
+from acm_export.data.decoder_tokens import read_decoder_start
 from acm_export.data.processor_files import PROCESSOR_FILES, SETTINGS, processor_files, read_class_names
 from acm_export.data.timm_settings import write_timm_settings
 from acm_export.data.tokenizer import complete_tokenizer
@@ -64,4 +66,6 @@ def stage_processor(checkpoint: Checkpoint, staging: Path, target: Path) -> Proc
     digests = {path.name: sha256_of(path) for path in processor_files(folder)}
     if not (digests or labels or lengths):
         return None
-    return ProcessorRecord(folder.name if digests else None, digests, labels, lengths)
+    takes_answers = any(spec.name == DECODER_IDS for spec in checkpoint.interface.inputs)
+    start = read_decoder_start(checkpoint.path) if takes_answers else None
+    return ProcessorRecord(folder.name if digests else None, digests, labels, lengths, start)

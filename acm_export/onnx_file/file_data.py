@@ -60,6 +60,7 @@ def open_file_data(
         processor=processor,
         limit=limit,
         classes=() if record is None else record.labels,
+        decoder_start=None if record is None else record.decoder_start,
     )
 
 

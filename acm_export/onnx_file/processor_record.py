@@ -20,12 +20,14 @@ class ProcessorRecord:
         files: SHA-256 of the files in it, by name.
         labels: Names of the model's classes by number; empty if it has none.
         lengths: Sizes of dynamic dimensions that the model takes.
+        decoder_start: Token that the model's decoder starts with; None if it has no decoder, or in older files.
     """
 
     folder: str | None
     files: dict[str, str]
     labels: tuple[str, ...]
     lengths: Lengths
+    decoder_start: int | None = None
 
     @classmethod
     def parse(cls, content: dict[str, Any]) -> ProcessorRecord:
@@ -34,11 +36,13 @@ class ProcessorRecord:
         Raises:
             BrokenFieldError: A field is missing, unknown or invalid.
         """
+        if isinstance(content, dict):
+            content = {"decoder_start": None, **content}
         fields = checked(content, _FIELDS, "processor.")
         checked(fields["files"], dict.fromkeys(fields["files"], TEXT), "processor.files.")
         checked(fields["lengths"], dict.fromkeys(fields["lengths"], _BOUNDS), "processor.lengths.")
         lengths = {name: (low, high) for name, (low, high) in fields["lengths"].items()}
-        return cls(fields["folder"], fields["files"], tuple(fields["labels"]), lengths)
+        return cls(fields["folder"], fields["files"], tuple(fields["labels"]), lengths, fields["decoder_start"])
 
 
 def is_plain(name: str) -> bool:
@@ -59,4 +63,5 @@ _FIELDS = {
     "files": Kind("SHA-256 by file name", lambda v: OBJECT.holds(v) and all(map(is_plain, v))),
     "labels": Kind("a list of names", lambda v: isinstance(v, list) and all(isinstance(n, str) for n in v)),
     "lengths": OBJECT,
+    "decoder_start": Kind("a token, or null", lambda v: v is None or (type(v) is int and v >= 0)),
 }

@@ -142,7 +142,7 @@ def test_what_the_library_says_about_its_own_decoder_is_passed_on(
 @pytest.mark.parametrize(
     ("row", "inputs", "message", "hint"),
     [
-        ({"audio": {"array": [0.0], "sampling_rate": 1}}, "input_features", "no input_features", "extractor("),
+        ({"audio": {"array": [0.0], "sampling_rate": 1}}, "input_features", "make a feature extractor", "copy"),
         ({"image": [[0]]}, PIXELS, "sample 0 of .* has list in the column image; expected a PIL image", "with_format"),
         ({"a": Image.new("L", (2, 2)), "b": Image.new("L", (2, 2))}, PIXELS, "images in the columns a, b", "rename"),
         ({"audio": {"array": [0.5], "sampling_rate": 8000}}, SOUND, "has 8000 samples per second", "resample"),
