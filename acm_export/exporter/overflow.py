@@ -1,7 +1,8 @@
-"""Trace models that clamp float16 activations only after an overflow, as BART, Marian and LongT5 do.
+"""Trace models that clamp float16 activations only after an overflow, as BART, Marian and T5 do.
 
-They ask ``if not torch.isfinite(x).all()`` at run time, and a graph has no such branch. The graph clamps always: without
-an overflow that changes only values between ``finfo.max - 1000`` and ``finfo.max``.
+They ask ``if not torch.isfinite(x).all()`` at run time, and a graph has no such branch; or they choose the limit by
+``torch.where(torch.isinf(x).any(), ...)``, a scalar that TensorRT-RTX 1.7 takes for a shape and refuses in float16. The
+graph clamps always: without an overflow that changes only values between ``finfo.max - 1000`` and ``finfo.max``.
 """
 
 from __future__ import annotations
@@ -21,7 +22,10 @@ _ANY = (torch.any, torch.Tensor.any)
 
 
 class AssumeOverflow(TorchFunctionMode):
-    """Answers ``bool(isfinite(x).all())`` and ``bool(isinf(x).any())`` as after an overflow, if ``x`` is float16."""
+    """Answers ``isfinite(x).all()`` and ``isinf(x).any()`` as after an overflow, if ``x`` is float16.
+
+    The answer is given to ``bool``, and to ``torch.where`` that chooses between two numbers.
+    """
 
     def __init__(self) -> None:
         super().__init__()
@@ -38,6 +42,8 @@ class AssumeOverflow(TorchFunctionMode):
         """Call a function of torch, or answer for it."""
         if func is torch.Tensor.__bool__ and id(args[0]) in self._answers:
             return self._answers[id(args[0])][1]
+        if func is torch.where and id(args[0]) in self._answers and not any(map(torch.is_tensor, args[1:])):
+            return torch.full((), args[1] if self._answers[id(args[0])][1] else args[2])
         result = func(*args, **(kwargs or {}))
         if func in _FINITE + _INFINITE and args and args[0].dtype == torch.float16:
             self._elements[id(result)] = result, func in _INFINITE

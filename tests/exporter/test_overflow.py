@@ -60,6 +60,20 @@ def test_activations_are_clamped_only_where_they_overflow(
     assert expected.abs().max() > LARGEST - 1100
 
 
+def test_a_limit_that_depends_on_an_overflow_is_a_constant(tmp_path: Path) -> None:
+    class Chosen(Clamped):
+        def forward(self, x: torch.Tensor) -> torch.Tensor:
+            y = x * self.weight
+            limit = torch.where(torch.isinf(y).any(), LARGEST - 1000, LARGEST)
+            return torch.clamp(y, min=-limit, max=limit)
+
+    path = export(Chosen(torch.isinf), torch.ones(2, 2), tmp_path / "m.onnx", dtype="fp16", verify=False).path
+    assert not {"IsInf", "Where", "ReduceMax"} & {node.op_type for node in onnx.load(path).graph.node}
+    session = onnxruntime.InferenceSession(str(path), providers=["CPUExecutionProvider"])
+    (found,) = session.run(None, {session.get_inputs()[0].name: np.full((1, 2), 3, np.float32)})
+    np.testing.assert_array_equal(found, [[3, np.float16(LARGEST - 1000)]])
+
+
 def test_nothing_is_clamped_in_float32(tmp_path: Path) -> None:
     model = Clamped(lambda y: not torch.isfinite(y).all())
     path = export(model, torch.ones(2, 2), tmp_path / "m.onnx", verify=False).path
