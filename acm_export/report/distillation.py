@@ -19,9 +19,10 @@ if TYPE_CHECKING:
 
 def plan_table(plan: AcmizePlan) -> Table:
     """The plan, one row per site."""
-    table = Table(title=f"{len(plan.replacements)} sites", title_justify="left")
-    table.add_column("site")
-    for column in ("kind", "D", "N", "h", "min", "learners ÷ dense", "gate ÷ dense"):
+    count = len(plan.replacements)
+    table = Table(title=f"{count} site{'s' if count > 1 else ''}", title_justify="left")
+    table.add_column("site", overflow="fold")
+    for column in ("kind", "D", "N", "h", "min", "learners\n÷ dense", "gate\n÷ dense"):
         table.add_column(column, justify="right")
     for item in plan.replacements:
         spec = item.spec
@@ -43,6 +44,17 @@ def describe_plan(plan: AcmizePlan) -> Iterator[str]:
     if kinds:
         yield f"found, not selected: {', '.join(f'{count} {kind}' for kind, count in kinds.items())}"
     yield from (f"left: {line}" for line in grouped(plan.found.left))
+
+
+def example_data(plan: AcmizePlan) -> str:
+    """An example of ``--data`` for the inputs of a planned model."""
+    shapes = list(plan.tokens.items())
+    if len(shapes) > 1:
+        return "data.npz"
+    (name, shape), *_ = shapes
+    if len(shape) == 4:
+        return "photos/"
+    return {"input_ids": "sentences.txt", "input_values": "speech/", "input_features": "speech/"}.get(name, "data.npz")
 
 
 def result_table(result: AcmizeResult) -> Table:
