@@ -30,13 +30,14 @@ class Imitation:
 
     Args:
         fields: Fields of the output to imitate; empty for all its tensors.
+        logits: Whether an output without fields is logits.
     """
 
     name, needs_labels = "distil", False
 
-    def __init__(self, fields: tuple[str, ...]) -> None:
-        self._fields = fields
-        kinds = {_kind(name) for name in fields} or {"values"}
+    def __init__(self, fields: tuple[str, ...], *, logits: bool = False) -> None:
+        self._fields, self._unnamed = fields, "logits" if logits else "values"
+        kinds = {_kind(name, self._unnamed) for name in fields} or {self._unnamed}
         self.quality_name = _QUALITY_NAMES[kinds.pop()] if len(kinds) == 1 else "agreement with the teacher"
 
     def loss(self, output: object, batch: Arrays, teacher: object, valid: torch.Tensor | None) -> torch.Tensor:  # noqa: ARG002
@@ -68,17 +69,21 @@ class Imitation:
         theirs = named_outputs(teacher, self._fields)
         floats = [name for name, value in ours.items() if value.is_floating_point()]
         return [
-            (_kind(name) if ours[name].shape[-1] > 1 else "values", ours[name].float(), theirs[name].float())
+            (
+                _kind(name, self._unnamed) if ours[name].shape[-1] > 1 else "values",
+                ours[name].float(),
+                theirs[name].float(),
+            )
             for name in floats
         ]
 
 
-def _kind(name: str) -> str:
+def _kind(name: str, unnamed: str) -> str:
     if _LOGITS in name:
         return "logits"
     if name in _FEATURES:
         return "features"
-    return "embeddings" if name.endswith(_EMBEDDINGS) else "values"
+    return "embeddings" if name.endswith(_EMBEDDINGS) else unnamed
 
 
 def _features_loss(ours: torch.Tensor, theirs: torch.Tensor, valid: torch.Tensor | None) -> torch.Tensor:

@@ -71,7 +71,8 @@ def acmize_module(
         masked="" if any(value.name == MASK for value in inputs) else None,
     )
     teacher = Teacher(copy.deepcopy(model), interface, type(model).__name__)
-    task = task_for(teacher.model, interface, settings.task, {}, loss)
+    default = "distil" if loss is None else None
+    task = task_for(teacher.model, interface, settings.task or default, {}, loss)
     check_model(teacher.model)
     held_out = None if eval_data is None else module_samples(eval_data, *_parameters(model))[0]
     samples = open_training_data(teacher, task, given, held_out)

@@ -48,8 +48,9 @@ class Classification:
 
     def loss(self, output: Output, batch: Arrays, teacher: Output | None, valid: torch.Tensor | None) -> torch.Tensor:  # noqa: ARG002
         """Cross-entropy; with a teacher, the mean of cross-entropy and divergence from its logits."""
-        loss = F.cross_entropy(output.logits.float(), batch[LABELS])
-        return loss if teacher is None else 0.5 * (loss + divergence(output.logits, teacher.logits))
+        logits = logits_of(output)
+        loss = F.cross_entropy(logits.float(), batch[LABELS])
+        return loss if teacher is None else 0.5 * (loss + divergence(logits, logits_of(teacher)))
 
     def quality(
         self,
@@ -59,7 +60,8 @@ class Classification:
         valid: torch.Tensor | None,  # noqa: ARG002
     ) -> tuple[float, float]:
         """Number of correct samples, and number of samples."""
-        return float((output.logits.argmax(-1) == batch[LABELS]).sum()), float(len(output.logits))
+        logits = logits_of(output)
+        return float((logits.argmax(-1) == batch[LABELS]).sum()), float(len(logits))
 
     def check(self, batch: Arrays) -> None:
         """Check that every label is one of the model's classes.
@@ -75,6 +77,11 @@ class Classification:
                 "number the classes from 0, as int64 []; --task distil imitates the teacher's outputs instead",
             )
         check_classes(labels.numpy(force=True), self._num_labels)
+
+
+def logits_of(output: Any) -> torch.Tensor:  # Any: an output of transformers, or a tensor
+    """The logits of a classifier: its field ``logits``, or the whole output of a model of timm."""
+    return torch.as_tensor(output if isinstance(output, torch.Tensor) else output.logits)
 
 
 class UserLoss:
@@ -154,17 +161,25 @@ def task_for(
         )
     config: Any = getattr(model, "config", None)
     if name == "classification":
-        return Classification(config.num_labels)
+        return Classification(_classes(model))
     if name == "ctc":
         space = vocabulary.get("|", vocabulary.get(" "))
         return CTC(int(config.pad_token_id or 0), config.vocab_size, space)
-    return Imitation(interface.outputs)
+    return Imitation(interface.outputs, logits=_is_of_timm(model) and _classes(model) > 0)
 
 
 def _tasks_of(architecture: str, model: nn.Module) -> list[str]:
     """Names of the tasks of an architecture, the default first."""
-    config: Any = getattr(model, "config", None)
-    one_class = getattr(config, "problem_type", None) in (None, "single_label_classification")
-    if architecture.endswith(_CLASSIFIERS) and one_class and config.num_labels > 1:
+    one_label = getattr(getattr(model, "config", None), "problem_type", None) in (None, "single_label_classification")
+    if (architecture.endswith(_CLASSIFIERS) or _is_of_timm(model)) and one_label and _classes(model) > 1:
         return ["classification", "distil"]
     return ["ctc", "distil"] if architecture.endswith("ForCTC") else ["distil"]
+
+
+def _is_of_timm(model: nn.Module) -> bool:
+    return hasattr(model, "pretrained_cfg") and hasattr(model, "num_classes")
+
+
+def _classes(model: Any) -> int:  # Any: the configs of transformers have no common fields
+    """Number of classes; 0 for a model of timm without a head."""
+    return int(model.num_classes if _is_of_timm(model) else model.config.num_labels)

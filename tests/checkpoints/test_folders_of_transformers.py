@@ -172,9 +172,7 @@ def test_the_base_model_is_read_from_pre_trained_ones_and_the_whole_on_request(n
 EXPORTED = ("roberta", "llama, tied", "t5", "wavlm large", "clip")
 
 
-@pytest.mark.parametrize(
-    "name", [pytest.param(name, marks=() if name in EXPORTED else pytest.mark.slow) for name in NAMES]
-)
+@pytest.mark.parametrize("name", EXPORTED)
 def test_dense_models_export_and_verify(name: str, tmp_path: Path) -> None:
     tiny_model(name).save_pretrained(tmp_path / "dense")
     checkpoint = load(tmp_path / "dense", name)

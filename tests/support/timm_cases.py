@@ -7,10 +7,14 @@ torchvision declares two, which are therefore declared here.
 from __future__ import annotations
 
 import json
-from typing import TYPE_CHECKING, Any
+import re
+from pathlib import Path
+from typing import Any
 
+import numpy as np
 import pytest
 import torch
+from click.testing import CliRunner
 from safetensors.torch import load_file, save_file
 
 _LIBRARY = torch.library.Library("torchvision", "DEF")
@@ -21,11 +25,10 @@ import timm  # noqa: E402  after its operators are declared
 
 from acm_export.base.errors import CheckpointError  # noqa: E402
 from acm_export.checkpoints import load_checkpoint, save_checkpoint  # noqa: E402
+from acm_export.cli import main  # noqa: E402
 from acm_export.exporter import export  # noqa: E402
+from acm_export.surgery import find_sites, interface_of  # noqa: E402
 from acm_export.surgery.examples import example_inputs  # noqa: E402
-
-if TYPE_CHECKING:
-    from pathlib import Path
 
 SMALL = {"num_classes": 5, "depth": 2, "embed_dim": 12, "num_heads": 3}
 SWIN = {"num_classes": 5, "depths": (1, 1), "embed_dim": 12, "num_heads": (3, 3)}
@@ -121,3 +124,42 @@ def test_missing_and_unknown_weights_are_errors_with_the_name(folder: Path) -> N
     save_file(state | {"extra.weight": torch.zeros(1)}, folder / "model.safetensors")
     with pytest.raises(CheckpointError, match=r"has extra\.weight"):
         load_checkpoint(folder)
+
+
+def test_the_page_about_modules_runs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    page = (Path(__file__).parents[2] / "docs" / "modules.md").read_text()
+    (code,) = [
+        block for block in re.findall(r"^```python\n(.*?)^```", page, re.MULTILINE | re.DOTALL) if "timm" in block
+    ]
+    monkeypatch.chdir(tmp_path)
+    names: dict[str, Any] = {}
+    exec(code, names)  # noqa: S102  our own page
+    assert names["exported"].report.passed
+
+
+def test_the_command_line_takes_a_folder_of_timm(folder: Path, tmp_path: Path) -> None:
+    generator = np.random.default_rng(0)
+    images = generator.standard_normal((20, 3, 32, 32)).astype(np.float32)
+    np.savez(tmp_path / "data.npz", x=images, labels=generator.integers(0, 5, 20))
+    steps = ["--steps", "2,1,1", "--batch", "4", "--learners", "3"]
+    data, acm, file = str(tmp_path / "data.npz"), str(tmp_path / "acm"), str(tmp_path / "m.onnx")
+    for line in (
+        ["acmize", str(folder), "--dry-run"],
+        ["acmize", str(folder), "--data", data, "-o", acm, *steps],
+        ["export", acm, "-o", file],
+        ["verify", file, "--checkpoint", acm],
+        ["calibrate", file, "--data", data, "--budgets", "0.5", "-o", str(tmp_path / "c.onnx")],
+    ):
+        done = CliRunner().invoke(main, line)
+        assert done.exit_code == 0, (line, done.output, done.exception)
+        if line[0] == "acmize" and "-o" in line:
+            assert "accuracy" in done.stdout
+
+
+@pytest.mark.parametrize("name", MODELS)
+def test_every_ffn_of_timm_is_a_site(name: str) -> None:
+    model = timm.create_model(name, **MODELS[name]).eval()
+    interface = interface_of(model)
+    found = find_sites(model, interface)
+    mlps = [key for key, module in model.named_modules() if key.endswith(".mlp") and "blocks" in key and module]
+    assert [site.place for site in found.sites if site.kind == "ffn"] == mlps
