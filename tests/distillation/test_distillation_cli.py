@@ -70,9 +70,8 @@ def test_a_dry_run_prints_sites_sizes_and_flops_and_writes_nothing(folder: Path)
     [
         ("vit", "", "--data photos/ -o acm-dense"),
         ("bert", "--learners 3 --restart", "--learners 3 --restart --data sentences.txt -o acm-dense"),
-        ("hubert", "--steps 10,5,20", "--steps 10,5,20 --data speech/ -o acm-dense"),
-        ("whisper", "--part decoder -o out", "--part decoder --data data.npz -o out"),
-        ("clip", "--data 'my data.npz'", "--data 'my data.npz' -o acm-dense"),
+        ("hubert", "--steps 10,5,20 -o out", "--steps 10,5,20 --data speech/ -o out"),
+        ("whisper", "--part decoder", "--part decoder --data data.npz -o acm-dense"),
     ],
 )
 def test_a_dry_run_prints_the_command_that_trains_its_plan(
