@@ -86,7 +86,7 @@ class LayerEntry:
 
 @dataclass(frozen=True)
 class Source:
-    """Where the weights came from: name of the checkpoint, SHA-256 of its weights, and the part that was taken, if any."""
+    """Where the weights came from: name of the checkpoint, SHA-256 of its weights, and the part of it, if not all."""
 
     name: str
     sha256: str | None = None

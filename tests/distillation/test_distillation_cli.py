@@ -74,9 +74,7 @@ def test_a_dry_run_prints_sites_sizes_and_flops_and_writes_nothing(folder: Path)
         ("whisper", "--part decoder", "--part decoder --data data.npz -o acm-dense"),
     ],
 )
-def test_a_dry_run_prints_the_command_that_trains_its_plan(
-    name: str, options: str, expected: str, tmp_path: Path
-) -> None:
+def test_a_dry_run_prints_the_next_command(name: str, options: str, expected: str, tmp_path: Path) -> None:
     tiny_model(name).save_pretrained(tmp_path / "dense")
     result = run(tmp_path / "dense", "--dry-run", *shlex.split(options))
     assert result.exit_code == 0, result.stderr
