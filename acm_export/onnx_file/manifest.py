@@ -86,13 +86,7 @@ class LayerEntry:
 
 @dataclass(frozen=True)
 class Source:
-    """Where the weights came from.
-
-    Args:
-        name: Name of the checkpoint.
-        sha256: SHA-256 of its weights, or None for a module without a checkpoint.
-        part: Part of the checkpoint that the file contains, as ``encoder``; None for all of it.
-    """
+    """Where the weights came from: name of the checkpoint, SHA-256 of its weights, and the part of it, if not all."""
 
     name: str
     sha256: str | None = None

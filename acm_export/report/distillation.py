@@ -48,10 +48,10 @@ def describe_plan(plan: AcmizePlan) -> Iterator[str]:
 
 def example_data(plan: AcmizePlan) -> str:
     """An example of ``--data`` for the inputs of a planned model."""
-    shapes = list(plan.tokens.items())
+    shapes = {name: shape for name, shape in plan.tokens.items() if name != "token_type_ids"}
     if len(shapes) > 1:
         return "data.npz"
-    (name, shape), *_ = shapes
+    ((name, shape),) = shapes.items()
     if len(shape) == 4:
         return "photos/"
     return {"input_ids": "sentences.txt", "input_values": "speech/", "input_features": "speech/"}.get(name, "data.npz")

@@ -7,8 +7,8 @@ from functools import partial
 from typing import TYPE_CHECKING
 
 import pytest
-from rtx_builder import build, export_family, needs_rtx, parsed_layers, profile_options
-from tiny_families import MAKE, acm_model, dense_model, family
+from rtx_builder import build, export_model, needs_rtx, parsed_layers, profile_options
+from tiny_families import MAKE, acm_model, dense_model
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -24,8 +24,8 @@ KINDS = {"dense": dense_model, "acm": partial(acm_model, projections=3)}
 @pytest.mark.parametrize("name", MAKE)
 def test_a_family_builds(tmp_path: Path, name: str, kind: str, dtype: str) -> None:
     model = KINDS[kind](name)
-    file = export_family(model, family(model), tmp_path / "m.onnx", dtype)
-    options = profile_options(model, family(model), file)
+    file = export_model(model, tmp_path / "m.onnx", dtype)
+    options = profile_options(model, file)
     result = build(file, tmp_path / "m.rtx", *options)
     assert (tmp_path / "m.rtx").stat().st_size > 0
     [plan] = result["plans"]
@@ -40,14 +40,14 @@ def test_a_family_builds(tmp_path: Path, name: str, kind: str, dtype: str) -> No
 @pytest.mark.parametrize(("dtype", "opset"), [("bf16", 20), ("fp32", 18), ("fp16", 22)])
 def test_other_precisions_and_opsets_build(tmp_path: Path, dtype: str, opset: int) -> None:
     model = acm_model("bert")
-    file = export_family(model, family(model), tmp_path / "m.onnx", dtype, opset=opset)
-    build(file, tmp_path / "m.rtx", *profile_options(model, family(model), file))
+    file = export_model(model, tmp_path / "m.onnx", dtype, opset=opset)
+    build(file, tmp_path / "m.rtx", *profile_options(model, file))
 
 
 @pytest.mark.parametrize("name", ["vit", "bert", "wav2vec2 ctc, XLS-R", "whisper"])
 def test_a_portable_file_parses_as_it_is(tmp_path: Path, name: str) -> None:
     model = acm_model(name)
-    file = export_family(model, family(model), tmp_path / "m.onnx", "fp32")
+    file = export_model(model, tmp_path / "m.onnx", "fp32")
     layers = parsed_layers(file)
     assert layers.count("TOPK") == len(model_layers(file))
 

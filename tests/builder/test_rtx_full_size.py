@@ -6,8 +6,8 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 import transformers
-from rtx_builder import build, export_family, needs_rtx, profile_options
-from tiny_families import family, install_sites, sites_of
+from rtx_builder import build, export_model, needs_rtx, profile_options
+from tiny_families import install_sites, sites_of
 from transformers.models.whisper.modeling_whisper import WhisperEncoder
 
 from acm_export.surgery import spec_for
@@ -37,8 +37,8 @@ def test_a_model_of_usual_size_builds(tmp_path: Path, name: str, kind: str) -> N
     model: Any = MAKE[name]().eval()
     if kind == "acm":
         install_sites(model, {site: spec_for(site, 4) for site in sites_of(model)})
-    file = export_family(model, family(model), tmp_path / "m.onnx", "fp16")
-    options = profile_options(model, family(model), file, BATCHES.get(name, (1, 2, 4)))
+    file = export_model(model, tmp_path / "m.onnx", "fp16")
+    options = profile_options(model, file, BATCHES.get(name, (1, 2, 4)))
     result = build(file, tmp_path / "m.rtx", *options)
     assert (tmp_path / "m.rtx").stat().st_size > file.stat().st_size // 2
     assert (len(result["passport"]["manifest"]["layers"]) > 0) == (kind == "acm")

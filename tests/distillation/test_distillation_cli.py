@@ -18,6 +18,7 @@ from click.testing import CliRunner, Result
 from distillation_runs import vit, weights
 from PIL import Image
 from safetensors.torch import load_file
+from tiny_architectures import tiny_model
 from tiny_families import MAKE, dense_model
 from user_data import LETTERS, write_wav
 
@@ -62,6 +63,22 @@ def test_a_dry_run_prints_sites_sizes_and_flops_and_writes_nothing(folder: Path)
     others = [site["site"] for site in content["not_selected"]]
     assert others == [f"vit.layers.{i}.attention.{name}_proj" for i in range(2) for name in "kvo"]
     assert content["left"] == []
+
+
+@pytest.mark.parametrize(
+    ("name", "options", "expected"),
+    [
+        ("vit", "", "--data photos/ -o acm-dense"),
+        ("bert", "--learners 3 --restart", "--learners 3 --restart --data sentences.txt -o acm-dense"),
+        ("hubert", "--steps 10,5,20 -o out", "--steps 10,5,20 --data speech/ -o out"),
+        ("whisper", "--part decoder", "--part decoder --data data.npz -o acm-dense"),
+    ],
+)
+def test_a_dry_run_prints_the_next_command(name: str, options: str, expected: str, tmp_path: Path) -> None:
+    tiny_model(name).save_pretrained(tmp_path / "dense")
+    result = run(tmp_path / "dense", "--dry-run", *shlex.split(options))
+    assert result.exit_code == 0, result.stderr
+    assert result.stdout.splitlines()[-1] == f"next: acm-export acmize {tmp_path / 'dense'} {expected}"
 
 
 @pytest.mark.slow

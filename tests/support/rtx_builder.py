@@ -11,13 +11,15 @@ from typing import TYPE_CHECKING, Any
 import onnx
 import pytest
 
+from acm_export.engine.profiles import format_shapes
 from acm_export.exporter import export
+from acm_export.surgery import interface_of
 from acm_export.surgery.examples import example_inputs
 
 if TYPE_CHECKING:
-    from transformers import PreTrainedModel
+    from collections.abc import Mapping
 
-    from acm_export.surgery import ModelFamily
+    from torch import nn
 
 PYTHON = os.environ.get("ACM_RTX_PYTHON", "")
 ROOT = Path(__file__).parents[2]
@@ -37,6 +39,23 @@ parsed = parser.parse_from_file(sys.argv[1])
 layers = [network.get_layer(i) for i in range(network.num_layers)] if parsed else []
 print(json.dumps({"parsed": parsed, "layers": [layer.type.name for layer in layers]}))
 """
+
+
+BUILD_SCRIPT = """
+import json, sys
+from acm_export import AcmError, build_engine
+said = []
+for model, engine, profile in json.loads(sys.argv[1]):
+    try:
+        build_engine(model, engine, runtime="tensorrt-rtx", **profile)
+        said.append("")
+    except AcmError as error:
+        said.append(str(error))
+print(json.dumps(said))
+"""
+
+Profile = dict[str, str]
+"""The arguments ``min_shapes``, ``opt_shapes`` and ``max_shapes`` of ``build_engine``."""
 
 
 def command(*arguments: str | Path) -> list[str]:
@@ -74,29 +93,51 @@ def parsed_layers(model: Path) -> list[str]:
     return list(network["layers"])
 
 
-def export_family(model: PreTrainedModel, family: ModelFamily, path: Path, dtype: str, **options: Any) -> Path:
-    """Export a model of a family, with every length dynamic that its inputs leave open."""
-    how = family.interface(model)
+def build_files(profiles: Mapping[Path, Profile]) -> dict[Path, str]:
+    """Build engines beside ONNX files, all in one process.
+
+    Args:
+        profiles: Profile of each file.
+
+    Returns:
+        For each file what the parser or the builder says against it; empty if its engine was built.
+    """
+    files = [[str(file), str(file.with_suffix(".rtx")), profile] for file, profile in profiles.items()]
+    arguments = [PYTHON, "-c", BUILD_SCRIPT, json.dumps(files)]
+    done = subprocess.run(arguments, capture_output=True, text=True, timeout=500, check=False, env=environment())
+    assert done.returncode == 0, done.stderr
+    return dict(zip(profiles, json.loads(done.stdout.splitlines()[-1]), strict=True))
+
+
+def export_model(model: nn.Module, path: Path, dtype: str, **options: Any) -> Path:
+    """Export a model of transformers, with every length dynamic that its inputs leave open."""
+    how = interface_of(model)
     settings = {"dtype": dtype, "verify": False, "dynamic_shapes": how.dynamic_axes(), "output_fields": how.outputs}
     export(model, example_inputs(how), path, **(settings | options))
     return path
 
 
-def profile_options(
-    model: PreTrainedModel, family: ModelFamily, file: Path, batch: tuple[int, int, int] = (1, 2, 4)
-) -> list[str]:
-    """Options of ``build-engine`` that give every dynamic length of a file a range: batch, tokens, audio samples."""
-    bounds = family.bounds(model.config)
+def profile_of(model: nn.Module, file: Path, batch: tuple[int, int, int] = (1, 2, 4)) -> Profile:
+    """A range for every dynamic length of a file: batch, tokens, audio samples."""
+    how = interface_of(model)
     ranges = {"batch": batch}
-    for name, length in family.lengths(model.config).items():
-        low, high = bounds.get(name, (length, None))
+    for name, length in how.lengths.items():
+        low, high = how.bounds.get(name, (length, None))
         ranges[name] = (low, length, high or 2 * length)
     inputs = {value.name: value.type.tensor_type.shape.dim for value in onnx.load(file).graph.input}
-    options = []
-    for i, option in enumerate(("--min-shapes", "--opt-shapes", "--max-shapes")):
-        shapes = [
-            f"{name}:{'x'.join(str(ranges[d.dim_param][i] if d.dim_param else d.dim_value) for d in dims)}"
-            for name, dims in inputs.items()
-        ]
-        options += [option, ",".join(shapes)]
-    return options
+
+    def shapes(end: int) -> str:
+        return format_shapes(
+            {
+                name: tuple(ranges[dim.dim_param][end] if dim.dim_param else dim.dim_value for dim in dims)
+                for name, dims in inputs.items()
+            }
+        )
+
+    return {name: shapes(end) for end, name in enumerate(("min_shapes", "opt_shapes", "max_shapes"))}
+
+
+def profile_options(model: nn.Module, file: Path, batch: tuple[int, int, int] = (1, 2, 4)) -> list[str]:
+    """Options of ``build-engine`` for :func:`profile_of`."""
+    profile = profile_of(model, file, batch)
+    return [word for name, shapes in profile.items() for word in (f"--{name.replace('_', '-')}", shapes)]
