@@ -9,16 +9,12 @@ import torch
 from transformers import ViTConfig, ViTForImageClassification
 from transformers.initialization import no_init_weights
 
-from acm_export.checkpoints.folder import build_model
 from acm_export.modules import ACMSpec
-from acm_export.surgery import FAMILIES, PlacedLayer
+from acm_export.surgery import PlacedLayer, install_acm_layers, interface_of
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel
 
-    from acm_export.surgery import ModelFamily
-
-FAMILY: ModelFamily = FAMILIES["vit"]
 LABELS, NUM_LEARNERS, STD = 1000, 4, 0.02
 
 
@@ -69,9 +65,10 @@ def random_vit(shape: Shape, *, acm: bool, seed: int = 0) -> PreTrainedModel:
     )
     places = [f"vit.layers.{index}.mlp" for index in range(shape.layers)]
     spec = ACMSpec(shape.hidden, NUM_LEARNERS, shape.ffn // NUM_LEARNERS, activation=config.hidden_act)
-    layers = dict.fromkeys(places, PlacedLayer(spec)) if acm else {}
     with no_init_weights():
-        model = build_model(ViTForImageClassification, config, FAMILY, layers)
+        model = ViTForImageClassification(config)
+        if acm:
+            install_acm_layers(model, interface_of(model), dict.fromkeys(places, PlacedLayer(spec)))
     generator = torch.Generator().manual_seed(seed)
     with torch.no_grad():
         for name, parameter in model.named_parameters():

@@ -24,7 +24,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import torch
 from common import Timing, interleaved, parser, print_table, write_result
-from random_vit import FAMILY, NUM_LEARNERS, TINY, VIT_B, random_vit
+from random_vit import NUM_LEARNERS, TINY, VIT_B, random_vit
 
 from acm_export.exporter import ExportResult, export
 from acm_export.modules import acm_layers
@@ -32,6 +32,7 @@ from acm_export.onnx_file.model_file import read_model
 from acm_export.op.routing import margins
 from acm_export.runtimes.onnx_runtime import CpuSession
 from acm_export.runtimes.runnable import runnable_copy
+from acm_export.surgery import interface_of
 from acm_export.verification.compare import executed_budget
 
 if TYPE_CHECKING:
@@ -39,7 +40,6 @@ if TYPE_CHECKING:
     from transformers import PreTrainedModel
 
     from acm_export.quantization.result import QuantizationResult
-    from acm_export.surgery import InputSpec
 
 THREADS = 2
 SHARES = (1.0, 0.75, 0.5, 0.25, 0.0)
@@ -109,7 +109,7 @@ def thresholds_for(model: PreTrainedModel, inputs: Arrays, share: float) -> Arra
 
 def images(model: PreTrainedModel, batch: int) -> Arrays:
     """Standard normal values in the shape of the model's input."""
-    spec: InputSpec = FAMILY.inputs(model.config)[0]
+    spec = interface_of(model).inputs[0]
     shape = [batch if dim == "batch" else int(dim) for dim in spec.shape]
     return {spec.name: np.random.default_rng(batch).standard_normal(shape).astype(np.float32)}
 

@@ -90,8 +90,10 @@ def construct(
     return model if part is None else take_part(model, part)
 
 
-def wanted_part(model: nn.Module, part: str | None, family: ModelFamily, *, dense: bool) -> nn.Module:
-    """The part of a loaded model that is wanted; the model itself if it is that part already.
+def wanted_part(
+    model: nn.Module, part: str | None, family: ModelFamily, *, dense: bool
+) -> tuple[nn.Module, str | None]:
+    """The part of a loaded model that is wanted, and its name; the model itself if it is that part already.
 
     Args:
         model: Loaded model.
@@ -99,20 +101,23 @@ def wanted_part(model: nn.Module, part: str | None, family: ModelFamily, *, dens
         family: Family of the model.
         dense: Whether the model has no ACM layers.
 
+    Returns:
+        The part, and its name; None for the name if neither the caller nor the family names a part.
+
     Raises:
         UsageError: The model has no such part.
     """
     known = parts_of(model)
     if part is None:
         if not dense or family.default_part not in known:
-            return model
+            return model, None
         taken = take_part(model, family.default_part)
         read, whole = type(taken).__name__, type(model).__name__
         warnings.warn(f"reading only the {read} of this {whole}; --part names another part", AcmWarning, stacklevel=3)
-        return taken
+        return taken, family.default_part
     if part not in known and part.title() in type(model).__name__:
-        return model
-    return take_part(model, part)
+        return model, part
+    return take_part(model, part), part
 
 
 @dataclass(frozen=True)

@@ -1,8 +1,8 @@
 """Checkpoint folders: folders of transformers or timm whose ``config.json`` may have a section ``acm``.
 
-    config.json         the model's config; "acm": {"schema", "layers", "source"}, and "part" if the folder contains
-                        only a decoder; layers: by name, the fields of ACMSpec, and "emptied", the modules that became
-                        identities
+    config.json         the model's config; "acm": {"schema", "layers", "source"}, and "part" if the folder
+                        contains only a decoder; layers: by name, the fields of ACMSpec, and "emptied", the modules
+                        that became identities
     model.safetensors   every tensor under its module's name; or shards and model.safetensors.index.json
     preprocessor_config.json and similar files, if the model has them
 
@@ -74,6 +74,7 @@ class Checkpoint:
         sha256: Hex SHA-256 of its weights.
         source: Origin of the weights, from the ``acm`` section.
         name: Name of the folder, or of the model on the Hugging Face Hub.
+        part: Part of the folder's model that was read, as in :func:`load_checkpoint`; None for what it reads by default.
     """
 
     model: PreTrainedModel
@@ -83,6 +84,7 @@ class Checkpoint:
     sha256: str
     source: JsonObject = field(default_factory=dict)
     name: str = ""
+    part: str | None = None
 
 
 def save_checkpoint(
@@ -165,14 +167,14 @@ def load_checkpoint(folder: str | PathLike[str], part: str | None = None) -> Che
     section = config_json.get("acm")
     layers = None if section is None else _read_section(section, blueprint.family)
     model = blueprint.load_dense(weights) if layers is None else _load_acm(weights, blueprint, layers)
-    model = wanted_part(model, part, blueprint.family, dense=layers is None)
+    model, part = wanted_part(model, part, blueprint.family, dense=layers is None)
     prepare_model(model)
     warn_about_values(model.state_dict())
     source = section.get("source") if isinstance(section, dict) else None
     origin = source if isinstance(source, dict) else {}
     interface = blueprint.family.interface(model)
     name = str(given) if is_hub_id(given) else given.name
-    return Checkpoint(model.eval(), blueprint.family, interface, folder, weights.sha256(), origin, name)
+    return Checkpoint(model.eval(), blueprint.family, interface, folder, weights.sha256(), origin, name, part)
 
 
 def _read_section(section: object, family: ModelFamily) -> dict[str, PlacedLayer]:

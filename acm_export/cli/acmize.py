@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shlex
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -144,7 +145,7 @@ def acmize(
     from acm_export.distillation import acmize as api
 
     if dry_run or data is None or output is None:
-        _show_plan(api.plan_acmize(model, **{name: options[name] for name in _PLAN_OPTIONS}), as_json)
+        _show_plan(api.plan_acmize(model, **{name: options[name] for name in _PLAN_OPTIONS}), model, as_json)
         return
     from acm_export.report.distillation import describe_result, result_table
 
@@ -158,10 +159,24 @@ def acmize(
         write_table(result_table(result), *describe_result(result))
 
 
-def _show_plan(plan: AcmizePlan, as_json: bool) -> None:
-    from acm_export.report.distillation import describe_plan, plan_table
+def _show_plan(plan: AcmizePlan, model: Path, as_json: bool) -> None:
+    from acm_export.report.distillation import describe_plan, example_data, plan_table
 
     if as_json:
         write_json(plan.to_json())
     else:
-        write_table(plan_table(plan), *describe_plan(plan))
+        write_table(plan_table(plan), *describe_plan(plan), f"next: {_next_command(model, example_data(plan))}")
+
+
+def _next_command(model: Path, example: str) -> str:
+    """The command that trains as planned: the options of this one, with examples for --data and -o."""
+    context = click.get_current_context()
+    words = ["acm-export", "acmize", str(model)]
+    for parameter in context.command.params:
+        name, value = str(parameter.name), context.params.get(str(parameter.name))
+        given = context.get_parameter_source(name) is click.core.ParameterSource.COMMANDLINE
+        if given and isinstance(parameter, click.Option) and name not in ("data", "output", "dry_run"):
+            text = ",".join(map(str, value)) if isinstance(value, tuple) else str(value)
+            words += [parameter.opts[0]] if parameter.is_flag else [parameter.opts[0], text]
+    output = context.params["output"] or f"acm-{model.resolve().name}"
+    return shlex.join([*words, "--data", context.params["data"] or example, "-o", str(output)])

@@ -175,4 +175,4 @@ def write_table(table: Table, *notes: str) -> None:
     console = Console(width=None if sys.stdout.isatty() else 110)
     console.print(table)
     for note in notes:
-        console.print(note, highlight=False, markup=False)
+        console.print(note, highlight=False, markup=False, soft_wrap=True)

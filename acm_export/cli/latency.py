@@ -99,6 +99,9 @@ def _percentiles(context: click.Context, parameter: click.Parameter, values: tup
 )
 @click.option("--checkpoint", type=_PATH, metavar="DIR", help="Folder that MODEL was exported from, for pytorch.")
 @click.option(
+    "--part", metavar="NAME", help="Part of a --baseline folder, for pytorch. [default: the part that MODEL contains]"
+)
+@click.option(
     "--streams", type=click.IntRange(1, 64), default=1, show_default=True, metavar="N", help="Concurrent streams."
 )
 @click.option("--cuda-graph", is_flag=True, help="Launch each run as a CUDA graph, if the runtime can.")

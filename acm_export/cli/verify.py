@@ -6,7 +6,7 @@ from pathlib import Path
 
 import click
 
-from acm_export.cli.common import DATA, PART, PROCESSOR, need_export_packages, verb, write_json, write_table
+from acm_export.cli.common import DATA, PROCESSOR, need_export_packages, verb, write_json, write_table
 
 
 @click.command(short_help="Compare an ONNX file with its checkpoint.")
@@ -23,7 +23,7 @@ from acm_export.cli.common import DATA, PART, PROCESSOR, need_export_packages, v
     show_default=True,
     help="Number of samples to run; fewer if --data has fewer.",
 )
-@click.option("--part", metavar="NAME", help=PART)
+@click.option("--part", metavar="NAME", help="Part of the checkpoint. [default: the part that MODEL contains]")
 @click.option("--atol", type=click.FloatRange(0), help="Largest accepted absolute error.")
 @verb
 def verify(

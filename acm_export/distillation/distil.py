@@ -121,7 +121,7 @@ def distil(
     student = _untrained_student(teacher, dense, plan, settings.seed).to(accelerator.device)
     trainer = Trainer(accelerator, settings, samples, collate, student, output, progress, Throughput())
     run = _Run(teacher, dense, student, plan, task, trainer)
-    identity = fingerprint(settings, teacher.sha256, data_sha256, accelerator.num_processes)
+    identity = fingerprint(settings, teacher, data_sha256, accelerator.num_processes)
     try:
         state = run.resume(identity)
         resumed = trainer.saved

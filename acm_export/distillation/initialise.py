@@ -61,8 +61,13 @@ def learners_from_linear(
         weight: Weight of the teacher's projection ``[D, D]``, in the layout of ``nn.Linear``.
         bias: Its bias ``[D]``, or None.
         statistics: Statistics of the site.
+
+    Raises:
+        ValueError: The statistics are those of an FFN.
     """
     spec = layer.spec
+    if statistics.output_covariance is None:
+        raise ValueError("the statistics are those of an FFN; a projection needs the covariance of its outputs")
     _, vectors = torch.linalg.eigh(statistics.output_covariance)
     count = min(spec.num_learners * spec.hidden_dim, spec.model_dim)
     best = vectors.flip(1)[:, :count]

@@ -18,6 +18,7 @@ if TYPE_CHECKING:
 
     from acm_export.base.json_fields import JsonObject
     from acm_export.distillation.settings import AcmizeSettings
+    from acm_export.distillation.teacher import Teacher
 
 _FILE = "state.pt"
 _STAGING = f"{_FILE}.tmp"
@@ -32,7 +33,7 @@ class State:
     """Position and tensors of a run. Random numbers need no state: they depend only on the seed and the step.
 
     Args:
-        fingerprint: SHA-256 of settings, teacher and data.
+        fingerprint: SHA-256 of settings, teacher, its part, and data.
         variances: Variance of the teacher's outputs by place.
         weights: Weights of the squared errors by place.
         phase: Number of the phase, 1 to 3; 4 when all phases are done.
@@ -56,17 +57,18 @@ class State:
     history: list[JsonObject] = field(default_factory=list)
 
 
-def fingerprint(settings: AcmizeSettings, teacher: str, data: str, processes: int) -> str:
+def fingerprint(settings: AcmizeSettings, teacher: Teacher, data: str, processes: int) -> str:
     """Hex SHA-256 of everything that determines a result.
 
     Args:
         settings: Settings of the run.
-        teacher: SHA-256 of the teacher's weights.
+        teacher: The teacher, of which the weights and the part count.
         data: SHA-256 of the training data.
         processes: Number of processes.
     """
     fixed = {name: value for name, value in asdict(settings).items() if name not in _MAY_CHANGE}
-    return hashlib.sha256(json.dumps([fixed, teacher, data, processes], sort_keys=True).encode()).hexdigest()
+    identity = [fixed, teacher.sha256, teacher.part, data, processes]
+    return hashlib.sha256(json.dumps(identity, sort_keys=True).encode()).hexdigest()
 
 
 def partial_folder(output: Path) -> Path:
@@ -114,7 +116,7 @@ def load_state(output: Path, expected: str) -> State | None:
         raise DistillationError(f"{path} cannot be read: {error}", "start over with --restart") from error
     if state.fingerprint != expected:
         raise DistillationError(
-            f"{path} belongs to a run with other settings, model, data or number of processes", _RESTART
+            f"{path} belongs to a run with other settings, model, part, data or number of processes", _RESTART
         )
     return state
 

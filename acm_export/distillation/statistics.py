@@ -27,7 +27,8 @@ class SiteStatistics:
         hidden_mean: Mean of the hidden values of an FFN ``[width]``.
         hidden_square: Mean square of the hidden values ``[width]``.
         output_mean: Mean output ``[D]``.
-        output_covariance: Covariance of the outputs ``[D, D]``.
+        output_variance: Mean squared distance between an output and the mean output.
+        output_covariance: Covariance of the outputs of a projection ``[D, D]``; None for an FFN, which needs none.
         sensitivity: Mean square of the gradient of a random direction of the model's output with respect to the site's
             output: squared error of the model's output per unit of squared error at the site.
     """
@@ -35,20 +36,18 @@ class SiteStatistics:
     hidden_mean: torch.Tensor
     hidden_square: torch.Tensor
     output_mean: torch.Tensor
-    output_covariance: torch.Tensor
+    output_variance: float
+    output_covariance: torch.Tensor | None
     sensitivity: float
-
-    @property
-    def output_variance(self) -> float:
-        """Mean squared distance between an output and the mean output."""
-        return float(self.output_covariance.diagonal().sum())
 
 
 class _Sums:
-    def __init__(self, width: int, d: int) -> None:
-        self.tokens, self.gradient = 0, 0.0
+    def __init__(self, site: Site) -> None:
+        width, d = site.hidden_dim, site.model_dim
+        self.tokens, self.gradient, self.spread = 0, 0.0, 0.0
         self.hidden, self.squares = torch.zeros(width, dtype=torch.float64), torch.zeros(width, dtype=torch.float64)
-        self.output, self.products = torch.zeros(d, dtype=torch.float64), torch.zeros(d, d, dtype=torch.float64)
+        self.output = torch.zeros(d, dtype=torch.float64)
+        self.products = None if site.down is not None else torch.zeros(d, d, dtype=torch.float64)
 
 
 def gather_statistics(
@@ -68,7 +67,7 @@ def gather_statistics(
     Returns:
         Statistics by place.
     """
-    sums = {site.place: _Sums(site.hidden_dim, site.model_dim) for site in sites}
+    sums = {site.place: _Sums(site) for site in sites}
     with SiteRecorder(model, interface, sites, record_gradients=True) as recorder:
         for inputs in batches:
             output, tensors = recorder.run(inputs)
@@ -91,15 +90,18 @@ def _add(total: _Sums, tensors: SiteTensors, gradient: torch.Tensor) -> None:
     total.hidden += h.sum(0)
     total.squares += h.square().sum(0)
     total.output += o.sum(0)
-    total.products += o.T @ o
+    total.spread += float(o.square().sum())
+    if total.products is not None:
+        total.products += o.T @ o
     total.gradient += float(gradient.double().square().sum()) / o.shape[1]
 
 
 def _finish(total: _Sums) -> SiteStatistics:
     n = max(total.tokens, 1)
     mean = total.output / n
-    covariance = total.products / n - torch.outer(mean, mean)
-    return SiteStatistics(total.hidden / n, total.squares / n, mean, covariance, total.gradient / n)
+    covariance = None if total.products is None else total.products / n - torch.outer(mean, mean)
+    variance = max(total.spread / n - float(mean.square().sum()), 0.0)
+    return SiteStatistics(total.hidden / n, total.squares / n, mean, variance, covariance, total.gradient / n)
 
 
 def error_weights(statistics: Mapping[str, SiteStatistics]) -> dict[str, float]:

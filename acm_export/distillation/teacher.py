@@ -24,6 +24,7 @@ class Teacher:
         name: Name of its folder or class.
         sha256: Hex SHA-256 of its weights; empty for a model that was not read from a folder.
         folder: Folder with the settings of processors and the vocabulary, or None.
+        part: Part of the folder's model, or None.
     """
 
     model: nn.Module
@@ -31,9 +32,10 @@ class Teacher:
     name: str
     sha256: str = ""
     folder: Path | None = None
+    part: str | None = None
 
     @classmethod
     def of_checkpoint(cls, checkpoint: Checkpoint) -> Teacher:
         """The model of a checkpoint folder."""
         path = checkpoint.path
-        return cls(checkpoint.model, checkpoint.interface, path.name, checkpoint.sha256, path)
+        return cls(checkpoint.model, checkpoint.interface, path.name, checkpoint.sha256, path, checkpoint.part)

@@ -88,7 +88,8 @@ def resolve_source(
     else:
         checkpoint = source if isinstance(source, Checkpoint) else load_checkpoint(Path(source), part)
         interface = checkpoint.interface
-        module, origin = checkpoint.model, Source(checkpoint.name or checkpoint.path.name, checkpoint.sha256)
+        module = checkpoint.model
+        origin = Source(checkpoint.name or checkpoint.path.name, checkpoint.sha256, checkpoint.part)
         if example_inputs is None:
             example_inputs = random_inputs(interface)
         if dynamic_shapes is None:

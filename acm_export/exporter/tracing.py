@@ -11,6 +11,7 @@ import torch
 
 from acm_export.base.errors import ExportError
 from acm_export.exporter.attention import plain_attention
+from acm_export.exporter.overflow import AssumeOverflow
 from acm_export.exporter.translation import translation_table
 from acm_export.onnx_file.targets import IR_VERSION
 
@@ -47,7 +48,7 @@ def trace(
     dims = {dim: torch.export.Dim(dim) for named in axes.values() for dim in named.values()}
     shapes = tuple({axis: dims[dim] for axis, dim in axes.get(name, {}).items()} or None for name in inputs)
     try:
-        with plain_attention(model), warnings.catch_warnings(), _quiet_exporter():
+        with plain_attention(model), AssumeOverflow(), warnings.catch_warnings(), _quiet_exporter():
             warnings.simplefilter("ignore", FutureWarning)
             warnings.simplefilter("ignore", DeprecationWarning)
             warnings.filterwarnings("ignore", "# The axis name", UserWarning)  # several inputs share an axis

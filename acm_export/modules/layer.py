@@ -134,7 +134,7 @@ class ACMLayer(nn.Module):
         not even -inf.
         """
         z: torch.Tensor = self.gate(x)
-        if self.valid is None:
+        if self.valid is None or self.valid.shape != z.shape[:-1]:  # the mask of other tokens: a decoder's, a window's
             return z
         fewest = z.new_tensor([0.0] + [-torch.inf] * (z.shape[-1] - 1))
         return torch.where(self.valid.unsqueeze(-1), z, fewest)

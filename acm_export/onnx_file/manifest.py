@@ -86,10 +86,17 @@ class LayerEntry:
 
 @dataclass(frozen=True)
 class Source:
-    """Where the weights came from: name of the checkpoint, and SHA-256 of its weights file if it has one."""
+    """Where the weights came from.
+
+    Args:
+        name: Name of the checkpoint.
+        sha256: SHA-256 of its weights, or None for a module without a checkpoint.
+        part: Part of the checkpoint that the file contains, as ``encoder``; None for all of it.
+    """
 
     name: str
     sha256: str | None = None
+    part: str | None = None
 
 
 @dataclass(frozen=True)

@@ -30,6 +30,7 @@ def _is_threshold(value: Any) -> bool:
 
 
 _SOURCE = {"name": TEXT, "sha256": TEXT_OR_NULL}
+_SOURCE_4 = _SOURCE | {"part": TEXT_OR_NULL}
 _SETTING = {"threshold": Kind('a number, "inf", "-inf" or null', _is_threshold), "max_learners": WHOLE_OR_NULL}
 _SETTING_2 = _SETTING | {"budget": SHARE_OR_NULL}
 _LAYER = {
@@ -71,7 +72,7 @@ def checked_fields(content: object, schema: int) -> dict[str, Any]:
     Args:
         content: Value from ``json.loads``.
         schema: Its schema; schema 2 added the calibration and ``setting.budget``, schema 3 the quantisation, schema 4
-            the processor and the field ``glu`` of layers.
+            the processor, the field ``glu`` of layers and the optional field ``part`` of the source.
 
     Raises:
         BrokenFieldError: A field is missing, unknown or invalid.
@@ -80,7 +81,10 @@ def checked_fields(content: object, schema: int) -> dict[str, Any]:
     fields = checked(content, _MANIFESTS[max(schema, 1)], "")
     for index, layer in enumerate(fields["layers"]):
         checked(layer, layers, f"layers[{index}].")
-    checked(fields["source"], _SOURCE, "source.")
+    if schema < 4:
+        checked(fields["source"], _SOURCE, "source.")
+    else:
+        fields["source"] = checked({"part": None} | fields["source"], _SOURCE_4, "source.")
     checked(fields["example_inputs"], dict.fromkeys(fields["example_inputs"], SHAPE), "example_inputs.")
     checked(fields["setting"], _SETTING if schema < 2 else _SETTING_2, "setting.")
     return fields

@@ -2,27 +2,27 @@
 
 from __future__ import annotations
 
-import re
 from collections import Counter
 from typing import TYPE_CHECKING
 
 from rich.table import Table
 
 from acm_export.distillation.phase import describe_step
+from acm_export.surgery.sites import grouped
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Sequence
+    from collections.abc import Iterator
 
     from acm_export.distillation.plan import AcmizePlan
     from acm_export.distillation.result import AcmizeResult
-    from acm_export.surgery import Left
 
 
 def plan_table(plan: AcmizePlan) -> Table:
     """The plan, one row per site."""
-    table = Table(title=f"{len(plan.replacements)} sites", title_justify="left")
-    table.add_column("site")
-    for column in ("kind", "D", "N", "h", "min", "learners ÷ dense", "gate ÷ dense"):
+    count = len(plan.replacements)
+    table = Table(title=f"{count} site{'s' if count > 1 else ''}", title_justify="left")
+    table.add_column("site", overflow="fold")
+    for column in ("kind", "D", "N", "h", "min", "learners\n÷ dense", "gate\n÷ dense"):
         table.add_column(column, justify="right")
     for item in plan.replacements:
         spec = item.spec
@@ -43,15 +43,18 @@ def describe_plan(plan: AcmizePlan) -> Iterator[str]:
     kinds = Counter(site.kind for site in plan.found.sites if site.place not in plan.layers)
     if kinds:
         yield f"found, not selected: {', '.join(f'{count} {kind}' for kind, count in kinds.items())}"
-    yield from describe_left(plan.found.left)
+    yield from (f"left: {line}" for line in grouped(plan.found.left))
 
 
-def describe_left(left: Sequence[Left]) -> Iterator[str]:
-    """One line for all parts of a model that were left for the same reason, with ``*`` for the number of the layer."""
-    numbers = re.compile(r"\d+(?=\.|$)")
-    groups = Counter((numbers.sub("*", item.name), re.sub(r"\.\d+(?=[. )]|$)", ".*", item.reason)) for item in left)
-    for (name, reason), count in groups.items():
-        yield f"left: {name}{f' ({count} times)' if count > 1 else ''}: {reason}"
+def example_data(plan: AcmizePlan) -> str:
+    """An example of ``--data`` for the inputs of a planned model."""
+    shapes = list(plan.tokens.items())
+    if len(shapes) > 1:
+        return "data.npz"
+    (name, shape), *_ = shapes
+    if len(shape) == 4:
+        return "photos/"
+    return {"input_ids": "sentences.txt", "input_values": "speech/", "input_features": "speech/"}.get(name, "data.npz")
 
 
 def result_table(result: AcmizeResult) -> Table:

@@ -19,7 +19,8 @@ def describe(summary: FileSummary) -> Iterator[str]:
     """Lines that describe the whole file."""
     manifest = summary.manifest
     digest = f", weights sha256 {manifest.source.sha256[:12]}..." if manifest.source.sha256 else ""
-    yield f"source    {manifest.source.name}{digest}"
+    part = f", part {manifest.source.part}" if manifest.source.part else ""
+    yield f"source    {manifest.source.name}{part}{digest}"
     yield f"written   by {manifest.producer}, {manifest.precision}, opset {manifest.opset}, {summary.num_nodes} nodes"
     yield f"target    {manifest.target}: runs on {summary.runs_on}"
     if manifest.quantization is not None:

@@ -3,7 +3,7 @@
 from acm_export.surgery.accounting import model_flops
 from acm_export.surgery.families import family_of, interface_of, register_family
 from acm_export.surgery.family import ModelFamily
-from acm_export.surgery.install import PlacedLayer, disable_ffn_chunking, install_acm_layers
+from acm_export.surgery.install import PlacedLayer, install_acm_layers
 from acm_export.surgery.interface import InputSpec, ModelInterface
 from acm_export.surgery.parts import parts_of, take_part
 from acm_export.surgery.prepare import prepare_model
@@ -20,7 +20,6 @@ __all__ = [
     "PlacedLayer",
     "Site",
     "Survey",
-    "disable_ffn_chunking",
     "family_of",
     "find_sites",
     "install_acm_layers",

@@ -20,6 +20,8 @@ ENTRY_POINTS = "acm_export.families"
 """Group of entry points, each of which is a :class:`ModelFamily`."""
 
 FAMILIES: dict[str, ModelFamily] = {"whisper": ModelFamily("whisper", default_part="encoder")}
+"""Families of this package: what the convention does not tell."""
+
 _registered: dict[str, ModelFamily] = {}
 
 

@@ -47,20 +47,30 @@ def output_fields(model: nn.Module, interface: ModelInterface) -> tuple[str, ...
 def _dry_run(model: nn.Module, interface: ModelInterface) -> object:
     """Run the model without values, or, if its control flow depends on values, on example inputs."""
     mode = FakeTensorMode()
-    with torch.device("cpu"):
-        inputs = example_inputs(interface, 1)
     try:
         with torch.device("cpu"), mode:  # the caller may build its model on another device
-            return _run(without_values(model, mode), {name: _empty(value) for name, value in inputs.items()})
+            return _run(without_values(model, mode), _inputs_without_values(interface))
     except Exception as error:  # models raise many types, some because the tensors have no values
         first = next(iter(model.parameters()))
         if first.device.type == "meta":
             raise _failure(model, error) from error
+    inputs = example_inputs(interface, 1)
     dtype = next((p.dtype for p in model.parameters() if p.is_floating_point()), torch.float32)
     try:
         return _run(model, {n: v.to(first.device, dtype if v.is_floating_point() else None) for n, v in inputs.items()})
     except Exception as error:
         raise _failure(model, error) from error
+
+
+def _inputs_without_values(interface: ModelInterface) -> dict[str, torch.Tensor]:
+    """One sample under the mode: a config may name a size that would not fit into memory."""
+    lengths = {"batch": 1, **interface.lengths}
+    return {
+        spec.name: torch.empty(
+            [lengths[dim] if isinstance(dim, str) else dim for dim in spec.shape], dtype=getattr(torch, spec.dtype)
+        )
+        for spec in interface.inputs
+    }
 
 
 def without_values(model: nn.Module, mode: FakeTensorMode) -> nn.Module:

@@ -10,6 +10,7 @@ import transformers
 from torch import nn
 
 from acm_export.base.errors import UsageError
+from acm_export.modules import acm_layers
 from acm_export.surgery.convention import ConventionalInputs, decoder_tokens, forward_parameters
 from acm_export.surgery.interface import InputSpec
 
@@ -100,12 +101,20 @@ def take_part(model: nn.Module, part: str) -> nn.Module:
         raise UsageError(
             f"this {type(model).__name__} has no part {part!r}; it has {', '.join(known)}", "choose one of these"
         )
-    whole: Any = model  # a model of transformers, since it has parts
+    places = dict(model.named_modules())
+    taken = _taken(model, part)
+    names = {id(module): name for name, module in taken.named_modules()}
+    for _, layer in acm_layers(taken):
+        layer.emptied = tuple(names[id(places[name])] for name in layer.emptied)
+    return taken
+
+
+def _taken(model: Any, part: str) -> nn.Module:  # Any: a model of transformers, since it has parts
     if part == ENCODER:
-        encoder: nn.Module = whole.base_model.encoder
+        encoder: nn.Module = model.base_model.encoder
         return encoder
     if part == DECODER:
-        return TeacherForcedDecoder(whole)
+        return TeacherForcedDecoder(model)
     return _tower(model, part) if part in TOWERS else model
 
 

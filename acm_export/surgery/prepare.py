@@ -6,6 +6,8 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 
+from acm_export.surgery.install import disable_ffn_chunking
+
 if TYPE_CHECKING:
     from torch import nn
 
@@ -17,10 +19,9 @@ def prepare_model(model: nn.Module) -> None:
     - ``use_cache`` is disabled: nothing generates text here.
     - Patches stay in order: ViT-MAE shuffles them and hides a part, at random in each pass, even in evaluation.
     """
+    disable_ffn_chunking(model)
     module: Any  # modules of transformers, with attributes of their own
     for module in model.modules():
-        if hasattr(module, "chunk_size_feed_forward"):
-            module.chunk_size_feed_forward = 0
         if hasattr(module, "random_masking"):
             module.random_masking = keep_all_patches
         if getattr(getattr(module, "config", None), "use_cache", None):

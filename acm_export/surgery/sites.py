@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import re
+from collections import Counter
 from dataclasses import dataclass
 from fnmatch import fnmatchcase
 from typing import TYPE_CHECKING
@@ -12,6 +14,8 @@ from acm_export.modules.flops import site_flops
 from acm_export.surgery.linear_maps import LAST, LinearMap
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
+
     from torch import nn
 
 FFN = "ffn"
@@ -80,10 +84,12 @@ class Left:
     Args:
         name: Qualified name of the module, or of the first linear map.
         reason: Why an ACM layer cannot or should not replace it.
+        kind: ``ffn`` or ``qkvo``.
     """
 
     name: str
     reason: str
+    kind: str = FFN
 
 
 @dataclass(frozen=True)
@@ -93,10 +99,12 @@ class Survey:
     Args:
         sites: Sites in the order of execution.
         left: What was left, in the order of execution.
+        linear_maps: Number of linear maps in the forward pass.
     """
 
     sites: tuple[Site, ...]
     left: tuple[Left, ...]
+    linear_maps: int
 
 
 def ffn_weights(model: nn.Module, site: Site) -> FFNWeights:
@@ -144,9 +152,13 @@ def _matches(part: str, site: Site) -> bool:
 def _nothing(found: Survey, part: str, sites: str) -> tuple[str, str]:
     """Message and hint where a part selects nothing."""
     shown = repr(part) if part else f"the empty part of {sites!r}"
-    reasons = "".join(f"; {item.name}: {item.reason}" for item in found.left if _concerns(part, item))
+    reasons = "".join(f"; {line}" for line in grouped([item for item in found.left if _concerns(part, item)]))
     if not found.sites:
-        return f"{shown} selects no site: the model has none{reasons}", "see docs/families.md, section Sites"
+        looked_at = reasons or (
+            f"; none of its {found.linear_maps} linear maps is followed by an activation, another linear map and a "
+            "residual connection"
+        )
+        return f"{shown} selects no site: the model has none{looked_at}", "see docs/families.md, section Sites"
     kinds = [kind for kind in (FFN, *PROJECTIONS) if any(site.kind == kind for site in found.sites)]
     if any(kind != FFN for kind in kinds):
         kinds.insert(kinds.count(FFN), QKVO)
@@ -157,4 +169,12 @@ def _nothing(found: Survey, part: str, sites: str) -> tuple[str, str]:
 
 
 def _concerns(part: str, item: Left) -> bool:
-    return part in (FFN, QKVO, *PROJECTIONS) or fnmatchcase(item.name, part)
+    kind = QKVO if part in PROJECTIONS else part
+    return kind == item.kind or fnmatchcase(item.name, part)
+
+
+def grouped(left: Sequence[Left]) -> list[str]:
+    """One line for all parts that were left for the same reason, with ``*`` for the number of the layer."""
+    numbers = re.compile(r"\d+(?=\.|$)")
+    groups = Counter((numbers.sub("*", item.name), re.sub(r"\.\d+(?=[. )]|$)", ".*", item.reason)) for item in left)
+    return [f"{name}{f' ({count} times)' if count > 1 else ''}: {reason}" for (name, reason), count in groups.items()]

@@ -17,7 +17,7 @@ from acm_export.surgery.follow import follow
 from acm_export.surgery.linear_maps import LAST, LinearMap, computes_linear_map
 from acm_export.surgery.placement import placement_of
 from acm_export.surgery.residual import has_residual
-from acm_export.surgery.sites import FFN, Left, Site, Survey, abridged
+from acm_export.surgery.sites import FFN, QKVO, Left, Site, Survey, abridged
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping
@@ -89,7 +89,9 @@ def survey_of(model: nn.Module, flow: Dataflow) -> Survey:
     ordered = [item.result for item in sorted(found, key=lambda item: item.index)]
     sites = {item.place: item for item in ordered if isinstance(item, Site)}
     left = {item.name: item for item in [*context.experts(), *ordered] if isinstance(item, Left)}
-    return Survey(tuple(sites.values()), tuple(item for name, item in left.items() if name not in sites))
+    linear_maps = sum(operation.linear is not None for operation in flow.operations)
+    remaining = tuple(item for name, item in left.items() if name not in sites)
+    return Survey(tuple(sites.values()), remaining, linear_maps)
 
 
 class _Context:
@@ -217,7 +219,7 @@ class _Context:
             name = operation.module
             reason = self._projection_reason(projection)
             if reason is not None:
-                yield _Found(operation.index, Left(name or "the model itself", reason))
+                yield _Found(operation.index, Left(name or "the model itself", reason, QKVO))
                 continue
             shape = operation.linear
             assert shape is not None  # noqa: S101

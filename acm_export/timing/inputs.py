@@ -101,9 +101,10 @@ def check_same_inputs(baseline: Path, given: Sequence[GraphInput], model: Path, 
         UsageError: Names, dtypes or shapes of the inputs differ.
     """
     if len(given) != len(wanted) or not all(any(_same(a, b) for b in wanted) for a in given):
+        part = "; --part names the part of a folder" if baseline.is_dir() else ""
         raise UsageError(
             f"the baseline {baseline} takes {_listed(given)}; {model} takes {_listed(wanted)}",
-            "give a baseline with the same inputs: both are fed the same arrays",
+            f"give a baseline with the same inputs: both are fed the same arrays{part}",
         )
 
 

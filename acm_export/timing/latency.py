@@ -59,6 +59,7 @@ def latency(
     engine_cache: StrPath | None = None,
     onnx: StrPath | None = None,
     checkpoint: StrPath | None = None,
+    part: str | None = None,
     streams: int = 1,
     cuda_graph: bool = False,
     assert_p99: Sequence[str] = (),
@@ -95,6 +96,8 @@ def latency(
         engine_cache: Folder in which onnxruntime-tensorrt keeps its engines.
         onnx: The ONNX file that an engine was built from, to measure β.
         checkpoint: Folder that the model was exported from, for pytorch.
+        part: Part of a baseline folder, for pytorch, such as ``encoder``; by default the part of the checkpoint that the
+            model was exported from, which the file names.
         streams: Number of streams that run at the same time.
         cuda_graph: Launch each run as a CUDA graph.
         assert_p99: Upper bounds of p99, such as ``4ms@0.5``.
@@ -136,6 +139,7 @@ def latency(
         engine_cache=_path(engine_cache),
         onnx=_path(onnx),
         checkpoint=_path(checkpoint),
+        part=part,
         cuda_graph=cuda_graph,
         trtexec_times=_path(trtexec_times),
         checks=read_checks(assert_p99, _path(compare), max_regression),

@@ -44,6 +44,7 @@ class LatencyRequest:
         engine_cache: Folder of the TensorRT provider's engine cache.
         onnx: The ONNX file that an engine was built from.
         checkpoint: Folder that the model was exported from, for pytorch.
+        part: Part of a baseline for pytorch; None for the part of the checkpoint that the model names.
         cuda_graph: Whether to launch each run as a CUDA graph.
         trtexec_times: Times that trtexec exported; nothing is run then.
         checks: Assertions, and the earlier result to compare with.
@@ -73,6 +74,7 @@ class LatencyRequest:
     engine_cache: Path | None = None
     onnx: Path | None = None
     checkpoint: Path | None = None
+    part: str | None = None
     cuda_graph: bool = False
     trtexec_times: Path | None = None
     checks: Checks = field(default_factory=Checks)
@@ -88,6 +90,11 @@ class LatencyRequest:
             raise UsageError("--baseline-int8 has no effect without --baseline", "give the dense file with --baseline")
         if self.processor is not None and self.data is None:
             raise UsageError("--processor has no effect without --data", "give samples with --data")
+        if self.part is not None and (self.runtime != "pytorch" or self.baseline is None):
+            raise UsageError(
+                "--part names the part of a --baseline folder that --runtime pytorch loads, and has no effect here",
+                "leave it out: the part of the --checkpoint folder is in the file",
+            )
         if self.trtexec_times is None:
             return
         for option in fields(self):

@@ -44,7 +44,8 @@ def verify(
         processor: Folder or file of the tokenizer or processor, if ``checkpoint`` has none.
         samples: Maximum number of samples to run.
         atol: Largest accepted absolute error; by default relative to the outputs.
-        part: Part of the checkpoint that was exported, as for :func:`acm_export.checkpoints.load_checkpoint`.
+        part: Part of the checkpoint that was exported, as for :func:`acm_export.checkpoints.load_checkpoint`; by default
+            the one that the file names.
 
     Returns:
         Errors and routing disagreements; :attr:`VerificationReport.passed` says whether they are within tolerance.
@@ -61,7 +62,7 @@ def verify(
     path = Path(model)
     manifest = read_manifest(read_model(path), path)
     if not isinstance(checkpoint, Checkpoint):
-        checkpoint = load_checkpoint(Path(checkpoint), part)
+        checkpoint = load_checkpoint(Path(checkpoint), part or manifest.source.part)
     if manifest.source.sha256 not in (None, checkpoint.sha256):
         warnings.warn(
             f"{path.name} was exported from {manifest.source.name}, whose weights differ from those of "

@@ -6,17 +6,23 @@ import logging
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
+import numpy as np
 import pytest
 import torch
 from distillation_runs import SETTINGS, Killed, StepCounter, run, same, vit
+from tiny_architectures import tiny_model
 
 from acm_export.base.errors import DistillationError
 from acm_export.checkpoints import load_checkpoint
 from acm_export.distillation.run import run_distillation
-from acm_export.distillation.state import partial_folder
+from acm_export.distillation.state import fingerprint, partial_folder
+from acm_export.distillation.teacher import Teacher
+from acm_export.surgery.examples import example_inputs
 
 if TYPE_CHECKING:
     from pathlib import Path
+
+    from acm_export.distillation.result import AcmizeResult
 
 
 @pytest.fixture
@@ -134,3 +140,33 @@ def test_a_broken_state_file_is_named(folder: Path) -> None:
     path.write_bytes(path.read_bytes()[:100])
     with pytest.raises(DistillationError, match=r"state\.pt cannot be read"):
         run(folder)
+
+
+@pytest.mark.parametrize(("first", "second"), [("encoder", "decoder"), ("encoder", "whole"), ("whole", "encoder")])
+def test_a_run_on_another_part_does_not_resume(first: str, second: str, tmp_path: Path) -> None:
+    model = tiny_model("whisper")
+    model.save_pretrained(tmp_path / "dense")
+    settings = replace(SETTINGS, task="distil", num_learners=3)
+
+    def run_part(part: str, dies_at: int = -1, **options: Any) -> AcmizeResult:
+        teacher = load_checkpoint(tmp_path / "dense", part=part)
+        samples = [example_inputs(teacher.interface, seed=seed) for seed in range(10)]
+        data = {name: np.concatenate([sample[name].numpy() for sample in samples]) for name in samples[0]}
+        np.savez(tmp_path / "data.npz", **data)
+        progress = StepCounter(dies_at)
+        return run_distillation(
+            teacher, tmp_path / "data.npz", None, settings, tmp_path / "out", progress, **options
+        )
+
+    with pytest.raises(Killed):
+        run_part(first, dies_at=6)
+    with pytest.raises(DistillationError, match="other settings, model, part, data"):
+        run_part(second)
+    assert run_part(first).resumed is not None
+
+
+def test_the_part_alone_makes_another_run(folder: Path) -> None:
+    teacher = Teacher.of_checkpoint(load_checkpoint(folder / "dense"))
+    parts = {fingerprint(SETTINGS, replace(teacher, part=part), "data", 1) for part in (None, "vision", "text")}
+    assert len(parts) == 3
+    assert fingerprint(SETTINGS, teacher, "data", 1) in parts

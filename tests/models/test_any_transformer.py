@@ -10,8 +10,8 @@ import onnxruntime
 import pytest
 import torch
 from click.testing import CliRunner
+from tiny_architectures import NAMES, tiny_model
 from tiny_models import randomize
-from tiny_transformers import NAMES, tiny_transformer
 
 from acm_export.cli import main
 from acm_export.distillation.check_surgery import check_surgery
@@ -28,14 +28,15 @@ if TYPE_CHECKING:
     from pathlib import Path
 
 FAST = ("roberta", "llama", "whisper", "swin")
+BY_COMMAND = ("roberta", "whisper", "swin", "gpt2", "wavlm large", "clip", "t5", "detr", "modernbert", "vit mae", "ast")
 SLOW = [pytest.param(name, marks=() if name in FAST else pytest.mark.slow) for name in NAMES]
-THRESHOLDS = (float("-inf"), 0.0, 2.0)
+THRESHOLDS = (float("-inf"), 0.0, float("inf"))
 
 
 def with_layers(name: str) -> tuple[Any, Any]:
     """A dense model, and a copy with an ACM layer at every FFN whose learners hold the dense model's neurons."""
     torch.manual_seed(0)
-    dense, model = tiny_transformer(name), tiny_transformer(name)
+    dense, model = tiny_model(name), tiny_model(name)
     model.load_state_dict(dense.state_dict())
     for part in (dense, model):
         prepare_model(part)
@@ -93,7 +94,8 @@ def test_the_file_computes_the_model_at_three_budgets_with_padding(name: str, tm
         for ours, theirs in zip(found, expected, strict=False):  # counts follow the outputs
             np.testing.assert_allclose(ours, theirs, rtol=1e-3, atol=2e-4 * max(np.abs(theirs).max(), 1))
         executed.append(sum(int(counts.sum()) for counts in found[len(expected) :]))
-    assert executed[0] > executed[1] > executed[2]
+    assert executed[0] >= executed[1] >= executed[2] == 0
+    assert executed[0] > 0
 
 
 def run(path: Path, inputs: dict[str, torch.Tensor]) -> list[Any]:
@@ -102,11 +104,11 @@ def run(path: Path, inputs: dict[str, torch.Tensor]) -> list[Any]:
     return list(session.run(None, {key: value.numpy() for key, value in inputs.items() if key in given}))
 
 
-@pytest.mark.parametrize("name", SLOW)
+@pytest.mark.parametrize("name", ["llama", *(pytest.param(name, marks=pytest.mark.slow) for name in BY_COMMAND)])
 def test_the_command_line_takes_the_folder(name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     cli = CliRunner()
     monkeypatch.setenv("ACCELERATE_USE_CPU", "true")
-    model = tiny_transformer(name)
+    model = tiny_model(name)
     model.save_pretrained(tmp_path / "dense")
     interface = interface_of(model)
     part = ["--part", "whole"] if name == "whisper" else []

@@ -260,3 +260,11 @@ def test_layers_are_found_in_order_and_survive_a_copy() -> None:
     assert [name for name, _ in acm_layers(model)] == ["0", "2.0"]
     x = torch.randn(2, 6)
     assert torch.equal(copy.deepcopy(model)(x), model(x))
+
+
+def test_a_mask_of_other_tokens_is_ignored() -> None:
+    layer = ACMLayer(ACMSpec(6, 3, 5))
+    x = torch.randn(2, 4, 6)
+    expected = layer.gate_logits(x)
+    layer.valid = torch.zeros(2, 7, dtype=torch.bool)
+    assert torch.equal(layer.gate_logits(x), expected)

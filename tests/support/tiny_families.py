@@ -9,7 +9,15 @@ import transformers
 from tiny_models import randomize
 from transformers.models.whisper.modeling_whisper import WhisperEncoder
 
-from acm_export.surgery import PlacedLayer, family_of, find_sites, install_acm_layers, select_sites, spec_for
+from acm_export.surgery import (
+    PlacedLayer,
+    family_of,
+    find_sites,
+    install_acm_layers,
+    interface_of,
+    select_sites,
+    spec_for,
+)
 
 if TYPE_CHECKING:
     from acm_export.modules import ACMSpec
@@ -87,7 +95,7 @@ def family(model: Any) -> ModelFamily:
 
 def interface(model: Any) -> ModelInterface:
     """Return how to run a model."""
-    return family(model).interface(model)
+    return interface_of(model)
 
 
 def dense_model(name: str) -> Any:

@@ -86,7 +86,7 @@ def _pytorch(request: LatencyRequest) -> Backend:
     require(*EXPORT, "onnxruntime")
     from acm_export.timing.backends.pytorch_backend import PytorchBackend
 
-    return PytorchBackend(request.checkpoint, cuda_graph=request.cuda_graph)
+    return PytorchBackend(request.checkpoint, baseline_part=request.part, cuda_graph=request.cuda_graph)
 
 
 BACKENDS: dict[str, Callable[[LatencyRequest], Backend]] = {

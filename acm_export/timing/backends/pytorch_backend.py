@@ -8,6 +8,7 @@ import torch
 
 from acm_export.base.errors import UsageError
 from acm_export.checkpoints import load_checkpoint
+from acm_export.checkpoints.location import find_folder
 from acm_export.checkpoints.weights import find_weights
 from acm_export.modules import acm_layers
 from acm_export.modules.gated_learners import TORCH_DTYPES
@@ -34,11 +35,12 @@ class PytorchBackend:
 
     Args:
         checkpoint: Folder that the file was exported from.
+        baseline_part: Part of the baseline to load; by default the part of the checkpoint that the file names.
         cuda_graph: Whether each run is launched as a CUDA graph.
     """
 
-    def __init__(self, checkpoint: Path, *, cuda_graph: bool = False) -> None:
-        self._folder, self._cuda_graph = checkpoint, cuda_graph
+    def __init__(self, checkpoint: Path, *, baseline_part: str | None = None, cuda_graph: bool = False) -> None:
+        self._folder, self._baseline_part, self._cuda_graph = checkpoint, baseline_part, cuda_graph
         self.on_gpu = self.cuda_graphs = torch.cuda.is_available()
         self._dtype = torch.float32
 
@@ -55,7 +57,9 @@ class PytorchBackend:
                 f"{path} is int8, but PyTorch would run its float checkpoint",
                 "time it with --runtime onnxruntime, or give the float file",
             )
-        _check_same(load_checkpoint(self._folder), file.manifest, path)
+        part = file.manifest.source.part
+        _check_same(load_checkpoint(self._folder, part), file.manifest, path)
+        self._baseline_part = self._baseline_part or part
         self._dtype = TORCH_DTYPES[file.manifest.dtype]
         return file
 
@@ -73,19 +77,19 @@ class PytorchBackend:
 
     def load(self, file: TimedFile, *, own_thresholds: bool) -> PytorchModel:  # noqa: ARG002  thresholds are always fed
         """Load the checkpoint."""
-        return self._load(load_checkpoint(self._folder), file.inputs)
+        return self._load(load_checkpoint(self._folder, file.manifest.source.part), file.inputs)
 
     def baseline_inputs(self, path: Path) -> tuple[GraphInput, ...]:
         """Inputs of a checkpoint."""
-        return load_checkpoint(path).interface.data_inputs()
+        return load_checkpoint(path, self._baseline_part).interface.data_inputs()
 
     def baseline_digest(self, path: Path) -> str:
         """SHA-256 of its weights."""
-        return find_weights(path).sha256()
+        return find_weights(find_folder(path)).sha256()
 
     def load_baseline(self, path: Path) -> PytorchModel:
         """Load any checkpoint, in the dtype of the file."""
-        checkpoint = load_checkpoint(path)
+        checkpoint = load_checkpoint(path, self._baseline_part)
         return self._load(checkpoint, checkpoint.interface.data_inputs())
 
     def _load(self, checkpoint: Checkpoint, inputs: tuple[GraphInput, ...]) -> PytorchModel:

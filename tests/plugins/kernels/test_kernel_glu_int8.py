@@ -14,7 +14,7 @@ from kernel_processes import interpreted
 from op_model import logits_of
 from op_strategies import WIDTHS, draw_routing, staircases
 from property_tests import examples
-from test_kernel_int8 import DTYPES, LEADING, PATHS, SMALL_UP, run, small
+from test_kernel_int8 import DTYPES, LEADING, PATHS, SMALL_DOWN, SMALL_UP, run, small
 
 from acm_export.base.errors import KernelError
 from acm_export.op import ACTIVATIONS
@@ -147,8 +147,8 @@ def test_the_largest_sums_do_not_overflow(split: int) -> None:
     feeds["w1"][:], feeds["v1"][:], feeds["w2"][:] = 127, -127, 127
     feeds["x"][:] = np.array([[-1e3], [1e3]], np.float32)
     feeds["s1"][:], feeds["t1"][:], feeds["h_mult"][:] = 1e-9, 1e-9, 10
-    wide = {"block_n": 16, "block_k": 4096}
-    entry = replace(small(split), up=replace(SMALL_UP, **wide), glu=replace(SMALL_UP, **wide))
+    up = replace(SMALL_UP, block_n=16, block_k=4096)
+    entry = replace(small(split), glu=up, down=replace(SMALL_DOWN, block_n=4096, block_k=64))
     assert_exact_steps(run(feeds, signature, entry=entry), feeds, signature)
 
 
