@@ -14,8 +14,6 @@ if TYPE_CHECKING:
     from acm_export.surgery.interface import InputSpec
 
 _MASK = "attention_mask"
-_SHORTENING = ("squeeze_factor", "num_conv_layers")
-"""Settings of encoders that shorten the sequence behind the mask: SEW, Speech2Text."""
 
 
 def masked_module(model: nn.Module, inputs: Iterable[InputSpec]) -> str | None:
@@ -42,8 +40,8 @@ def masked_module(model: nn.Module, inputs: Iterable[InputSpec]) -> str | None:
 
 
 def _encoder(model: nn.Module) -> nn.Module | None:
-    """The encoder of a model or of its base model, unless it has fewer tokens than the mask that it is given."""
-    if any(hasattr(getattr(model, "config", None), name) for name in _SHORTENING):
+    """The encoder of a model or of its base model; SEW's shortens the tokens after the mask was applied."""
+    if hasattr(getattr(model, "config", None), "squeeze_factor"):
         return None
     base = getattr(model, "base_model", model)
     return getattr(base, "encoder", None)
