@@ -24,6 +24,7 @@ if TYPE_CHECKING:
 
 QUICK = ("--learners", 3, "--steps", "1,1,1", "--batch", 4)
 SOUNDS = 10
+_LAYER = {"layers": 1, "attention_heads": 3, "ffn_dim": 24}
 
 
 @pytest.fixture(autouse=True)
@@ -96,6 +97,21 @@ def test_transcripts_serve_every_verb_for_the_whole_whisper(tmp_path: Path, whis
     run("export", acm, "--part", "decoder", "-o", tmp_path / "d.onnx")
     refused = run("calibrate", tmp_path / "d.onnx", "--data", speech, "-o", tmp_path / "d2.onnx", exit_code=2)
     assert "encoder_hidden_states are outputs of the encoder" in refused.stderr
+
+
+def test_sounds_of_any_length_serve_speech2text(tmp_path: Path, speech: Path) -> None:
+    torch.manual_seed(0)
+    sizes = {f"{part}_{name}": n for part in ("encoder", "decoder") for name, n in _LAYER.items()}
+    bands = {"input_feat_per_channel": 8, "num_mel_bins": 8, "conv_channels": 16}
+    positions = {"max_source_positions": 200, "max_target_positions": 40}
+    config = transformers.Speech2TextConfig(d_model=12, vocab_size=20, **sizes, **bands, **positions)
+    transformers.Speech2TextForConditionalGeneration(config).save_pretrained(tmp_path / "dense")
+    transformers.Speech2TextFeatureExtractor(num_mel_bins=8, feature_size=8).save_pretrained(tmp_path / "dense")
+    write_tokenizer(tmp_path / "dense")
+    transcribe(speech)
+    run("acmize", tmp_path / "dense", "--data", speech, "-o", tmp_path / "acm", *QUICK)
+    run("export", tmp_path / "acm", "-o", tmp_path / "m.onnx")
+    run("verify", tmp_path / "m.onnx", "--checkpoint", tmp_path / "acm", "--data", speech)
 
 
 def test_folders_of_sounds_by_class_train_a_classifier(tmp_path: Path, speech: Path) -> None:

@@ -81,6 +81,15 @@ def test_a_column_is_the_same_as_a_folder(tmp_path: Path) -> None:
     np.testing.assert_array_equal(from_column[0]["input_features"], from_folder[0]["input_features"])
 
 
+def test_a_saved_dataset_with_encoded_sounds_is_read(tmp_path: Path) -> None:
+    datasets = pytest.importorskip("datasets")
+    folder = speech(tmp_path / "speech", (2000,))
+    column = datasets.Dataset.from_dict({"audio": [{"bytes": (folder / "0.wav").read_bytes(), "path": None}]})
+    column.cast_column("audio", datasets.Audio()).save_to_disk(tmp_path / "saved")
+    samples = opened(tmp_path, "whisper", WHISPER, tmp_path / "saved")
+    np.testing.assert_array_equal(samples[0]["input_features"], expected("whisper", 2000)["input_features"][0])
+
+
 def test_spectrograms_of_different_lengths_are_padded_and_masked(tmp_path: Path) -> None:
     (batch,) = opened(tmp_path, "speech2text", SPEECH2TEXT, speech(tmp_path / "speech", (2000, 1000))).batches(2)
     assert batch.feeds["input_features"].shape == (2, 11, 8)

@@ -137,7 +137,7 @@ def test_sounds_of_different_lengths_need_a_mask(monkeypatch: pytest.MonkeyPatch
     args = (tmp_path / "dense", "--data", "mine_for_tests:make", "-o", tmp_path / "acm")
     result = run(*args)
     assert result.exit_code == 2, result.stderr
-    assert "60 to 61 values" in result.stderr
+    assert "of the lengths 60 to 61" in result.stderr
     assert CliRunner().invoke(main, ["acmize", *map(str, args), *QUICK[:-1], "1", "--restart"]).exit_code == 0
 
 
