@@ -74,7 +74,7 @@ class Checkpoint:
         sha256: Hex SHA-256 of its weights.
         source: Origin of the weights, from the ``acm`` section.
         name: Name of the folder, or of the model on the Hugging Face Hub.
-        part: Part of the folder's model that was read, as in :func:`load_checkpoint`; None for what it reads by default.
+        part: Part of the folder's model that was read, as in :func:`load_checkpoint`; None for the default.
     """
 
     model: PreTrainedModel
