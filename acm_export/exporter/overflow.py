@@ -35,7 +35,7 @@ class AssumeOverflow(TorchFunctionMode):
     def __torch_function__(
         self,
         func: Callable[..., Any],
-        types: Sequence[type],  # noqa: ARG002  as torch calls it
+        types: Sequence[type],  # as torch calls it
         args: Sequence[Any] = (),
         kwargs: Mapping[str, Any] | None = None,
     ) -> Any:

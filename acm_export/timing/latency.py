@@ -96,8 +96,8 @@ def latency(
         engine_cache: Folder in which onnxruntime-tensorrt keeps its engines.
         onnx: The ONNX file that an engine was built from, to measure β.
         checkpoint: Folder that the model was exported from, for pytorch.
-        part: Part of a baseline folder, for pytorch, such as ``encoder``; by default the part of the checkpoint that the
-            model was exported from, which the file names.
+        part: Part of a baseline folder, for pytorch, such as ``encoder``; by default the part of the checkpoint that
+            the model was exported from, which the file names.
         streams: Number of streams that run at the same time.
         cuda_graph: Launch each run as a CUDA graph.
         assert_p99: Upper bounds of p99, such as ``4ms@0.5``.

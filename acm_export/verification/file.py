@@ -44,8 +44,8 @@ def verify(
         processor: Folder or file of the tokenizer or processor, if ``checkpoint`` has none.
         samples: Maximum number of samples to run.
         atol: Largest accepted absolute error; by default relative to the outputs.
-        part: Part of the checkpoint that was exported, as for :func:`acm_export.checkpoints.load_checkpoint`; by default
-            the one that the file names.
+        part: Part of the checkpoint that was exported, as for :func:`acm_export.checkpoints.load_checkpoint`; by
+            default the one that the file names.
 
     Returns:
         Errors and routing disagreements; :attr:`VerificationReport.passed` says whether they are within tolerance.

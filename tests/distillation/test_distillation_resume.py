@@ -154,9 +154,7 @@ def test_a_run_on_another_part_does_not_resume(first: str, second: str, tmp_path
         data = {name: np.concatenate([sample[name].numpy() for sample in samples]) for name in samples[0]}
         np.savez(tmp_path / "data.npz", **data)
         progress = StepCounter(dies_at)
-        return run_distillation(
-            teacher, tmp_path / "data.npz", None, settings, tmp_path / "out", progress, **options
-        )
+        return run_distillation(teacher, tmp_path / "data.npz", None, settings, tmp_path / "out", progress, **options)
 
     with pytest.raises(Killed):
         run_part(first, dies_at=6)

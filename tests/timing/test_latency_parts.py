@@ -43,9 +43,7 @@ def acm_folder(name: str, folder: Path) -> None:
 
 
 @pytest.mark.parametrize(("name", "part"), PARTS)
-def test_the_part_of_a_file_is_timed_and_verified_without_naming_it_again(
-    name: str, part: str, tmp_path: Path
-) -> None:
+def test_the_part_of_a_file_is_timed_and_verified_without_naming_it_again(name: str, part: str, tmp_path: Path) -> None:
     acm_folder(name, tmp_path)
     exported = run("export", tmp_path / "acm", "--part", part, "-o", tmp_path / "m.onnx", "--no-verify")
     assert exported.exit_code == 0, exported.stderr
