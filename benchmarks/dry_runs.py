@@ -3,9 +3,9 @@
 What: for every model of :data:`MODELS`, in its usual size with random weights, ``acm-export acmize MODEL --dry-run``:
 seconds, peak memory of the process, sites by kind, and the share of the whole model's FLOPs that is in learners.
 
-How: a process of its own writes the checkpoint folder in float16 to the system's temporary folder (``TMPDIR``). Another
-one runs the command; its peak is the resident peak that the system counts (``getrusage``), in which pages of the mapped
-weights are part. Imports (``acm-export doctor`` is not run) are included in the seconds. Folders are removed.
+How: one process writes the checkpoint folder in float16 to the system's temporary folder (``TMPDIR``), and another runs
+the command. Its peak is the largest resident size (``getrusage``), which includes pages of the mapped weights. The
+seconds include imports. Folders are removed.
 
 Run: ``python benchmarks/dry_runs.py [--models bert,gpt2]``
 """

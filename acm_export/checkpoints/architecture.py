@@ -42,8 +42,9 @@ _COUNTS = (
     "conv_kernel",
     "conv_stride",
 )
-_LAYERS = re.compile(r"(?:num_)?(?:hidden_|encoder_|decoder_)?(?:layers?|blocks)|n_layers?|num_.*_layers")
+_LAYERS = re.compile(r"(?:num_)?(?:hidden_|encoder_|decoder_)?(?:layers?|blocks)|n_layers?|num_.*_layers|depths?")
 _EXPERTS = ("num_experts", "num_local_experts", "n_routed_experts", "moe_num_experts")
+_BACKBONES = ("backbone", "architecture")
 _PRETRAINING = ("ForMaskedLM", "ForPreTraining", "ForMaskedImageModeling")
 _ACTIVATIONS = ("hidden_act", "activation_function", "feat_extract_activation")
 
@@ -213,7 +214,28 @@ def check_layer_count(config: dict[str, Any], num_tensors: int) -> None:
     for field, value in config.items():
         if isinstance(value, dict):
             check_layer_count(value, num_tensors)
-        elif isinstance(value, int) and _LAYERS.fullmatch(field) and not 0 <= value <= num_tensors:
+        elif _LAYERS.fullmatch(field):
+            counts = value if isinstance(value, list) else [value]
+            if any(isinstance(count, int) and not 0 <= count <= num_tensors for count in counts):
+                raise CheckpointError(
+                    f"the config has {field} = {value}, but the weights contain {num_tensors} tensors", _CORRECT
+                )
+
+
+def check_references(config: dict[str, Any]) -> None:
+    """Refuse values with which transformers or timm would load code or weights from elsewhere while they build a model.
+
+    Raises:
+        CheckpointError: A value names a kernel, a backbone or a file outside the folder.
+    """
+    for field, value in config.items():
+        if isinstance(value, dict):
+            check_references(value)
+        is_kernel = field.endswith(("attn_implementation", "experts_implementation")) and "/" in str(value)
+        is_backbone = field in _BACKBONES and isinstance(value, str) and bool({"/", ":"} & set(value))
+        if is_kernel or is_backbone or (field == "checkpoint_path" and value):
             raise CheckpointError(
-                f"the config has {field} = {value}, but the weights contain {num_tensors} tensors", _CORRECT
+                f"config.json has {field} = {value!r}, which names code or weights outside the folder; nothing is "
+                "loaded from elsewhere",
+                f"remove {field} from config.json{'; describe the backbone in backbone_config' * is_backbone}",
             )

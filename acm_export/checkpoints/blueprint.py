@@ -10,7 +10,13 @@ from typing import TYPE_CHECKING, Any
 import transformers
 
 from acm_export.base.errors import AcmWarning, CheckpointError
-from acm_export.checkpoints.architecture import check_fields, check_layer_count, model_class_of, parse_config
+from acm_export.checkpoints.architecture import (
+    check_fields,
+    check_layer_count,
+    check_references,
+    model_class_of,
+    parse_config,
+)
 from acm_export.checkpoints.dense import load_dense
 from acm_export.checkpoints.timm_models import create_timm, describe_timm, is_timm, load_timm
 from acm_export.surgery import family_of, parts_of, take_part
@@ -58,10 +64,11 @@ def read_blueprint(folder: Path, config: dict[str, Any], weights: Weights, part:
     Raises:
         CheckpointError: ``config.json`` does not describe a model of transformers or timm.
     """
+    check_references(config)
+    check_layer_count(config, len(weights.shapes))
     if is_timm(config):
         return Blueprint(partial(create_timm, config), partial(load_timm, config=config), family_of(None))
     family = family_of(str(config.get("model_type")))
-    check_layer_count(config, len(weights.shapes))
     check_fields(config)
     parsed = parse_config(folder, config)
     model_class = model_class_of(config, parsed, whole=part == WHOLE)

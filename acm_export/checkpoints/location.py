@@ -11,8 +11,10 @@ from acm_export.base.errors import CheckpointError, UsageError
 
 _LOG = logging.getLogger("acm_export")
 _HUB_ID = re.compile(r"[\w.-]+/[\w.-]+")
-_PATTERNS = ("*.json", "*.safetensors", "*.txt", "*.model", "*.jinja", "*/config.json", "*/*.json", "*/*.safetensors")
+_PATTERNS = ("*.json", "*.safetensors", "*.txt", "*.model", "*.jinja", "*bpe.codes")
+"""As in fnmatch, an asterisk also stands for folders."""
 _PICKLED = ("pytorch_model*.bin", "*/pytorch_model*.bin")
+_MAX_MODULES_BYTES = 1 << 20
 
 
 def find_folder(given: Path) -> Path:
@@ -30,10 +32,12 @@ def find_folder(given: Path) -> Path:
     folder = given if given.exists() or not is_hub_id(given) else _download(given)
     if (folder / "config.json").is_file() or not (modules := folder / "modules.json").is_file():
         return folder
+    if modules.stat().st_size > _MAX_MODULES_BYTES:
+        raise CheckpointError(f"{modules} has {modules.stat().st_size} bytes; expected at most {_MAX_MODULES_BYTES}")
     try:
         listed = json.loads(modules.read_text(encoding="utf-8"))
         paths = [str(m["path"]) for m in listed if str(m["type"]).endswith("Transformer")]
-    except (ValueError, TypeError, KeyError, RecursionError) as error:
+    except (ValueError, TypeError, KeyError, RecursionError, OSError) as error:
         raise CheckpointError(f"{modules} is not a list of modules: {error}", "copy or download it again") from error
     if len(paths) != 1 or Path(paths[0]).is_absolute() or ".." in Path(paths[0]).parts:
         raise CheckpointError(

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import pickle
 import zipfile
 from typing import TYPE_CHECKING, Any
 
 import torch
 
 from acm_export.base.errors import CheckpointError
+from acm_export.checkpoints.unpickle import check_sharing
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -35,16 +35,25 @@ def read_pickled(path: Path) -> dict[str, torch.Tensor]:
     """Map the tensors of a file into memory.
 
     Raises:
-        CheckpointError: The file is truncated, in the format before PyTorch 1.6, or contains something else.
+        CheckpointError: The file is truncated, compressed, in the format before PyTorch 1.6, or contains something else
+            than dense tensors whose sizes fit the file.
     """
-    if not zipfile.is_zipfile(path):
+    try:
+        with zipfile.ZipFile(path) as archive:
+            compressed = any(entry.compress_type != zipfile.ZIP_STORED for entry in archive.infolist())
+    except (zipfile.BadZipFile, OSError) as error:
         raise CheckpointError(
             f"{path} is truncated, or in the format that PyTorch wrote before version 1.6",
             "copy it again, or load the model with transformers and save it with save_pretrained",
+        ) from error
+    if compressed:  # a small file could claim any amount of memory
+        raise CheckpointError(
+            f"{path} is compressed; torch.save writes weights without compression",
+            "load the model with transformers on a machine that trusts it, and save it with save_pretrained",
         )
     try:
         content: Any = torch.load(path, map_location="cpu", weights_only=True, mmap=True)
-    except (pickle.UnpicklingError, RuntimeError, ValueError, KeyError, EOFError, OSError) as error:
+    except Exception as error:  # broken pickles raise many types
         reason = " ".join(str(error).split())[:200]
         raise CheckpointError(
             f"{path} is not a file of weights: {reason}",
@@ -55,4 +64,10 @@ def read_pickled(path: Path) -> dict[str, torch.Tensor]:
             f"{path} contains {type(content).__name__} with other values than tensors; expected weights by name",
             "save the model with save_pretrained of transformers",
         )
+    for name, tensor in content.items():
+        if tensor.layout != torch.strided or tensor.is_quantized or tensor.is_meta or tensor.is_nested:
+            raise CheckpointError(
+                f"{path} has weights that are not dense: {name}", "save the model with save_pretrained of transformers"
+            )
+    check_sharing(content.values(), path)
     return {str(name): tensor for name, tensor in content.items()}

@@ -88,13 +88,17 @@ def load_state(path: Path) -> tuple[dict[str, torch.Tensor], dict[str, Any]]:
     strange = [str(name) for name, value in state.items() if not isinstance(value, torch.Tensor)]
     if strange:
         raise CheckpointError(f"'model_state' of {path} contains values that are not tensors: {', '.join(strange[:5])}")
-    _check_sharing(state.values(), path)
+    check_sharing(state.values(), path)
     args = _plain(content.get("args"))
     return {str(k): v for k, v in state.items()}, args if isinstance(args, dict) else {}
 
 
-def _check_sharing(tensors: Iterable[torch.Tensor], path: Path) -> None:
-    """Refuse many tensors over few storages: converting them would take far more memory than the size of the file."""
+def check_sharing(tensors: Iterable[torch.Tensor], path: Path) -> None:
+    """Refuse many tensors over few storages: copying them would take far more memory than the size of the file.
+
+    Raises:
+        CheckpointError: The tensors have several times the bytes of their storages.
+    """
     total = 0
     storages: dict[int, int] = {}
     for tensor in tensors:

@@ -107,15 +107,16 @@ def _difference(model: nn.Module, inputs: Mapping[str, torch.Tensor], expected: 
         found = _outputs(model, inputs)
     except Exception as failure:  # noqa: BLE001  whatever the model raises
         return f"the model fails: {type(failure).__name__}: {failure}"
-    error = _error(found, expected)
+    if [value.shape for value in found] != [value.shape for value in expected]:
+        return "the model's outputs have other shapes"
+    error = max(map(_error, found, expected), default=0.0)
     return None if error <= _TOLERANCE else f"the model's outputs differ by {error:.2g} of their size"
 
 
-def _error(found: list[torch.Tensor], expected: list[torch.Tensor]) -> float:
-    """Largest difference between two outputs, relative to the largest value."""
-    errors = [
-        float((a.float() - b.float()).abs().max() / b.float().abs().max().clamp(min=1e-6))
-        for a, b in zip(found, expected, strict=True)
-        if b.numel()
-    ]
-    return max(errors, default=0.0)
+def _error(found: torch.Tensor, expected: torch.Tensor) -> float:
+    """Largest difference between two outputs, relative to the largest finite value; infinite where only one is NaN."""
+    a, b = found.float(), expected.float()
+    same = (a == b) | (a.isnan() & b.isnan())
+    size = b[b.isfinite()].abs().max().clamp(min=1e-6) if b.isfinite().any() else b.new_ones(())
+    differences = (a - b).abs()[~same] / size
+    return float(differences.nan_to_num(nan=torch.inf).max()) if differences.numel() else 0.0

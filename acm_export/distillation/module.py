@@ -19,6 +19,7 @@ from acm_export.distillation.tasks import task_for
 from acm_export.distillation.teacher import Teacher
 from acm_export.surgery.interface import InputSpec, ModelInterface
 from acm_export.surgery.padding import MASK
+from acm_export.surgery.prepare import prepare_model
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -71,6 +72,7 @@ def acmize_module(
         masked="" if any(value.name == MASK for value in inputs) else None,
     )
     teacher = Teacher(copy.deepcopy(model), interface, type(model).__name__)
+    prepare_model(teacher.model)
     default = "distil" if loss is None else None
     task = task_for(teacher.model, interface, settings.task or default, {}, loss)
     check_model(teacher.model)

@@ -101,8 +101,8 @@ class SiteRecorder:
             names = (site.up.module, (site.down or site.up).module)
             first, last = (self._model.get_submodule(name) for name in names)
             for handle in (
-                first.register_forward_pre_hook(self._input_hook(site, "x")),
-                last.register_forward_pre_hook(self._input_hook(site, "hidden")),
+                first.register_forward_pre_hook(self._input_hook(site, "x"), with_kwargs=True),
+                last.register_forward_pre_hook(self._input_hook(site, "hidden"), with_kwargs=True),
                 last.register_forward_hook(self._output_hook(site)),
             ):
                 self._stack.callback(handle.remove)
@@ -149,8 +149,9 @@ class SiteRecorder:
         return value[valid]
 
     def _input_hook(self, site: Site, part: str) -> _InputHook:
-        def record(_module: nn.Module, args: tuple[torch.Tensor, ...]) -> None:
-            self._recorded[site.place][part] = args[0].detach().movedim(site.axis, -1)
+        def record(_module: nn.Module, args: tuple[torch.Tensor, ...], kwargs: dict[str, torch.Tensor]) -> None:
+            (value,) = (*args, *kwargs.values())
+            self._recorded[site.place][part] = value.detach().movedim(site.axis, -1)
 
         return record
 
@@ -167,7 +168,9 @@ class SiteRecorder:
 
 
 class _InputHook(Protocol):
-    def __call__(self, module: nn.Module, args: tuple[torch.Tensor, ...], /) -> None: ...
+    def __call__(
+        self, module: nn.Module, args: tuple[torch.Tensor, ...], kwargs: dict[str, torch.Tensor], /
+    ) -> None: ...
 
 
 class _OutputHook(Protocol):

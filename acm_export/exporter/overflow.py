@@ -42,7 +42,8 @@ class AssumeOverflow(TorchFunctionMode):
         """Call a function of torch, or answer for it."""
         if func is torch.Tensor.__bool__ and id(args[0]) in self._answers:
             return self._answers[id(args[0])][1]
-        if func is torch.where and id(args[0]) in self._answers and not any(map(torch.is_tensor, args[1:])):
+        numbers = len(args) == 3 and not any(map(torch.is_tensor, args[1:]))
+        if func is torch.where and numbers and id(args[0]) in self._answers:
             return torch.full((), args[1] if self._answers[id(args[0])][1] else args[2])
         result = func(*args, **(kwargs or {}))
         if func in _FINITE + _INFINITE and args and args[0].dtype == torch.float16:

@@ -12,7 +12,6 @@ from acm_export.surgery.sizing import spec_for
 from acm_export.surgery.survey import find_sites, survey
 
 __all__ = [
-    "FAMILIES",
     "InputSpec",
     "Left",
     "ModelFamily",

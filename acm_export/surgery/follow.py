@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import inspect
 from contextlib import ExitStack, contextmanager
 from typing import TYPE_CHECKING, Any
 
@@ -15,11 +16,11 @@ from torch.utils.weak import WeakIdKeyDictionary
 from acm_export.modules import ACMLayer
 from acm_export.modules.evaluating import evaluating
 from acm_export.surgery.dataflow import Call, Dataflow, Operation, Value
-from acm_export.surgery.install import disable_ffn_chunking
 from acm_export.surgery.linear_maps import linear_shape
+from acm_export.surgery.prepare import disable_ffn_chunking
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Iterator, Mapping, Sequence
+    from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 
 _SAME = frozenset({"clone", "contiguous", "detach", "alias", "to", "_to_copy", "lift_fresh"})
 
@@ -55,7 +56,15 @@ def _record_again(model: nn.Module, inputs: Mapping[str, torch.Tensor], first: E
 
 def abstract_copy(model: nn.Module) -> nn.Module:
     """A copy of a model on the device ``meta``; nothing is copied in memory."""
-    return _copy(model, "meta")
+    copied: Any = _copy(model, "meta")
+    if getattr(getattr(copied, "config", None), "use_cache", None) is False and "use_cache" in _parameters(copied):
+        copied.config.use_cache = True  # without a cache, decoders look at the values of positions
+    abstract: nn.Module = copied
+    return abstract
+
+
+def _parameters(module: nn.Module) -> Collection[str]:
+    return inspect.signature(module.forward).parameters
 
 
 def _copy(model: nn.Module, device: str | None) -> nn.Module:

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from itertools import pairwise
+from typing import TYPE_CHECKING
 
 from torch import nn
 
@@ -11,6 +12,7 @@ from acm_export.base.errors import CheckpointError
 from acm_export.modules import ACMLayer
 from acm_export.surgery.linear_maps import linear_shape
 from acm_export.surgery.padding import mark_padding
+from acm_export.surgery.prepare import disable_ffn_chunking
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -44,7 +46,8 @@ def install_acm_layers(model: nn.Module, interface: ModelInterface, layers: Mapp
         layers: ACM layers by the qualified name of the module that each one replaces.
 
     Raises:
-        CheckpointError: A name is not a module of the model, or a width contradicts the modules that are replaced.
+        CheckpointError: A name is not a module of the model, names overlap, or a width contradicts the modules that are
+            replaced.
     """
     modules = dict(model.named_modules(remove_duplicate=False))
     for name, placed in layers.items():
@@ -55,6 +58,7 @@ def install_acm_layers(model: nn.Module, interface: ModelInterface, layers: Mapp
                     "correct the layer's name, or the number of transformer layers",
                 )
         _check_widths(name, placed, [modules[part] for part in (name, *placed.emptied)])
+    _check_apart(layers)
     del modules  # it would keep the weights of all replaced modules in memory
     for name, placed in layers.items():
         layer = ACMLayer(placed.spec)
@@ -64,6 +68,17 @@ def install_acm_layers(model: nn.Module, interface: ModelInterface, layers: Mapp
             model.set_submodule(part, nn.Identity())
     disable_ffn_chunking(model)
     mark_padding(model, interface)
+
+
+def _check_apart(layers: Mapping[str, PlacedLayer]) -> None:
+    """Check that no module is replaced twice, alone or within another."""
+    replaced = sorted(f"{part}." for name, placed in layers.items() for part in (name, *placed.emptied))
+    for outer, inner in pairwise(replaced):  # sorted, so that a module is followed by its parts
+        if inner.startswith(outer):
+            raise CheckpointError(
+                f"ACM layers replace both {outer[:-1]!r} and {inner[:-1]!r}, which overlap",
+                "correct the names of the layers, or of their emptied modules",
+            )
 
 
 def _check_widths(name: str, placed: PlacedLayer, replaced: list[nn.Module]) -> None:
@@ -82,11 +97,3 @@ def _check_widths(name: str, placed: PlacedLayer, replaced: list[nn.Module]) -> 
         f"the ACM layer {name!r} has D = {d}, but the model has width {width}",
         "the ACM layers and the other weights must come from the same model",
     )
-
-
-def disable_ffn_chunking(model: nn.Module) -> None:
-    """Disable ``chunk_size_feed_forward``: chunks of tokens save memory, but the padding mask would not fit them."""
-    module: Any  # not every module has the attribute
-    for module in model.modules():
-        if hasattr(module, "chunk_size_feed_forward"):
-            module.chunk_size_feed_forward = 0

@@ -6,8 +6,6 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 
-from acm_export.surgery.install import disable_ffn_chunking
-
 if TYPE_CHECKING:
     from torch import nn
 
@@ -26,6 +24,14 @@ def prepare_model(model: nn.Module) -> None:
             module.random_masking = keep_all_patches
         if getattr(getattr(module, "config", None), "use_cache", None):
             module.config.use_cache = False
+
+
+def disable_ffn_chunking(model: nn.Module) -> None:
+    """Run every feed-forward network once in a pass instead of once for each chunk of tokens, in place."""
+    module: Any  # not every module has the attribute
+    for module in model.modules():
+        if hasattr(module, "chunk_size_feed_forward"):
+            module.chunk_size_feed_forward = 0
 
 
 def keep_all_patches(

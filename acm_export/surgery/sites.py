@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from fnmatch import fnmatchcase
 from typing import TYPE_CHECKING
 
+from acm_export.base.documentation import page
 from acm_export.base.errors import UsageError
 from acm_export.modules.ffn_weights import FFNWeights
 from acm_export.modules.flops import site_flops
@@ -158,7 +159,10 @@ def _nothing(found: Survey, part: str, sites: str) -> tuple[str, str]:
             f"; none of its {found.linear_maps} linear maps is followed by an activation, another linear map and a "
             "residual connection"
         )
-        return f"{shown} selects no site: the model has none{looked_at}", "see docs/families.md, section Sites"
+        return (
+            f"{shown} selects no site: the model has none{looked_at}",
+            f"see the section Sites of {page('families.md')}",
+        )
     kinds = [kind for kind in (FFN, *PROJECTIONS) if any(site.kind == kind for site in found.sites)]
     if any(kind != FFN for kind in kinds):
         kinds.insert(kinds.count(FFN), QKVO)

@@ -7,6 +7,7 @@ from collections import Counter
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
+from acm_export.base.documentation import page
 from acm_export.base.errors import CheckpointError
 from acm_export.surgery.activation import hidden_of
 from acm_export.surgery.attention_pattern import projections
@@ -78,7 +79,7 @@ def example_flow(model: nn.Module, interface: ModelInterface) -> Dataflow:
         looks = f"; candidates for feed-forward networks, by their shapes alone: {abridged(pairs)}" if pairs else ""
         raise CheckpointError(
             f"{type(model).__name__} does not run on example inputs ({shapes}): {type(error).__name__}: {error}{looks}",
-            "describe inputs on which it runs by a ModelInterface: docs/families.md",
+            f"describe inputs on which it runs with acm_export.register_family: {page('families.md')}",
         ) from error
 
 

@@ -96,13 +96,23 @@ def test_modules_that_became_identities_load_as_identities(name: str, schema: in
     assert torch.equal(loaded(**inputs)[0], model(**inputs)[0])
 
 
-@pytest.mark.parametrize("emptied", [None, "vit.layers.0.norm", [3], ["vit.layers.0.nowhere"]])
+@pytest.mark.parametrize(
+    "emptied",
+    [
+        None,
+        "vit.layers.0.norm",
+        [3],
+        ["vit.layers.0.nowhere"],
+        ["vit.layers.0"],
+        ["vit.layers.0.mlp"],
+    ],
+)
 def test_wrong_names_of_emptied_modules_are_refused(emptied: object, folder: Path) -> None:
     path = folder / "config.json"
     config = json.loads(path.read_text())
     config["acm"]["layers"]["vit.layers.0.mlp"]["emptied"] = emptied
     path.write_text(json.dumps(config))
-    with pytest.raises(CheckpointError, match=r"vit\.layers\.0\.mlp.*(emptied|not a module)"):
+    with pytest.raises(CheckpointError, match=r"vit\.layers\.0\.mlp.*(emptied|not a module|overlap)"):
         load_checkpoint(folder)
 
 

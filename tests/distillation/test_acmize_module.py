@@ -27,7 +27,7 @@ class FeedForward(nn.Module):
         self.up, self.down = nn.Linear(12, 36), nn.Linear(36, 12)
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
-        return torch.as_tensor(self.down(functional.gelu(self.up(x))))
+        return torch.as_tensor(self.down(input=functional.gelu(self.up(input=x))))  # by name, as some models do
 
 
 class Classifier(nn.Module):

@@ -87,6 +87,15 @@ def test_a_model_that_fails_after_surgery_is_an_error_that_names_the_site() -> N
         check_surgery(model, interface, wrong, layers)
 
 
+@pytest.mark.parametrize("value", [torch.nan, torch.inf])
+def test_values_that_only_one_of_the_models_computes_are_a_difference(value: float) -> None:
+    model, interface, sites, layers = initialised("bert")
+    with torch.no_grad():
+        layers[sites[-1].place].b2[-1, 0] = value
+    with pytest.raises(CheckpointError, match="differ by"):
+        check_surgery(model, interface, sites, layers)
+
+
 def _shift(layer: ACMLayer) -> None:
     with torch.no_grad():
         layer.b2[:, 0].add_(1.0)

@@ -102,6 +102,8 @@ def test_a_model_built_by_create_model_is_saved_with_its_arguments(tmp_path: Pat
         ({"architecture": 3}, "has no architecture 3"),
         ({"model_args": {"no_such_argument": 1}}, "does not describe a vit_tiny"),
         ({"model_args": [1]}, "expected an object"),
+        ({"model_args": {**SMALL, "checkpoint_path": "other.pth"}}, "outside the folder"),
+        ({"model_args": {**SMALL, "depth": 10**9}}, "depth = 1000000000"),
         ({"num_classes": 6}, None),
         ({"model_args": {**SMALL, "img_size": 32, "embed_dim": 10**6 * 3}}, "contradicts config.json"),
     ],

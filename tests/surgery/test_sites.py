@@ -173,4 +173,4 @@ def test_inputs_on_which_the_model_does_not_run_are_named_with_the_candidates() 
     ) as refusal:
         find_sites(model, how)
     assert "vit.layers.0.mlp.fc1 -> vit.layers.0.mlp.fc2" in str(refusal.value)
-    assert "ModelInterface" in str(refusal.value.hint)
+    assert "register_family" in str(refusal.value.hint)

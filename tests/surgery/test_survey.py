@@ -44,7 +44,7 @@ FFNS: dict[str, list[tuple[str, tuple[str, ...], str, bool, int]]] = {
     "dinov2": [("encoder.layer.{}.mlp", (), "gelu", False, 2)],
     "dinov2, swiglu": [("encoder.layer.{}.mlp", (), "silu", True, 2)],
     "clip vision": [("encoder.layers.{}.mlp", (), "gelu", False, 2)],
-    "clip text": [("encoder.layers.{}.mlp", (), "", False, 2)],
+    "clip text": [("encoder.layers.{}.mlp", (), "silu", False, 2)],
     "siglip vision": [("encoder.layers.{}.mlp", (), "gelu_tanh", False, 2)],
     "siglip text": [("encoder.layers.{}.mlp", (), "gelu_tanh", False, 2)],
     "roberta": [_under("roberta.", _BERT)],
@@ -124,7 +124,7 @@ class DenseFFN(nn.Module):
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         w, linear = self.weights, nn.functional.linear
         tokens = x.movedim(self.axis, -1)
-        hidden = self.activation(linear(tokens, w.w1, w.b1))
+        hidden = self.activation(w.scale * linear(tokens, w.w1, w.b1)) / w.scale
         if w.v1 is not None:
             hidden = hidden * linear(tokens, w.v1, w.c1)
         return linear(hidden, w.w2, w.b2).movedim(-1, self.axis)
@@ -204,7 +204,9 @@ def test_a_survey_does_not_change_the_model(name: str) -> None:
     assert {parameter.device.type for parameter in model.parameters()} == {"cpu"}
 
 
-def test_inputs_on_meta_give_the_same_sites() -> None:
+@pytest.mark.parametrize("use_cache", [False, True])
+def test_inputs_on_meta_give_the_same_sites(use_cache: bool) -> None:
     model, inputs = tiny_transformer("llama")
+    model.config.use_cache = use_cache
     meta = {name: value.to("meta") for name, value in inputs.items()}
     assert survey(model, meta) == survey(model, inputs)
