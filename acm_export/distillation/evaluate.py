@@ -93,7 +93,7 @@ class _CountingRunner:
     def run(self, name: str, layer: ACMLayer, x: torch.Tensor) -> torch.Tensor:
         """The forward pass of one layer."""
         z = layer.gate(x)
-        valid = self._padding.valid
+        valid = self._padding.valid_at(name)
         y, counts = layer.run(x, z)
         if valid is not None and valid.shape == z.shape[:-1]:
             z, counts = z[valid], counts[valid]

@@ -52,9 +52,9 @@ class GatedPass:
         """Run one layer: tokens ``[..., D]`` to ``[..., D]``."""
         with torch.autocast(x.device.type, enabled=False):
             z = layer.gate(x)
-        valid = self._padding.valid
+        valid = self._padding.valid_at(name)
         valid = valid if valid is not None and valid.shape == z.shape[:-1] else None
-        self.valid = valid
+        self.valid = self.valid if valid is None else valid
         found = margins(z.detach())
         self.margins[name] = found.reshape(-1, found.shape[-1]) if valid is None else found[valid]
         if self._thresholds is not None:

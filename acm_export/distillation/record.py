@@ -46,7 +46,12 @@ class PaddingListener:
     def __init__(self, model: PreTrainedModel, interface: ModelInterface) -> None:
         self.valid: torch.Tensor | None = None
         """``[batch, tokens]`` of the last pass, False for padding; None if it had no mask."""
-        self._model, self._module = model, _masked_module(model, interface)
+        self._model, self._module, self._masked = model, _masked_module(model, interface), interface.masked
+
+    def valid_at(self, name: str) -> torch.Tensor | None:
+        """``valid`` for a module below the one that takes the mask; None for others, such as the layers of a decoder."""
+        below = self._masked == "" or f"{name}.".startswith(f"{self._masked}.")
+        return self.valid if below else None
 
     def __enter__(self) -> Self:
         self._stack = ExitStack()
@@ -123,7 +128,7 @@ class SiteRecorder:
         self._recorded = {site.place: {} for site in self._sites}
         output = self._model(**inputs)
         tensors = {
-            place: SiteTensors(*(self._tokens(parts[part]) for part in ("x", "output", "hidden")))
+            place: SiteTensors(*(self._tokens(parts[part], place) for part in ("x", "output", "hidden")))
             for place, parts in self._recorded.items()
         }
         return output, tensors
@@ -139,11 +144,11 @@ class SiteRecorder:
             gradient = parts["zeros"].grad
             if gradient is None:
                 raise RuntimeError(f"{place} has no gradient; call backward() on the output first")
-            found[place] = self._tokens(gradient)
+            found[place] = self._tokens(gradient, place)
         return found
 
-    def _tokens(self, value: torch.Tensor) -> torch.Tensor:
-        valid = self._padding.valid
+    def _tokens(self, value: torch.Tensor, place: str) -> torch.Tensor:
+        valid = self._padding.valid_at(place)
         if valid is None or valid.shape != value.shape[:-1]:
             return value.reshape(-1, value.shape[-1])
         return value[valid]
