@@ -42,6 +42,9 @@ _COUNTS = (
     "conv_kernel",
     "conv_stride",
 )
+_MAX_LABELS = 1 << 20
+"""transformers makes a name for every label, before any weights are compared."""
+
 _LAYERS = re.compile(r"(?:num_)?(?:hidden_|encoder_|decoder_)?(?:layers?|blocks)|n_layers?|num_.*_layers|depths?")
 _EXPERTS = ("num_experts", "num_local_experts", "n_routed_experts", "moe_num_experts")
 _BACKBONES = ("backbone", "architecture")
@@ -185,7 +188,8 @@ def check_fields(config: dict[str, Any]) -> None:
     """Check counts and activations, because the errors of transformers do not name the field.
 
     Raises:
-        CheckpointError: A count is below 1 or an activation is unknown; the message has the field and the value.
+        CheckpointError: A count is below 1 or too large, or an activation is unknown; the message has the field and the
+            value.
     """
     for part in config.values():
         if isinstance(part, dict):
@@ -196,6 +200,8 @@ def check_fields(config: dict[str, Any]) -> None:
             raise CheckpointError(
                 f"config.json has {field} = {value!r}; expected at least 1", f"correct {field} in config.json"
             )
+    if isinstance(labels := config.get("num_labels"), int) and labels > _MAX_LABELS:
+        raise CheckpointError(f"config.json has num_labels = {labels}; expected at most {_MAX_LABELS}", _CORRECT)
     for field in _ACTIVATIONS:
         activation = config.get(field)
         if isinstance(activation, str) and activation not in ACT2FN:

@@ -56,6 +56,7 @@ def edit_weights(folder: Path, remove: str = "", **changes: torch.Tensor) -> Non
         ({"model_type": "llama"}, r"no architecture 'ViTForImageClassification' of model_type 'llama'"),
         ({"model_type": None}, "no model_type None"), ({"model_type": ["vit"]}, r"no model_type \['vit'\]"),
         ({"model_type": "my_vit"}, "no model_type 'my_vit'"), ({"num_experts": 8}, "mixture of experts"),
+        ({"num_labels": 10**9}, "num_labels = 1000000000"),
         ({"depths": [10**9]}, r"depths = \[1000000000\]"),
         ({"attn_implementation": "org/kernel"}, "attn_implementation = 'org/kernel'"),
         ({"backbone_config": {"backbone": "hf-hub:org/model"}}, "outside the folder"),
