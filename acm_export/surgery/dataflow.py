@@ -124,6 +124,7 @@ class Dataflow:
         batch: Number of samples in the pass.
         outputs: Values that the pass returned.
         names: All names of every module, by its identity.
+        parameters: Names of the parameters and buffers that the pass read.
     """
 
     operations: tuple[Operation, ...]
@@ -131,3 +132,4 @@ class Dataflow:
     batch: int
     outputs: frozenset[Value]
     names: Mapping[int, tuple[str, ...]]
+    parameters: Mapping[Value, str]

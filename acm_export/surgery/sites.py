@@ -180,5 +180,5 @@ def _concerns(part: str, item: Left) -> bool:
 def grouped(left: Sequence[Left]) -> list[str]:
     """One line for all parts that were left for the same reason, with ``*`` for the number of the layer."""
     numbers = re.compile(r"\d+(?=\.|$)")
-    groups = Counter((numbers.sub("*", item.name), re.sub(r"\.\d+(?=[. )]|$)", ".*", item.reason)) for item in left)
+    groups = Counter((numbers.sub("*", item.name), re.sub(r"\.\d+(?=[. ),;]|$)", ".*", item.reason)) for item in left)
     return [f"{name}{f' ({count} times)' if count > 1 else ''}: {reason}" for (name, reason), count in groups.items()]

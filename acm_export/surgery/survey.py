@@ -7,6 +7,8 @@ from collections import Counter
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
+from torch.nn.utils.parametrize import is_parametrized
+
 from acm_export.base.documentation import page
 from acm_export.base.errors import CheckpointError
 from acm_export.surgery.activation import hidden_of
@@ -98,7 +100,10 @@ def survey_of(model: nn.Module, flow: Dataflow) -> Survey:
 class _Context:
     def __init__(self, model: nn.Module, flow: Dataflow) -> None:
         self._model, self._flow = model, flow
-        self._calls = Counter(call.name for call in flow.calls)
+        self._aliases: dict[int, list[str]] = {}
+        for name, module in model.named_modules(remove_duplicate=False):
+            self._aliases.setdefault(id(module), []).append(name)
+        self._calls = Counter(flow.names[id(call.module)][0] for call in flow.calls)
         self._plain = {call.name for call in flow.calls if call.is_plain}
         self._owners: dict[int, list[str]] = {}
         for name, parameter in model.named_parameters(remove_duplicate=False):
@@ -138,6 +143,9 @@ class _Context:
         placement = placement_of(self._flow, path)
         if isinstance(placement, str):
             return placement
+        for part in (placement.place, *placement.emptied):
+            if reason := self._alias_reason(part):
+                return reason
         up, down = path.branches[hidden.gate], path.down.linear
         assert down is not None  # noqa: S101
         return Site(
@@ -189,11 +197,24 @@ class _Context:
         module = self._model.get_submodule(name)
         if operation.linear.reason is not None and not computes_linear_map(module):
             return f"{leaf} {operation.linear.reason}; load the model with ordinary weights"
-        if self._calls[name] > 1:
-            return f"{leaf} is used {self._calls[name]} times in one pass: layers share its weights"
+        names = self._aliases[id(module)]
+        if (times := self._calls[names[0]]) > 1:
+            return f"{leaf} is used {times} times in one pass: layers share its weights"
+        if is_parametrized(module):
+            return f"{leaf} is parametrised; remove it with torch.nn.utils.parametrize.remove_parametrizations"
         for parameter in module.parameters():
-            if sharing := [owner for owner in self._owners.get(id(parameter), ()) if owner != name]:
+            if sharing := [owner for owner in self._owners.get(id(parameter), ()) if owner not in names]:
                 return f"{leaf} shares its weights with {sharing[0]}"
+        return None
+
+    def _alias_reason(self, name: str) -> str | None:
+        """Why a module that has two names cannot be replaced: it would stay under the other one."""
+        module = self._model.get_submodule(name)
+        for other in self._aliases[id(module)]:
+            parent, _, leaf = other.rpartition(".")
+            own, _, own_leaf = name.rpartition(".")
+            if leaf != own_leaf or self._model.get_submodule(parent) is not self._model.get_submodule(own):
+                return f"{other} is the same module as {name}; register it once"
         return None
 
     def _tokens(self, value: Value, axis: int) -> int:
@@ -243,8 +264,9 @@ class _Context:
             return f"its projection ({kinds}) maps width {reads} to {writes}; an ACM layer needs equal widths"
         if self._tokens(operation.outputs[0], operation.linear.axis) == 1:
             return f"its projection ({kinds}) sees one token per sample, so there is no easy token to save on"
-        plain = operation.module in self._plain
-        return None if plain else f"its projection ({kinds}) is called with more than one argument"
+        if operation.module not in self._plain:
+            return f"its projection ({kinds}) is called with more than one argument"
+        return self._alias_reason(operation.module)
 
 
 def _branch_map(branch: Branch, d: int) -> LinearMap:
