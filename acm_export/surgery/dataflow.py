@@ -14,6 +14,9 @@ if TYPE_CHECKING:
 
     from acm_export.surgery.linear_maps import MapShape
 
+_ELEMENTWISE = frozenset({"hardswish", "log_sigmoid", "prelu", "rsub", "where", "masked_fill"})
+"""Element-wise operators of which some overloads lack PyTorch's tag."""
+
 
 @dataclass(eq=False)
 class Value:
@@ -90,7 +93,7 @@ class Operation:
     @property
     def is_pointwise(self) -> bool:
         """Whether every output element depends on the input elements at its position only."""
-        return self.func is not None and torch.Tag.pointwise in self.func.tags
+        return self.func is not None and (torch.Tag.pointwise in self.func.tags or self.name in _ELEMENTWISE)
 
 
 @dataclass(frozen=True, eq=False)

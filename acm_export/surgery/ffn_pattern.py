@@ -163,7 +163,7 @@ def _keeps_features(operation: Operation, axis: int) -> bool:
 def _constant(flow: Dataflow, between: set[Operation]) -> str | None:
     """The parameter or constant tensor that the activation reads besides the hidden values."""
     for operation in sorted(between, key=lambda operation: operation.index):
-        if not (operation.is_pointwise or "prelu" in operation.name):
+        if not operation.is_pointwise:
             continue
         for value in operation.inputs:
             if not value.is_data:

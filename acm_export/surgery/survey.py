@@ -208,14 +208,9 @@ class _Context:
         return None
 
     def _alias_reason(self, name: str) -> str | None:
-        """Why a module that has two names cannot be replaced: it would stay under the other one."""
-        module = self._model.get_submodule(name)
-        for other in self._aliases[id(module)]:
-            parent, _, leaf = other.rpartition(".")
-            own, _, own_leaf = name.rpartition(".")
-            if leaf != own_leaf or self._model.get_submodule(parent) is not self._model.get_submodule(own):
-                return f"{other} is the same module as {name}; register it once"
-        return None
+        """Why a module that has two names cannot be replaced: it would stay, or be exported, under the other one."""
+        others = [other for other in self._aliases[id(self._model.get_submodule(name))] if other != name]
+        return f"{others[0]} is the same module as {name}; register it under one name" if others else None
 
     def _tokens(self, value: Value, axis: int) -> int:
         """Tokens per sample."""
