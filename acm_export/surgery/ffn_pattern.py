@@ -118,10 +118,9 @@ def _path_to(flow: Dataflow, down: Operation) -> FFNPath | None:
             blockers.append(operation)
         waiting.extend(data)
     found = sorted(branches.values(), key=lambda branch: (branch.operation.index, branch.first))
-    if not 1 <= len(found) <= _MAX_BRANCHES or not _share_input(found):
-        return None
     blocker = _constant(flow, between) or _blocker(flow, blockers)
-    if blocker is None and any(branch.width != down.linear.in_features for branch in found):
+    same_width = all(branch.width == down.linear.in_features for branch in found)
+    if not 1 <= len(found) <= _MAX_BRANCHES or not _share_input(found) or not (blocker or same_width):
         return None
     return FFNPath(tuple(found), down, frozenset(between), blocker)
 

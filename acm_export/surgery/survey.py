@@ -32,6 +32,7 @@ if TYPE_CHECKING:
     from acm_export.surgery.dataflow import Dataflow, Operation, Value
     from acm_export.surgery.ffn_pattern import Branch, FFNPath
     from acm_export.surgery.interface import ModelInterface
+    from acm_export.surgery.placement import Placement
 
 _EXPERTS = re.compile(r"(^|\.)experts?(\.|$)")
 _NOT_AN_FFN = "two linear maps in a row"
@@ -140,12 +141,9 @@ class _Context:
         hidden = hidden_of(path)
         if hidden is None:
             return "its two branches do not meet in a product of one with an activation of the other"
-        placement = placement_of(self._flow, path)
+        placement = self._placement(path)
         if isinstance(placement, str):
             return placement
-        for part in (placement.place, *placement.emptied):
-            if reason := self._alias_reason(part):
-                return reason
         up, down = path.branches[hidden.gate], path.down.linear
         assert down is not None  # noqa: S101
         return Site(
@@ -160,6 +158,13 @@ class _Context:
             emptied=placement.emptied,
             axis=down.axis,
         )
+
+    def _placement(self, path: FFNPath) -> Placement | str:
+        placement = placement_of(self._flow, path)
+        if isinstance(placement, str):
+            return placement
+        reasons = map(self._alias_reason, (placement.place, *placement.emptied))
+        return next((reason for reason in reasons if reason is not None), placement)
 
     def _ffn_reason(self, path: FFNPath, *, residual: bool) -> str | None:
         d, width, output = path.widths
@@ -259,9 +264,8 @@ class _Context:
             return f"its projection ({kinds}) maps width {reads} to {writes}; an ACM layer needs equal widths"
         if self._tokens(operation.outputs[0], operation.linear.axis) == 1:
             return f"its projection ({kinds}) sees one token per sample, so there is no easy token to save on"
-        if operation.module not in self._plain:
-            return f"its projection ({kinds}) is called with more than one argument"
-        return self._alias_reason(operation.module)
+        several = f"its projection ({kinds}) is called with more than one argument"
+        return self._alias_reason(operation.module) if operation.module in self._plain else several
 
 
 def _branch_map(branch: Branch, d: int) -> LinearMap:

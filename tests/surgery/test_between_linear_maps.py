@@ -112,7 +112,10 @@ def test_known_functions_are_recognised_however_they_are_written(
 
 
 def _function(between: Callable[..., torch.Tensor]) -> FFN:
-    return FFN(lambda h: between(h))
+    def one_argument(hidden: torch.Tensor) -> torch.Tensor:
+        return between(hidden)
+
+    return FFN(one_argument)
 
 
 def test_a_gated_ffn_that_clamps_both_branches_is_no_product() -> None:
