@@ -49,7 +49,7 @@ class PaddingListener:
         self._model, self._module, self._masked = model, _masked_module(model, interface), interface.masked
 
     def valid_at(self, name: str) -> torch.Tensor | None:
-        """``valid`` for a module below the one that takes the mask; None for others, such as the layers of a decoder."""
+        """``valid`` for a module below the one that takes the mask; None for others, such as a decoder's layers."""
         below = self._masked == "" or f"{name}.".startswith(f"{self._masked}.")
         return self.valid if below else None
 
