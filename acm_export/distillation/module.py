@@ -22,7 +22,7 @@ from acm_export.surgery.padding import MASK
 from acm_export.surgery.prepare import prepare_model
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Sequence
 
     from torch import nn
 
@@ -65,7 +65,9 @@ def acmize_module(
     first = next(model.parameters(), None)
     if first is None:
         raise UsageError(f"the {type(model).__name__} has no parameters", "give a trained model")
+    _check_tensors(model)
     given, inputs = module_samples(data, *_parameters(model))
+    _check_mask(inputs)
     interface = ModelInterface(
         inputs=tuple(_spec(value) for value in inputs),
         outputs=(),
@@ -88,6 +90,28 @@ def acmize_module(
         _LOG.info("%s: β %.3f, %s %.4f", point.setting, point.budget, run.curve.quality_name, point.quality)
     trained: nn.Module = student
     return trained
+
+
+def _check_tensors(model: nn.Module) -> None:
+    for name, value in model.named_parameters():
+        if value.is_meta:
+            raise UsageError(
+                f"{name} is on the device meta, where tensors have no values", "load the weights before acmize"
+            )
+        if value.dtype == torch.float64:
+            raise UsageError(
+                f"{name} is float64; ACM models are trained in float32, and their files are fp32, fp16 or bf16",
+                "convert the module with .float(), and its data too",
+            )
+
+
+def _check_mask(inputs: Sequence[GraphInput]) -> None:
+    for value in inputs:
+        if value.name == MASK and value.dtype.kind == "f":
+            raise UsageError(
+                f"{MASK} is {value.dtype.name}; expected integers or booleans, 1 for tokens and 0 for padding",
+                "convert it; if it is added to attention scores, give the parameter of forward another name",
+            )
 
 
 def _parameters(model: nn.Module) -> tuple[list[str], list[str]]:

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 
 import torch
 
+from acm_export.base.errors import UsageError, first_line
 from acm_export.distillation.record import SiteRecorder
 from acm_export.modules.outputs import named_outputs
 
@@ -66,18 +67,38 @@ def gather_statistics(
 
     Returns:
         Statistics by place.
+
+    Raises:
+        UsageError: The model's outputs have no gradient.
     """
     sums = {site.place: _Sums(site) for site in sites}
     with SiteRecorder(model, interface, sites, record_gradients=True) as recorder:
         for inputs in batches:
             output, tensors = recorder.run(inputs)
             fields = named_outputs(output, interface.outputs).values()
-            torch.stack([_random_direction(value) for value in fields if value.requires_grad]).sum().backward()
+            _backward([_random_direction(value) for value in fields if value.requires_grad])
             gradients = recorder.gradients()
             model.zero_grad(set_to_none=True)
             for place, total in sums.items():
                 _add(total, tensors[place], gradients[place])
     return {place: _finish(total) for place, total in sums.items()}
+
+
+def _backward(directions: list[torch.Tensor]) -> None:
+    if not directions:
+        raise UsageError(
+            "no output of the model has a gradient with respect to its sites",
+            "return floating-point scores, computed without detach() or torch.no_grad()",
+        )
+    try:
+        torch.stack(directions).sum().backward()
+    except RuntimeError as error:
+        if "inplace operation" not in str(error):
+            raise
+        raise UsageError(
+            f"the model cannot be trained, because it overwrites a tensor that its gradient needs: {first_line(error)}",
+            "write x = x + f(x) in place of x += f(x) in its forward",
+        ) from error
 
 
 def _random_direction(value: torch.Tensor) -> torch.Tensor:

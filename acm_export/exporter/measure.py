@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from contextlib import ExitStack
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
@@ -17,6 +17,10 @@ from acm_export.onnx_file.manifest import LayerEntry
 from acm_export.verification.replay import override_gate_logits
 
 if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+    from torch import nn
+
     from acm_export.modules.wrapper import Exportable
 
 
@@ -49,7 +53,7 @@ def run_one_sample(model: Exportable, one_sample: tuple[torch.Tensor, ...]) -> P
         ExportError: The module does not run on the inputs, or the forward pass does not reach an ACM layer.
     """
     tokens: dict[str, int] = {}
-    with ExitStack() as stack, torch.no_grad(), FlopCounterMode(display=False) as counter:
+    with ExitStack() as stack, _frozen(model), torch.no_grad(), FlopCounterMode(display=False) as counter:
         for name, layer in acm_layers(model):
             stack.enter_context(override_gate_logits(layer, _TokenCounter(name, tokens)))
         try:
@@ -66,6 +70,19 @@ def run_one_sample(model: Exportable, one_sample: tuple[torch.Tensor, ...]) -> P
     entries = tuple(_entry(name, layers[name], count) for name, count in tokens.items())
     rest = counter.get_total_flops() - sum(e.gate_flops * e.tokens for e in entries)
     return Probe(entries, rest, list(outputs))
+
+
+@contextmanager
+def _frozen(module: nn.Module) -> Iterator[None]:
+    """Parameters need no gradients in the block: torch's FLOP counter fails where a module is called on a parameter."""
+    trained = [parameter for parameter in module.parameters() if parameter.requires_grad]
+    try:
+        for parameter in trained:
+            parameter.requires_grad_(requires_grad=False)
+        yield
+    finally:
+        for parameter in trained:
+            parameter.requires_grad_()
 
 
 class _TokenCounter:

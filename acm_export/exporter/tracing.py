@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import re
 import warnings
 from contextlib import contextmanager
 from typing import TYPE_CHECKING
@@ -65,13 +66,23 @@ def trace(
                 custom_translation_table=translation_table(opset),
             )
     except (torch.onnx.OnnxExporterError, RuntimeError) as error:
-        reason = str(error.__cause__ or error).strip().splitlines()[0]
-        raise ExportError(f"PyTorch cannot export this module: {reason}") from error
+        text = str(error.__cause__ or error).strip()
+        raise ExportError(f"PyTorch cannot export this module: {text.splitlines()[0]}{_source_line(text)}") from error
     if program is None:
         raise ExportError("PyTorch returned no ONNX program")
     program.model.ir_version = IR_VERSION
     model_ir: ir.Model = program.model
     return model_ir
+
+
+def _source_line(text: str) -> str:
+    """The line of the model that an error of PyTorch names, in words; empty if it names none."""
+    _, _, traceback = text.partition("Original traceback:")
+    lines = re.findall(r'File "([^"]+)", line (\d+), in .*\n *(\S.*)', traceback)
+    if not lines:
+        return ""
+    file, number, code = lines[-1]
+    return f" ({file}:{number}: {code.strip()})"
 
 
 _NOISY_LOGGERS = ("torch.onnx._internal.exporter._registration", "onnx_ir._convenience")

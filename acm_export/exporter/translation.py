@@ -34,6 +34,7 @@ def translation_table(opset: int) -> dict[Callable[..., object], Callable[..., o
         torch.ops.acm.gated_learners.default: _gated_learners,
         torch.ops.acm.glu_gated_learners.default: _glu_gated_learners,
         torch.ops.aten.index_put.default: _index_put,
+        torch.ops.aten.rsub.Scalar: _rsub,
     }
     if opset >= _GELU_OPSET:
         table[torch.ops.aten.gelu.default] = _gelu
@@ -86,6 +87,15 @@ def _index_put(self: Symbolic, indices: Symbolic, values: Symbolic, accumulate: 
     if not elementwise or accumulate or len(values.shape):
         return aten_index_put(self, indices, values, accumulate)
     return onnxscript.opset18.Where(mask, onnxscript.opset18.CastLike(values, self), self)
+
+
+def _rsub(self: Symbolic, other: float, alpha: float = 1) -> Symbolic:
+    """``other - alpha * self``; PyTorch's own translation of ``1.0 - mask`` fails for integer masks."""
+    ops = onnxscript.opset18
+    if isinstance(other, float) and self.dtype.is_integer():
+        self = ops.Cast(self, to=ir.DataType.FLOAT)
+    scaled = self if alpha == 1 else ops.Mul(self, ops.CastLike(alpha, self))
+    return ops.Sub(ops.CastLike(other, self), scaled)
 
 
 def _gelu(x: Symbolic, approximate: str = "none") -> Symbolic:

@@ -54,6 +54,8 @@ class ACMSpec:
     def __post_init__(self) -> None:
         object.__setattr__(self, "gate_hidden", tuple(self.gate_hidden))
         self.signature  # noqa: B018  validates N, min_learners and the activation
+        if not isinstance(self.channels_first, bool):
+            raise OpError(f"channels_first is {self.channels_first!r}; it must be true or false")
         sizes = {
             "model_dim": (self.model_dim,),
             "hidden_dim": (self.hidden_dim,),

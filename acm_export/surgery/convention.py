@@ -135,7 +135,7 @@ def _timm_images(model: nn.Module) -> ConventionalInputs:
 
 
 def _text(model: nn.Module, names: tuple[str, ...], config: Any) -> ConventionalInputs:
-    below = {"input_ids": config.vocab_size}
+    below = {"input_ids": _vocabulary(config)}
     if "attention_mask" in names:
         below["attention_mask"] = 2
     if "token_type_ids" in names and (getattr(config, "type_vocab_size", None) or 0) > 1:
@@ -149,6 +149,16 @@ def _text(model: nn.Module, names: tuple[str, ...], config: Any) -> Conventional
     return ConventionalInputs(
         tuple(specs), {"tokens": min(EXAMPLE_TOKENS, limit or EXAMPLE_TOKENS)}, {"tokens": (1, limit)}
     )
+
+
+def _vocabulary(config: Any) -> int:
+    size = getattr(config, "vocab_size", None)
+    if not isinstance(size, int):  # CANINE reads characters
+        raise CheckpointError(
+            f"the {type(config).__name__} has vocab_size {size}; the tokens of its model do not follow from its config",
+            f"describe its inputs with acm_export.register_family: {page('families.md')}",
+        )
+    return size
 
 
 def _max_tokens(model: nn.Module, config: Any) -> int | None:
@@ -168,7 +178,7 @@ def decoder_tokens(config: Any) -> ConventionalInputs:
     limit = next((value for value in found if isinstance(value, int) and value > 0), None)
     length = min(_EXAMPLE_DECODER_TOKENS, limit or _EXAMPLE_DECODER_TOKENS)
     pad = getattr(config, "pad_token_id", None)
-    spec = InputSpec("decoder_input_ids", ("batch", "decoder_tokens"), "int64", config.vocab_size, pad)
+    spec = InputSpec("decoder_input_ids", ("batch", "decoder_tokens"), "int64", _vocabulary(config), pad)
     return ConventionalInputs((spec,), {"decoder_tokens": length}, {"decoder_tokens": (1, limit)})
 
 

@@ -12,7 +12,7 @@ from acm_export.base.errors import CheckpointError
 from acm_export.modules import ACMLayer
 from acm_export.surgery.linear_maps import linear_shape
 from acm_export.surgery.padding import mark_padding
-from acm_export.surgery.prepare import disable_ffn_chunking
+from acm_export.surgery.prepare import disable_encoder_fast_path, disable_ffn_chunking
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -67,6 +67,7 @@ def install_acm_layers(model: nn.Module, interface: ModelInterface, layers: Mapp
         for part in placed.emptied:
             model.set_submodule(part, nn.Identity())
     disable_ffn_chunking(model)
+    disable_encoder_fast_path(model)
     mark_padding(model, interface)
 
 

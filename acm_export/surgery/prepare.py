@@ -5,9 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 import torch
-
-if TYPE_CHECKING:
-    from torch import nn
+from torch import nn
 
 
 def prepare_model(model: nn.Module) -> None:
@@ -15,9 +13,11 @@ def prepare_model(model: nn.Module) -> None:
 
     - ``chunk_size_feed_forward`` is disabled: chunks of tokens save memory, but the padding mask would not fit them.
     - ``use_cache`` is disabled: nothing generates text here.
+    - ``nn.TransformerEncoderLayer`` calls its FFN instead of reading its weights, which an ACM layer does not have.
     - Patches stay in order: ViT-MAE shuffles them and hides a part, at random in each pass, even in evaluation.
     """
     disable_ffn_chunking(model)
+    disable_encoder_fast_path(model)
     module: Any  # modules of transformers, with attributes of their own
     for module in model.modules():
         if hasattr(module, "random_masking"):
@@ -32,6 +32,15 @@ def disable_ffn_chunking(model: nn.Module) -> None:
     for module in model.modules():
         if hasattr(module, "chunk_size_feed_forward"):
             module.chunk_size_feed_forward = 0
+
+
+def disable_encoder_fast_path(model: nn.Module) -> None:
+    """Let torch's encoder layers call their modules, as in training, in place; their fast path reads weights."""
+    for module in model.modules():
+        if isinstance(module, nn.TransformerEncoderLayer):
+            module.activation_relu_or_gelu = 0
+        elif isinstance(module, nn.TransformerEncoder):
+            module.use_nested_tensor = False
 
 
 def keep_all_patches(
