@@ -5,7 +5,6 @@ seconds, peak memory of the process, sites by kind, and the share of the whole m
 the models of :data:`SURGERY`, ``acmize`` without a training step: statistics, learners from the teacher's neurons,
 check, quality and checkpoint. Its peak memory is compared with twice the float32 weights (teacher and student).
 
-
 How: one process writes the checkpoint folder in float16 to the system's temporary folder (``TMPDIR``), and another runs
 the command. Its peak is the largest resident size (``getrusage``), which includes pages of the mapped weights. The
 seconds include imports. Folders are removed.

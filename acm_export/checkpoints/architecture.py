@@ -236,8 +236,8 @@ def check_references(config: dict[str, Any]) -> None:
     """
     if isinstance(config.get("backbone"), str) and config.get("backbone_kwargs") and not config.get("backbone_config"):
         raise CheckpointError(
-            f"config.json has backbone = {config['backbone']!r} with backbone_kwargs and without backbone_config, which "
-            "transformers would look up on the Hugging Face Hub; nothing is loaded from elsewhere",
+            f"config.json has backbone = {config['backbone']!r} with backbone_kwargs and without backbone_config; "
+            "transformers would look it up on the Hugging Face Hub; nothing is loaded from elsewhere",
             "describe the backbone in backbone_config in place of backbone and backbone_kwargs",
         )
     for field, value in config.items():

@@ -30,13 +30,14 @@ from acm_export.distillation.state import State, fingerprint, load_state, remove
 from acm_export.distillation.statistics import error_weights, gather_statistics
 from acm_export.distillation.threshold_table import ThresholdTable
 from acm_export.distillation.train import Throughput, Trainer
+from acm_export.distillation.unskipped import COMPARED_SAMPLES, warn_of_unskipped_padding
 from acm_export.distillation.whole_phase import WholePhase
 from acm_export.modules import acm_layers
 from acm_export.surgery import install_acm_layers
 from acm_export.surgery.sites import FFN, ffn_weights, replaced_activations
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Iterable, Iterator
     from pathlib import Path
 
     from torch import nn
@@ -168,11 +169,13 @@ class _Run:
     def start(self, identity: str) -> State:
         """Gather statistics of the teacher and initialise the learners, identically in every process."""
         settings, samples = self.trainer.settings, self.trainer.samples
+        if self.teacher.interface.masked is not None and self.trainer.accelerator.is_main_process:
+            warn_of_unskipped_padding(self.student, self._inputs(range(min(len(samples), COMPARED_SAMPLES))))
         self.trainer.progress.stage("gathering statistics of the teacher", _STATISTICS_BATCHES)
         sites = tuple(item.site for item in self.plan.replacements)
         steps = StepOrder(len(samples), settings.batch, mix_seeds(settings.seed, 0), 0, _STATISTICS_BATCHES)
         torch.manual_seed(mix_seeds(settings.seed, 0))
-        found = gather_statistics(self.dense, self.teacher.interface, sites, self._inputs(steps))
+        found = gather_statistics(self.dense, self.teacher.interface, sites, self._batches(steps))
         if settings.origin == TEACHER:
             layers = self._layers()
             for site in sites:
@@ -217,12 +220,16 @@ class _Run:
         )
         return evaluation.curve(partial(batches, few), partial(batches, held_out), len(held_out))
 
-    def _inputs(self, steps: StepOrder) -> Iterator[dict[str, torch.Tensor]]:
-        trainer = self.trainer
+    def _batches(self, steps: StepOrder) -> Iterator[dict[str, torch.Tensor]]:
         for indices in steps:
-            batch = trainer.collate([trainer.samples[i] for i in indices])
-            trainer.progress.batch()
-            yield {name: value.to(trainer.accelerator.device) for name, value in model_inputs(batch).items()}
+            inputs = self._inputs(indices)
+            self.trainer.progress.batch()
+            yield inputs
+
+    def _inputs(self, indices: Iterable[int]) -> dict[str, torch.Tensor]:
+        trainer = self.trainer
+        batch = trainer.collate([trainer.samples[i] for i in indices])
+        return {name: value.to(trainer.accelerator.device) for name, value in model_inputs(batch).items()}
 
     def _layers(self) -> dict[str, ACMLayer]:
         """ACM layers of the student by place, in the order of the plan."""

@@ -7,7 +7,6 @@ from typing import TYPE_CHECKING
 import torch
 from torch.nn import functional as F  # noqa: N812
 
-from acm_export.base.errors import UsageError
 from acm_export.distillation.losses import divergence
 from acm_export.modules.outputs import named_outputs
 
@@ -69,12 +68,6 @@ class Imitation:
     def _pairs(self, ours: Mapping[str, torch.Tensor], teacher: object) -> list[tuple[str, torch.Tensor, torch.Tensor]]:
         theirs = named_outputs(teacher, self._fields)
         floats = [name for name, value in ours.items() if value.is_floating_point()]
-        if not floats:
-            found = ", ".join(f"{name} ({str(value.dtype).removeprefix('torch.')})" for name, value in ours.items())
-            raise UsageError(
-                f"the model returns no floating-point tensors to imitate; it returns {found or 'nothing'}",
-                "return the scores from which it computes them",
-            )
         return [
             (
                 _kind(name, self._unnamed) if ours[name].shape[-1] > 1 else "values",

@@ -75,8 +75,7 @@ def gather_statistics(
     with SiteRecorder(model, interface, sites, record_gradients=True) as recorder:
         for inputs in batches:
             output, tensors = recorder.run(inputs)
-            fields = named_outputs(output, interface.outputs).values()
-            _backward([_random_direction(value) for value in fields if value.requires_grad])
+            _backward(named_outputs(output, interface.outputs))
             gradients = recorder.gradients()
             model.zero_grad(set_to_none=True)
             for place, total in sums.items():
@@ -84,10 +83,12 @@ def gather_statistics(
     return {place: _finish(total) for place, total in sums.items()}
 
 
-def _backward(directions: list[torch.Tensor]) -> None:
+def _backward(outputs: Mapping[str, torch.Tensor]) -> None:
+    directions = [_random_direction(value) for value in outputs.values() if value.requires_grad]
     if not directions:
+        found = ", ".join(f"{name} ({str(value.dtype).removeprefix('torch.')})" for name, value in outputs.items())
         raise UsageError(
-            "no output of the model has a gradient with respect to its sites",
+            f"no output of the model has a gradient; it returns {found or 'no tensors'}",
             "return floating-point scores, computed without detach() or torch.no_grad()",
         )
     try:

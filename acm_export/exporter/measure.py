@@ -78,7 +78,7 @@ def _frozen(module: nn.Module) -> Iterator[None]:
     trained = [parameter for parameter in module.parameters() if parameter.requires_grad]
     try:
         for parameter in trained:
-            parameter.requires_grad_(requires_grad=False)
+            parameter.requires_grad = False
         yield
     finally:
         for parameter in trained:

@@ -96,7 +96,8 @@ def resolve_source(
             dynamic_shapes = interface.dynamic_axes()
         if output_fields is None:
             output_fields = interface.outputs
-    inputs = name_inputs(module, example_inputs)
+    named = name_inputs(module, example_inputs)
+    inputs = {name: value.float() if value.is_floating_point() else value for name, value in named.items()}
     if dynamic_shapes is None:
         axes = {name: {0: "batch"} for name in inputs}
     else:

@@ -89,7 +89,7 @@ def _index_put(self: Symbolic, indices: Symbolic, values: Symbolic, accumulate: 
     return onnxscript.opset18.Where(mask, onnxscript.opset18.CastLike(values, self), self)
 
 
-def _rsub(self: Symbolic, other: float, alpha: float = 1) -> Symbolic:
+def _rsub(self: Symbolic, other: Symbolic, alpha: Symbolic = 1) -> Symbolic:
     """``other - alpha * self``; PyTorch's own translation of ``1.0 - mask`` fails for integer masks."""
     ops = onnxscript.opset18
     if isinstance(other, float) and self.dtype.is_integer():

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import copy
 import inspect
+import logging
 from collections.abc import Mapping
+from contextlib import contextmanager
 from typing import TYPE_CHECKING
 
 import torch
@@ -17,6 +19,8 @@ from acm_export.modules.evaluating import evaluating
 from acm_export.surgery.examples import example_inputs
 
 if TYPE_CHECKING:
+    from collections.abc import Iterator
+
     from acm_export.surgery.interface import ModelInterface
 
 _STATES = ("last_hidden_state", "pooler_output")
@@ -48,7 +52,7 @@ def _dry_run(model: nn.Module, interface: ModelInterface) -> object:
     """Run the model without values, or, if its control flow depends on values, on example inputs."""
     mode = FakeTensorMode()
     try:
-        with torch.device("cpu"), mode:  # the caller may build its model on another device
+        with torch.device("cpu"), _quiet(), mode:  # the caller may build its model on another device
             return _run(without_values(model, mode), _inputs_without_values(interface))
     except Exception as error:  # models raise many types, some because the tensors have no values
         first = next(iter(model.parameters()))
@@ -60,6 +64,18 @@ def _dry_run(model: nn.Module, interface: ModelInterface) -> object:
         return _run(model, {n: v.to(first.device, dtype if v.is_floating_point() else None) for n, v in inputs.items()})
     except Exception as error:
         raise _failure(model, error) from error
+
+
+@contextmanager
+def _quiet() -> Iterator[None]:
+    """Keep torch from printing the traceback of a failure that the second run, with values, does not have."""
+    logger = logging.getLogger("torch._subclasses.fake_tensor")
+    before = logger.disabled
+    logger.disabled = True
+    try:
+        yield
+    finally:
+        logger.disabled = before
 
 
 def _inputs_without_values(interface: ModelInterface) -> dict[str, torch.Tensor]:

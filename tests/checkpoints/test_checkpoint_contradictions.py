@@ -60,6 +60,7 @@ def edit_weights(folder: Path, remove: str = "", **changes: torch.Tensor) -> Non
         ({"depths": [10**9]}, r"depths = \[1000000000\]"),
         ({"attn_implementation": "org/kernel"}, "attn_implementation = 'org/kernel'"),
         ({"backbone_config": {"backbone": "hf-hub:org/model"}}, "outside the folder"),
+        ({"backbone": "resnet18", "backbone_kwargs": {"out_indices": [1]}}, "without backbone_config"),
         ({"quantization_config": {"quant_method": "gptq"}}, r"quantised \(gptq\)"),
         ({"architectures": [{}]}, None), ({"architectures": "os.system"}, r"os\.system"), ({"architectures": 3}, None),
         ({"num_channels": 3}, "projection"), ({"layer_norm_eps": "small"}, None), ({"image_size": [8]}, None),

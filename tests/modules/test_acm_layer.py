@@ -248,6 +248,7 @@ def test_contradictory_tensors_are_refused_with_both_values(name: str, change: A
         ({"hidden_dim": 0}, "hidden_dim is 0"),
         ({"model_dim": -1}, "model_dim is -1"),
         ({"gate_hidden": (3, 0)}, "gate_hidden"),
+        ({"channels_first": "no"}, "channels_first is 'no'; it must be true or false"),
     ],
 )
 def test_an_invalid_spec_is_refused(changes: dict[str, Any], said: str) -> None:

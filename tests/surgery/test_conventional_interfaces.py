@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import copy
 from dataclasses import replace
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import pytest
 import torch
@@ -15,9 +15,8 @@ from torch import nn
 from acm_export.base.errors import CheckpointError
 from acm_export.surgery import interface_of, prepare_model
 from acm_export.surgery.examples import example_inputs
-
-if TYPE_CHECKING:
-    from acm_export.surgery import ModelInterface
+from acm_export.surgery.interface import InputSpec, ModelInterface
+from acm_export.surgery.output_fields import output_fields
 
 TEXT, IDS = ("input_ids", "attention_mask"), ("last_hidden_state",)
 IMAGE, LOGITS, POOLED = ("pixel_values",), ("logits",), ("last_hidden_state", "pooler_output")
@@ -166,3 +165,29 @@ def test_inputs_that_cannot_be_guessed_are_an_error_that_names_register_family()
     assert "register_family" in str(refused.value.hint)
     with pytest.raises(CheckpointError, match="neither a config of transformers nor"):
         interface_of(nn.Linear(2, 2))
+
+
+def test_a_text_model_without_a_vocabulary_is_an_error_that_names_register_family() -> None:
+    config = transformers.CanineConfig(
+        hidden_size=16, num_hidden_layers=1, num_attention_heads=2, intermediate_size=32, max_position_embeddings=64
+    )
+    with pytest.raises(CheckpointError, match="CanineConfig has vocab_size None") as refused:
+        interface_of(transformers.CanineModel(config))
+    assert "register_family" in str(refused.value.hint)
+
+
+class Table(nn.Module):
+    """Its tensor is no buffer, as in VideoMAE, so that it cannot be copied without values."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.linear, self.table = nn.Linear(2, 2), torch.ones(2)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return torch.as_tensor(self.linear(x + self.table))
+
+
+def test_a_failed_pass_without_values_is_not_printed(caplog: pytest.LogCaptureFixture) -> None:
+    interface = ModelInterface(inputs=(InputSpec("x", ("batch", 2)),), outputs=(), masked=None)
+    assert output_fields(Table(), interface) == ()
+    assert not [record for record in caplog.records if record.name.startswith("torch._subclasses")]
