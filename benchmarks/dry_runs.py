@@ -1,13 +1,15 @@
 """Measure what planning costs for the models that people bring, and which share of their FLOPs a budget steers.
 
 What: for every model of :data:`MODELS`, in its usual size with random weights, ``acm-export acmize MODEL --dry-run``:
-seconds, peak memory of the process, sites by kind, and the share of the whole model's FLOPs that is in learners.
+seconds, peak memory of the process, sites by kind, and the share of the whole model's FLOPs that is in learners. For
+the models of :data:`SURGERY`, ``acmize`` without a training step: statistics, learners from the teacher's neurons,
+check, quality and checkpoint; its peak memory is to be compared with twice the weights in float32 (teacher and student).
 
 How: one process writes the checkpoint folder in float16 to the system's temporary folder (``TMPDIR``), and another runs
 the command. Its peak is the largest resident size (``getrusage``), which includes pages of the mapped weights. The
 seconds include imports. Folders are removed.
 
-Run: ``python benchmarks/dry_runs.py [--models bert,gpt2]``
+Run: ``python benchmarks/dry_runs.py [--models 'bert;gpt2']``
 """
 
 from __future__ import annotations
@@ -23,6 +25,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 from common import parser, print_table, write_result
 
 _TEXT = {
@@ -96,6 +99,10 @@ MODELS = (
 )
 
 
+SURGERY = ("vit-large", "qwen2, 1.5B")
+"""Models of which ``acmize`` without training is measured as well."""
+
+
 @dataclass(frozen=True)
 class Row:
     """One dry run; seconds, bytes, and FLOPs of one example input."""
@@ -122,6 +129,7 @@ def write_folder(model: Model, folder: Path) -> None:
     made: Any = getattr(transformers, model.architecture)
     with no_init_weights():
         network = made(config).half()
+    network.tie_weights()
     generator = torch.Generator().manual_seed(0)
     with torch.no_grad():
         for parameter in network.parameters():
@@ -129,18 +137,36 @@ def write_folder(model: Model, folder: Path) -> None:
     network.save_pretrained(folder)
 
 
-def dry_run(model: Model, folder: Path) -> Row:
-    """Run the command in a process of its own, and read its result."""
-    command = [sys.executable, "-m", "acm_export", "acmize", str(folder), "--dry-run", "--json"]
-    started = time.perf_counter()
+@dataclass(frozen=True)
+class Surgery:
+    """One ``acmize`` without training; seconds and bytes."""
+
+    name: str
+    parameters: int
+    float32_bytes: int
+    seconds: float
+    peak_bytes: int
+    ratio: float
+
+
+def run(arguments: list[str]) -> tuple[str, float, int]:
+    """Run a verb in a process of its own; returns its output, seconds and peak memory in bytes."""
+    command = [sys.executable, "-m", "acm_export", *arguments, "--json"]
     with tempfile.TemporaryFile("w+") as printed:
+        started = time.perf_counter()
         process = subprocess.Popen(command, stdout=printed)
         _, status, usage = os.wait4(process.pid, 0)
         seconds = time.perf_counter() - started
         printed.seek(0)
         output = printed.read()
     if status:
-        raise SystemExit(f"{' '.join(command)} failed for {model.name}")
+        raise SystemExit(f"{' '.join(command)} failed")
+    return output, seconds, usage.ru_maxrss * (1 if sys.platform == "darwin" else 1024)
+
+
+def dry_run(model: Model, folder: Path) -> Row:
+    """Plan a model, and read the result."""
+    output, seconds, peak = run(["acmize", str(folder), "--dry-run"])
     plan = json.loads(output)
     acm, dense = plan["flops"]["acm"], plan["flops"]["dense"]
     return Row(
@@ -149,7 +175,7 @@ def dry_run(model: Model, folder: Path) -> Row:
         parameters=plan["parameters"]["dense"],
         weights_bytes=sum(path.stat().st_size for path in folder.glob("*.safetensors")),
         seconds=seconds,
-        peak_bytes=usage.ru_maxrss * (1 if sys.platform == "darwin" else 1024),
+        peak_bytes=peak,
         sites=dict(Counter(site["kind"] for site in plan["sites"])),
         inputs=plan["inputs"],
         dense_flops=sum(dense.values()),
@@ -157,10 +183,25 @@ def dry_run(model: Model, folder: Path) -> Row:
     )
 
 
+def surgery(model: Model, row: Row, folder: Path) -> Surgery:
+    """Make an ACM model without a training step."""
+    shapes = {name: (5, *shape[1:]) for name, shape in row.inputs.items()}
+    random = np.random.default_rng(0)
+    arrays: dict[str, Any] = {
+        name: random.integers(1, 1000, shape) if name == "input_ids" else random.standard_normal(shape, np.float32)
+        for name, shape in shapes.items()
+    }
+    np.savez(folder / "data.npz", **arrays)
+    options = ["--data", str(folder / "data.npz"), "-o", str(folder / "acm"), "--steps", "0,0,0", "--batch", "1"]
+    _, seconds, peak = run(["acmize", str(folder), *options, "--task", "distil"])
+    weights = 4 * row.parameters
+    return Surgery(model.name, row.parameters, weights, seconds, peak, peak / weights)
+
+
 def main() -> None:
     """Plan every model, print a table, and write the result."""
     options = parser(__doc__ or "")
-    options.add_argument("--models", help="names of models, separated by commas; all by default")
+    options.add_argument("--models", help="names of models, separated by semicolons; all by default")
     options.add_argument("--write", nargs=2, metavar=("NAME", "FOLDER"), help="only write this model's folder")
     arguments = options.parse_args()
     by_name = {model.name: model for model in MODELS}
@@ -168,13 +209,19 @@ def main() -> None:
         write_folder(by_name[arguments.write[0]], Path(arguments.write[1]))
         return
     rows: list[Row] = []
-    for name in arguments.models.split(",") if arguments.models else by_name:
+    operations: list[Surgery] = []
+    for name in arguments.models.split(";") if arguments.models else by_name:
         with tempfile.TemporaryDirectory(prefix="dry-run-") as folder:
             subprocess.run([sys.executable, __file__, "--write", name, folder], check=True)
             rows.append(dry_run(by_name[name], Path(folder)))
-        print_table("acmize --dry-run", COLUMNS, [cells(row) for row in rows[-1:]])
+            if name in SURGERY:
+                operations.append(surgery(by_name[name], rows[-1], Path(folder)))
+        content = {"rows": [asdict(row) for row in rows], "surgery": [asdict(item) for item in operations]}
+        write_result("dry_runs", content, arguments)
     print_table("acmize --dry-run", COLUMNS, [cells(row) for row in rows])
-    write_result("dry_runs", {"rows": [asdict(row) for row in rows]}, arguments)
+    columns = ("model", "seconds", "peak memory ÷ weights in float32")
+    table = [(item.name, f"{item.seconds:.0f}", f"{item.ratio:.2f}") for item in operations]
+    print_table("acmize without training", columns, table)
 
 
 COLUMNS = ("model", "parameters", "seconds", "peak ÷ weights", "sites", "steered")

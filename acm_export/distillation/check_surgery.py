@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 from contextlib import contextmanager
+from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -11,13 +12,16 @@ from torch import nn
 from torch.utils import _pytree as pytree
 
 from acm_export.base.errors import CheckpointError
+from acm_export.distillation.initialise import learners_from_ffn
+from acm_export.distillation.statistics import SiteStatistics
+from acm_export.modules import ACMLayer
 from acm_export.modules.evaluating import evaluating
 from acm_export.surgery.examples import unpadded_inputs
+from acm_export.surgery.sites import ffn_weights
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping, Sequence
 
-    from acm_export.modules import ACMLayer
     from acm_export.surgery import ModelInterface, Site
 
 _TOLERANCE = 1e-4
@@ -29,8 +33,9 @@ def check_surgery(
 ) -> None:
     """Check that all learners together compute what the dense model computes, on example inputs.
 
-    FFNs with an activation that the operator does not have, FFNs with more neurons than the learners, and projections
-    are left dense: their learners do not compute the same.
+    FFNs with more neurons than the learners are compared one by one, with temporary layers that hold all their neurons.
+    FFNs with an activation that the operator does not have and projections are left dense: their learners do not
+    compute the same.
 
     Args:
         dense: Dense model; unchanged.
@@ -41,33 +46,54 @@ def check_surgery(
     Raises:
         CheckpointError: The outputs differ; the message names the first site whose replacement changes them.
     """
-    equal = [site for site in sites if _is_exact(site, layers[site.place])]
+    known = [site for site in sites if site.down is not None and site.activation is not None]
+    equal = [site for site in known if _units(layers[site.place]) >= site.hidden_dim]
     device = next(dense.parameters()).device
     inputs = {name: value.to(device) for name, value in unpadded_inputs(dense, interface).items()}
     expected = _outputs(dense, inputs)
     with _all_learners([layers[site.place] for site in equal]):
-        if _difference(_replaced(dense, equal, layers), inputs, expected) is None:
-            return
-        for site in equal:
-            difference = _difference(_replaced(dense, [site], layers), inputs, expected)
-            if difference is not None:
-                raise CheckpointError(
-                    f"{site.place}: with all learners running, the ACM layer does not compute what the dense modules "
-                    f"compute; {difference}",
-                    f"leave it out with --sites, and report the model; dense modules: "
-                    f"{', '.join(part.module for part in site.linear_maps)}",
-                )
-        places = ", ".join(site.place for site in equal)
+        if _difference(_replaced(dense, equal, layers), inputs, expected) is not None:
+            for site in equal:
+                _check_site(dense, site, layers[site.place], inputs, expected)
+            places = ", ".join(site.place for site in equal)
+            raise CheckpointError(
+                "with all learners running, the model does not compute what the dense model computes, although each "
+                f"ACM layer alone does: {places}",
+                "replace fewer of them with --sites, and report the model",
+            )
+    for site in known:
+        if site not in equal:  # one at a time: only one temporary layer is in memory
+            _check_site(dense, site, _whole_layer(dense, site, layers[site.place]), inputs, expected)
+
+
+def _units(layer: ACMLayer) -> int:
+    return layer.spec.num_learners * layer.spec.hidden_dim
+
+
+def _check_site(
+    dense: nn.Module, site: Site, layer: ACMLayer, inputs: Mapping[str, torch.Tensor], expected: list[torch.Tensor]
+) -> None:
+    difference = _difference(_replaced(dense, [site], {site.place: layer}), inputs, expected)
+    if difference is not None:
         raise CheckpointError(
-            "with all learners running, the model does not compute what the dense model computes, although each ACM "
-            f"layer alone does: {places}",
-            "replace fewer of them with --sites, and report the model",
+            f"{site.place}: with all learners running, the ACM layer does not compute what the dense modules compute; "
+            f"{difference}",
+            f"leave it out with --sites, and report the model; dense modules: "
+            f"{', '.join(part.module for part in site.linear_maps)}",
         )
 
 
-def _is_exact(site: Site, layer: ACMLayer) -> bool:
-    enough = layer.spec.num_learners * layer.spec.hidden_dim >= site.hidden_dim
-    return site.down is not None and site.activation is not None and enough
+def _whole_layer(dense: nn.Module, site: Site, layer: ACMLayer) -> ACMLayer:
+    """A layer like another one, but wide enough for all neurons of the site, with all learners running."""
+    width, d = site.hidden_dim, site.model_dim
+    with torch.random.fork_rng():  # whether a site is checked does not change the training behind
+        wide = ACMLayer(replace(layer.spec, hidden_dim=-(-width // layer.spec.num_learners)))
+    wide.to(layer.w1.device, layer.w1.dtype)
+    zeros = torch.zeros(width, dtype=torch.float64)
+    any_order = SiteStatistics(zeros, zeros, torch.zeros(d, dtype=torch.float64), 1.0, None, 1.0)
+    learners_from_ffn(wide, ffn_weights(dense, site), any_order)
+    wide.thresholds.fill_(-torch.inf)
+    return wide
 
 
 def _replaced(dense: nn.Module, sites: Sequence[Site], layers: Mapping[str, ACMLayer]) -> nn.Module:

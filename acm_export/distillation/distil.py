@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import logging
+import warnings
 from dataclasses import dataclass
 from functools import partial
 from typing import TYPE_CHECKING, Any
@@ -13,7 +14,7 @@ from accelerate import Accelerator
 from accelerate.utils import DataLoaderConfiguration, DistributedDataParallelKwargs
 
 from acm_export.base import interrupts
-from acm_export.base.errors import UsageError
+from acm_export.base.errors import AcmWarning, UsageError
 from acm_export.base.progress import Silent
 from acm_export.data.collate import model_inputs
 from acm_export.distillation.batches import Collate, StepOrder, batches_in_order, mix_seeds
@@ -33,7 +34,7 @@ from acm_export.distillation.unskipped import COMPARED_SAMPLES, warn_of_unskippe
 from acm_export.distillation.whole_phase import WholePhase
 from acm_export.modules import acm_layers
 from acm_export.surgery import install_acm_layers
-from acm_export.surgery.sites import FFN, ffn_weights
+from acm_export.surgery.sites import FFN, ffn_weights, replaced_activations
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator
@@ -109,6 +110,9 @@ def distil(
     samples, held_out = data
     collate = Collate(samples.inputs, task)
     accelerator = _accelerator(settings, len(samples))
+    replaced = replaced_activations(item.site for item in plan.replacements)
+    if replaced is not None and accelerator.is_main_process:
+        warnings.warn(replaced, AcmWarning, stacklevel=2)
     if not accelerator.is_main_process:
         progress = Silent()
     data_sha256 = samples.digest()

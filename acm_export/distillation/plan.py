@@ -81,6 +81,7 @@ class AcmizePlan:
             {"site": item.site.place, "kind": item.site.kind, "emptied": list(item.site.emptied)}
             | asdict(item.spec)
             | {"learners_share": item.learners_share, "gate_share": item.gate_share}
+            | {"replaced_activation": item.site.replaced_activation}
             for item in self.replacements
         ]
         return {

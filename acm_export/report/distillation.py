@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 from rich.table import Table
 
 from acm_export.distillation.phase import describe_step
-from acm_export.surgery.sites import grouped
+from acm_export.surgery.sites import grouped, replaced_activations
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -40,6 +40,9 @@ def describe_plan(plan: AcmizePlan) -> Iterator[str]:
     yield f"FLOPs of {shapes}: {dense.total:,} dense, {acm.total:,} with all learners"
     for budget in (0.75, 0.5, 0.25):
         yield f"  at β {budget:g}: {acm.at(budget):,.0f}, {acm.at(budget) / dense.total:.3f} × dense"
+    replaced = replaced_activations(item.site for item in plan.replacements)
+    if replaced is not None:
+        yield f"warning: {replaced}"
     kinds = Counter(site.kind for site in plan.found.sites if site.place not in plan.layers)
     if kinds:
         yield f"found, not selected: {', '.join(f'{count} {kind}' for kind, count in kinds.items())}"

@@ -20,6 +20,8 @@ if TYPE_CHECKING:
 _TOLERANCE = 2e-5
 """gelu and its tanh form differ by 4.7e-4; constants that are written with fewer digits change a result by 1e-6."""
 
+_MAY_OVERFLOW = 100.0
+"""Beyond, formulas with exp may give NaN where the function is finite."""
 
 _QUICK_GELU = 1.702
 """QuickGELU, which CLIP uses, is ``silu(1.702 x) / 1.702``."""
@@ -63,44 +65,66 @@ class Hidden:
 def hidden_of(path: FFNPath) -> Hidden | None:
     """Recognise act(g), or act(g) * u; None if two branches do not meet in such a product.
 
-    The operations between the linear maps run on probe values in float64.
+    The operations between the linear maps, in which no parameter takes part, run on probe values in float64. The values
+    reach far, so that functions that saturate (ReLU6, clamps) differ from those that do not.
     """
     if len(path.branches) == 1:
-        probe = torch.linspace(-6, 6, 97, dtype=torch.float64)
-        return Hidden(_closest(path, (probe,), lambda act: act(probe)))
-    line = torch.linspace(-4, 4, 33, dtype=torch.float64)
+        probe = _line(12, 193)
+        return Hidden(_closest(path, (probe,), lambda act: act(probe), torch.ones(())))
+    line = _line(6, 49)
     grid = tuple(part.flatten() for part in torch.meshgrid(line, line, indexing="ij"))
     for gate, value in ((0, 1), (1, 0)):
         g, u = grid[gate], grid[value]
-        activation = _closest(path, grid, lambda act, g=g, u=u: act(g) * u)  # type: ignore[misc]
+        activation = _closest(path, grid, lambda act, g=g: act(g), u)  # type: ignore[misc]
         if activation is not None:
             return Hidden(activation, gate, value)
     return _unknown_product(path, grid)
 
 
+def _line(reach: float, count: int) -> torch.Tensor:
+    """Values that are dense in the middle and reach to 10 000 in both directions."""
+    far = torch.logspace(-3, 4, 22, dtype=torch.float64)
+    return torch.cat((-far, torch.linspace(-reach, reach, count, dtype=torch.float64), far))
+
+
 def _closest(
-    path: FFNPath, probes: tuple[torch.Tensor, ...], expected: Callable[[Activation], torch.Tensor]
+    path: FFNPath,
+    probes: tuple[torch.Tensor, ...],
+    activated: Callable[[Activation], torch.Tensor],
+    factor: torch.Tensor,
 ) -> Activation | None:
+    """The activation whose values, times a factor, the path computes."""
     computed = _evaluate(path, probes)
     if computed is None:
         return None
-    errors = {activation: float((expected(activation) - computed).abs().max()) for activation in _KNOWN}
+    errors = {act: _error(computed, activated(act), factor, probes) for act in _KNOWN}
     closest = min(errors, key=errors.__getitem__)
     return closest if errors[closest] <= _TOLERANCE else None
+
+
+def _error(
+    computed: torch.Tensor, activated: torch.Tensor, factor: torch.Tensor, probes: tuple[torch.Tensor, ...]
+) -> float:
+    """Largest difference from a product, relative to the size of its factors where they are above 1."""
+    size = activated.abs().clamp(min=1) * factor.abs().clamp(min=1)
+    errors = ((computed - activated * factor).abs() / size).nan_to_num(nan=torch.inf)
+    overflown = ~computed.isfinite() & (torch.stack(probes).abs().amax(0) > _MAY_OVERFLOW)
+    return float(errors[~overflown].max())
 
 
 def _unknown_product(path: FFNPath, grid: tuple[torch.Tensor, ...]) -> Hidden | None:
     """A product with an activation that the operator does not have is linear in its other branch."""
     computed = _evaluate(path, grid)
-    for gate, value in ((0, 1), (1, 0)) if computed is not None else ():
-        doubled = _evaluate(path, tuple(2 * part if i == value else part for i, part in enumerate(grid)))
-        if doubled is not None and computed is not None and torch.allclose(doubled, 2 * computed, atol=_TOLERANCE):
+    for gate, value in ((0, 1), (1, 0)):
+        factor = grid[value]
+        one = _evaluate(path, tuple(torch.ones_like(part) if i == value else part for i, part in enumerate(grid)))
+        if computed is not None and one is not None and _error(computed, one, factor, grid) <= _TOLERANCE:
             return Hidden(None, gate, value)
     return None
 
 
 def _evaluate(path: FFNPath, probes: tuple[torch.Tensor, ...]) -> torch.Tensor | None:
-    """Hidden values for given values of the branches; None where a parameter or constant takes part."""
+    """Hidden values for given values of the branches; None where that fails."""
     known = {branch.value: probe for branch, probe in zip(path.branches, probes, strict=True)}
 
     def value_of(leaf: Any) -> Any:
@@ -110,7 +134,7 @@ def _evaluate(path: FFNPath, probes: tuple[torch.Tensor, ...]) -> torch.Tensor |
         if value not in known:
             operation = value.producer
             if operation is None:
-                raise _Constant
+                raise RuntimeError("a constant has no known value")
             if operation.is_pointwise:
                 args, kwargs = pytree.tree_map(value_of, (operation.args, operation.kwargs))
                 known[value] = operation.func(*args, **kwargs)
@@ -121,9 +145,5 @@ def _evaluate(path: FFNPath, probes: tuple[torch.Tensor, ...]) -> torch.Tensor |
     try:
         with torch.no_grad():
             return compute(path.down.inputs[0])
-    except (_Constant, RuntimeError, IndexError, NotImplementedError):
+    except (RuntimeError, TypeError, IndexError, NotImplementedError):
         return None
-
-
-class _Constant(Exception):  # noqa: N818  not an error: it ends the evaluation
-    pass

@@ -14,6 +14,9 @@ if TYPE_CHECKING:
 
     from acm_export.surgery.linear_maps import MapShape
 
+_ELEMENTWISE = frozenset({"hardswish", "log_sigmoid", "prelu", "rsub", "where", "masked_fill"})
+"""Element-wise operators of which some overloads lack PyTorch's tag."""
+
 
 @dataclass(eq=False)
 class Value:
@@ -90,7 +93,7 @@ class Operation:
     @property
     def is_pointwise(self) -> bool:
         """Whether every output element depends on the input elements at its position only."""
-        return self.func is not None and torch.Tag.pointwise in self.func.tags
+        return self.func is not None and (torch.Tag.pointwise in self.func.tags or self.name in _ELEMENTWISE)
 
 
 @dataclass(frozen=True, eq=False)
@@ -124,6 +127,7 @@ class Dataflow:
         batch: Number of samples in the pass.
         outputs: Values that the pass returned.
         names: All names of every module, by its identity.
+        parameters: Names of the parameters and buffers that the pass read.
     """
 
     operations: tuple[Operation, ...]
@@ -131,3 +135,4 @@ class Dataflow:
     batch: int
     outputs: frozenset[Value]
     names: Mapping[int, tuple[str, ...]]
+    parameters: Mapping[Value, str]

@@ -36,9 +36,12 @@ def example_inputs(interface: ModelInterface, batch: int = 2, seed: int = 0) -> 
 def unpadded_inputs(model: nn.Module, interface: ModelInterface) -> dict[str, torch.Tensor]:
     """Inputs of one sample, without the padding mask unless ``forward`` requires it; random unless there is a sample.
 
-    Models look at the values of a mask, so that a pass with one cannot run on the device ``meta``.
+    Models look at the values of a mask, so that a pass with one cannot run on the device ``meta``. Floats have the
+    dtype of the model's weights.
     """
-    inputs = dict(interface.sample or example_inputs(interface, batch=1))
+    dtype = next((p.dtype for p in model.parameters() if p.is_floating_point()), torch.float32)
+    given = interface.sample or example_inputs(interface, batch=1)
+    inputs = {name: value.to(dtype) if value.is_floating_point() else value for name, value in given.items()}
     parameter = inspect.signature(model.forward).parameters.get(MASK)
     if parameter is None or parameter.default is not inspect.Parameter.empty:
         inputs.pop(MASK, None)

@@ -44,7 +44,7 @@ class FFNPath:
         branches: One branch, or the two branches of a gated FFN, in the order of execution.
         down: Call of the last linear map.
         between: Operations between the linear maps.
-        blocker: What between them is not element-wise, in words; None if everything is.
+        blocker: What between them is no element-wise function of the hidden values, in words; None if everything is.
     """
 
     branches: tuple[Branch, ...]
@@ -118,9 +118,11 @@ def _path_to(flow: Dataflow, down: Operation) -> FFNPath | None:
             blockers.append(operation)
         waiting.extend(data)
     found = sorted(branches.values(), key=lambda branch: (branch.operation.index, branch.first))
-    if not 1 <= len(found) <= _MAX_BRANCHES or not _agree(found, down):
+    blocker = _constant(flow, between) or _blocker(flow, blockers)
+    same_width = all(branch.width == down.linear.in_features for branch in found)
+    if not 1 <= len(found) <= _MAX_BRANCHES or not _share_input(found) or not (blocker or same_width):
         return None
-    return FFNPath(tuple(found), down, frozenset(between), _blocker(flow, blockers))
+    return FFNPath(tuple(found), down, frozenset(between), blocker)
 
 
 def _branch(value: Value, axis: int) -> Branch | None:
@@ -146,17 +148,28 @@ def _branch(value: Value, axis: int) -> Branch | None:
     return Branch(source, value, first, value.shape[axis]) if dim % rank == axis % rank else None
 
 
-def _agree(branches: list[Branch], down: Operation) -> bool:
-    """Whether all branches read one input, which depends on the data, and have the hidden width."""
-    assert down.linear is not None  # noqa: S101
+def _share_input(branches: list[Branch]) -> bool:
+    """Whether all branches read one input, which depends on the data."""
     inputs = {branch.operation.inputs[0].origin for branch in branches}
-    same_width = all(branch.width == down.linear.in_features for branch in branches)
-    return len(inputs) == 1 and same_width and all(value.is_data for value in inputs)
+    return len(inputs) == 1 and all(value.is_data for value in inputs)
 
 
 def _keeps_features(operation: Operation, axis: int) -> bool:
     before, after = operation.inputs[0].shape, operation.outputs[0].shape
     return axis == LAST and operation.name in _VIEWS and bool(before and after) and before[-1] == after[-1]
+
+
+def _constant(flow: Dataflow, between: set[Operation]) -> str | None:
+    """The parameter or constant tensor that the activation reads besides the hidden values."""
+    for operation in sorted(between, key=lambda operation: operation.index):
+        if not operation.is_pointwise:
+            continue
+        for value in operation.inputs:
+            if not value.is_data:
+                name = flow.parameters.get(value.origin)
+                what = "a tensor that does not depend on the input" if name is None else f"a parameter ({name})"
+                return f"{what} takes part between its linear maps ({operation.name}); fold it into the linear maps"
+    return None
 
 
 def _blocker(flow: Dataflow, operations: list[Operation]) -> str | None:
@@ -170,4 +183,4 @@ def _blocker(flow: Dataflow, operations: list[Operation]) -> str | None:
         if any(norm in operation.name or norm in named.get(operation.module, "") for norm in _NORMS):
             return f"a norm ({operation.module}) lies between its linear maps"
     first = operations[-1]
-    return f"{first.name} in {first.module or 'the model'} lies between its linear maps and is not element-wise"
+    return f"{first.name} in {first.module or 'the model'} between its linear maps is not element-wise"

@@ -93,7 +93,8 @@ def _record(model: nn.Module, inputs: Mapping[str, torch.Tensor]) -> Dataflow:
             output = model(**given)
         returned = frozenset(recorder.value(tensor) for tensor in _tensors(output))
     batch = next((value.shape[0] for value in inputs.values() if value.ndim), 1)
-    return Dataflow(tuple(recorder.operations), tuple(recorder.calls), batch, returned, recorder.names)
+    operations, calls = tuple(recorder.operations), tuple(recorder.calls)
+    return Dataflow(operations, calls, batch, returned, recorder.names, recorder.parameters())
 
 
 @contextmanager
@@ -142,6 +143,11 @@ class _Recorder(TorchDispatchMode):
         if found is None:
             found = self._values[tensor] = self._new(tensor, None, ())
         return found
+
+    def parameters(self) -> dict[Value, str]:
+        """Names of the parameters and buffers that the pass read, by the value that it read."""
+        named = (*self._model.named_parameters(), *self._model.named_buffers())
+        return {self._values[tensor]: name for name, tensor in named if tensor in self._values}
 
     def __torch_dispatch__(
         self, func: Any, types: Any, args: tuple[Any, ...] = (), kwargs: dict[str, Any] | None = None
@@ -212,11 +218,12 @@ class _Recorder(TorchDispatchMode):
         name, start = self._stack[-1]
         if _is_whole(module):
             self._in_whole -= 1
-            if not self._in_whole and isinstance(output, torch.Tensor):
+            result = next(iter(_tensors(output)), None)  # some linear modules return their bias too
+            if not self._in_whole and result is not None:
                 shape = linear_shape(module)
                 operation = self._operation("acm_layer" if shape is None else "linear_map", args, kwargs, None)
                 operation.linear = shape
-                operation.outputs = (self._made(output, operation),)
+                operation.outputs = (self._made(result, operation),)
         self._stack.pop()
         inputs = tuple(self.value(tensor) for tensor in _tensors(args))
         one = len(args) == 1 and not kwargs and isinstance(args[0], torch.Tensor)

@@ -12,16 +12,18 @@ from acm_export.base.documentation import page
 from acm_export.base.errors import UsageError
 from acm_export.modules.ffn_weights import FFNWeights
 from acm_export.modules.flops import site_flops
+from acm_export.op.signature import ACTIVATIONS
 from acm_export.surgery.linear_maps import LAST, LinearMap
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Iterable, Sequence
 
     from torch import nn
 
 FFN = "ffn"
 QKVO = "qkvo"
 PROJECTIONS = ("q_proj", "k_proj", "v_proj", "o_proj")
+_NUMBERS = re.compile(r"\d+(?=\.|$)")
 
 
 @dataclass(frozen=True)
@@ -71,6 +73,11 @@ class Site:
     def hidden_dim(self) -> int:
         """Width of the hidden values of an FFN; of a projection, of its input."""
         return self.up.in_features if self.down is None else self.down.in_features
+
+    @property
+    def replaced_activation(self) -> bool:
+        """Whether gelu replaces the activation of an FFN, because the operator does not have it."""
+        return self.kind == FFN and self.activation is None
 
     @property
     def flops(self) -> int:
@@ -146,6 +153,18 @@ def abridged(names: list[str]) -> str:
     return ", ".join(names[:6]) + (f", ... ({len(names)} in total)" if len(names) > 6 else "")
 
 
+def replaced_activations(sites: Iterable[Site]) -> str | None:
+    """Say at which sites gelu replaces the activation; None if it replaces none."""
+    places = [site.place for site in sites if site.replaced_activation]
+    if not places:
+        return None
+    patterns = abridged(list(dict.fromkeys(_NUMBERS.sub("*", place) for place in places)))
+    return (
+        f"the activation of {len(places)} site{'s' if len(places) > 1 else ''} ({patterns}) is not one of "
+        f"{', '.join(ACTIVATIONS)}; gelu is used instead, so the ACM model can equal its teacher only after training"
+    )
+
+
 def _matches(part: str, site: Site) -> bool:
     return part == site.kind or (part == QKVO and site.kind != FFN) or fnmatchcase(site.place, part)
 
@@ -179,6 +198,5 @@ def _concerns(part: str, item: Left) -> bool:
 
 def grouped(left: Sequence[Left]) -> list[str]:
     """One line for all parts that were left for the same reason, with ``*`` for the number of the layer."""
-    numbers = re.compile(r"\d+(?=\.|$)")
-    groups = Counter((numbers.sub("*", item.name), re.sub(r"\.\d+(?=[. )]|$)", ".*", item.reason)) for item in left)
+    groups = Counter((_NUMBERS.sub("*", item.name), re.sub(r"\.\d+(?=[. ),;]|$)", ".*", item.reason)) for item in left)
     return [f"{name}{f' ({count} times)' if count > 1 else ''}: {reason}" for (name, reason), count in groups.items()]

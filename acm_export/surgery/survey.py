@@ -7,6 +7,8 @@ from collections import Counter
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
+from torch.nn.utils.parametrize import is_parametrized
+
 from acm_export.base.documentation import page
 from acm_export.base.errors import CheckpointError
 from acm_export.surgery.activation import hidden_of
@@ -30,6 +32,7 @@ if TYPE_CHECKING:
     from acm_export.surgery.dataflow import Dataflow, Operation, Value
     from acm_export.surgery.ffn_pattern import Branch, FFNPath
     from acm_export.surgery.interface import ModelInterface
+    from acm_export.surgery.placement import Placement
 
 _EXPERTS = re.compile(r"(^|\.)experts?(\.|$)")
 _NOT_AN_FFN = "two linear maps in a row"
@@ -98,7 +101,10 @@ def survey_of(model: nn.Module, flow: Dataflow) -> Survey:
 class _Context:
     def __init__(self, model: nn.Module, flow: Dataflow) -> None:
         self._model, self._flow = model, flow
-        self._calls = Counter(call.name for call in flow.calls)
+        self._aliases: dict[int, list[str]] = {}
+        for name, module in model.named_modules(remove_duplicate=False):
+            self._aliases.setdefault(id(module), []).append(name)
+        self._calls = Counter(flow.names[id(call.module)][0] for call in flow.calls)
         self._plain = {call.name for call in flow.calls if call.is_plain}
         self._owners: dict[int, list[str]] = {}
         for name, parameter in model.named_parameters(remove_duplicate=False):
@@ -135,7 +141,7 @@ class _Context:
         hidden = hidden_of(path)
         if hidden is None:
             return "its two branches do not meet in a product of one with an activation of the other"
-        placement = placement_of(self._flow, path)
+        placement = self._placement(path)
         if isinstance(placement, str):
             return placement
         up, down = path.branches[hidden.gate], path.down.linear
@@ -152,6 +158,13 @@ class _Context:
             emptied=placement.emptied,
             axis=down.axis,
         )
+
+    def _placement(self, path: FFNPath) -> Placement | str:
+        placement = placement_of(self._flow, path)
+        if isinstance(placement, str):
+            return placement
+        reasons = map(self._alias_reason, (placement.place, *placement.emptied))
+        return next((reason for reason in reasons if reason is not None), placement)
 
     def _ffn_reason(self, path: FFNPath, *, residual: bool) -> str | None:
         d, width, output = path.widths
@@ -189,12 +202,20 @@ class _Context:
         module = self._model.get_submodule(name)
         if operation.linear.reason is not None and not computes_linear_map(module):
             return f"{leaf} {operation.linear.reason}; load the model with ordinary weights"
-        if self._calls[name] > 1:
-            return f"{leaf} is used {self._calls[name]} times in one pass: layers share its weights"
+        names = self._aliases[id(module)]
+        if (times := self._calls[names[0]]) > 1:
+            return f"{leaf} is used {times} times in one pass: layers share its weights"
+        if is_parametrized(module):
+            return f"{leaf} is parametrised; remove it with torch.nn.utils.parametrize.remove_parametrizations"
         for parameter in module.parameters():
-            if sharing := [owner for owner in self._owners.get(id(parameter), ()) if owner != name]:
+            if sharing := [owner for owner in self._owners.get(id(parameter), ()) if owner not in names]:
                 return f"{leaf} shares its weights with {sharing[0]}"
         return None
+
+    def _alias_reason(self, name: str) -> str | None:
+        """Why a module that has two names cannot be replaced: it would stay, or be exported, under the other one."""
+        others = [other for other in self._aliases[id(self._model.get_submodule(name))] if other != name]
+        return f"{others[0]} is the same module as {name}; register it under one name" if others else None
 
     def _tokens(self, value: Value, axis: int) -> int:
         """Tokens per sample."""
@@ -243,8 +264,8 @@ class _Context:
             return f"its projection ({kinds}) maps width {reads} to {writes}; an ACM layer needs equal widths"
         if self._tokens(operation.outputs[0], operation.linear.axis) == 1:
             return f"its projection ({kinds}) sees one token per sample, so there is no easy token to save on"
-        plain = operation.module in self._plain
-        return None if plain else f"its projection ({kinds}) is called with more than one argument"
+        several = f"its projection ({kinds}) is called with more than one argument"
+        return self._alias_reason(operation.module) if operation.module in self._plain else several
 
 
 def _branch_map(branch: Branch, d: int) -> LinearMap:

@@ -112,6 +112,19 @@ def test_sites_whose_learners_cannot_be_equal_are_left_dense() -> None:
     check_surgery(model, interface, sites, smaller)
 
 
+@pytest.mark.parametrize("name", ["bert", "llama"])
+def test_sites_with_more_neurons_than_the_learners_are_checked_too(name: str) -> None:
+    model, interface, sites, _ = initialised(name)
+    smaller = {site.place: ACMLayer(spec_for(site, 4, flops_factor=0.5)) for site in sites}
+    before = torch.get_rng_state()
+    check_surgery(model, interface, sites, smaller)
+    assert torch.equal(torch.get_rng_state(), before)
+    wrong = [sites[0], replace(sites[1], activation="relu")]
+    layers = {site.place: ACMLayer(spec_for(site, 4, flops_factor=0.5)) for site in wrong}
+    with pytest.raises(CheckpointError, match=rf"^{sites[1].place}: with all learners running, .*differ by"):
+        check_surgery(model, interface, wrong, layers)
+
+
 @pytest.mark.parametrize("name", ["squeezebert", "llama", "t5, gated"])
 def test_installed_layers_run_in_the_model(name: str) -> None:
     model, interface, sites, layers = initialised(name)

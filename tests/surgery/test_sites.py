@@ -9,6 +9,7 @@ from typing import Any
 import pytest
 import torch
 import transformers
+from tiny_architectures import tiny_model
 from tiny_families import MAKE, acm_model, dense_model, install_sites, interface, sites_of
 from torch import nn
 from torch.nn import functional as F  # noqa: N812
@@ -16,7 +17,7 @@ from torch.nn import functional as F  # noqa: N812
 from acm_export.base.errors import CheckpointError, UsageError
 from acm_export.exporter import example_inputs
 from acm_export.modules import ACMSpec
-from acm_export.surgery import InputSpec, PlacedLayer, find_sites, install_acm_layers, spec_for
+from acm_export.surgery import InputSpec, PlacedLayer, find_sites, install_acm_layers, interface_of, spec_for
 from acm_export.surgery.sites import ffn_weights
 
 
@@ -174,3 +175,10 @@ def test_inputs_on_which_the_model_does_not_run_are_named_with_the_candidates() 
         find_sites(model, how)
     assert "vit.layers.0.mlp.fc1 -> vit.layers.0.mlp.fc2" in str(refusal.value)
     assert "register_family" in str(refusal.value.hint)
+
+
+def test_a_model_in_half_precision_has_the_same_sites() -> None:
+    model = tiny_model("beit")
+    expected = find_sites(model, interface_of(model))
+    half = tiny_model("beit").half()
+    assert find_sites(half, interface_of(half)).sites == expected.sites

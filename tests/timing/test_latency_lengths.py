@@ -229,7 +229,7 @@ def test_sounds_of_different_lengths_need_no_mask_one_at_a_time(folder: Path, tm
         write_wav(tmp_path / f"{index}.wav", (9000 * np.sin(np.arange(300 + 100 * index))).astype("<i2"))
     result = latency(folder / "sound" / "acm.onnx", data=tmp_path, runs=6)
     assert result.runs[0].lengths == Lengths("samples", 300, 800, 6, whole=True)
-    with pytest.raises(UsageError, match="input_values has samples of 300 to 400 values, and the model takes no"):
+    with pytest.raises(UsageError, match="input_values has samples of the lengths 300 to 400, and the model takes no"):
         latency(folder / "sound" / "acm.onnx", data=tmp_path, batch=2, runs=6)
 
 
