@@ -3,7 +3,7 @@
 What: for every model of :data:`MODELS`, in its usual size with random weights, ``acm-export acmize MODEL --dry-run``:
 seconds, peak memory of the process, sites by kind, and the share of the whole model's FLOPs that is in learners. For
 the models of :data:`SURGERY`, ``acmize`` without a training step: statistics, learners from the teacher's neurons,
-check, quality and checkpoint; its peak memory is to be compared with twice the weights in float32 (teacher and student).
+check, quality and checkpoint; compare its peak memory with twice the weights in float32 (teacher and student).
 
 How: one process writes the checkpoint folder in float16 to the system's temporary folder (``TMPDIR``), and another runs
 the command. Its peak is the largest resident size (``getrusage``), which includes pages of the mapped weights. The
