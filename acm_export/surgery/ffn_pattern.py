@@ -118,7 +118,7 @@ def _path_to(flow: Dataflow, down: Operation) -> FFNPath | None:
             blockers.append(operation)
         waiting.extend(data)
     found = sorted(branches.values(), key=lambda branch: (branch.operation.index, branch.first))
-    blocker = _constant(flow, between) or _blocker(flow, blockers)
+    blocker = _blocker(flow, blockers) or _constant(flow, between)
     same_width = all(branch.width == down.linear.in_features for branch in found)
     if not 1 <= len(found) <= _MAX_BRANCHES or not _share_input(found) or not (blocker or same_width):
         return None
@@ -166,7 +166,7 @@ def _constant(flow: Dataflow, between: set[Operation]) -> str | None:
             continue
         for value in operation.inputs:
             if not value.is_data:
-                name = flow.parameters.get(value.origin)
+                name = next((name for read, name in flow.parameters.items() if value.depends_on(read)), None)
                 what = "a tensor that does not depend on the input" if name is None else f"a parameter ({name})"
                 return f"{what} takes part between its linear maps ({operation.name}); fold it into the linear maps"
     return None

@@ -10,7 +10,7 @@ import torch
 from torch import nn
 from torch.nn import functional
 
-from acm_export.base.errors import CheckpointError, UsageError
+from acm_export.base.errors import AcmWarning, CheckpointError, UsageError
 from acm_export.distillation.acmize import acmize
 from acm_export.exporter import export
 from acm_export.modules import ACMLayer, acm_layers
@@ -75,6 +75,15 @@ def test_the_result_is_a_module_that_export_takes(model: Classifier, tmp_path: P
     assert model.training
     assert all(torch.equal(value, before[name]) for name, value in model.state_dict().items())
     assert all(value is parameters[name] and value.requires_grad for name, value in model.named_parameters())
+
+
+def test_an_activation_that_gelu_replaces_is_announced(model: Classifier) -> None:
+    model.ffn = nn.Sequential(nn.Linear(12, 36), nn.ReLU6(), nn.Linear(36, 12))  # type: ignore[assignment]
+    steps = {**STEPS, "steps": (0, 0, 0)}
+    with pytest.warns(
+        AcmWarning, match=r"^the activation of 1 site \(ffn\) is not one of gelu, .* only after training$"
+    ):
+        acmize(model, samples(), **steps)
 
 
 def test_without_a_loss_the_dense_outputs_are_imitated(model: Classifier) -> None:
