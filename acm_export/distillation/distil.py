@@ -169,7 +169,7 @@ class _Run:
     def start(self, identity: str) -> State:
         """Gather statistics of the teacher and initialise the learners, identically in every process."""
         settings, samples = self.trainer.settings, self.trainer.samples
-        if self.teacher.interface.masked is not None and self.trainer.accelerator.is_main_process:
+        if self.trainer.collate.takes_mask and self.trainer.accelerator.is_main_process:
             warn_of_unskipped_padding(self.student, self._inputs(range(min(len(samples), COMPARED_SAMPLES))))
         self.trainer.progress.stage("gathering statistics of the teacher", _STATISTICS_BATCHES)
         sites = tuple(item.site for item in self.plan.replacements)
