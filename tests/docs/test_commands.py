@@ -23,7 +23,7 @@ ROOT = Path(__file__).parents[2]
 DOCUMENTS = [*ROOT.glob("*.md"), *ROOT.glob("docs/*.md"), *ROOT.glob("examples/*.md")]
 OUTPUTS = {"-o", "--output", "--plot", "--report", "--timing-cache", "--save-onnx"}
 QUICK_VERBS = {"calibrate", "export", "inspect", "latency", "retarget", "set-budget", "verify"}
-NOT_HERE = re.compile(r"\.plan\b|224|--trtexec-times|--compare|--assert-p99|\.\.\.")
+NOT_HERE = re.compile(r"\.plan\b|224|--trtexec-times|--compare|--assert-p99|sentences\.txt|\.\.\.")
 """Part of commands that need a GPU, the model in the text, the reader's files, or a machine of known speed."""
 
 

@@ -28,7 +28,7 @@ if TYPE_CHECKING:
     from pathlib import Path
 
 FAST = ("roberta", "llama", "whisper", "swin")
-BY_COMMAND = ("roberta", "whisper", "swin", "gpt2", "wavlm large", "clip", "t5", "detr", "modernbert", "vit mae", "ast")
+BY_COMMAND = ("roberta", "whisper", "swin", "gpt2", "wavlm large", "clip", "t5", "detr", "modernbert", "ast")
 SLOW = [pytest.param(name, marks=() if name in FAST else pytest.mark.slow) for name in NAMES]
 THRESHOLDS = (float("-inf"), 0.0, float("inf"))
 
