@@ -50,7 +50,7 @@ def processor_files(folder: Path) -> list[Path]:
 
 
 def read_settings(path: Path) -> dict[str, Any]:
-    """Read a JSON object of settings; empty if there is no such file.
+    """Read a JSON object of settings; empty if the file does not exist.
 
     Raises:
         UsageError: The file is not a JSON object.
@@ -71,7 +71,7 @@ def read_settings(path: Path) -> dict[str, Any]:
 def read_class_names(folder: Path) -> tuple[str, ...]:
     """Names of a model's classes by number, from ``id2label`` in its ``config.json`` or ``label_names`` of timm.
 
-    Names such as LABEL_0, which transformers writes by default, are no names. Empty without names, or without the file.
+    Empty if the file does not exist, or has only the names that transformers writes by default, such as LABEL_0.
     """
     try:
         config = read_settings(folder / "config.json")

@@ -13,7 +13,7 @@ if TYPE_CHECKING:
 
 
 _CHUNK = 1 << 22
-"""Weights that are copied or converted at a time, so that no copy of a whole matrix is needed."""
+"""Weights that are copied or converted at a time, to avoid copying a whole matrix."""
 
 
 def learners_from_ffn(layer: ACMLayer, weights: FFNWeights, statistics: SiteStatistics) -> None:

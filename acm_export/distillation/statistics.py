@@ -29,7 +29,7 @@ class SiteStatistics:
         hidden_square: Mean square of the hidden values ``[width]``.
         output_mean: Mean output ``[D]``.
         output_variance: Mean squared distance between an output and the mean output.
-        output_covariance: Covariance of the outputs of a projection ``[D, D]``; None for an FFN, which needs none.
+        output_covariance: Covariance of the outputs of a projection ``[D, D]``; None for an FFN.
         sensitivity: Mean square of the gradient of a random direction of the model's output with respect to the site's
             output: squared error of the model's output per unit of squared error at the site.
     """

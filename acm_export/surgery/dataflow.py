@@ -32,7 +32,7 @@ class Value:
             may start from constants.
         ancestors: Bit set of the indices of all values that it depends on.
         consumers: Operations that read it.
-        origin: The value that this one copies (for example a cast to its own type); itself if it is no copy.
+        origin: The value that this one copies (for example a cast to its own type); itself if it is not a copy.
     """
 
     index: int
@@ -63,7 +63,7 @@ class Operation:
             ``gelu``; ``linear_map`` for a call of a linear module, ``acm_layer`` for a call of an ACM layer.
         module: Qualified name of the innermost module that ran it.
         args: Arguments, with tensors replaced by values.
-        kwargs: Keyword arguments, likewise.
+        kwargs: Keyword arguments, with tensors replaced by values.
         inputs: All values among the arguments.
         outputs: Values it made.
         func: The operator; None for a linear module.

@@ -44,7 +44,7 @@ class FFNPath:
         branches: One branch, or the two branches of a gated FFN, in the order of execution.
         down: Call of the last linear map.
         between: Operations between the linear maps.
-        blocker: What between them is no element-wise function of the hidden values, in words; None if everything is.
+        blocker: Why what lies between them is not an element-wise function of the hidden values; None if it is one.
     """
 
     branches: tuple[Branch, ...]

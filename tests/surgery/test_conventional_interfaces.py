@@ -177,7 +177,7 @@ def test_a_text_model_without_a_vocabulary_is_an_error_that_names_register_famil
 
 
 class Table(nn.Module):
-    """Its tensor is no buffer, as in VideoMAE, so that it cannot be copied without values."""
+    """Its tensor is not a buffer, as in VideoMAE, so that it cannot be copied without values."""
 
     def __init__(self) -> None:
         super().__init__()
