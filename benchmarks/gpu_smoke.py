@@ -65,7 +65,7 @@ CASES = (
     Case(4097, 768, 512, Signature(4, 0, "silu", glu=True), repeated=True),
     Case(700, 65, 24, Signature(3, 1, "gelu_tanh", glu=True)),
 )
-"""Around the sizes at which tiles change, widths that are not multiples of a tile, one learner, the most; gated FFNs."""
+"""Sizes at which tiles change, widths that are not multiples of a tile, one learner, the most; gated FFNs."""
 
 
 @dataclass(frozen=True)

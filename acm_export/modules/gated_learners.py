@@ -106,8 +106,13 @@ def glu_gated_learners(
 
 
 def _run(named: dict[str, torch.Tensor], signature: Signature) -> tuple[torch.Tensor, torch.Tensor]:
-    """The operators in PyTorch: tokens sorted by count, and each learner on its prefix of them."""
+    """Check the tensors, and run the kernels on a GPU, or each learner on the tokens that need it elsewhere."""
     _check(named, signature)
+    return _run_kernels(named, signature) if named["x"].is_cuda else _run_in_pytorch(named, signature)
+
+
+def _run_in_pytorch(named: dict[str, torch.Tensor], signature: Signature) -> tuple[torch.Tensor, torch.Tensor]:
+    """Tokens sorted by count, and each learner on its prefix of them."""
     x, w1, b1, w2, b2 = (named[name] for name in ("x", "w1", "b1", "w2", "b2"))
     counts = learner_counts(named["gate_logits"], named["thresholds"], signature.min_learners)
     rows, row_counts = x.reshape(-1, x.shape[-1]), counts.reshape(-1)
@@ -131,46 +136,7 @@ def _run(named: dict[str, torch.Tensor], signature: Signature) -> tuple[torch.Te
     return y.reshape(x.shape), counts
 
 
-@gated_learners.register_kernel("cuda")
-def _(
-    x: torch.Tensor,
-    gate_logits: torch.Tensor,
-    thresholds: torch.Tensor,
-    w1: torch.Tensor,
-    b1: torch.Tensor,
-    w2: torch.Tensor,
-    b2: torch.Tensor,
-    num_learners: int,
-    min_learners: int,
-    activation: str,
-) -> tuple[torch.Tensor, torch.Tensor]:
-    signature = Signature(num_learners, min_learners, activation)
-    tensors = (x, gate_logits, thresholds, w1, b1, w2, b2)
-    return _run_kernels(dict(zip(signature.inputs, tensors, strict=True)), signature)
-
-
-@glu_gated_learners.register_kernel("cuda")
-def _(
-    x: torch.Tensor,
-    gate_logits: torch.Tensor,
-    thresholds: torch.Tensor,
-    w1: torch.Tensor,
-    b1: torch.Tensor,
-    v1: torch.Tensor,
-    c1: torch.Tensor,
-    w2: torch.Tensor,
-    b2: torch.Tensor,
-    num_learners: int,
-    min_learners: int,
-    activation: str,
-) -> tuple[torch.Tensor, torch.Tensor]:
-    signature = Signature(num_learners, min_learners, activation, glu=True)
-    tensors = (x, gate_logits, thresholds, w1, b1, v1, c1, w2, b2)
-    return _run_kernels(dict(zip(signature.inputs, tensors, strict=True)), signature)
-
-
 def _run_kernels(named: dict[str, Any], signature: Signature) -> tuple[torch.Tensor, torch.Tensor]:
-    _check(named, signature)
     require("triton")
     from acm_export.plugins.kernels.launch import gated_learners as run_kernels
 

@@ -127,8 +127,13 @@ def quantized_glu_gated_learners(
 
 
 def _run(named: dict[str, torch.Tensor], signature: QuantizedSignature) -> tuple[torch.Tensor, torch.Tensor]:
-    """The operators in PyTorch: tokens sorted by count, and each learner on its prefix of them."""
+    """Check the tensors, and run the kernels on a GPU, or each learner on the tokens that need it elsewhere."""
     _check(named, signature)
+    return _run_kernels(named, signature) if named["x"].is_cuda else _run_in_pytorch(named, signature)
+
+
+def _run_in_pytorch(named: dict[str, torch.Tensor], signature: QuantizedSignature) -> tuple[torch.Tensor, torch.Tensor]:
+    """Tokens sorted by count, and each learner on its prefix of them."""
     x, w2, dynamic = named["x"], named["w2"], bool(signature.dynamic)
     counts = learner_counts(named["gate_logits"], named["thresholds"], signature.min_learners)
     rows, row_counts = x.reshape(-1, x.shape[-1]), counts.reshape(-1)
@@ -171,59 +176,7 @@ def _quantize(
     return rounded.clamp(-128, 127).nan_to_num(nan=0.0).double(), factor
 
 
-@quantized_gated_learners.register_kernel("cuda")
-def _(
-    x: torch.Tensor,
-    gate_logits: torch.Tensor,
-    thresholds: torch.Tensor,
-    x_mult: torch.Tensor,
-    w1: torch.Tensor,
-    s1: torch.Tensor,
-    b1: torch.Tensor,
-    h_mult: torch.Tensor,
-    h_zero: torch.Tensor,
-    w2: torch.Tensor,
-    s2: torch.Tensor,
-    b2: torch.Tensor,
-    num_learners: int,
-    min_learners: int,
-    activation: str,
-    dynamic: int = 0,
-) -> tuple[torch.Tensor, torch.Tensor]:
-    signature = QuantizedSignature(num_learners, min_learners, activation, dynamic)
-    tensors = (x, gate_logits, thresholds, x_mult, w1, s1, b1, h_mult, h_zero, w2, s2, b2)
-    return _run_kernels(dict(zip(signature.inputs, tensors, strict=True)), signature)
-
-
-@quantized_glu_gated_learners.register_kernel("cuda")
-def _(
-    x: torch.Tensor,
-    gate_logits: torch.Tensor,
-    thresholds: torch.Tensor,
-    x_mult: torch.Tensor,
-    w1: torch.Tensor,
-    s1: torch.Tensor,
-    b1: torch.Tensor,
-    v1: torch.Tensor,
-    t1: torch.Tensor,
-    c1: torch.Tensor,
-    h_mult: torch.Tensor,
-    h_zero: torch.Tensor,
-    w2: torch.Tensor,
-    s2: torch.Tensor,
-    b2: torch.Tensor,
-    num_learners: int,
-    min_learners: int,
-    activation: str,
-    dynamic: int = 0,
-) -> tuple[torch.Tensor, torch.Tensor]:
-    signature = QuantizedSignature(num_learners, min_learners, activation, dynamic, glu=True)
-    tensors = (x, gate_logits, thresholds, x_mult, w1, s1, b1, v1, t1, c1, h_mult, h_zero, w2, s2, b2)
-    return _run_kernels(dict(zip(signature.inputs, tensors, strict=True)), signature)
-
-
 def _run_kernels(named: dict[str, Any], signature: QuantizedSignature) -> tuple[torch.Tensor, torch.Tensor]:
-    _check(named, signature)
     require("triton")
     from acm_export.plugins.kernels.launch_quantized import quantized_gated_learners as run_kernels
 
