@@ -7,7 +7,6 @@ from ctypes import byref, c_char_p, c_int32, c_int64, c_void_p
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
-import pytest
 from plugin_cases import OPERATORS, TYPES, Case, GluCase, QuantizedCase, QuantizedGluCase
 from plugin_core import CPointers, load, pointers
 
@@ -165,8 +164,6 @@ SIZES: dict[str, Any] = {"leading": (2, 50), "model_dim": 80, "hidden_dim": 24, 
 QUANTIZED, GLU, QUANTIZED_GLU = QuantizedCase(**SIZES), GluCase(**SIZES), QuantizedGluCase(**SIZES)
 LAYERS = (CASE, QUANTIZED, GLU, QUANTIZED_GLU)
 """One layer of each operator."""
-
-each_operator = pytest.mark.parametrize("case", LAYERS, ids=[case.operator for case in LAYERS])
 
 
 def make(harness: Harness, case: Case = CASE) -> Plugin:

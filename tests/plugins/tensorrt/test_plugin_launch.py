@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 import torch
+from plugin_build import each_operator
 from plugin_cases import GLU_CASES, QUANTIZED_CASES, Case, GluCase, QuantizedCase, QuantizedGluCase
 from plugin_core import Core, Driver, address_of, pointers
 from plugin_launches import placed, run_python
@@ -44,7 +45,6 @@ CASES = [
 ]
 
 LAYERS = [Case(num_learners=5), QuantizedCase(), GluCase(), QuantizedGluCase()]
-each_operator = pytest.mark.parametrize("case", LAYERS, ids=[case.operator for case in LAYERS])
 
 
 @pytest.mark.parametrize("arch", ["sm_80", "sm_90", "sm_110"])
@@ -132,7 +132,7 @@ def test_many_tokens_are_routed_by_two_launches_of_at_most_512_blocks(
         assert run.arguments["histograms"] == histograms
 
 
-@each_operator
+@each_operator(LAYERS)
 def test_nothing_is_launched_for_no_tokens(core: Core, driver: Driver, case: Case) -> None:
     none = replace(case, leading=(3, 0))
     nowhere = pointers(case.inputs, **dict.fromkeys(("x", "gate_logits", "y", "counts", "workspace"), 0))
@@ -142,7 +142,7 @@ def test_nothing_is_launched_for_no_tokens(core: Core, driver: Driver, case: Cas
     assert core.layer(none).workspace(none.tensors()) == 0
 
 
-@each_operator
+@each_operator(LAYERS)
 def test_kernels_are_loaded_once_and_before_the_first_launch(core: Core, driver: Driver, case: Case) -> None:
     driver.context(0xA000 + len(case.inputs), 90 + len(case.inputs))
     layer = core.layer(case)
@@ -167,7 +167,7 @@ def test_each_context_has_its_own_kernels(core: Core, driver: Driver) -> None:
         assert driver.num_modules > before
 
 
-@each_operator
+@each_operator(LAYERS)
 @pytest.mark.parametrize("widths", [(64, 32), (768, 768)])
 def test_a_tactic_forces_its_tiles_where_they_can_run(
     core: Core, driver: Driver, case: Case, widths: tuple[int, int]

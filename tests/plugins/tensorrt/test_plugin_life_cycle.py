@@ -7,7 +7,7 @@ from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 import pytest
-from plugin_build import each_header_set
+from plugin_build import each_header_set, each_operator
 from plugin_core import pointers
 from plugin_harness import (
     CASE,
@@ -21,7 +21,6 @@ from plugin_harness import (
     SMALLEST,
     Harness,
     configure,
-    each_operator,
     fields_of,
     make,
     profile,
@@ -52,7 +51,7 @@ UP = {
 """Kernels of GEMM 1; plain FFNs have another one for many tokens on sm_90."""
 
 
-@each_operator
+@each_operator(LAYERS)
 def test_from_fields_to_launches(harness: Harness, gpu: Driver, case: Case) -> None:
     built = make(harness, case)
     tensors = case.tensors()
@@ -79,7 +78,7 @@ def test_from_fields_to_launches(harness: Harness, gpu: Driver, case: Case) -> N
     assert harness.take_log() == ""
 
 
-@each_operator
+@each_operator(LAYERS)
 def test_the_whole_life_in_one_call(harness: Harness, gpu: Driver, case: Case) -> None:
     needed, addresses = plan.workspace(case.problem).size, pointers(case.inputs)
     assert harness.run(case, addresses, workspace_size=0) == needed
@@ -94,7 +93,7 @@ def test_the_whole_life_in_one_call(harness: Harness, gpu: Driver, case: Case) -
         assert name not in case.inputs or up.arguments[argument] == (name, 0)
 
 
-@each_operator
+@each_operator(LAYERS)
 @pytest.mark.parametrize("dtype", ["float32", "float16", "bfloat16"])
 def test_types_of_the_operator_are_supported(harness: Harness, case: Case, dtype: str) -> None:
     case = replace(case, dtype=dtype)
@@ -102,7 +101,7 @@ def test_types_of_the_operator_are_supported(harness: Harness, case: Case, dtype
     assert all(make(harness, case).supports(pos, case.tensors()) for pos in range(len(case.names))) == expected
 
 
-@each_operator
+@each_operator(LAYERS)
 @pytest.mark.parametrize("activation", ACTIVATIONS)
 def test_attributes_survive_serialization(harness: Harness, gpu: Driver, case: Case, activation: str) -> None:
     wide = replace(case, num_learners=64, min_learners=13, activation=activation, dtype="float32")
@@ -193,7 +192,7 @@ def test_contexts_do_not_share_what_they_set(harness: Harness, gpu: Driver) -> N
         assert ({run.kernel.entry for run in gpu.launches() if run.kernel.kernel == "up"} == {slow}) == is_slow
 
 
-@each_operator
+@each_operator(LAYERS)
 @pytest.mark.parametrize("widths", [(64, 32), (768, 768)])
 def test_tactics_are_offered_for_fixed_shapes_only(
     harness: Harness, gpu: Driver, case: Case, widths: tuple[int, int]

@@ -7,7 +7,7 @@ from dataclasses import replace
 from typing import TYPE_CHECKING
 
 import pytest
-from plugin_build import each_header_set
+from plugin_build import each_header_set, each_operator
 from plugin_cases import TYPES, c_tensor
 from plugin_core import pointers
 from plugin_harness import (
@@ -17,7 +17,6 @@ from plugin_harness import (
     QUANTIZED,
     QUANTIZED_GLU,
     Harness,
-    each_operator,
     fields_of,
     make,
     profile,
@@ -46,7 +45,7 @@ def test_other_types_and_formats_are_not_supported(harness: Harness, case: Case,
     assert not plugin.supports(pos, tensors)
 
 
-@each_operator
+@each_operator(LAYERS)
 def test_positions_beyond_the_tensors_are_not_supported(harness: Harness, case: Case) -> None:
     plugin = make(harness, case)
     for pos in (-1, len(case.names)):
@@ -177,7 +176,7 @@ def test_other_formats_are_rejected(harness: Harness, gpu: Driver) -> None:
     assert gpu.launches() == []
 
 
-@each_operator
+@each_operator(LAYERS)
 def test_more_tokens_than_the_profile_allows_are_rejected(harness: Harness, gpu: Driver, case: Case) -> None:
     plugin = make(harness, case)
     assert plugin.configure(*profile(case)) == 0
