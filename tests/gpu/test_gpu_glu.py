@@ -1,4 +1,4 @@
-"""Gated FFNs on a GPU: the kernels, the torch op and the plugin's core. Without a GPU all of this is skipped."""
+"""Gated FFNs on a GPU: the torch op and the plugin's core; test_gpu_kernels_int8.py has their int8 kernels."""
 
 from __future__ import annotations
 
@@ -8,30 +8,25 @@ import numpy as np
 import pytest
 import torch
 from gpu_reference import TOLERANCE, Inputs, largest_error, random_inputs, reference
-from kernel_int8 import assert_exact_steps, exact_int8_inputs, exact_y, int8_operator, random_int8_inputs
-from kernel_runs import array, tensor
+from kernel_int8 import exact_int8_inputs, exact_y
 from plugin_build import build
 from plugin_cases import GluCase, QuantizedGluCase
 from plugin_core import Core, pointers
 from plugin_packed import packed
-from test_gpu_kernels_int8 import DTYPES, entry_of_this_gpu
 from test_gpu_plugin import DRIVER, prepared, space
-from test_gpu_plugin_int8 import DTYPES as DTYPES_BY_NAME
+from test_gpu_plugin_int8 import DTYPES
 
 from acm_export.base.errors import KernelError
-from acm_export.modules import glu_gated_learners, quantized_glu_gated_learners
+from acm_export.modules import glu_gated_learners
 from acm_export.op.quantized_signature import QuantizedSignature
 from acm_export.op.signature import ACTIVATIONS, Signature
 from acm_export.plugins.kernels import launch
 from acm_export.plugins.kernels.pack import default_folder, read_pack
-from acm_export.plugins.kernels.tiles import entries
 
 pytestmark = [
     pytest.mark.gpu,
     pytest.mark.skipif(not torch.cuda.is_available(), reason="needs an NVIDIA GPU and a PyTorch built for CUDA"),
 ]
-
-INT8 = [index for index, entry in enumerate(entries()) if entry.precision == "int8"]
 
 
 def glu(num_learners: int = 4, min_learners: int = 0, activation: str = "silu") -> Signature:
@@ -87,32 +82,6 @@ def test_a_captured_graph_follows_new_counts() -> None:
         assert largest_error(y, expected) <= TOLERANCE[torch.float16]
 
 
-@pytest.mark.parametrize("widths", [(768, 768), (784, 208), (50, 36)])
-@pytest.mark.parametrize("index", INT8)
-def test_every_step_of_the_int8_operator_is_exact(index: int, widths: tuple[int, int]) -> None:
-    entry = entry_of_this_gpu(index)
-    if entry.alignment > 1 and widths[0] % 16:
-        pytest.skip("these tiles need widths that are multiples of 16")
-    for dtype, activation in zip(DTYPES + DTYPES, ACTIVATIONS, strict=False):
-        signature = QuantizedSignature(4, 0, activation, glu=True)
-        tokens = min(entry.max_tokens or 150, 150)
-        feeds = random_int8_inputs(np.random.default_rng(index), (tokens,), *widths, signature, dtype)
-        steps = int8_operator(feeds, signature, entry=entry, device="cuda")
-        assert_exact_steps(steps, feeds, signature, on_gpu=True)
-
-
-@pytest.mark.parametrize("dtype", DTYPES)
-@pytest.mark.parametrize("tokens", [7, 50, 197, 1000])
-def test_y_of_the_int8_op_is_exact_where_the_activation_is(tokens: int, dtype: Any) -> None:
-    for seed, widths in enumerate([(768, 384), (50, 36), (48, 16)]):
-        signature = QuantizedSignature(3, seed, "relu", glu=True)
-        feeds = exact_int8_inputs(np.random.default_rng(seed), (tokens,), *widths, signature, dtype)
-        given = [tensor(feeds[name]).cuda() for name in signature.inputs]
-        y, _ = quantized_glu_gated_learners(*given, 3, seed, "relu")
-        expected = exact_y(feeds, signature)
-        np.testing.assert_array_equal(array(y.cpu()).astype(np.float64), expected.astype(np.float64))
-
-
 @pytest.fixture(scope="module")
 def core(tmp_path_factory: pytest.TempPathFactory) -> Core:
     try:
@@ -163,7 +132,7 @@ def test_the_core_of_the_plugin_agrees_in_every_bit_in_int8(
 ) -> None:
     case = QuantizedGluCase(leading=leading, model_dim=widths[0], hidden_dim=widths[1], activation="relu", dtype=dtype)
     signature = QuantizedSignature(case.num_learners, case.min_learners, case.activation, glu=True)
-    feeds = exact_int8_inputs(np.random.default_rng(0), leading, *widths, signature, DTYPES_BY_NAME[dtype])
+    feeds = exact_int8_inputs(np.random.default_rng(0), leading, *widths, signature, DTYPES[dtype])
     given = {
         name: torch.frombuffer(bytearray(content), dtype=torch.uint8).cuda() for name, content in packed(feeds).items()
     }

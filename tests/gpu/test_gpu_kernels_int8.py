@@ -1,4 +1,4 @@
-"""The int8 kernels on a GPU: every step against the definition, and the torch op against the CPU's."""
+"""The int8 kernels on a GPU: every step against the definition, and the torch ops against the CPU's."""
 
 from __future__ import annotations
 
@@ -19,9 +19,10 @@ from kernel_int8 import (
 )
 from kernel_runs import array, tensor
 from op_model import logits_of
+from op_strategies import BOTH_KINDS
 
-from acm_export.modules import quantized_gated_learners
-from acm_export.op.quantized_signature import QUANTIZED_INPUTS, QuantizedSignature
+from acm_export.modules import quantized_gated_learners, quantized_glu_gated_learners
+from acm_export.op.quantized_signature import QuantizedSignature
 from acm_export.op.signature import ACTIVATIONS
 from acm_export.plugins.kernels import launch, launch_quantized
 from acm_export.plugins.kernels.tiles import Entry, entries
@@ -40,7 +41,7 @@ INT8 = [index for index, entry in enumerate(entries()) if entry.precision == "in
 
 
 def tensors(feeds: Feeds, device: str = "cuda") -> list[torch.Tensor]:
-    return [tensor(feeds[name]).to(device) for name in QUANTIZED_INPUTS]
+    return [tensor(value).to(device) for value in feeds.values()]
 
 
 def attributes(signature: QuantizedSignature) -> tuple[int, int, str]:
@@ -74,28 +75,31 @@ def entry_of_this_gpu(index: int) -> Entry:
     return entry
 
 
+@BOTH_KINDS
 @pytest.mark.parametrize("widths", [(768, 768), (784, 208), (50, 36)])
 @pytest.mark.parametrize("index", INT8)
-def test_every_step_is_exact(index: int, widths: tuple[int, int]) -> None:
+def test_every_step_is_exact(index: int, widths: tuple[int, int], glu: bool) -> None:
     entry = entry_of_this_gpu(index)
     if entry.alignment > 1 and widths[0] % 16:
         pytest.skip("these tiles need widths that are multiples of 16")
     for dtype, activation in zip(DTYPES + DTYPES, ACTIVATIONS, strict=False):
         tokens = min(entry.max_tokens or 150, 150)
-        signature = QuantizedSignature(4, 0, activation)
+        signature = QuantizedSignature(4, 0, activation, glu=glu)
         feeds = random_int8_inputs(np.random.default_rng(index), (tokens,), *widths, signature, dtype)
         steps = int8_operator(feeds, signature, entry=entry, device="cuda")
         assert_exact_steps(steps, feeds, signature, on_gpu=True)
 
 
+@BOTH_KINDS
 @pytest.mark.parametrize("dtype", DTYPES)
 @pytest.mark.parametrize("activation", ["relu", "identity"])
 @pytest.mark.parametrize("tokens", [7, 50, 197, 1000])
-def test_y_is_exact_where_the_activation_is(tokens: int, activation: str, dtype: Any) -> None:
+def test_y_is_exact_where_the_activation_is(tokens: int, activation: str, dtype: Any, glu: bool) -> None:
+    run = quantized_glu_gated_learners if glu else quantized_gated_learners
     for seed, widths in enumerate([(768, 384), (50, 36), (48, 16)]):
-        signature = QuantizedSignature(3, seed, activation)
+        signature = QuantizedSignature(3, seed, activation, glu=glu)
         feeds = exact_int8_inputs(np.random.default_rng(seed), (tokens,), *widths, signature, dtype)
-        y, _ = quantized_gated_learners(*tensors(feeds), *attributes(signature))
+        y, _ = run(*tensors(feeds), *attributes(signature))
         expected = exact_y(feeds, signature)
         np.testing.assert_array_equal(array(y.cpu()).astype(np.float64), expected.astype(np.float64))
 

@@ -1,72 +1,57 @@
-"""The torch op and the layer around it, compared with the float64 loop."""
+"""The torch ops and the layer around them, compared with the float64 loop."""
 
 from __future__ import annotations
 
 import copy
 from typing import Any
 
-import ml_dtypes
 import numpy as np
 import pytest
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
-from op_model import Feeds, assert_matches_loop, logits_of, random_inputs
+from op_model import assert_matches_loop, logits_of, random_inputs
+from op_strategies import BOTH_KINDS, USUAL
 from property_tests import examples
 from torch import nn
+from torch.utils.flop_counter import FlopCounterMode
+from torch_op import DTYPES, NUMPY, OPS, RUN, attributes, random_layer, run_op, to_torch
 
 from acm_export.base.errors import OpError
-from acm_export.modules import ACMLayer, ACMSpec, acm_layers, gated_learners
+from acm_export.modules import ACMLayer, ACMSpec, acm_layers
+from acm_export.modules.flops import learner_flops
 from acm_export.op import ACTIVATIONS, INPUTS, Signature
 
 INF, NAN = float("inf"), float("nan")
-DTYPES = {"float32": torch.float32, "float16": torch.float16, "bfloat16": torch.bfloat16}
-OP = torch.ops.acm.gated_learners.default
 
 
-def to_torch(feeds: Feeds, dtype: torch.dtype) -> list[torch.Tensor]:
-    float32 = ("gate_logits", "thresholds")
-    return [torch.from_numpy(feeds[k].astype(np.float32)).to(torch.float32 if k in float32 else dtype) for k in INPUTS]
-
-
-def attributes(signature: Signature) -> tuple[int, int, str]:
-    return signature.num_learners, signature.min_learners, signature.activation
-
-
-def run_op(feeds: Feeds, signature: Signature, dtype: str) -> tuple[Any, Any]:
-    y, counts = gated_learners(*to_torch(feeds, DTYPES[dtype]), *attributes(signature))
-    assert y.dtype == DTYPES[dtype]
-    return y.float().numpy(), counts.numpy()
-
-
-def random_layer(**changes: Any) -> ACMLayer:
-    """A layer in which biases and thresholds are not zero."""
-    given_values = {"model_dim": 6, "num_learners": 3, "hidden_dim": 5} | changes
-    layer = ACMLayer(ACMSpec(**given_values)).eval()
-    with torch.no_grad():
-        for parameter in (layer.b1, layer.b2):
-            parameter.normal_()
-        layer.thresholds.uniform_(-0.2, 0.2)
-    return layer.requires_grad_(False)
-
-
+@BOTH_KINDS
 @given(
     st.sampled_from(sorted(DTYPES)),
     st.integers(1, 6),
     st.integers(0, 6),
     st.sampled_from(ACTIVATIONS),
     st.lists(st.integers(0, 4), max_size=3).map(tuple),
+    st.tuples(st.integers(1, 20), st.integers(1, 20)),
     st.integers(0, 2**32),
     st.sampled_from([0.0, 0.5, INF, -INF]),
     st.sampled_from([0.0, NAN, INF, -INF]),
 )
 @examples(150)
 def test_the_op_matches_the_loop(
-    dtype: str, n: int, minimum: int, activation: str, leading: tuple[int, ...], seed: int, tau: float, logit: float
+    glu: bool,
+    dtype: str,
+    n: int,
+    minimum: int,
+    activation: str,
+    leading: tuple[int, ...],
+    sizes: tuple[int, int],
+    seed: int,
+    tau: float,
+    logit: float,
 ) -> None:
-    signature, rng = Signature(n, min(minimum, n), activation), np.random.default_rng(seed)
-    numpy_dtype = ml_dtypes.bfloat16 if dtype == "bfloat16" else np.dtype(dtype).type
-    feeds = random_inputs(rng, leading, 5, 3, signature, numpy_dtype)
+    signature, rng = Signature(n, min(minimum, n), activation, glu=glu), np.random.default_rng(seed)
+    feeds = random_inputs(rng, leading, *sizes, signature, NUMPY[dtype])
     feeds["thresholds"][rng.integers(n)] = tau
     if feeds["gate_logits"].size:
         feeds["gate_logits"].flat[rng.integers(feeds["gate_logits"].size)] = logit
@@ -81,32 +66,34 @@ def test_sixty_four_learners(minimum: int) -> None:
     assert_matches_loop(*run_op(feeds, signature, "float32"), feeds, signature)
 
 
+@BOTH_KINDS
 @pytest.mark.parametrize("dtype", sorted(DTYPES))
 @pytest.mark.parametrize("leading", [(), (0,), (4,), (2, 3)])
-def test_opcheck(dtype: str, leading: tuple[int, ...]) -> None:
-    signature = Signature(3, 1, "gelu")
+def test_opcheck(dtype: str, leading: tuple[int, ...], glu: bool) -> None:
+    signature = Signature(3, 1, USUAL[glu], glu=glu)
     feeds = random_inputs(np.random.default_rng(0), leading, 5, 3, signature)
-    torch.library.opcheck(OP, (*to_torch(feeds, DTYPES[dtype]), *attributes(signature)))
+    torch.library.opcheck(OPS[glu], (*to_torch(feeds, DTYPES[dtype]), *attributes(signature)))
 
 
 @pytest.mark.parametrize("transposed", ["x", "gate_logits", "w1", "w2"])
 def test_opcheck_with_non_contiguous_inputs(transposed: str) -> None:
-    signature = Signature(3, 0, "gelu")
+    signature, op = Signature(3, 0, "gelu"), OPS[False]
     feeds = random_inputs(np.random.default_rng(0), (4,), 5, 3, signature)
     tensors = dict(zip(INPUTS, to_torch(feeds, torch.float32), strict=True))
     tensors[transposed] = tensors[transposed].T.contiguous().T
-    torch.library.opcheck(OP, (*tensors.values(), *attributes(signature)))
+    torch.library.opcheck(op, (*tensors.values(), *attributes(signature)))
     compiled = torch.compile(
-        lambda *values: OP(*values, *attributes(signature))[0] + 1, fullgraph=True, backend="eager"
+        lambda *values: op(*values, *attributes(signature))[0] + 1, fullgraph=True, backend="eager"
     )
-    torch.testing.assert_close(compiled(*tensors.values()), OP(*tensors.values(), *attributes(signature))[0] + 1)
+    torch.testing.assert_close(compiled(*tensors.values()), op(*tensors.values(), *attributes(signature))[0] + 1)
 
 
-def test_torch_export_keeps_one_op_with_a_dynamic_batch() -> None:
-    layer = random_layer()
+@BOTH_KINDS
+def test_torch_export_keeps_one_op_with_a_dynamic_batch(glu: bool) -> None:
+    layer = random_layer(glu=glu, activation=USUAL[glu])
     shapes = ({0: torch.export.Dim("batch")},)
     program = torch.export.export(layer, (torch.randn(2, 7, 6),), dynamic_shapes=shapes)
-    ours = [node for node in program.graph.nodes if node.target is OP]
+    ours = [node for node in program.graph.nodes if node.target is OPS[glu]]
     assert len(ours) == 1
     assert not [node for node in program.graph.nodes if "sort" in str(node.target)]
     x = torch.randn(5, 7, 6)
@@ -165,15 +152,18 @@ def test_a_gate_applies_its_activation_only_between_its_linear_maps(activation: 
     assert torch.equal(layer.gate(x), c(act(b(act(a(x))))))
 
 
+@BOTH_KINDS
 @pytest.mark.parametrize("activation", ACTIVATIONS)
 @pytest.mark.parametrize("minimum", [0, 2, 3])
-def test_the_dense_counterpart_equals_all_learners(activation: str, minimum: int) -> None:
-    layer = random_layer(activation=activation, min_learners=minimum)
-    dense = layer.dense()
+def test_the_dense_counterpart_equals_all_learners_and_costs_as_much(activation: str, minimum: int, glu: bool) -> None:
+    layer = random_layer(activation=activation, min_learners=minimum, glu=glu)
+    dense, x = layer.dense(), torch.randn(2, 5, 6)
     layer.thresholds.fill_(-INF)
-    x = torch.randn(2, 5, 6)
-    torch.testing.assert_close(dense(x), layer(x))
+    with FlopCounterMode(display=False) as counter:
+        found = dense(x)
+    torch.testing.assert_close(found, layer(x))
     assert not list(acm_layers(dense))
+    assert counter.get_total_flops() == 10 * 3 * learner_flops(layer.spec) == 10 * 3 * (6 if glu else 4) * 6 * 5
 
 
 def test_the_dense_counterpart_keeps_the_dtype() -> None:
@@ -211,30 +201,34 @@ def test_weights_of_idle_learners_do_not_affect_the_output(minimum: int) -> None
 
 
 @pytest.mark.parametrize(
-    ("name", "change", "said"),
+    ("glu", "name", "change", "said"),
     [
-        ("x", lambda t: t.double(), r"float64.*float32"),
-        ("w1", lambda t: t.half(), r"w1.*float16.*float32"),
-        ("b2", lambda t: t.bfloat16(), r"b2.*bfloat16.*float32"),
-        ("gate_logits", lambda t: t.half(), r"gate_logits.*float16.*float32"),
-        ("thresholds", lambda t: t.double(), r"thresholds.*float64.*float32"),
-        ("x", lambda t: t[:, :4], r"D is 4 in x but 5 in w1"),
-        ("x", lambda t: t[:2], r"2 in x but 4 in gate_logits"),
-        ("x", lambda t: t[None], r"rank 3.*rank 2"),
-        ("gate_logits", lambda t: t[:, :2], r"size 2.*= 4"),
-        ("thresholds", lambda t: t[:2], r"size 2.*= 3"),
-        ("b2", lambda t: t[:3], r"size 3.*= 4"),
-        ("b1", lambda t: t[:8], r"9 in w1 but 8 in b1"),
-        ("w2", lambda t: t.T, r"5.*9"),
+        (False, "x", lambda t: t.double(), r"float64.*float32"),
+        (False, "w1", lambda t: t.half(), r"w1.*float16.*float32"),
+        (False, "b2", lambda t: t.bfloat16(), r"b2.*bfloat16.*float32"),
+        (False, "gate_logits", lambda t: t.half(), r"gate_logits.*float16.*float32"),
+        (False, "thresholds", lambda t: t.double(), r"thresholds.*float64.*float32"),
+        (False, "x", lambda t: t[:, :4], r"D is 4 in x but 5 in w1"),
+        (False, "x", lambda t: t[:2], r"2 in x but 4 in gate_logits"),
+        (False, "x", lambda t: t[None], r"rank 3.*rank 2"),
+        (False, "gate_logits", lambda t: t[:, :2], r"size 2.*= 4"),
+        (False, "thresholds", lambda t: t[:2], r"size 2.*= 3"),
+        (False, "b2", lambda t: t[:3], r"size 3.*= 4"),
+        (False, "b1", lambda t: t[:8], r"9 in w1 but 8 in b1"),
+        (False, "w2", lambda t: t.T, r"5.*9"),
+        (True, "v1", lambda t: t.half(), r"v1.*float16.*float32"),
+        (True, "c1", lambda t: t.double(), r"c1.*float64.*float32"),
+        (True, "v1", lambda t: t[:4], r"5 in x but 4 in v1"),
+        (True, "c1", lambda t: t[:6], r"9 in w1 but 6 in c1"),
     ],
 )
-def test_contradictory_tensors_are_refused_with_both_values(name: str, change: Any, said: str) -> None:
-    signature = Signature(3, 0, "gelu")
+def test_contradictory_tensors_are_refused_with_both_values(glu: bool, name: str, change: Any, said: str) -> None:
+    signature = Signature(3, 0, USUAL[glu], glu=glu)
     feeds = random_inputs(np.random.default_rng(0), (4,), 5, 3, signature)
-    tensors = dict(zip(INPUTS, to_torch(feeds, torch.float32), strict=True))
+    tensors = dict(zip(feeds, to_torch(feeds, torch.float32), strict=True))
     tensors[name] = change(tensors[name])
     with pytest.raises(OpError, match=said):
-        gated_learners(*tensors.values(), *attributes(signature))
+        RUN[glu](*tensors.values(), *attributes(signature))
 
 
 @pytest.mark.parametrize(
@@ -249,6 +243,7 @@ def test_contradictory_tensors_are_refused_with_both_values(name: str, change: A
         ({"model_dim": -1}, "model_dim is -1"),
         ({"gate_hidden": (3, 0)}, "gate_hidden"),
         ({"channels_first": "no"}, "channels_first is 'no'; it must be true or false"),
+        ({"glu": "yes"}, "glu is 'yes'"),
     ],
 )
 def test_an_invalid_spec_is_refused(changes: dict[str, Any], said: str) -> None:

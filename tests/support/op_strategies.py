@@ -1,10 +1,11 @@
-"""Hypothesis strategies that tests of the operators share: routing, and counts at the edges of tiles."""
+"""What tests of the operators draw and go through: kinds of FFN, routing, and counts at the edges of tiles."""
 
 from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
 import numpy as np
+import pytest
 from hypothesis import strategies as st
 
 if TYPE_CHECKING:
@@ -13,6 +14,12 @@ if TYPE_CHECKING:
 INF, NAN = float("inf"), float("nan")
 WIDTHS = st.one_of(st.integers(1, 40), st.sampled_from([16, 32, 48, 64, 128]))
 """D and h of kernels: any, and multiples of their tiles."""
+
+BOTH_KINDS = pytest.mark.parametrize("glu", [False, True], ids=["plain", "glu"])
+"""A test of plain FFNs and of gated ones."""
+
+USUAL = {False: "gelu", True: "silu"}
+"""The usual activation of plain FFNs and of gated ones."""
 
 
 def draw_routing(draw: st.DrawFn, feeds: Feeds, rng: np.random.Generator) -> None:

@@ -8,11 +8,17 @@ import subprocess
 import sys
 from importlib.util import find_spec
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import pytest
 
 from acm_export.base.errors import PluginError
 from acm_export.plugins.tensorrt.headers import TensorRTHeaders, cuda_headers, tensorrt_headers
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from plugin_cases import Case
 
 SOURCES = Path(__file__).parents[2] / "plugins" / "tensorrt"
 TOOLS = ("cmake", os.environ.get("CXX", "c++"))
@@ -42,6 +48,11 @@ def each_header_set() -> pytest.MarkDecorator:
     none = pytest.param(None, id="no-headers", marks=pytest.mark.skip(reason=reason))
     sets = [pytest.param(headers, id=f"trt{headers.version_text}") for headers in found] or [none]
     return pytest.mark.parametrize("headers", sets, scope="session")
+
+
+def each_operator(layers: Sequence[Case]) -> pytest.MarkDecorator:
+    """Run a test with one layer of each operator."""
+    return pytest.mark.parametrize("case", layers, ids=[case.operator for case in layers])
 
 
 def each_tensorrt() -> pytest.MarkDecorator:

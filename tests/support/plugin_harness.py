@@ -7,7 +7,7 @@ from ctypes import byref, c_char_p, c_int32, c_int64, c_void_p
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
-from plugin_cases import OPERATORS, TYPES, Case
+from plugin_cases import OPERATORS, TYPES, Case, GluCase, QuantizedCase, QuantizedGluCase
 from plugin_core import CPointers, load, pointers
 
 if TYPE_CHECKING:
@@ -160,6 +160,11 @@ CASE = Case(leading=(2, 50), model_dim=64, hidden_dim=32, num_learners=4, min_le
 SMALLEST, LARGEST = replace(CASE, leading=(1, 1)), replace(CASE, leading=(8, 200))
 CURRENT = replace(CASE, leading=(-1, -1))
 
+SIZES: dict[str, Any] = {"leading": (2, 50), "model_dim": 80, "hidden_dim": 24, "num_learners": 3, "min_learners": 1}
+QUANTIZED, GLU, QUANTIZED_GLU = QuantizedCase(**SIZES), GluCase(**SIZES), QuantizedGluCase(**SIZES)
+LAYERS = (CASE, QUANTIZED, GLU, QUANTIZED_GLU)
+"""One layer of each operator."""
+
 
 def make(harness: Harness, case: Case = CASE) -> Plugin:
     plugin = harness.create(fields_of(case), case.operator)
@@ -168,4 +173,9 @@ def make(harness: Harness, case: Case = CASE) -> Plugin:
 
 
 def configure(plugin: Plugin) -> int:
-    return plugin.configure(CURRENT.tensors(), SMALLEST.tensors(), LARGEST.tensors())
+    return plugin.configure(*profile(CASE))
+
+
+def profile(case: Case) -> list[Any]:
+    """Current, smallest and largest tensors of a network with dynamic shapes."""
+    return [replace(case, leading=leading).tensors() for leading in ((-1, -1), (1, 1), (8, 200))]

@@ -1,4 +1,4 @@
-"""Gated FFNs in the plugin's core: launches, workspace, tactics, and what it refuses."""
+"""What is special about gated FFNs in the plugin's core; test_plugin_launch.py tests what all operators share."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 
 import pytest
 from plugin_cases import Case, GluCase, QuantizedCase, QuantizedGluCase
-from plugin_core import Core, Driver, address_of, pointers
+from plugin_core import Core, Driver, pointers
 
 from acm_export.plugins.kernels.tiles import entries
 
@@ -17,8 +17,6 @@ if TYPE_CHECKING:
 pytest_plugins = ["plugin_fixtures"]
 
 SISTERS = [(GluCase(), Case()), (QuantizedGluCase(), QuantizedCase())]
-CASES = [case for case, _ in SISTERS]
-both = pytest.mark.parametrize("case", CASES, ids=["float", "int8"])
 sisters = pytest.mark.parametrize(("case", "sister"), SISTERS, ids=["float", "int8"])
 
 
@@ -82,58 +80,12 @@ def test_routing_gemm_2_and_the_workspace_are_those_of_the_sister(
         assert found[0] == found[1]
 
 
-@pytest.mark.parametrize(
-    ("case", "name"), [(case, name) for case in CASES for name in ("v1", "c1", "t1") if name in case.inputs]
-)
-def test_an_unaligned_address_gets_kernels_without_wide_loads(
-    core: Core, driver: Driver, case: Case, name: str
-) -> None:
-    runs = launches_of(core, driver, case, **{name: address_of(name) + 4})
-    up = next(run for run in runs if run.kernel.kernel.startswith("up"))
-    assert entries()[up.kernel.entry].alignment == 1
-
-
-@both
-def test_kernels_are_loaded_once_and_before_the_first_launch(core: Core, driver: Driver, case: Case) -> None:
-    driver.context(0xA000 + len(case.inputs), 90 + len(case.inputs))
-    layer = core.layer(case)
-    assert layer.prepare(case.tensors()), core.error
-    loaded = driver.num_modules
-    assert driver.launches() == []
-    for tokens in (1, 16, 64, 197, 4096):  # every entry of the table, aligned and not
-        other = replace(case, leading=(tokens,))
-        for addresses in ({}, {"x": address_of("x") + 4}):
-            assert layer.enqueue(other.tensors(), pointers(case.inputs, **addresses)), core.error
-    assert driver.num_modules == loaded
-
-
-@both
-def test_every_tactic_runs(core: Core, driver: Driver, case: Case) -> None:
-    few = replace(case, leading=(64,), model_dim=768, hidden_dim=768)
-    layer = core.layer(few)
-    tactics = layer.tactics(few.tensors())
-    assert len(tactics) > 2
-    assert all(entries()[tactic - 1].glu for tactic in tactics)
-    for tactic in tactics:
-        assert layer.set_tactic(tactic)
-        assert layer.enqueue(few.tensors()), core.error
-        assert {run.kernel.entry for run in driver.launches() if "_glu" in run.kernel.kernel} == {tactic - 1}
-
-
 def test_a_tactic_of_kernels_in_cuda_is_left_for_the_table(core: Core, driver: Driver) -> None:
     case = GluCase(leading=(700,), model_dim=768, hidden_dim=768)
     layer, in_cuda = core.layer(case), next(i for i, entry in enumerate(entries()) if entry.language == "cuda")
     assert layer.set_tactic(in_cuda + 1)
     assert layer.enqueue(case.tensors()), core.error
     assert any(run.kernel.kernel == "up_glu" for run in driver.launches())
-
-
-@both
-def test_nothing_is_launched_for_no_tokens(core: Core, driver: Driver, case: Case) -> None:
-    none = replace(case, leading=(3, 0))
-    nowhere = pointers(case.inputs, **dict.fromkeys(("x", "gate_logits", "y", "counts", "workspace"), 0))
-    assert core.layer(none).enqueue(none.tensors(), nowhere), core.error
-    assert driver.launches() == []
 
 
 WRONG = [

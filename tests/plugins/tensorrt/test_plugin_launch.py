@@ -10,11 +10,11 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 import torch
-from plugin_cases import GLU_CASES, QUANTIZED_CASES, Case
+from plugin_build import each_operator
+from plugin_cases import GLU_CASES, QUANTIZED_CASES, Case, GluCase, QuantizedCase, QuantizedGluCase
 from plugin_core import Core, Driver, address_of, pointers
 from plugin_launches import placed, run_python
 
-from acm_export.op.signature import INPUTS
 from acm_export.plugins.kernels import plan
 from acm_export.plugins.kernels.tiles import entries
 
@@ -43,6 +43,8 @@ CASES = [
     *QUANTIZED_CASES,
     *GLU_CASES,
 ]
+
+LAYERS = [Case(num_learners=5), QuantizedCase(), GluCase(), QuantizedGluCase()]
 
 
 @pytest.mark.parametrize("arch", ["sm_80", "sm_90", "sm_110"])
@@ -130,26 +132,27 @@ def test_many_tokens_are_routed_by_two_launches_of_at_most_512_blocks(
         assert run.arguments["histograms"] == histograms
 
 
-def test_nothing_is_launched_for_no_tokens(core: Core, driver: Driver) -> None:
-    case = Case(leading=(3, 0))
-    nowhere = pointers(**dict.fromkeys(("x", "gate_logits", "y", "counts", "workspace"), 0))
-    assert core.layer(case).enqueue(case.tensors(), nowhere), core.error
-    assert core.layer(case).prepare(case.tensors()), core.error
+@each_operator(LAYERS)
+def test_nothing_is_launched_for_no_tokens(core: Core, driver: Driver, case: Case) -> None:
+    none = replace(case, leading=(3, 0))
+    nowhere = pointers(case.inputs, **dict.fromkeys(("x", "gate_logits", "y", "counts", "workspace"), 0))
+    assert core.layer(none).enqueue(none.tensors(), nowhere), core.error
+    assert core.layer(none).prepare(none.tensors()), core.error
     assert driver.launches() == []
-    assert core.layer(case).workspace(case.tensors()) == 0
+    assert core.layer(none).workspace(none.tensors()) == 0
 
 
-def test_kernels_are_loaded_once_and_before_the_first_launch(core: Core, driver: Driver) -> None:
-    driver.context(0x2000, 7)
-    case = Case(leading=(197,), num_learners=5)
+@each_operator(LAYERS)
+def test_kernels_are_loaded_once_and_before_the_first_launch(core: Core, driver: Driver, case: Case) -> None:
+    driver.context(0xA000 + len(case.inputs), 90 + len(case.inputs))
     layer = core.layer(case)
     assert layer.prepare(case.tensors()), core.error
     loaded = driver.num_modules
     assert driver.launches() == []
     for tokens in (1, 16, 64, 197, 4096):  # every entry of the table, aligned and not
         other = replace(case, leading=(tokens,))
-        assert layer.enqueue(other.tensors()), core.error
-        assert layer.enqueue(other.tensors(), pointers(x=(1 << 36) + 4)), core.error
+        for addresses in ({}, {"x": address_of("x") + 4}):
+            assert layer.enqueue(other.tensors(), pointers(case.inputs, **addresses)), core.error
         assert core.layer(other).enqueue(other.tensors())
     assert driver.num_modules == loaded
 
@@ -164,15 +167,23 @@ def test_each_context_has_its_own_kernels(core: Core, driver: Driver) -> None:
         assert driver.num_modules > before
 
 
-def test_a_tactic_forces_its_tiles_where_they_can_run(core: Core, driver: Driver) -> None:
-    case = Case(leading=(64,))
+@each_operator(LAYERS)
+@pytest.mark.parametrize("widths", [(64, 32), (768, 768)])
+def test_a_tactic_forces_its_tiles_where_they_can_run(
+    core: Core, driver: Driver, case: Case, widths: tuple[int, int]
+) -> None:
+    case = replace(case, leading=(64,), num_learners=4, model_dim=widths[0], hidden_dim=widths[1])
     layer = core.layer(case)
     tactics = layer.tactics(case.tensors())
     assert len(tactics) > 2
     for tactic in tactics:
+        entry = entries()[tactic - 1]
+        assert entry.precision == ("int8" if case.quantized else "half")
+        assert entry.glu or not case.glu
         assert layer.set_tactic(tactic)
         assert layer.enqueue(case.tensors()), core.error
-        assert {run.kernel.entry for run in driver.launches() if run.kernel.kernel.startswith("up")} == {tactic - 1}
+        products = [run.kernel for run in driver.launches() if run.kernel.kernel.startswith(("up", "down"))]
+        assert {kernel.entry for kernel in products} == {tactic - 1}
 
 
 def test_a_tactic_that_cannot_run_is_left_for_the_table(core: Core, driver: Driver) -> None:
@@ -192,11 +203,18 @@ def test_a_tactic_that_does_not_exist_is_rejected(core: Core) -> None:
     assert f"tactic {len(entries()) + 1}" in core.error
 
 
-@pytest.mark.parametrize("name", ["x", "w1", "b1", "w2", "b2", "y", "workspace"])
-def test_an_unaligned_address_gets_kernels_without_wide_loads(core: Core, driver: Driver, name: str) -> None:
-    case = Case()
-    assert core.layer(case).enqueue(case.tensors(), pointers(**{name: address_of(name) + 4})), core.error
-    up = next(run for run in driver.launches() if run.kernel.kernel == "up")
+LOADED_WIDELY = [(Case(), name) for name in ("x", "w1", "b1", "w2", "b2", "y", "workspace")]
+LOADED_WIDELY += [(GluCase(), "v1"), (GluCase(), "c1")]
+LOADED_WIDELY += [(QuantizedGluCase(), name) for name in ("v1", "t1", "c1")]
+
+
+@pytest.mark.parametrize(("case", "name"), LOADED_WIDELY, ids=[f"{c.operator}-{name}" for c, name in LOADED_WIDELY])
+def test_an_unaligned_address_gets_kernels_without_wide_loads(
+    core: Core, driver: Driver, case: Case, name: str
+) -> None:
+    where = pointers(case.inputs, **{name: address_of(name) + 4})
+    assert core.layer(case).enqueue(case.tensors(), where), core.error
+    up = next(run for run in driver.launches() if run.kernel.kernel.startswith("up"))
     assert entries()[up.kernel.entry].alignment == 1
 
 
@@ -229,8 +247,11 @@ def test_no_current_context_is_an_error(core: Core, driver: Driver) -> None:
     assert "no CUDA context is current" in core.error
 
 
-@pytest.mark.parametrize("name", [*INPUTS, "y", "counts", "workspace"])
-def test_a_null_address_is_rejected_before_any_launch(core: Core, driver: Driver, name: str) -> None:
-    assert not core.layer(Case()).enqueue(Case().tensors(), pointers(**{name: 0}))
+ADDRESSES = [(case, name) for case in LAYERS for name in (*case.names, "workspace")]
+
+
+@pytest.mark.parametrize(("case", "name"), ADDRESSES, ids=[f"{case.operator}-{name}" for case, name in ADDRESSES])
+def test_a_null_address_is_rejected_before_any_launch(core: Core, driver: Driver, case: Case, name: str) -> None:
+    assert not core.layer(case).enqueue(case.tensors(), pointers(case.inputs, **{name: 0}))
     assert f"the address of {'the workspace' if name == 'workspace' else name} is null" in core.error
     assert driver.launches() == []

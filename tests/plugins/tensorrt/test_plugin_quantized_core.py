@@ -1,4 +1,4 @@
-"""The int8 operator in the plugin's core: launches, workspace, tactics, and what it refuses."""
+"""What is special about the int8 operator in the plugin's core; test_plugin_launch.py tests what all share."""
 
 from __future__ import annotations
 
@@ -9,7 +9,6 @@ import pytest
 from plugin_cases import QUANTIZED_TENSORS, Case, QuantizedCase
 from plugin_core import Core, Driver, address_of, pointers
 
-from acm_export.op.quantized_signature import QUANTIZED_INPUTS
 from acm_export.plugins.kernels.tiles import entries
 
 if TYPE_CHECKING:
@@ -66,47 +65,6 @@ def test_an_unaligned_address_gets_kernels_without_wide_loads(core: Core, driver
     alignment = 16 if name == "counts" else 1
     assert entries()[up.kernel.entry].alignment == alignment
     assert quantize.kernel.entry == alignment
-
-
-def test_tactics_are_the_entries_for_int8(core: Core, driver: Driver) -> None:
-    case = replace(CASE, leading=(64,))
-    layer = core.layer(case)
-    tactics = layer.tactics(case.tensors())
-    assert len(tactics) > 2
-    assert {entries()[tactic - 1].precision for tactic in tactics} == {"int8"}
-    for tactic in tactics:
-        assert layer.set_tactic(tactic)
-        assert layer.enqueue(case.tensors()), core.error
-        used = {run.kernel.entry for run in driver.launches() if run.kernel.kernel in PRODUCTS[1:]}
-        assert used == {tactic - 1}
-
-
-def test_kernels_are_loaded_once_and_before_the_first_launch(core: Core, driver: Driver) -> None:
-    driver.context(0x9000, 70)
-    layer = core.layer(CASE)
-    assert layer.prepare(CASE.tensors()), core.error
-    loaded = driver.num_modules
-    assert driver.launches() == []
-    for tokens in (1, 16, 64, 197, 4096):  # every entry of the table, aligned and not
-        case = replace(CASE, leading=(tokens,))
-        for addresses in ({}, {"x": address_of("x") + 4}):
-            assert layer.enqueue(case.tensors(), pointers(case.inputs, **addresses)), core.error
-    assert driver.num_modules == loaded
-
-
-def test_nothing_is_launched_for_no_tokens(core: Core, driver: Driver) -> None:
-    case = replace(CASE, leading=(3, 0))
-    nowhere = pointers(case.inputs, **dict.fromkeys(("x", "gate_logits", "y", "counts", "workspace"), 0))
-    assert core.layer(case).enqueue(case.tensors(), nowhere), core.error
-    assert driver.launches() == []
-    assert core.layer(case).workspace(case.tensors()) == 0
-
-
-@pytest.mark.parametrize("name", [*QUANTIZED_INPUTS, "y", "counts", "workspace"])
-def test_a_null_address_is_rejected_before_any_launch(core: Core, driver: Driver, name: str) -> None:
-    assert not core.layer(CASE).enqueue(CASE.tensors(), pointers(CASE.inputs, **{name: 0}))
-    assert f"the address of {'the workspace' if name == 'workspace' else name} is null" in core.error
-    assert driver.launches() == []
 
 
 SHAPES = QuantizedCase(leading=(2, 5), model_dim=63, hidden_dim=31, num_learners=3, min_learners=1)
